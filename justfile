@@ -1,0 +1,51 @@
+# The uv that runs this recipe, or the one on the path.
+uv := env("UV", "uv")
+
+# List the recipes.
+default:
+    @just --list
+
+# Run the main job end to end against the emulator, and show the trace of each delivery.
+demo:
+    {{uv}} run python -m demo
+
+# Start gateway, cloner, emulator and Jaeger in containers.
+up:
+    docker compose up --build --detach --wait
+    @echo "gateway http://localhost:3005/health   traces http://localhost:16686"
+
+# Stop the containers.
+down:
+    docker compose down
+
+# Write the Python code of the proto files.
+generate into="generated":
+    {{uv}} run python -m grpc_tools.protoc --proto_path=proto --python_out={{into}} --grpc_python_out={{into}} \
+        --mypy_out=quiet:{{into}} --mypy_grpc_out=quiet:{{into}} voice/v1/cloning.proto voice/v1/error_reason.proto
+
+# Put code and proto files into the house style.
+format:
+    {{uv}} run ruff format
+    {{uv}} run ruff check --fix
+    {{uv}} run buf format --write
+
+# Everything that can be told without running the code.
+check:
+    {{uv}} lock --check
+    {{uv}} run ruff format --check
+    {{uv}} run ruff check
+    {{uv}} run mypy
+    {{uv}} run lint-imports
+    {{uv}} run buf lint
+    {{uv}} run buf format --diff --exit-code
+    fresh=$(mktemp -d) && {{just_executable()}} generate "$fresh" && diff --recursive --exclude=__pycache__ generated "$fresh"
+    {{uv}} run hadolint Dockerfile
+    {{uv}} run shellcheck .ci/run examples/*.sh
+
+# Pass every check and every test.
+test: check
+    {{uv}} run pytest
+
+# What one delivery costs: CPU time and memory of both processes.
+bench:
+    {{uv}} run python -m benchmarks

@@ -1,0 +1,111 @@
+"""One client span per HTTP request that we send, as an httpx transport.
+
+Our trace context is not sent along: the other side has no use for it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self, cast
+
+import httpx
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.semconv.attributes.url_attributes import URL_FULL
+from opentelemetry.trace import Span, SpanKind, StatusCode
+
+__all__ = ["HttpClientTracing"]
+
+PORTS = {"http": 80, "https": 443}
+
+
+class HttpClientTracing(httpx.AsyncBaseTransport):
+    """Wraps a transport. The span ends when the answer was read or given up.
+
+    It fails on a status from 400 up and on an exception. The request extension `url_template`, such
+    as `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent
+    before. Response headers named in `captured` become attributes.
+    """
+
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport, provider: TracerProvider, *, captured: tuple[str, ...] = ()
+    ) -> None:
+        self._transport = transport
+        self._tracer = provider.get_tracer("precall.http_client")
+        self._captured = captured
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        template = request.extensions.get("url_template")
+        span = self._tracer.start_span(
+            f"{request.method} {template}" if template else request.method,
+            kind=SpanKind.CLIENT,
+            attributes={
+                HTTP_REQUEST_METHOD: request.method,
+                SERVER_ADDRESS: url.host,
+                SERVER_PORT: url.port or PORTS.get(url.scheme, 0),
+                URL_FULL: str(url.copy_with(username=None, password=None)),
+            },
+        )
+        if template:
+            span.set_attribute("url.template", template)
+        if resent := request.extensions.get("resend_count"):
+            span.set_attribute("http.request.resend_count", resent)
+        try:
+            response = await self._transport.handle_async_request(request)
+        except BaseException as failure:
+            _fail(span, failure)
+            span.end()
+            raise
+        span.set_attribute(HTTP_RESPONSE_STATUS_CODE, response.status_code)
+        for name in self._captured:
+            if values := response.headers.get_list(name):
+                span.set_attribute(f"http.response.header.{name}", values)
+        if response.status_code >= 400:
+            span.set_attribute(ERROR_TYPE, str(response.status_code))
+            span.set_status(StatusCode.ERROR)
+        response.stream = _Stream(cast("httpx.AsyncByteStream", response.stream), span)
+        return response
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self._transport.__aexit__(exc_type, exc_value, traceback)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+class _Stream(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream, span: Span) -> None:
+        self._stream = stream
+        self._span = span
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except (Exception, asyncio.CancelledError) as failure:
+            _fail(self._span, failure)
+            raise
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._span.end()
+
+
+def _fail(span: Span, failure: BaseException) -> None:
+    cancelled = isinstance(failure, asyncio.CancelledError)
+    span.set_attribute(ERROR_TYPE, "cancelled" if cancelled else type(failure).__qualname__)
+    span.set_status(StatusCode.ERROR)

@@ -1,0 +1,123 @@
+"""One server span per HTTP request, as ASGI middleware.
+
+A caller's `traceparent` is linked, never continued, and its baggage is dropped: nobody outside
+chooses our trace ids or our sampling.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
+from opentelemetry.semconv.attributes.url_attributes import URL_SCHEME
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode, format_span_id, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from telemetry.tracing import trace_id
+
+__all__ = ["HttpServerTracing"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Any, Receive, Send], Awaitable[None]]
+
+METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+W3C = TraceContextTextMapPropagator()
+
+
+class HttpServerTracing:
+    """Wraps an ASGI application: a span, and a `traceresponse` header on every answer.
+
+    The span fails on a status from 500 up, on an exception and on a client that hangs up before
+    its answer is sent. Paths in `untraced` get neither span nor header.
+    """
+
+    def __init__(self, app: Application, provider: TracerProvider, *, untraced: Collection[str]) -> None:
+        self._app = app
+        self._tracer = provider.get_tracer("precall.http_server")
+        self._untraced = frozenset(untraced)
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self._untraced:
+            await self._app(scope, receive, send)
+            return
+        method = scope["method"] if scope["method"] in METHODS else "_OTHER"
+        with self._tracer.start_as_current_span(
+            method if method != "_OTHER" else "HTTP",
+            context=Context(),
+            kind=SpanKind.SERVER,
+            links=_links(scope),
+            attributes={
+                HTTP_REQUEST_METHOD: method,
+                URL_SCHEME: scope.get("scheme", "http"),
+                NETWORK_PROTOCOL_VERSION: scope.get("http_version", "1.1"),
+            },
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            await self._traced(span, scope, receive, send)
+
+    async def _traced(self, span: Span, scope: Any, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def watched_receive() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and not answered:
+                _fail(span, "client_disconnected")
+            return message
+
+        async def watched_send(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                span.set_attribute(HTTP_RESPONSE_STATUS_CODE, status)
+                if status >= 500:
+                    _fail(span, str(status))
+                message["headers"] = [*message.get("headers", ()), (b"traceresponse", _traceresponse(span))]
+            elif message["type"] == "http.response.body" and not message.get("more_body"):
+                answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, watched_receive, watched_send)
+        except asyncio.CancelledError:
+            _fail(span, "cancelled")
+            raise
+        except Exception as bug:
+            _fail(span, type(bug).__qualname__)
+            raise
+        finally:
+            # The router knows the route only after it was asked; a path that none matches is a
+            # stranger's text and stays out of the span.
+            if route := scope.get("path_template"):
+                span.update_name(f"{scope['method']} {route}")
+                span.set_attribute(HTTP_ROUTE, route)
+
+
+def _links(scope: Any) -> list[Link]:
+    carrier = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in scope["headers"]
+        if name == b"traceparent"
+    }
+    theirs = get_current_span(W3C.extract(carrier, context=Context())).get_span_context()
+    return [Link(theirs)] if theirs.is_valid else []
+
+
+def _traceresponse(span: Span) -> bytes:
+    context = span.get_span_context()
+    return f"00-{trace_id(span)}-{format_span_id(context.span_id)}-{context.trace_flags:02x}".encode()
+
+
+def _fail(span: Span, error: str) -> None:
+    span.set_attribute(ERROR_TYPE, error)
+    span.set_status(StatusCode.ERROR)

@@ -1,0 +1,103 @@
+"""Log lines of a process: text or JSON, to standard output, each with its trace and conversation.
+
+Other people's exception texts can hold anything, a caller's name or a request's body included.
+So an exception is logged as its type and the place where it was raised, never as its text.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Literal
+
+import structlog
+from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+__all__ = ["about", "configure", "where"]
+
+# These repeat for every request what the spans say better.
+NOISY = ("httpx", "httpcore", "uvicorn.access")
+
+
+def configure(service: str, *, level: str, form: Literal["text", "json"]) -> None:
+    """Sends every log line of this process, libraries' included, to standard output in one form."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        _add_service(service),
+        _add_trace,
+        _tell_exception,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.processors.LogfmtRenderer(
+            key_order=["timestamp", "level", "service", "event"], bool_as_flag=False
+        )
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+@contextmanager
+def about(**facts: str) -> Iterator[None]:
+    """Adds the facts to every log line that is written within the block."""
+    with structlog.contextvars.bound_contextvars(**facts):
+        yield
+
+
+def where(failure: BaseException) -> str:
+    """The type of an exception and the place that raised it, without its text."""
+    trace: TracebackType | None = failure.__traceback__
+    if trace is None:
+        return type(failure).__qualname__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return f"{type(failure).__qualname__} at {code.co_filename}:{trace.tb_lineno} in {code.co_qualname}"
+
+
+def _add_service(service: str) -> Processor:
+    def add(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event.setdefault("service", service)
+        return event
+
+    return add
+
+
+def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    context = get_current_span().get_span_context()
+    if context.is_valid:
+        event["trace_id"] = format_trace_id(context.trace_id)
+        event["span_id"] = format_span_id(context.span_id)
+    return event
+
+
+def _tell_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    raised = event.pop("exc_info", None)
+    if raised is True:
+        raised = sys.exc_info()[1]
+    elif isinstance(raised, tuple):
+        raised = raised[1]
+    if isinstance(raised, BaseException):
+        event["exception"] = where(raised)
+    return event

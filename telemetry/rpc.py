@@ -1,0 +1,165 @@
+"""Client and server spans for unary gRPC calls, as interceptors for `grpc.aio`."""
+
+# Some of grpc's generics are generic in its type stubs alone.
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+__all__ = ["RpcClientTracing", "RpcServerTracing"]
+
+# Names of the RPC semantic conventions 1.40, which the Python package still keeps as incubating.
+RPC_METHOD = "rpc.method"
+RPC_STATUS = "rpc.response.status_code"
+RPC_SYSTEM = "rpc.system.name"
+
+# The codes that the conventions count as a server's failure, and CANCELLED: a caller who hung up
+# got no answer, and whoever looks for that call looks for a span that failed.
+SERVER_FAILURES = frozenset(
+    {
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+W3C = TraceContextTextMapPropagator()
+
+
+class RpcClientTracing(grpc.aio.UnaryUnaryClientInterceptor):
+    """A client span around each unary call, and its `traceparent` in the call's metadata.
+
+    The span fails on every status but OK, also when the caller gives the call up.
+    """
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._tracer = provider.get_tracer("precall.rpc")
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, Any], Awaitable[grpc.aio.UnaryUnaryCall[Any, Any]]
+        ],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> grpc.aio.UnaryUnaryCall[Any, Any]:
+        name = _text(client_call_details.method).lstrip("/")
+        with self._tracer.start_as_current_span(
+            name,
+            kind=SpanKind.CLIENT,
+            attributes={RPC_SYSTEM: "grpc", RPC_METHOD: name},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            carrier: dict[str, str] = {}
+            W3C.inject(carrier, set_span_in_context(span))
+            metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()), *carrier.items())
+            details = grpc.aio.ClientCallDetails(
+                method=client_call_details.method,
+                timeout=client_call_details.timeout,
+                metadata=metadata,
+                credentials=client_call_details.credentials,
+                wait_for_ready=client_call_details.wait_for_ready,
+            )
+            code = grpc.StatusCode.CANCELLED
+            try:
+                call = await continuation(details, request)
+                # Waited for here, so that the span ends with the call whatever becomes of it.
+                try:
+                    code = await call.code()
+                except asyncio.CancelledError:
+                    # Waiting was given up; the call itself goes on until it is told, too.
+                    call.cancel()
+                    raise
+            finally:
+                _tell(span, code, failed=code is not grpc.StatusCode.OK)
+            return call
+
+
+class RpcServerTracing(grpc.aio.ServerInterceptor):
+    """A server span around each unary call, continuing the caller's trace.
+
+    gRPC is spoken inside the house, so the caller's context is taken as it comes; its baggage is
+    not. Calls of the services in `untraced`, such as health checks, get no span.
+    """
+
+    def __init__(self, provider: TracerProvider, *, untraced: tuple[str, ...] = ("grpc.",)) -> None:
+        self._tracer = provider.get_tracer("precall.rpc")
+        self._untraced = untraced
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = await continuation(handler_call_details)
+        name = _text(handler_call_details.method).lstrip("/")
+        if handler is None or not handler.unary_unary or name.startswith(self._untraced):
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            self._traced(name, handler.unary_unary, handler_call_details.invocation_metadata),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _traced(self, name: str, behavior: Any, metadata: Any) -> Any:
+        carrier = {key: value for key, value in metadata or () if key in W3C.fields}
+
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            with self._tracer.start_as_current_span(
+                name,
+                context=W3C.extract(carrier, context=Context()),
+                kind=SpanKind.SERVER,
+                attributes={RPC_SYSTEM: "grpc", RPC_METHOD: name},
+                record_exception=False,
+                set_status_on_exception=False,
+            ) as span:
+                code = grpc.StatusCode.UNKNOWN
+                try:
+                    response = await behavior(request, context)
+                    code = _code(context)
+                except asyncio.CancelledError:
+                    remaining = context.time_remaining()
+                    passed = remaining is not None and remaining <= 0
+                    code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
+                    raise
+                except grpc.aio.AbortError:
+                    code = _code(context)
+                    raise
+                finally:
+                    _tell(span, code, failed=code in SERVER_FAILURES)
+                return response
+
+        return call
+
+
+def _code(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
+    """The status that was set on the call: 0 or None until somebody does, an int or an enum after."""
+    code = context.code()
+    if not code:
+        return grpc.StatusCode.OK
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return next((known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.UNKNOWN)
+
+
+def _tell(span: Span, code: grpc.StatusCode, *, failed: bool) -> None:
+    span.set_attribute(RPC_STATUS, code.name)
+    if failed:
+        span.set_attribute(ERROR_TYPE, code.name)
+        span.set_status(StatusCode.ERROR)
+
+
+def _text(method: str | bytes) -> str:
+    return method.decode() if isinstance(method, bytes) else method
