@@ -1,0 +1,345 @@
+"""The part of the ElevenLabs API that a clone needs, over httpx.
+
+Every method takes the `deadline` on the event loop's clock, ends before it, and raises a
+ProviderFailure and nothing else. Reads, agent updates and deletions are tried again here, under the
+one retry rule; `create_voice` is sent once, because only whoever knows its marker can tell whether
+a second one is safe.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import tenacity
+
+from cloner import failures
+from cloner.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
+
+__all__ = ["AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "VoicePage", "retrying"]
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 10.0  # for one try of a read, an agent update or a deletion
+MAX_ANSWER_BYTES = 8 * 1_048_576
+# A piece of the upload: a larger one would be encrypted in one go while the loop waits.
+PIECE_BYTES = 262_144
+# Backstop behind httpx's own time-outs, which hold for one phase of a request and not for the whole.
+BACKSTOP_SECONDS = 0.1
+
+
+class NewVoice(msgspec.Struct, frozen=True):
+    """The answer to a create."""
+
+    voice_id: str
+    requires_verification: bool = False
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """Whether somebody must show that a voice is theirs."""
+
+    requires_verification: bool = False
+    is_verified: bool = False
+
+
+class ListedVoice(msgspec.Struct, frozen=True):
+    """A voice as the provider lists it."""
+
+    voice_id: str
+    name: str | None = None
+    labels: dict[str, str | None] | None = None
+    description: str | None = None
+    created_at_unix: int | None = None
+    voice_verification: Verification | None = None
+
+    @property
+    def requires_verification(self) -> bool:
+        """Whether the voice may not speak yet."""
+        told = self.voice_verification
+        return told is not None and told.requires_verification and not told.is_verified
+
+
+class VoicePage(msgspec.Struct, frozen=True):
+    """One page of a search."""
+
+    voices: list[ListedVoice]
+    has_more: bool = False
+    next_page_token: str | None = None
+
+
+class AgentVoice(msgspec.Struct, frozen=True):
+    """How an agent speaks."""
+
+    voice_id: str | None
+    first_message: str | None
+
+
+class _Tts(msgspec.Struct):
+    voice_id: str | None = None
+
+
+class _Speech(msgspec.Struct):
+    first_message: str | None = None
+
+
+class _Config(msgspec.Struct):
+    tts: _Tts | None = None
+    agent: _Speech | None = None
+
+
+class _Agent(msgspec.Struct):
+    conversation_config: _Config
+
+
+class ElevenLabs:
+    """Speaks to ElevenLabs with a client that it is given and does not close."""
+
+    def __init__(self, http: httpx.AsyncClient, *, attempts: int) -> None:
+        self._http = http
+        self._attempts = attempts
+
+    async def create_voice(
+        self,
+        *,
+        name: str,
+        description: str,
+        labels: dict[str, str],
+        filename: str,
+        media_type: str,
+        sample: bytes,
+        deadline: float,
+        resent: int = 0,
+    ) -> NewVoice:
+        """Clones a voice from the sample. Sent once; see `maybe_done` of what it raises."""
+        boundary, length, body = _form(
+            {"name": name, "description": description, "labels": msgspec.json.encode(labels).decode()},
+            filename=filename,
+            media_type=media_type,
+            sample=sample,
+        )
+        request = self._http.build_request(
+            "POST",
+            "/v1/voices/add",
+            content=body,
+            headers={
+                "Content-Type": f"multipart/form-data; boundary={boundary}",
+                "Content-Length": str(length),
+            },
+            extensions={"url_template": "/v1/voices/add", "resend_count": resent},
+        )
+        answer = await self._send(
+            request, deadline, refused=failures.SampleRejected, missing=ProtocolBroken, changes=True
+        )
+        return _decode(answer, NewVoice, changes=True)
+
+    async def get_voice(self, voice_id: str, *, deadline: float) -> ListedVoice:
+        """Reads one voice; VoiceNotFound if there is none."""
+        answer = await self._tried(
+            "GET", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
+            refused=failures.VoiceNotFound, missing=failures.VoiceNotFound,
+        )  # fmt: skip
+        return _decode(answer, ListedVoice)
+
+    async def search_voices(
+        self, search: str, *, deadline: float, page_size: int = 10, page_token: str | None = None
+    ) -> VoicePage:
+        """One page, newest first, of the cloned voices whose name, description or labels hold the text."""
+        params: dict[str, str | int] = {
+            "search": search, "category": "cloned", "page_size": page_size,
+            "sort": "created_at_unix", "sort_direction": "desc", "include_total_count": "false",
+        }  # fmt: skip
+        if page_token:
+            params["next_page_token"] = page_token
+        answer = await self._tried(
+            "GET", "/v2/voices", deadline, {}, refused=ProtocolBroken, missing=ProtocolBroken, params=params
+        )
+        return _decode(answer, VoicePage)
+
+    async def delete_voice(self, voice_id: str, *, deadline: float) -> None:
+        """Deletes a voice. One that is already gone counts as deleted."""
+        try:
+            await self._tried(
+                "DELETE", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
+                refused=ProtocolBroken, missing=failures.VoiceNotFound,
+            )  # fmt: skip
+        except failures.VoiceNotFound:
+            return
+
+    async def read_agent(self, agent_id: str, *, deadline: float) -> AgentVoice:
+        """How the agent speaks now; AgentNotFound if there is none."""
+        answer = await self._tried(
+            "GET", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
+            refused=failures.AgentNotFound, missing=failures.AgentNotFound,
+        )  # fmt: skip
+        return _spoken(answer)
+
+    async def update_agent(
+        self, agent_id: str, *, voice_id: str, first_message: str, deadline: float
+    ) -> AgentVoice:
+        """Gives the agent a voice and a greeting, and touches nothing else of it."""
+        answer = await self._tried(
+            "PATCH", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
+            refused=failures.AgentRejected, missing=failures.AgentNotFound,
+            json={"conversation_config": {"tts": {"voice_id": voice_id}, "agent": {"first_message": first_message}}},
+        )  # fmt: skip
+        return _spoken(answer)
+
+    async def _tried(
+        self,
+        method: str,
+        template: str,
+        deadline: float,
+        ids: dict[str, str],
+        *,
+        refused: type[ProviderFailure],
+        missing: type[ProviderFailure],
+        **content: Any,
+    ) -> bytes:
+        path = template.format_map({name: quote(value, safe="") for name, value in ids.items()})
+
+        async def attempt(resent: int) -> bytes:
+            request = self._http.build_request(
+                method, path, extensions={"url_template": template, "resend_count": resent}, **content
+            )
+            one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
+            return await self._send(request, one, refused=refused, missing=missing, changes=method != "GET")
+
+        return await retrying(
+            attempt, (Busy, Unavailable, TimedOut), attempts=self._attempts, deadline=deadline
+        )
+
+    async def _send(
+        self,
+        request: httpx.Request,
+        deadline: float,
+        *,
+        refused: type[ProviderFailure],
+        missing: type[ProviderFailure],
+        changes: bool,
+    ) -> bytes:
+        """The body of a successful answer. The one place where httpx is touched and its errors end."""
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise TimedOut
+        request.extensions["timeout"] = httpx.Timeout(left, connect=min(left, CONNECT_SECONDS)).as_dict()
+        try:
+            async with asyncio.timeout_at(deadline + BACKSTOP_SECONDS):
+                response = await self._http.send(request, stream=True)
+                try:
+                    body = await _read(response)
+                finally:
+                    await response.aclose()
+        except httpx.PoolTimeout as failure:
+            raise Busy from failure
+        except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
+            raise Unavailable from failure
+        except (httpx.TimeoutException, TimeoutError) as failure:
+            raise TimedOut(maybe_done=changes) from failure
+        except httpx.TransportError as failure:
+            raise Unavailable(maybe_done=changes) from failure
+        except httpx.HTTPError as failure:
+            raise ProtocolBroken(maybe_done=changes) from failure
+        if response.is_success:
+            return body
+        raise failures.classify(
+            response.status_code, response.headers, body, refused=refused, missing=missing
+        )
+
+
+async def retrying(
+    attempt: Callable[[int], Awaitable[T]],
+    on: tuple[type[ProviderFailure], ...],
+    *,
+    attempts: int,
+    deadline: float,
+) -> T:
+    """Calls `attempt` with the number of tries before, again after the failures in `on`.
+
+    Stops when the next pause would end after the deadline. When time runs out in a later try, the
+    failure known before says more than that, and is the one raised.
+    """
+    loop = asyncio.get_running_loop()
+    known: ProviderFailure | None = None
+
+    def over(state: tenacity.RetryCallState) -> bool:
+        return state.attempt_number >= attempts or loop.time() + state.upcoming_sleep >= deadline
+
+    async for trial in tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(on),
+        wait=_pause,
+        stop=over,
+        reraise=True,
+    ):
+        with trial:
+            try:
+                return await attempt(trial.retry_state.attempt_number - 1)
+            except TimedOut:
+                if known is not None and loop.time() >= deadline:
+                    raise known from None
+                raise
+            except ProviderFailure as failure:
+                known = failure
+                raise
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+_jittered = tenacity.wait_random_exponential(multiplier=0.5, max=8)
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Full jitter over a growing bound, and no less than `Retry-After` asks for."""
+    failure = state.outcome.exception() if state.outcome else None
+    asked = failure.retry_after if isinstance(failure, ProviderFailure) else None
+    return _jittered(state) + (asked or 0.0)
+
+
+async def _read(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise httpx.DecodingError("answer too large", request=response.request)
+    return bytes(body)
+
+
+def _decode(body: bytes, kind: type[T], *, changes: bool = False) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as failure:
+        raise ProtocolBroken(maybe_done=changes) from failure
+
+
+def _spoken(body: bytes) -> AgentVoice:
+    config = _decode(body, _Agent).conversation_config
+    return AgentVoice(
+        voice_id=config.tts.voice_id if config.tts else None,
+        first_message=config.agent.first_message if config.agent else None,
+    )
+
+
+def _form(
+    texts: dict[str, str], *, filename: str, media_type: str, sample: bytes
+) -> tuple[str, int, AsyncIterator[bytes]]:
+    """A multipart form: its boundary, its length, and its body in pieces, the sample not copied whole."""
+    boundary = secrets.token_hex(16)
+    head = "".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
+        for name, text in texts.items()
+    )
+    head += (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{filename}"\r\n'
+        f"Content-Type: {media_type}\r\n\r\n"
+    )
+    first, last = head.encode(), f"\r\n--{boundary}--\r\n".encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield first
+        for start in range(0, len(sample), PIECE_BYTES):
+            yield sample[start : start + PIECE_BYTES]
+        yield last
+
+    return boundary, len(first) + len(sample) + len(last), pieces()

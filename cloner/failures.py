@@ -1,0 +1,246 @@
+"""What can go wrong at ElevenLabs, and how its error answers tell.
+
+    ProviderFailure         at fault            tried again
+    ├── Unauthorized        operator: the key   no
+    ├── PlanLimit           operator: the plan  no
+    ├── SlotsExhausted      operator: the plan  no
+    ├── MonthlyLimit        operator: the plan  no
+    ├── SampleRejected      the sample          no
+    ├── AgentNotFound       the request         no
+    ├── AgentRejected       the agent           no
+    ├── VoiceNotFound       the request         no
+    ├── ProtocolBroken      ElevenLabs          no
+    ├── Busy                ElevenLabs          yes
+    ├── Unavailable         ElevenLabs          yes
+    └── TimedOut            ElevenLabs          reads, agent updates and deletions
+
+`maybe_done` says whether what was asked for may have been done all the same. The text of a failure
+is our own fixed sentence, never ElevenLabs' words, which can repeat what was sent.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+__all__ = [
+    "AgentNotFound",
+    "AgentRejected",
+    "Busy",
+    "MonthlyLimit",
+    "PlanLimit",
+    "ProtocolBroken",
+    "ProviderFailure",
+    "SampleRejected",
+    "SlotsExhausted",
+    "TimedOut",
+    "Unauthorized",
+    "Unavailable",
+    "VoiceNotFound",
+    "classify",
+]
+
+
+class ProviderFailure(Exception):
+    """A request to ElevenLabs failed."""
+
+    sentence: ClassVar[str]
+
+    def __init__(self, *, maybe_done: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(self.sentence)
+        self.maybe_done = maybe_done
+        self.retry_after = retry_after
+
+
+class Unauthorized(ProviderFailure):
+    """The API key is not valid, or lacks a permission."""
+
+    sentence = "ElevenLabs refused the API key, or the key lacks a permission."
+
+
+class PlanLimit(ProviderFailure):
+    """The plan does not include this, or its credits are used up."""
+
+    sentence = "The ElevenLabs plan does not include voice cloning, or its credits are used up."
+
+
+class SlotsExhausted(ProviderFailure):
+    """Every voice slot of the plan is taken."""
+
+    sentence = "Every voice slot of the ElevenLabs plan is taken."
+
+
+class MonthlyLimit(ProviderFailure):
+    """The plan's voice additions and edits of this month are used up."""
+
+    sentence = "The monthly voice additions of the ElevenLabs plan are used up."
+
+
+class SampleRejected(ProviderFailure):
+    """ElevenLabs does not clone from this sample."""
+
+    sentence = "ElevenLabs refused the voice sample; send a clear recording of one speaker."
+
+
+class AgentNotFound(ProviderFailure):
+    """There is no such agent in the workspace of the API key."""
+
+    sentence = "ElevenLabs knows no agent with this agent_id."
+
+
+class AgentRejected(ProviderFailure):
+    """ElevenLabs refused the voice or the greeting for this agent."""
+
+    sentence = "ElevenLabs refused the change to the agent."
+
+
+class VoiceNotFound(ProviderFailure):
+    """There is no such voice in the workspace of the API key."""
+
+    sentence = "There is no such voice."
+
+
+class ProtocolBroken(ProviderFailure):
+    """The answer cannot be read, or is one that the API does not give to a correct request."""
+
+    sentence = "ElevenLabs answered something that cannot be read."
+
+
+class Busy(ProviderFailure):
+    """ElevenLabs handles as much as it may, or our own connections to it are all in use."""
+
+    sentence = "ElevenLabs is too busy; try again later."
+
+
+class Unavailable(ProviderFailure):
+    """ElevenLabs cannot be reached, broke the connection, or failed."""
+
+    sentence = "ElevenLabs is not available; try again later."
+
+
+class TimedOut(ProviderFailure):
+    """ElevenLabs was asked and did not answer in time."""
+
+    sentence = "ElevenLabs did not answer in time; what was begun is finished, so try again."
+
+
+# The words of `detail.status` and `detail.code` (API reference, "Errors"), status first, as the
+# legacy field is often the more specific one. Words decide before the HTTP status does: a 400 can
+# be a full plan, a 401 can be used-up credits, a 403 can be the monthly counter.
+WORDS: Mapping[str, type[ProviderFailure]] = {
+    "voice_limit_reached": SlotsExhausted,
+    "voice_add_edit_limit_reached": MonthlyLimit,
+    "can_not_use_instant_voice_cloning": PlanLimit,
+    "feature_not_available": PlanLimit,
+    "insufficient_credits": PlanLimit,
+    "paid_plan_required": PlanLimit,
+    "payment_required": PlanLimit,
+    "quota_exceeded": PlanLimit,
+    "subscription_required": PlanLimit,
+    "insufficient_permissions": Unauthorized,
+    "invalid_api_key": Unauthorized,
+    "missing_api_key": Unauthorized,
+    "missing_permissions": Unauthorized,
+    "unauthorized": Unauthorized,
+    "workspace_access_denied": Unauthorized,
+    "agent_not_found": AgentNotFound,
+    "voice_not_found": VoiceNotFound,
+    "audio_too_long": SampleRejected,
+    "audio_too_short": SampleRejected,
+    "duplicate_files": SampleRejected,
+    "invalid_audio": SampleRejected,
+    "invalid_audio_format": SampleRejected,
+    "invalid_content": SampleRejected,
+    "invalid_file_type": SampleRejected,
+    "request_too_large": SampleRejected,
+    # A conflict says "retry with the latest version"; nothing was done.
+    "already_processing": Busy,
+    "concurrent_limit_exceeded": Busy,
+    "concurrent_modification": Busy,
+    "rate_limit_exceeded": Busy,
+    "system_busy": Busy,
+    "too_many_concurrent_requests": Busy,
+    "maintenance": Unavailable,
+    "service_unavailable": Unavailable,
+}
+# Seen in September 2026 with no word of its own, under the generic code "bad_request".
+SLOTS_MESSAGE = "maximum amount of custom voices"
+
+STATUSES: Mapping[int, type[ProviderFailure]] = {
+    401: Unauthorized,
+    402: PlanLimit,
+    403: Unauthorized,
+    408: Unavailable,
+    409: Busy,
+    429: Busy,
+}
+
+
+class _Detail(msgspec.Struct):
+    status: object = None
+    code: object = None
+    type: object = None
+    message: object = None
+
+
+class _Body(msgspec.Struct):
+    detail: object = None
+
+
+def classify(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    refused: type[ProviderFailure],
+    missing: type[ProviderFailure],
+) -> ProviderFailure:
+    """Turns an answer that is not a success into a failure.
+
+    `refused` is what a 400, 413 or 422 without a known word means for this request, `missing` what
+    a 404 means. Every shape of body is survived.
+    """
+    kind = _by_words(body) or STATUSES.get(status)
+    if status == 422 and kind is None and refused is SampleRejected and not _about_files(body):
+        kind = ProtocolBroken
+    if kind is None:
+        if status >= 500:
+            kind = Unavailable
+        else:
+            kind = {400: refused, 413: refused, 422: refused, 404: missing}.get(status, ProtocolBroken)
+    # After a server's own error the work may have been done; every other refusal came before it.
+    return kind(maybe_done=status >= 500, retry_after=_retry_after(headers))
+
+
+def _by_words(body: bytes) -> type[ProviderFailure] | None:
+    detail = _detail(body)
+    if not isinstance(detail, dict):
+        return None
+    told = msgspec.convert(detail, _Detail)
+    for word in (told.status, told.code, told.type):
+        if isinstance(word, str) and word in WORDS:
+            return WORDS[word]
+    if isinstance(told.message, str) and SLOTS_MESSAGE in told.message:
+        return SlotsExhausted
+    return None
+
+
+def _about_files(body: bytes) -> bool:
+    """Whether a 422 of the FastAPI kind is about the audio and not about the rest of the form."""
+    detail = _detail(body)
+    if not isinstance(detail, list):
+        return True
+    return any(isinstance(fault, dict) and "files" in (fault.get("loc") or ()) for fault in detail)
+
+
+def _detail(body: bytes) -> object:
+    try:
+        return msgspec.json.decode(body, type=_Body).detail
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that `Retry-After` asks for. Its other form, a date, is not used by this API."""
+    text = headers.get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None

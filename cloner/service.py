@@ -1,0 +1,174 @@
+"""The gRPC service: a request is checked, handed on, and its outcome answered."""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+from opentelemetry.trace import get_current_span
+from voice.v1 import cloning_pb2 as pb
+from voice.v1.cloning_pb2_grpc import CloningServiceServicer
+
+from cloner.agents import Call
+from cloner.callers import Caller
+from cloner.preparation import Preparation
+from cloner.status import FieldInvalid, answer_failure, reason_of
+from cloner.voices import Voice, Voices
+from telemetry.logs import about
+
+__all__ = ["CloningService"]
+
+log = structlog.get_logger()
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+LONGEST_SECONDS = 60.0
+# What the way back to the caller is allowed to take.
+HEADROOM_SECONDS = 0.15
+PAGE_SIZE = 50
+MAX_PAGE_SIZE = 100
+
+ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+class CloningService(CloningServiceServicer):
+    """Serves voice.v1.CloningService; the proto says what each call does.
+
+    A call that fails has its status set by `_outcome` and returns an empty message, which is never sent.
+    """
+
+    def __init__(self, preparation: Preparation, voices: Voices) -> None:
+        self._preparation = preparation
+        self._voices = voices
+
+    async def PrepareCall(self, request: pb.PrepareCallRequest, context: Context) -> pb.PrepareCallResponse:
+        with about(conversation_id=_line(request.conversation_id)), _outcome(context):
+            call = Call(
+                agent_id=_id("agent_id", request.agent_id),
+                conversation_id=_text("conversation_id", request.conversation_id, most=256, required=True),
+                caller=_caller(request.caller),
+            )
+            sample = _sample(request.sample)
+            get_current_span().set_attributes(
+                {
+                    "gen_ai.agent.id": call.agent_id,
+                    "gen_ai.conversation.id": call.conversation_id,
+                    "precall.sample.size": len(sample),
+                }
+            )
+            prepared = await self._preparation.prepare(call, sample, deadline=_deadline(context))
+            get_current_span().set_attributes(
+                {
+                    "precall.voice.id": prepared.voice.voice_id,
+                    "precall.voice.reused": prepared.voice_reused,
+                    "precall.agent.updated": prepared.agent_updated,
+                }
+            )
+            return pb.PrepareCallResponse(
+                voice=_voice(prepared.voice),
+                voice_reused=prepared.voice_reused,
+                agent_updated=prepared.agent_updated,
+                first_message=prepared.first_message,
+                call_id=prepared.call_id,
+            )
+        return pb.PrepareCallResponse()
+
+    async def CloneVoice(self, request: pb.CloneVoiceRequest, context: Context) -> pb.CloneVoiceResponse:
+        with _outcome(context):
+            caller, sample = _caller(request.caller), _sample(request.sample)
+            get_current_span().set_attribute("precall.sample.size", len(sample))
+            voice, reused = await self._voices.of(caller, sample, deadline=_deadline(context))
+            return pb.CloneVoiceResponse(voice=_voice(voice), voice_reused=reused)
+        return pb.CloneVoiceResponse()
+
+    async def GetVoice(self, request: pb.GetVoiceRequest, context: Context) -> pb.GetVoiceResponse:
+        with _outcome(context):
+            voice = await self._voices.get(_id("voice_id", request.voice_id), deadline=_deadline(context))
+            return pb.GetVoiceResponse(voice=_voice(voice))
+        return pb.GetVoiceResponse()
+
+    async def ListVoices(self, request: pb.ListVoicesRequest, context: Context) -> pb.ListVoicesResponse:
+        with _outcome(context):
+            if not 0 <= request.page_size <= MAX_PAGE_SIZE:
+                raise FieldInvalid("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
+            voices, token = await self._voices.list(
+                page_size=request.page_size or PAGE_SIZE,
+                page_token=_text("page_token", request.page_token, most=1024),
+                deadline=_deadline(context),
+            )
+            return pb.ListVoicesResponse(voices=[_voice(v) for v in voices], next_page_token=token)
+        return pb.ListVoicesResponse()
+
+
+@contextmanager
+def _outcome(context: Context) -> Iterator[None]:
+    """Answers a failure as a status, and tells span and log how the call ended."""
+    began = time.monotonic()
+    outcome = "cancelled"
+    try:
+        yield
+        outcome = "success"
+    except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
+        outcome = reason_of(failure)
+        answer_failure(context, failure)
+    finally:
+        get_current_span().set_attribute("precall.outcome", outcome)
+        log.info("request answered", outcome=outcome, duration_ms=round((time.monotonic() - began) * 1000))
+
+
+def _deadline(context: Context) -> float:
+    """When the answer must be ready, on the event loop's clock."""
+    left = context.time_remaining()
+    seconds = LONGEST_SECONDS if left is None else min(left, LONGEST_SECONDS)
+    return asyncio.get_running_loop().time() + seconds - HEADROOM_SECONDS
+
+
+def _caller(caller: pb.Caller) -> Caller:
+    return Caller(
+        name=_text("caller.name", caller.name, most=200),
+        date_of_birth=_text("caller.date_of_birth", caller.date_of_birth, most=64),
+        phone_number=_text("caller.phone_number", caller.phone_number, most=64),
+    )
+
+
+def _sample(sample: bytes) -> bytes:
+    if not sample:
+        raise FieldInvalid("sample", "is required")
+    return sample
+
+
+def _id(field: str, text: str) -> str:
+    if not text:
+        raise FieldInvalid(field, "is required")
+    if not ID.fullmatch(text):
+        raise FieldInvalid(field, 'may hold letters, digits, "_" and "-", and at most 128 of them')
+    return text
+
+
+def _text(field: str, text: str, *, most: int, required: bool = False) -> str:
+    text = text.strip()
+    if required and not text:
+        raise FieldInvalid(field, "is required")
+    if len(text) > most:
+        raise FieldInvalid(field, f"may hold at most {most} characters")
+    if not text.isprintable():
+        raise FieldInvalid(field, "may hold printable characters only")
+    return text
+
+
+def _line(text: str) -> str:
+    """What may stand in a log line before it has been checked."""
+    return text[:256] if text.isprintable() else ""
+
+
+def _voice(voice: Voice) -> pb.Voice:
+    created = None
+    if voice.created is not None:
+        created = Timestamp()
+        created.FromDatetime(voice.created)
+    return pb.Voice(voice_id=voice.voice_id, name=voice.name, create_time=created)

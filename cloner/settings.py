@@ -1,0 +1,64 @@
+"""The cloner's settings. Each field is the environment variable of the same name."""
+
+import re
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from environment import Secret
+
+__all__ = ["MEBIBYTE", "Settings"]
+
+MEBIBYTE = 1_048_576
+
+Positive = Annotated[float, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s/@]+(/[^\s@]*)?$")]
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What an operator may set. README.md describes each variable."""
+
+    elevenlabs_api_key: Secret
+    elevenlabs_base_url: Url = "https://api.elevenlabs.io"
+
+    cloner_host: str = "127.0.0.1"
+    cloner_port: Port = 50051
+
+    default_first_message: str = "Hallo {name}, fijn dat je belt!"
+
+    voice_clone_min_duration: Annotated[float, Meta(ge=0)] = 3.0
+    voice_clone_max_duration: Positive = 600.0
+    voice_clone_min_sample_rate: Annotated[int, Meta(ge=0)] = 16_000
+    voice_clone_max_size_mb: Positive = 10.0
+
+    agent_update: Literal["auto", "always", "never"] = "auto"
+    call_presumed_minutes: Positive = 15.0
+
+    provider_concurrency: Annotated[int, Meta(ge=1)] = 5
+    provider_timeout_seconds: Positive = 60.0
+    provider_attempts: Annotated[int, Meta(ge=1)] = 4
+
+    audio_workers: Annotated[int, Meta(ge=1)] = 2
+    sample_buffer_mb: Positive = 512.0
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
+
+    def __post_init__(self) -> None:
+        strange = set(re.findall(r"\{([^{}|]*)", self.default_first_message)) - {"name"}
+        if strange or not self.default_first_message.strip():
+            raise ValueError("DEFAULT_FIRST_MESSAGE: expected a sentence with {name} as its only placeholder")
+        if self.voice_clone_min_duration > self.voice_clone_max_duration:
+            raise ValueError("VOICE_CLONE_MIN_DURATION: expected at most VOICE_CLONE_MAX_DURATION")
+
+    @property
+    def max_sample_bytes(self) -> int:
+        """How large a sample may be."""
+        return int(self.voice_clone_max_size_mb * MEBIBYTE)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """How large a gRPC request may be: the sample and what surrounds it, and no less than 16 MiB."""
+        return max(16 * MEBIBYTE, self.max_sample_bytes + MEBIBYTE)

@@ -1,0 +1,104 @@
+"""The gRPC boundary: every exception of this process as a google.rpc.Status.
+
+The status goes out by `set_code`, `set_details` and a trailing `grpc-status-details-bin`, with no
+answer message: `context.abort_with_status` would leave the server span without a status.
+"""
+
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.trace import get_current_span
+from voice.v1 import error_reason_pb2
+from voice.v1.error_reason_pb2 import ErrorReason
+
+from cloner import failures, samples
+from cloner.audio import InspectionUnavailable, SampleUnreadable
+from cloner.voices import Overloaded, VoiceNeedsVerification
+from telemetry.logs import where
+from telemetry.tracing import trace_id
+
+__all__ = ["FieldInvalid", "answer_failure", "reason_of"]
+
+log = structlog.get_logger()
+
+DOMAIN = "precall"
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+class FieldInvalid(Exception):
+    """A field of the request is missing, empty, or not of the form that its comment states."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field} {problem}")
+        self.field = field
+        self.problem = problem
+
+
+E = error_reason_pb2
+C = grpc.StatusCode
+TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
+    FieldInvalid: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
+    samples.SampleTooLarge: (E.ERROR_REASON_SAMPLE_TOO_LARGE, C.INVALID_ARGUMENT),
+    samples.SampleTooShort: (E.ERROR_REASON_SAMPLE_TOO_SHORT, C.INVALID_ARGUMENT),
+    samples.SampleTooLong: (E.ERROR_REASON_SAMPLE_TOO_LONG, C.INVALID_ARGUMENT),
+    samples.SampleSilent: (E.ERROR_REASON_SAMPLE_SILENT, C.INVALID_ARGUMENT),
+    samples.SampleRateTooLow: (E.ERROR_REASON_SAMPLE_RATE_TOO_LOW, C.INVALID_ARGUMENT),
+    SampleUnreadable: (E.ERROR_REASON_SAMPLE_UNREADABLE, C.INVALID_ARGUMENT),
+    failures.SampleRejected: (E.ERROR_REASON_SAMPLE_REJECTED, C.FAILED_PRECONDITION),
+    VoiceNeedsVerification: (E.ERROR_REASON_VOICE_NEEDS_VERIFICATION, C.FAILED_PRECONDITION),
+    failures.VoiceNotFound: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
+    failures.AgentNotFound: (E.ERROR_REASON_AGENT_NOT_FOUND, C.NOT_FOUND),
+    failures.AgentRejected: (E.ERROR_REASON_AGENT_REJECTED, C.FAILED_PRECONDITION),
+    InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    failures.Unauthorized: (E.ERROR_REASON_PROVIDER_UNAUTHORIZED, C.FAILED_PRECONDITION),
+    failures.PlanLimit: (E.ERROR_REASON_PROVIDER_PLAN_LIMIT, C.FAILED_PRECONDITION),
+    failures.SlotsExhausted: (E.ERROR_REASON_VOICE_SLOTS_EXHAUSTED, C.FAILED_PRECONDITION),
+    failures.MonthlyLimit: (E.ERROR_REASON_VOICE_MONTHLY_LIMIT, C.FAILED_PRECONDITION),
+    failures.ProtocolBroken: (E.ERROR_REASON_PROVIDER_PROTOCOL, C.INTERNAL),
+    failures.Busy: (E.ERROR_REASON_PROVIDER_BUSY, C.UNAVAILABLE),
+    failures.Unavailable: (E.ERROR_REASON_PROVIDER_UNAVAILABLE, C.UNAVAILABLE),
+    failures.TimedOut: (E.ERROR_REASON_PROVIDER_TIMEOUT, C.DEADLINE_EXCEEDED),
+}
+INTERNAL = "An internal error; the trace shows where."
+
+
+def reason_of(failure: Exception) -> str:
+    """The name of the reason without its prefix, such as SAMPLE_TOO_SHORT."""
+    reason, _ = _row(failure)
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
+
+
+def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Exception) -> None:
+    """Sets the call's status. What is not in the table is a bug, told to the log and to nobody else."""
+    reason, code = _row(failure)
+    message = str(failure)
+    if reason == E.ERROR_REASON_INTERNAL:
+        log.error("bug", exception=where(failure))
+        message = INTERNAL
+    status = status_pb2.Status(code=code.value[0], message=message)
+    info = error_details_pb2.ErrorInfo(
+        domain=DOMAIN, reason=reason_of(failure), metadata={"trace_id": trace_id(get_current_span())}
+    )
+    status.details.append(_packed(info))
+    if isinstance(failure, FieldInvalid):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=failure.field, description=failure.problem
+        )
+        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
+    context.set_code(code)
+    context.set_details(message)
+    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+
+
+def _row(failure: Exception) -> tuple[ErrorReason.ValueType, grpc.StatusCode]:
+    return TABLE.get(type(failure), (E.ERROR_REASON_INTERNAL, C.INTERNAL))
+
+
+def _packed(detail: Any) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

@@ -1,0 +1,71 @@
+"""Takes in spans over OTLP/HTTP and keeps them, for as long as the demo runs."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from demo.waterfall import Bar
+
+__all__ = ["Collector"]
+
+
+class Collector:
+    """The spans received so far, by trace id."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        self._spans: dict[str, list[Bar]] = {}
+
+    def trace(self, trace_id: str) -> list[Bar]:
+        """The spans of one trace, in no order."""
+        return self._spans.get(trace_id, [])
+
+    @contextmanager
+    def listening(self) -> Iterator["Collector"]:
+        """Listens on a free port of the loopback until the block ends."""
+        take = self._take
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                take(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.end_headers()
+                self.wfile.write(ExportTraceServiceResponse().SerializeToString())
+
+            def log_message(self, *_: object) -> None:
+                """Keeps the terminal free for the demo."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            self.endpoint = f"http://127.0.0.1:{server.server_port}"
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            try:
+                yield self
+            finally:
+                server.shutdown()
+
+    def _take(self, body: bytes) -> None:
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = next(
+                (a.value.string_value for a in resource.resource.attributes if a.key == "service.name"), "?"
+            )
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    self._spans.setdefault(span.trace_id.hex(), []).append(
+                        Bar(
+                            span_id=span.span_id.hex(),
+                            parent_id=span.parent_span_id.hex(),
+                            service=service,
+                            name=span.name,
+                            began=span.start_time_unix_nano,
+                            ended=span.end_time_unix_nano,
+                            failed=span.status.code == Status.STATUS_CODE_ERROR,
+                        )
+                    )

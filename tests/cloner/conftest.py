@@ -1,0 +1,46 @@
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from voice.v1.cloning_pb2_grpc import CloningServiceStub
+
+from cloner.server import serving
+from cloner.settings import Settings
+from environment import Secret
+
+API_KEY = "key-of-the-emulator"
+Cloning = Callable[..., AbstractAsyncContextManager[CloningServiceStub]]
+
+
+@pytest.fixture
+def cloning(spans, emulator_url) -> Cloning:
+    """Serves a cloner with these settings, and yields a client of it."""
+
+    @asynccontextmanager
+    async def start(**settings: Any) -> AsyncIterator[CloningServiceStub]:
+        chosen = {
+            "elevenlabs_api_key": Secret(API_KEY),
+            "elevenlabs_base_url": emulator_url,
+            "cloner_port": 0,
+            "audio_workers": 1,
+            "shutdown_grace_seconds": 5.0,
+            **settings,
+        }
+        async with (
+            serving(Settings(**chosen), spans.provider("cloner")) as port,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            stub = CloningServiceStub(channel)
+            stub.port = port
+            yield stub
+
+    return start
+
+
+@pytest.fixture
+async def cloner(cloning: Cloning) -> AsyncIterator[CloningServiceStub]:
+    """A client of a cloner with the default settings."""
+    async with cloning() as stub:
+        yield stub

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from cloner import failures
+from cloner.failures import classify
+
+# Bodies as clients of the live service have seen them, and what an operator or a caller can do about each.
+SEEN = [
+    (400, {"type": "payment_required", "code": "paid_plan_required", "status": "can_not_use_instant_voice_cloning",
+           "message": "Your subscription does not include instant voice cloning."}, failures.PlanLimit),
+    (400, {"status": "voice_limit_reached", "message": "You have reached your maximum amount of custom voices (10 / 10)."},
+     failures.SlotsExhausted),
+    (400, {"type": "invalid_request", "code": "bad_request", "status": "bad_request",
+           "message": "You have reached your maximum amount of custom voices (10 / 10)."}, failures.SlotsExhausted),
+    (403, {"status": "voice_add_edit_limit_reached", "message": "..."}, failures.MonthlyLimit),
+    (400, {"status": "voice_add_edit_limit_reached", "message": "..."}, failures.MonthlyLimit),
+    (400, {"status": "invalid_content", "message": "File upload is corrupted."}, failures.SampleRejected),
+    (400, {"type": "validation_error", "code": "audio_too_short", "message": "..."}, failures.SampleRejected),
+    (401, {"status": "invalid_api_key", "message": "Invalid API key"}, failures.Unauthorized),
+    (401, {"code": "unauthorized", "status": "missing_permissions", "message": "..."}, failures.Unauthorized),
+    (401, {"status": "quota_exceeded", "message": "This request exceeds your quota of 10000."}, failures.PlanLimit),
+    (402, {"type": "payment_required", "code": "insufficient_credits"}, failures.PlanLimit),
+    (403, {"type": "authorization_error", "code": "feature_not_available"}, failures.PlanLimit),
+    (403, {"type": "authorization_error", "code": "insufficient_permissions"}, failures.Unauthorized),
+    (404, {"status": "agent_not_found", "message": "Agent not found"}, failures.AgentNotFound),
+    (404, {"status": "voice_not_found", "message": "A voice with the voice_id X was not found."}, failures.VoiceNotFound),
+    (400, {"status": "voice_not_found", "message": "..."}, failures.VoiceNotFound),
+    (409, {"type": "conflict", "code": "concurrent_modification"}, failures.Busy),
+    (429, {"type": "rate_limit_error", "code": "concurrent_limit_exceeded", "status": "too_many_concurrent_requests"},
+     failures.Busy),
+    (429, {"code": "system_busy"}, failures.Busy),
+    (500, {"type": "internal_error", "code": "internal_error"}, failures.Unavailable),
+    (503, {"type": "service_unavailable", "code": "maintenance"}, failures.Unavailable),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "detail", "expected"), SEEN)
+def test_seen_bodies(status: int, detail: dict[str, str], expected: type[failures.ProviderFailure]) -> None:
+    """Reads each body that was seen on the wire, whatever its HTTP status."""
+    body = json.dumps({"detail": detail}).encode()
+
+    failure = classify(status, {}, body, refused=failures.SampleRejected, missing=failures.ProtocolBroken)
+
+    assert expected is type(failure)
+
+
+FASTAPI_FILES = {"detail": [{"loc": ["body", "files", 0], "msg": "Expected UploadFile", "type": "value_error"}]}
+FASTAPI_NAME = {"detail": [{"loc": ["body", "name"], "msg": "Field required", "type": "missing"}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (422, json.dumps(FASTAPI_FILES).encode(), failures.SampleRejected),
+        (422, json.dumps(FASTAPI_NAME).encode(), failures.ProtocolBroken),
+        (400, b'{"detail": "Something about the audio"}', failures.SampleRejected),
+        (401, b'{"detail": "Unauthorized"}', failures.Unauthorized),
+        (402, b"", failures.PlanLimit),
+        (429, b"slow down", failures.Busy),
+        (502, b"<html><body>Bad Gateway</body></html>", failures.Unavailable),
+        (503, b"", failures.Unavailable),
+        (404, b"<html>nope</html>", failures.ProtocolBroken),
+        (302, b"", failures.ProtocolBroken),
+        (418, b"{}", failures.ProtocolBroken),
+        (400, b"[" * 100_000, failures.SampleRejected),
+        (400, b"\xff\xfe", failures.SampleRejected),
+        (400, b'{"detail": {"status": 7, "code": null, "message": ["x"]}}', failures.SampleRejected),
+        (400, b'{"detail": null}', failures.SampleRejected),
+        (400, b"null", failures.SampleRejected),
+        (422, b'{"detail": [7, {"loc": null}]}', failures.ProtocolBroken),
+    ],
+)
+def test_other_bodies(status: int, body: bytes, expected: type[failures.ProviderFailure]) -> None:
+    """Survives every shape of body and falls back on the HTTP status."""
+    failure = classify(status, {}, body, refused=failures.SampleRejected, missing=failures.ProtocolBroken)
+
+    assert expected is type(failure)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [("3", 3.0), ("0", 0.0), ("", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("9" * 50, None), ("²", None)],
+)  # fmt: skip
+def test_retry_after(header: str, expected: float | None) -> None:
+    """Takes the seconds of Retry-After, and nothing that is not a small number."""
+    failure = classify(
+        429, {"retry-after": header}, b"", refused=failures.SampleRejected, missing=failures.ProtocolBroken
+    )
+
+    assert expected == failure.retry_after
+
+
+@pytest.mark.parametrize(("status", "maybe_done"), [(400, False), (403, False), (429, False), (500, True), (504, True)])
+def test_maybe_done(status: int, maybe_done: bool) -> None:
+    """Only after the provider's own failure may the work have been done."""
+    failure = classify(status, {}, b"", refused=failures.SampleRejected, missing=failures.ProtocolBroken)
+
+    assert maybe_done is failure.maybe_done

@@ -1,0 +1,70 @@
+import pytest
+
+from cloner.settings import Settings
+from environment import EnvironmentInvalid, Secret, read
+
+
+def test_defaults() -> None:
+    """Only the key must be given."""
+    settings = read(Settings, {"ELEVENLABS_API_KEY": "key-1"})
+
+    assert Secret("key-1") == settings.elevenlabs_api_key
+    assert ("127.0.0.1", 50051) == (settings.cloner_host, settings.cloner_port)
+    assert "https://api.elevenlabs.io" == settings.elevenlabs_base_url
+    assert 10 * 1024 * 1024 == settings.max_sample_bytes
+
+
+def test_every_fault_is_named() -> None:
+    """One line names every variable at fault, and shows no value."""
+    with pytest.raises(EnvironmentInvalid) as caught:
+        read(
+            Settings,
+            {
+                "CLONER_PORT": "99999",
+                "AGENT_UPDATE": "sometimes",
+                "ELEVENLABS_BASE_URL": "api.elevenlabs.io",
+                "VOICE_CLONE_MIN_DURATION": "secret-value",
+            },
+        )
+
+    told = str(caught.value)
+    for name in (
+        "ELEVENLABS_API_KEY", "CLONER_PORT", "AGENT_UPDATE", "ELEVENLABS_BASE_URL", "VOICE_CLONE_MIN_DURATION",
+    ):  # fmt: skip
+        assert name in told
+    assert "secret-value" not in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("message", ["Hallo {nam}", "Hallo {}", "   {x|y}"])
+def test_greeting_with_an_unknown_placeholder(message: str) -> None:
+    """A typing error in the greeting stops the process and is not read out to a caller."""
+    with pytest.raises(EnvironmentInvalid, match="DEFAULT_FIRST_MESSAGE"):
+        read(Settings, {"ELEVENLABS_API_KEY": "key-1", "DEFAULT_FIRST_MESSAGE": message})
+
+
+def test_secret_from_a_file(tmp_path) -> None:
+    """A secret may stand in a file, with the line end that editors leave."""
+    (tmp_path / "key").write_text("key-2\n")
+
+    settings = read(Settings, {"ELEVENLABS_API_KEY_FILE": str(tmp_path / "key")})
+
+    assert "key-2" == settings.elevenlabs_api_key.reveal()
+
+
+def test_missing_secret_file() -> None:
+    """A file that cannot be read is named by its variable."""
+    with pytest.raises(EnvironmentInvalid, match="ELEVENLABS_API_KEY_FILE"):
+        read(Settings, {"ELEVENLABS_API_KEY_FILE": "/nowhere/key"})
+
+
+def test_secret_does_not_show() -> None:
+    """Neither printing the settings nor an exception's text shows the key."""
+    assert "key-1" not in repr(read(Settings, {"ELEVENLABS_API_KEY": "key-1"}))
+
+
+def test_empty_counts_as_unset() -> None:
+    """A variable set to nothing, as Compose passes one on, leaves the default."""
+    settings = read(Settings, {"ELEVENLABS_API_KEY": "key-1", "CLONER_PORT": ""})
+
+    assert 50051 == settings.cloner_port

@@ -1,0 +1,80 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from emulator import NO_LATENCY, Emulator, Settings
+
+SAMPLES = Path(__file__).parent / "samples"
+API_KEY = "key-of-the-emulator"
+
+
+class Spans:
+    """What was traced, by every process that shares this exporter."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+
+    def provider(self, service: str) -> TracerProvider:
+        """A tracer provider whose spans end up here at once."""
+        provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        return provider
+
+    def finished(self, name: str | None = None) -> list[ReadableSpan]:
+        """The spans that have ended, all or those of one name, in the order they ended."""
+        return [span for span in self._exporter.get_finished_spans() if name in (None, span.name)]
+
+    def one(self, name: str) -> ReadableSpan:
+        """The only span of this name."""
+        (span,) = self.finished(name)
+        return span
+
+    async def wait(self, name: str, count: int = 1) -> list[ReadableSpan]:
+        """The spans of this name, once there are as many."""
+        async with asyncio.timeout(10):
+            while len(found := self.finished(name)) < count:
+                await asyncio.sleep(0.005)
+        return found
+
+
+@pytest.fixture
+def spans() -> Spans:
+    """Collects what is traced."""
+    return Spans()
+
+
+@pytest.fixture
+def speech() -> bytes:
+    """A little over five seconds of synthetic speech, as MP3."""
+    return (SAMPLES / "speech.mp3").read_bytes()
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    """The provider, with no latency of its own. `emulator_url` is where it listens."""
+    return Emulator(Settings(api_key=API_KEY, latency=NO_LATENCY, create_latency=NO_LATENCY))
+
+
+@pytest.fixture
+async def emulator_url(emulator: Emulator) -> AsyncIterator[str]:
+    """Where the provider listens."""
+    async with emulator.listening() as url:
+        yield url
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Waits until something holds, and fails when it does not within ten seconds."""
+
+    async def wait(holds: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not holds():
+                await asyncio.sleep(0.005)
+
+    return wait
