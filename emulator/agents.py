@@ -1,0 +1,270 @@
+"""The agents of the workspace: whole JSON objects, changed by deep merge."""
+
+import base64
+import copy
+import secrets
+import string
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import msgspec
+
+from emulator.errors import refused
+from emulator.inputs import checked
+from emulator.voices import PREMADE, Fraction, Voices
+
+Json = dict[str, Any]
+
+DEMO_AGENT = "agent_demo"
+
+CONVERSATION_CONFIG: Json = {
+    "agent": {
+        "first_message": "Hello! How can I help you today?",
+        "language": "en",
+        "dynamic_variables": {"dynamic_variable_placeholders": {}},
+        "disable_first_message_interruptions": False,
+        "prompt": {
+            "prompt": "You are a helpful receptionist.",
+            "llm": "gemini-2.5-flash",
+            "temperature": 0.0,
+            "max_tokens": -1,
+            "tool_ids": [],
+            "mcp_server_ids": [],
+            "native_mcp_server_ids": [],
+            "knowledge_base": [],
+        },
+    },
+    "tts": {
+        "model_id": "eleven_flash_v2",
+        "voice_id": PREMADE[0][0],
+        "supported_voices": [],
+        "agent_output_audio_format": "pcm_16000",
+        "stability": 0.5,
+        "speed": 1.0,
+        "similarity_boost": 0.8,
+        "pronunciation_dictionary_locators": [],
+    },
+    "asr": {
+        "quality": "high",
+        "provider": "elevenlabs",
+        "user_input_audio_format": "pcm_16000",
+        "keywords": [],
+    },
+    "turn": {"turn_timeout": 7.0, "mode": "turn"},
+    "conversation": {
+        "text_only": False,
+        "max_duration_seconds": 600,
+        "client_events": ["audio", "interruption", "user_transcript", "agent_response"],
+    },
+    "language_presets": {},
+}
+
+PLATFORM_SETTINGS: Json = {
+    "auth": {"enable_auth": False, "allowlist": []},
+    "overrides": {
+        "conversation_config_override": {
+            "agent": {
+                "first_message": True,
+                "language": False,
+                "max_conversation_duration_message": False,
+                "prompt": {"prompt": False, "llm": False, "tool_ids": False, "knowledge_base": False},
+            },
+            "tts": {"voice_id": True, "stability": False, "speed": False, "similarity_boost": False},
+            "conversation": {"text_only": False, "max_duration_seconds": False},
+        },
+        "custom_llm_extra_body": False,
+        "enable_conversation_initiation_client_data_from_webhook": True,
+    },
+    "workspace_overrides": {"conversation_initiation_client_data_webhook": None, "webhooks": {"events": []}},
+    "call_limits": {"agent_concurrency_limit": -1, "daily_limit": 100000, "bursting_enabled": True},
+    "archived": False,
+}
+
+ACCESS = {"is_creator": True, "creator_name": "Demo", "creator_email": "demo@example.com", "role": "admin"}
+
+
+class SpeechPart(msgspec.Struct):
+    """The leaves of `tts` whose type is checked."""
+
+    voice_id: str | msgspec.UnsetType = msgspec.UNSET
+    model_id: str | msgspec.UnsetType = msgspec.UNSET
+    stability: Fraction | msgspec.UnsetType = msgspec.UNSET
+    similarity_boost: Fraction | msgspec.UnsetType = msgspec.UNSET
+    speed: Annotated[float, msgspec.Meta(ge=0.7, le=1.2)] | msgspec.UnsetType = msgspec.UNSET
+
+
+class AgentPart(msgspec.Struct):
+    """The leaves of `agent` whose type is checked."""
+
+    first_message: str | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType = msgspec.UNSET
+    prompt: Json | msgspec.UnsetType = msgspec.UNSET
+
+
+class ConversationPart(msgspec.Struct):
+    """What is checked of `conversation_config`."""
+
+    agent: AgentPart | msgspec.UnsetType = msgspec.UNSET
+    tts: SpeechPart | msgspec.UnsetType = msgspec.UNSET
+
+
+class AgentChange(msgspec.Struct):
+    """The body of a PATCH, as far as its types are checked; a top-level null counts as not given."""
+
+    conversation_config: ConversationPart | None = None
+    platform_settings: Json | None = None
+    workflow: Json | None = None
+    name: str | None = None
+    tags: list[str] | None = None
+    procedures: Json | None = None
+
+
+class NewAgent(AgentChange):
+    """The body of a create, in which the configuration must be given."""
+
+    conversation_config: ConversationPart
+
+
+class AgentQuery(msgspec.Struct):
+    """The query of a listing; unknown parts are ignored."""
+
+    page_size: Annotated[int, msgspec.Meta(ge=1, le=100)] = 30
+    search: str = ""
+    cursor: str | None = None
+
+
+class Agents:
+    """All agents, oldest first; each a JSON object as `GET /v1/convai/agents/{agent_id}` answers it."""
+
+    def __init__(self, *, voices: Voices, clock: Callable[[], float]) -> None:
+        """Start with the demo agent, which speaks in a premade voice."""
+        self._voices = voices
+        self._clock = clock
+        self._agents: dict[str, Json] = {}
+        self.put(DEMO_AGENT, {"name": "Demo agent"})
+
+    def __iter__(self) -> Iterator[Json]:
+        """All of them; what is changed in them is changed here."""
+        return iter(tuple(self._agents.values()))
+
+    def __contains__(self, agent_id: object) -> bool:
+        """Whether there is an agent of that id."""
+        return agent_id in self._agents
+
+    def __getitem__(self, agent_id: str) -> Json:
+        """The agent of that id, or `KeyError`."""
+        return self._agents[agent_id]
+
+    def __delitem__(self, agent_id: str) -> None:
+        """Make the provider forget an agent, or `KeyError`."""
+        del self._agents[agent_id]
+
+    def find(self, agent_id: str) -> Json:
+        """The agent of that id, or the provider's refusal."""
+        try:
+            return self._agents[agent_id]
+        except KeyError:
+            raise refused("agent_not_found") from None
+
+    def put(self, agent_id: str, parts: Json) -> Json:
+        """Place an agent: the parts given over the defaults, unchecked, in place of any of the same id."""
+        now = int(self._clock())
+        branch = _new_id("agtbrch")
+        default: Json = {
+            "agent_id": agent_id,
+            "name": agent_id,
+            "conversation_config": CONVERSATION_CONFIG,
+            "metadata": {"created_at_unix_secs": now, "updated_at_unix_secs": now},
+            "platform_settings": PLATFORM_SETTINGS,
+            "phone_numbers": [],
+            "whatsapp_accounts": [],
+            "workflow": {"edges": {}, "nodes": {}},
+            "access_info": ACCESS,
+            "tags": [],
+            "version_id": _new_id("agtvrsn"),
+            "branch_id": branch,
+            "main_branch_id": branch,
+            "procedures": {},
+        }
+        self._agents[agent_id] = merged(default, parts | {"agent_id": agent_id})
+        return self._agents[agent_id]
+
+    def create(self, body: Json) -> Json:
+        """Make an agent of a create's body, or refuse."""
+        given = self._given(body, NewAgent)
+        return self.put(_new_id("agent"), {"name": "New agent", **given})
+
+    def patch(self, agent_id: str, body: Json) -> Json:
+        """Merge a PATCH's body into an agent, as a new version of it, or refuse and change nothing."""
+        agent = self.find(agent_id)
+        given = self._given(body, AgentChange)
+        now = int(self._clock())
+        version = {"version_id": _new_id("agtvrsn"), "metadata": {"updated_at_unix_secs": now}}
+        self._agents[agent_id] = merged(merged(agent, given), version)
+        return self._agents[agent_id]
+
+    def page(self, query: AgentQuery) -> Json:
+        """One page of the listing, oldest first."""
+        found = [agent for agent in self if query.search.casefold() in agent["name"].casefold()]
+        start = _read_cursor(query.cursor)
+        shown = found[start : start + query.page_size]
+        has_more = len(found) > start + len(shown)
+        return {
+            "agents": [_summary(agent) for agent in shown],
+            "has_more": has_more,
+            "next_cursor": _write_cursor(start + len(shown)) if has_more else None,
+        }
+
+    def _given(self, body: Json, kind: type[AgentChange]) -> Json:
+        """The parts of a body that take effect, once types and voice have been checked."""
+        change = checked(body, kind, "body")
+        config = change.conversation_config
+        if config and config.tts and config.tts.voice_id and config.tts.voice_id not in self._voices:
+            raise refused(
+                "invalid_conversation_config",
+                "Invalid conversation config: Value error, "
+                f"A voice with the voice_id {config.tts.voice_id} was not found.",
+            )
+        return {name: body[name] for name in AgentChange.__struct_fields__ if body.get(name) is not None}
+
+
+def merged(below: Json, above: Json) -> Json:
+    """A new object: objects merged at every depth, anything else (lists, null) replaced by what is above."""
+    result = copy.deepcopy(below)
+    for name, value in above.items():
+        if isinstance(value, dict) and isinstance(result.get(name), dict):
+            result[name] = merged(result[name], value)
+        else:
+            result[name] = copy.deepcopy(value)
+    return result
+
+
+def _summary(agent: Json) -> Json:
+    return {
+        "agent_id": agent["agent_id"],
+        "name": agent["name"],
+        "voice_id": agent["conversation_config"]["tts"]["voice_id"],
+        "tags": agent["tags"],
+        **agent["metadata"],
+        "access_info": agent["access_info"],
+        "last_call_time_unix_secs": None,
+        "archived": agent["platform_settings"]["archived"],
+    }
+
+
+def _new_id(kind: str) -> str:
+    letters = string.ascii_lowercase + string.digits
+    return f"{kind}_{''.join(secrets.choice(letters) for _ in range(28))}"
+
+
+def _write_cursor(start: int) -> str:
+    return base64.urlsafe_b64encode(str(start).encode()).decode()
+
+
+def _read_cursor(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    try:
+        return max(0, int(base64.urlsafe_b64decode(cursor)))
+    except ValueError as error:
+        raise refused("invalid_parameters", "Invalid cursor.") from error
