@@ -1,4 +1,6 @@
 import asyncio
+import io
+import wave
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -53,6 +55,28 @@ def spans() -> Spans:
 def speech() -> bytes:
     """A little over five seconds of synthetic speech, as MP3."""
     return (SAMPLES / "speech.mp3").read_bytes()
+
+
+@pytest.fixture
+def samples() -> Path:
+    """The folder of recordings."""
+    return SAMPLES
+
+
+@pytest.fixture
+def silence() -> Callable[..., bytes]:
+    """Makes WAV files that hold nothing."""
+
+    def make(seconds: float, rate: int = 44_100) -> bytes:
+        file = io.BytesIO()
+        with wave.open(file, "wb") as writer:
+            writer.setnchannels(1)
+            writer.setsampwidth(2)
+            writer.setframerate(rate)
+            writer.writeframes(bytes(2 * round(seconds * rate)))
+        return file.getvalue()
+
+    return make
 
 
 @pytest.fixture

@@ -49,10 +49,22 @@ def test_voice_label(name: str, expected: str) -> None:
     ("one", "other", "same"),
     [
         ({"phone_number": "+31 6 1234 5678"}, {"phone_number": "+31612345678"}, True),
-        ({"phone_number": "+31612345678", "name": "IVAN "}, {"phone_number": "+31612345678", "name": "Ivan"}, True),
-        ({"phone_number": "+31612345678", "name": "Ivan"}, {"phone_number": "+31612345678", "name": "Jan"}, False),
+        (
+            {"phone_number": "+31612345678", "name": "IVAN "},
+            {"phone_number": "+31612345678", "name": "Ivan"},
+            True,
+        ),
+        (
+            {"phone_number": "+31612345678", "name": "Ivan"},
+            {"phone_number": "+31612345678", "name": "Jan"},
+            False,
+        ),
         ({"phone_number": "+31612345678"}, {"phone_number": "+31612345679"}, False),
-        ({"phone_number": "+31612345678"}, {"phone_number": "+31612345678", "date_of_birth": "1.1.2000"}, False),
+        (
+            {"phone_number": "+31612345678"},
+            {"phone_number": "+31612345678", "date_of_birth": "1.1.2000"},
+            False,
+        ),
         ({"phone_number": " ext 12 "}, {"phone_number": "ext 12"}, True),
     ],
 )

@@ -44,7 +44,9 @@ async def create(provider: ElevenLabs, sample: bytes, seconds: float = 5.0) -> s
     return voice.voice_id
 
 
-async def test_create_sends_the_form_as_documented(provider: ElevenLabs, emulator: Emulator, speech: bytes) -> None:
+async def test_create_sends_the_form_as_documented(
+    provider: ElevenLabs, emulator: Emulator, speech: bytes
+) -> None:
     """Name, description, labels as one JSON text, and the file's bytes untouched, with name and type."""
     voice_id = await create(provider, speech)
 
@@ -103,7 +105,9 @@ async def test_create_fails(
     assert 1 == len(emulator.requests.matching(path=CREATE))
 
 
-async def test_create_without_an_answer_in_time(provider: ElevenLabs, emulator: Emulator, speech: bytes) -> None:
+async def test_create_without_an_answer_in_time(
+    provider: ElevenLabs, emulator: Emulator, speech: bytes
+) -> None:
     """A deadline that passes is told as such; the voice may exist."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="after"))
 
@@ -165,7 +169,8 @@ async def test_no_pause_beyond_the_deadline(provider: ElevenLabs, emulator: Emul
 async def test_reason_known_before_time_ran_out(provider: ElevenLabs, emulator: Emulator) -> None:
     """Busy first and silent after: busy is what is told."""
     emulator.faults.set(
-        Fault(method="GET", path=AGENT, error="system_busy"), Fault(method="GET", path=AGENT, times=None, hold="before")
+        Fault(method="GET", path=AGENT, error="system_busy"),
+        Fault(method="GET", path=AGENT, times=None, hold="before"),
     )
 
     with pytest.raises(failures.Busy):
@@ -193,7 +198,10 @@ async def test_agent_update_changes_voice_and_greeting_only(
     [
         ({"error": "agent_not_found"}, failures.AgentNotFound),
         ({"status": 400, "body": {"detail": "Invalid conversation config"}}, failures.AgentRejected),
-        ({"status": 422, "body": {"detail": [{"loc": ["body"], "msg": "x", "type": "y"}]}}, failures.AgentRejected),
+        (
+            {"status": 422, "body": {"detail": [{"loc": ["body"], "msg": "x", "type": "y"}]}},
+            failures.AgentRejected,
+        ),
         ({"error": "missing_permissions"}, failures.Unauthorized),
     ],
     ids=str,
@@ -224,7 +232,9 @@ async def test_ids_cannot_leave_their_place_in_the_path(provider: ElevenLabs, em
     assert [] == emulator.requests.matching(path=CREATE)
 
 
-async def test_delete_of_a_voice_that_is_gone(provider: ElevenLabs, emulator: Emulator, speech: bytes) -> None:
+async def test_delete_of_a_voice_that_is_gone(
+    provider: ElevenLabs, emulator: Emulator, speech: bytes
+) -> None:
     """Gone is what was asked for, whoever did it."""
     voice_id = await create(provider, speech)
 
@@ -263,5 +273,7 @@ async def test_connections_are_bounded(provider: ElevenLabs, emulator: Emulator)
         await provider.read_agent("agent_demo", deadline=soon(0.2))
 
     emulator.faults.release()
-    assert [failures.VoiceNotFound] * 2 == [type(e) for e in await asyncio.gather(*slow, return_exceptions=True)]
+    assert [failures.VoiceNotFound] * 2 == [
+        type(e) for e in await asyncio.gather(*slow, return_exceptions=True)
+    ]
     assert [] == emulator.requests.matching(path=AGENT)

@@ -45,7 +45,9 @@ def test_seen_bodies(status: int, detail: dict[str, str], expected: type[failure
     assert expected is type(failure)
 
 
-FASTAPI_FILES = {"detail": [{"loc": ["body", "files", 0], "msg": "Expected UploadFile", "type": "value_error"}]}
+FASTAPI_FILES = {
+    "detail": [{"loc": ["body", "files", 0], "msg": "Expected UploadFile", "type": "value_error"}]
+}
 FASTAPI_NAME = {"detail": [{"loc": ["body", "name"], "msg": "Field required", "type": "missing"}]}
 
 
@@ -91,7 +93,9 @@ def test_retry_after(header: str, expected: float | None) -> None:
     assert expected == failure.retry_after
 
 
-@pytest.mark.parametrize(("status", "maybe_done"), [(400, False), (403, False), (429, False), (500, True), (504, True)])
+@pytest.mark.parametrize(
+    ("status", "maybe_done"), [(400, False), (403, False), (429, False), (500, True), (504, True)]
+)
 def test_maybe_done(status: int, maybe_done: bool) -> None:
     """Only after the provider's own failure may the work have been done."""
     failure = classify(status, {}, b"", refused=failures.SampleRejected, missing=failures.ProtocolBroken)

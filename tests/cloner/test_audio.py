@@ -1,0 +1,572 @@
+"""What the bytes of a sample are, and what hostile bytes can do to the workers that find out."""
+
+import asyncio
+import io
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import wave
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from cloner import audio
+from cloner.audio import SILENCE_DBFS, Audio, Format, InspectionUnavailable, Inspector, SampleUnreadable
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+SPEECH = {path.suffix[1:]: path.read_bytes() for path in SAMPLES.glob("speech.*")}
+# An hour and a half of joined OGG files, which takes any machine many seconds of processor time.
+ENDLESS = SPEECH["opus"] * 1000
+MAX_SECONDS = 60.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def inspector() -> AsyncIterator[Inspector]:
+    """Workers that the tests of this module share; none of them may harm the next."""
+    async with Inspector(max_seconds=MAX_SECONDS) as shared:
+        before = shared.pids
+        yield shared
+        assert 2 == len(shared.pids), (before, shared.pids)
+
+
+async def unreadable(inspector: Inspector, sample: bytes) -> str:
+    """Why the sample is refused."""
+    with pytest.raises(SampleUnreadable) as caught:
+        await inspector.inspect(sample)
+    return str(caught.value)
+
+
+def recording(
+    sound: np.ndarray, *, rate: int = 44100, width: int = 2, channels: int = 1, code: int = 1
+) -> bytes:
+    """A WAV file around the bytes of the array."""
+    data = sound.tobytes()
+    form = struct.pack("<HHIIHH", code, channels, rate, rate * width * channels, width * channels, 8 * width)
+    chunks = b"fmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+
+def encoded(
+    container: str,
+    codec: str,
+    *,
+    seconds: float = 2.0,
+    rate: int = 44100,
+    layout: str = "mono",
+    streams: int = 1,
+    video: bool = False,
+    loud: bool = True,
+) -> bytes:
+    """Noise, or silence, encoded by PyAV; further streams are half as long each, a video stands in front."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(1)
+    with av.open(file, "w", format=container) as out:
+        if video:
+            picture = out.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
+        sounds: list[Any] = [out.add_stream(codec, rate=rate, layout=layout) for _ in range(streams)]
+        if video:
+            for _ in range(int(25 * seconds)):
+                grey = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 128, "u1"), format="rgb24")
+                out.mux(picture.encode(grey))
+            out.mux(picture.encode())
+        for number, stream in enumerate(sounds):
+            channels = stream.codec_context.channels
+            left = int(seconds * rate / 2**number)
+            while left > 0:
+                count = min(left, 1 << 16)
+                sound = noise.integers(-8000, 8000, (1, count * channels)).astype("i2")
+                frame = av.AudioFrame.from_ndarray(sound if loud else sound * 0, "s16", layout)
+                frame.sample_rate = rate
+                out.mux(stream.encode(frame))
+                left -= count
+            out.mux(stream.encode())
+    return file.getvalue()
+
+
+def patched(sample: bytes, mark: bytes, offset: int, value: bytes) -> bytes:
+    """The sample with other bytes so far behind the end of the mark."""
+    at = sample.index(mark) + len(mark) + offset
+    return sample[:at] + value + sample[at + len(value) :]
+
+
+def cpu_seconds(pid: int) -> float:
+    """How much processor time the process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once the condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():  # other processes set no events of ours
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "upload", "rate", "seconds"),
+    [
+        ("wav", ("audio/wav", "wav"), 44100, 6.0866),
+        ("mp3", ("audio/mpeg", "mp3"), 44100, 6.0866),
+        ("ogg", ("audio/ogg", "ogg"), 44100, 6.0866),
+        ("opus", ("audio/ogg", "ogg"), 48000, 6.086),
+        ("flac", ("audio/flac", "flac"), 44100, 6.0866),
+        ("m4a", ("audio/mp4", "m4a"), 44100, 6.086),
+        ("webm", ("audio/webm", "webm"), 48000, 6.094),
+    ],
+)
+async def test_formats(
+    inspector: Inspector, name: Format, upload: tuple[str, str], rate: int, seconds: float
+) -> None:
+    """Tells every format by its content, and measures it as the tools in samples/README.md do."""
+    found = await inspector.inspect(SPEECH[name])
+
+    assert (name, *upload, rate) == (found.format, found.media_type, found.extension, found.sample_rate)
+    assert pytest.approx(seconds, abs=0.025) == found.duration_seconds
+    assert pytest.approx(-3.0, abs=0.5) == found.peak_dbfs
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        ("wav", 3.043),
+        ("mp3", 3.031),
+        ("ogg", 2.537),
+        ("opus", 1.993),
+        ("flac", 2.694),
+        ("m4a", 2.601),
+        ("webm", 2.954),
+    ],
+)
+async def test_cut(inspector: Inspector, name: str, seconds: float) -> None:
+    """Of a file that is cut in half, counts what is left."""
+    sample = SPEECH[name]
+
+    found = await inspector.inspect(sample[: len(sample) // 2])
+
+    assert pytest.approx(seconds, abs=0.035) == found.duration_seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "offset", "lie"),
+    [
+        ("wav", b"data", 0, struct.pack("<I", 0)),
+        ("wav", b"data", 0, struct.pack("<I", 0xFFFFFFFF)),
+        ("wav", b"data", 0, struct.pack("<I", 0x7FFFFFFF)),
+        ("flac", b"fLaC", 18, struct.pack(">I", 1)),
+        ("flac", b"fLaC", 18, struct.pack(">I", 0xFFFFFFFF)),
+        ("mp3", b"Info", 4, struct.pack(">I", 2)),
+        ("mp3", b"Info", 4, struct.pack(">I", 10_000_000)),
+        ("m4a", b"mdhd", 16, struct.pack(">I", 1)),
+        ("m4a", b"mdhd", 16, struct.pack(">I", 0x7FFFFFFF)),
+    ],
+)
+async def test_lying_header(inspector: Inspector, name: str, mark: bytes, offset: int, lie: bytes) -> None:
+    """Counts what is there, whatever the header claims."""
+    found = await inspector.inspect(patched(SPEECH[name], mark, offset, lie))
+
+    assert pytest.approx(6.087, abs=0.05) == found.duration_seconds
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "ogg", "opus", "flac", "m4a", "webm"])
+async def test_damaged_middle(inspector: Inspector, name: str) -> None:
+    """Steps over what is broken and counts the rest."""
+    sample = SPEECH[name]
+    middle = len(sample) // 2
+    damaged = sample[:middle] + random.Random(7).randbytes(500) + sample[middle + 500 :]
+
+    found = await inspector.inspect(damaged)
+
+    # A page of Opus is a second, and two of them are hit.
+    assert pytest.approx(5.1, abs=1.05) == found.duration_seconds
+
+
+async def test_tagged(inspector: Inspector) -> None:
+    """Looks behind an ID3 tag, also one whose text is in no known encoding."""
+    text = b"\x03\xff\xfe\xfa broken"
+    frame = b"TIT2" + struct.pack(">IH", len(text), 0) + text
+    tag = b"ID3\x03\x00\x00" + bytes([0, 0, 0, len(frame)]) + frame
+
+    found = [(await inspector.inspect(tag + SPEECH[name])).format for name in ("mp3", "flac")]
+
+    assert ["mp3", "flac"] == found
+
+
+@pytest.mark.parametrize(
+    ("sound", "width", "code", "dbfs"),
+    [
+        (np.tile([128, 192], 5000).astype("u1"), 1, 1, -6.02),
+        (np.tile([128, 0], 5000).astype("u1"), 1, 1, 0.0),
+        (np.tile([0, -(2**14)], 5000).astype("<i2"), 2, 1, -6.02),
+        (np.tile([0, -(2**15)], 5000).astype("<i2"), 2, 1, 0.0),
+        (np.tile([0, 0, 0, 0, 0, 0x40], 5000).astype("u1"), 3, 1, -6.02),
+        (np.tile([0, 2**30], 5000).astype("<i4"), 4, 1, -6.02),
+        (np.tile([0, 2**62], 5000).astype("<i8"), 8, 1, -6.02),
+        (np.tile([0, 0.25], 5000).astype("<f4"), 4, 3, -12.04),
+        (np.tile([0, -2.0], 5000).astype("<f8"), 8, 3, 6.02),
+        (np.tile([np.nan, np.inf, 0.5], 4000).astype("<f4"), 4, 3, -6.02),
+        (np.full(5000, np.nan, "<f4"), 4, 3, SILENCE_DBFS),
+        (np.zeros(5000, "<i2"), 2, 1, SILENCE_DBFS),
+        (np.full(5000, 128, "u1"), 1, 1, SILENCE_DBFS),
+        (np.full(5000, 1e-9, "<f4"), 4, 3, SILENCE_DBFS),
+    ],
+)
+async def test_peak(inspector: Inspector, sound: np.ndarray, width: int, code: int, dbfs: float) -> None:
+    """Scales every kind of number to full scale, and knows a floor."""
+    found = await inspector.inspect(recording(sound, width=width, code=code))
+
+    assert pytest.approx(dbfs, abs=0.01) == found.peak_dbfs
+
+
+async def test_loud_on_one_side(inspector: Inspector) -> None:
+    """The peak is that of the loudest channel; the duration is not that of both together."""
+    sides = np.zeros((22050, 2), "<i2")
+    sides[:, 1] = 2**13
+
+    found = await inspector.inspect(recording(sides, channels=2))
+
+    assert pytest.approx((0.5, -12.04), abs=0.01) == (found.duration_seconds, found.peak_dbfs)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("ipod", "aac"), ("webm", "libopus")])
+async def test_eight_channels(inspector: Inspector, container: str, codec: str) -> None:
+    """As many channels as are let in can be measured."""
+    found = await inspector.inspect(encoded(container, codec, rate=48000, layout="7.1"))
+
+    assert pytest.approx((2.0, 48000), abs=0.05) == (found.duration_seconds, found.sample_rate)
+
+
+async def test_telephone(inspector: Inspector) -> None:
+    """Reads what a telephone exchange records, and reports its rate."""
+    with io.BytesIO() as file:
+        with wave.open(file, "wb") as out:
+            out.setparams((1, 2, 8000, 0, "NONE", ""))
+            out.writeframes(b"\x00\x10" * 24000)
+        linear = file.getvalue()
+    mu_law = recording(np.tile([0x80, 0x00], 12000).astype("u1"), rate=8000, width=1, code=7)
+
+    found = [await inspector.inspect(sample) for sample in (linear, mu_law)]
+
+    assert [(3.0, 8000)] * 2 == [(each.duration_seconds, each.sample_rate) for each in found]
+
+
+async def test_first_sound_counts(inspector: Inspector) -> None:
+    """Beside a picture and a second sound, only the first sound is measured."""
+    found = await inspector.inspect(encoded("mp4", "aac", streams=2, video=True))
+
+    assert "m4a" == found.format
+    assert pytest.approx(2.0, abs=0.05) == found.duration_seconds
+
+
+NOT_AUDIO = {
+    "nothing": b"",
+    "one byte": b"\xff",
+    "garbage": random.Random(1).randbytes(50_000),
+    "HTML": b"<!doctype html><title>502 Bad Gateway</title>",
+    "UTF-16 text": "Voice sample".encode("utf-16"),
+    "ZIP": b"PK\x03\x04" + bytes(100),
+    "PNG": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "AVI": b"RIFF\x00\x00\x00\x00AVI LIST" + bytes(100),
+    "playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n",
+    "concat script": b"ffconcat version 1.0\nfile /etc/passwd\n",
+    "bare AAC": encoded("adts", "aac"),
+    "tagged AAC": b"ID3\x03\x00\x00\x00\x00\x00\x00" + encoded("adts", "aac"),
+    "Matroska": encoded("matroska", "libopus", rate=48000),
+    "WebM": SPEECH["webm"][:200],
+    "WAV without sound": recording(np.empty(0, "<i2")),
+    "WAV without a format": b"RIFF\x00\x00\x00\x00WAVE" + bytes(1000),
+    "OGG without sound": b"OggS" + random.Random(2).randbytes(5000),
+    "FLAC without sound": SPEECH["flac"][:100],
+    "MP4 without sound": encoded("mp4", "aac", streams=0, video=True),
+    "MP3 without sound": b"\xff\xfb\x90\x00" + bytes(5000),
+    "tag without sound": b"ID3\x03\x00\x00\x7f\x7f\x7f\x7f" + bytes(5000),
+    "no rate": patched(SPEECH["wav"], b"fmt ", 8, struct.pack("<I", 0)),
+    "absurd rate": patched(SPEECH["wav"], b"fmt ", 8, struct.pack("<I", 0x7FFFFFFF)),
+    "absurd channels": patched(SPEECH["wav"], b"fmt ", 6, struct.pack("<H", 0xFFFF)),
+    "nine channels": recording(np.zeros(9000, "<i2"), channels=9),
+}
+
+
+@pytest.mark.parametrize("sample", NOT_AUDIO.values(), ids=NOT_AUDIO.keys())
+async def test_not_audio(inspector: Inspector, sample: bytes) -> None:
+    """Refuses what is not one of the formats, and what is not sound within them."""
+    problem = await unreadable(inspector, sample)
+
+    assert problem.startswith("Voice sample unreadable: it ")
+
+
+async def test_longer_than_wanted(inspector: Inspector) -> None:
+    """Stops soon after the longest wanted: ten megabytes of joined Opus files last 40 minutes."""
+    found = await inspector.inspect(SPEECH["opus"] * 400)
+
+    assert 0 < found.duration_seconds - MAX_SECONDS < 2
+
+
+async def test_bomb(inspector: Inspector) -> None:
+    """Stops as soon with a small file that holds much silence."""
+    bomb = encoded("flac", "flac", seconds=1200, rate=8000, loud=False)
+
+    found = await inspector.inspect(bomb)
+
+    assert (True, True) == (len(bomb) < 300_000, 0 < found.duration_seconds - MAX_SECONDS < 10)
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "ogg", "opus", "flac", "m4a", "webm"])
+async def test_corruption(inspector: Inspector, name: str) -> None:
+    """Whatever is changed, cut out or repeated: an answer or a refusal, and the workers are still there."""
+    chance = random.Random(name)
+    outcomes = set[type]()
+    for _ in range(15):
+        sample = bytearray(SPEECH[name])
+        reach = chance.choice([100, 1000, len(sample)])
+        for _ in range(chance.choice([1, 4, 40])):
+            sample[chance.randrange(reach)] = chance.randrange(256)
+        at = chance.randrange(len(sample))
+        sample[at:at] = sample[at // 2 : at // 2 + chance.choice([0, 0, 999])]
+        del sample[at : at + chance.choice([0, 0, 999])]
+        try:
+            outcomes.add(type(await inspector.inspect(bytes(sample))))
+        except SampleUnreadable as refused:
+            outcomes.add(type(refused))
+
+    assert outcomes <= {Audio, SampleUnreadable}
+    assert "wav" == (await inspector.inspect(SPEECH["wav"])).format
+
+
+async def test_silent_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing that ffmpeg says about a sample reaches the standard error of the service."""
+    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
+        await inspector.inspect(SPEECH["mp3"][1000:2000].join([SPEECH["mp3"]] * 2))
+        await unreadable(inspector, NOT_AUDIO["OGG without sound"])
+
+    assert "" == capfd.readouterr().err
+
+
+async def test_in_turn() -> None:
+    """Samples are looked at in the order in which they came."""
+    finished: list[str] = []
+
+    async def look(inspector: Inspector, name: str) -> None:
+        await inspector.inspect(SPEECH[name])
+        finished.append(name)
+
+    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector, asyncio.TaskGroup() as together:
+        for name in ("opus", "wav", "ogg", "flac"):
+            together.create_task(look(inspector, name))
+
+    assert ["opus", "wav", "ogg", "flac"] == finished
+
+
+async def test_queue_full() -> None:
+    """Refuses at once what would be one too many in the queue, and forgets none of the others."""
+    async with Inspector(workers=1, waiting=1, max_seconds=MAX_SECONDS) as inspector:
+        sample = SPEECH["wav"]
+        together = [asyncio.create_task(inspector.inspect(sample)) for _ in range(3)]
+        outcomes = await asyncio.gather(*together, return_exceptions=True)
+        again = await inspector.inspect(sample)
+
+    assert [Audio, Audio, InspectionUnavailable, Audio] == [type(each) for each in (*outcomes, again)]
+
+
+async def test_cancelled() -> None:
+    """A caller that hangs up, sooner or later, leaves a worker that answers the next caller rightly."""
+    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
+        pids = inspector.pids
+        begun, waiting = (asyncio.create_task(inspector.inspect(SPEECH["opus"] * 40)) for _ in range(2))
+        idle = cpu_seconds(*pids)
+        await until(lambda: cpu_seconds(*pids) > idle)
+        begun.cancel()
+        waiting.cancel()
+        found = await inspector.inspect(SPEECH["flac"])
+
+        assert (True, True) == (begun.cancelled(), waiting.cancelled())
+        assert ("flac", pids) == (found.format, inspector.pids)
+
+
+async def test_killed_while_idle() -> None:
+    """A worker that died while nobody needed it is replaced before anybody does."""
+    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
+        (pid,) = inspector.pids
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: len(inspector.pids - {pid}) == 1)
+        found = await inspector.inspect(SPEECH["wav"])
+
+    assert "wav" == found.format
+
+
+async def test_killed_while_working() -> None:
+    """A sample whose worker died gets a second one, and is refused when that dies too."""
+    async with Inspector(workers=1, wall_seconds=20, cpu_seconds=20, max_seconds=1e9) as inspector:
+        (first,) = inspector.pids
+        to_start = cpu_seconds(first)
+        once = asyncio.create_task(inspector.inspect(SPEECH["mp3"] * 100))
+        await until(lambda: cpu_seconds(first) > to_start + 0.05)
+        os.kill(first, signal.SIGKILL)
+        found = await once
+
+        (second,) = inspector.pids
+        twice = asyncio.create_task(inspector.inspect(ENDLESS))
+        working = cpu_seconds(second) + 0.1
+        await until(lambda: cpu_seconds(second) > working)
+        os.kill(second, signal.SIGKILL)
+        await until(lambda: len(inspector.pids - {second}) == 1)
+        (third,) = inspector.pids
+        await until(lambda: cpu_seconds(third) > 2 * to_start + 0.2)
+        os.kill(third, signal.SIGKILL)
+        with pytest.raises(SampleUnreadable):
+            await twice
+
+        assert found.duration_seconds > 600
+        assert "wav" == (await inspector.inspect(SPEECH["wav"])).format
+
+
+async def test_wall_clock() -> None:
+    """Stops a worker that takes too long, while others go on."""
+    async with Inspector(workers=2, wall_seconds=0.3, max_seconds=1e9) as inspector:
+        slow = asyncio.create_task(inspector.inspect(ENDLESS))
+        found = await inspector.inspect(SPEECH["wav"])
+        with pytest.raises(SampleUnreadable, match="takes too long"):
+            await slow
+        again = await inspector.inspect(SPEECH["wav"])
+
+    assert [found] == [again]
+
+
+async def test_waited_in_vain() -> None:
+    """Sends away who waited too long, for whose sample it is not to blame."""
+    async with Inspector(workers=1, wall_seconds=0.1, max_seconds=1e9) as inspector:
+        slow = asyncio.create_task(inspector.inspect(ENDLESS))
+        late = asyncio.create_task(inspector.inspect(SPEECH["wav"]))
+        outcomes = await asyncio.gather(slow, late, return_exceptions=True)
+
+    assert [SampleUnreadable, InspectionUnavailable] == [type(each) for each in outcomes]
+
+
+async def test_processor_time() -> None:
+    """A sample that needs too much processor time ends its worker, and is not tried again."""
+    async with Inspector(workers=1, wall_seconds=20, cpu_seconds=1, max_seconds=1e9) as inspector:
+        pids = inspector.pids
+        problem = await unreadable(inspector, ENDLESS)
+        found = await inspector.inspect(SPEECH["wav"])
+
+        assert "Voice sample unreadable: it takes too long to decode" == problem
+        assert ("wav", frozenset()) == (found.format, inspector.pids & pids)
+
+
+async def test_memory() -> None:
+    """A sample that needs too much memory is refused, and its worker is not used again."""
+    greedy = patched(SPEECH["m4a"], b"stts", 4, struct.pack(">I", 0x0FFFFFFF))
+    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
+        pids = inspector.pids
+        problem = await unreadable(inspector, greedy)
+        found = await inspector.inspect(SPEECH["wav"])
+
+        assert "Voice sample unreadable: it needs too much memory" == problem
+        assert ("wav", frozenset()) == (found.format, inspector.pids & pids)
+
+
+async def test_signals() -> None:
+    """Ctrl-C and a service manager's SIGTERM, which reach every process, leave the end to the parent."""
+    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
+        (pid,) = inspector.pids
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+        await inspector.inspect(SPEECH["wav"])
+
+        assert {pid} == inspector.pids
+
+
+async def test_not_started(capfd: pytest.CaptureFixture[str]) -> None:
+    """Says so when a worker cannot start, and leaves none behind."""
+    inspector = Inspector(memory_mb=64, max_seconds=MAX_SECONDS)
+
+    with pytest.raises(InspectionUnavailable, match="did not start"):
+        async with inspector:
+            pass
+
+    assert frozenset() == inspector.pids
+    assert "MemoryError" in capfd.readouterr().err
+
+
+async def test_stopped() -> None:
+    """On the way out nobody is left waiting, and no process either."""
+    async with Inspector(workers=1, wall_seconds=20, max_seconds=1e9) as inspector:
+        (pid,) = inspector.pids
+        asked = [asyncio.create_task(inspector.inspect(ENDLESS)) for _ in range(2)]
+        idle = cpu_seconds(pid)
+        await until(lambda: cpu_seconds(pid) > idle)
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [InspectionUnavailable] * 2 == [type(each) for each in outcomes]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(InspectionUnavailable):
+        await inspector.inspect(SPEECH["wav"])
+
+
+async def test_holds_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has neither the sockets nor the secrets of the service."""
+    monkeypatch.setenv("ELEVENLABS_API_KEY", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.set_inheritable(True)
+        address = server.getsockname()
+        inspector = await Inspector(workers=1, max_seconds=MAX_SECONDS).__aenter__()
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        assert "ELEVENLABS_API_KEY" not in audio._environment()
+    finally:
+        await inspector.__aexit__(None, None, None)
+
+
+PARENT = """
+import asyncio, sys, uvloop
+from cloner.audio import Inspector
+
+async def main():
+    async with Inspector(workers=1, wall_seconds=60, cpu_seconds=60, max_seconds=1e9) as inspector:
+        print(*inspector.pids, flush=True)
+        await inspector.inspect(sys.stdin.buffer.read())
+        print("done", flush=True)
+        await asyncio.Event().wait()
+
+uvloop.run(main())
+"""
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "working"])
+async def test_orphaned(*, busy: bool) -> None:
+    """A worker is gone when its parent is killed, whether it is waiting or in the middle of a sample."""
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdin
+    assert parent.stdout
+    worker = int(await parent.stdout.readline())
+    descriptor = os.pidfd_open(worker)
+    try:
+        idle = cpu_seconds(worker)
+        parent.stdin.write(ENDLESS if busy else SPEECH["wav"])
+        parent.stdin.close()
+        if busy:
+            await until(lambda: cpu_seconds(worker) > idle + 0.05)
+        else:
+            await parent.stdout.readline()
+        parent.kill()
+        await parent.wait()
+        ended, _, _ = await asyncio.to_thread(select.select, [descriptor], [], [], 1)
+    finally:
+        os.close(descriptor)
+
+    assert [descriptor] == ended

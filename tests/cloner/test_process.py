@@ -1,0 +1,128 @@
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from voice.v1 import cloning_pb2 as pb
+from voice.v1.cloning_pb2_grpc import CloningServiceStub
+
+from emulator import Emulator, Fault
+
+API_KEY = "key-of-the-emulator"
+CREATE = "/v1/voices/add"
+
+
+@asynccontextmanager
+async def process(**settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A cloner with no settings but these."""
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cloner",
+        env={"PATH": os.environ["PATH"], **settings},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+            await started.wait()
+
+
+async def ready(started: asyncio.subprocess.Process) -> str:
+    """The address in the line that a process prints when it serves."""
+    while line := (await asyncio.wait_for(started.stdout.readline(), 30)).decode():
+        if line.startswith("cloner ready on "):
+            return line.removeprefix("cloner ready on ").strip()
+    raise AssertionError((await started.stderr.read()).decode())
+
+
+async def test_faulty_settings() -> None:
+    """One line names every variable at fault; the exit status is 2."""
+    async with process(CLONER_PORT="no", LOG_FORMAT="xml") as started:
+        out, err = await started.communicate()
+
+    assert 2 == started.returncode
+    assert b"" == out
+    (line,) = err.decode().splitlines()
+    for name in ("ELEVENLABS_API_KEY", "CLONER_PORT", "LOG_FORMAT"):
+        assert name in line
+
+
+async def test_faulty_exporter() -> None:
+    """An exporter that is not known stops the process as any other setting does."""
+    async with process(ELEVENLABS_API_KEY="k", OTEL_TRACES_EXPORTER="carrier-pigeon") as started:
+        _, err = await started.communicate()
+
+    assert (2, True) == (started.returncode, b"OTEL_TRACES_EXPORTER" in err)
+
+
+async def test_port_in_use() -> None:
+    """A taken port is told in one line."""
+    server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with process(ELEVENLABS_API_KEY="k", CLONER_PORT=str(port)) as started:
+            _, err = await started.communicate()
+
+    assert 1 == started.returncode
+    assert f"cloner: cannot serve on 127.0.0.1:{port}; is it in use?" in err.decode()
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+async def test_stops_when_told(name: signal.Signals) -> None:
+    """An idle process ends at once, with exit status 0 and without a complaint."""
+    async with process(ELEVENLABS_API_KEY="k", CLONER_PORT="0") as started:
+        await ready(started)
+        started.send_signal(name)
+        _, err = await asyncio.wait_for(started.communicate(), 10)
+
+    assert (0, b"") == (started.returncode, err)
+
+
+async def test_finishes_what_is_in_flight(emulator: Emulator, emulator_url: str, speech: bytes) -> None:
+    """A delivery under way at SIGTERM is answered before the process ends."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with process(
+        ELEVENLABS_API_KEY=API_KEY, ELEVENLABS_BASE_URL=emulator_url, CLONER_PORT="0"
+    ) as started, grpc.aio.insecure_channel(await ready(started)) as channel:  # fmt: skip
+        request = pb.PrepareCallRequest(agent_id="agent_demo", conversation_id="conv_1", sample=speech)
+        answer = asyncio.ensure_future(CloningServiceStub(channel).PrepareCall(request, timeout=20))
+        await emulator.requests.wait(path=CREATE, stage="held")
+
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert health_pb2.HealthCheckResponse.SERVING == (await watch.read()).status
+        started.terminate()
+        assert health_pb2.HealthCheckResponse.NOT_SERVING == (await watch.read()).status
+        watch.cancel()
+        emulator.faults.release()
+
+        assert (await answer).voice.voice_id in emulator.voices
+        await asyncio.wait_for(started.wait(), 10)
+
+    assert 0 == started.returncode
+
+
+async def test_finishes_a_create_that_nobody_waits_for(
+    emulator: Emulator, emulator_url: str, speech: bytes
+) -> None:
+    """A create whose caller has gone is finished before the process ends."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with process(
+        ELEVENLABS_API_KEY=API_KEY, ELEVENLABS_BASE_URL=emulator_url, CLONER_PORT="0"
+    ) as started, grpc.aio.insecure_channel(await ready(started)) as channel:  # fmt: skip
+        request = pb.PrepareCallRequest(agent_id="agent_demo", conversation_id="conv_1", sample=speech)
+        answer = CloningServiceStub(channel).PrepareCall(request, timeout=20)
+        await emulator.requests.wait(path=CREATE, stage="held")
+        answer.cancel()
+
+        started.terminate()
+        emulator.faults.release()
+        await asyncio.wait_for(started.wait(), 10)
+
+    assert 0 == started.returncode
+    assert ["finished"] == [request.stage for request in emulator.requests.matching(path=CREATE)]
