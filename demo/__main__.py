@@ -76,7 +76,7 @@ def _demo(console: Console) -> int:
         answers = []
         for title, call, form in (
             ("Ivan calls; his sample arrives as JSON", _call("conv_1", "Ivan", "+31612345678"), "json"),
-            ("Maria calls; her sample arrives as a multipart form", _call("conv_2", "Maria", "+31687654321"), "form"),
+            ("Maria calls; her sample arrives as a form", _call("conv_2", "Maria", "+31687654321"), "form"),
             ("Ivan calls again; his voice is known", _call("conv_3", "Ivan", "+31612345678"), "json"),
         ):
             status.update(f"{title}: cloning takes 2 to 5 seconds")
@@ -92,7 +92,7 @@ def _demo(console: Console) -> int:
             console.rule(title)
             console.print_json(answer.text)
             trace_id = answer.headers["traceresponse"].split("-")[1]
-            console.print(waterfall(trace_id, collector.trace(trace_id)))
+            console.print(waterfall(trace_id, collector.trace(trace_id), width=console.width))
     console.print(f"done in {_since(began)}")
     return 0 if all(answer.status_code == httpx.codes.OK for _, answer in answers) else 1
 
@@ -112,7 +112,10 @@ def _deliver(url: str, secret: str, call: dict[str, object], form: str) -> httpx
         sample = {"format": "base64", "data": base64.b64encode(SPEECH.read_bytes()).decode()}
         request = httpx.Request("POST", f"{url}/webhook", json={**call, "voice_sample": sample})
     else:
-        files = {"metadata": (None, json.dumps(call)), "voice_sample": (SPEECH.name, SPEECH.read_bytes())}
+        files = [
+            ("metadata", (None, json.dumps(call).encode())),
+            ("voice_sample", (SPEECH.name, SPEECH.read_bytes())),
+        ]
         request = httpx.Request("POST", f"{url}/webhook", files=files)
     stamp = str(int(time.time()))
     digest = hmac.new(secret.encode(), stamp.encode() + b"." + request.read(), hashlib.sha256).hexdigest()

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from queue import Empty, Queue
 
@@ -21,12 +21,12 @@ class ProcessFailed(Exception):
 
 @contextmanager
 def running(module: str, settings: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Runs `python -m module` with only these settings, and yields it with the address that it serves on.
+    """Runs `python -m module` with these settings alone; yields it and the address that it serves on.
 
     The process is stopped when the block ends, if it has not been before.
     """
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV") if name in os.environ}
-    process = subprocess.Popen(
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own modules
         [sys.executable, "-m", module],
         env={**inherited, **settings},
         stdin=subprocess.DEVNULL,
@@ -37,7 +37,7 @@ def running(module: str, settings: Mapping[str, str]) -> Iterator[tuple[subproce
         start_new_session=True,
     )
     lines: Queue[str | None] = Queue()
-    threading.Thread(target=_read, args=(process, lines), daemon=True).start()
+    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
     try:
         yield process, _ready(module, lines)
     finally:
@@ -55,9 +55,8 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _read(process: subprocess.Popen[str], lines: "Queue[str | None]") -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
+def _read(output: Iterable[str], lines: "Queue[str | None]") -> None:
+    for line in output:
         lines.put(line)
     lines.put(None)
 

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 __all__ = ["Bar", "waterfall"]
 
-WIDTH = 36
+NARROWEST, WIDEST = 8, 48
+COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("service", "left"), ("span", "left"), ("time", "left"), ("ms", "right"),
+)  # fmt: skip
 COLOURS = {"gateway": "cyan", "cloner": "green"}
 
 
@@ -24,25 +28,33 @@ class Bar:
     failed: bool
 
 
-def waterfall(trace_id: str, spans: list[Bar]) -> Table:
-    """Every span of the trace: its service, its place below its parent, its time and how long it took."""
-    table = Table(title=f"trace {trace_id}", title_justify="left", expand=False, box=None, padding=(0, 1))
-    table.add_column("service")
-    table.add_column("span", no_wrap=True)
-    table.add_column("time", no_wrap=True)
-    table.add_column("ms", justify="right")
-    if not spans:
+def waterfall(trace_id: str, spans: list[Bar], *, width: int) -> Table:
+    """Every span of the trace: its service, its place below its parent, its time and how long it took.
+
+    `width` is that of the terminal, in columns.
+    """
+    table = Table(title=f"trace {trace_id}", title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+    for column, justify in COLUMNS:
+        table.add_column(column, justify=justify, no_wrap=True)
+    rows = [
+        (span, "  " * depth + span.name + (" ✗" if span.failed else "")) for depth, span in _ordered(spans)
+    ]
+    if not rows:
         return table
+    taken = (
+        max(len(name) for _, name in rows) + max(len(span.service) for span, _ in rows) + len("12345.6") + 6
+    )
+    bars = min(WIDEST, max(NARROWEST, width - taken))
     zero = min(span.began for span in spans)
-    scale = WIDTH / max(1, max(span.ended for span in spans) - zero)
-    for depth, span in _ordered(spans):
-        start = int((span.began - zero) * scale)
-        length = max(1, round((span.ended - span.began) * scale))
+    scale = bars / max(1, max(span.ended for span in spans) - zero)
+    for span, name in rows:
+        start = min(int((span.began - zero) * scale), bars - 1)
+        length = min(max(1, round((span.ended - span.began) * scale)), bars - start)
         colour = "red" if span.failed else COLOURS.get(span.service, "white")
         table.add_row(
             Text(span.service, style=colour),
-            "  " * depth + span.name + (" ✗" if span.failed else ""),
-            Text(" " * min(start, WIDTH - 1) + "━" * min(length, WIDTH - min(start, WIDTH - 1)), style=colour),
+            name,
+            Text(" " * start + "━" * length, style=colour),
             f"{(span.ended - span.began) / 1e6:.1f}",
         )
     return table

@@ -1,0 +1,1 @@
+"""What deliveries cost on this machine."""

@@ -1,0 +1,92 @@
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from cloner import server as cloner
+from cloner.settings import Settings as ClonerSettings
+from emulator import Emulator
+from environment import Secret
+from gateway import app as gateway
+from gateway.settings import Settings as GatewaySettings
+from tests.system.signing import event, signed
+
+API_KEY = "key-of-the-emulator"
+SECRET = "secret-of-the-webhook"
+
+
+@dataclass
+class System:
+    """The whole way of a delivery, over real sockets."""
+
+    http: httpx.AsyncClient
+    emulator: Emulator
+
+    async def deliver(self, sample: bytes, *, form: str = "json", **changes: Any) -> httpx.Response:
+        """One signed delivery."""
+        if form == "json":
+            data = {"format": "base64", "data": base64.b64encode(sample).decode(), "duration_seconds": 5.2}
+            request = self.http.build_request(
+                "POST", "/webhook", json={**event(**changes), "voice_sample": data}
+            )
+        else:
+            files = {
+                "metadata": (None, json.dumps(event(**changes)), "application/json"),
+                "voice_sample": ("sample.mp3", sample, "audio/mpeg"),
+            }
+            request = self.http.build_request("POST", "/webhook", files=files)
+        body = await request.aread()
+        request.headers["ElevenLabs-Signature"] = signed(body, secret=SECRET)
+        return await self.http.send(request)
+
+
+Running = Callable[..., AbstractAsyncContextManager[System]]
+
+
+@pytest.fixture
+def running(spans, emulator: Emulator, emulator_url: str) -> Running:
+    """Runs gateway and cloner with these settings, in front of the emulator."""
+
+    @asynccontextmanager
+    async def start(
+        *, of_gateway: dict[str, Any] | None = None, of_cloner: dict[str, Any] | None = None
+    ) -> AsyncIterator[System]:
+        cloner_settings = ClonerSettings(
+            elevenlabs_api_key=Secret(API_KEY),
+            elevenlabs_base_url=emulator_url,
+            cloner_port=0,
+            audio_workers=1,
+            shutdown_grace_seconds=5.0,
+            **(of_cloner or {}),
+        )
+        async with cloner.serving(cloner_settings, spans.provider("cloner")) as port:
+            gateway_settings = GatewaySettings(
+                **{
+                    "elevenlabs_webhook_secret": (Secret(SECRET),),
+                    "precall_webhook_host": "127.0.0.1",
+                    "precall_webhook_port": 0,
+                    "cloner_target": f"127.0.0.1:{port}",
+                    "shutdown_grace_seconds": 5,
+                    **(of_gateway or {}),
+                }
+            )
+            listener = gateway.listening(gateway_settings)
+            async with (
+                gateway.serving(gateway_settings, spans.provider("gateway"), listener) as url,
+                httpx.AsyncClient(base_url=url, timeout=30) as http,
+            ):
+                yield System(http, emulator)
+
+    return start
+
+
+@pytest.fixture
+async def system(running: Running) -> AsyncIterator[System]:
+    """Gateway, cloner and emulator with their default settings."""
+    async with running() as started:
+        yield started

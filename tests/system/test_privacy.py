@@ -1,0 +1,165 @@
+import asyncio
+import base64
+import json
+import os
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from emulator import Emulator, Fault
+from tests.system.signing import event, signed
+
+API_KEY = "key-of-the-emulator"
+SECRET = "marked-webhook-secret-51c2"
+NAME = "Markedname Zyxwvut"
+BIRTH = "31.01.1901"
+NUMBER = "+31655511122"
+MARKED = {
+    "name": NAME,
+    "part of the name": "Zyxwvut",
+    "part of the name, as the provider has it": "Markedname",
+    "date of birth": BIRTH,
+    "number": NUMBER,
+    "number without its sign": NUMBER.removeprefix("+"),
+    "webhook secret": SECRET,
+    "API key": API_KEY,
+}
+CREATE = "/v1/voices/add"
+AGENT = "/v1/convai/agents/{agent_id}"
+
+
+class Process:
+    """One of ours with everything it can say switched on: debug logs and spans on its standard output."""
+
+    def __init__(self, module: str, form: str, settings: dict[str, str]) -> None:
+        self.module = module
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "LOG_LEVEL": "DEBUG",
+            "LOG_FORMAT": form,
+            "OTEL_TRACES_EXPORTER": "console",
+            **settings,
+        }
+        self.written = b""
+
+    async def __aenter__(self) -> "Process":
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", self.module,
+            env=self.environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        while b" ready on " not in (line := await self._process.stdout.readline()):
+            assert line, self.written.decode()
+            self.written += line
+        self.address = line.decode().split()[-1]
+        self._reading = asyncio.create_task(self._process.stdout.read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process.returncode is None:
+            self._process.terminate()
+        self.written += await self._reading
+        assert 0 == await self._process.wait()
+
+    def command(self) -> str:
+        """What a process list shows."""
+        return Path(f"/proc/{self._process.pid}/cmdline").read_text()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_nothing_private_is_told(emulator: Emulator, emulator_url: str, speech: bytes, form: str) -> None:
+    """No name, number, date of birth, key, secret, signature or sample in a log line, span, error answer or
+    process list, through success and every failure, with debug logging on."""
+    encoded = base64.b64encode(speech).decode()
+    marked = {**MARKED, "sample": encoded[2_000:2_040], "sample's bytes": repr(speech[2_000:2_020])[2:-1]}
+    caller = {"name": NAME, "date_of_birth": BIRTH, "phone_number": NUMBER}
+    sample = {"format": "base64", "data": encoded}
+    answers: list[httpx.Response] = []
+    signatures: list[str] = []
+    async with AsyncExitStack() as stack:
+        cloner = await stack.enter_async_context(
+            Process("cloner", form, {
+                "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url, "CLONER_PORT": "0",
+                "PROVIDER_ATTEMPTS": "1",
+            })
+        )  # fmt: skip
+        gateway = await stack.enter_async_context(
+            Process("gateway", form, {
+                "ELEVENLABS_WEBHOOK_SECRET": SECRET, "PRECALL_WEBHOOK_HOST": "127.0.0.1",
+                "PRECALL_WEBHOOK_PORT": "0", "CLONER_TARGET": cloner.address, "PRECALL_BUDGET_MS": "3000",
+            })
+        )  # fmt: skip
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=gateway.address, timeout=30))
+
+        async def deliver(body: bytes, **headers: str) -> None:
+            signature = signed(body, secret=SECRET)
+            signatures.append(signature.rpartition("=")[2])
+            given = {"Content-Type": "application/json", "ElevenLabs-Signature": signature, **headers}
+            answers.append(await http.post("/webhook", content=body, headers=given))
+
+        number = 0
+
+        async def call(**changes: object) -> None:
+            nonlocal number
+            number += 1
+            # A caller of the same marks each time, but not one whose voice is known.
+            marks = {**caller, "name": f"{NAME} {number}"}
+            await deliver(json.dumps(event(**{"caller_metadata": marks, "voice_sample": sample, **changes})).encode())
+
+        await call()
+        echo = {"detail": {"status": "x", "message": f"{NAME} {NUMBER} {BIRTH} {API_KEY} {encoded}"}}
+        for method, path, fault in (
+            ("POST", CREATE, {"status": 400, "body": echo}),
+            ("POST", CREATE, {"status": 500, "body": echo}),
+            ("POST", CREATE, {"status": 429, "body": echo, "headers": {"x-trace-id": "0" * 32}}),
+            ("POST", CREATE, {"status": 200, "body": f"{NAME} {NUMBER}"}),
+            ("POST", CREATE, {"error": "invalid_api_key"}),
+            ("POST", CREATE, {"error": "voice_limit_reached"}),
+            ("POST", CREATE, {"drop": "before"}),
+            ("POST", CREATE, {"truncate": True}),
+            ("POST", CREATE, {"requires_verification": True}),
+            ("GET", AGENT, {"status": 404, "body": echo}),
+            ("GET", AGENT, {"drop": "before"}),
+            ("POST", CREATE, {"hold": "before"}),
+        ):
+            emulator.faults.set(Fault(method=method, path=path, **fault))
+            await call()
+        emulator.faults.clear()
+        await call(voice_sample={"format": "base64", "data": base64.b64encode(NAME.encode() * 100).decode()})
+        await call(voice_sample={"format": "base64", "data": f"?{NAME}"})
+        await call(type=NAME)
+        await call(agent_id=NAME)
+        await call(agent_id=[NAME])
+        await call(conversation_id=f"\n{NAME}")
+        await call(caller_metadata={**caller, "name": f"{NAME}\x00"})
+        await call(caller_metadata=[caller])
+        await deliver(f'{{"{NAME}": {NUMBER}'.encode())
+        await deliver(b"\xff" + NAME.encode())
+        await deliver(f"{NAME}".encode(), **{"Content-Type": "multipart/form-data; boundary=x"})
+        await deliver(f"{NAME}".encode(), **{"Content-Type": f"text/{NAME.replace(' ', '')}"})
+        await deliver(NAME.encode(), **{"ElevenLabs-Signature": f"t=1,v0={NUMBER}"})
+        await deliver(NAME.encode(), **{"ElevenLabs-Signature": f"t={NUMBER},v1={NAME}"})
+        await deliver(NAME.encode() * 2_000_000)
+        answers.append(await http.get(f"/{NUMBER}", params={"name": NAME, "number": NUMBER}))
+        answers.append(await http.request("MARKEDNAME", "/webhook", headers={"baggage": f"name={NUMBER}"}))
+        commands = [process.command() for process in (cloner, gateway)]
+
+    refusals = [answer for answer in answers if answer.status_code != 200]
+    assert 25 <= len(refusals)
+    for answer in refusals:
+        assert {"status", "error_code", "reason", "error_message", "conversation_id", "trace_id"} == set(answer.json())
+    assert "INTERNAL" not in {answer.json()["reason"] for answer in refusals}
+    everything = {
+        "cloner": cloner.written.decode(),
+        "gateway": gateway.written.decode(),
+        "commands": " ".join(commands),
+        "answers": " ".join(answer.text for answer in refusals),
+    }
+    for what, mark in {**marked, **{f"signature {n}": text for n, text in enumerate(signatures)}}.items():
+        for where, text in everything.items():
+            assert mark not in text, f"{what} in {where}: {text[max(0, text.index(mark) - 300) :][:600]}"
+    assert "Traceback" not in everything["cloner"] + everything["gateway"]
+    assert '"gen_ai.conversation.id": "conv_1"' in everything["cloner"]
+    assert len(signatures) <= everything["gateway"].count("delivery answered")

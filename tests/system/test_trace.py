@@ -1,0 +1,220 @@
+import asyncio
+import socket
+import time
+from collections.abc import Iterable
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode
+
+from emulator import Fault
+from telemetry.tracing import tracing
+
+CREATE = "/v1/voices/add"
+AGENT = "/v1/convai/agents/{agent_id}"
+RPC = "voice.v1.CloningService/PrepareCall"
+
+# Every span of a first delivery: service, name, and the span above it.
+EDGES = {
+    ("gateway", "POST /webhook", None),
+    ("gateway", RPC, "POST /webhook"),
+    ("cloner", RPC, RPC),
+    ("cloner", "inspect sample", RPC),
+    ("cloner", f"GET {AGENT}", RPC),
+    ("cloner", f"POST {CREATE}", RPC),
+    ("cloner", f"PATCH {AGENT}", RPC),
+}
+
+
+def edges(spans: Iterable[ReadableSpan]) -> set[tuple[str, str, str | None]]:
+    """The service, the name and the parent's name of each span."""
+    names = {span.context.span_id: span.name for span in spans}
+    return {
+        (
+            str(span.resource.attributes["service.name"]),
+            span.name,
+            names[span.parent.span_id] if span.parent else None,
+        )
+        for span in spans
+    }
+
+
+def failed(spans: Iterable[ReadableSpan]) -> set[tuple[str, str]]:
+    """The service and the name of each span that failed."""
+    return {
+        (str(span.resource.attributes["service.name"]), span.name)
+        for span in spans
+        if span.status.status_code is StatusCode.ERROR
+    }
+
+
+@pytest.mark.parametrize("form", ["json", "multipart"])
+async def test_one_trace_over_both_hops(system, speech: bytes, spans, form: str) -> None:
+    """One trace id, the right parents, the answer names it, and nothing failed."""
+    answer = await system.deliver(speech, form=form)
+
+    (root,) = await spans.wait("POST /webhook")
+    version, trace_id, span_id, flags = answer.headers["traceresponse"].split("-")
+    assert ("00", 1) == (version, int(flags, 16) & 1)
+    assert (trace_id, span_id) == (f"{root.context.trace_id:032x}", f"{root.context.span_id:016x}")
+    assert {root.context.trace_id} == {span.context.trace_id for span in spans.finished()}
+    assert EDGES == edges(spans.finished())
+    assert len(EDGES) == len(spans.finished())
+    assert set() == failed(spans.finished())
+    assert {
+        "http.request.method": "POST",
+        "http.route": "/webhook",
+        "http.response.status_code": 200,
+        "gen_ai.conversation.id": "conv_1",
+        "gen_ai.agent.id": "agent_demo",
+        "precall.sample.size": len(speech),
+        "precall.outcome": "success",
+    }.items() <= root.attributes.items()
+
+
+async def test_strangers_trace_is_linked_and_not_continued(system, spans) -> None:
+    """Nobody outside chooses our trace ids or our sampling, and their baggage is dropped."""
+    theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+
+    await system.http.post("/webhook", headers={"traceparent": theirs, "baggage": "their=words"})
+
+    (root,) = await spans.wait("POST /webhook")
+    assert root.parent is None
+    assert 0x0AF7651916CD43DD8448EB211C80319C != root.context.trace_id
+    assert [0x0AF7651916CD43DD8448EB211C80319C] == [link.context.trace_id for link in root.links]
+    assert not any("their" in str(value) for value in root.attributes.values())
+
+
+@pytest.mark.parametrize("header", ["nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "ÿ" * 5_000])
+async def test_hostile_traceparent(system, spans, header: str) -> None:
+    """A header that is no trace context is passed over."""
+    await system.http.post("/webhook", headers=[(b"traceparent", header.encode("latin-1"))])
+
+    (root,) = await spans.wait("POST /webhook")
+    assert () == tuple(root.links)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        # The provider refused, and whoever waited for it failed; a 422 is no failure of the gateway's own.
+        ({"error": "invalid_content"}, {("cloner", f"POST {CREATE}"), ("gateway", RPC)}),
+        # The provider is down: everybody who waited failed.
+        (
+            {"error": "service_unavailable"},
+            {("cloner", f"POST {CREATE}"), ("cloner", RPC), ("gateway", RPC), ("gateway", "POST /webhook")},
+        ),
+    ],
+    ids=["refused", "down"],
+)
+async def test_status_is_true(running, emulator, speech: bytes, spans, fault, expected) -> None:
+    """A span failed where something failed, and only there."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, **fault))
+
+    async with running(of_cloner={"provider_attempts": 1}) as system:
+        await system.deliver(speech)
+        await spans.wait("POST /webhook")
+
+    assert expected == failed(spans.finished())
+
+
+async def test_client_that_hangs_up(system, emulator, speech: bytes, spans) -> None:
+    """Every span of the call that is gone ends and says so; the clone goes on, and no agent is touched."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    delivery = asyncio.create_task(system.deliver(speech))
+    await emulator.requests.wait(path=CREATE, stage="held")
+
+    delivery.cancel()
+    await spans.wait("POST /webhook")
+    await spans.wait(RPC, 2)
+    gone = {("gateway", "POST /webhook"), ("gateway", RPC), ("cloner", RPC)}
+    assert gone == failed(spans.finished())
+    root = spans.one("POST /webhook")
+    assert "client_disconnected" == root.attributes["error.type"]
+    assert "http.response.status_code" not in root.attributes
+
+    emulator.faults.release()
+    await spans.wait(f"POST {CREATE}")
+    assert gone == failed(spans.finished())
+    assert {root.context.trace_id} == {span.context.trace_id for span in spans.finished()}
+    assert [] == emulator.requests.matching(method="PATCH")
+
+
+async def test_deadline_that_passes(running, emulator, speech: bytes, spans) -> None:
+    """A call that ran out of time failed in every process that waited."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+
+    async with running(of_gateway={"precall_budget_ms": 700}) as system:
+        await system.deliver(speech)
+        await spans.wait("POST /webhook")
+        waited = {("gateway", "POST /webhook"), ("gateway", RPC), ("cloner", RPC)}
+        assert waited == failed(spans.finished())
+        assert {"DEADLINE_EXCEEDED"} == {
+            span.attributes["rpc.response.status_code"] for span in spans.finished(RPC)
+        }
+        emulator.faults.release()
+
+
+async def test_cloner_that_is_gone(running, speech: bytes, spans) -> None:
+    """A call that reached nobody has a client span that failed, and no server span."""
+    async with running(of_gateway={"cloner_target": "127.0.0.1:1"}) as system:
+        await system.deliver(speech)
+        await spans.wait("POST /webhook")
+
+    assert {("gateway", "POST /webhook"), ("gateway", RPC)} == failed(spans.finished())
+    assert "UNAVAILABLE" == spans.one(RPC).attributes["rpc.response.status_code"]
+
+
+async def test_second_delivery_links_to_the_clone_it_waits_for(
+    system, emulator, speech: bytes, spans
+) -> None:
+    """Who waits for a clone that another delivery began can be led there."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    first = asyncio.create_task(system.deliver(speech))
+    await emulator.requests.wait(path=CREATE, stage="held")
+    second = asyncio.create_task(system.deliver(speech))
+    await emulator.requests.wait(2, path=AGENT)
+    emulator.faults.release()
+
+    traces = [int((await task).headers["traceresponse"].split("-")[1], 16) for task in (first, second)]
+
+    await spans.wait("POST /webhook", 2)
+    links = [
+        (span.context.trace_id, link.context.trace_id) for span in spans.finished(RPC) for link in span.links
+    ]
+    assert [(traces[1], traces[0])] == links
+
+
+async def test_health_checks_leave_no_trace(system, spans) -> None:
+    """What is asked all day long is not traced."""
+    for path in ("/health", "/health/live", "/health/ready"):
+        assert 200 == (await system.http.get(path)).status_code
+
+    assert [] == spans.finished()
+
+
+async def test_nothing_configured_exports_nothing(capfd) -> None:
+    """Without a setting no exporter is made, and nothing is said."""
+    with tracing("gateway", {}) as provider, provider.get_tracer("t").start_as_current_span("s") as span:
+        assert span.get_span_context().is_valid
+
+    assert ("", "") == capfd.readouterr()
+
+
+async def test_collector_that_hangs_costs_nothing(running, speech: bytes, spans, monkeypatch) -> None:
+    """Spans for a collector that takes a connection and never answers hold no delivery up."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        began = time.monotonic()
+        with tracing("gateway", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}) as provider:
+            tracer = provider.get_tracer("t")
+            for _ in range(20_000):
+                with tracer.start_as_current_span("s"):
+                    pass
+            took = time.monotonic() - began
+        ended = time.monotonic() - began
+
+    assert 10 > took
+    assert 20 > ended - took
