@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
+from typing import Self
 
 import httpx
 import psutil
@@ -63,7 +64,7 @@ def main() -> int:
 class System:
     """Gateway, cloner and emulator, started for one measurement."""
 
-    def __enter__(self) -> "System":
+    def __enter__(self) -> Self:
         self._stack = ExitStack()
         _, provider = self._stack.enter_context(
             running("emulator", {
@@ -131,7 +132,7 @@ def measured(system: System, sample: bytes, encode: Encode, deliveries: int) -> 
 
 
 def speech(size: int) -> bytes:
-    """A WAV file of that many bytes, the speech over and over, slowed down so that 200 KB last long enough."""
+    """A WAV file of that many bytes, the speech over and over and slowed down, so that 200 KB do."""
     with wave.open(str(SPEECH)) as source:
         parameters, frames = source.getparams(), source.readframes(source.getnframes())
     wanted = (size - 44) // 2 * 2

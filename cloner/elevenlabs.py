@@ -181,10 +181,11 @@ class ElevenLabs:
         self, agent_id: str, *, voice_id: str, first_message: str, deadline: float
     ) -> AgentVoice:
         """Gives the agent a voice and a greeting, and touches nothing else of it."""
+        wanted = {"tts": {"voice_id": voice_id}, "agent": {"first_message": first_message}}
         answer = await self._tried(
             "PATCH", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
             refused=failures.AgentRejected, missing=failures.AgentNotFound,
-            json={"conversation_config": {"tts": {"voice_id": voice_id}, "agent": {"first_message": first_message}}},
+            json={"conversation_config": wanted},
         )  # fmt: skip
         return _spoken(answer)
 

@@ -55,9 +55,9 @@ def judge(audio: Audio, limits: Limits) -> None:
     """Returns if the audio will do; raises a SampleRefused if not."""
     seconds = audio.duration_seconds
     if seconds < limits.min_seconds:
-        raise SampleTooShort(
-            f"Voice sample too short: {_less(seconds)} s, at least {limits.min_seconds:.1f} s needed"
-        )
+        found = _below(seconds, limits.min_seconds)
+        raise SampleTooShort(f"Voice sample too short: {found} s, at least {limits.min_seconds:.1f} s needed")
+
     if seconds > limits.max_seconds:
         raise SampleTooLong(f"Voice sample too long: more than the {limits.max_seconds:.1f} s allowed")
     if audio.sample_rate < limits.min_rate:
@@ -68,6 +68,7 @@ def judge(audio: Audio, limits: Limits) -> None:
         raise SampleSilent(f"Voice sample is silent: nothing in it is louder than {SILENCE_DBFS:.0f} dBFS")
 
 
-def _less(seconds: float) -> str:
-    """One decimal, rounded down: 2.96 s must not read as the 3.0 s that it falls short of."""
-    return f"{int(seconds * 10) / 10:.1f}"
+def _below(seconds: float, limit: float) -> str:
+    """One decimal, and never one that reads as the limit that was fallen short of."""
+    text = f"{seconds:.1f}"
+    return text if float(text) < limit else f"{int(seconds * 10) / 10:.1f}"

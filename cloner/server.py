@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 
 import grpc
 import httpx
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.sdk.trace import TracerProvider
 from voice.v1 import cloning_pb2
@@ -87,7 +86,7 @@ async def serving(settings: Settings, tracing: TracerProvider) -> AsyncIterator[
             ),
         )
         add_CloningServiceServicer_to_server(CloningService(preparation, voices), server)
-        health_servicer = health.HealthServicer()
+        health_servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:

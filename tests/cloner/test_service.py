@@ -396,9 +396,7 @@ async def test_agent_that_speaks_so_already_is_not_written(
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("never", [False, False]), ("always", [True, True])])
-async def test_agent_update(
-    cloning, emulator: Emulator, speech: bytes, mode: str, expected: list[bool]
-) -> None:
+async def test_agent_update(cloning, speech: bytes, mode: str, expected: list[bool]) -> None:
     """The operator's choice goes before the rule."""
     async with cloning(agent_update=mode) as cloner:
         answers = [

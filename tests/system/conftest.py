@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from cloner import server as cloner
 from cloner.settings import Settings as ClonerSettings
@@ -54,7 +55,10 @@ def running(spans, emulator: Emulator, emulator_url: str) -> Running:
 
     @asynccontextmanager
     async def start(
-        *, of_gateway: dict[str, Any] | None = None, of_cloner: dict[str, Any] | None = None
+        *,
+        of_gateway: dict[str, Any] | None = None,
+        of_cloner: dict[str, Any] | None = None,
+        tracing: TracerProvider | None = None,
     ) -> AsyncIterator[System]:
         cloner_settings = ClonerSettings(
             elevenlabs_api_key=Secret(API_KEY),
@@ -64,7 +68,7 @@ def running(spans, emulator: Emulator, emulator_url: str) -> Running:
             shutdown_grace_seconds=5.0,
             **(of_cloner or {}),
         )
-        async with cloner.serving(cloner_settings, spans.provider("cloner")) as port:
+        async with cloner.serving(cloner_settings, tracing or spans.provider("cloner")) as port:
             gateway_settings = GatewaySettings(
                 **{
                     "elevenlabs_webhook_secret": (Secret(SECRET),),
@@ -77,7 +81,7 @@ def running(spans, emulator: Emulator, emulator_url: str) -> Running:
             )
             listener = gateway.listening(gateway_settings)
             async with (
-                gateway.serving(gateway_settings, spans.provider("gateway"), listener) as url,
+                gateway.serving(gateway_settings, tracing or spans.provider("gateway"), listener) as url,
                 httpx.AsyncClient(base_url=url, timeout=30) as http,
             ):
                 yield System(http, emulator)

@@ -9,7 +9,9 @@ from typing import Any
 def signed(body: bytes, *, secret: str, at: float | None = None) -> str:
     """The header by which ElevenLabs signs a body."""
     stamp = str(int(time.time() if at is None else at))
-    return f"t={stamp},v0={hmac.new(secret.encode(), stamp.encode() + b'.' + body, hashlib.sha256).hexdigest()}"
+    return (
+        f"t={stamp},v0={hmac.new(secret.encode(), stamp.encode() + b'.' + body, hashlib.sha256).hexdigest()}"
+    )
 
 
 def event(**changes: Any) -> dict[str, Any]:

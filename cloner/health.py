@@ -1,0 +1,59 @@
+"""Asks the cloner on this machine whether it serves: `python -m cloner.health`, exit status 0 or 1.
+
+For health checks of containers and service managers. It reads CLONER_HOST and CLONER_PORT as the
+cloner does, asks the gRPC health service and takes 3 seconds at most.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from msgspec import Struct
+
+import environment
+from cloner.settings import Port
+
+__all__ = ["serves"]
+
+ANSWER_SECONDS = 3.0
+# Who listens on all addresses is asked on one of them.
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}  # noqa: S104
+
+
+class Address(Struct, frozen=True, kw_only=True):
+    """Where the cloner listens, as its own settings have it."""
+
+    cloner_host: str = "127.0.0.1"
+    cloner_port: Port = 50051
+
+
+def serves(environ: Mapping[str, str]) -> bool:
+    """Whether the cloner answers in time that it serves. Raises EnvironmentInvalid."""
+    address = environment.read(Address, environ)
+    host = EVERYWHERE.get(address.cloner_host, address.cloner_host)
+    # A proxy that the environment names would be asked for an address of its own machine.
+    with grpc.insecure_channel(
+        f"{host}:{address.cloner_port}", options=(("grpc.enable_http_proxy", 0),)
+    ) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=ANSWER_SECONDS
+            )
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def main() -> int:
+    """The exit status."""
+    try:
+        return 0 if serves(os.environ) else 1
+    except environment.EnvironmentInvalid as fault:
+        print(f"cloner.health: {fault}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
