@@ -13,6 +13,7 @@ from cloner.audio import InspectionUnavailable
 from cloner.server import AddressInUse, serving
 from cloner.settings import Settings
 from environment import EnvironmentInvalid, read
+from environment.memory import keep_large_blocks
 from telemetry import logs
 from telemetry.tracing import tracing
 
@@ -22,6 +23,7 @@ def main() -> int:
     try:
         settings = read(Settings, os.environ)
         logs.configure("cloner", level=settings.log_level, form=settings.log_format)
+        keep_large_blocks()
         with tracing("cloner", os.environ) as provider:
             return uvloop.run(_serve(settings, provider))
     except EnvironmentInvalid as fault:

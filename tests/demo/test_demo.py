@@ -57,7 +57,9 @@ async def test_ctrl_c() -> None:
 
 def test_waterfall_of_a_broken_trace() -> None:
     """A span whose parent never arrived still has its row."""
-    bar = Bar(span_id="a", parent_id="lost", service="cloner", name="late", began=0, ended=2_000_000, failed=True)
+    bar = Bar(
+        span_id="a", parent_id="lost", service="cloner", name="late", began=0, ended=2_000_000, failed=True
+    )
 
     table = waterfall("0" * 32, [bar], width=80)
 

@@ -1,0 +1,1 @@
+"""Takes signed webhooks over HTTP and hands each call to the cloner over gRPC."""

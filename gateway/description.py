@@ -1,0 +1,105 @@
+"""What OpenAPI says of a delivery. The route reads raw bytes, so nothing could be derived from it."""
+
+from dataclasses import dataclass
+
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import (
+    OpenAPIFormat,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    RequestBody,
+    Schema,
+)
+
+__all__ = ["DeliverOperation", "responses"]
+
+FAILURES = {
+    400: "The body or one of its fields is invalid; nothing was done.",
+    401: "The signature is missing, malformed, expired or not ours; nothing was done.",
+    408: "The body did not arrive in time.",
+    413: "The body or its sample is too large.",
+    415: "The Content-Type is neither application/json nor multipart/form-data.",
+    422: "The sample, the voice or the agent was refused.",
+    429: "Too much is going on at once; try again after Retry-After.",
+    500: "A bug on our side.",
+    502: "The provider refuses us, or its limits are reached.",
+    503: "The provider or a part of this system cannot be reached; try again.",
+    504: "There was no answer in time.",
+}
+
+
+def _text(description: str, **more: object) -> Schema:
+    return Schema(type=OpenAPIType.STRING, description=description, **more)  # type: ignore[arg-type]
+
+
+def _object(required: list[str], **properties: Schema) -> Schema:
+    return Schema(type=OpenAPIType.OBJECT, required=required or None, properties=dict(properties))
+
+
+CALLER = _object(
+    [],
+    name=_text("The name to greet by.", max_length=200),
+    date_of_birth=_text("As the sender writes it; it is not parsed.", max_length=64),
+    phone_number=_text("Best in E.164 form.", max_length=64),
+)
+METADATA = {
+    "type": _text("The kind of event.", enum=["pre_call"]),
+    "event_timestamp": Schema(type=OpenAPIType.INTEGER, description="Unix seconds. Not used."),
+    "conversation_id": _text("The conversation that is about to start.", min_length=1, max_length=256),
+    "agent_id": _text("The agent that takes the call.", pattern="^[A-Za-z0-9_-]{1,128}$"),
+    "caller_metadata": CALLER,
+}
+SAMPLE = _object(
+    ["data"],
+    format=_text("How the data is written.", enum=["base64"]),
+    data=_text(
+        "The recording in standard base64: WAV, MP3, OGG, FLAC, M4A or WebM.", content_encoding="base64"
+    ),
+    duration_seconds=Schema(type=OpenAPIType.NUMBER, description="A hint. What the audio says counts."),
+    sample_rate=Schema(type=OpenAPIType.INTEGER, description="A hint. What the audio says counts."),
+)
+REQUIRED = ["type", "conversation_id", "agent_id"]
+BODY = RequestBody(
+    required=True,
+    description="The signature covers the raw body in both forms. Unknown fields are ignored.",
+    content={
+        "application/json": OpenAPIMediaType(
+            schema=_object([*REQUIRED, "voice_sample"], **METADATA, voice_sample=SAMPLE)
+        ),
+        "multipart/form-data": OpenAPIMediaType(
+            schema=_object(
+                ["metadata", "voice_sample"],
+                metadata=_object(REQUIRED, **METADATA),
+                voice_sample=_text("The recording as a file.", format=OpenAPIFormat.BINARY),
+            )
+        ),
+    },
+)
+SIGNATURE = Parameter(
+    name="ElevenLabs-Signature",
+    param_in="header",
+    required=True,
+    description="HMAC-SHA256 of `t`, a full stop and the raw body, under the webhook's secret.",
+    schema=_text("`t=<unix seconds>,v0=<64 hex digits>`"),
+)
+
+
+@dataclass
+class DeliverOperation(Operation):
+    """Puts header and bodies of a delivery into the description of its route."""
+
+    def __post_init__(self) -> None:
+        self.summary = "Prepare a call"
+        self.description = "Clones the caller's voice, or finds it, and gives it to the agent."
+        self.request_body = BODY
+        self.parameters = [SIGNATURE]
+
+
+def responses(problem: type) -> dict[int, ResponseSpec]:
+    """The error answers, all of one shape."""
+    return {
+        status: ResponseSpec(problem, generate_examples=False, description=meaning)
+        for status, meaning in FAILURES.items()
+    }

@@ -1,0 +1,62 @@
+"""Takes named parts out of a multipart/form-data body."""
+
+from collections.abc import Collection
+
+import multipart
+
+__all__ = ["FormBroken", "PartRepeated", "options", "parts"]
+
+MAX_PARTS = 16
+MAX_HEADERS = 8
+MAX_HEADER = 2048
+MAX_BOUNDARY = 200  # RFC 2046 allows 70.
+
+
+class FormBroken(Exception):
+    """The body is not the form that its header announces, or it is cut short."""
+
+
+class PartRepeated(Exception):
+    """A part that may come once came twice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def options(header: str) -> tuple[str, dict[str, str]]:
+    """A header's value in lower case, and its options: `text/x; a=b` is ("text/x", {"a": "b"})."""
+    value, given = multipart.parse_options_header(header)
+    return value, dict(given)
+
+
+def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes]:
+    """The content of each of the named parts that is there; other parts are passed over.
+
+    Raises FormBroken and PartRepeated.
+    """
+    if not 0 < len(boundary) <= MAX_BOUNDARY:
+        raise FormBroken
+    found: dict[str, bytes] = {}
+    name = ""
+    try:
+        with multipart.PushMultipartParser(
+            boundary,
+            max_header_size=MAX_HEADER,
+            max_header_count=MAX_HEADERS,
+            max_segment_count=MAX_PARTS,
+            strict=True,
+        ) as parser:
+            # In one piece, so that a part is cut out of the body once and never joined.
+            for event in parser.parse(body):
+                if isinstance(event, multipart.MultipartSegment):
+                    name = event.name if event.name in names else ""
+                    if name in found:
+                        raise PartRepeated(name)
+                    if name:
+                        found[name] = b""
+                elif name and event:
+                    found[name] += event
+    except multipart.MultipartError:
+        raise FormBroken from None
+    return found

@@ -1,0 +1,87 @@
+"""Builds what ElevenLabs is told at the start of a conversation.
+
+An override whose leaf is not switched on at the agent makes the conversation fail, and so does a
+leaf that is null or empty. So only leaves that the operator named are sent, and only with content.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from gateway.settings import PLACEHOLDER
+
+__all__ = ["Facts", "Initiation", "initiation"]
+
+Value = str | int | float | bool
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What the templates of dynamic variables may name. None where it is not known."""
+
+    name: str | None
+    date_of_birth: str | None
+    phone_number: str | None
+    agent_id: str
+    conversation_id: str
+    voice_id: str | None
+
+
+class AgentOverride(Struct, frozen=True, kw_only=True):
+    """Overrides of the agent's settings."""
+
+    first_message: str
+
+
+class SpeechOverride(Struct, frozen=True, kw_only=True):
+    """Overrides of the agent's voice."""
+
+    voice_id: str
+
+
+class Override(Struct, frozen=True, kw_only=True):
+    """Overrides for one conversation; what is not overridden is absent."""
+
+    agent: AgentOverride | UnsetType = UNSET
+    tts: SpeechOverride | UnsetType = UNSET
+
+
+class Initiation(Struct, frozen=True, kw_only=True):
+    """`conversation_initiation_client_data` as ElevenLabs documents it."""
+
+    type: Literal["conversation_initiation_client_data"] = "conversation_initiation_client_data"
+    dynamic_variables: dict[str, Value]
+    conversation_config_override: Override | UnsetType = UNSET
+
+
+def initiation(
+    facts: Facts,
+    *,
+    variables: Mapping[str, Value],
+    leaves: Collection[str],
+    call_id: str,
+    first_message: str,
+) -> Initiation:
+    """The data for one conversation: every configured variable, and the leaves that are allowed."""
+    values = {name: _filled(value, facts) for name, value in variables.items()}
+    if call_id:
+        values["precall_call_id"] = call_id
+    agent: AgentOverride | UnsetType = UNSET
+    tts: SpeechOverride | UnsetType = UNSET
+    if first_message and "agent.first_message" in leaves:
+        agent = AgentOverride(first_message=first_message)
+    if facts.voice_id and "tts.voice_id" in leaves:
+        tts = SpeechOverride(voice_id=facts.voice_id)
+    overrides = agent is not UNSET or tts is not UNSET
+    return Initiation(
+        dynamic_variables=values,
+        conversation_config_override=Override(agent=agent, tts=tts) if overrides else UNSET,
+    )
+
+
+def _filled(value: Value, facts: Facts) -> Value:
+    """The variable's value, its placeholders replaced."""
+    if not isinstance(value, str):
+        return value
+    # In one pass, so that a caller named "{phone_number}" is greeted by just that.
+    return PLACEHOLDER.sub(lambda found: getattr(facts, found[1]) or found[2] or "", value)

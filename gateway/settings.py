@@ -1,0 +1,98 @@
+"""The gateway's settings. Each field is an environment variable, its name in lower case."""
+
+import re
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from environment import Secret
+
+__all__ = ["MEBIBYTE", "PLACEHOLDER", "Leaf", "Settings"]
+
+MEBIBYTE = 1_048_576
+
+# `{name}` or `{name|friend}`: a fact of the call, and the text that stands in where it is missing.
+PLACEHOLDER = re.compile(
+    r"\{(name|date_of_birth|phone_number|agent_id|conversation_id|voice_id)(?:\|([^{}]*))?\}"
+)
+# Every answer carries this one, so that an event after the call can be told to belong to it.
+RESERVED = "precall_call_id"
+RESERVED_PREFIX = "system__"
+
+# A leaf of `conversation_config_override` that an answer may hold.
+Leaf = Literal["tts.voice_id", "agent.first_message"]
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Checked when built: a ValueError names every setting at fault."""
+
+    elevenlabs_webhook_secret: tuple[Secret, ...]
+    """Several while a secret is being replaced: a signature under any of them counts."""
+
+    precall_webhook_host: str = "0.0.0.0"  # noqa: S104  A container serves on all its addresses.
+    precall_webhook_port: Annotated[int, Meta(ge=0, le=65_535)] = 3005
+    """0 takes any free port."""
+
+    cloner_target: str = "localhost:50051"
+    precall_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 15_000
+    """From the first byte of a body until its answer has left."""
+
+    dynamic_variables: dict[str, str | int | float | bool] = {}
+    """Name to value. A text may hold placeholders."""
+
+    override_leaves: tuple[Leaf, ...] = ("tts.voice_id", "agent.first_message")
+    voice_clone_max_size_mb: Annotated[float, Meta(gt=0, le=256)] = 10.0
+    body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
+    """A body that has not arrived in full by then is refused."""
+
+    body_buffer_mb: Annotated[float, Meta(gt=0, le=1_048_576)] = 512.0
+    """All bodies in flight together; a delivery that would go beyond it is refused."""
+
+    precall_max_connections: Annotated[int, Meta(ge=1)] = 1_000
+    """A connection beyond these is closed at once."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    shutdown_grace_seconds: Annotated[int, Meta(ge=0)] = 30
+
+    @property
+    def max_sample_bytes(self) -> int:
+        """The largest sample that is taken."""
+        return int(self.voice_clone_max_size_mb * MEBIBYTE)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body that is read.
+
+        Base64 makes a sample a third larger, escaped slashes or line ends in it a little more.
+        """
+        return self.max_sample_bytes * 3 // 2 + 65_536
+
+    @property
+    def max_buffered_bytes(self) -> int:
+        """How many bytes of bodies are held at the same time."""
+        return int(self.body_buffer_mb * MEBIBYTE)
+
+    def __post_init__(self) -> None:
+        faults = [fault for name, value in self.dynamic_variables.items() for fault in _faults(name, value)]
+        if not any(secret.reveal() for secret in self.elevenlabs_webhook_secret):
+            faults.append("ELEVENLABS_WEBHOOK_SECRET is required")
+        if self.max_buffered_bytes < self.max_body_bytes:
+            faults.append("BODY_BUFFER_MB must hold a delivery of the largest sample, half as large again")
+        if faults:
+            raise ValueError("; ".join(faults))
+
+
+def _faults(name: str, value: object) -> list[str]:
+    """What is wrong with one dynamic variable. Its name may be told, its template may be private."""
+    faults = []
+    if not name.strip():
+        faults.append("DYNAMIC_VARIABLES: a variable has no name")
+    if name == RESERVED or name.startswith(RESERVED_PREFIX):
+        faults.append(f"DYNAMIC_VARIABLES: the name {name} is reserved")
+    if isinstance(value, str) and re.search(r"[{}]", PLACEHOLDER.sub("", value)):
+        faults.append(
+            f"DYNAMIC_VARIABLES: {name} holds a brace that is not a placeholder; known are "
+            "name, date_of_birth, phone_number, agent_id, conversation_id and voice_id"
+        )
+    return faults

@@ -1,0 +1,99 @@
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.initiation import Facts, initiation
+
+KNOWN = Facts(
+    name="Ivan",
+    date_of_birth="11.12.2007",
+    phone_number="+31612345678",
+    agent_id="agent_1",
+    conversation_id="conv_1",
+    voice_id="voice_1",
+)
+UNKNOWN = Facts(
+    name=None,
+    date_of_birth=None,
+    phone_number=None,
+    agent_id="agent_1",
+    conversation_id="conv_1",
+    voice_id="voice_1",
+)
+BOTH = ("tts.voice_id", "agent.first_message")
+
+
+def built(facts: Facts = KNOWN, **given: Any) -> Any:
+    """What the data is in JSON."""
+    whole = {"variables": {}, "leaves": BOTH, "call_id": "call_1", "first_message": "Hallo!"} | given
+    return msgspec.to_builtins(initiation(facts, **whole))
+
+
+def test_everything() -> None:
+    """Holds the type, the variables and the overrides."""
+    actual = built(variables={"who": "{name}"})
+
+    expected = {
+        "type": "conversation_initiation_client_data",
+        "dynamic_variables": {"who": "Ivan", "precall_call_id": "call_1"},
+        "conversation_config_override": {
+            "agent": {"first_message": "Hallo!"},
+            "tts": {"voice_id": "voice_1"},
+        },
+    }
+    assert expected == actual
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"leaves": ("tts.voice_id",)}, {"tts": {"voice_id": "voice_1"}}),
+        ({"leaves": ("agent.first_message",)}, {"agent": {"first_message": "Hallo!"}}),
+        ({"first_message": ""}, {"tts": {"voice_id": "voice_1"}}),
+    ],
+)
+def test_leaves(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Sends only leaves that are allowed and have something in them."""
+    assert expected == built(**given)["conversation_config_override"]
+
+
+def test_no_override() -> None:
+    """Leaves the whole override out where it would be empty."""
+    assert "conversation_config_override" not in built(leaves=())
+
+
+@pytest.mark.parametrize(
+    ("template", "known", "unknown"),
+    [
+        ("{name}", "Ivan", ""),
+        ("{name|friend}", "Ivan", "friend"),
+        ("{name|}", "Ivan", ""),
+        ("Hi {name|friend}, {date_of_birth|?}!", "Hi Ivan, 11.12.2007!", "Hi friend, ?!"),
+        (
+            "{phone_number|none} {agent_id} {conversation_id} {voice_id}",
+            "+31612345678 agent_1 conv_1 voice_1",
+            "none agent_1 conv_1 voice_1",
+        ),
+        ("plain", "plain", "plain"),
+        (3, 3, 3),
+        (0.5, 0.5, 0.5),
+        (True, True, True),
+    ],
+)
+def test_variables(template: Any, known: Any, unknown: Any) -> None:
+    """Fills in what is known, and the stand-in for what is not."""
+    actual = [
+        built(facts, variables={"it": template})["dynamic_variables"]["it"] for facts in (KNOWN, UNKNOWN)
+    ]
+
+    assert [known, unknown] == actual
+
+
+def test_names_are_not_templates() -> None:
+    """A caller whose name looks like a placeholder is greeted by just that."""
+    facts = msgspec.structs.replace(KNOWN, name="{phone_number}")
+
+    actual = built(facts, variables={"who": "{name}"})
+
+    assert "{phone_number}" == actual["dynamic_variables"]["who"]

@@ -1,0 +1,179 @@
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+from voice.v1.cloning_pb2 import PrepareCallResponse
+
+SECRET = "test-webhook-secret-0001"
+Process = asyncio.subprocess.Process
+Start = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts gateways as processes of their own and ends those that the test has not."""
+    async with AsyncExitStack() as stack:
+
+        async def run(**environ: str) -> Process:
+            own = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-W", "error", "-m", "gateway"),
+                env=own | {"PRECALL_WEBHOOK_HOST": "127.0.0.1", "PRECALL_WEBHOOK_PORT": "0"} | environ,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+
+            async def end() -> None:
+                if process.returncode is None:
+                    process.kill()
+                await process.communicate()
+
+            stack.push_async_callback(end)
+            return process
+
+        yield run
+
+
+async def ready(process: Process) -> str:
+    """The address in the line that says that the gateway is ready."""
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        line = (await process.stdout.readline()).decode()
+    match = re.fullmatch(r"gateway ready on (http://127\.0\.0\.1:\d+)\n", line)
+    assert match is not None, line
+    return match[1]
+
+
+async def ended(process: Process) -> tuple[int | None, str, str]:
+    """Exit status and what was written."""
+    async with asyncio.timeout(20):
+        output, errors = await process.communicate()
+    return process.returncode, output.decode(), errors.decode()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_idle(start: Start, signum: signal.Signals) -> None:
+    """Serves when it says so, and ends well when it is told to."""
+    process = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET)
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"{await ready(process)}/health")
+    process.send_signal(signum)
+
+    status, output, errors = await ended(process)
+
+    assert 200 == answer.status_code
+    assert (0, "") == (status, errors)
+    assert "Traceback" not in output
+
+
+async def test_in_flight(
+    start: Start, cloner: Any, cloner_target: str, deliver: Any, document: Callable[..., bytes]
+) -> None:
+    """Finishes a delivery that has begun, and takes no other."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(context: Any) -> PrepareCallResponse:
+        begun.set()
+        await go_on.wait()
+        reply: PrepareCallResponse = await cloner.prepared(context)
+        return reply
+
+    cloner.reply = wait
+    process = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, LOG_FORMAT="json")
+    url = await ready(process)
+    delivery = asyncio.create_task(deliver(url, document()))
+    await begun.wait()
+    process.terminate()
+    async with asyncio.timeout(5):
+        while await listens(url):
+            await asyncio.sleep(0.01)
+    go_on.set()
+    answer = await delivery
+
+    status, output, errors = await ended(process)
+
+    assert 200 == answer.status_code
+    assert (0, "") == (status, errors)
+    assert '"event": "delivery answered"' in output
+
+
+async def listens(url: str) -> bool:
+    """Whether new connections are taken."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionError:
+        return False
+    writer.close()
+    return True
+
+
+async def test_grace(
+    start: Start, cloner: Any, cloner_target: str, deliver: Any, document: Callable[..., bytes]
+) -> None:
+    """Waits no longer for a delivery than it may, and still ends without a traceback."""
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def hang(_context: Any) -> PrepareCallResponse:
+        begun.set()
+        await never.wait()
+        return PrepareCallResponse()
+
+    cloner.reply = hang
+    process = await start(
+        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, SHUTDOWN_GRACE_SECONDS="1"
+    )
+    delivery = asyncio.create_task(deliver(await ready(process), document()))
+    await begun.wait()
+    process.terminate()
+
+    status, output, errors = await ended(process)
+    await asyncio.gather(delivery, return_exceptions=True)
+
+    assert 0 == status
+    assert "Traceback" not in output + errors
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({}, ["ELEVENLABS_WEBHOOK_SECRET"]),
+        (
+            {"PRECALL_WEBHOOK_PORT": "x", "DYNAMIC_VARIABLES": "{", "LOG_LEVEL": "LOUD"},
+            ["ELEVENLABS_WEBHOOK_SECRET", "PRECALL_WEBHOOK_PORT", "DYNAMIC_VARIABLES", "LOG_LEVEL"],
+        ),
+        (
+            {"ELEVENLABS_WEBHOOK_SECRET": SECRET, "DYNAMIC_VARIABLES": '{"who": "{nickname}"}'},
+            ["DYNAMIC_VARIABLES", "who"],
+        ),
+        ({"ELEVENLABS_WEBHOOK_SECRET": SECRET, "OTEL_TRACES_EXPORTER": "smoke"}, ["OTEL_TRACES_EXPORTER"]),
+    ],
+)
+async def test_bad_settings(start: Start, environ: dict[str, str], named: list[str]) -> None:
+    """Names every variable at fault in one line, and no secret, and does not start."""
+    status, output, errors = await ended(await start(**environ))
+
+    assert (2, "", 1) == (status, output, errors.count("\n"))
+    for name in named:
+        assert name in errors
+    assert SECRET not in errors
+
+
+async def test_port_taken(start: Start) -> None:
+    """Says in one line that it cannot listen."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, output, errors = await ended(
+            await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, PRECALL_WEBHOOK_PORT=port)
+        )
+
+    assert (1, "") == (status, output)
+    assert f"gateway: cannot listen on 127.0.0.1:{port}: Address already in use\n" == errors

@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pytest
+
+from environment import EnvironmentInvalid, Secret, read
+from gateway.settings import Settings
+
+LEAST = {"ELEVENLABS_WEBHOOK_SECRET": "s3cret-of-the-webhook"}
+
+
+def test_defaults() -> None:
+    """A secret is all that is needed."""
+    actual = read(Settings, LEAST)
+
+    expected = Settings(
+        elevenlabs_webhook_secret=(Secret("s3cret-of-the-webhook"),),
+        precall_webhook_host="0.0.0.0",
+        precall_webhook_port=3005,
+        cloner_target="localhost:50051",
+        precall_budget_ms=15000,
+        dynamic_variables={},
+        override_leaves=("tts.voice_id", "agent.first_message"),
+        voice_clone_max_size_mb=10.0,
+        body_timeout_seconds=10.0,
+        body_buffer_mb=512,
+        log_level="INFO",
+        log_format="text",
+        shutdown_grace_seconds=30,
+    )
+    assert expected == actual
+
+
+def test_all() -> None:
+    """Every variable is read."""
+    actual = read(
+        Settings,
+        {
+            "ELEVENLABS_WEBHOOK_SECRET": "one, two",
+            "PRECALL_WEBHOOK_HOST": "::1",
+            "PRECALL_WEBHOOK_PORT": "0",
+            "CLONER_TARGET": "dns:///cloner:50051",
+            "PRECALL_BUDGET_MS": "8000",
+            "DYNAMIC_VARIABLES": '{"who": "{name|friend}", "visits": 3, "vip": true, "rate": 0.5, "code": "5"}',
+            "OVERRIDE_LEAVES": "tts.voice_id",
+            "VOICE_CLONE_MAX_SIZE_MB": "2.5",
+            "BODY_TIMEOUT_SECONDS": "4",
+            "BODY_BUFFER_MB": "64",
+            "PRECALL_MAX_CONNECTIONS": "7",
+            "LOG_LEVEL": "DEBUG",
+            "LOG_FORMAT": "json",
+            "SHUTDOWN_GRACE_SECONDS": "5",
+        },
+    )
+
+    expected = Settings(
+        elevenlabs_webhook_secret=(Secret("one"), Secret("two")),
+        precall_webhook_host="::1",
+        precall_webhook_port=0,
+        cloner_target="dns:///cloner:50051",
+        precall_budget_ms=8000,
+        dynamic_variables={"who": "{name|friend}", "visits": 3, "vip": True, "rate": 0.5, "code": "5"},
+        override_leaves=("tts.voice_id",),
+        voice_clone_max_size_mb=2.5,
+        body_timeout_seconds=4.0,
+        body_buffer_mb=64.0,
+        precall_max_connections=7,
+        log_level="DEBUG",
+        log_format="json",
+        shutdown_grace_seconds=5,
+    )
+    assert expected == actual
+    assert 2_621_440 == actual.max_sample_bytes
+
+
+def test_secret_from_file(tmp_path: Path) -> None:
+    """The secrets may come from a file."""
+    (tmp_path / "secret").write_text("one,two\n")
+
+    actual = read(Settings, {"ELEVENLABS_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")})
+
+    assert (Secret("one"), Secret("two")) == actual.elevenlabs_webhook_secret
+
+
+def test_secret_is_not_shown() -> None:
+    """No secret is in the settings' text."""
+    assert "s3cret-of-the-webhook" not in repr(read(Settings, LEAST))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ELEVENLABS_WEBHOOK_SECRET", ""),
+        ("ELEVENLABS_WEBHOOK_SECRET", " , "),
+        ("PRECALL_WEBHOOK_PORT", "-1"),
+        ("PRECALL_WEBHOOK_PORT", "65536"),
+        ("PRECALL_WEBHOOK_PORT", "http"),
+        ("PRECALL_BUDGET_MS", "0"),
+        ("PRECALL_BUDGET_MS", "soon"),
+        ("OVERRIDE_LEAVES", "tts.voice_id,agent.prompt"),
+        ("VOICE_CLONE_MAX_SIZE_MB", "0"),
+        ("VOICE_CLONE_MAX_SIZE_MB", "nan"),
+        ("BODY_TIMEOUT_SECONDS", "-1"),
+        ("BODY_BUFFER_MB", "5"),
+        ("BODY_BUFFER_MB", "inf"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("SHUTDOWN_GRACE_SECONDS", "-1"),
+        ("DYNAMIC_VARIABLES", "not json"),
+        ("DYNAMIC_VARIABLES", "[]"),
+        ("DYNAMIC_VARIABLES", '{"a": null}'),
+        ("DYNAMIC_VARIABLES", '{"a": {"b": 1}}'),
+        ("DYNAMIC_VARIABLES", '{"": "x"}'),
+        ("DYNAMIC_VARIABLES", '{"system__time": "x"}'),
+        ("DYNAMIC_VARIABLES", '{"precall_call_id": "x"}'),
+        ("DYNAMIC_VARIABLES", '{"a": "{nickname}"}'),
+        ("DYNAMIC_VARIABLES", '{"a": "{name"}'),
+        ("DYNAMIC_VARIABLES", '{"a": "name}"}'),
+        ("DYNAMIC_VARIABLES", '{"a": "{name|{phone_number}}"}'),
+        ("DYNAMIC_VARIABLES", '{"a": "{}"}'),
+    ],
+)
+def test_refused(name: str, value: str) -> None:
+    """A variable that makes no sense is named, in one line."""
+    with pytest.raises(EnvironmentInvalid) as fault:
+        read(Settings, LEAST | {name: value})
+
+    assert name in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_every_fault_is_named() -> None:
+    """All variables at fault are named at once."""
+    with pytest.raises(EnvironmentInvalid) as fault:
+        read(Settings, {"PRECALL_WEBHOOK_PORT": "x", "DYNAMIC_VARIABLES": "x", "LOG_FORMAT": "x"})
+
+    for name in ("ELEVENLABS_WEBHOOK_SECRET", "PRECALL_WEBHOOK_PORT", "DYNAMIC_VARIABLES", "LOG_FORMAT"):
+        assert name in str(fault.value)
