@@ -44,7 +44,7 @@ check:
 
 # Pass every check and every test.
 test: check
-    {{uv}} run pytest
+    {{uv}} run pytest -n 3 --dist worksteal
 
 # What one delivery costs: CPU time and memory of both processes.
 bench:
