@@ -47,7 +47,7 @@ def configure(service: str, *, level: str, form: Literal["text", "json"]) -> Non
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[_first_line, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
@@ -89,6 +89,12 @@ def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
     if context.is_valid:
         event["trace_id"] = format_trace_id(context.trace_id)
         event["span_id"] = format_span_id(context.span_id)
+    return event
+
+
+def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    # asyncio puts the representation of a failed task, its exception included, into the lines below.
+    event["event"] = str(event["event"]).partition("\n")[0]
     return event
 
 

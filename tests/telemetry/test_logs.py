@@ -1,0 +1,75 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+# A process of its own: logging is set up once in a process, and for the whole of it.
+SCRIPT = """
+import asyncio, logging, sys
+import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from telemetry import logs
+
+logs.configure("gateway", level="INFO", form=sys.argv[1])
+log = structlog.get_logger()
+with TracerProvider().get_tracer("t").start_as_current_span("s"), logs.about(conversation_id="conv_1"):
+    log.info("ours", outcome="success", note='with "quotes" and\\nlines')
+    logging.getLogger("theirs").warning("a library's %s", "words")
+    log.debug("not told")
+    logging.getLogger("httpx").info("not told")
+    try:
+        raise ValueError("marked secret")
+    except ValueError:
+        logging.getLogger("theirs").exception("it broke")
+        log.exception("we broke")
+log.info("outside")
+async def forgotten():
+    raise KeyError("marked secret")
+async def main():
+    task = asyncio.create_task(forgotten())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del task
+asyncio.run(main())
+"""
+
+
+def lines(form: str) -> list[str]:
+    """What the script wrote, a line each; it must write nothing else."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, form], capture_output=True, text=True, check=True)
+    assert "" == done.stderr
+    return done.stdout.splitlines()
+
+
+def test_json() -> None:
+    """Every line is an object with service, trace id and conversation id, the libraries' lines too."""
+    ours, theirs, broke, we_broke, outside, forgotten = map(json.loads, lines("json"))
+
+    for told in (ours, theirs, broke, we_broke):
+        assert ("gateway", "conv_1") == (told["service"], told["conversation_id"])
+        assert 32 == len(told["trace_id"])
+    assert ("ours", "info", "success") == (ours["event"], ours["level"], ours["outcome"])
+    assert "a library's words" == theirs["event"]
+    assert "trace_id" not in outside
+    assert "conversation_id" not in outside
+    assert forgotten["exception"].startswith("KeyError at ")
+
+
+def test_text() -> None:
+    """Every event is one line of logfmt, whatever it holds."""
+    written = lines("text")
+
+    assert 6 == len(written)
+    assert all(" level=" in line and " service=gateway " in line for line in written)
+    assert all("conversation_id=conv_1" in line and "trace_id=" in line for line in written[:4])
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_exceptions_are_told_without_their_text(form: str) -> None:
+    """The type and the place say enough; the text may hold anything."""
+    written = "\n".join(lines(form))
+
+    assert "ValueError at " in written
+    assert "marked secret" not in written
+    assert "Traceback" not in written

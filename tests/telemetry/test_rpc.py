@@ -1,0 +1,131 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.trace import StatusCode
+from voice.v1 import cloning_pb2 as pb
+from voice.v1.cloning_pb2_grpc import CloningServiceServicer, CloningServiceStub
+from voice.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server as add
+
+from telemetry.rpc import RpcClientTracing, RpcServerTracing
+
+NAME = "voice.v1.CloningService/GetVoice"
+Behavior = Callable[[Any, Any], Any]
+
+
+class Servicer(CloningServiceServicer):
+    """Behaves as it is told."""
+
+    def __init__(self, behavior: Behavior) -> None:
+        self._behavior = behavior
+
+    async def GetVoice(self, request, context):  # noqa: N802 - gRPC names it
+        return await self._behavior(request, context)
+
+
+@pytest.fixture
+def serving(spans) -> Callable[[Behavior], AbstractAsyncContextManager[CloningServiceStub]]:
+    """A traced server with that behavior, and a traced client of it."""
+
+    @asynccontextmanager
+    async def start(behavior: Behavior) -> AsyncIterator[CloningServiceStub]:
+        server = grpc.aio.server(interceptors=(RpcServerTracing(spans.provider("server")),))
+        add(Servicer(behavior), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(
+                f"127.0.0.1:{port}", interceptors=(RpcClientTracing(spans.provider("client")),)
+            ) as channel:
+                yield CloningServiceStub(channel)
+        finally:
+            await server.stop(None)
+
+    return start
+
+
+async def succeed(_request, _context):
+    """Answers."""
+    return pb.GetVoiceResponse()
+
+
+async def abort(_request, context):
+    """Aborts for a reason of the server's."""
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "told to")
+
+
+async def abort_for_the_caller(_request, context):
+    """Aborts for a reason of the caller's."""
+    await context.abort(grpc.StatusCode.NOT_FOUND, "told to")
+
+
+async def set_code(_request, context):
+    """Fails without an exception."""
+    context.set_code(grpc.StatusCode.FAILED_PRECONDITION)
+    return pb.GetVoiceResponse()
+
+
+async def fail(_request, _context):
+    """Fails as a bug does."""
+    raise ValueError("what nobody caught")
+
+
+@pytest.mark.parametrize(
+    ("behavior", "code", "server_failed"),
+    [
+        (succeed, "OK", False),
+        (abort, "UNAVAILABLE", True),
+        (abort_for_the_caller, "NOT_FOUND", False),
+        (set_code, "FAILED_PRECONDITION", False),
+        (fail, "UNKNOWN", True),
+    ],
+)
+async def test_status(serving, spans, behavior: Behavior, code: str, server_failed: bool) -> None:
+    """Both spans tell the true status; a client's fails with every status but OK."""
+    async with serving(behavior) as stub:
+        call = stub.GetVoice(pb.GetVoiceRequest(), timeout=5)
+        assert code == (await call.code()).name
+        server, client = await spans.wait(NAME, 2)
+
+    assert [code, code] == [span.attributes["rpc.response.status_code"] for span in (server, client)]
+    assert [server_failed, code != "OK"] == [
+        span.status.status_code is StatusCode.ERROR for span in (server, client)
+    ]
+    assert server.parent.span_id == client.context.span_id
+    assert () == tuple(server.events) + tuple(client.events)
+
+
+async def test_caller_that_gives_up(serving, spans) -> None:
+    """A cancelled call ends both spans, at the server too."""
+    entered = asyncio.Event()
+
+    async def wait(_request, _context):
+        entered.set()
+        await asyncio.Event().wait()
+
+    async with serving(wait) as stub:
+        call = asyncio.ensure_future(stub.GetVoice(pb.GetVoiceRequest(), timeout=30))
+        await entered.wait()
+        call.cancel()
+        found = await spans.wait(NAME, 2)
+
+    assert {"CANCELLED"} == {span.attributes["rpc.response.status_code"] for span in found}
+    assert {StatusCode.ERROR} == {span.status.status_code for span in found}
+
+
+async def test_deadline_that_passes_in_a_handler(serving, spans) -> None:
+    """A handler that is cut off by the deadline is told apart from one whose caller gave up."""
+
+    async def wait(_request, _context):
+        await asyncio.Event().wait()
+
+    async with serving(wait) as stub:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetVoice(pb.GetVoiceRequest(), timeout=0.3)
+        found = await spans.wait(NAME, 2)
+
+    assert {"DEADLINE_EXCEEDED"} == {span.attributes["rpc.response.status_code"] for span in found}
+    assert {StatusCode.ERROR} == {span.status.status_code for span in found}

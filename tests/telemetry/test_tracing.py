@@ -1,0 +1,68 @@
+import asyncio
+import gzip
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from environment import EnvironmentInvalid
+from telemetry.tracing import tracing
+
+
+@pytest.mark.parametrize(
+    ("environ", "service"),
+    [
+        ({}, "gateway"),
+        ({"OTEL_SERVICE_NAME": "theirs"}, "theirs"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=theirs"}, "theirs"),
+    ],
+)
+def test_service_name(monkeypatch, environ: dict[str, str], service: str) -> None:
+    """The process names itself unless the operator names it."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    with tracing("gateway", environ) as provider:
+        assert service == provider.resource.attributes["service.name"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER"),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/xml"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+        ),
+    ],
+)
+def test_faulty_settings(environ: dict[str, str], named: str) -> None:
+    """What is not known is refused at start, and named."""
+    with pytest.raises(EnvironmentInvalid, match=named), tracing("gateway", environ):
+        pass
+
+
+async def test_last_spans_are_sent_at_the_end(monkeypatch) -> None:
+    """What is still in the queue when the process ends reaches the collector."""
+    received: list[str] = []
+
+    async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ", 1) for line in head.splitlines()[1:] if line)
+        body = await reader.readexactly(int(fields[b"content-length"]))
+        if fields.get(b"content-encoding") == b"gzip":
+            body = gzip.decompress(body)
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            received.extend(span.name for scope in resource.scope_spans for span in scope.spans)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    def trace(endpoint: str) -> None:
+        with tracing("gateway", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}) as provider:
+            provider.get_tracer("t").start_span("the last one").end()
+
+    async with await asyncio.start_server(collect, "127.0.0.1", 0) as server:
+        endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        await asyncio.to_thread(trace, endpoint)
+
+    assert ["the last one"] == received
