@@ -42,7 +42,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     audio_workers: Annotated[int, Meta(ge=1)] = 2
     sample_buffer_mb: Positive = 512.0
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
 

@@ -17,7 +17,7 @@ import structlog
 from cachetools import TTLCache
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, get_current_span
+from opentelemetry.trace import Link, SpanContext, get_current_span
 
 from cloner import failures
 from cloner.audio import InspectionUnavailable, Inspector
@@ -257,7 +257,7 @@ class Voices:
             if not failure.maybe_done:
                 raise
             if (found := await self._look(marker, LOOKS_WITHIN)) is None:
-                self._begin(self._look_later(clone, marker))
+                self._begin(self._look_later(clone.who, clone.trace, marker))
                 raise
             log.info("voice found by its marker", voice_id=found.voice_id)
             created = NewVoice(found.voice_id, found.requires_verification)
@@ -281,22 +281,22 @@ class Voices:
                     return voice
         return None
 
-    async def _look_later(self, clone: _Clone, marker: str) -> None:
+    async def _look_later(self, who: tuple[str, ...], origin: SpanContext, marker: str) -> None:
         """Takes in a voice that turns up late, or removes it if the caller got another meanwhile."""
         for pause in LOOKS_LATER:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._finishing.wait(), pause)
             with self._tracer.start_as_current_span(
-                "look for voice", context=Context(), links=[Link(clone.trace)], record_exception=False
+                "look for voice", context=Context(), links=[Link(origin)], record_exception=False
             ):
                 if (found := await self._look(marker, (0.0,))) is None:
                     if self._finishing.is_set():
                         break
                     continue
-                if clone.who in self._known or clone.who in self._clones or found.requires_verification:
+                if who in self._known or who in self._clones or found.requires_verification:
                     await self._remove(found.voice_id)
                 else:
-                    self._known[clone.who] = _voice(found)
+                    self._known[who] = _voice(found)
                     log.info("voice found by its marker", voice_id=found.voice_id)
                 return
         log.warning("no voice found by its marker", marker=marker)

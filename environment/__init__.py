@@ -13,6 +13,8 @@ import msgspec
 
 __all__ = ["EnvironmentInvalid", "Secret", "read"]
 
+NUMBERS = {"Expected int, got str": "Expected a whole number", "Expected float, got str": "Expected a number"}
+
 S = typing.TypeVar("S", bound=msgspec.Struct)
 
 
@@ -99,4 +101,6 @@ def _holds_secret(kind: object) -> bool:
 
 def _without_path(fault: Exception) -> str:
     # msgspec ends some messages with " - at `$[...]`", which means nothing to an operator.
-    return str(fault).split(" - at `$", 1)[0].rstrip(".").replace("`", "")
+    text = str(fault).split(" - at `$", 1)[0].rstrip(".").replace("`", "")
+    # It names the types of the program where the operator wrote a text.
+    return NUMBERS.get(text, text)

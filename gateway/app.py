@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -92,7 +93,9 @@ async def serving(
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+                # A proxy in front must close an idle connection before this, or lose a request to it.
+                timeout_keep_alive=5,
+                timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_seconds),
             )
         )
         host, port = listener.getsockname()[:2]
@@ -139,6 +142,8 @@ def _channel(settings: Settings, *interceptors: grpc.aio.ClientInterceptor) -> g
             ("grpc.max_receive_message_length", largest),
             # The one rule by which anything is tried again is the cloner's.
             ("grpc.enable_retries", 0),
+            # A proxy of the environment is for the internet, and the cloner is not there.
+            ("grpc.enable_http_proxy", 0),
             ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
             # By default a cloner that was restarted may stay away for two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),

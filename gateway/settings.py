@@ -53,7 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
-    shutdown_grace_seconds: Annotated[int, Meta(ge=0)] = 30
+    shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
 
     @property
     def max_sample_bytes(self) -> int:
