@@ -24,7 +24,8 @@ FROM ${PYTHON} AS base
 # Nothing is ever installed into a running container, so what could do it goes.
 RUN python -m pip uninstall --yes --no-cache-dir setuptools wheel pip \
     && groupadd --gid 10001 precall \
-    && useradd --uid 10001 --gid precall --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin precall
+    && useradd --uid 10001 --gid precall --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin precall \
+    && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/precall
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

@@ -46,6 +46,15 @@ check:
 test: check
     {{uv}} run pytest -n 3 --dist worksteal
 
+# Kill a cloner at every step of a delivery and of a deletion, on both databases.
+crash:
+    {{uv}} run pytest -n 3 --dist worksteal tests/crash
+
+# Try random histories of deliveries, faults and kills for so many minutes.
+soak minutes="10":
+    ends=$(($(date +%s) + 60 * {{minutes}})); while [ $(date +%s) -lt $ends ]; do \
+        PRECALL_PROPERTY=soak {{uv}} run pytest -q -n 2 tests/property || exit 1; done
+
 # What one delivery costs: CPU time and memory of both processes.
 bench:
     {{uv}} run python -m benchmarks

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import httpx
@@ -66,6 +67,7 @@ class System:
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
+        folder = self._stack.enter_context(TemporaryDirectory(prefix="precall-"))
         _, provider = self._stack.enter_context(
             running("emulator", {
                 "EMULATOR_PORT": "0", "EMULATOR_API_KEY": "k", "EMULATOR_LATENCY_SECONDS": "0",
@@ -76,7 +78,8 @@ class System:
         quiet = {"LOG_LEVEL": "WARNING"}
         cloner, target = self._stack.enter_context(
             running("cloner", {
-                "CLONER_PORT": "0", "ELEVENLABS_BASE_URL": provider, "ELEVENLABS_API_KEY": "k",
+                "CLONER_PORT": "0", "DATABASE_URL": f"sqlite:///{folder}/precall.sqlite3",
+                "ELEVENLABS_BASE_URL": provider, "ELEVENLABS_API_KEY": "k",
                 "AUDIO_WORKERS": "1", **quiet,
             })
         )  # fmt: skip

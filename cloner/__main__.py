@@ -10,6 +10,8 @@ import uvloop
 from opentelemetry.sdk.trace import TracerProvider
 
 from cloner.audio import InspectionUnavailable
+from cloner.key import KeyUnavailable
+from cloner.registry import RegistryUnavailable
 from cloner.server import AddressInUse, serving
 from cloner.settings import Settings
 from environment import EnvironmentInvalid, read
@@ -45,7 +47,7 @@ async def _serve(settings: Settings, provider: TracerProvider) -> int:
     except AddressInUse:
         print(f"cloner: cannot serve on {address}; is it in use?", file=sys.stderr)
         return 1
-    except InspectionUnavailable as failure:
+    except (InspectionUnavailable, KeyUnavailable, RegistryUnavailable) as failure:
         print(f"cloner: {failure}", file=sys.stderr)
         return 1
     return 0

@@ -1,73 +1,87 @@
 """Gives a voice to an agent, but never while somebody else's call there is known to be in progress.
 
-An agent is shared by every call it takes: what it is given for one caller, all would hear.
+An agent is shared by every call it takes: what it is given for one caller, all would hear. What it
+had before is written down before it is changed, and put back by `cloner.removal`.
 """
 
 import asyncio
+import secrets
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 import structlog
-from cachetools import TTLCache
 
 from cloner import failures
-from cloner.callers import Caller
 from cloner.elevenlabs import AgentVoice, ElevenLabs
+from cloner.registry import AgentRow
+from cloner.registry import Agents as AgentRows
 
-__all__ = ["Agents", "Call"]
+__all__ = ["Agents", "Reading"]
 
 log = structlog.get_logger()
 
-KNOWN_AGENTS = 1_000
-KNOWN_CALLS = 10_000  # at each agent
 # What an update needs at the least: one that is begun with less would end after the answer left.
 UPDATE_SECONDS = 0.5
+# How much longer than its update an agent stays in our hands, where nobody knows what became of it.
+AFTERMATH_SECONDS = 30.0
 LATER = (failures.Busy, failures.Unavailable, failures.TimedOut, failures.ProtocolBroken)
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A call that is about to start."""
+class Reading(msgspec.Struct, frozen=True):
+    """How an agent speaks, what we gave it, and how often we had changed it before it was read."""
 
-    agent_id: str
-    conversation_id: str
-    caller: Caller
+    now: AgentVoice
+    given: AgentRow | None
+    turn: int
 
 
 class Agents:
-    """Reads and updates agents, and remembers the calls that this process was asked about.
+    """Reads and updates agents.
 
-    A call counts as in progress for `presumed_minutes` after its first request. `auto` updates an
-    agent only while no other caller's call is in progress there; `always` and `never` do as they say.
+    A call counts as in progress for `presumed_seconds` after its first request, until it is reported
+    as ended. `auto` updates an agent only while no other caller's call is in progress there; `always`
+    and `never` do as they say. `now` tells the time, in Unix seconds.
     """
 
     def __init__(
-        self, provider: ElevenLabs, *, mode: Literal["auto", "always", "never"], presumed_minutes: float
+        self,
+        provider: ElevenLabs,
+        rows: AgentRows,
+        *,
+        mode: Literal["auto", "always", "never"],
+        presumed_seconds: float,
+        now: Callable[[], float],
     ) -> None:
         self._provider = provider
+        self._rows = rows
         self._mode = mode
-        self._presumed = presumed_minutes * 60
-        self._calls: TTLCache[str, TTLCache[str, Caller]] = TTLCache(KNOWN_AGENTS, self._presumed)
+        self._presumed = presumed_seconds
+        self._now = now
+        self._holder = secrets.token_hex(8)
 
-    def begin(self, call: Call) -> None:
-        """Notes that a call is in progress, whatever becomes of its voice."""
-        calls = self._calls.get(call.agent_id) or TTLCache(KNOWN_CALLS, self._presumed)
-        calls.setdefault(call.conversation_id, call.caller)
-        # Stored again, so that an agent is known for as long as its newest call.
-        self._calls[call.agent_id] = calls
-
-    async def read(self, agent_id: str, *, deadline: float) -> AgentVoice | None:
+    async def read(self, agent_id: str, *, deadline: float) -> Reading | None:
         """How the agent speaks now, or None when ElevenLabs cannot tell at the moment.
 
-        Raises AgentNotFound, and what an operator must act on.
+        Raises AgentNotFound, what an operator must act on, and RegistryUnavailable.
         """
+        given, turn = await self._rows.get(agent_id)
         try:
-            return await self._provider.read_agent(agent_id, deadline=deadline)
+            return Reading(await self._provider.read_agent(agent_id, deadline=deadline), given, turn)
         except LATER as failure:
             log.warning("agent not read", reason=type(failure).__name__)
             return None
 
     async def give(
-        self, call: Call, before: AgentVoice | None, *, voice_id: str, first_message: str, deadline: float
+        self,
+        agent_id: str,
+        reading: Reading | None,
+        wanted: AgentVoice,
+        *,
+        call_id: str,
+        caller: str,
+        marker: str,
+        deadline: float,
     ) -> bool:
         """Whether the agent now speaks with the voice and the greeting.
 
@@ -75,23 +89,61 @@ class Agents:
         voice; AgentRejected and AgentNotFound are raised. Without knowing what was there before,
         nothing is changed.
         """
-        if before is None or self._mode == "never":
+        left = deadline - asyncio.get_running_loop().time()
+        if reading is None or self._mode == "never" or left < UPDATE_SECONDS:
             return False
-        if self._mode == "auto" and self._others(call):
+        before = reading.now
+        row = _intended(agent_id, reading, wanted, call_id=call_id, marker=marker)
+        now = self._now()
+        until = now + left + AFTERMATH_SECONDS
+        if not await self._rows.intend(
+            row,
+            turn=reading.turn,
+            caller=caller,
+            others_since=now - self._presumed if self._mode == "auto" else None,
+            holder=self._holder,
+            now=now,
+            until=until,
+        ):
             return False
-        if before == AgentVoice(voice_id, first_message):
-            return True
-        if deadline - asyncio.get_running_loop().time() < UPDATE_SECONDS:
-            return False
+        kept, given = 0.0, before == wanted
         try:
-            after = await self._provider.update_agent(
-                call.agent_id, voice_id=voice_id, first_message=first_message, deadline=deadline
-            )
+            if not given:
+                after = await self._provider.update_agent(agent_id, wanted, deadline=deadline)
+                given = after == wanted
         except LATER as failure:
             log.warning("agent not updated", reason=type(failure).__name__)
+            if failure.maybe_done:
+                kept = until
             return False
-        return after == AgentVoice(voice_id, first_message)
+        except asyncio.CancelledError:
+            kept = until
+            raise
+        finally:
+            await asyncio.shield(self._rows.let_go(agent_id, holder=self._holder, until=kept, given=given))
+        return given
 
-    def _others(self, call: Call) -> bool:
-        calls = self._calls.get(call.agent_id)
-        return calls is not None and any(caller != call.caller for caller in calls.values())
+
+def _intended(agent_id: str, reading: Reading, wanted: AgentVoice, *, call_id: str, marker: str) -> AgentRow:
+    """What is written down before an agent is changed.
+
+    Where a value of ours still stands, what it had before that is what it had.
+    """
+    now, given = reading.now, reading.given
+    ours = given is not None and given.gave_voice(now.voice_id)
+    greets = given is not None and given.gave_message(now.first_message)
+    former = None
+    if given is not None and ours and now.voice_id != wanted.voice_id:
+        former = given.marker if now.voice_id == given.voice_id else given.former_marker
+    return AgentRow(
+        agent_id=agent_id,
+        marker=marker,
+        call_id=call_id,
+        voice_id=wanted.voice_id or "",
+        first_message=wanted.first_message or "",
+        before_voice_id=given.before_voice_id if given and ours else now.voice_id,
+        before_first_message=given.before_first_message if given and greets else now.first_message,
+        former_marker=former,
+        former_voice_id=now.voice_id if ours else None,
+        former_first_message=now.first_message if greets else None,
+    )

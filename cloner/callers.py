@@ -1,12 +1,15 @@
 """Who is calling, and how they are named and greeted."""
 
+import hashlib
+import hmac
 import re
 import unicodedata
+from typing import Literal
 
 import msgspec
 import phonenumbers
 
-__all__ = ["Caller", "greeting", "identity", "voice_label"]
+__all__ = ["Caller", "Identities", "Identity", "greeting", "voice_label"]
 
 LABEL_LENGTH = 40
 
@@ -19,24 +22,60 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     phone_number: str = ""
 
 
-def identity(caller: Caller, sample_digest: str) -> tuple[str, str, str, str]:
-    """Equal for two requests exactly when they come from one caller.
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a caller is, in a form that tells nobody else."""
 
-    The number counts in E.164 form where it parses as such, the name without regard to case. Without
-    a number the sample joins in, because many share a name.
+    caller: str
+    number: str | None
+
+
+class Identities:
+    """Tells one caller from another by keyed hashes.
+
+    `reuse` says what a voice belongs to: the `caller`, the caller and the `sample`, or `never` more
+    than one call.
     """
-    number = caller.phone_number.strip()
+
+    def __init__(self, key: bytes, reuse: Literal["caller", "sample", "never"]) -> None:
+        self._key = key
+        self._reuse = reuse
+
+    def needs_sample(self, caller: Caller) -> bool:
+        """Whether the caller cannot be told without the digest of the sample."""
+        return self._reuse == "sample" or not caller.phone_number.strip()
+
+    def of(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
+        """Equal for two requests exactly when they come from one caller.
+
+        The number counts in E.164 form where it parses as such, the name without regard to case.
+        Without a number the sample joins in, because many share a name.
+        """
+        number = _e164(caller.phone_number)
+        parts = [number, caller.name.strip().casefold(), caller.date_of_birth.strip()]
+        if not number or self._reuse == "sample":
+            parts.append(sample_digest)
+        if self._reuse == "never":
+            parts.append(call_id)
+        return Identity(caller=self._hash("caller", *parts), number=self.number(number))
+
+    def number(self, phone_number: str) -> str | None:
+        """The hash of a phone number, None for no number."""
+        number = _e164(phone_number)
+        return self._hash("number", number) if number else None
+
+    def _hash(self, *parts: str) -> str:
+        # Lengths in front, so that no two lists of parts read alike.
+        text = "".join(f"{len(part)}:{part}" for part in parts)
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _e164(phone_number: str) -> str:
+    number = phone_number.strip()
     try:
         parsed = phonenumbers.parse(number, None)
-        number = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
     except phonenumbers.NumberParseException:
-        pass
-    return (
-        number,
-        caller.name.strip().casefold(),
-        caller.date_of_birth.strip(),
-        "" if number else sample_digest,
-    )
+        return number
+    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
 
 
 def greeting(template: str, name: str) -> str:

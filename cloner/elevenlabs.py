@@ -18,6 +18,7 @@ import tenacity
 
 from cloner import failures
 from cloner.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
+from cloner.turns import Turns
 
 __all__ = ["AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "VoicePage", "retrying"]
 
@@ -95,12 +96,25 @@ class _Agent(msgspec.Struct):
     conversation_config: _Config
 
 
-class ElevenLabs:
-    """Speaks to ElevenLabs with a client that it is given and does not close."""
+class _Subscription(msgspec.Struct):
+    next_character_count_reset_unix: int | None = None
 
-    def __init__(self, http: httpx.AsyncClient, *, attempts: int) -> None:
+
+class ElevenLabs:
+    """Speaks to ElevenLabs with a client that it is given and does not close.
+
+    At most `concurrency` requests are under way; others wait in order, at most `queue` of them.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, *, attempts: int, concurrency: int, queue: int) -> None:
         self._http = http
         self._attempts = attempts
+        self._turns = Turns(concurrency, queue)
+
+    @property
+    def full(self) -> bool:
+        """Whether the next request would have to wait for its turn."""
+        return self._turns.full
 
     async def create_voice(
         self,
@@ -113,8 +127,12 @@ class ElevenLabs:
         sample: bytes,
         deadline: float,
         resent: int = 0,
+        sending: Callable[[], None] = lambda: None,
     ) -> NewVoice:
-        """Clones a voice from the sample. Sent once; see `maybe_done` of what it raises."""
+        """Clones a voice from the sample. Sent once; see `maybe_done` of what it raises.
+
+        `sending` is called when its turn has come and it is about to be sent.
+        """
         boundary, length, body = _form(
             {"name": name, "description": description, "labels": msgspec.json.encode(labels).decode()},
             filename=filename,
@@ -132,7 +150,12 @@ class ElevenLabs:
             extensions={"url_template": "/v1/voices/add", "resend_count": resent},
         )
         answer = await self._send(
-            request, deadline, refused=failures.SampleRejected, missing=ProtocolBroken, changes=True
+            request,
+            deadline,
+            refused=failures.SampleRejected,
+            missing=ProtocolBroken,
+            changes=True,
+            sending=sending,
         )
         return _decode(answer, NewVoice, changes=True)
 
@@ -177,17 +200,26 @@ class ElevenLabs:
         )  # fmt: skip
         return _spoken(answer)
 
-    async def update_agent(
-        self, agent_id: str, *, voice_id: str, first_message: str, deadline: float
-    ) -> AgentVoice:
-        """Gives the agent a voice and a greeting, and touches nothing else of it."""
-        wanted = {"tts": {"voice_id": voice_id}, "agent": {"first_message": first_message}}
+    async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
+        """Gives the agent a voice, a greeting or both, and touches nothing else of it."""
+        config: dict[str, dict[str, str]] = {}
+        if wanted.voice_id is not None:
+            config["tts"] = {"voice_id": wanted.voice_id}
+        if wanted.first_message is not None:
+            config["agent"] = {"first_message": wanted.first_message}
         answer = await self._tried(
             "PATCH", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
             refused=failures.AgentRejected, missing=failures.AgentNotFound,
-            json={"conversation_config": wanted},
+            json={"conversation_config": config},
         )  # fmt: skip
         return _spoken(answer)
+
+    async def month_resets_at(self, *, deadline: float) -> int | None:
+        """When the monthly counters start again, in Unix seconds, if ElevenLabs tells."""
+        answer = await self._tried(
+            "GET", "/v1/user/subscription", deadline, {}, refused=ProtocolBroken, missing=ProtocolBroken
+        )
+        return _decode(answer, _Subscription).next_character_count_reset_unix
 
     async def _tried(
         self,
@@ -221,8 +253,22 @@ class ElevenLabs:
         refused: type[ProviderFailure],
         missing: type[ProviderFailure],
         changes: bool,
+        sending: Callable[[], None] = lambda: None,
     ) -> bytes:
-        """The body of a successful answer. The one place where httpx is touched and its errors end."""
+        """The body of a successful answer, asked for when it is this request's turn."""
+        async with self._turns.one(deadline):
+            sending()
+            response, body = await self._exchange(request, deadline, changes=changes)
+        if response.is_success:
+            return body
+        raise failures.classify(
+            response.status_code, response.headers, body, refused=refused, missing=missing
+        )
+
+    async def _exchange(
+        self, request: httpx.Request, deadline: float, *, changes: bool
+    ) -> tuple[httpx.Response, bytes]:
+        """The one place where httpx is touched and its errors end."""
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
             raise TimedOut
@@ -244,11 +290,7 @@ class ElevenLabs:
             raise Unavailable(maybe_done=changes) from failure
         except httpx.HTTPError as failure:
             raise ProtocolBroken(maybe_done=changes) from failure
-        if response.is_success:
-            return body
-        raise failures.classify(
-            response.status_code, response.headers, body, refused=refused, missing=missing
-        )
+        return response, body
 
 
 async def retrying(

@@ -1,17 +1,25 @@
-"""Whether a sample is good enough to clone from."""
+"""Whether a sample is good enough to clone from, and how many are in memory."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
 
 import msgspec
+from opentelemetry.sdk.trace import TracerProvider
 
-from cloner.audio import Audio
+from cloner.audio import Audio, InspectionUnavailable, Inspector
 
 __all__ = [
     "Limits",
+    "Overloaded",
+    "Recording",
     "SampleRateTooLow",
     "SampleRefused",
     "SampleSilent",
     "SampleTooLarge",
     "SampleTooLong",
     "SampleTooShort",
+    "Samples",
     "judge",
 ]
 
@@ -49,6 +57,69 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     min_seconds: float
     max_seconds: float
     min_rate: int
+
+
+class Overloaded(Exception):
+    """The samples in memory are as many as may be. Nothing is wrong with this one."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many samples are being handled; try again later.")
+
+
+class Recording(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample that will do."""
+
+    sample: bytes
+    filename: str
+    media_type: str
+
+
+class Samples:
+    """Looks at samples, and counts the bytes of those that are in memory."""
+
+    def __init__(
+        self, inspector: Inspector, tracing: TracerProvider, *, limits: Limits, max_held_bytes: int
+    ) -> None:
+        self._inspector = inspector
+        self._tracer = tracing.get_tracer("precall.samples")
+        self._limits = limits
+        self._max_held = max_held_bytes
+        self._held = 0
+
+    @contextlib.contextmanager
+    def holding(self, sample: bytes) -> Iterator[None]:
+        """Counts the sample among those in memory; raises Overloaded when they are too many."""
+        if self._held + len(sample) > self._max_held:
+            raise Overloaded
+        self._held += len(sample)
+        try:
+            yield
+        finally:
+            self._held -= len(sample)
+
+    async def inspect(self, sample: bytes, *, deadline: float) -> Recording:
+        """The sample, if it will do. Raises Overloaded, a SampleRefused and what the Inspector raises."""
+        if len(sample) > self._limits.max_bytes:
+            allowed = self._limits.max_bytes / 1_048_576
+            raise SampleTooLarge(f"Voice sample too large: more than the {allowed:.1f} MB allowed")
+        with (
+            self.holding(sample),
+            self._tracer.start_as_current_span("inspect sample", record_exception=False) as span,
+        ):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    audio = await self._inspector.inspect(sample)
+            except TimeoutError:
+                raise InspectionUnavailable from None
+            span.set_attributes(
+                {
+                    "precall.sample.format": audio.format,
+                    "precall.sample.duration": audio.duration_seconds,
+                    "precall.sample.rate": audio.sample_rate,
+                }
+            )
+            judge(audio, self._limits)
+        return Recording(sample=sample, filename=f"sample.{audio.extension}", media_type=audio.media_type)
 
 
 def judge(audio: Audio, limits: Limits) -> None:

@@ -14,11 +14,14 @@ from opentelemetry.trace import get_current_span
 from voice.v1 import cloning_pb2 as pb
 from voice.v1.cloning_pb2_grpc import CloningServiceServicer
 
-from cloner.agents import Call
 from cloner.callers import Caller
-from cloner.preparation import Preparation
+from cloner.erasure import Erasure
+from cloner.failures import VoiceNotFound
+from cloner.preparation import Call, Preparation
+from cloner.registry import VoiceRow
+from cloner.registry import Voices as VoiceRows
 from cloner.status import FieldInvalid, answer_failure, reason_of
-from cloner.voices import Voice, Voices
+from cloner.voices import Voice, Voices, voice_of
 from telemetry.logs import about
 
 __all__ = ["CloningService"]
@@ -42,9 +45,11 @@ class CloningService(CloningServiceServicer):
     A call that fails has its status set by `_outcome` and returns an empty message, which is never sent.
     """
 
-    def __init__(self, preparation: Preparation, voices: Voices) -> None:
+    def __init__(self, preparation: Preparation, voices: Voices, rows: VoiceRows, erasure: Erasure) -> None:
         self._preparation = preparation
         self._voices = voices
+        self._rows = rows
+        self._erasure = erasure
 
     async def PrepareCall(self, request: pb.PrepareCallRequest, context: Context) -> pb.PrepareCallResponse:
         with about(conversation_id=_line(request.conversation_id)), _outcome(context):
@@ -82,27 +87,77 @@ class CloningService(CloningServiceServicer):
         with _outcome(context):
             caller, sample = _caller(request.caller), _sample(request.sample)
             get_current_span().set_attribute("precall.sample.size", len(sample))
-            voice, reused = await self._voices.of(caller, sample, deadline=_deadline(context))
+            identity = await self._voices.identify(caller, sample)
+            voice, reused = await self._voices.of(identity, caller, sample, deadline=_deadline(context))
             return pb.CloneVoiceResponse(voice=_voice(voice), voice_reused=reused)
         return pb.CloneVoiceResponse()
 
     async def GetVoice(self, request: pb.GetVoiceRequest, context: Context) -> pb.GetVoiceResponse:
         with _outcome(context):
-            voice = await self._voices.get(_id("voice_id", request.voice_id), deadline=_deadline(context))
-            return pb.GetVoiceResponse(voice=_voice(voice))
+            row = await self._rows.by_voice_id(_id("voice_id", request.voice_id))
+            if row is None:
+                raise VoiceNotFound
+            return pb.GetVoiceResponse(voice=_voice(voice_of(row)))
         return pb.GetVoiceResponse()
 
     async def ListVoices(self, request: pb.ListVoicesRequest, context: Context) -> pb.ListVoicesResponse:
         with _outcome(context):
             if not 0 <= request.page_size <= MAX_PAGE_SIZE:
                 raise FieldInvalid("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
-            voices, token = await self._voices.list(
-                page_size=request.page_size or PAGE_SIZE,
-                page_token=_text("page_token", request.page_token, most=1024),
-                deadline=_deadline(context),
+            size = request.page_size or PAGE_SIZE
+            caller = number = None
+            if request.HasField("caller"):
+                whom = _caller(request.caller)
+                if not whom.phone_number:
+                    raise FieldInvalid("caller.phone_number", "is required")
+                caller, number = self._erasure.named(whom)
+            rows = await self._rows.page(
+                before=_position(request.page_token), size=size, caller=caller, number=number
             )
-            return pb.ListVoicesResponse(voices=[_voice(v) for v in voices], next_page_token=token)
+            return pb.ListVoicesResponse(
+                voices=[_voice(voice_of(row)) for row in rows],
+                next_page_token=_token(rows[-1]) if len(rows) == size else "",
+            )
         return pb.ListVoicesResponse()
+
+    async def CompleteCall(
+        self, request: pb.CompleteCallRequest, context: Context
+    ) -> pb.CompleteCallResponse:
+        with about(conversation_id=_line(request.conversation_id)), _outcome(context):
+            if not request.conversation_id and not request.call_id and not request.voice_id:
+                raise FieldInvalid("conversation_id", "is required, unless call_id or voice_id is given")
+            found = await self._preparation.complete(
+                conversation_id=_text("conversation_id", request.conversation_id, most=256),
+                call_id=_text("call_id", request.call_id, most=64),
+                agent_id=_text("agent_id", request.agent_id, most=128),
+                voice_id=_text("voice_id", request.voice_id, most=128),
+            )
+            return pb.CompleteCallResponse(found=found)
+        return pb.CompleteCallResponse()
+
+    async def ReplaceVoice(
+        self, request: pb.ReplaceVoiceRequest, context: Context
+    ) -> pb.ReplaceVoiceResponse:
+        with _outcome(context):
+            caller, sample = _caller(request.caller), _sample(request.sample)
+            if not caller.phone_number:
+                raise FieldInvalid("caller.phone_number", "is required")
+            identity = await self._voices.identify(caller, sample)
+            voice = await self._voices.replace(identity, caller, sample, deadline=_deadline(context))
+            return pb.ReplaceVoiceResponse(voice=_voice(voice))
+        return pb.ReplaceVoiceResponse()
+
+    async def ForgetCaller(
+        self, request: pb.ForgetCallerRequest, context: Context
+    ) -> pb.ForgetCallerResponse:
+        with _outcome(context):
+            caller = _caller(request.caller)
+            if bool(caller.phone_number) == bool(request.voice_id):
+                raise FieldInvalid("caller.phone_number", "or voice_id is required, and not both")
+            voice_id = _id("voice_id", request.voice_id) if request.voice_id else ""
+            deleted, pending = await self._erasure.forget(caller, voice_id, deadline=_deadline(context))
+            return pb.ForgetCallerResponse(voices_deleted=deleted, voices_pending=pending)
+        return pb.ForgetCallerResponse()
 
 
 @contextmanager
@@ -166,9 +221,22 @@ def _line(text: str) -> str:
     return text[:256] if text.isprintable() else ""
 
 
+def _position(token: str) -> tuple[float, str] | None:
+    """Where a page begins: below this creation time and marker."""
+    if not token:
+        return None
+    at, _, marker = token.partition("_")
+    try:
+        return float.fromhex(at), marker
+    except (ValueError, OverflowError):
+        raise FieldInvalid("page_token", "is not one that ListVoices returned") from None
+
+
+def _token(row: VoiceRow) -> str:
+    return f"{row.created_at.hex()}_{row.marker}"
+
+
 def _voice(voice: Voice) -> pb.Voice:
-    created = None
-    if voice.created is not None:
-        created = Timestamp()
-        created.FromDatetime(voice.created)
+    created = Timestamp()
+    created.FromDatetime(voice.created)
     return pb.Voice(voice_id=voice.voice_id, name=voice.name, create_time=created)

@@ -16,11 +16,12 @@ from voice.v1.error_reason_pb2 import ErrorReason
 
 from cloner import failures, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable
-from cloner.voices import Overloaded, VoiceNeedsVerification
+from cloner.creation import VoiceNeedsVerification
+from cloner.registry import RegistryUnavailable
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 
-__all__ = ["FieldInvalid", "answer_failure", "reason_of"]
+__all__ = ["FieldInvalid", "Unauthenticated", "answer_failure", "reason_of"]
 
 log = structlog.get_logger()
 
@@ -35,6 +36,13 @@ class FieldInvalid(Exception):
         super().__init__(f"{field} {problem}")
         self.field = field
         self.problem = problem
+
+
+class Unauthenticated(Exception):
+    """The call does not carry our token."""
+
+    def __init__(self) -> None:
+        super().__init__("Send the metadata `authorization: Bearer <token>` with the token of this server.")
 
 
 E = error_reason_pb2
@@ -53,7 +61,9 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     failures.AgentNotFound: (E.ERROR_REASON_AGENT_NOT_FOUND, C.NOT_FOUND),
     failures.AgentRejected: (E.ERROR_REASON_AGENT_REJECTED, C.FAILED_PRECONDITION),
     InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
-    Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    samples.Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    RegistryUnavailable: (E.ERROR_REASON_REGISTRY_UNAVAILABLE, C.UNAVAILABLE),
+    Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
     failures.Unauthorized: (E.ERROR_REASON_PROVIDER_UNAUTHORIZED, C.FAILED_PRECONDITION),
     failures.PlanLimit: (E.ERROR_REASON_PROVIDER_PLAN_LIMIT, C.FAILED_PRECONDITION),
     failures.SlotsExhausted: (E.ERROR_REASON_VOICE_SLOTS_EXHAUSTED, C.FAILED_PRECONDITION),

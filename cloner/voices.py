@@ -1,313 +1,343 @@
 """Finds a caller's voice or clones it: one voice for one caller, and none that nobody knows of.
 
-A clone that has begun is finished whatever becomes of the request that wanted it. What was found or
-made is remembered for ten minutes in this process, so that a repeated delivery gets the same voice.
+The intent to clone is written down before ElevenLabs is asked, under a marker that the voice will
+carry. Whatever happens then, somebody finishes the story: this process, whoever needs that voice
+next, or the janitor. A clone that has begun is finished whatever becomes of the request.
 """
 
 import asyncio
 import contextlib
 import hashlib
+import secrets
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import structlog
-from cachetools import TTLCache
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, SpanContext, get_current_span
+from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 
 from cloner import failures
-from cloner.audio import InspectionUnavailable, Inspector
-from cloner.callers import Caller, identity, voice_label
-from cloner.elevenlabs import ElevenLabs, ListedVoice, NewVoice, retrying
+from cloner.callers import Caller, Identities, Identity, voice_label
+from cloner.creation import Creation, VoiceNeedsVerification
 from cloner.failures import ProviderFailure, TimedOut
-from cloner.samples import Limits, SampleTooLarge, judge
+from cloner.registry import Calls, VoiceRow
+from cloner.registry import Voices as VoiceRows
+from cloner.samples import Recording, Samples
 
-__all__ = ["Overloaded", "Voice", "VoiceNeedsVerification", "Voices"]
+__all__ = ["Voice", "Voices", "voice_of"]
 
 log = structlog.get_logger()
 
-MARKER_LABEL = "precall"
-REMEMBERED_SECONDS = 600.0
-REMEMBERED_VOICES = 10_000
-# When the marker of a create that got no answer is looked for, in seconds after it failed: at once
-# and soon after, while the caller waits, and then for as long as the provider may still be at it.
-LOOKS_WITHIN = (0.0, 0.5, 1.5)
-LOOKS_LATER = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
-LOOK_SECONDS = 20.0
-DELETE_SECONDS = 60.0
+ALIVE_SECONDS = 2.0  # between two signs of life of who is at an intent
+STALE_SECONDS = 8.0  # without one, whoever was at it is taken to be dead
+WATCH_SECONDS = 0.2
 
 
-class VoiceNeedsVerification(Exception):
-    """The provider made a voice that may not speak before somebody verifies it. It is removed again."""
-
-    def __init__(self) -> None:
-        super().__init__("ElevenLabs wants this voice verified before it may speak; it was removed again.")
-
-
-class Overloaded(Exception):
-    """The samples in memory are as many as may be. Nothing is wrong with this one."""
-
-    def __init__(self) -> None:
-        super().__init__("Too many samples are being handled; try again later.")
+class Superseded(Exception):
+    """The intent was given up for another while it was worked at. Whoever waits looks again."""
 
 
 class Voice(msgspec.Struct, frozen=True, kw_only=True):
     """A caller's voice at the provider."""
 
+    marker: str
     voice_id: str
     name: str
-    created: datetime | None = None
+    created: datetime
 
 
-class _Clone:
-    """A clone under way. Its task outlives the request that began it."""
+class Clone:
+    """A clone under way in this process. Its task outlives the request that began it."""
 
     task: "asyncio.Task[Voice]"
 
-    def __init__(
-        self, who: tuple[str, ...], name: str, sample: bytes, filename: str, media_type: str
-    ) -> None:
-        self.who = who
-        self.name = name
-        self.sample = sample
-        self.filename = filename
-        self.media_type = media_type
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
         self.trace = get_current_span().get_span_context()
-        self.failure: ProviderFailure | None = None  # the last one, while it is being tried again
+        # What to tell those whose time runs out: what went wrong last, or Busy while it waits for its turn.
+        self.failure: ProviderFailure | None = None
 
 
 class Voices:
-    """Finds or clones voices. `now` tells the time in UTC."""
+    """Finds or clones voices. `now` tells the time, in Unix seconds."""
 
     def __init__(
         self,
-        provider: ElevenLabs,
-        inspector: Inspector,
-        tracing: TracerProvider,
+        creation: Creation,
+        samples: Samples,
+        rows: VoiceRows,
+        calls: Calls,
+        identities: Identities,
         *,
-        limits: Limits,
-        timeout_seconds: float,
-        attempts: int,
-        max_held_bytes: int,
-        now: Callable[[], datetime],
+        check_seconds: float,
+        now: Callable[[], float],
     ) -> None:
-        self._provider = provider
-        self._inspector = inspector
-        self._tracer = tracing.get_tracer("precall.voices")
-        self._limits = limits
-        self._timeout = timeout_seconds
-        self._attempts = attempts
+        self._creation = creation
+        self._samples = samples
+        self._rows = rows
+        self._calls = calls
+        self._identities = identities
+        self._check_seconds = check_seconds
         self._now = now
-        self._known: TTLCache[tuple[str, ...], Voice] = TTLCache(REMEMBERED_VOICES, REMEMBERED_SECONDS)
-        self._clones: dict[tuple[str, ...], _Clone] = {}
+        self._owner = secrets.token_hex(8)
+        self._clones: dict[str, Clone] = {}
+        self._watches: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._finishing = asyncio.Event()
-        self._max_held = max_held_bytes
-        self._held = 0
+        self._heart: asyncio.Task[None] | None = None
+
+    async def identify(self, caller: Caller, sample: bytes, *, call_id: str = "") -> Identity:
+        """Who the caller is."""
+        digest = ""
+        if self._identities.needs_sample(caller):
+            # 10 MB take 5 ms; hashing releases the GIL, so the loop goes on meanwhile.
+            digest = await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
+        return self._identities.of(caller, sample_digest=digest, call_id=call_id)
 
     async def of(
         self,
+        identity: Identity,
         caller: Caller,
         sample: bytes,
         *,
         deadline: float,
+        call_id: str | None = None,
+        row: VoiceRow | None = None,
         permit: Callable[[], Awaitable[object]] | None = None,
     ) -> tuple[Voice, bool]:
         """The caller's voice, and whether it was there already.
 
-        `permit` is waited for just before a clone would begin, and stops it by raising.
-
-        Raises Overloaded, a SampleRefused, what the Inspector raises, a ProviderFailure or
-        VoiceNeedsVerification. When the deadline passes, the last known failure or TimedOut is
-        raised and the clone goes on by itself.
+        `row` is what is known of it. `permit` is waited for just before a clone would begin, and
+        stops it by raising. Raises what Samples raise, a
+        ProviderFailure, VoiceNeedsVerification or RegistryUnavailable. When the deadline passes, the
+        last known failure or TimedOut is raised and the clone goes on by itself.
         """
-        who = await self._identify(caller, sample)
-        if voice := self._known.get(who):
-            return voice, True
-        if who not in self._clones:
-            with self._holding(sample):
-                filename, media_type = await self._inspect(sample, deadline)
-                if permit is not None:
-                    await permit()
-            # Others may have begun or even finished while the sample was looked at.
-            if voice := self._known.get(who):
-                return voice, True
-        if clone := self._clones.get(who):
-            get_current_span().add_link(clone.trace)
-            return await self._wait(clone, deadline), True
-        clone = self._clones[who] = _Clone(who, caller.name, sample, filename, media_type)
-        clone.task = self._begin(self._clone(clone))
-        return await self._wait(clone, deadline), False
+        recording: Recording | None = None
+        row = row or await self._rows.of_caller(identity.caller)
+        while True:
+            clone = None
+            if row is None:
+                if recording is None:
+                    recording = await self._samples.inspect(sample, deadline=deadline)
+                    if permit is not None:
+                        await permit()
+                row, clone = await self._intend(identity, caller, recording, call_id)
+            voice = await (self._made(clone, deadline) if clone else self._found(row, deadline))
+            if voice is not None and await self._attached(call_id, voice.marker):
+                return voice, clone is None
+            row = await self._rows.of_caller(identity.caller)
 
-    async def get(self, voice_id: str, *, deadline: float) -> Voice:
-        """A voice of ours; VoiceNotFound if there is none."""
-        listed = await self._provider.get_voice(voice_id, deadline=deadline)
-        if not _is_ours(listed):
-            raise failures.VoiceNotFound
-        return _voice(listed)
+    async def formerly(self, marker: str | None) -> Voice | None:
+        """The voice that a call had, even if it is gone by now."""
+        row = await self._rows.get(marker) if marker else None
+        return voice_of(row) if row is not None and row.voice_id else None
 
-    async def list(self, *, page_size: int, page_token: str, deadline: float) -> tuple[list[Voice], str]:
-        """One page of our voices, newest first, and the token of the next page."""
-        page = await self._provider.search_voices(
-            MARKER_LABEL, page_size=page_size, page_token=page_token or None, deadline=deadline
-        )
-        token = page.next_page_token if page.has_more else None
-        return [_voice(listed) for listed in page.voices if _is_ours(listed)], token or ""
+    async def replace(self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float) -> Voice:
+        """A new voice for the caller. The one that there is, if any, is given up for deletion."""
+        recording = await self._samples.inspect(sample, deadline=deadline)
+        while True:
+            old = await self._rows.of_caller(identity.caller)
+            if old is not None and old.state == "intended":
+                await self._found(old, deadline)
+                continue
+            if old is not None:
+                await self._rows.release(old.marker, "replaced", busy_since=None, now=self._now())
+            _, clone = await self._intend(identity, caller, recording, None)
+            if clone is not None and (voice := await self._made(clone, deadline)) is not None:
+                return voice
+
+    async def take_over(self, row: VoiceRow) -> None:
+        """Finishes the story of an intent whose process died, unless somebody else does."""
+        now = self._now()
+        if await self._rows.take_over(row.marker, owner=self._owner, stale=now - STALE_SECONDS, now=now):
+            clone = Clone(row.marker)
+            self._start(clone, self._resume(clone))
+            with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):
+                await asyncio.shield(clone.task)
 
     async def finish(self, grace_seconds: float) -> None:
         """Waits for what is under way, and gives up what is left after the grace.
 
-        A marker that is still looked for is looked for once more.
+        An intent that is given up is found by its marker, by another process or at the next start.
         """
-        self._finishing.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
                 while self._background:
                     await asyncio.wait(self._background)
-        left = list(self._background)
+        left = [*self._background, *self._watches.values(), *([self._heart] if self._heart else [])]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        if left:
-            log.warning("stopped with work under way at the provider", tasks=len(left))
+        if self._clones:
+            log.warning("stopped with clones under way at the provider", clones=len(self._clones))
 
-    async def _identify(self, caller: Caller, sample: bytes) -> tuple[str, ...]:
-        if caller.phone_number.strip():
-            return identity(caller, "")
-        # 10 MB take 5 ms; hashing releases the GIL, so the loop goes on meanwhile.
-        return identity(caller, await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest()))
-
-    @contextlib.contextmanager
-    def _holding(self, sample: bytes) -> Iterator[None]:
-        """Counts the sample among those in memory; raises Overloaded when they are too many."""
-        if self._held + len(sample) > self._max_held:
-            raise Overloaded
-        self._held += len(sample)
+    async def _made(self, clone: Clone, deadline: float) -> Voice | None:
+        """What this process's clone makes; None if that is not wanted any more."""
         try:
-            yield
-        finally:
-            self._held -= len(sample)
+            return await self._wait(clone, deadline)
+        except Superseded:
+            return None
 
-    async def _inspect(self, sample: bytes, deadline: float) -> tuple[str, str]:
-        """The file name and the media type for the upload, if the sample will do."""
-        if len(sample) > self._limits.max_bytes:
-            allowed = self._limits.max_bytes / 1_048_576
-            raise SampleTooLarge(f"Voice sample too large: more than the {allowed:.1f} MB allowed")
-        with self._tracer.start_as_current_span("inspect sample", record_exception=False):
+    async def _found(self, row: VoiceRow, deadline: float) -> Voice | None:
+        """The voice of a row, ready or on its way; None when what there is must be looked up again."""
+        if row.state == "ready":
+            return await self._confirmed(row, deadline)
+        if clone := self._clones.get(row.marker):
+            get_current_span().add_link(clone.trace)
+            return await self._made(clone, deadline)
+        await self._settled(row, deadline)
+        return None
+
+    async def _confirmed(self, row: VoiceRow, deadline: float) -> Voice | None:
+        """The voice of a ready row; None if the provider turns out to have lost it."""
+        now = self._now()
+        if now - row.checked_at > self._check_seconds:
             try:
-                async with asyncio.timeout_at(deadline):
-                    audio = await self._inspector.inspect(sample)
-            except TimeoutError:
-                raise InspectionUnavailable from None
-            get_current_span().set_attributes(
-                {
-                    "precall.sample.format": audio.format,
-                    "precall.sample.duration": audio.duration_seconds,
-                    "precall.sample.rate": audio.sample_rate,
-                }
-            )
-            judge(audio, self._limits)
-        return f"sample.{audio.extension}", audio.media_type
+                found = await self._creation.still_there(row, deadline=deadline)
+            except ProviderFailure as failure:
+                log.warning("voice not checked", reason=type(failure).__name__)
+            else:
+                if not found:
+                    log.warning("voice lost at the provider", voice_id=row.voice_id)
+                    await self._rows.lost(row.marker, now=now)
+                    return None
+                await self._rows.checked(row.marker, now=now)
+        return voice_of(row)
 
-    async def _wait(self, clone: _Clone, deadline: float) -> Voice:
+    async def _attached(self, call_id: str | None, marker: str) -> bool:
+        """Whether the call has that voice now; False if the voice was given up meanwhile."""
+        return call_id is None or await self._calls.attach(call_id, marker, now=self._now())
+
+    async def _settled(self, row: VoiceRow, deadline: float) -> None:
+        """Waits for another process's clone. Raises what it failed for."""
+        watch = self._watches.get(row.marker)
+        if watch is None:
+            watch = self._watches[row.marker] = asyncio.create_task(self._watch(row.marker))
+            watch.add_done_callback(lambda _: self._watches.pop(row.marker, None))
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.shield(watch)
+        except TimeoutError:
+            raise TimedOut from None
+        settled = await self._rows.get(row.marker)
+        if settled is not None and settled.state == "failed" and settled.reason in JOINED_FAILURES:
+            raise JOINED_FAILURES[settled.reason]
+
+    async def _watch(self, marker: str) -> None:
+        """Returns when another process's intent is settled, by it or in its place."""
+        while (row := await self._rows.get(marker)) is not None and row.state == "intended":
+            if row.alive_at < self._now() - STALE_SECONDS:
+                await self.take_over(row)
+            else:
+                await asyncio.sleep(WATCH_SECONDS)
+
+    async def _wait(self, clone: Clone, deadline: float) -> Voice:
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(clone.task)
         except TimeoutError:
             raise clone.failure or TimedOut from None
 
-    async def _clone(self, clone: _Clone) -> Voice:
-        """Creates the voice and remembers it; the whole of it is one try after another."""
-        deadline = asyncio.get_running_loop().time() + self._timeout
-        try:
-            with self._holding(clone.sample):
-                voice = await retrying(
-                    lambda resent: self._create(clone, resent, deadline),
-                    (failures.Busy, failures.Unavailable),
-                    attempts=self._attempts,
-                    deadline=deadline,
-                )
-            self._known[clone.who] = voice
-            return voice
-        finally:
-            del self._clones[clone.who]
+    async def _intend(
+        self, identity: Identity, caller: Caller, recording: Recording, call_id: str | None
+    ) -> tuple[VoiceRow, Clone | None]:
+        """Writes down the intent and begins the clone, unless the caller has one by now."""
+        if await self._rows.month_resets_at() > self._now():
+            raise failures.MonthlyLimit
+        row, new = await self._new_row(identity, caller, call_id)
+        if not new:
+            return row, None
+        clone = Clone(row.marker)
+        self._start(clone, self._clone(clone, identity, caller, recording, call_id))
+        return row, clone
 
-    async def _create(self, clone: _Clone, resent: int, deadline: float) -> Voice:
-        """One create under a marker of its own, and the look for that marker if no answer came."""
-        marker = f"{MARKER_LABEL}-{uuid.uuid4().hex}"
-        name = f"{voice_label(clone.name)}_Clone_{self._now():%Y%m%d_%H%M%S}_{marker[-6:]}"
-        try:
-            created = await self._provider.create_voice(
-                name=name,
-                description=f"Made by Precall for one caller, {marker}",
-                labels={MARKER_LABEL: marker},
-                filename=clone.filename,
-                media_type=clone.media_type,
-                sample=clone.sample,
-                deadline=deadline,
-                resent=resent,
-            )
-        except ProviderFailure as failure:
+    async def _new_row(
+        self, identity: Identity, caller: Caller, call_id: str | None
+    ) -> tuple[VoiceRow, bool]:
+        """The row of the caller's voice, and whether it is a new one, which is ours to work at."""
+        now, token = self._now(), uuid.uuid4().hex
+        marker = self._creation.marker(token)
+        made = datetime.fromtimestamp(now, UTC)
+        span = get_current_span().get_span_context()
+        row = await self._rows.intend(
+            marker=marker,
+            caller=identity.caller,
+            number=identity.number,
+            greeting_name=caller.name,
+            name=f"{voice_label(caller.name)}_Clone_{made:%Y%m%d_%H%M%S}_{token[-6:]}",
+            owner=self._owner,
+            traceparent=f"00-{format_trace_id(span.trace_id)}-{format_span_id(span.span_id)}-01",
+            call_id=call_id,
+            now=now,
+        )
+        return row, row.marker == marker
+
+    async def _clone(
+        self, clone: Clone, identity: Identity, caller: Caller, recording: Recording, call_id: str | None
+    ) -> Voice:
+        """Creates the voice and records it, under a new marker for each create that may have been lost."""
+
+        async def intent() -> VoiceRow:
+            row = await self._rows.get(clone.marker)
+            if row is None or row.state != "intended" or row.owner != self._owner:
+                row, new = await self._new_row(identity, caller, call_id)
+                if not new:
+                    raise Superseded
+                self._clones[row.marker] = self._clones.pop(clone.marker, clone)
+                clone.marker = row.marker
+            return row
+
+        def tell(failure: ProviderFailure | None) -> None:
             clone.failure = failure
-            log.warning("voice not created", reason=type(failure).__name__, maybe_made=failure.maybe_done)
-            if not failure.maybe_done:
-                raise
-            if (found := await self._look(marker, LOOKS_WITHIN)) is None:
-                self._begin(self._look_later(clone.who, clone.trace, marker))
-                raise
-            log.info("voice found by its marker", voice_id=found.voice_id)
-            created = NewVoice(found.voice_id, found.requires_verification)
-        if created.requires_verification:
-            self._begin(self._remove(created.voice_id))
-            raise VoiceNeedsVerification
-        return Voice(voice_id=created.voice_id, name=name, created=self._now())
 
-    async def _look(self, marker: str, pauses: tuple[float, ...]) -> ListedVoice | None:
-        """The voice that carries the marker, if the provider has it by the end of the pauses."""
-        for pause in pauses:
-            await asyncio.sleep(pause)
-            try:
-                deadline = asyncio.get_running_loop().time() + LOOK_SECONDS
-                page = await self._provider.search_voices(marker, deadline=deadline)
-            except ProviderFailure as failure:
-                log.warning("marker not looked for", reason=type(failure).__name__)
-                continue
-            for voice in page.voices:
-                if (voice.labels or {}).get(MARKER_LABEL) == marker or marker in (voice.description or ""):
-                    return voice
-        return None
+        with self._samples.holding(recording.sample):
+            row, voice_id = await self._creation.create(
+                intent, tell, sample=recording.sample, filename=recording.filename,
+                media_type=recording.media_type,
+            )  # fmt: skip
+        return await self._recorded(row, voice_id)
 
-    async def _look_later(self, who: tuple[str, ...], origin: SpanContext, marker: str) -> None:
-        """Takes in a voice that turns up late, or removes it if the caller got another meanwhile."""
-        for pause in LOOKS_LATER:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._finishing.wait(), pause)
-            with self._tracer.start_as_current_span(
-                "look for voice", context=Context(), links=[Link(origin)], record_exception=False
-            ):
-                if (found := await self._look(marker, (0.0,))) is None:
-                    if self._finishing.is_set():
-                        break
-                    continue
-                if who in self._known or who in self._clones or found.requires_verification:
-                    await self._remove(found.voice_id)
-                else:
-                    self._known[who] = _voice(found)
-                    log.info("voice found by its marker", voice_id=found.voice_id)
-                return
-        log.warning("no voice found by its marker", marker=marker)
+    async def _resume(self, clone: Clone) -> Voice:
+        """Looks for the voice of an intent whose process died, and records what became of it."""
+        row = await self._rows.get(clone.marker)
+        if row is None:
+            raise Superseded
+        voice_id = await self._creation.look(row.marker)
+        if voice_id is None:
+            raise Superseded
+        log.info("voice found by its marker", voice_id=voice_id)
+        return await self._recorded(row, voice_id)
 
-    async def _remove(self, voice_id: str) -> None:
+    async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
+        if not await self._rows.record(row.marker, voice_id, now=self._now()):
+            log.warning("voice no longer wanted", voice_id=voice_id)
+            self._begin(self._creation.discard(voice_id))
+            raise Superseded
+        return voice_of(msgspec.structs.replace(row, voice_id=voice_id))
+
+    def _start(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> None:
+        self._clones[clone.marker] = clone
+        clone.task = self._begin(self._told(clone, work))
+        if self._heart is None or self._heart.done():
+            self._heart = asyncio.create_task(self._beat())
+
+    async def _told(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
+        """Does the work, and closes the intent if nothing came of it."""
         try:
-            deadline = asyncio.get_running_loop().time() + DELETE_SECONDS
-            await self._provider.delete_voice(voice_id, deadline=deadline)
-            log.info("voice deleted", voice_id=voice_id)
-        except ProviderFailure as failure:
-            log.error("voice not deleted", voice_id=voice_id, reason=type(failure).__name__)
+            return await work
+        except Exception as failure:
+            await self._rows.fail(clone.marker, type(failure).__name__, now=self._now())
+            raise
+        finally:
+            self._clones.pop(clone.marker, None)
+
+    async def _beat(self) -> None:
+        """Gives a sign of life for every intent that this process is at."""
+        while self._clones:
+            await asyncio.sleep(ALIVE_SECONDS)
+            with contextlib.suppress(Exception):  # told by whatever else needs the registry
+                await self._rows.keep_alive(list(self._clones), owner=self._owner, now=self._now())
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work)
@@ -318,14 +348,25 @@ class Voices:
         return task
 
 
-def _is_ours(voice: ListedVoice) -> bool:
-    return ((voice.labels or {}).get(MARKER_LABEL) or "").startswith(f"{MARKER_LABEL}-")
+# What is raised for a request that waited for another process's clone, by the reason in its row.
+JOINED_FAILURES: dict[str, type[Exception]] = {
+    **{
+        kind.__name__: kind
+        for kind in (
+            failures.Unauthorized, failures.PlanLimit, failures.SlotsExhausted, failures.MonthlyLimit,
+            failures.SampleRejected, failures.ProtocolBroken, failures.Busy, failures.Unavailable,
+            failures.TimedOut,
+        )
+    },
+    VoiceNeedsVerification.__name__: VoiceNeedsVerification,
+}  # fmt: skip
 
 
-def _voice(listed: ListedVoice) -> Voice:
-    made = listed.created_at_unix
+def voice_of(row: VoiceRow) -> Voice:
+    """The voice of a row that is ready."""
     return Voice(
-        voice_id=listed.voice_id,
-        name=listed.name or "",
-        created=datetime.fromtimestamp(made, UTC) if made else None,
+        marker=row.marker,
+        voice_id=row.voice_id or "",
+        name=row.name,
+        created=datetime.fromtimestamp(row.created_at, UTC),
     )

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 from rich.console import Console
@@ -38,6 +39,7 @@ def _demo(console: Console) -> int:
     secret = secrets.token_hex(16)
     began = time.monotonic()
     with ExitStack() as stack, console.status("starting the emulator of the ElevenLabs API") as status:
+        folder = stack.enter_context(TemporaryDirectory(prefix="precall-"))
         collector = stack.enter_context(Collector().listening())
         telemetry = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
@@ -52,6 +54,7 @@ def _demo(console: Console) -> int:
                 "cloner",
                 {
                     "CLONER_PORT": "0",
+                    "DATABASE_URL": f"sqlite:///{folder}/precall.sqlite3",
                     "ELEVENLABS_BASE_URL": provider,
                     "ELEVENLABS_API_KEY": "no-key-needed",
                     **telemetry,

@@ -23,7 +23,10 @@ from voice.v1.cloning_pb2_grpc import CloningServiceStub
 
 from gateway.closing import Application, ClosingEarly
 from gateway.connection import Connection
+from gateway.credential import Credential
+from gateway.desk import opened
 from gateway.health import Readiness, health_routes
+from gateway.post_call import post_call
 from gateway.problems import answered
 from gateway.settings import MEBIBYTE, Settings
 from gateway.webhook import webhook
@@ -49,8 +52,9 @@ def create_app(
     now: Callable[[], float] = time.time,
 ) -> Application:
     """The ASGI application. It opens nothing and closes nothing."""
+    desk = opened(settings, cloner, now)
     app = Litestar(
-        route_handlers=[webhook(settings, cloner, now), *health_routes(readiness.ready)],
+        route_handlers=[webhook(desk), post_call(desk), *health_routes(readiness.ready)],
         exception_handlers={Exception: answered},
         openapi_config=_openapi(),
         # Both would otherwise come from the environment or write log lines of their own form.
@@ -73,9 +77,12 @@ async def serving(
     At its end nothing more is taken, and what is in flight is finished within
     SHUTDOWN_GRACE_SECONDS.
     """
+    wires: list[grpc.aio.ClientInterceptor] = [RpcClientTracing(provider)]
+    if settings.cloner_token is not None:
+        wires.append(Credential(settings.cloner_token))
     # Opened here, not at import: a grpc.aio channel belongs to the loop it is made on.
     async with (
-        _channel(settings, RpcClientTracing(provider)) as channel,
+        _channel(settings, *wires) as channel,
         _channel(settings) as untraced,
     ):
         app = create_app(settings, provider, CloningServiceStub(channel), Readiness(untraced), now=now)

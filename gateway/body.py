@@ -38,20 +38,23 @@ class ClientGone(Exception):
 class Share:
     """What one body holds of the bytes that all may hold together."""
 
-    def __init__(self, bodies: "Bodies") -> None:
+    def __init__(self, bodies: "Bodies", most: int) -> None:
         self._bodies = bodies
+        self._most = most
         self.size = 0
 
     def expect(self, size: int) -> None:
-        """Raises BodyError if so many bytes more do not fit now. Takes none of them."""
-        if not self._bodies.fits(size):
+        """Raises BodyError if what is held of a body of this size does not fit now. Takes nothing."""
+        if not self._bodies.fits(min(size, self._most)):
             raise BodyError("RATE_LIMITED")
 
-    def add(self, size: int) -> None:
-        """Takes bytes that arrived. Raises BodyError if all bodies together hold too many."""
-        self.expect(size)
-        self._bodies.used += size
-        self.size += size
+    def hold(self, size: int) -> None:
+        """Says how many bytes are held from now on. Raises BodyError if all bodies hold too many."""
+        more = size - self.size
+        if more > 0 and not self._bodies.fits(more):
+            raise BodyError("RATE_LIMITED")
+        self._bodies.used += more
+        self.size = size
 
 
 class Bodies:
@@ -62,9 +65,9 @@ class Bodies:
         self.used = 0
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
-        """One body's share, given back at the end of the block."""
-        share = Share(self)
+    def share(self, most: int) -> Iterator[Share]:
+        """The share of a body of which so much is held at most, given back at the end of the block."""
+        share = Share(self, most)
         try:
             yield share
         finally:
@@ -86,8 +89,8 @@ async def read_body(
 ) -> float:
     """Feeds the body to `feed` piece by piece; returns the loop's time at which it began to arrive.
 
-    A body that says that it is too large is refused before a byte of it is read. Raises BodyError
-    and ClientGone.
+    `feed` tells `share` what it holds. A body that says that it is too large is refused before a
+    byte of it is read. Raises BodyError and ClientGone.
     """
     declared = _declared(headers)
     if declared > limit:
@@ -96,6 +99,7 @@ async def read_body(
     share.expect(declared)
     loop = asyncio.get_running_loop()
     began: float | None = None
+    size = 0
     try:
         async with asyncio.timeout(seconds):
             while True:
@@ -104,9 +108,9 @@ async def read_body(
                     raise ClientGone
                 began = began or loop.time()
                 chunk: bytes = message.get("body", b"")
-                if share.size + len(chunk) > limit:
+                size += len(chunk)
+                if size > limit:
                     raise BodyError("BODY_TOO_LARGE")
-                share.add(len(chunk))
                 feed(chunk)
                 if not message.get("more_body", False):
                     return began

@@ -21,7 +21,7 @@ from msgspec import Raw, Struct
 from gateway import form
 from gateway.signature import VerifiedBody
 
-__all__ = ["Delivery", "DeliveryError", "MediaType", "media_type", "read"]
+__all__ = ["AGENT_ID", "Delivery", "DeliveryError", "MediaType", "conversation", "media_type", "read"]
 
 EVENT = "pre_call"
 AGENT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -129,7 +129,7 @@ def _from_json(content: bytes, max_sample_bytes: int) -> Delivery:
             raise _invalid("voice_sample.format", 'must be "base64"')
         return _delivery(document, _from_base64(given.data), "voice_sample.data", max_sample_bytes)
     except DeliveryError as failure:
-        failure.conversation_id = _conversation_id(document.conversation_id)
+        failure.conversation_id = conversation(document.conversation_id)
         raise
 
 
@@ -150,7 +150,7 @@ def _from_form(content: bytes, boundary: str, max_sample_bytes: int) -> Delivery
             raise _invalid("voice_sample", "is required")
         return _delivery(metadata, parts["voice_sample"], "voice_sample", max_sample_bytes)
     except DeliveryError as failure:
-        failure.conversation_id = _conversation_id(metadata.conversation_id)
+        failure.conversation_id = conversation(metadata.conversation_id)
         raise
 
 
@@ -165,7 +165,7 @@ def _delivery(metadata: _Metadata, sample: bytes, field: str, max_sample_bytes: 
     conversation_id = metadata.conversation_id or ""
     if not conversation_id.strip():
         raise _invalid("conversation_id", "is required")
-    if _conversation_id(conversation_id) is None:
+    if conversation(conversation_id) is None:
         raise _invalid("conversation_id", f"must be 1 to {MAX_CONVERSATION_ID} printable characters")
     caller = metadata.caller_metadata or _Caller()
     if not sample:
@@ -235,12 +235,12 @@ def _found_conversation_id(content: bytes) -> str | None:
     """
     try:
         token = msgspec.json.decode(content, type=_Conversation).conversation_id
-        return _conversation_id(msgspec.json.decode(token, type=str))
+        return conversation(msgspec.json.decode(token, type=str))
     except (ValueError, RecursionError):
         return None
 
 
-def _conversation_id(text: str | None) -> str | None:
+def conversation(text: str | None) -> str | None:
     """The text where it may name a conversation."""
     if text and text.strip() and len(text) <= MAX_CONVERSATION_ID and text.isprintable():
         return text

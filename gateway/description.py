@@ -1,5 +1,6 @@
-"""What OpenAPI says of a delivery. The route reads raw bytes, so nothing could be derived from it."""
+"""What OpenAPI says of deliveries. The routes read raw bytes, so nothing could be derived from them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from litestar.openapi.datastructures import ResponseSpec
@@ -13,7 +14,7 @@ from litestar.openapi.spec import (
     Schema,
 )
 
-__all__ = ["DeliverOperation", "responses"]
+__all__ = ["CompleteOperation", "DeliverOperation", "responses"]
 
 FAILURES = {
     400: "The body or one of its fields is invalid; nothing was done.",
@@ -77,6 +78,34 @@ BODY = RequestBody(
         ),
     },
 )
+EVENT = _object(
+    ["type", "data"],
+    type=_text(
+        "`post_call_transcription`, `post_call_transcription_otel` and `call_initiation_failure` end the "
+        "call. `post_call_audio` and whatever else there is end nothing."
+    ),
+    event_timestamp=Schema(description="Not used."),
+    data=_object(
+        [],
+        conversation_id=_text("The conversation that is over.", max_length=256),
+        agent_id=_text("The agent that took the call."),
+        conversation_initiation_client_data=_object(
+            [],
+            dynamic_variables=_object(
+                [], precall_call_id=_text("As our own answer before the call said it.")
+            ),
+            conversation_config_override=_object(
+                [], tts=_object([], voice_id=_text("As our own answer before the call said it."))
+            ),
+        ),
+    ),
+)
+EVENT_BODY = RequestBody(
+    required=True,
+    description="The event as ElevenLabs sends it. Unknown fields are ignored. `conversation_id`, "
+    "`precall_call_id`, or `agent_id` with `voice_id`: one of them names the call.",
+    content={"application/json": OpenAPIMediaType(schema=EVENT)},
+)
 SIGNATURE = Parameter(
     name="ElevenLabs-Signature",
     param_in="header",
@@ -97,9 +126,23 @@ class DeliverOperation(Operation):
         self.parameters = [SIGNATURE]
 
 
-def responses(problem: type) -> dict[int, ResponseSpec]:
+@dataclass
+class CompleteOperation(Operation):
+    """Puts header and body of an event after a call into the description of its route."""
+
+    def __post_init__(self) -> None:
+        self.summary = "Tell what happened after a call"
+        self.description = (
+            "Ends the call: its agent gets back what it had before, and its voice is deleted in time. An "
+            "event that is sent twice does the same as once; a call that is not known is no failure."
+        )
+        self.request_body = EVENT_BODY
+        self.parameters = [SIGNATURE]
+
+
+def responses(problem: type, statuses: Collection[int] = tuple(FAILURES)) -> dict[int, ResponseSpec]:
     """The error answers, all of one shape."""
     return {
-        status: ResponseSpec(problem, generate_examples=False, description=meaning)
-        for status, meaning in FAILURES.items()
+        status: ResponseSpec(problem, generate_examples=False, description=FAILURES[status])
+        for status in statuses
     }

@@ -23,7 +23,7 @@ from gateway.signature import SignatureError
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 
-__all__ = ["ANSWERS", "Problem", "Refusal", "answer", "answered", "refusal"]
+__all__ = ["ANSWERS", "CODES", "Problem", "Refusal", "answer", "answered", "refusal"]
 
 log = structlog.get_logger()
 
@@ -104,6 +104,9 @@ CODES: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "PROVIDER_TIMEOUT",
 }
 
+# What the cloner says to us, and not to the sender, who may be in the right: our token is not the cloner's.
+OUR_OWN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+
 # Litestar's own refusals. Any other status below 500 counts as a request that cannot be read.
 STATUSES: Mapping[int, str] = {
     401: "UNAUTHENTICATED",
@@ -144,8 +147,11 @@ class Refusal(Struct, frozen=True, kw_only=True):
         return ANSWERS[self.reason][0]
 
 
-def refusal(failure: Exception) -> Refusal:
-    """What the outside is told of a failure. One that nobody expected is logged."""
+def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) -> Refusal:
+    """What the outside is told of a failure. One that nobody expected is logged.
+
+    `codes` says what a status means that came without a reason of ours.
+    """
     match failure:
         case SignatureError() | BodyError():
             retry = RETRY_AFTER_SECONDS if failure.reason == "RATE_LIMITED" else None
@@ -153,7 +159,7 @@ def refusal(failure: Exception) -> Refusal:
         case DeliveryError():
             return Refusal(reason=failure.reason, message=failure.message)
         case grpc.aio.AioRpcError():
-            return _of_call(failure)
+            return _of_call(failure, codes)
         case HTTPException() if failure.status_code < 500:
             reason = STATUSES.get(failure.status_code, "MALFORMED_BODY")
             allow = (failure.headers or {}).get("allow")
@@ -186,17 +192,20 @@ def answered(_request: Request[Any, Any, Any], failure: Exception) -> Response[P
     return answer(refusal(failure))
 
 
-def _of_call(failure: grpc.aio.AioRpcError) -> Refusal:
+def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
     code = failure.code()
     info, retry = _details(failure)
-    if info is not None and info[0] in ANSWERS:
+    if (info[0] if info is not None and info[0] in ANSWERS else code.name) in OUR_OWN:
+        log.error("cloner refuses us, check CLONER_TOKEN", code=code.name)
+        reason, message = "CLONER_UNAVAILABLE", ""
+    elif info is not None and info[0] in ANSWERS:
         reason, message = info
     elif info is not None:
-        reason, message = CODES.get(code, "INTERNAL"), info[1]
+        reason, message = codes.get(code, "INTERNAL"), info[1]
     elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (failure.details() or ""):
         reason, message = "SAMPLE_TOO_LARGE", ""
     else:
-        reason, message = CODES.get(code, "INTERNAL"), ""
+        reason, message = codes.get(code, "INTERNAL"), ""
         log.warning("call failed without a reason", code=code.name)
     if reason == "RATE_LIMITED":
         retry = retry or RETRY_AFTER_SECONDS

@@ -19,6 +19,9 @@ PLACEHOLDER = re.compile(
 RESERVED = "precall_call_id"
 RESERVED_PREFIX = "system__"
 
+# What gRPC sends as it is.
+TOKEN = re.compile(r"[ -~]+")
+
 # A leaf of `conversation_config_override` that an answer may hold.
 Leaf = Literal["tts.voice_id", "agent.first_message"]
 
@@ -34,6 +37,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """0 takes any free port."""
 
     cloner_target: str = "localhost:50051"
+    cloner_token: Secret | None = None
+    """Goes with every call to the cloner, as `authorization: Bearer <token>`."""
+
     precall_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 15_000
     """From the first byte of a body until its answer has left."""
 
@@ -47,6 +53,15 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     body_buffer_mb: Annotated[float, Meta(gt=0, le=1_048_576)] = 512.0
     """All bodies in flight together; a delivery that would go beyond it is refused."""
+
+    post_call_max_mb: Annotated[float, Meta(gt=0, le=4_096)] = 100.0
+    """The largest event after a call. Recordings come as such, and are not held."""
+
+    post_call_held_mb: Annotated[float, Meta(gt=0, le=4_096)] = 8.0
+    """The largest event after a call that is held, and so read, as a whole."""
+
+    post_call_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 60.0
+    """An event after a call that has not arrived in full by then is refused."""
 
     precall_max_connections: Annotated[int, Meta(ge=1)] = 1_000
     """A connection beyond these is closed at once."""
@@ -69,6 +84,16 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.max_sample_bytes * 3 // 2 + 65_536
 
     @property
+    def max_event_bytes(self) -> int:
+        """The largest event after a call that is read."""
+        return int(self.post_call_max_mb * MEBIBYTE)
+
+    @property
+    def max_held_event_bytes(self) -> int:
+        """The largest event after a call that is held."""
+        return int(self.post_call_held_mb * MEBIBYTE)
+
+    @property
     def max_buffered_bytes(self) -> int:
         """How many bytes of bodies are held at the same time."""
         return int(self.body_buffer_mb * MEBIBYTE)
@@ -79,6 +104,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             faults.append("ELEVENLABS_WEBHOOK_SECRET is required")
         if self.max_buffered_bytes < self.max_body_bytes:
             faults.append("BODY_BUFFER_MB must hold a delivery of the largest sample, half as large again")
+        if self.max_buffered_bytes < self.max_held_event_bytes:
+            faults.append("BODY_BUFFER_MB must hold POST_CALL_HELD_MB")
+        if self.cloner_token is not None and not TOKEN.fullmatch(self.cloner_token.reveal()):
+            faults.append("CLONER_TOKEN must be printable ASCII")
         if faults:
             raise ValueError("; ".join(faults))
 

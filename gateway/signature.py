@@ -43,14 +43,18 @@ class SignatureError(Exception):
 
 @final
 class VerifiedBody:
-    """The bytes that a known sender signed. Only `Verifier.finish` makes one."""
+    """The bytes that a known sender signed, or as many of the first as were kept.
 
-    __slots__ = ("content",)
+    Only `Verifier.finish` makes one.
+    """
 
-    def __init__(self, content: bytes, seal: object) -> None:
+    __slots__ = ("content", "whole")
+
+    def __init__(self, content: bytes, seal: object, *, whole: bool = True) -> None:
         if seal is not _SEAL:
             raise TypeError("a body is verified by Verifier.finish alone")
         self.content = content
+        self.whole = whole
 
     def __repr__(self) -> str:
         return f"VerifiedBody({len(self.content)} bytes)"
@@ -71,15 +75,38 @@ class Verifier:
         self._digests = [hmac.new(secret, f"{stamp}.".encode(), "sha256") for secret in secrets]
         # Grows without a second copy, and gives its bytes away without one.
         self._content = BytesIO()
+        self._most: int | None = None
+        self._whole = True
+
+    @property
+    def kept(self) -> int:
+        """How many bytes of the body are held."""
+        return self._content.tell()
 
     def feed(self, chunk: bytes) -> None:
         """Takes the next bytes of the body."""
         for digest in self._digests:
             digest.update(chunk)
-        self._content.write(chunk)
+        if self._most is None:
+            self._content.write(chunk)
+        else:
+            self._whole &= self._content.write(chunk[: self._most - self.kept]) == len(chunk)
+
+    def first(self, size: int) -> bytes:
+        """The first bytes of those that are kept. Nobody has vouched for them yet."""
+        with self._content.getbuffer() as content:
+            return bytes(content[:size])
+
+    def keep_first(self, size: int) -> None:
+        """Lets go of all but the first bytes. What follows is checked, but kept no further than that."""
+        self._most = size
+        if self.kept > size:
+            self._whole = False
+            self._content.seek(size)
+            self._content.truncate()
 
     def finish(self) -> VerifiedBody:
-        """The whole body. Raises SignatureError if no signature fits it under any secret."""
+        """What was kept of the body. Raises SignatureError if none fits the whole under any secret."""
         fits = False
         for digest in self._digests:
             expected = digest.hexdigest().encode()
@@ -88,7 +115,7 @@ class Verifier:
                 fits |= hmac.compare_digest(expected, signature)
         if not fits:
             raise SignatureError("SIGNATURE_MISMATCH")
-        return VerifiedBody(self._content.getvalue(), _SEAL)
+        return VerifiedBody(self._content.getvalue(), _SEAL, whole=self._whole)
 
 
 def _parts(header: Sequence[str]) -> tuple[str, list[bytes]]:

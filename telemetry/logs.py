@@ -17,8 +17,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 __all__ = ["about", "configure", "where"]
 
-# These repeat for every request what the spans say better.
-NOISY = ("httpx", "httpcore", "uvicorn.access")
+# These repeat for every request what the spans say better, or tell the values of an SQL statement.
+NOISY = ("aiosqlite", "alembic", "asyncpg", "httpcore", "httpx", "sqlalchemy", "uvicorn.access")
 
 
 def configure(service: str, *, level: str, form: Literal["text", "json"]) -> None:

@@ -1,7 +1,7 @@
 import asyncio
 import io
 import wave
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from emulator import NO_LATENCY, Emulator, Settings
+from tests.postgres import new_database
+from tests.postgres import running as running_postgres
 
 SAMPLES = Path(__file__).parent / "samples"
 API_KEY = "key-of-the-emulator"
+BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adopt voice"}
 
 
 class Spans:
@@ -31,6 +34,15 @@ class Spans:
     def finished(self, name: str | None = None) -> list[ReadableSpan]:
         """The spans that have ended, all or those of one name, in the order they ended."""
         return [span for span in self._exporter.get_finished_spans() if name in (None, span.name)]
+
+    def of_delivery(self) -> list[ReadableSpan]:
+        """All spans that have ended but those of work that nobody asked for, such as reconciling."""
+        by_itself = {
+            span.context.trace_id
+            for span in self.finished()
+            if span.parent is None and span.name in BY_ITSELF
+        }
+        return [span for span in self.finished() if span.context.trace_id not in by_itself]
 
     def one(self, name: str) -> ReadableSpan:
         """The only span of this name."""
@@ -79,10 +91,33 @@ def silence() -> Callable[..., bytes]:
     return make
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A Postgres server, as a URL without a database."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return new_database(request.getfixturevalue("postgres"))
+
+
 @pytest.fixture
 def emulator() -> Emulator:
     """The provider, with no latency of its own. `emulator_url` is where it listens."""
-    return Emulator(Settings(api_key=API_KEY, latency=NO_LATENCY, create_latency=NO_LATENCY))
+    return Emulator(
+        Settings(
+            api_key=API_KEY,
+            latency=NO_LATENCY,
+            create_latency=NO_LATENCY,
+            voice_limit=500,
+            monthly_limit=None,
+        )
+    )
 
 
 @pytest.fixture

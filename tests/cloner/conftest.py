@@ -1,3 +1,4 @@
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -15,21 +16,25 @@ Cloning = Callable[..., AbstractAsyncContextManager[CloningServiceStub]]
 
 
 @pytest.fixture
-def cloning(spans, emulator_url) -> Cloning:
+def cloning(spans, emulator_url, database: str) -> Cloning:
     """Serves a cloner with these settings, and yields a client of it."""
 
     @asynccontextmanager
-    async def start(**settings: Any) -> AsyncIterator[CloningServiceStub]:
+    async def start(
+        now: Callable[[], float] = time.time, **settings: Any
+    ) -> AsyncIterator[CloningServiceStub]:
         chosen = {
             "elevenlabs_api_key": Secret(API_KEY),
             "elevenlabs_base_url": emulator_url,
             "cloner_port": 0,
+            "database_url": database,
+            "caller_hash_key": Secret("key-of-the-hashes"),
             "audio_workers": 1,
             "shutdown_grace_seconds": 5.0,
             **settings,
         }
         async with (
-            serving(Settings(**chosen), spans.provider("cloner")) as port,
+            serving(Settings(**chosen), spans.provider("cloner"), now=now) as port,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             stub = CloningServiceStub(channel)

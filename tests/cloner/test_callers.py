@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from cloner.callers import Caller, greeting, identity, voice_label
+from cloner.callers import Caller, Identities, greeting, voice_label
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,14 @@ def test_voice_label(name: str, expected: str) -> None:
     assert expected == voice_label(name)
 
 
+KEY = b"key-of-the-hashes"
+
+
+def told(reuse: str = "caller", sample: str = "sample 1", call_id: str = "call 1", **caller: str) -> str:
+    """The identity of a caller."""
+    return Identities(KEY, reuse).of(Caller(**caller), sample_digest=sample, call_id=call_id).caller
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -66,14 +76,53 @@ def test_voice_label(name: str, expected: str) -> None:
             False,
         ),
         ({"phone_number": " ext 12 "}, {"phone_number": "ext 12"}, True),
+        ({"phone_number": "1", "name": "2"}, {"phone_number": "1", "name": "", "date_of_birth": "2"}, False),
     ],
 )
 def test_identity_with_a_number(one: dict[str, str], other: dict[str, str], same: bool) -> None:
-    """Number, name and date of birth together tell callers apart; the sample does not matter."""
-    assert same == (identity(Caller(**one), "sample 1") == identity(Caller(**other), "sample 2"))
+    """Number, name and date of birth together tell callers apart; sample and call do not matter."""
+    assert same == (told(**one) == told(sample="sample 2", call_id="call 2", **other))
 
 
 @pytest.mark.parametrize(("other_sample", "same"), [("sample 1", True), ("sample 2", False)])
 def test_identity_without_a_number(other_sample: str, same: bool) -> None:
     """Without a number, callers of one name are told apart by their sample."""
-    assert same == (identity(Caller(name="Ivan"), "sample 1") == identity(Caller(name="Ivan"), other_sample))
+    assert same == (told(name="Ivan") == told(name="Ivan", sample=other_sample))
+
+
+@pytest.mark.parametrize(
+    ("reuse", "sample", "call_id", "same"),
+    [
+        ("caller", "sample 2", "call 2", True),
+        ("sample", "sample 1", "call 2", True),
+        ("sample", "sample 2", "call 1", False),
+        ("never", "sample 1", "call 1", True),
+        ("never", "sample 1", "call 2", False),
+    ],
+)
+def test_reuse(reuse: str, sample: str, call_id: str, same: bool) -> None:
+    """What a voice belongs to is the operator's choice."""
+    one = told(reuse, phone_number="+31612345678")
+    other = told(reuse, sample, call_id, phone_number="+31612345678")
+
+    assert same == (one == other)
+
+
+def test_identity_tells_nobody_else() -> None:
+    """A hash needs its key: with another one it is another."""
+    caller = Caller(phone_number="+31612345678")
+    hashes = {
+        Identities(key, "caller").of(caller, sample_digest="", call_id="").caller
+        for key in (b"key 1", b"key 2")
+    }
+
+    assert 2 == len(hashes)
+    assert all(re.fullmatch("[0-9a-f]{64}", text) for text in hashes)
+
+
+def test_number() -> None:
+    """A number is one number however it is written, and no number has no hash."""
+    identities = Identities(KEY, "caller")
+
+    assert identities.number("+31 6 12345678") == identities.number("+31612345678")
+    assert identities.number("  ") is None

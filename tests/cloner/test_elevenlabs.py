@@ -19,10 +19,8 @@ AGENT = "/v1/convai/agents/{agent_id}"
 @pytest.fixture
 async def provider(emulator_url: str) -> AsyncIterator[ElevenLabs]:
     """A client that tries three times."""
-    async with httpx.AsyncClient(
-        base_url=emulator_url, headers={"xi-api-key": API_KEY}, limits=httpx.Limits(max_connections=2)
-    ) as http:
-        yield ElevenLabs(http, attempts=3)
+    async with httpx.AsyncClient(base_url=emulator_url, headers={"xi-api-key": API_KEY}) as http:
+        yield ElevenLabs(http, attempts=3, concurrency=2, queue=2)
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -122,7 +120,7 @@ async def test_connection_refused(speech: bytes) -> None:
     """Where nobody listens, nothing can have been done."""
     async with httpx.AsyncClient(base_url="http://127.0.0.1:1") as http:
         with pytest.raises(failures.Unavailable) as caught:
-            await create(ElevenLabs(http, attempts=1), speech)
+            await create(ElevenLabs(http, attempts=1, concurrency=2, queue=2), speech)
 
     assert not caught.value.maybe_done
 
@@ -185,7 +183,7 @@ async def test_agent_update_changes_voice_and_greeting_only(
     """Sends the two leaves and nothing else, and reads back what the agent says now."""
     voice_id = await create(provider, speech)
 
-    after = await provider.update_agent("agent_demo", voice_id=voice_id, first_message="Hi", deadline=soon())
+    after = await provider.update_agent("agent_demo", AgentVoice(voice_id, "Hi"), deadline=soon())
 
     assert AgentVoice(voice_id, "Hi") == after
     assert {
@@ -213,7 +211,7 @@ async def test_agent_update_refused(
     emulator.faults.set(Fault(method="PATCH", path=AGENT, times=None, **fault))
 
     with pytest.raises(expected):
-        await provider.update_agent("agent_demo", voice_id="v", first_message="Hi", deadline=soon())
+        await provider.update_agent("agent_demo", AgentVoice("v", "Hi"), deadline=soon())
 
     assert 1 == len(emulator.requests.matching(method="PATCH"))
 

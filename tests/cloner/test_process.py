@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,10 +20,11 @@ CREATE = "/v1/voices/add"
 
 @asynccontextmanager
 async def process(**settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A cloner with no settings but these."""
+    """A cloner with no settings but these, in a folder of its own."""
+    folder = tempfile.TemporaryDirectory()
     started = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cloner",
-        env={"PATH": os.environ["PATH"], **settings},
+        env={"PATH": os.environ["PATH"], **settings}, cwd=folder.name,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -31,6 +33,7 @@ async def process(**settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
         if started.returncode is None:
             started.kill()
             await started.wait()
+        folder.cleanup()
 
 
 async def ready(started: asyncio.subprocess.Process) -> str:
@@ -71,6 +74,18 @@ async def test_port_in_use() -> None:
 
     assert 1 == started.returncode
     assert f"cloner: cannot serve on 127.0.0.1:{port}; is it in use?" in err.decode()
+
+
+async def test_database_that_is_not_there() -> None:
+    """A database that cannot be reached is told in one line."""
+    async with process(
+        ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL="postgresql://127.0.0.1:1/x",
+        CALLER_HASH_KEY="key-of-the-hashes",
+    ) as started:  # fmt: skip
+        _, err = await started.communicate()
+
+    assert 1 == started.returncode
+    assert ["cloner: The registry of voices cannot be reached; try again later."] == err.decode().splitlines()
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])

@@ -68,3 +68,27 @@ def test_empty_counts_as_unset() -> None:
     settings = read(Settings, {"ELEVENLABS_API_KEY": "key-1", "CLONER_PORT": ""})
 
     assert 50051 == settings.cloner_port
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"CLONER_HOST": "0.0.0.0"}, "CLONER_TOKEN"),
+        ({"CLONER_HOST": "cloner.internal"}, "CLONER_TOKEN"),
+        ({"CLONER_TOKEN": "short"}, "CLONER_TOKEN"),
+        ({"DATABASE_URL": "postgresql://localhost/precall"}, "CALLER_HASH_KEY"),
+        ({"DATABASE_URL": "mysql://localhost/precall"}, "DATABASE_URL"),
+        ({"PRECALL_DEPLOYMENT": "My Deployment"}, "PRECALL_DEPLOYMENT"),
+    ],
+    ids=str,
+)
+def test_what_must_go_together(environ: dict[str, str], named: str) -> None:
+    """A server that others can reach needs a token, a database that is shared a key."""
+    with pytest.raises(EnvironmentInvalid, match=named):
+        read(Settings, {"ELEVENLABS_API_KEY": "key-1", **environ})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3"])
+def test_loopback_needs_no_token(host: str) -> None:
+    """Who is on this machine is let in."""
+    assert host == read(Settings, {"ELEVENLABS_API_KEY": "key-1", "CLONER_HOST": host}).cloner_host

@@ -3,6 +3,8 @@ import base64
 import hashlib
 import hmac
 import json
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -11,7 +13,13 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from voice.v1.cloning_pb2 import PrepareCallRequest, PrepareCallResponse, Voice
+from voice.v1.cloning_pb2 import (
+    CompleteCallRequest,
+    CompleteCallResponse,
+    PrepareCallRequest,
+    PrepareCallResponse,
+    Voice,
+)
 from voice.v1.cloning_pb2_grpc import CloningServiceServicer, add_CloningServiceServicer_to_server
 
 from environment import Secret
@@ -25,13 +33,16 @@ Sign = Callable[..., str]
 
 
 class Cloner(CloningServiceServicer):
-    """Answers as `reply` says, and keeps what it was asked."""
+    """Answers as `reply` and `completed` say, and keeps what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[PrepareCallRequest] = []
         self.remaining: list[float] = []
         self.cancelled = asyncio.Event()
         self.reply: Callable[[Any], Awaitable[PrepareCallResponse]] = self.prepared
+        self.ended: list[CompleteCallRequest] = []
+        self.completed: Callable[[Any], Awaitable[CompleteCallResponse]] = self.found
+        self.credentials: list[str | None] = []
 
     async def prepared(self, _context: Any) -> PrepareCallResponse:
         return PrepareCallResponse(
@@ -44,12 +55,24 @@ class Cloner(CloningServiceServicer):
 
     async def PrepareCall(self, request: PrepareCallRequest, context: Any) -> PrepareCallResponse:  # noqa: N802
         self.asked.append(request)
-        self.remaining.append(context.time_remaining())
+        self._note(context)
         try:
             return await self.reply(context)
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+    async def found(self, _context: Any) -> CompleteCallResponse:
+        return CompleteCallResponse(found=True)
+
+    async def CompleteCall(self, request: CompleteCallRequest, context: Any) -> CompleteCallResponse:  # noqa: N802
+        self.ended.append(request)
+        self._note(context)
+        return await self.completed(context)
+
+    def _note(self, context: Any) -> None:
+        self.remaining.append(context.time_remaining())
+        self.credentials.append(dict(context.invocation_metadata()).get("authorization"))
 
 
 @pytest.fixture
@@ -153,6 +176,17 @@ def deliver(client: httpx.AsyncClient, sign: Sign) -> Callable[..., Awaitable[ht
     return send
 
 
+@pytest.fixture
+def tell(client: httpx.AsyncClient, sign: Sign) -> Callable[..., Awaitable[httpx.Response]]:
+    """Sends a signed event to a gateway."""
+
+    async def send(url: str, body: bytes, **headers: str) -> httpx.Response:
+        given = {"Content-Type": "application/json", "ElevenLabs-Signature": sign(body)} | headers
+        return await client.post(f"{url}/webhook/post-call", content=body, headers=given)
+
+    return send
+
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -170,3 +204,28 @@ def connected() -> Callable[[str], AbstractAsyncContextManager[Streams]]:
             writer.close()
 
     return connect
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Callable[..., Awaitable[asyncio.subprocess.Process]]]:
+    """Starts gateways as processes of their own and ends those that the test has not."""
+    async with AsyncExitStack() as stack:
+
+        async def run(**environ: str) -> asyncio.subprocess.Process:
+            own = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-W", "error", "-m", "gateway"),
+                env=own | {"PRECALL_WEBHOOK_HOST": "127.0.0.1", "PRECALL_WEBHOOK_PORT": "0"} | environ,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+
+            async def end() -> None:
+                if process.returncode is None:
+                    process.kill()
+                await process.communicate()
+
+            stack.push_async_callback(end)
+            return process
+
+        yield run

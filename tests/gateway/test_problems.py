@@ -108,7 +108,7 @@ def test_enum() -> None:
     }
 
 
-@pytest.mark.parametrize("reason", sorted(EXPECTED))
+@pytest.mark.parametrize("reason", sorted(EXPECTED.keys() - {"UNAUTHENTICATED", "PERMISSION_DENIED"}))
 def test_reason_of_the_cloner(reason: str) -> None:
     """The cloner's reason decides, whatever the code, and its message is told."""
     refused = refusal(rpc_error(grpc.StatusCode.UNKNOWN, info(reason)))
@@ -148,7 +148,8 @@ def test_reason_of_the_cloner(reason: str) -> None:
         (rpc_error(grpc.StatusCode.INVALID_ARGUMENT), "FIELD_INVALID"),
         (rpc_error(grpc.StatusCode.UNKNOWN), "INTERNAL"),
         (rpc_error(grpc.StatusCode.INTERNAL), "INTERNAL"),
-        (rpc_error(grpc.StatusCode.UNAUTHENTICATED), "INTERNAL"),
+        (rpc_error(grpc.StatusCode.FAILED_PRECONDITION), "INTERNAL"),
+        (rpc_error(grpc.StatusCode.PERMISSION_DENIED, info("SAMPLE_REJECTED")), "SAMPLE_REJECTED"),
         (rpc_error(grpc.StatusCode.UNAVAILABLE, info("NEWER")), "CLONER_UNAVAILABLE"),
         (rpc_error(grpc.StatusCode.INVALID_ARGUMENT, info("NEWER")), "FIELD_INVALID"),
         (rpc_error(grpc.StatusCode.FAILED_PRECONDITION, info("NEWER")), "INTERNAL"),
@@ -162,6 +163,36 @@ def test_failures(failure: Exception, reason: str) -> None:
 
     assert reason == refused.reason
     assert "secret text" not in refused.message + str(logged)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        rpc_error(code, *details)
+        for code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+        for details in ((), (info(code.name),), (info("NEWER"),))
+    ],
+)
+def test_refused_by_the_cloner(failure: Exception) -> None:
+    """A token that is not the cloner's is our fault, never the sender's, and the log says where to look."""
+    with capture_logs() as logged:
+        refused = refusal(failure)
+
+    assert ("CLONER_UNAVAILABLE", "") == (refused.reason, refused.message)
+    (line,) = logged
+    assert ("error", True) == (line["log_level"], "CLONER_TOKEN" in line["event"])
+    assert "secret text" not in str(logged)
+
+
+def test_codes_of_a_route() -> None:
+    """A route may say what a call without a reason means to it; a reason still decides."""
+    codes = {grpc.StatusCode.DEADLINE_EXCEEDED: "CLONER_UNAVAILABLE"}
+    silent = rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED)
+    told = rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, info("PROVIDER_TIMEOUT"))
+
+    assert ["CLONER_UNAVAILABLE", "PROVIDER_TIMEOUT"] == [
+        refusal(failure, codes).reason for failure in (silent, told)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 import asyncio
-import os
 import re
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -15,31 +12,6 @@ from voice.v1.cloning_pb2 import PrepareCallResponse
 SECRET = "test-webhook-secret-0001"
 Process = asyncio.subprocess.Process
 Start = Callable[..., Awaitable[Process]]
-
-
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    """Starts gateways as processes of their own and ends those that the test has not."""
-    async with AsyncExitStack() as stack:
-
-        async def run(**environ: str) -> Process:
-            own = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "error", "-m", "gateway"),
-                env=own | {"PRECALL_WEBHOOK_HOST": "127.0.0.1", "PRECALL_WEBHOOK_PORT": "0"} | environ,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-
-            async def end() -> None:
-                if process.returncode is None:
-                    process.kill()
-                await process.communicate()
-
-            stack.push_async_callback(end)
-            return process
-
-        yield run
 
 
 async def ready(process: Process) -> str:

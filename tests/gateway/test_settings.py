@@ -23,6 +23,10 @@ def test_defaults() -> None:
         voice_clone_max_size_mb=10.0,
         body_timeout_seconds=10.0,
         body_buffer_mb=512,
+        cloner_token=None,
+        post_call_max_mb=100.0,
+        post_call_held_mb=8.0,
+        post_call_timeout_seconds=60.0,
         log_level="INFO",
         log_format="text",
         shutdown_grace_seconds=30,
@@ -45,6 +49,10 @@ def test_all() -> None:
             "VOICE_CLONE_MAX_SIZE_MB": "2.5",
             "BODY_TIMEOUT_SECONDS": "4",
             "BODY_BUFFER_MB": "64",
+            "CLONER_TOKEN": "token-of-the-cloner",
+            "POST_CALL_MAX_MB": "50",
+            "POST_CALL_HELD_MB": "0.5",
+            "POST_CALL_TIMEOUT_SECONDS": "30",
             "PRECALL_MAX_CONNECTIONS": "7",
             "LOG_LEVEL": "DEBUG",
             "LOG_FORMAT": "json",
@@ -63,6 +71,10 @@ def test_all() -> None:
         voice_clone_max_size_mb=2.5,
         body_timeout_seconds=4.0,
         body_buffer_mb=64.0,
+        cloner_token=Secret("token-of-the-cloner"),
+        post_call_max_mb=50.0,
+        post_call_held_mb=0.5,
+        post_call_timeout_seconds=30.0,
         precall_max_connections=7,
         log_level="DEBUG",
         log_format="json",
@@ -70,20 +82,41 @@ def test_all() -> None:
     )
     assert expected == actual
     assert 2_621_440 == actual.max_sample_bytes
+    assert (52_428_800, 524_288) == (actual.max_event_bytes, actual.max_held_event_bytes)
 
 
 def test_secret_from_file(tmp_path: Path) -> None:
     """The secrets may come from a file."""
     (tmp_path / "secret").write_text("one,two\n")
+    (tmp_path / "token").write_text("token-of-the-cloner\n")
 
-    actual = read(Settings, {"ELEVENLABS_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")})
+    actual = read(
+        Settings,
+        {
+            "ELEVENLABS_WEBHOOK_SECRET_FILE": str(tmp_path / "secret"),
+            "CLONER_TOKEN_FILE": str(tmp_path / "token"),
+        },
+    )
 
     assert (Secret("one"), Secret("two")) == actual.elevenlabs_webhook_secret
+    assert Secret("token-of-the-cloner") == actual.cloner_token
 
 
 def test_secret_is_not_shown() -> None:
     """No secret is in the settings' text."""
-    assert "s3cret-of-the-webhook" not in repr(read(Settings, LEAST))
+    shown = repr(read(Settings, LEAST | {"CLONER_TOKEN": "t0ken-of-the-cloner"}))
+
+    assert "s3cret-of-the-webhook" not in shown
+    assert "t0ken-of-the-cloner" not in shown
+
+
+@pytest.mark.parametrize("token", ["t0k\u00e9n", "t0ken\x01"])
+def test_token_refused(token: str) -> None:
+    """A token that gRPC could not send is refused, and not shown."""
+    with pytest.raises(EnvironmentInvalid) as fault:
+        read(Settings, LEAST | {"CLONER_TOKEN": token})
+
+    assert "CLONER_TOKEN must be printable ASCII" == str(fault.value)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +135,10 @@ def test_secret_is_not_shown() -> None:
         ("BODY_TIMEOUT_SECONDS", "-1"),
         ("BODY_BUFFER_MB", "5"),
         ("BODY_BUFFER_MB", "inf"),
+        ("POST_CALL_MAX_MB", "0"),
+        ("POST_CALL_HELD_MB", "-1"),
+        ("POST_CALL_HELD_MB", "513"),
+        ("POST_CALL_TIMEOUT_SECONDS", "0"),
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
         ("SHUTDOWN_GRACE_SECONDS", "-1"),

@@ -63,6 +63,30 @@ def test_pieces() -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "before", "kept", "whole"),
+    [
+        pytest.param(4, 0, b'{"ty', False, id="from the start"),
+        pytest.param(4, 2, b'{"ty', False, id="before so much came"),
+        pytest.param(4, 10, b'{"ty', False, id="after more came"),
+        pytest.param(4, 19, b'{"ty', False, id="after all came"),
+        pytest.param(19, 3, BODY, True, id="as much as there is"),
+        pytest.param(0, 3, b"", False, id="nothing"),
+    ],
+)
+def test_kept(size: int, before: int, kept: bytes, whole: bool) -> None:
+    """Checks the whole of a body of which only the beginning is kept."""
+    verifier = Verifier([f"t={AT},v0={FIRST}"], SECRETS, now=AT)
+    verifier.feed(BODY[:before])
+    verifier.keep_first(size)
+    for byte in BODY[before:]:
+        verifier.feed(bytes([byte]))
+
+    body = verifier.finish()
+
+    assert (kept, whole, len(kept)) == (body.content, body.whole, verifier.kept)
+
+
+@pytest.mark.parametrize(
     "header",
     [
         "",

@@ -370,7 +370,7 @@ async def test_bodies_together(gateway: Start, deliver: Deliver, document: Docum
         return reply
 
     cloner.reply = wait
-    url = await gateway(voice_clone_max_size_mb=1.0, body_buffer_mb=2.0)
+    url = await gateway(voice_clone_max_size_mb=1.0, post_call_held_mb=1.0, body_buffer_mb=2.0)
     large = document(bytes(1_000_000))
     first = asyncio.create_task(deliver(url, large))
     await begun.wait()
@@ -394,7 +394,9 @@ async def test_description(gateway: Start, client: httpx.AsyncClient) -> None:
     described = (await client.get(f"{url}/schema/openapi.json")).json()
 
     assert described == (await client.get(f"{url}/schema")).json()
-    assert {"/webhook", "/health", "/health/live", "/health/ready"} == described["paths"].keys()
+    assert {"/webhook", "/webhook/post-call", "/health", "/health/live", "/health/ready"} == described[
+        "paths"
+    ].keys()
     webhook = described["paths"]["/webhook"]["post"]
     assert ["ElevenLabs-Signature"] == [parameter["name"] for parameter in webhook["parameters"]]
     assert {"application/json", "multipart/form-data"} == webhook["requestBody"]["content"].keys()

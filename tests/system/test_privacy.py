@@ -35,8 +35,9 @@ AGENT = "/v1/convai/agents/{agent_id}"
 class Process:
     """One of ours with everything it can say switched on: debug logs and spans on its standard output."""
 
-    def __init__(self, module: str, form: str, settings: dict[str, str]) -> None:
+    def __init__(self, module: str, folder: Path, form: str, settings: dict[str, str]) -> None:
         self.module = module
+        self.folder = folder
         self.environ = {
             "PATH": os.environ["PATH"],
             "LOG_LEVEL": "DEBUG",
@@ -48,7 +49,7 @@ class Process:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", self.module,
+            sys.executable, "-m", self.module, cwd=self.folder,
             env=self.environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         while b" ready on " not in (line := await self._process.stdout.readline()):
@@ -71,7 +72,7 @@ class Process:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
-    emulator: Emulator, emulator_url: str, speech: bytes, form: str
+    emulator: Emulator, emulator_url: str, speech: bytes, tmp_path: Path, form: str
 ) -> None:
     """Tells nobody a name, number, date of birth, key, secret, signature or sample.
 
@@ -86,13 +87,13 @@ async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
     signatures: list[str] = []
     async with AsyncExitStack() as stack:
         cloner = await stack.enter_async_context(
-            Process("cloner", form, {
+            Process("cloner", tmp_path, form, {
                 "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url, "CLONER_PORT": "0",
                 "PROVIDER_ATTEMPTS": "1",
             })
         )  # fmt: skip
         gateway = await stack.enter_async_context(
-            Process("gateway", form, {
+            Process("gateway", tmp_path, form, {
                 "ELEVENLABS_WEBHOOK_SECRET": SECRET, "PRECALL_WEBHOOK_HOST": "127.0.0.1",
                 "PRECALL_WEBHOOK_PORT": "0", "CLONER_TARGET": cloner.address, "PRECALL_BUDGET_MS": "3000",
             })
@@ -112,9 +113,8 @@ async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
             number += 1
             # A caller of the same marks each time, but not one whose voice is known.
             marks = {**caller, "name": f"{NAME} {number}"}
-            await deliver(
-                json.dumps(event(**{"caller_metadata": marks, "voice_sample": sample, **changes})).encode()
-            )
+            given = {"caller_metadata": marks, "voice_sample": sample, "conversation_id": f"conv_{number}"}
+            await deliver(json.dumps(event(**{**given, **changes})).encode())
 
         await call()
         echo = {"detail": {"status": "x", "message": f"{NAME} {NUMBER} {BIRTH} {API_KEY} {encoded}"}}
@@ -170,6 +170,10 @@ async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
     for what, mark in {**marked, **{f"signature {n}": text for n, text in enumerate(signatures)}}.items():
         for where, text in everything.items():
             assert mark not in text, f"{what} in {where}: {text[max(0, text.index(mark) - 300) :][:600]}"
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.suffix != ".key")
+    assert NAME.encode() in stored  # the name to greet by, and nothing else, stands there in clear
+    for what in ("date of birth", "number without its sign", "webhook secret", "API key", "sample's bytes"):
+        assert marked[what].encode() not in stored, what
     assert "Traceback" not in everything["cloner"] + everything["gateway"]
     assert '"gen_ai.conversation.id": "conv_1"' in everything["cloner"]
     assert len(signatures) <= everything["gateway"].count("delivery answered")

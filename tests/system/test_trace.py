@@ -55,10 +55,10 @@ async def test_one_trace_over_both_hops(system, speech: bytes, spans, form: str)
     version, trace_id, span_id, flags = answer.headers["traceresponse"].split("-")
     assert ("00", 1) == (version, int(flags, 16) & 1)
     assert (trace_id, span_id) == (f"{root.context.trace_id:032x}", f"{root.context.span_id:016x}")
-    assert {root.context.trace_id} == {span.context.trace_id for span in spans.finished()}
-    assert EDGES == edges(spans.finished())
-    assert len(EDGES) == len(spans.finished())
-    assert set() == failed(spans.finished())
+    assert {root.context.trace_id} == {span.context.trace_id for span in spans.of_delivery()}
+    assert EDGES == edges(spans.of_delivery())
+    assert len(EDGES) == len(spans.of_delivery())
+    assert set() == failed(spans.of_delivery())
     assert {
         "http.request.method": "POST",
         "http.route": "/webhook",
@@ -113,7 +113,7 @@ async def test_status_is_true(running, emulator, speech: bytes, spans, fault, ex
         await system.deliver(speech)
         await spans.wait("POST /webhook")
 
-    assert expected == failed(spans.finished())
+    assert expected == failed(spans.of_delivery())
 
 
 async def test_client_that_hangs_up(system, emulator, speech: bytes, spans) -> None:
@@ -126,15 +126,15 @@ async def test_client_that_hangs_up(system, emulator, speech: bytes, spans) -> N
     await spans.wait("POST /webhook")
     await spans.wait(RPC, 2)
     gone = {("gateway", "POST /webhook"), ("gateway", RPC), ("cloner", RPC)}
-    assert gone == failed(spans.finished())
+    assert gone == failed(spans.of_delivery())
     root = spans.one("POST /webhook")
     assert "client_disconnected" == root.attributes["error.type"]
     assert "http.response.status_code" not in root.attributes
 
     emulator.faults.release()
     await spans.wait(f"POST {CREATE}")
-    assert gone == failed(spans.finished())
-    assert {root.context.trace_id} == {span.context.trace_id for span in spans.finished()}
+    assert gone == failed(spans.of_delivery())
+    assert {root.context.trace_id} == {span.context.trace_id for span in spans.of_delivery()}
     assert [] == emulator.requests.matching(method="PATCH")
 
 
@@ -146,7 +146,7 @@ async def test_deadline_that_passes(running, emulator, speech: bytes, spans) -> 
         await system.deliver(speech)
         await spans.wait("POST /webhook")
         waited = {("gateway", "POST /webhook"), ("gateway", RPC), ("cloner", RPC)}
-        assert waited == failed(spans.finished())
+        assert waited == failed(spans.of_delivery())
         assert {"DEADLINE_EXCEEDED"} == {
             span.attributes["rpc.response.status_code"] for span in spans.finished(RPC)
         }
@@ -159,7 +159,7 @@ async def test_cloner_that_is_gone(running, speech: bytes, spans) -> None:
         await system.deliver(speech)
         await spans.wait("POST /webhook")
 
-    assert {("gateway", "POST /webhook"), ("gateway", RPC)} == failed(spans.finished())
+    assert {("gateway", "POST /webhook"), ("gateway", RPC)} == failed(spans.of_delivery())
     assert "UNAVAILABLE" == spans.one(RPC).attributes["rpc.response.status_code"]
 
 
@@ -188,7 +188,7 @@ async def test_health_checks_leave_no_trace(system, spans) -> None:
     for path in ("/health", "/health/live", "/health/ready"):
         assert 200 == (await system.http.get(path)).status_code
 
-    assert [] == spans.finished()
+    assert [] == spans.of_delivery()
 
 
 async def test_nothing_configured_exports_nothing(capfd) -> None:

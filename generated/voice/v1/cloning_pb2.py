@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16voice/v1/cloning.proto\x12\x08voice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"C\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rdate_of_birth\x18\x02 \x01(\t\x12\x14\n\x0cphone_number\x18\x03 \x01(\t\"X\n\x05Voice\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x12PrepareCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12 \n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x10.voice.v1.Caller\x12\x0e\n\x06sample\x18\x04 \x01(\x0c\"\x8a\x01\n\x13PrepareCallResponse\x12\x1e\n\x05voice\x18\x01 \x01(\x0b\x32\x0f.voice.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\x12\x15\n\ragent_updated\x18\x03 \x01(\x08\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\"E\n\x11\x43loneVoiceRequest\x12 \n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x10.voice.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\"J\n\x12\x43loneVoiceResponse\x12\x1e\n\x05voice\x18\x01 \x01(\x0b\x32\x0f.voice.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\"#\n\x0fGetVoiceRequest\x12\x10\n\x08voice_id\x18\x01 \x01(\t\"2\n\x10GetVoiceResponse\x12\x1e\n\x05voice\x18\x01 \x01(\x0b\x32\x0f.voice.v1.Voice\":\n\x11ListVoicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x12ListVoicesResponse\x12\x1f\n\x06voices\x18\x01 \x03(\x0b\x32\x0f.voice.v1.Voice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb1\x02\n\x0e\x43loningService\x12J\n\x0bPrepareCall\x12\x1c.voice.v1.PrepareCallRequest\x1a\x1d.voice.v1.PrepareCallResponse\x12G\n\nCloneVoice\x12\x1b.voice.v1.CloneVoiceRequest\x1a\x1c.voice.v1.CloneVoiceResponse\x12\x41\n\x08GetVoice\x12\x19.voice.v1.GetVoiceRequest\x1a\x1a.voice.v1.GetVoiceResponse\x12G\n\nListVoices\x12\x1b.voice.v1.ListVoicesRequest\x1a\x1c.voice.v1.ListVoicesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16voice/v1/cloning.proto\x12\x08voice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"C\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rdate_of_birth\x18\x02 \x01(\t\x12\x14\n\x0cphone_number\x18\x03 \x01(\t\"X\n\x05Voice\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x12PrepareCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12 \n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x10.voice.v1.Caller\x12\x0e\n\x06sample\x18\x04 \x01(\x0c\"\x8a\x01\n\x13PrepareCallResponse\x12\x1e\n\x05voice\x18\x01 \x01(\x0b\x32\x0f.voice.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\x12\x15\n\ragent_updated\x18\x03 \x01(\x08\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\"E\n\x11\x43loneVoiceRequest\x12 \n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x10.voice.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\"J\n\x12\x43loneVoiceResponse\x12\x1e\n\x05voice\x18\x01 \x01(\x0b\x32\x0f.voice.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\"#\n\x0fGetVoiceRequest\x12\x10\n\x08voice_id\x18\x01 \x01(\t\"2\n\x10GetVoiceResponse\x12\x1e\n\x05voice\x18\x01 \x01(\x0b\x32\x0f.voice.v1.Voice\"\\\n\x11ListVoicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12 \n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x10.voice.v1.Caller\"N\n\x12ListVoicesResponse\x12\x1f\n\x06voices\x18\x01 \x03(\x0b\x32\x0f.voice.v1.Voice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x13\x43ompleteCallRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x10\n\x08voice_id\x18\x04 \x01(\t\"%\n\x14\x43ompleteCallResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"G\n\x13ReplaceVoiceRequest\x12 \n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x10.voice.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\"6\n\x14ReplaceVoiceResponse\x12\x1e\n\x05voice\x18\x01 \x01(\x0b\x32\x0f.voice.v1.Voice\"I\n\x13\x46orgetCallerRequest\x12 \n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x10.voice.v1.Caller\x12\x10\n\x08voice_id\x18\x02 \x01(\t\"F\n\x14\x46orgetCallerResponse\x12\x16\n\x0evoices_deleted\x18\x01 \x01(\x05\x12\x16\n\x0evoices_pending\x18\x02 \x01(\x05\x32\x9e\x04\n\x0e\x43loningService\x12J\n\x0bPrepareCall\x12\x1c.voice.v1.PrepareCallRequest\x1a\x1d.voice.v1.PrepareCallResponse\x12G\n\nCloneVoice\x12\x1b.voice.v1.CloneVoiceRequest\x1a\x1c.voice.v1.CloneVoiceResponse\x12\x41\n\x08GetVoice\x12\x19.voice.v1.GetVoiceRequest\x1a\x1a.voice.v1.GetVoiceResponse\x12G\n\nListVoices\x12\x1b.voice.v1.ListVoicesRequest\x1a\x1c.voice.v1.ListVoicesResponse\x12M\n\x0c\x43ompleteCall\x12\x1d.voice.v1.CompleteCallRequest\x1a\x1e.voice.v1.CompleteCallResponse\x12M\n\x0cReplaceVoice\x12\x1d.voice.v1.ReplaceVoiceRequest\x1a\x1e.voice.v1.ReplaceVoiceResponse\x12M\n\x0c\x46orgetCaller\x12\x1d.voice.v1.ForgetCallerRequest\x1a\x1e.voice.v1.ForgetCallerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,9 +49,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETVOICERESPONSE']._serialized_start=668
   _globals['_GETVOICERESPONSE']._serialized_end=718
   _globals['_LISTVOICESREQUEST']._serialized_start=720
-  _globals['_LISTVOICESREQUEST']._serialized_end=778
-  _globals['_LISTVOICESRESPONSE']._serialized_start=780
-  _globals['_LISTVOICESRESPONSE']._serialized_end=858
-  _globals['_CLONINGSERVICE']._serialized_start=861
-  _globals['_CLONINGSERVICE']._serialized_end=1166
+  _globals['_LISTVOICESREQUEST']._serialized_end=812
+  _globals['_LISTVOICESRESPONSE']._serialized_start=814
+  _globals['_LISTVOICESRESPONSE']._serialized_end=892
+  _globals['_COMPLETECALLREQUEST']._serialized_start=894
+  _globals['_COMPLETECALLREQUEST']._serialized_end=993
+  _globals['_COMPLETECALLRESPONSE']._serialized_start=995
+  _globals['_COMPLETECALLRESPONSE']._serialized_end=1032
+  _globals['_REPLACEVOICEREQUEST']._serialized_start=1034
+  _globals['_REPLACEVOICEREQUEST']._serialized_end=1105
+  _globals['_REPLACEVOICERESPONSE']._serialized_start=1107
+  _globals['_REPLACEVOICERESPONSE']._serialized_end=1161
+  _globals['_FORGETCALLERREQUEST']._serialized_start=1163
+  _globals['_FORGETCALLERREQUEST']._serialized_end=1236
+  _globals['_FORGETCALLERRESPONSE']._serialized_start=1238
+  _globals['_FORGETCALLERRESPONSE']._serialized_end=1308
+  _globals['_CLONINGSERVICE']._serialized_start=1311
+  _globals['_CLONINGSERVICE']._serialized_end=1853
 # @@protoc_insertion_point(module_scope)

@@ -275,19 +275,27 @@ class ListVoicesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Optional. How many voices to return at most, from 1 to 100. 0 means 50."""
     page_token: _builtins.str
     """Optional. The `next_page_token` of the page before. Empty means the first page."""
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Optional. Only the voices of this caller, told as for the voice. With a phone number alone, of
+        everybody who called from it. A phone number is required.
+        """
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        caller: Global___Caller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -320,3 +328,169 @@ class ListVoicesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListVoicesResponse: _TypeAlias = ListVoicesResponse  # noqa: Y015
+
+@_typing.final
+class CompleteCallRequest(_message.Message):
+    """CompleteCallRequest names a call by what is known of it: the first of these that finds one counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    VOICE_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """Optional. The conversation, under the limits of PrepareCallRequest.conversation_id."""
+    call_id: _builtins.str
+    """Optional. The `call_id` of PrepareCallResponse."""
+    agent_id: _builtins.str
+    """Optional. The agent of the call. With a conversation or a `call_id` it must fit the call."""
+    voice_id: _builtins.str
+    """Optional. The voice of the call; it counts together with `agent_id`."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        voice_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "call_id", b"call_id", "conversation_id", b"conversation_id", "voice_id", b"voice_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteCallRequest: _TypeAlias = CompleteCallRequest  # noqa: Y015
+
+@_typing.final
+class CompleteCallResponse(_message.Message):
+    """CompleteCallResponse says what was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOUND_FIELD_NUMBER: _builtins.int
+    found: _builtins.bool
+    """Whether such a call was known, ended before or not."""
+    def __init__(
+        self,
+        *,
+        found: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteCallResponse: _TypeAlias = CompleteCallResponse  # noqa: Y015
+
+@_typing.final
+class ReplaceVoiceRequest(_message.Message):
+    """ReplaceVoiceRequest says whose voice to clone anew, and from what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    sample: _builtins.bytes
+    """Required. The recording, under the limits of PrepareCallRequest.sample."""
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Required. Whose voice it is, told as it was told for the voice that there is. A phone number is
+        required.
+        """
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        sample: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceVoiceRequest: _TypeAlias = ReplaceVoiceRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceVoiceResponse(_message.Message):
+    """ReplaceVoiceResponse holds the new voice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def voice(self) -> Global___Voice:
+        """The caller's voice from now on."""
+
+    def __init__(
+        self,
+        *,
+        voice: Global___Voice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["voice", b"voice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["voice", b"voice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceVoiceResponse: _TypeAlias = ReplaceVoiceResponse  # noqa: Y015
+
+@_typing.final
+class ForgetCallerRequest(_message.Message):
+    """ForgetCallerRequest says whom to forget. Either a caller with a phone number, or a voice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    VOICE_ID_FIELD_NUMBER: _builtins.int
+    voice_id: _builtins.str
+    """Optional. A voice of the caller: everything about whoever it belongs to is forgotten."""
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Optional. The caller, told as for the voice. With a phone number alone, everybody who called from
+        it is forgotten.
+        """
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        voice_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "voice_id", b"voice_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetCallerRequest: _TypeAlias = ForgetCallerRequest  # noqa: Y015
+
+@_typing.final
+class ForgetCallerResponse(_message.Message):
+    """ForgetCallerResponse says what was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOICES_DELETED_FIELD_NUMBER: _builtins.int
+    VOICES_PENDING_FIELD_NUMBER: _builtins.int
+    voices_deleted: _builtins.int
+    """How many voices were deleted."""
+    voices_pending: _builtins.int
+    """How many voices ElevenLabs has not deleted yet. They are used no more, and deleted later."""
+    def __init__(
+        self,
+        *,
+        voices_deleted: _builtins.int = ...,
+        voices_pending: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["voices_deleted", b"voices_deleted", "voices_pending", b"voices_pending"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetCallerResponse: _TypeAlias = ForgetCallerResponse  # noqa: Y015

@@ -33,6 +33,9 @@ class CloningServiceStub:
     `trace_id`, 32 hex digits. A failure with the reason FIELD_INVALID also holds one
     google.rpc.BadRequest that names each field at fault.
 
+    Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
+    it the answer is UNAUTHENTICATED.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -63,6 +66,21 @@ class CloningServiceStub:
                 request_serializer=voice_dot_v1_dot_cloning__pb2.ListVoicesRequest.SerializeToString,
                 response_deserializer=voice_dot_v1_dot_cloning__pb2.ListVoicesResponse.FromString,
                 _registered_method=True)
+        self.CompleteCall = channel.unary_unary(
+                '/voice.v1.CloningService/CompleteCall',
+                request_serializer=voice_dot_v1_dot_cloning__pb2.CompleteCallRequest.SerializeToString,
+                response_deserializer=voice_dot_v1_dot_cloning__pb2.CompleteCallResponse.FromString,
+                _registered_method=True)
+        self.ReplaceVoice = channel.unary_unary(
+                '/voice.v1.CloningService/ReplaceVoice',
+                request_serializer=voice_dot_v1_dot_cloning__pb2.ReplaceVoiceRequest.SerializeToString,
+                response_deserializer=voice_dot_v1_dot_cloning__pb2.ReplaceVoiceResponse.FromString,
+                _registered_method=True)
+        self.ForgetCaller = channel.unary_unary(
+                '/voice.v1.CloningService/ForgetCaller',
+                request_serializer=voice_dot_v1_dot_cloning__pb2.ForgetCallerRequest.SerializeToString,
+                response_deserializer=voice_dot_v1_dot_cloning__pb2.ForgetCallerResponse.FromString,
+                _registered_method=True)
 
 
 class CloningServiceServicer:
@@ -73,6 +91,9 @@ class CloningServiceServicer:
     `trace_id`, 32 hex digits. A failure with the reason FIELD_INVALID also holds one
     google.rpc.BadRequest that names each field at fault.
 
+    Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
+    it the answer is UNAUTHENTICATED.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -81,9 +102,10 @@ class CloningServiceServicer:
         """PrepareCall finds or clones the caller's voice, gives it to the agent where that can do no harm
         to another call, and returns what the call needs.
 
-        It may be repeated: requests of one caller that are under way at the same time, or follow each
-        other within ten minutes at one process, create one voice. A caller who hangs up, or a
-        deadline that passes, does not stop a clone that has begun; the next request finds it.
+        It may be repeated, at once or later, at any process: requests of one caller create one voice, and
+        requests for one conversation name the same one. A caller who hangs up, or a deadline that
+        passes, does not stop a clone that has begun; the next request finds it. A call that was
+        reported as ended no longer touches its agent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +137,36 @@ class CloningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompleteCall(self, request, context):
+        """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
+        deleted once it was not used for as long as the server is set to keep it.
+
+        It may be repeated. A call that is not known is no failure: there is nothing to do for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceVoice(self, request, context):
+        """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
+        speak with the old voice get back what they had before.
+
+        It may be repeated; each time it makes a new voice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetCaller(self, request, context):
+        """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
+        Agents that speak with one of the voices get back what they had before.
+
+        It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CloningServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -138,6 +190,21 @@ def add_CloningServiceServicer_to_server(servicer, server):
                     request_deserializer=voice_dot_v1_dot_cloning__pb2.ListVoicesRequest.FromString,
                     response_serializer=voice_dot_v1_dot_cloning__pb2.ListVoicesResponse.SerializeToString,
             ),
+            'CompleteCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteCall,
+                    request_deserializer=voice_dot_v1_dot_cloning__pb2.CompleteCallRequest.FromString,
+                    response_serializer=voice_dot_v1_dot_cloning__pb2.CompleteCallResponse.SerializeToString,
+            ),
+            'ReplaceVoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceVoice,
+                    request_deserializer=voice_dot_v1_dot_cloning__pb2.ReplaceVoiceRequest.FromString,
+                    response_serializer=voice_dot_v1_dot_cloning__pb2.ReplaceVoiceResponse.SerializeToString,
+            ),
+            'ForgetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetCaller,
+                    request_deserializer=voice_dot_v1_dot_cloning__pb2.ForgetCallerRequest.FromString,
+                    response_serializer=voice_dot_v1_dot_cloning__pb2.ForgetCallerResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'voice.v1.CloningService', rpc_method_handlers)
@@ -153,6 +220,9 @@ class CloningService:
     "precall", `reason` is the name of an ErrorReason without its prefix, and `metadata` holds
     `trace_id`, 32 hex digits. A failure with the reason FIELD_INVALID also holds one
     google.rpc.BadRequest that names each field at fault.
+
+    Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
+    it the answer is UNAUTHENTICATED.
 
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
@@ -256,6 +326,87 @@ class CloningService:
             '/voice.v1.CloningService/ListVoices',
             voice_dot_v1_dot_cloning__pb2.ListVoicesRequest.SerializeToString,
             voice_dot_v1_dot_cloning__pb2.ListVoicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/voice.v1.CloningService/CompleteCall',
+            voice_dot_v1_dot_cloning__pb2.CompleteCallRequest.SerializeToString,
+            voice_dot_v1_dot_cloning__pb2.CompleteCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceVoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/voice.v1.CloningService/ReplaceVoice',
+            voice_dot_v1_dot_cloning__pb2.ReplaceVoiceRequest.SerializeToString,
+            voice_dot_v1_dot_cloning__pb2.ReplaceVoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/voice.v1.CloningService/ForgetCaller',
+            voice_dot_v1_dot_cloning__pb2.ForgetCallerRequest.SerializeToString,
+            voice_dot_v1_dot_cloning__pb2.ForgetCallerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,9 @@ class CloningServiceStub:
     `trace_id`, 32 hex digits. A failure with the reason FIELD_INVALID also holds one
     google.rpc.BadRequest that names each field at fault.
 
+    Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
+    it the answer is UNAUTHENTICATED.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -46,9 +49,10 @@ class CloningServiceStub:
     """PrepareCall finds or clones the caller's voice, gives it to the agent where that can do no harm
     to another call, and returns what the call needs.
 
-    It may be repeated: requests of one caller that are under way at the same time, or follow each
-    other within ten minutes at one process, create one voice. A caller who hangs up, or a
-    deadline that passes, does not stop a clone that has begun; the next request finds it.
+    It may be repeated, at once or later, at any process: requests of one caller create one voice, and
+    requests for one conversation name the same one. A caller who hangs up, or a deadline that
+    passes, does not stop a clone that has begun; the next request finds it. A call that was
+    reported as ended no longer touches its agent.
     """
     CloneVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]
     """CloneVoice finds or clones the caller's voice and touches no agent.
@@ -64,6 +68,24 @@ class CloningServiceStub:
     """ListVoices returns the voices that this service made, newest first. It reads only and may be
     repeated.
     """
+    CompleteCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CompleteCallRequest, _cloning_pb2.CompleteCallResponse]
+    """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
+    deleted once it was not used for as long as the server is set to keep it.
+
+    It may be repeated. A call that is not known is no failure: there is nothing to do for it.
+    """
+    ReplaceVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]
+    """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
+    speak with the old voice get back what they had before.
+
+    It may be repeated; each time it makes a new voice.
+    """
+    ForgetCaller: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ForgetCallerRequest, _cloning_pb2.ForgetCallerResponse]
+    """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
+    Agents that speak with one of the voices get back what they had before.
+
+    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then.
+    """
 
 @_typing.type_check_only
 class CloningServiceAsyncStub(CloningServiceStub):
@@ -74,6 +96,9 @@ class CloningServiceAsyncStub(CloningServiceStub):
     `trace_id`, 32 hex digits. A failure with the reason FIELD_INVALID also holds one
     google.rpc.BadRequest that names each field at fault.
 
+    Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
+    it the answer is UNAUTHENTICATED.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -83,9 +108,10 @@ class CloningServiceAsyncStub(CloningServiceStub):
     """PrepareCall finds or clones the caller's voice, gives it to the agent where that can do no harm
     to another call, and returns what the call needs.
 
-    It may be repeated: requests of one caller that are under way at the same time, or follow each
-    other within ten minutes at one process, create one voice. A caller who hangs up, or a
-    deadline that passes, does not stop a clone that has begun; the next request finds it.
+    It may be repeated, at once or later, at any process: requests of one caller create one voice, and
+    requests for one conversation name the same one. A caller who hangs up, or a deadline that
+    passes, does not stop a clone that has begun; the next request finds it. A call that was
+    reported as ended no longer touches its agent.
     """
     CloneVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]  # type: ignore[assignment]
     """CloneVoice finds or clones the caller's voice and touches no agent.
@@ -101,6 +127,24 @@ class CloningServiceAsyncStub(CloningServiceStub):
     """ListVoices returns the voices that this service made, newest first. It reads only and may be
     repeated.
     """
+    CompleteCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CompleteCallRequest, _cloning_pb2.CompleteCallResponse]  # type: ignore[assignment]
+    """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
+    deleted once it was not used for as long as the server is set to keep it.
+
+    It may be repeated. A call that is not known is no failure: there is nothing to do for it.
+    """
+    ReplaceVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]  # type: ignore[assignment]
+    """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
+    speak with the old voice get back what they had before.
+
+    It may be repeated; each time it makes a new voice.
+    """
+    ForgetCaller: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ForgetCallerRequest, _cloning_pb2.ForgetCallerResponse]  # type: ignore[assignment]
+    """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
+    Agents that speak with one of the voices get back what they had before.
+
+    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then.
+    """
 
 class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     """CloningService turns a recording of a caller into a voice at ElevenLabs and gives that voice to an agent.
@@ -109,6 +153,9 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     "precall", `reason` is the name of an ErrorReason without its prefix, and `metadata` holds
     `trace_id`, 32 hex digits. A failure with the reason FIELD_INVALID also holds one
     google.rpc.BadRequest that names each field at fault.
+
+    Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
+    it the answer is UNAUTHENTICATED.
 
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
@@ -123,9 +170,10 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         """PrepareCall finds or clones the caller's voice, gives it to the agent where that can do no harm
         to another call, and returns what the call needs.
 
-        It may be repeated: requests of one caller that are under way at the same time, or follow each
-        other within ten minutes at one process, create one voice. A caller who hangs up, or a
-        deadline that passes, does not stop a clone that has begun; the next request finds it.
+        It may be repeated, at once or later, at any process: requests of one caller create one voice, and
+        requests for one conversation name the same one. A caller who hangs up, or a deadline that
+        passes, does not stop a clone that has begun; the next request finds it. A call that was
+        reported as ended no longer touches its agent.
         """
 
     @_abc_1.abstractmethod
@@ -158,6 +206,42 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cloning_pb2.ListVoicesResponse, _abc.Awaitable[_cloning_pb2.ListVoicesResponse]]:
         """ListVoices returns the voices that this service made, newest first. It reads only and may be
         repeated.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteCall(
+        self,
+        request: _cloning_pb2.CompleteCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.CompleteCallResponse, _abc.Awaitable[_cloning_pb2.CompleteCallResponse]]:
+        """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
+        deleted once it was not used for as long as the server is set to keep it.
+
+        It may be repeated. A call that is not known is no failure: there is nothing to do for it.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplaceVoice(
+        self,
+        request: _cloning_pb2.ReplaceVoiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.ReplaceVoiceResponse, _abc.Awaitable[_cloning_pb2.ReplaceVoiceResponse]]:
+        """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
+        speak with the old voice get back what they had before.
+
+        It may be repeated; each time it makes a new voice.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetCaller(
+        self,
+        request: _cloning_pb2.ForgetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.ForgetCallerResponse, _abc.Awaitable[_cloning_pb2.ForgetCallerResponse]]:
+        """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
+        Agents that speak with one of the voices get back what they had before.
+
+        It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then.
         """
 
 def add_CloningServiceServicer_to_server(servicer: CloningServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,209 @@
+"""Creates one voice at ElevenLabs, and finds out what became of a create that got no answer.
+
+ElevenLabs has no idempotency key, so each voice carries a marker in its labels and description. A
+marker holds the name of the deployment, which tells our voices from everybody else's.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from cloner import failures
+from cloner.elevenlabs import ElevenLabs, ListedVoice, NewVoice, retrying
+from cloner.failures import ProviderFailure
+from cloner.registry import VoiceRow
+from cloner.registry import Voices as VoiceRows
+from cloner.removal import Removal
+
+__all__ = ["Creation", "VoiceNeedsVerification", "marker_in"]
+
+log = structlog.get_logger()
+
+MARKER_LABEL = "precall"
+DEPLOYMENT_LABEL = "precall_deployment"
+# When the marker of a create that got no answer is looked for, in seconds after it failed.
+LOOKS = (0.0, 0.5, 1.5)
+LOOK_SECONDS = 20.0
+DELETE_SECONDS = 60.0
+# How long the monthly counter counts as used up where ElevenLabs does not say until when.
+MONTH_UNKNOWN_SECONDS = 3600.0
+
+
+class VoiceNeedsVerification(Exception):
+    """The provider made a voice that may not speak before somebody verifies it. It is removed again."""
+
+    def __init__(self) -> None:
+        super().__init__("ElevenLabs wants this voice verified before it may speak; it was removed again.")
+
+
+class Creation:
+    """Creates voices for one deployment. `now` tells the time, in Unix seconds."""
+
+    def __init__(
+        self,
+        provider: ElevenLabs,
+        rows: VoiceRows,
+        removal: Removal,
+        *,
+        deployment: str,
+        timeout_seconds: float,
+        attempts: int,
+        call_seconds: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._provider = provider
+        self._rows = rows
+        self._removal = removal
+        self._deployment = deployment
+        self._timeout = timeout_seconds
+        self._attempts = attempts
+        self._call_seconds = call_seconds
+        self._now = now
+        self._discards: set[asyncio.Task[None]] = set()
+
+    def marker(self, token: str) -> str:
+        """The marker of a voice that is about to be created. The token must be used once only."""
+        return f"precall-{self._deployment}-{token}"
+
+    async def create(
+        self,
+        intent: Callable[[], Awaitable[VoiceRow]],
+        tell: Callable[[ProviderFailure | None], None],
+        *,
+        sample: bytes,
+        filename: str,
+        media_type: str,
+    ) -> tuple[VoiceRow, str]:
+        """The row under which a voice was created, and the voice.
+
+        `intent` returns the row to create it under, each time that a create is about to be sent;
+        `tell` hears what went wrong last. Raises a ProviderFailure or VoiceNeedsVerification.
+        """
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        made_room = False
+
+        async def attempt(resent: int) -> tuple[VoiceRow, str]:
+            nonlocal made_room
+            row = await intent()
+            if not resent and self._provider.full:
+                tell(failures.Busy())
+            try:
+                created = await self._provider.create_voice(
+                    name=row.name,
+                    description=f"Made by Precall for one caller, {row.marker}",
+                    labels={MARKER_LABEL: row.marker, DEPLOYMENT_LABEL: self._deployment},
+                    filename=filename,
+                    media_type=media_type,
+                    sample=sample,
+                    deadline=deadline,
+                    resent=resent,
+                    # What was said before stays what is known, until there is an answer.
+                    sending=lambda: None if resent else tell(None),
+                )
+            except failures.SlotsExhausted:
+                if made_room or not await self._make_room(deadline):
+                    raise
+                made_room = True
+                return await attempt(resent + 1)
+            except failures.MonthlyLimit:
+                await self._rows.month_used_up(await self._month_resets_at(deadline))
+                raise
+            except ProviderFailure as failure:
+                tell(failure)
+                log.warning("voice not created", reason=type(failure).__name__, maybe_made=failure.maybe_done)
+                if not failure.maybe_done:
+                    raise
+                found = await self._look(row.marker)
+                if found is None:
+                    # The next create goes under a new marker; what this one made is found by reconciling.
+                    await self._rows.fail(row.marker, "Unanswered", now=self._now())
+                    raise
+                log.info("voice found by its marker", voice_id=found.voice_id)
+                created = NewVoice(found.voice_id, found.requires_verification)
+            if created.requires_verification:
+                self._discard(created.voice_id)
+                raise VoiceNeedsVerification
+            return row, created.voice_id
+
+        return await retrying(
+            attempt, (failures.Busy, failures.Unavailable), attempts=self._attempts, deadline=deadline
+        )
+
+    async def look(self, marker: str) -> str | None:
+        """The voice that carries the marker, if the provider has it and it may speak."""
+        found = await self._look(marker)
+        if found is not None and found.requires_verification:
+            self._discard(found.voice_id)
+            return None
+        return found.voice_id if found else None
+
+    async def still_there(self, row: VoiceRow, *, deadline: float) -> bool:
+        """Whether the provider has the voice of a ready row."""
+        try:
+            await self._provider.get_voice(row.voice_id or "", deadline=deadline)
+        except failures.VoiceNotFound:
+            return False
+        return True
+
+    async def discard(self, voice_id: str) -> None:
+        """Deletes a voice that nobody will use. One that stays is found by reconciling."""
+        try:
+            deadline = asyncio.get_running_loop().time() + DELETE_SECONDS
+            await self._provider.delete_voice(voice_id, deadline=deadline)
+            log.info("voice deleted", voice_id=voice_id)
+        except ProviderFailure as failure:
+            log.warning("voice not deleted yet", voice_id=voice_id, reason=type(failure).__name__)
+
+    async def finish(self) -> None:
+        """Waits for deletions that nobody waits for."""
+        if self._discards:
+            await asyncio.wait(self._discards)
+
+    def _discard(self, voice_id: str) -> None:
+        task = asyncio.create_task(self.discard(voice_id))
+        self._discards.add(task)
+        task.add_done_callback(self._discards.discard)
+
+    async def _make_room(self, deadline: float) -> bool:
+        """Deletes the voice that was used the longest ago and is in no call, if there is one."""
+        busy_since = self._now() - self._call_seconds
+        row = await self._rows.least_recently_used(busy_since=busy_since)
+        if row is None or not await self._rows.release(
+            row.marker, "evicted", busy_since=busy_since, now=self._now()
+        ):
+            return False
+        log.info("voice given up for its slot", voice_id=row.voice_id)
+        try:
+            return await self._removal.remove(row, deadline=deadline)
+        except ProviderFailure:
+            return False
+
+    async def _month_resets_at(self, deadline: float) -> float:
+        try:
+            at = await self._provider.month_resets_at(deadline=deadline)
+        except ProviderFailure:
+            at = None
+        return float(at) if at and at > self._now() else self._now() + MONTH_UNKNOWN_SECONDS
+
+    async def _look(self, marker: str) -> ListedVoice | None:
+        for pause in LOOKS:
+            await asyncio.sleep(pause)
+            try:
+                deadline = asyncio.get_running_loop().time() + LOOK_SECONDS
+                page = await self._provider.search_voices(marker, deadline=deadline)
+            except ProviderFailure as failure:
+                log.warning("marker not looked for", reason=type(failure).__name__)
+                continue
+            for voice in page.voices:
+                if marker_in(voice) == marker or marker in (voice.description or ""):
+                    return voice
+        return None
+
+
+def marker_in(voice: ListedVoice, deployment: str | None = None) -> str | None:
+    """The marker that a voice carries; with `deployment`, only if it is that deployment's."""
+    labels = voice.labels or {}
+    if deployment is not None and labels.get(DEPLOYMENT_LABEL) != deployment:
+        return None
+    return labels.get(MARKER_LABEL)

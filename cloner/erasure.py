@@ -1,0 +1,75 @@
+"""Forgets callers: their voices at ElevenLabs, what agents were given of them, and every row."""
+
+import asyncio
+from collections.abc import Callable
+
+from cloner.callers import Caller, Identities
+from cloner.failures import ProviderFailure
+from cloner.registry import Calls, VoiceRow, Voices
+from cloner.removal import FORGOTTEN, Removal
+
+__all__ = ["Erasure"]
+
+
+class Erasure:
+    """Erases what is known of callers. `now` tells the time, in Unix seconds."""
+
+    def __init__(
+        self,
+        identities: Identities,
+        voices: Voices,
+        calls: Calls,
+        removal: Removal,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self._identities = identities
+        self._voices = voices
+        self._calls = calls
+        self._removal = removal
+        self._now = now
+
+    async def forget(self, caller: Caller, voice_id: str, *, deadline: float) -> tuple[int, int]:
+        """How many voices were deleted, and how many ElevenLabs will delete later.
+
+        A number alone means everybody who calls from it.
+        """
+        deleted = pending = 0
+        for row in await self._rows(caller, voice_id):
+            match row.state:
+                case "ready" | "deleting":
+                    if await self._removed(row, deadline):
+                        deleted += 1
+                    else:
+                        pending += 1
+                case "intended":
+                    # Whoever creates it will find that nobody wants it, and delete it.
+                    await self._voices.fail(row.marker, FORGOTTEN, now=self._now())
+                    await self._voices.erase(row.marker)
+                case _:
+                    await self._voices.erase(row.marker)
+            await self._calls.erase_caller(row.caller)
+        return deleted, pending
+
+    def named(self, caller: Caller) -> tuple[str | None, str | None]:
+        """What the rows of a caller carry: the caller's hash, or for a number alone that of the number."""
+        if caller.name or caller.date_of_birth:
+            return self._identities.of(caller, sample_digest="", call_id="").caller, None
+        return None, self._identities.number(caller.phone_number)
+
+    async def _rows(self, caller: Caller, voice_id: str) -> list[VoiceRow]:
+        if voice_id:
+            row = await self._voices.by_voice_id(voice_id)
+            return await self._voices.of_caller_or_number(row.caller, None) if row is not None else []
+        return await self._voices.of_caller_or_number(*self.named(caller))
+
+    async def _removed(self, row: VoiceRow, deadline: float) -> bool:
+        await self._voices.forget(row.marker, FORGOTTEN, now=self._now())
+        current = await self._voices.get(row.marker)
+        if current is None:
+            return True
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._removal.remove(current, deadline=deadline)
+        except (ProviderFailure, TimeoutError):
+            return False

@@ -1,0 +1,229 @@
+"""Does what is due: ends calls, restores agents, deletes voices, and finds what nobody knows of.
+
+Every replica runs one. Each piece of work is claimed in the registry before it is begun, so that no
+two do it, and a claim runs out, so that it is done by another if its process dies.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Link, Span, StatusCode, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from cloner import failures
+from cloner.creation import Creation, marker_in
+from cloner.elevenlabs import ElevenLabs, ListedVoice
+from cloner.failures import ProviderFailure
+from cloner.registry import Agents, Calls, Registry, RegistryUnavailable, VoiceRow
+from cloner.registry import Voices as VoiceRows
+from cloner.removal import Removal
+from cloner.voices import STALE_SECONDS, Voices
+from telemetry.logs import where
+
+__all__ = ["Janitor", "Terms"]
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 1.0
+WORK_SECONDS = 30.0  # for one deletion, one restoration, or one page of a list
+CLAIM_SECONDS = 60.0
+DELETIONS_AT_ONCE = 3
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 300.0)
+PAGE_SIZE = 100
+W3C = TraceContextTextMapPropagator()
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things last, in seconds. `keep` is None where voices are not deleted by themselves."""
+
+    keep: float | None
+    call: float
+    closed_rows: float
+    reconcile: float
+    grace: float
+
+
+class Janitor:
+    """Works until it is cancelled. `now` tells the time, in Unix seconds."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        provider: ElevenLabs,
+        *,
+        voices: Voices,
+        creation: Creation,
+        removal: Removal,
+        tracing: TracerProvider,
+        terms: Terms,
+        now: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._rows = VoiceRows(registry)
+        self._calls = Calls(registry)
+        self._agents = Agents(registry)
+        self._provider = provider
+        self._voices = voices
+        self._creation = creation
+        self._removal = removal
+        self._tracer = tracing.get_tracer("precall.janitor")
+        self._terms = terms
+        self._now = now
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Says that something may be due now."""
+        self._woken.set()
+        self._woken = asyncio.Event()
+
+    async def run(self) -> None:
+        """Does what is due, every second or when woken; no kind of work waits for another."""
+        works = (
+            self._close,
+            self._restore,
+            *[self._delete] * DELETIONS_AT_ONCE,
+            self._resume,
+            self._reconcile,
+        )
+        await asyncio.gather(*(self._repeat(work) for work in works))
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does one kind of work. What fails is due again later, and told in the log."""
+        while True:
+            woken = self._woken
+            try:
+                await work()
+            except (ProviderFailure, RegistryUnavailable) as failure:
+                log.warning("put off", work=work.__name__.strip("_"), reason=type(failure).__name__)
+            except Exception as bug:  # noqa: BLE001 - the next time it may work
+                log.error("bug", exception=where(bug))
+            # Not wait_for: before Python 3.12 it can lose a cancellation.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await woken.wait()
+
+    async def _close(self) -> None:
+        """Ends calls that never ended, gives up voices that nobody used for long, drops old rows."""
+        now, terms = self._now(), self._terms
+        await self._calls.close_old(before=now - terms.call, now=now)
+        await self._agents.withdraw_over(busy_since=now - terms.call, now=now)
+        if terms.keep is not None:
+            await self._rows.expire(unused_since=now - terms.keep, busy_since=now - terms.call, now=now)
+        await self._calls.drop_ended(before=now - terms.closed_rows)
+        await self._rows.drop_closed(before=now - terms.closed_rows)
+
+    async def _restore(self) -> None:
+        """Gives agents back what they had before a call that is over."""
+        while (agent := await self._removal.claim()) is not None:
+            with self._span("restore agent", await self._rows.get(agent.marker)):
+                await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
+
+    async def _delete(self) -> None:
+        """Deletes voices that were given up."""
+        while True:
+            now = self._now()
+            row = await self._rows.claim_deletion(now=now, until=now + CLAIM_SECONDS)
+            if row is None:
+                return
+            with self._span("delete voice", row) as span:
+                pause = PAUSES[min(row.tries, len(PAUSES)) - 1]
+                try:
+                    if await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
+                        continue
+                except ProviderFailure as failure:
+                    span.set_status(StatusCode.ERROR)
+                    log.warning("voice not deleted yet", voice_id=row.voice_id, reason=type(failure).__name__)
+                await self._rows.postpone_deletion(row.marker, due_at=self._now() + pause)
+
+    async def _resume(self) -> None:
+        """Finishes the story of clones whose process died."""
+        for row in await self._rows.abandoned(stale=self._now() - STALE_SECONDS):
+            with self._span("resume clone", row):
+                await self._voices.take_over(row)
+
+    async def _reconcile(self) -> None:
+        """Compares the registry with what ElevenLabs has, and makes the two agree."""
+        now = self._now()
+        if not await self._rows.claim_reconciliation(now=now, until=now + self._terms.reconcile):
+            return
+        with self._span("reconcile"):
+            listed = await self._listed()
+            known = await self._rows.known(list(listed))
+            removed = adopted = 0
+            for marker, voice in listed.items():
+                match await self._judged(known.get(marker), voice, now):
+                    case "adopted":
+                        adopted += 1
+                    case "removed":
+                        removed += 1
+            lost = 0
+            present = {voice.voice_id for voice in listed.values()}
+            for row in await self._rows.ready():
+                old_enough = row.checked_at < now - self._terms.grace
+                if row.voice_id not in present and old_enough and not await self._is_there(row):
+                    await self._rows.lost(row.marker, now=now)
+                    await self._agents.withdraw(marker=row.marker)
+                    lost += 1
+            log.info("reconciled", voices=len(listed), removed=removed, adopted=adopted, lost=lost)
+
+    async def _listed(self) -> dict[str, ListedVoice]:
+        """The voices of this deployment at ElevenLabs, by their markers."""
+        found: dict[str, ListedVoice] = {}
+        token: str | None = None
+        while True:
+            page = await self._provider.search_voices(
+                self._registry.name, page_size=PAGE_SIZE, page_token=token, deadline=_soon(WORK_SECONDS)
+            )
+            for voice in page.voices:
+                if marker := marker_in(voice, self._registry.name):
+                    found[marker] = voice
+            token = page.next_page_token
+            if not page.has_more or not token:
+                return found
+
+    async def _judged(self, row: VoiceRow | None, voice: ListedVoice, now: float) -> str | None:
+        """Takes in a voice that a lost create made, or removes one that nobody will use."""
+        made = voice.created_at_unix
+        if made is None or made < int(self._registry.created_at) or made > now - self._terms.grace:
+            return None
+        if row is not None and row.state in ("intended", "ready", "deleting"):
+            return None
+        lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
+        if row is not None and lost_answer:
+            with self._span("adopt voice", row):
+                if await self._rows.record(row.marker, voice.voice_id, now=now):
+                    return "adopted"
+        with self._span("delete voice", row):
+            await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))
+        log.info("voice deleted", voice_id=voice.voice_id, why="orphan")
+        return "removed"
+
+    async def _is_there(self, row: VoiceRow) -> bool:
+        """Asks for one voice, because a list may lag behind."""
+        try:
+            return await self._creation.still_there(row, deadline=_soon(WORK_SECONDS))
+        except failures.ProviderFailure:
+            return True
+
+    @contextlib.contextmanager
+    def _span(self, name: str, row: VoiceRow | None = None) -> Iterator[Span]:
+        """A trace of its own, which links to the delivery that made the voice."""
+        origin = row.traceparent if row is not None else ""
+        context = get_current_span(W3C.extract({"traceparent": origin}, Context())).get_span_context()
+        with self._tracer.start_as_current_span(
+            name,
+            context=Context(),
+            links=[Link(context)] if context.is_valid else [],
+            record_exception=False,
+        ) as span:
+            yield span
+
+
+def _soon(seconds: float) -> float:
+    """A deadline on the event loop's clock."""
+    return asyncio.get_running_loop().time() + seconds

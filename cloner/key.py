@@ -1,0 +1,38 @@
+"""The key of the hashes by which callers are told apart."""
+
+import contextlib
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+__all__ = ["KeyUnavailable", "kept_beside"]
+
+
+class KeyUnavailable(Exception):
+    """The file of the key can be neither read nor made."""
+
+
+def kept_beside(database_url: str) -> bytes:
+    """The key that is kept beside a SQLite file, made the first time for its owner alone to read.
+
+    Raises KeyUnavailable.
+    """
+    path = Path(f"{make_url(database_url).database}.key")
+    try:
+        if not path.exists():
+            # Written whole before it has its name: others may start now, and this process may be killed.
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.") as fresh:
+                fresh.write(secrets.token_hex(32).encode())
+                fresh.flush()
+                os.fsync(fresh.fileno())
+                with contextlib.suppress(FileExistsError):
+                    os.link(fresh.name, path)
+        key = path.read_bytes()
+    except OSError as failure:
+        raise KeyUnavailable(f"{path} can be neither read nor made ({failure.strerror})") from failure
+    if not key:
+        raise KeyUnavailable(f"{path} is empty")
+    return key

@@ -1,0 +1,140 @@
+"""Rows of calls: which conversations were asked about, and which are over."""
+
+import msgspec
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert as insert_postgres
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+from cloner.registry.database import Registry, unbroken
+from cloner.registry.schema import ACTIVE, calls, voices
+from cloner.registry.voices import VoiceRow, active, row_of
+
+__all__ = ["CallRow", "Calls"]
+
+
+class CallRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One call."""
+
+    id: str
+    agent_id: str
+    conversation_id: str
+    caller: str
+    marker: str | None
+    begun_at: float
+    ended_at: float | None
+
+
+FIELDS = (
+    calls.c.id, calls.c.agent_id, calls.c.conversation_id, calls.c.caller, calls.c.marker, calls.c.begun_at,
+    calls.c.ended_at,
+)  # fmt: skip
+
+
+@unbroken
+class Calls:
+    """The calls of one deployment."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def begin(
+        self, *, call_id: str, agent_id: str, conversation_id: str, caller: str, now: float
+    ) -> tuple[CallRow, VoiceRow | None]:
+        """Notes that a call is in progress; returns it, and its voice where it or its caller has one.
+
+        A call that was noted before keeps its time, its caller and its voice.
+        """
+        values = {
+            "id": call_id, "agent_id": agent_id, "conversation_id": conversation_id, "caller": caller,
+            "begun_at": now,
+        }  # fmt: skip
+        insert = (insert_postgres if self._registry.postgres else insert_sqlite)(calls).values(values)
+        async with self._registry.transaction() as connection:
+            await connection.execute(insert.on_conflict_do_nothing(index_elements=[calls.c.id]))
+            found = await connection.execute(select(*FIELDS).where(calls.c.id == call_id).with_for_update())
+            call = CallRow(**found.one()._mapping)
+            voice = None
+            if call.marker is not None:
+                voice = await row_of(connection, call.marker)
+            if voice is None:
+                voice = await active(connection, caller)
+            if voice is not None:
+                await connection.execute(
+                    update(calls)
+                    .where(calls.c.id == call_id)
+                    .values(marker=voice.marker, caller=voice.caller)
+                )
+                await connection.execute(
+                    update(voices).where(voices.c.marker == voice.marker).values(used_at=now)
+                )
+            return call, voice
+
+    async def attach(self, call_id: str, marker: str, *, now: float) -> bool:
+        """Says which voice a call has. False if that voice was given up meanwhile."""
+        async with self._registry.transaction() as connection:
+            # A call is always locked before its voice, so that no two wait for each other.
+            await connection.execute(select(calls.c.id).where(calls.c.id == call_id).with_for_update())
+            state = await connection.execute(
+                select(voices.c.caller).where(voices.c.marker == marker, ACTIVE).with_for_update()
+            )
+            caller = state.scalar_one_or_none()
+            if caller is None:
+                return False
+            await connection.execute(
+                update(calls).where(calls.c.id == call_id).values(marker=marker, caller=caller)
+            )
+            await connection.execute(update(voices).where(voices.c.marker == marker).values(used_at=now))
+            return True
+
+    async def end(
+        self,
+        *,
+        now: float,
+        call_id: str | None = None,
+        conversation_id: str | None = None,
+        agent_id: str | None = None,
+        voice_id: str | None = None,
+    ) -> CallRow | None:
+        """Ends the call that is found by its conversation, else by its id, else by agent and voice.
+
+        Returns it; None if there is none. One that was ended before keeps its time.
+        """
+        ways = []
+        if conversation_id:
+            ways.append(calls.c.conversation_id == conversation_id)
+        if call_id:
+            ways.append(calls.c.id == call_id)
+        if agent_id and voice_id:
+            of_voice = select(voices.c.marker).where(voices.c.voice_id == voice_id).scalar_subquery()
+            ways.append(
+                (calls.c.agent_id == agent_id) & (calls.c.marker == of_voice) & calls.c.ended_at.is_(None)
+            )
+        async with self._registry.transaction() as connection:
+            for way in ways:
+                wanted = select(*FIELDS).where(way).order_by(calls.c.begun_at.desc()).limit(1)
+                if agent_id:
+                    wanted = wanted.where(calls.c.agent_id == agent_id)
+                row = (await connection.execute(wanted)).one_or_none()
+                if row is not None:
+                    ended = func.coalesce(calls.c.ended_at, now)
+                    await connection.execute(update(calls).where(calls.c.id == row.id).values(ended_at=ended))
+                    return CallRow(**row._mapping)
+        return None
+
+    async def close_old(self, *, before: float, now: float) -> int:
+        """Ends every call that began before then and was never reported as ended; says how many."""
+        change = (
+            update(calls).where(calls.c.ended_at.is_(None), calls.c.begun_at <= before).values(ended_at=now)
+        )
+        async with self._registry.transaction() as connection:
+            return (await connection.execute(change)).rowcount
+
+    async def drop_ended(self, *, before: float) -> int:
+        """Removes rows of calls that ended before then; says how many."""
+        async with self._registry.transaction() as connection:
+            return (await connection.execute(calls.delete().where(calls.c.ended_at < before))).rowcount
+
+    async def erase_caller(self, caller: str) -> None:
+        """Removes every row of a caller's calls."""
+        async with self._registry.transaction() as connection:
+            await connection.execute(calls.delete().where(calls.c.caller == caller))

@@ -1,0 +1,106 @@
+import asyncio
+import os
+import sys
+
+import pytest
+from voice.v1 import cloning_pb2 as pb
+
+from emulator import Emulator
+from environment import Secret
+
+TOKEN = "token-of-the-cloner"
+METADATA = (("authorization", f"Bearer {TOKEN}"),)
+CALLER = pb.Caller(phone_number="+31612345678", name="Ivan")
+
+
+@pytest.fixture
+def database(tmp_path) -> str:
+    """SQLite alone: what differs between databases is tried by test_lifecycle.py, crash/ and property/."""
+    return f"sqlite:///{tmp_path}/precall.sqlite3"
+
+
+async def command(port: int, *arguments: str, told: str = "", token: str = TOKEN) -> tuple[int, str, str]:
+    """Exit status and output of the command, asked of the cloner on that port."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cloner.command", *arguments,
+        env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": token},
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate(told.encode())
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+async def cloner(cloning):
+    """A cloner that wants its token, with one voice of Ivan's."""
+    async with cloning(cloner_token=Secret(TOKEN)) as stub:
+        yield stub
+
+
+async def test_forget(cloner, emulator: Emulator, speech: bytes) -> None:
+    """A caller told on standard input is forgotten, and listed no more."""
+    voice = (
+        await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
+    ).voice
+    status, listed, _ = await command(cloner.port, "voices")
+    assert (0, True) == (status, listed.startswith(f"{voice.voice_id}  20"))
+
+    told = '{"phone_number": "+31612345678", "name": "Ivan"}'
+    assert (0, listed, "") == await command(cloner.port, "voices", "--caller", told=told)
+    assert (0, listed, "") == await command(
+        cloner.port, "voices", "--caller", told='{"phone_number": "+31612345678"}'
+    )
+    assert (0, "", "") == await command(
+        cloner.port, "voices", "--caller", told='{"phone_number": "+31612345679"}'
+    )
+    assert (0, "1 voices deleted, 0 to be deleted later\n", "") == await command(
+        cloner.port, "forget", told=told
+    )
+
+    assert (0, "", "") == await command(cloner.port, "voices")
+    assert [] == emulator.voices.custom
+
+
+async def test_forget_by_voice(cloner, emulator: Emulator, speech: bytes) -> None:
+    """Whoever a voice belongs to is forgotten."""
+    voice = (
+        await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
+    ).voice
+
+    status, _, _ = await command(cloner.port, "forget", "--voice-id", voice.voice_id)
+
+    assert (0, []) == (status, emulator.voices.custom)
+
+
+async def test_replace(cloner, emulator: Emulator, speech: bytes, samples, eventually) -> None:
+    """A new recording makes a new voice."""
+    old = (
+        await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
+    ).voice
+    told = '{"phone_number": "+31612345678", "name": "Ivan"}'
+
+    status, out, _ = await command(cloner.port, "replace", str(samples / "speech.flac"), told=told)
+
+    assert 0 == status
+    await eventually(lambda: [out.split()[0]] == [voice.voice_id for voice in emulator.voices.custom])
+    assert old.voice_id != out.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "token", "status", "says"),
+    [
+        (("forget",), "no json", TOKEN, 2, "expected a caller on standard input"),
+        (("forget",), '{"phone": "1"}', TOKEN, 2, "expected a caller on standard input"),
+        (("forget",), "{}", TOKEN, 1, "caller.phone_number"),
+        (("replace", "/nowhere.mp3"), "{}", TOKEN, 2, "cannot be read"),
+        (("voices",), "", "another-token-16", 1, "authorization"),
+    ],
+)
+async def test_refused(
+    cloner, arguments: tuple[str, ...], told: str, token: str, status: int, says: str
+) -> None:
+    """A wrong call, and one that the cloner refuses, are told in one line."""
+    found, out, err = await command(cloner.port, *arguments, told=told, token=token)
+
+    assert (status, "", 1) == (found, out, len(err.splitlines()))
+    assert says in err

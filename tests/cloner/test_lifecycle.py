@@ -1,0 +1,455 @@
+"""From the first delivery to the end: calls, voices, agents and callers."""
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import pytest
+from voice.v1 import cloning_pb2 as pb
+from voice.v1.cloning_pb2_grpc import CloningServiceStub
+
+from cloner.settings import Settings
+from emulator import Emulator, Fault
+from environment import Secret
+
+CREATE = "/v1/voices/add"
+VOICE = "/v1/voices/{voice_id}"
+AGENT = "/v1/convai/agents/{agent_id}"
+SUBSCRIPTION = "/v1/user/subscription"
+QUICK = {"reconcile_seconds": 0.2, "reconcile_grace_seconds": 0.0}
+
+
+def call(voice_sample: bytes, number: int = 1, **changes: Any) -> pb.PrepareCallRequest:
+    """A request of one of many callers for the demo agent."""
+    caller = pb.Caller(name="Ivan", date_of_birth="11.12.2007", phone_number=f"+3161234{number:04}")
+    fields = {
+        "agent_id": "agent_demo",
+        "conversation_id": f"conv_{number}",
+        "caller": caller,
+        "sample": voice_sample,
+    }
+    return pb.PrepareCallRequest(**{**fields, **changes})
+
+
+def spoken(emulator: Emulator) -> tuple[str, str]:
+    """How the demo agent speaks."""
+    config = emulator.agents["agent_demo"]["conversation_config"]
+    return config["tts"]["voice_id"], config["agent"]["first_message"]
+
+
+async def end(cloner: CloningServiceStub, number: int = 1) -> bool:
+    """Reports a call as ended."""
+    request = pb.CompleteCallRequest(conversation_id=f"conv_{number}", agent_id="agent_demo")
+    return (await cloner.CompleteCall(request, timeout=10)).found
+
+
+async def reason(answer: Any) -> str:
+    """Why a call failed."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await answer
+    return caught.value.details()
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+async def test_agent_gets_back_what_it_had(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """When a call ends its agent speaks as before, and the voice stays for the next call."""
+    before = spoken(emulator)
+    async with cloning() as cloner:
+        answer = await cloner.PrepareCall(call(speech), timeout=10)
+        assert answer.agent_updated
+        assert before != spoken(emulator)
+
+        assert await end(cloner)
+        await eventually(lambda: before == spoken(emulator))
+        again = await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)
+
+    assert (True, True) == (again.voice_reused, again.agent_updated)
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+async def test_leaf_by_leaf(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """What somebody else changed meanwhile stays; only where our value still stands it is put back."""
+    voice_before, _ = spoken(emulator)
+    async with cloning() as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        emulator.agents.patch(
+            "agent_demo", {"conversation_config": {"agent": {"first_message": "The operator's own words."}}}
+        )
+
+        await end(cloner)
+        await eventually(lambda: voice_before == spoken(emulator)[0])
+
+    assert "The operator's own words." == spoken(emulator)[1]
+
+
+async def test_voice_goes_at_once(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """With nothing to wait for, the voice goes when its call ends, after the agent was put back."""
+    before = spoken(emulator)
+    async with cloning(voice_clone_keep_hours=0.0) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        await end(cloner)
+        await eventually(lambda: not emulator.voices.custom)
+
+    methods = [request.method for request in emulator.requests if request.method in ("PATCH", "DELETE")]
+    assert ["PATCH", "PATCH", "DELETE"] == methods
+    assert before == spoken(emulator)
+
+
+async def test_deletion_is_tried_until_it_is_done(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """A provider that fails to delete is asked again; already gone counts."""
+    emulator.faults.set(Fault(method="DELETE", path=VOICE, times=2, error="internal_error"))
+    async with cloning(voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
+        answer = await cloner.PrepareCall(call(speech), timeout=10)
+        await end(cloner)
+        await eventually(lambda: not emulator.voices.custom)
+        listed = await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)
+
+    assert 3 == len(emulator.requests.matching(method="DELETE"))
+    assert answer.voice.voice_id not in [voice.voice_id for voice in listed.voices]
+
+
+async def test_voice_that_is_kept(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """A voice goes so many hours after its last call, and not before; never without auto-deletion."""
+    clock = Clock()
+    async with cloning(voice_clone_keep_hours=1.0, now=clock) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        await end(cloner)
+        clock.ahead = 3_000
+        await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)
+        await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id="conv_2"), timeout=10)
+        clock.ahead = 3_000 + 3_000
+        await end(cloner)  # wakes the janitor, and ends nothing anew
+        assert 1 == len(emulator.voices.custom)
+
+        clock.ahead = 3_000 + 3_700
+        await eventually(lambda: not emulator.voices.custom)
+
+
+async def test_call_that_never_ends(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """After so many minutes a call counts as over: agent and voice go the usual way."""
+    before, clock = spoken(emulator), Clock()
+    async with cloning(voice_clone_keep_hours=0.0, call_max_minutes=120.0, now=clock) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        clock.ahead = 121 * 60
+        await eventually(lambda: not emulator.voices.custom)
+
+    assert before == spoken(emulator)
+
+
+@pytest.mark.parametrize("known_by", ["conversation_id", "call_id", "voice_id"])
+async def test_ways_to_name_a_call(
+    cloning, emulator: Emulator, speech: bytes, eventually, known_by: str
+) -> None:
+    """A call is found by its conversation, by its id, or by agent and voice."""
+    before = spoken(emulator)
+    async with cloning() as cloner:
+        answer = await cloner.PrepareCall(call(speech), timeout=10)
+        named = {
+            "conversation_id": pb.CompleteCallRequest(conversation_id="conv_1"),
+            "call_id": pb.CompleteCallRequest(conversation_id="unknown", call_id=answer.call_id),
+            "voice_id": pb.CompleteCallRequest(agent_id="agent_demo", voice_id=answer.voice.voice_id),
+        }[known_by]
+
+        assert (await cloner.CompleteCall(named, timeout=10)).found
+        assert known_by == "voice_id" or (await cloner.CompleteCall(named, timeout=10)).found
+        await eventually(lambda: before == spoken(emulator))
+        unknown = pb.CompleteCallRequest(conversation_id="conv_9", call_id="call_9")
+        assert not (await cloner.CompleteCall(unknown, timeout=10)).found
+
+
+async def test_ended_call_touches_no_agent(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """A delivery that comes again after its call gets the voice, and the agent stays as it is."""
+    before = spoken(emulator)
+    async with cloning() as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        await end(cloner)
+        await eventually(lambda: before == spoken(emulator))
+        again = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert (first.voice, False) == (again.voice, again.agent_updated)
+    assert before == spoken(emulator)
+
+
+async def test_ended_call_makes_no_second_voice(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """A delivery that comes again after its call names the voice that it had, even if that is gone."""
+    async with cloning(voice_clone_keep_hours=0.0) as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        await end(cloner)
+        await eventually(lambda: not emulator.voices.custom)
+        again = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert (first.voice, True, False) == (again.voice, again.voice_reused, again.agent_updated)
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+async def test_agent_is_free_again(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """Once the other caller's call was reported as ended, the agent is updated for the next."""
+    before = spoken(emulator)
+    async with cloning() as cloner:
+        first = await cloner.PrepareCall(call(speech, 1), timeout=10)
+        second = await cloner.PrepareCall(call(speech, 2), timeout=10)
+        await end(cloner, 1)
+        await end(cloner, 2)
+        await eventually(lambda: before == spoken(emulator))
+        third = await cloner.PrepareCall(call(speech, 3), timeout=10)
+
+    assert [True, False, True] == [answer.agent_updated for answer in (first, second, third)]
+
+
+async def test_restart_forgets_nothing(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Voices and calls outlive the process."""
+    async with cloning() as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        await cloner.PrepareCall(call(speech, 2), timeout=10)
+    async with cloning() as cloner:
+        again = await cloner.PrepareCall(call(b"not audio"), timeout=10)
+        third = await cloner.PrepareCall(call(speech, 3), timeout=10)
+
+    assert (first.voice.voice_id, True, first.call_id) == (again.voice.voice_id, True, again.call_id)
+    assert not third.agent_updated
+    assert 3 == len(emulator.requests.matching(path=CREATE))
+
+
+async def test_one_conversation_has_one_voice(cloning, emulator: Emulator, speech: bytes, samples) -> None:
+    """Deliveries for one conversation name one voice, even if they tell the caller differently."""
+    other = (samples / "speech.flac").read_bytes()
+    async with cloning() as cloner:
+        answers = await asyncio.gather(
+            cloner.PrepareCall(call(speech, caller=pb.Caller(name="Ivan")), timeout=10),
+            cloner.PrepareCall(call(other, caller=pb.Caller(name="Ivan")), timeout=10),
+        )
+
+    assert 1 == len({answer.voice.voice_id for answer in answers})
+    assert 1 == len(emulator.voices.custom)
+
+
+@pytest.mark.parametrize(("reuse", "creates"), [("caller", 1), ("sample", 2), ("never", 3)])
+async def test_voice_reuse(
+    cloning, emulator: Emulator, speech: bytes, samples, reuse: str, creates: int
+) -> None:
+    """What a voice belongs to is the operator's choice."""
+    async with cloning(voice_reuse=reuse) as cloner:
+        for number, sample in enumerate((speech, speech, (samples / "speech.flac").read_bytes())):
+            await cloner.PrepareCall(call(sample, conversation_id=f"conv_{number}"), timeout=10)
+
+    assert creates == len(emulator.requests.matching(path=CREATE))
+
+
+async def test_voice_deleted_by_hand(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A voice that the provider lost is noticed and made again within one delivery."""
+    clock = Clock()
+    async with cloning(now=clock) as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        emulator.voices.remove(first.voice.voice_id)
+        clock.ahead = 601
+        second = await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)
+        third = await cloner.PrepareCall(call(speech, conversation_id="conv_3"), timeout=10)
+
+    assert (False, True) == (second.voice_reused, third.voice_reused)
+    assert second.voice == third.voice
+    assert [second.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+
+
+async def test_slots_are_made_free(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A full account gives up the voice that was used the longest ago and is in no call."""
+    emulator.voices.limit = 2
+    async with cloning() as cloner:
+        first = await cloner.PrepareCall(call(speech, 1), timeout=10)
+        second = await cloner.PrepareCall(call(speech, 2), timeout=10)
+        assert "slot" in await reason(cloner.PrepareCall(call(speech, 3), timeout=10))
+
+        await end(cloner, 1)
+        await end(cloner, 2)
+        await cloner.PrepareCall(call(speech, 1, conversation_id="conv_1b"), timeout=10)
+        await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id="conv_1b"), timeout=10)
+        third = await cloner.PrepareCall(call(speech, 3), timeout=10)
+
+    left = {voice.voice_id for voice in emulator.voices.custom}
+    assert {first.voice.voice_id, third.voice.voice_id} == left
+    assert second.voice.voice_id not in left
+
+
+async def test_monthly_counter_is_remembered(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Once it is used up nobody asks again before the provider's reset time."""
+    clock = Clock()
+    emulator.voices.monthly_limit = 1
+    async with cloning(now=clock) as cloner:
+        await cloner.PrepareCall(call(speech, 1), timeout=10)
+        for number in (2, 3):
+            assert "monthly" in await reason(cloner.PrepareCall(call(speech, number), timeout=10))
+        assert 2 == len(emulator.requests.matching(path=CREATE))
+        assert 1 == len(emulator.requests.matching(path=SUBSCRIPTION))
+
+        emulator.voices.monthly_limit = None
+        clock.ahead = 40 * 86_400
+        assert (await cloner.PrepareCall(call(speech, 2), timeout=10)).voice.voice_id
+
+
+async def test_back_pressure(cloning, emulator: Emulator, speech: bytes) -> None:
+    """So many requests at once, so many waiting, and beyond that the provider counts as busy at once."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    async with cloning(provider_concurrency=2, provider_queue=1, provider_attempts=1) as cloner:
+        first = [
+            asyncio.ensure_future(
+                cloner.CloneVoice(pb.CloneVoiceRequest(caller=call(b"", n).caller, sample=speech))
+            )
+            for n in range(3)
+        ]
+        await emulator.requests.wait(2, path=CREATE, stage="held")
+        busy = pb.CloneVoiceRequest(caller=call(b"", 9).caller, sample=speech)
+        while "too busy" not in await reason(cloner.CloneVoice(busy, timeout=1)):
+            pass  # until the third waits in the queue
+        assert 2 == len(emulator.requests.matching(path=CREATE))
+
+        emulator.faults.clear()
+        assert all([(await answer).voice.voice_id for answer in first])
+
+
+async def test_forget_caller(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Voice, agent and rows: nothing is left of a caller, and the next call begins anew."""
+    before = spoken(emulator)
+    async with cloning() as cloner:
+        await cloner.PrepareCall(call(speech, 1), timeout=10)
+        other = await cloner.PrepareCall(call(speech, 2), timeout=10)
+
+        forgotten = await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=call(b"", 1).caller), timeout=10)
+        assert (1, 0) == (forgotten.voices_deleted, forgotten.voices_pending)
+        assert [other.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+        assert before == spoken(emulator)
+        assert not await end(cloner, 1)
+
+        alone = pb.ForgetCallerRequest(caller=pb.Caller(phone_number="+3161234 0002"))
+        assert 1 == (await cloner.ForgetCaller(alone, timeout=10)).voices_deleted
+        assert [] == list((await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices)
+        assert 0 == (await cloner.ForgetCaller(alone, timeout=10)).voices_deleted
+
+    assert [] == emulator.voices.custom
+
+
+async def test_forget_caller_by_voice(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A caller without a number is forgotten by their voice."""
+    async with cloning() as cloner:
+        answer = await cloner.PrepareCall(call(speech, caller=pb.Caller(name="Ivan")), timeout=10)
+        request = pb.ForgetCallerRequest(voice_id=answer.voice.voice_id)
+
+        assert 1 == (await cloner.ForgetCaller(request, timeout=10)).voices_deleted
+        assert "required" in await reason(cloner.ForgetCaller(pb.ForgetCallerRequest(), timeout=10))
+
+    assert [] == emulator.voices.custom
+
+
+async def test_forget_while_the_provider_is_down(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """What is not deleted at once is used no more, and deleted later."""
+    async with cloning(provider_attempts=1) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        emulator.faults.set(Fault(method="DELETE", path=VOICE, times=1, error="service_unavailable"))
+        request = pb.ForgetCallerRequest(caller=call(b"").caller)
+
+        forgotten = await cloner.ForgetCaller(request, timeout=10)
+        assert (0, 1) == (forgotten.voices_deleted, forgotten.voices_pending)
+        await eventually(lambda: not emulator.voices.custom)
+
+
+async def test_replace_voice(cloning, emulator: Emulator, speech: bytes, samples, eventually) -> None:
+    """A voice that turned out wrong is replaced, and the old one goes."""
+    async with cloning() as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        await end(cloner)
+        sample = (samples / "speech.flac").read_bytes()
+        replaced = await cloner.ReplaceVoice(
+            pb.ReplaceVoiceRequest(caller=call(b"").caller, sample=sample), timeout=10
+        )
+        await eventually(lambda: 1 == len(emulator.voices.custom))
+        again = await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)
+
+    assert first.voice.voice_id != replaced.voice.voice_id
+    assert replaced.voice == again.voice
+
+
+async def test_reconciliation_leaves_others_alone(cloning, emulator: Emulator) -> None:
+    """Voices of others, of another deployment and from before our database are never touched."""
+    labels = {"precall": "precall-theirs-1", "precall_deployment": "theirs"}
+    emulator.voices.add(name="a", description="precall-theirs-1", labels=labels, samples=[])
+    emulator.voices.add(name="b", description="", labels={}, samples=[])
+    old = {"precall": "precall-ours-1", "precall_deployment": "ours"}
+    emulator.voices.add(
+        name="c", description="precall-ours-1", labels=old, samples=[]
+    ).created_at_unix = 1_000
+    emulator.voices.add(
+        name="d", description="precall-ours-2", labels={**old, "precall": "precall-ours-2"}, samples=[]
+    )
+    clock = Clock()
+    async with cloning(precall_deployment="ours", now=clock, **QUICK):
+        emulator.voices.add(
+            name="e", description="precall-ours-3", labels={**old, "precall": "precall-ours-3"}, samples=[]
+        )
+        clock.ahead = 10
+        async with asyncio.timeout(10):
+            while "e" in {voice.name for voice in emulator.voices.custom}:
+                await asyncio.sleep(0.01)
+
+    assert {"a", "b", "c"} <= {voice.name for voice in emulator.voices.custom}
+
+
+async def test_token(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Where there is a token every call needs it, but for the health check."""
+    async with cloning(cloner_token=Secret("token-of-the-cloner")) as cloner:
+        for metadata in (
+            None,
+            (("authorization", "Bearer wrong"),),
+            (("authorization", "token-of-the-cloner"),),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await cloner.PrepareCall(call(speech), timeout=10, metadata=metadata)
+            assert grpc.StatusCode.UNAUTHENTICATED is caught.value.code()
+        assert 0 == len(emulator.requests.matching(path=CREATE))
+
+        right = (("authorization", "Bearer token-of-the-cloner"),)
+        assert (await cloner.PrepareCall(call(speech), timeout=10, metadata=right)).voice.voice_id
+
+
+def test_token_is_needed_off_the_loopback() -> None:
+    """Whoever serves others is told to choose one."""
+    with pytest.raises(ValueError, match="CLONER_TOKEN"):
+        Settings(elevenlabs_api_key=Secret("k"), cloner_host="0.0.0.0")
+
+
+async def test_database_that_goes_away(cloning, emulator: Emulator, speech: bytes, database: str) -> None:
+    """A store that cannot be reached is told as such, and nothing is asked of the provider."""
+    if database.startswith("sqlite"):
+        return  # a file does not go away while it is open
+    async with cloning() as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        await drop(database)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await cloner.PrepareCall(call(speech, 2), timeout=10)
+
+    assert grpc.StatusCode.UNAVAILABLE is caught.value.code()
+    assert "registry" in caught.value.details()
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+async def drop(database: str) -> None:
+    """Ends every connection to a database, and removes it."""
+    import asyncpg
+
+    server, _, name = database.rpartition("/")
+    connection = await asyncpg.connect(f"{server}/postgres")
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()

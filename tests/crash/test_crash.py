@@ -1,0 +1,298 @@
+import asyncio
+import contextlib
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import pytest
+from voice.v1 import cloning_pb2 as pb
+
+from emulator import Fault
+from tests.crash.conftest import Worlds
+from tests.crash.replicas import CREATE, SEARCH, Replica, World, delivery
+
+AGENT = "/v1/convai/agents/{}"
+VOICE = "/v1/voices/{}"
+KEPT = {"VOICE_CLONE_KEEP_HOURS": "24"}
+NOT_KEPT = {"VOICE_CLONE_KEEP_HOURS": "0"}
+# Each restores one agent at a time, and three of them are held there.
+VICTIMS = 3
+# How long a delivery may take. Its agent stays in the hands of a dead process for 30 s more.
+DELIVERY_SECONDS = 15
+
+
+class Step(NamedTuple):
+    """What the provider does to reach a step, and what registry, provider and agent hold then."""
+
+    fault: dict[str, Any]
+    states: tuple[str, ...]
+    voices: int
+    changed: bool
+
+
+# "Late" is a request that the provider takes its time for, "lost" is one that never arrives.
+LATE: dict[str, Any] = {"hold": "before"}
+LOST: dict[str, Any] = {"hold": "before", "drop": "before"}
+DONE: dict[str, Any] = {"hold": "after"}
+
+DELIVERY = {
+    "CreateLate": Step({"method": "POST", "path": CREATE, **LATE}, ("intended",), 0, False),
+    "CreateLost": Step({"method": "POST", "path": CREATE, **LOST}, ("intended",), 0, False),
+    "CreateDone": Step({"method": "POST", "path": CREATE, **DONE}, ("intended",), 1, False),
+    "UpdateLate": Step({"method": "PATCH", "path": AGENT, **LATE}, ("ready",), 1, False),
+    "UpdateLost": Step({"method": "PATCH", "path": AGENT, **LOST}, ("ready",), 1, False),
+    "UpdateDone": Step({"method": "PATCH", "path": AGENT, **DONE}, ("ready",), 1, True),
+    "Answered": Step({}, ("ready",), 1, True),
+    # The last, because nobody waits for the agent longer than a second.
+    "BeforeIntent": Step({"method": "GET", "path": AGENT, **LATE}, (), 0, False),
+}
+DELETION = {
+    "RestoreRead": Step({"method": "GET", "path": AGENT, **LATE}, ("deleting",), 1, True),
+    "RestoreLate": Step({"method": "PATCH", "path": AGENT, **LATE}, ("deleting",), 1, True),
+    "RestoreDone": Step({"method": "PATCH", "path": AGENT, **DONE}, ("deleting",), 1, False),
+    "DeleteLate": Step({"method": "DELETE", "path": VOICE, **LATE}, ("deleting",), 1, False),
+    "DeleteDone": Step({"method": "DELETE", "path": VOICE, **DONE}, ("deleting",), 0, False),
+}
+
+Answers = dict[str, Awaitable[pb.PrepareCallResponse]]
+
+
+async def begin(
+    world: World, replica: Replica, names: list[str], speech: bytes, *, seconds: float = DELIVERY_SECONDS
+) -> Answers:
+    """Brings a delivery to each of these steps."""
+    answers: Answers = {}
+    for name in names:
+        step = DELIVERY[name]
+        world.agent(name)
+        held = len(world.emulator.requests.matching(stage="held"))
+        world.emulator.faults.set(*faults(step, name))
+        answers[name] = asyncio.ensure_future(
+            replica.stub.PrepareCall(delivery(name, speech), timeout=seconds)
+        )
+        if step.fault:
+            await world.emulator.requests.wait(held + 1, stage="held", seconds=10)
+        else:
+            await answers[name]
+    return answers
+
+
+async def end(world: World, replica: Replica, speech: bytes) -> None:
+    """Brings a deletion to each step, in as many processes."""
+    began: list[Fault] = []
+    for name, step in DELETION.items():
+        agent = world.agent(name)
+        answer = await replica.stub.PrepareCall(delivery(name, speech), timeout=DELIVERY_SECONDS)
+        assert answer.agent_updated
+        began += faults(step, agent if step.fault["path"] == AGENT else answer.voice.voice_id)
+    held = len(world.emulator.requests.matching(stage="held"))
+    world.emulator.faults.set(*began)
+    await complete(replica, list(DELETION))
+    await world.emulator.requests.wait(held + len(DELETION), stage="held", seconds=10)
+
+
+def faults(step: Step, which: str) -> list[Fault]:
+    """The fault of a step, for this agent or voice."""
+    return [Fault(**{**step.fault, "path": step.fault["path"].format(which)})] if step.fault else []
+
+
+async def repeat(replica: Replica, names: list[str], speech: bytes) -> dict[str, str]:
+    """Delivers once more, all at once; says whose voice each answer names."""
+    answers = await asyncio.gather(
+        *(replica.stub.PrepareCall(delivery(name, speech), timeout=30) for name in names)
+    )
+    return {name: answer.voice.voice_id for name, answer in zip(names, answers, strict=True)}
+
+
+async def complete(replica: Replica, names: list[str]) -> None:
+    """Ends these calls, which must be known."""
+    for name in names:
+        assert (await replica.stub.CompleteCall(pb.CompleteCallRequest(conversation_id=f"conv_{name}"))).found
+
+
+async def reached(world: World, steps: dict[str, Step]) -> None:
+    """Makes sure that the kill struck where it should."""
+    rows, ours, changed = await world.voices(), list(world.ours().values()), world.changed()
+    expected = {name: (list(step.states), step.voices, step.changed) for name, step in steps.items()}
+
+    assert expected == {
+        name: ([row["state"] for row in rows.get(name, [])], ours.count(name), name in changed)
+        for name in steps
+    }
+
+
+async def let_go(world: World) -> None:
+    """Lets the provider do what it was asked for by those who are dead, and waits for it."""
+    begun = list(world.emulator.requests)
+    world.emulator.faults.clear()
+    async with asyncio.timeout(10):
+        while any(request.stage == "held" for request in begun):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    """Waits until something holds, longer than `eventually` does."""
+    async with asyncio.timeout(seconds):
+        while not await holds():
+            await asyncio.sleep(0.5)
+
+
+async def in_registry(world: World) -> dict[str, str]:
+    """The voices that are ready to be used, by whose they are."""
+    rows = await world.rows("SELECT name, voice_id FROM voices WHERE state = 'ready'")
+    return {row["name"].split("_Clone_")[0]: row["voice_id"] for row in rows}
+
+
+async def restarted(world: World, speech: bytes) -> None:
+    """Kills at every step, restarts, repeats every event; what was asked of the provider is done late."""
+    async with world.replicas(VICTIMS, **NOT_KEPT) as victims:
+        await killed(world, victims, speech)
+    async with world.replica(**NOT_KEPT) as survivor:
+        answered, _ = await asyncio.gather(
+            repeat(survivor, list(DELIVERY), speech), complete(survivor, list(DELETION))
+        )
+        await let_go(world)
+        await world.quiet(80)
+        assert answered == await in_registry(world)
+        assert {voice: name for name, voice in answered.items()} == world.ours()
+
+        await complete(survivor, list(DELIVERY))
+        await over(world, 20)
+
+
+async def left_alone(world: World, speech: bytes) -> None:
+    """Kills at every step, restarts, and nobody calls again; the provider does at once what it was asked."""
+    async with world.replicas(VICTIMS, **NOT_KEPT) as victims:
+        await killed(world, victims, speech)
+    await let_go(world)
+    creates = len(world.emulator.requests.matching(path=CREATE))
+    async with world.replica(**NOT_KEPT, CALL_MAX_MINUTES="0.5"):
+        await over(world, 100)
+
+    assert creates == len(world.emulator.requests.matching(path=CREATE))
+
+
+async def replicated(world: World, speech: bytes) -> None:
+    """Kills at every step of a delivery, while another replica waits for the same clones."""
+    async with world.replicas(2, **KEPT) as (victim, survivor):
+        *early, last = DELIVERY
+        lost = await begin(world, victim, early, speech)
+        waiting = asyncio.create_task(repeat(survivor, early, speech))
+        for name in early:
+            await world.emulator.requests.wait(2, method="GET", path=AGENT.format(name))
+        lost |= await begin(world, victim, [last], speech)
+        await victim.kill()
+        at = time.time()
+        await asyncio.gather(*lost.values(), return_exceptions=True)
+
+        answered = await waiting | await repeat(survivor, [last], speech)
+        found = [row["marker"] for row in (await world.voices())["CreateDone"]]
+        (look,) = (
+            request
+            for request in world.emulator.requests.matching(path=SEARCH)
+            if request.query["search"] == found
+        )
+        assert 0 < look.at - at < 10
+        await let_go(world)
+        await world.quiet(20)
+        assert answered == await in_registry(world)
+        assert answered == await repeat(survivor, list(DELIVERY), speech)
+        assert {voice: name for name, voice in answered.items()} == world.ours()
+
+        await complete(survivor, list(DELIVERY))
+        await until(lambda: _true(not world.changed()), 60)
+        await world.quiet(5)
+        assert answered == await in_registry(world)
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+async def killed(world: World, victims: list[Replica], speech: bytes) -> None:
+    """Brings deliveries and deletions to every step, and kills all who were at them."""
+    *early, last = DELIVERY
+    lost = await begin(world, victims[0], early, speech)
+    await end(world, victims[0], speech)
+    lost |= await begin(world, victims[0], [last], speech)
+    await asyncio.gather(*(victim.kill() for victim in victims))
+    await asyncio.gather(*lost.values(), return_exceptions=True)
+    await reached(world, {**DELIVERY, **DELETION})
+
+
+async def over(world: World, seconds: float) -> None:
+    """Waits until every agent has back what it had, and no voice is left."""
+
+    async def is_over() -> bool:
+        return not world.changed() and not world.ours() and not await world.wrongs()
+
+    with contextlib.suppress(TimeoutError):
+        await until(is_over, seconds)
+    await world.quiet(0)
+    assert ([], {}, {}) == (world.changed(), world.ours(), await in_registry(world))
+
+
+async def never_given(world: World, speech: bytes) -> None:
+    """Kills while an agent that has a voice is given the next one, which it never gets."""
+    settings = {**NOT_KEPT, "CALL_PRESUMED_MINUTES": "0.0001"}
+    agent = world.agent("agent_shared")
+    async with world.replica(**settings) as victim:
+        first = await victim.stub.PrepareCall(delivery("First", speech, agent=agent), timeout=10)
+        assert (True, first.voice.voice_id) == (first.agent_updated, world.spoken(agent)[0])
+        world.emulator.faults.set(*faults(DELIVERY["UpdateLost"], agent))
+        second = delivery("Second", speech, agent=agent)
+        lost = asyncio.ensure_future(victim.stub.PrepareCall(second, timeout=DELIVERY_SECONDS))
+        await world.emulator.requests.wait(stage="held")
+        await victim.kill()
+        await asyncio.gather(lost, return_exceptions=True)
+    await let_go(world)
+
+    async with world.replica(**settings) as survivor:
+        await complete(survivor, ["First"])
+        await until(lambda: _true(not world.changed()), 60)
+        await complete(survivor, ["Second"])
+        await over(world, 60)
+
+
+async def only_slow(world: World, speech: bytes) -> None:
+    """Stops a process until another takes it for dead, and lets it go on."""
+    names = ["CreateDone", "CreateLate"]
+    async with world.replicas(2, **KEPT) as (slow, quick):
+        answers = await begin(world, slow, names, speech, seconds=40)
+        slow.process.send_signal(signal.SIGSTOP)
+        answered = await repeat(quick, names, speech)
+        slow.process.send_signal(signal.SIGCONT)
+        await let_go(world)
+
+        assert answered == {name: (await answer).voice.voice_id for name, answer in answers.items()}
+        await world.quiet(20)
+        assert {voice: name for name, voice in answered.items()} == world.ours()
+        assert answered == await in_registry(world)
+        assert {"CreateDone": 1, "CreateLate": 2} == Counter(
+            str(part.text).split("_Clone_")[0]
+            for request in world.emulator.requests.matching(path=CREATE)
+            for part in request.form or ()
+            if part.name == "name"
+        )
+
+
+@pytest.mark.timeout(240)
+async def test_killed_at_every_step(worlds: Worlds, speech: bytes) -> None:
+    """Whatever a process was at when it was killed, another one or the next one finishes it."""
+    async with (
+        worlds("restarted") as one,
+        worlds("left-alone") as two,
+        worlds("replicated") as three,
+        worlds("never-given") as four,
+        worlds("only-slow") as five,
+    ):
+        await asyncio.gather(
+            restarted(one, speech),
+            left_alone(two, speech),
+            replicated(three, speech),
+            never_given(four, speech),
+            only_slow(five, speech),
+        )

@@ -1,0 +1,67 @@
+"""What never may be, whatever happens in whatever order: DESIGN 4.2, 4.3, 4.5 and 4.9.
+
+`just soak MINUTES` goes on with new examples for as long.
+"""
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.postgres import new_database
+from tests.property.steps import steps
+from tests.property.world import Violated, world
+
+COMMON = settings(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
+settings.register_profile("bounded", COMMON, derandomize=True, max_examples=12)
+settings.register_profile("soak", COMMON, max_examples=40)
+PROFILE = settings.get_profile(os.environ.get("PRECALL_PROPERTY", "bounded"))
+
+
+# Shrinking takes hypothesis up to five minutes, and nobody minds waiting for a shorter story.
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:
+    """Two replicas, killed and started at will, keep to the design at every moment and at quiet points."""
+    server = request.getfixturevalue("postgres") if kind == "postgres" else ""
+
+    @PROFILE
+    @given(
+        story=steps,
+        keep_hours=st.sampled_from((0.0, 1.0)),
+        agent_update=st.sampled_from(("auto", "auto", "auto", "always")),
+    )
+    def lives(story: list[Any], keep_hours: float, agent_update: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            url = new_database(server) if server else f"sqlite:///{folder}/precall.sqlite3"
+            try:
+                asyncio.run(_live(url, Path(folder), story, keep_hours, agent_update))
+            finally:
+                if server:
+                    asyncio.run(_drop(url))
+
+    lives()
+
+
+async def _live(url: str, folder: Path, story: list[Any], keep_hours: float, agent_update: str) -> None:
+    async with world(url, folder, voice_clone_keep_hours=keep_hours, agent_update=agent_update) as lived:
+        for step in story:
+            await lived.do(step)
+        await lived.settle()
+        await lived.settle(over=True)
+        if bugs := lived.bugs():
+            raise Violated("\n".join([*bugs, "", *lived.story]))
+
+
+async def _drop(url: str) -> None:
+    """Removes a database, because a long run makes hundreds."""
+    server, _, name = url.rpartition("/")
+    connection = await asyncpg.connect(f"{server}/postgres")
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()

@@ -1,0 +1,682 @@
+"""A provider, a database and two replicas, what was done to them, and what must be true of them.
+
+`World.do` takes a step; `check` raises Violated as soon as anything is wrong that never may be;
+`settle` waits for a quiet point and tells what is wrong there.
+"""
+
+import asyncio
+import copy
+import hashlib
+import io
+import random
+import time
+import wave
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import grpc
+import msgspec
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from sqlalchemy import select
+from voice.v1 import cloning_pb2 as pb
+from voice.v1.cloning_pb2_grpc import CloningServiceStub
+
+from cloner.callers import Caller, Identities
+from cloner.registry import Registry, opened
+from cloner.registry.schema import agents, calls, voices
+from emulator import Emulator, Fault, Latency, Settings
+from emulator.agents import PREMADE
+from emulator.voices import Voice
+from tests.property.replica import SECRETS, Clock, Replica
+from tests.property.steps import (
+    AGENTS,
+    CALLERS,
+    CREATE_FAULTS,
+    FAULTS,
+    REQUESTS,
+    Break,
+    Deliver,
+    Edit,
+    End,
+    Fill,
+    Forget,
+    Jump,
+    Kill,
+    Mend,
+    Pause,
+    Quiet,
+    Replace,
+    Start,
+    Vanish,
+)  # fmt: skip
+
+DEPLOYMENT = "tested"
+ROOM = 500
+PATIENT, IMPATIENT = 10.0, 0.3
+PRESUMED, CALL_MAX = 900.0, 7_200.0
+# The first two call from one number.
+PEOPLE = (
+    pb.Caller(name="Ivan", date_of_birth="11.12.2007", phone_number="+31612345678"),
+    pb.Caller(name="Maria", phone_number="+31612345678"),
+    pb.Caller(name="Piet", phone_number="+31687654321"),
+)
+LATER = {
+    "PROVIDER_BUSY", "PROVIDER_UNAVAILABLE", "PROVIDER_TIMEOUT", "PROVIDER_PROTOCOL", "VOICE_SLOTS_EXHAUSTED",
+    "VOICE_NEEDS_VERIFICATION", "AGENT_REJECTED", "RATE_LIMITED", "NOT_FOUND", "NO ANSWER",
+}  # fmt: skip
+SETTLE_SECONDS = 15.0
+LONGEST_UPDATE = 30.0
+FOREVER = float("inf")
+
+
+class Violated(AssertionError):
+    """Something was seen that must never be. The text tells what, and everything that led to it."""
+
+
+class Event(msgspec.Struct):
+    """Something that was done, to one caller or to all (None)."""
+
+    kind: str
+    caller: int | None
+    began: float
+    ended: float = FOREVER
+    amount: float = 0.0
+
+
+class Answer(msgspec.Struct):
+    """What a delivery was answered."""
+
+    caller: int
+    agent: str
+    conversation: str
+    began: float
+    ended: float
+    voice_id: str
+    updated: bool
+
+
+@cache
+def sample(caller: int, take: int) -> bytes:
+    """A recording of noise, which is nobody else's."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(16_000)
+        writer.writeframes(random.Random(f"{caller} {take}").randbytes(2 * 16_000 * 3 + 3_200))
+    return file.getvalue()
+
+
+class World:
+    """One deployment. `keep_hours` and `agent_update` are the operator's settings."""
+
+    def __init__(
+        self, registry: Registry, url: str, folder: Path, clock: Clock, settings: dict[str, Any]
+    ) -> None:
+        self.clock = clock
+        self.registry = registry
+        self.log = folder / "log"
+        self.keep = settings["voice_clone_keep_hours"] * 3_600
+        self.auto = settings["agent_update"] == "auto"
+        self.provider = Emulator(
+            Settings(
+                api_key=SECRETS["elevenlabs_api_key"], latency=Latency(0, 0.005), create_latency=Latency(0.01, 0.05),
+                voice_limit=ROOM, monthly_limit=None,
+            ),
+            clock=clock,
+        )  # fmt: skip
+        self.settings = {
+            "cloner_port": 0, "database_url": url, "audio_workers": 1, "shutdown_grace_seconds": 0.0, **settings,
+        }  # fmt: skip
+        self.replicas: dict[int, Replica] = {}
+        self._one_at_a_time = {0: asyncio.Lock(), 1: asyncio.Lock()}
+        self.stubs: dict[int, tuple[grpc.aio.Channel, CloningServiceStub]] = {}
+        self.pending: set[asyncio.Task[None]] = set()
+        self.events: list[Event] = []
+        self.answers: list[Answer] = []
+        self.takes = dict.fromkeys(CALLERS, 0)
+        self.makers = {hashlib.sha256(sample(caller, 0)).hexdigest(): caller for caller in CALLERS}
+        self.made: dict[str, int] = {}
+        self.conversations: dict[str, float] = {}
+        self.forgotten: dict[int, float] = {}
+        self.touched: dict[int, float] = {}
+        self.unsure: set[str] = set()
+        self.wrong: list[str] = []
+        self.story: list[str] = []
+        self.began = time.monotonic()
+        self.foreign = self._place_others()
+        self.had = {agent: self._spoken(agent) for agent in AGENTS}
+        self._watch_voices()
+
+    def _place_others(self) -> dict[str, Voice]:
+        """Voices that look like ours to a careless eye."""
+        label, old = (
+            {"precall_deployment": DEPLOYMENT, "precall": f"precall-{DEPLOYMENT}-1"},
+            int(self.clock()) - 100_000,
+        )
+        others = (
+            Voice(voice_id="theirs1", name="Ivan_Clone", created_at_unix=old),
+            Voice(
+                voice_id="theirs2",
+                name="x",
+                description=f"precall-{DEPLOYMENT}-2",
+                created_at_unix=old + 200_000,
+            ),
+            Voice(
+                voice_id="theirs3",
+                name="x",
+                labels={**label, "precall_deployment": "another"},
+                created_at_unix=old + 200_000,
+            ),
+            Voice(voice_id="theirs4", name="x", labels=label, created_at_unix=old),
+        )
+        for voice in others:
+            self.provider.voices.put(voice)
+        for agent in AGENTS:
+            self.provider.agents.put(agent, {"name": agent})
+        return {voice.voice_id: copy.deepcopy(voice) for voice in others}
+
+    def _watch_voices(self) -> None:
+        """Notes who each voice was made of, and what is deleted."""
+        put, remove = self.provider.voices.put, self.provider.voices.remove
+        self._remove = remove
+
+        def noted_put(voice: Voice) -> Voice:
+            self.made[voice.voice_id] = self.makers[voice.samples[0].hash]
+            self.tell(f"    made {voice.voice_id} of {self.made[voice.voice_id]}")
+            return put(voice)
+
+        def noted_remove(voice_id: str) -> None:
+            remove(voice_id)
+            self.tell(f"    deleted {voice_id}")
+            if voice_id not in self.made:
+                self.wrong.append(f"{voice_id}, which is somebody else's, was deleted")
+            for agent in AGENTS:
+                if self._spoken(agent)[0] == voice_id:
+                    self.wrong.append(f"{voice_id} was deleted while {agent} spoke with it")
+
+        self.provider.voices.put, self.provider.voices.remove = noted_put, noted_remove
+
+    # What is done.
+
+    async def do(self, step: Any) -> None:
+        """Takes a step."""
+        self.tell(str(step))
+        match step:
+            case Deliver(times=times):
+                await self._begin(
+                    [self._deliver(step, step.replica + n) for n in range(times)], wait=step.wait
+                )
+            case End():
+                await self._begin(
+                    [self._end(step.caller, step.agent, step.conversation, step.replica)], wait=True
+                )
+            case Forget():
+                await self._begin([self._forget(step)], wait=step.wait)
+            case Replace():
+                await self._begin([self._replace(step)], wait=step.wait)
+            case Break():
+                self._break(step)
+            case Mend():
+                self.provider.faults.clear()
+            case Fill(full):
+                self.provider.voices.limit = len(self.provider.voices.custom) if full else ROOM
+                if full:
+                    self._note("filled")
+            case Vanish(caller):
+                self._vanish(caller)
+            case Edit():
+                self._edit(step)
+            case Kill(replica):
+                await self._kill(replica)
+            case Start(replica):
+                await self._start(replica)
+            case Jump(seconds):
+                # A provider that changes an agent half a minute after it was asked to is beyond the design.
+                if seconds >= LONGEST_UPDATE and self.provider.requests.matching(
+                    method="PATCH", stage="held"
+                ):
+                    self.provider.faults.release()
+                    await asyncio.sleep(0.1)
+                self._jump(seconds)
+            case Pause(seconds):
+                await asyncio.sleep(seconds)
+            case Quiet(caller):
+                await self.settle()
+                await self._probe(caller)
+        self.check()
+
+    async def _begin(self, work: Iterable[Any], *, wait: bool) -> None:
+        """Lets the work go on by itself, once it is done or has had a second."""
+        tasks = {asyncio.create_task(one) for one in work}
+        self.pending |= tasks
+        for task in tasks:
+            task.add_done_callback(self.pending.discard)
+        if wait:
+            done, _ = await asyncio.wait(tasks, timeout=1)
+            for task in done:
+                task.result()
+        else:
+            await asyncio.sleep(0)
+
+    async def _deliver(self, step: Deliver, replica: int) -> str:
+        conversation = f"conv_{step.caller}_{step.conversation}"
+        began = time.monotonic()
+        self.conversations.setdefault(f"{step.agent} {conversation}", began)
+        self.touched[step.caller] = FOREVER
+        request = pb.PrepareCallRequest(
+            agent_id=step.agent, conversation_id=conversation, caller=PEOPLE[step.caller],
+            sample=sample(step.caller, self.takes[step.caller]),
+        )  # fmt: skip
+        event = self._note("delivered", step.caller, FOREVER)
+        answer = await self._ask(replica, "PrepareCall", request, PATIENT if step.patient else IMPATIENT)
+        if isinstance(answer, str):
+            return answer
+        event.ended = ended = time.monotonic()
+        self.touched[step.caller] = ended
+        told = Answer(
+            step.caller, step.agent, conversation, began, ended, answer.voice.voice_id, answer.agent_updated
+        )
+        self.answers.append(told)
+        self._judge(told, answer)
+        return "OK"
+
+    async def _end(self, caller: int, agent: str, number: int, replica: int) -> None:
+        conversation = f"conv_{caller}_{number}"
+        event = self._note(f"ended {agent} {conversation}", caller, FOREVER)
+        request = pb.CompleteCallRequest(conversation_id=conversation, agent_id=agent)
+        answer = await self._ask(replica, "CompleteCall", request, PATIENT)
+        if not isinstance(answer, str):
+            event.ended, event.amount = time.monotonic(), float(answer.found)
+
+    async def _forget(self, step: Forget) -> None:
+        person = PEOPLE[step.caller]
+        request = pb.ForgetCallerRequest(caller=person)
+        who = [step.caller]
+        if step.way == "number":
+            request = pb.ForgetCallerRequest(caller=pb.Caller(phone_number=person.phone_number))
+            who = [n for n in CALLERS if PEOPLE[n].phone_number == person.phone_number]
+        elif step.way == "voice":
+            known = [answer.voice_id for answer in self.answers if answer.caller == step.caller]
+            request = pb.ForgetCallerRequest(voice_id=known[-1] if known else "nobodys")
+        began = time.monotonic()
+        events = [self._note("forgot", caller, FOREVER) for caller in who]
+        answer = await self._ask(step.replica, "ForgetCaller", request, PATIENT)
+        if isinstance(answer, str):
+            return
+        for caller, event in zip(who, events, strict=True):
+            event.ended = time.monotonic()
+            # A voice that was given up tells nobody any more whose it was.
+            if step.way != "voice" and self.touched.get(caller, 0.0) < began:
+                self.forgotten[caller] = began
+
+    async def _replace(self, step: Replace) -> None:
+        self.takes[step.caller] += 1
+        self.touched[step.caller] = FOREVER
+        new = sample(step.caller, self.takes[step.caller])
+        self.makers[hashlib.sha256(new).hexdigest()] = step.caller
+        event = self._note("replaced", step.caller, FOREVER)
+        request = pb.ReplaceVoiceRequest(caller=PEOPLE[step.caller], sample=new)
+        answer = await self._ask(
+            step.replica, "ReplaceVoice", request, PATIENT if step.patient else IMPATIENT
+        )
+        if isinstance(answer, str):
+            return
+        event.ended = self.touched[step.caller] = time.monotonic()
+        if self.made.get(answer.voice.voice_id) != step.caller:
+            self.wrong.append(f"{step.caller} was given {answer.voice.voice_id} in place of an old voice")
+
+    def _break(self, step: Break) -> None:
+        method, path = REQUESTS[step.request]
+        how = (CREATE_FAULTS if step.request == "create" else FAULTS)[step.how]
+        fault = msgspec.convert({"method": method, "path": path, "times": step.times, **how}, Fault)
+        self.provider.faults.set(*self.provider.faults, fault)
+        self._note(f"broke {step.request}", amount=step.times)
+
+    def _vanish(self, caller: int) -> None:
+        self._note("vanished", caller)
+        for voice in self._ours():
+            if self.made[voice.voice_id] == caller:
+                self.tell(f"    deleted {voice.voice_id} by hand")
+                self._remove(voice.voice_id)
+
+    def _edit(self, step: Edit) -> None:
+        requests = [one for one in self.provider.requests if "agents" in one.path]
+        # Whoever reads and then writes may overwrite this, which nobody could help.
+        under_way = any(one.stage != "finished" for one in requests)
+        failing = any(one.status != 200 and one.at > self.clock() - 3 for one in requests[-20:])
+        if self.pending or under_way or failing or list(self.provider.faults):
+            self.unsure.add(step.agent)
+        agent, number = self.provider.agents[step.agent], len(self.story)
+        voice, first_message = self.had[step.agent]
+        if step.voice:
+            voice = agent["conversation_config"]["tts"]["voice_id"] = PREMADE[number % 2 + 1][0]
+        if step.first_message:
+            first_message = agent["conversation_config"]["agent"]["first_message"] = f"Hello {number}"
+        self.had[step.agent] = (voice, first_message)
+
+    async def _kill(self, replica: int) -> None:
+        async with self._one_at_a_time[replica]:
+            killed = self.replicas.pop(replica, None)
+            if killed is not None:
+                self._note("killed")
+                killed.kill()
+                channel, _ = self.stubs.pop(replica)
+                await channel.close()
+
+    async def _start(self, replica: int) -> None:
+        async with self._one_at_a_time[replica]:
+            if replica not in self.replicas:
+                started = self.replicas[replica] = Replica(self.clock, str(self.log), self.settings)
+                channel = grpc.aio.insecure_channel(f"127.0.0.1:{await started.port()}")
+                self.stubs[replica] = (channel, CloningServiceStub(channel))
+
+    def _jump(self, seconds: float) -> None:
+        self._note("jumped", amount=seconds)
+        self.clock.jump(seconds)
+
+    async def _ask(self, replica: int, method: str, request: Any, seconds: float) -> Any:
+        """The answer, or the reason why there is none. A replica that is dead is replaced by the other."""
+        if not self.stubs:
+            await self._start(replica % 2)
+        _, stub = self.stubs.get(replica % 2) or next(iter(self.stubs.values()))
+        try:
+            answer = await getattr(stub, method)(request, timeout=seconds)
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.CancelledError) as failure:
+            reason = _reason(failure)
+            self.tell(f"    {method} {_brief(request)}: {reason}")
+            if reason not in LATER:
+                self.wrong.append(f"{method} was answered {reason}: {failure}")
+            return reason
+        self.tell(f"    {method} {_brief(request)}: {_brief(answer)}")
+        return answer
+
+    async def _probe(self, caller: int) -> None:
+        """After a quiet point a call is answered, whatever was before."""
+        step = Deliver(caller, AGENTS[0], len(self.story), 0, 1, patient=True, wait=True)
+        outcome = await self._deliver(step, 0)
+        if outcome != "OK":
+            self.wrong.append(f"{caller} was not served at a quiet point: {outcome}")
+        elif self.answers[-1].voice_id not in self.provider.voices:
+            self.wrong.append(f"{caller} was given a voice at a quiet point that there is not")
+
+    # What must be true at any time.
+
+    def check(self) -> None:
+        """Raises Violated if something was seen that must never be."""
+        if not self.wrong:
+            self._check_bounds()
+            self._check_others()
+        if self.wrong:
+            raise Violated("\n".join([*self.wrong, "", *self.story, "", *self._last_lines()]))
+
+    def _judge(self, told: Answer, answer: pb.PrepareCallResponse) -> None:
+        """What an answer may say, beside what was answered and done before."""
+        name = PEOPLE[told.caller].name
+        if self.made.get(told.voice_id) != told.caller:
+            self.wrong.append(
+                f"{told.caller} was answered {told.voice_id}, made of {self.made.get(told.voice_id)}"
+            )
+        if name not in answer.first_message or not answer.voice.name.startswith(f"{name}_Clone_"):
+            self.wrong.append(f"{told.caller} was greeted {answer.first_message!r} as {answer.voice.name}")
+        ends = self._during(f"ended {told.agent} {told.conversation}", told.caller, 0.0)
+        # A call that is over is told the voice that it had.
+        if told.voice_id not in self.provider.voices and not ends and not self._may_be_gone(told, told.began):
+            self.wrong.append(f"{told.caller} was answered {told.voice_id}, which is gone")
+        for other in self.answers[:-1]:
+            if (other.agent, other.conversation) == (told.agent, told.conversation):
+                if other.voice_id != told.voice_id and not self._may_be_gone(told, other.began):
+                    self.wrong.append(
+                        f"{told.conversation} had {other.voice_id} and was answered {told.voice_id}"
+                    )
+            elif self.auto and other.agent == told.agent and other.caller != told.caller:
+                self._judge_sharing(told, other)
+        forgot = self._during("forgot", told.caller, 0.0)
+        if told.updated and not forgot and any(end.amount and end.ended < told.began for end in ends):
+            self.wrong.append(f"{told.conversation} was over and {told.agent} was updated for it")
+
+    def _judge_sharing(self, told: Answer, other: Answer) -> None:
+        """An agent is not updated while another caller's call there is known to be in progress."""
+        first = self.conversations[f"{other.agent} {other.conversation}"]
+        over = (
+            self._during(f"ended {other.agent} {other.conversation}", other.caller, 0.0)
+            or self._during(f"ended {told.agent} {told.conversation}", told.caller, 0.0)
+            or self._during("forgot", other.caller, 0.0)
+            or self._during("forgot", told.caller, 0.0)
+            or self._jumped(min(first, told.began)) >= PRESUMED - 60
+        )
+        if told.updated and not over and (other.updated or other.ended < told.began):
+            self.wrong.append(f"{told.agent} was updated for {told.conversation} during {other.conversation}")
+
+    def _may_be_gone(self, told: Answer, since: float) -> bool:
+        """Whether anything was done since then that may have cost the call its voice."""
+        if any(self._during(kind, told.caller, since) for kind in ("forgot", "replaced", "vanished")):
+            return True
+        # The provider is asked for a voice again after ten minutes only.
+        if any(self._jumped(event.began) < 700 for event in self._during("vanished", told.caller, 0.0)):
+            return True
+        jumped = self._jumped(self.conversations[f"{told.agent} {told.conversation}"])
+        if not self._during(f"ended {told.agent} {told.conversation}", told.caller, 0.0):
+            return jumped >= CALL_MAX - 60
+        return jumped >= self.keep - 60 or bool(self._during("filled", None, 0.0))
+
+    def _check_bounds(self) -> None:
+        """No caller costs more voices than something that was done explains."""
+        for caller in CALLERS:
+            made = sum(1 for maker in self.made.values() if maker == caller)
+            if made > 1 and made > (most := 1 + self._excuses(caller)):
+                self.wrong.append(f"{made} voices were made of {caller}, where {most} can be explained")
+
+    def _excuses(self, caller: int) -> float:
+        count = 0.0
+        filled = bool(self._during("filled", None, 0.0))
+        for event in self.events:
+            if event.caller not in (None, caller):
+                continue
+            match event.kind.partition(" ")[0]:
+                case "killed" | "vanished":
+                    count += 1
+                case "broke" if event.kind == "broke create":
+                    count += event.amount
+                case "jumped" if event.amount >= 5:
+                    count += 1
+                case "forgot" | "replaced":
+                    count += 2
+                case "ended" if self.keep == 0:
+                    count += 1
+                case "delivered" if filled:
+                    count += 1
+        return count
+
+    def _check_others(self) -> None:
+        for voice_id, voice in self.foreign.items():
+            if voice_id not in self.provider.voices or self.provider.voices[voice_id] != voice:
+                self.wrong.append(f"{voice_id}, which is somebody else's, was touched")
+
+    # What must be true at a quiet point.
+
+    async def settle(self, *, over: bool = False) -> None:
+        """Mends everything and waits until all is as it should be; with `over`, all calls have ended."""
+        self.provider.faults.clear()
+        self.provider.voices.limit = ROOM
+        self._jump(9)
+        await asyncio.gather(self._start(0), self._start(1))
+        if self.pending:
+            await asyncio.wait(self.pending, timeout=PATIENT + 5)
+            assert not self.pending, "a request was never answered"
+        ended = {event.kind for event in self.events if event.kind.startswith("ended ")}
+        if over:
+            ended = {f"ended {known}" for known in self.conversations}
+        wrong: list[str] = ["nothing was looked at"]
+        # Two for a janitor to come by, and more for what is tried again; then nothing but time passes.
+        jumps = [0.0, 8_000.0, 700.0, 700.0] if over else [0.0, 700.0, 700.0]
+        until = time.monotonic() + SETTLE_SECONDS
+        while wrong and not self.wrong and time.monotonic() < until:
+            self._jump(jumps.pop(0) if jumps else 10.0)
+            self.tell("  settling")
+            await self._ring(ended)
+            wrong = await self._eventually_settled(1.2, over=over)
+        if wrong:
+            self.wrong += ["at a quiet point:", *wrong]
+        self.check()
+        self.touched = {caller: min(at, time.monotonic()) for caller, at in self.touched.items()}
+
+    async def _ring(self, ended: set[str]) -> None:
+        """Tells each end again, because a janitor that hears of one looks at once at what is due."""
+        for replica, kind in enumerate(sorted(ended)):
+            _, agent, conversation = kind.split()
+            _, caller, number = conversation.split("_")
+            await self._end(int(caller), agent, int(number), replica)
+
+    async def _eventually_settled(self, seconds: float, *, over: bool) -> list[str]:
+        """What is still wrong after so long, or nothing as soon as all is right twice in a row."""
+        until, right = time.monotonic() + seconds, 0
+        while True:
+            wrong = await self._unsettled() + (await self._left() if over else [])
+            right = 0 if wrong else right + 1
+            if right == 2 or (wrong and time.monotonic() > until):
+                return wrong
+            await asyncio.sleep(0.1)
+
+    async def _unsettled(self) -> list[str]:
+        """What is wrong for as long as something is under way, and after that must not be."""
+        wrong: list[str] = []
+        rows = await self._rows(voices)
+        known = {row.voice_id: row.state for row in rows if row.state in ("ready", "deleting")}
+        there = {voice.voice_id for voice in self._ours()}
+        wrong += [
+            f"{voice_id} is at the provider and not in the registry" for voice_id in there - known.keys()
+        ]
+        wrong += [
+            f"{voice_id} is {known[voice_id]} and not at the provider" for voice_id in known.keys() - there
+        ]
+        wrong += [
+            f"{row.marker} of {row.caller[:6]} is still intended" for row in rows if row.state == "intended"
+        ]
+        given = {row.agent_id: row.voice_id for row in await self._rows(agents) if row.marker}
+        for agent in AGENTS:
+            voice_id, _ = self._spoken(agent)
+            if voice_id not in self.provider.voices:
+                wrong.append(f"{agent} speaks with {voice_id}, which is gone")
+            elif voice_id in self.made and given.get(agent) != voice_id:
+                wrong.append(f"{agent} speaks with {voice_id}, and nobody knows")
+        return wrong + await self._remembered(rows)
+
+    async def _remembered(self, rows: list[Any]) -> list[str]:
+        """Who was forgotten, and did not call again, is not known."""
+        wrong: list[str] = []
+        identities = Identities(SECRETS["caller_hash_key"].encode(), "caller")
+        for caller, at in self.forgotten.items():
+            if self.touched.get(caller, 0.0) > at:
+                continue
+            person = PEOPLE[caller]
+            told = Caller(
+                name=person.name, date_of_birth=person.date_of_birth, phone_number=person.phone_number
+            )
+            hashed = identities.of(told, sample_digest="", call_id="").caller
+            wrong += [
+                f"{caller} was forgotten and has a voice that is {row.state}"
+                for row in rows
+                if row.caller == hashed
+            ]
+            called = [row for row in await self._rows(calls) if row.caller == hashed]
+            wrong += [f"{caller} was forgotten and has {len(called)} calls"] if called else []
+        return wrong
+
+    async def _left(self) -> list[str]:
+        """What is left when every call is over and no voice is kept."""
+        wrong = [
+            f"{voice.voice_id} of {self.made[voice.voice_id]} was never deleted" for voice in self._ours()
+        ]
+        for agent in AGENTS:
+            voice_id, first_message = self._spoken(agent)
+            if agent in self.unsure:
+                expected = voice_id in self.provider.voices and voice_id not in self.made
+                wrong += [] if expected else [f"{agent} speaks with {voice_id}"]
+            elif (voice_id, first_message) != self.had[agent]:
+                wrong.append(f"{agent} had {self.had[agent]} and has {(voice_id, first_message)}")
+        return wrong
+
+    # What everything above is made of.
+
+    def tell(self, line: str) -> None:
+        """Adds a line to the story of this world."""
+        self.story.append(f"{time.monotonic() - self.began:7.3f} {line}")
+
+    def _note(
+        self, kind: str, caller: int | None = None, ended: float = 0.0, *, amount: float = 0.0
+    ) -> Event:
+        now = time.monotonic()
+        event = Event(kind, caller, now, ended or now, amount)
+        self.events.append(event)
+        return event
+
+    def _during(self, kind: str, caller: int | None, since: float) -> list[Event]:
+        """What was done and may still have taken effect since then."""
+        return [
+            event
+            for event in self.events
+            if event.kind == kind and event.caller == caller and event.ended + 0.5 >= since
+        ]
+
+    def _jumped(self, since: float) -> float:
+        return sum(event.amount for event in self.events if event.kind == "jumped" and event.began >= since)
+
+    def _ours(self) -> list[Voice]:
+        return [voice for voice in self.provider.voices if voice.voice_id in self.made]
+
+    def _spoken(self, agent: str) -> tuple[str, str]:
+        config = self.provider.agents[agent]["conversation_config"]
+        return config["tts"]["voice_id"], config["agent"]["first_message"]
+
+    async def _rows(self, table: Any) -> list[Any]:
+        async with self.registry.transaction() as connection:
+            return list(await connection.execute(select(table)))
+
+    def _last_lines(self) -> list[str]:
+        return self.log.read_text().splitlines()[-150:] if self.log.exists() else []
+
+    def bugs(self) -> list[str]:
+        """The lines that a cloner writes when something happens that nobody thought of."""
+        told = ('"event": "bug"', '"level": "error"', "Traceback", "was never retrieved")
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for line in lines if any(word in line for word in told)]
+
+
+def _reason(failure: BaseException) -> str:
+    if not isinstance(failure, grpc.aio.AioRpcError):
+        return "NO ANSWER"
+    status = rpc_status.from_call(failure)
+    info = error_details_pb2.ErrorInfo()
+    if status is not None and status.details and status.details[0].Unpack(info):
+        return info.reason
+    # Ours end before the deadline, unless it is as short as an impatient one's.
+    lost = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+    return "NO ANSWER" if failure.code() in lost else str(failure.code())
+
+
+def _brief(message: Any) -> str:
+    shown = {field.name: value for field, value in message.ListFields() if field.name != "sample"}
+    return " ".join(str(shown).split())
+
+
+@asynccontextmanager
+async def world(url: str, folder: Path, **settings: Any) -> AsyncIterator[World]:
+    """A world of its own, with both replicas running, all of which is gone afterwards."""
+    clock = Clock()
+    async with opened(url, name=DEPLOYMENT, now=clock()) as registry:
+        made = World(registry, url, folder, clock, settings)
+        async with made.provider.listening() as made.settings["elevenlabs_base_url"]:
+            try:
+                await asyncio.gather(made._start(0), made._start(1))
+                yield made
+            finally:
+                for task in made.pending:
+                    task.cancel()
+                await asyncio.gather(*made.pending, return_exceptions=True)
+                for replica in (0, 1):
+                    await made._kill(replica)
