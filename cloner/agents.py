@@ -58,7 +58,6 @@ class Agents:
         self._mode = mode
         self._presumed = presumed_seconds
         self._now = now
-        self._holder = secrets.token_hex(8)
 
     async def read(self, agent_id: str, *, deadline: float) -> Reading | None:
         """How the agent speaks now, or None when ElevenLabs cannot tell at the moment.
@@ -94,14 +93,14 @@ class Agents:
             return False
         before = reading.now
         row = _intended(agent_id, reading, wanted, call_id=call_id, marker=marker)
-        now = self._now()
+        now, holder = self._now(), secrets.token_hex(8)
         until = now + left + AFTERMATH_SECONDS
         if not await self._rows.intend(
             row,
             turn=reading.turn,
             caller=caller,
             others_since=now - self._presumed if self._mode == "auto" else None,
-            holder=self._holder,
+            holder=holder,
             now=now,
             until=until,
         ):
@@ -115,13 +114,20 @@ class Agents:
             log.warning("agent not updated", reason=type(failure).__name__)
             if failure.maybe_done:
                 kept = until
-            return False
         except asyncio.CancelledError:
             kept = until
             raise
         finally:
-            await asyncio.shield(self._rows.let_go(agent_id, holder=self._holder, until=kept, given=given))
-        return given
+            held = await asyncio.shield(self._let_go(row, holder, until=kept, given=given))
+        return given and held
+
+    async def _let_go(self, row: AgentRow, holder: str, *, until: float, given: bool) -> bool:
+        """False if the hold had run out, as when the clock is set or the machine was suspended."""
+        held = await self._rows.let_go(row.agent_id, holder=holder, until=until, given=given)
+        if not held and (given or until):
+            log.warning("agent updated too late", agent_id=row.agent_id)
+            await self._rows.strayed(row)
+        return held
 
 
 def _intended(agent_id: str, reading: Reading, wanted: AgentVoice, *, call_id: str, marker: str) -> AgentRow:

@@ -131,16 +131,40 @@ class Agents:
             )
             return changed.one_or_none() is not None
 
-    async def let_go(self, agent_id: str, *, holder: str, until: float = 0, given: bool = False) -> None:
-        """Ends the holder's hold of an agent, at once or later.
+    async def let_go(self, agent_id: str, *, holder: str, until: float = 0, given: bool = False) -> bool:
+        """Ends the holder's hold of an agent, at once or later; False if it had run out and others took it.
 
         `given` says that it has what was intended, and so nothing any more that it was given before.
         """
         async with self._registry.transaction() as connection:
-            await connection.execute(
+            change = (
                 update(agents)
                 .where(agents.c.agent_id == agent_id, agents.c.holder == holder)
                 .values(held_until=until, holder="", **(NOTHING_FORMER if given else {}))
+            )
+            return (await connection.execute(change)).rowcount == 1
+
+    async def strayed(self, row: AgentRow) -> None:
+        """Says that an agent was given something after the hold of it had run out, which is to be put back.
+
+        What others took for its own meanwhile is corrected, and nobody who is at it now is the last.
+        """
+        async with self._registry.transaction() as connection:
+            this = agents.c.agent_id == row.agent_id
+            found = await connection.execute(select(*FIELDS).where(this).with_for_update())
+            current = AgentRow(**found.one()._mapping)
+            values = {**msgspec.structs.asdict(row), "restoring": True}
+            if current.marker:
+                values = {
+                    "former_marker": row.marker, "former_voice_id": row.voice_id,
+                    "former_first_message": row.first_message,
+                }  # fmt: skip
+                if current.before_voice_id == row.voice_id:
+                    values["before_voice_id"] = row.before_voice_id
+                if current.before_first_message == row.first_message:
+                    values["before_first_message"] = row.before_first_message
+            await connection.execute(
+                update(agents).where(this).values(**values, holder="", turn=agents.c.turn + 1)
             )
 
     async def withdraw(self, *, call_id: str | None = None, marker: str | None = None) -> None:

@@ -10,7 +10,6 @@ from tests.crash.replicas import API_KEY, World
 from tests.postgres import new_database
 
 Worlds = Callable[[str], AbstractAsyncContextManager[World]]
-OneWorld = Callable[[], AbstractAsyncContextManager[World]]
 
 
 @asynccontextmanager
@@ -36,16 +35,29 @@ async def world(name: str, database: str, folder: Path) -> AsyncIterator[World]:
             emulator.faults.clear()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def worlds(request: pytest.FixtureRequest, tmp_path: Path) -> Worlds:
-    """Makes worlds on one kind of database."""
-    if request.param == "sqlite":
-        return lambda name: world(name, f"sqlite:///{tmp_path}/{name}.sqlite3", tmp_path)
-    server = request.getfixturevalue("postgres")
-    return lambda name: world(name, new_database(server), tmp_path)
+KINDS = ["sqlite", "postgres"]
 
 
 @pytest.fixture
-def postgres_world(postgres: str, tmp_path: Path) -> OneWorld:
-    """Makes a world on Postgres."""
-    return lambda: world("world", new_database(postgres), tmp_path)
+def worlds_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Worlds]:
+    """Makes what makes worlds on a kind of database."""
+
+    def of(kind: str) -> Worlds:
+        if kind == "sqlite":
+            return lambda name: world(name, f"sqlite:///{tmp_path}/{name}.sqlite3", tmp_path)
+        server = request.getfixturevalue("postgres")
+        return lambda name: world(name, new_database(server), tmp_path)
+
+    return of
+
+
+@pytest.fixture(params=KINDS)
+def worlds(request: pytest.FixtureRequest, worlds_of: Callable[[str], Worlds]) -> Worlds:
+    """Makes worlds on one kind of database."""
+    return worlds_of(request.param)
+
+
+@pytest.fixture
+def on_postgres(worlds_of: Callable[[str], Worlds]) -> Worlds:
+    """Makes worlds on Postgres."""
+    return worlds_of("postgres")

@@ -8,7 +8,7 @@ import pytest
 from voice.v1 import cloning_pb2 as pb
 
 from emulator.voices import Voice
-from tests.crash.conftest import OneWorld, Worlds
+from tests.crash.conftest import Worlds
 from tests.crash.replicas import CREATE, DEPLOYMENT, DEPLOYMENT_LABEL, World, delivery
 
 pytestmark = pytest.mark.timeout(120)  # starting so many processes takes a busy machine its time
@@ -112,9 +112,9 @@ async def test_several_start_at_once(worlds: Worlds, speech: bytes) -> None:
             assert deployment["name"] == label
 
 
-async def test_many_identical_deliveries(postgres_world: OneWorld, speech: bytes) -> None:
+async def test_many_identical_deliveries(on_postgres: Worlds, speech: bytes) -> None:
     """However often a delivery arrives at once, at two processes, one voice is made and named."""
-    async with postgres_world() as world, world.replicas(2, AUDIO_WORKERS="2") as (one, two):
+    async with on_postgres("world") as world, world.replicas(2, AUDIO_WORKERS="2") as (one, two):
         agent = world.agent("agent_a")
         answers = await asyncio.gather(
             *(
@@ -131,10 +131,10 @@ async def test_many_identical_deliveries(postgres_world: OneWorld, speech: bytes
         assert any(answer.agent_updated for answer in answers)
 
 
-async def test_many_callers_at_one_agent(postgres_world: OneWorld) -> None:
+async def test_many_callers_at_one_agent(on_postgres: Worlds) -> None:
     """However many call one agent at once, each is answered their own voice."""
     speech = tone()
-    async with postgres_world() as world, world.replicas(2, AUDIO_WORKERS="2") as (one, two):
+    async with on_postgres("world") as world, world.replicas(2, AUDIO_WORKERS="2") as (one, two):
         agent = world.agent("agent_a")
         names = [f"Caller{number}" for number in range(MANY)]
         answers = await asyncio.gather(
