@@ -27,7 +27,7 @@ SIGNATURE_REASONS: tuple[SignatureReason, ...] = (
     "SIGNATURE_EXPIRED",
 )
 
-# DESIGN 2.1, as it stands there.
+# The table of docs/API.md, as it stands there.
 TABLE = {
     "VALIDATION_ERROR": {
         400: "MALFORMED_BODY FIELD_INVALID",

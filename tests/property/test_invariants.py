@@ -1,4 +1,4 @@
-"""What never may be, whatever happens in whatever order: DESIGN 4.2, 4.3, 4.5 and 4.9.
+"""What never may be, whatever happens in whatever order: lost voices, borrowed voices, second voices.
 
 `just soak MINUTES` goes on with new examples for as long.
 """
