@@ -44,11 +44,7 @@ check:
 
 # Pass every check and every test.
 test: check
-    {{uv}} run pytest -n 3 --dist worksteal
-
-# Kill a cloner at every step of a delivery and of a deletion, on both databases.
-crash:
-    {{uv}} run pytest -n 3 --dist worksteal tests/crash
+    {{uv}} run pytest -n 4 --dist worksteal
 
 # Try random histories of deliveries, faults and kills for so many minutes.
 soak minutes="10":

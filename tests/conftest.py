@@ -1,5 +1,6 @@
 import asyncio
 import io
+import os
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,22 @@ from tests.postgres import running as running_postgres
 SAMPLES = Path(__file__).parent / "samples"
 API_KEY = "key-of-the-emulator"
 BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adopt voice"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lays the long tests in front of the others, as many for each worker as for the next.
+
+    pytest-xdist gives each worker a run of tests that stand side by side, in the same order to all.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
+    items[:] = [
+        item
+        for worker in range(workers)
+        for run in (long[worker::workers], short[worker::workers])
+        for item in run
+    ]
 
 
 class Spans:

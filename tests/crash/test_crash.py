@@ -37,24 +37,26 @@ class Step(NamedTuple):
 LATE: dict[str, Any] = {"hold": "before"}
 LOST: dict[str, Any] = {"hold": "before", "drop": "before"}
 DONE: dict[str, Any] = {"hold": "after"}
+# What is tried again while a busy machine takes its time to kill is held again.
+AGAIN: dict[str, Any] = {"times": None}
 
 DELIVERY = {
     "CreateLate": Step({"method": "POST", "path": CREATE, **LATE}, ("intended",), 0, False),
     "CreateLost": Step({"method": "POST", "path": CREATE, **LOST}, ("intended",), 0, False),
     "CreateDone": Step({"method": "POST", "path": CREATE, **DONE}, ("intended",), 1, False),
-    "UpdateLate": Step({"method": "PATCH", "path": AGENT, **LATE}, ("ready",), 1, False),
-    "UpdateLost": Step({"method": "PATCH", "path": AGENT, **LOST}, ("ready",), 1, False),
-    "UpdateDone": Step({"method": "PATCH", "path": AGENT, **DONE}, ("ready",), 1, True),
+    "UpdateLate": Step({"method": "PATCH", "path": AGENT, **LATE, **AGAIN}, ("ready",), 1, False),
+    "UpdateLost": Step({"method": "PATCH", "path": AGENT, **LOST, **AGAIN}, ("ready",), 1, False),
+    "UpdateDone": Step({"method": "PATCH", "path": AGENT, **DONE, **AGAIN}, ("ready",), 1, True),
     "Answered": Step({}, ("ready",), 1, True),
     # The last, because nobody waits for the agent longer than a second.
     "BeforeIntent": Step({"method": "GET", "path": AGENT, **LATE}, (), 0, False),
 }
 DELETION = {
     "RestoreRead": Step({"method": "GET", "path": AGENT, **LATE}, ("deleting",), 1, True),
-    "RestoreLate": Step({"method": "PATCH", "path": AGENT, **LATE}, ("deleting",), 1, True),
-    "RestoreDone": Step({"method": "PATCH", "path": AGENT, **DONE}, ("deleting",), 1, False),
-    "DeleteLate": Step({"method": "DELETE", "path": VOICE, **LATE}, ("deleting",), 1, False),
-    "DeleteDone": Step({"method": "DELETE", "path": VOICE, **DONE}, ("deleting",), 0, False),
+    "RestoreLate": Step({"method": "PATCH", "path": AGENT, **LATE, **AGAIN}, ("deleting",), 1, True),
+    "RestoreDone": Step({"method": "PATCH", "path": AGENT, **DONE, **AGAIN}, ("deleting",), 1, False),
+    "DeleteLate": Step({"method": "DELETE", "path": VOICE, **LATE, **AGAIN}, ("deleting",), 1, False),
+    "DeleteDone": Step({"method": "DELETE", "path": VOICE, **DONE, **AGAIN}, ("deleting",), 0, False),
 }
 
 Answers = dict[str, Awaitable[pb.PrepareCallResponse]]
@@ -68,13 +70,14 @@ async def begin(
     for name in names:
         step = DELIVERY[name]
         world.agent(name)
-        held = len(world.emulator.requests.matching(stage="held"))
-        world.emulator.faults.set(*faults(step, name))
+        (fault,) = faults(step, name) or [None]
+        held = len(world.emulator.requests.matching(path=fault.path, stage="held")) if fault else 0
+        arm(world, *faults(step, name))
         answers[name] = asyncio.ensure_future(
             replica.stub.PrepareCall(delivery(name, speech), timeout=seconds)
         )
-        if step.fault:
-            await world.emulator.requests.wait(held + 1, stage="held", seconds=10)
+        if fault:
+            await world.emulator.requests.wait(held + 1, path=fault.path, stage="held", seconds=10)
         else:
             await answers[name]
     return answers
@@ -88,15 +91,20 @@ async def end(world: World, replica: Replica, speech: bytes) -> None:
         answer = await replica.stub.PrepareCall(delivery(name, speech), timeout=DELIVERY_SECONDS)
         assert answer.agent_updated
         began += faults(step, agent if step.fault["path"] == AGENT else answer.voice.voice_id)
-    held = len(world.emulator.requests.matching(stage="held"))
-    world.emulator.faults.set(*began)
+    arm(world, *began)
     await complete(replica, list(DELETION))
-    await world.emulator.requests.wait(held + len(DELETION), stage="held", seconds=10)
+    for fault in began:
+        await world.emulator.requests.wait(method=fault.method, path=fault.path, stage="held", seconds=10)
 
 
 def faults(step: Step, which: str) -> list[Fault]:
     """The fault of a step, for this agent or voice."""
     return [Fault(**{**step.fault, "path": step.fault["path"].format(which)})] if step.fault else []
+
+
+def arm(world: World, *begun: Fault) -> None:
+    """Sets these beside those that still hold what is tried again."""
+    world.emulator.faults.set(*world.emulator.faults, *begun)
 
 
 async def repeat(replica: Replica, names: list[str], speech: bytes) -> dict[str, str]:
@@ -280,6 +288,7 @@ async def only_slow(world: World, speech: bytes) -> None:
         )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_killed_at_every_step(worlds_of: Callable[[str], Worlds], speech: bytes) -> None:
     """Whatever a process was at when it was killed, another one or the next one finishes it."""

@@ -11,7 +11,8 @@ from emulator.voices import Voice
 from tests.crash.conftest import Worlds
 from tests.crash.replicas import CREATE, DEPLOYMENT, DEPLOYMENT_LABEL, World, delivery
 
-pytestmark = pytest.mark.timeout(120)  # starting so many processes takes a busy machine its time
+# Starting so many processes takes a busy machine its time.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
 MANY = 200
 VOICE = "/v1/voices/{voice_id}"

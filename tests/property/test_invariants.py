@@ -25,6 +25,7 @@ PROFILE = settings.get_profile(os.environ.get("PRECALL_PROPERTY", "bounded"))
 
 
 # Shrinking takes hypothesis up to five minutes, and nobody minds waiting for a shorter story.
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:
