@@ -155,6 +155,10 @@ class Agents:
         """The agent of that id, or `KeyError`."""
         return self._agents[agent_id]
 
+    def get(self, agent_id: str) -> Json | None:
+        """The agent of that id, or None."""
+        return self._agents.get(agent_id)
+
     def __delitem__(self, agent_id: str) -> None:
         """Make the provider forget an agent, or `KeyError`."""
         del self._agents[agent_id]
@@ -169,7 +173,7 @@ class Agents:
     def put(self, agent_id: str, parts: Json) -> Json:
         """Place an agent: the parts given over the defaults, unchecked, in place of any of the same id."""
         now = int(self._clock())
-        branch = _new_id("agtbrch")
+        branch = prefixed_id("agtbrch")
         default: Json = {
             "agent_id": agent_id,
             "name": agent_id,
@@ -181,7 +185,7 @@ class Agents:
             "workflow": {"edges": {}, "nodes": {}},
             "access_info": ACCESS,
             "tags": [],
-            "version_id": _new_id("agtvrsn"),
+            "version_id": prefixed_id("agtvrsn"),
             "branch_id": branch,
             "main_branch_id": branch,
             "procedures": {},
@@ -192,14 +196,14 @@ class Agents:
     def create(self, body: Json) -> Json:
         """Make an agent of a create's body, or refuse."""
         given = self._given(body, NewAgent)
-        return self.put(_new_id("agent"), {"name": "New agent", **given})
+        return self.put(prefixed_id("agent"), {"name": "New agent", **given})
 
     def patch(self, agent_id: str, body: Json) -> Json:
         """Merge a PATCH's body into an agent, as a new version of it, or refuse and change nothing."""
         agent = self.find(agent_id)
         given = self._given(body, AgentChange)
         now = int(self._clock())
-        version = {"version_id": _new_id("agtvrsn"), "metadata": {"updated_at_unix_secs": now}}
+        version = {"version_id": prefixed_id("agtvrsn"), "metadata": {"updated_at_unix_secs": now}}
         self._agents[agent_id] = merged(merged(agent, given), version)
         return self._agents[agent_id]
 
@@ -252,7 +256,8 @@ def _summary(agent: Json) -> Json:
     }
 
 
-def _new_id(kind: str) -> str:
+def prefixed_id(kind: str) -> str:
+    """An id as the provider makes them for all but voices: its kind, then 28 letters and digits."""
     letters = string.ascii_lowercase + string.digits
     return f"{kind}_{''.join(secrets.choice(letters) for _ in range(28))}"
 

@@ -16,6 +16,8 @@
     POST   /emulator/voices    Place a voice past all limits: `voice_id`, `name`, and any other field of one.
     POST   /emulator/agents    Place an agent: `agent_id`, and any other part of one over the defaults.
 
+The routes for calls are in `emulator.call_control`.
+
 A request that cannot be understood is answered 400 with a `detail` that says why. Times are Unix seconds.
 """
 
@@ -97,7 +99,7 @@ async def get_faults(faults: NamedDependency[Faults]) -> Json:
 @post("/faults", status_code=200)
 async def set_faults(request: HTTPRequest, faults: NamedDependency[Faults]) -> Json:
     """Replace the faults to come."""
-    given = _read(await request.body(), list[Fault])
+    given = read_body(await request.body(), list[Fault])
     try:
         faults.set(*given)
     except ValueError as error:
@@ -161,7 +163,7 @@ async def get_state(
 @patch("/state")
 async def set_limits(request: HTTPRequest, voices: NamedDependency[Voices]) -> Json:
     """Change the limits of the plan."""
-    given = _read(await request.body(), Limits)
+    given = read_body(await request.body(), Limits)
     if given.voice_limit is not msgspec.UNSET:
         voices.limit = given.voice_limit
     if given.monthly_limit is not msgspec.UNSET:
@@ -178,17 +180,18 @@ async def set_limits(request: HTTPRequest, voices: NamedDependency[Voices]) -> J
 @post("/voices", status_code=200)
 async def place_voice(request: HTTPRequest, voices: NamedDependency[Voices]) -> Voice:
     """Place a voice."""
-    return voices.put(_read(await request.body(), Voice))
+    return voices.put(read_body(await request.body(), Voice))
 
 
 @post("/agents", status_code=200)
 async def place_agent(request: HTTPRequest, agents: NamedDependency[Agents]) -> Json:
     """Place an agent."""
     body = await request.body()
-    return agents.put(_read(body, PlacedAgent).agent_id, _read(body, Json))
+    return agents.put(read_body(body, PlacedAgent).agent_id, read_body(body, Json))
 
 
-def _read(body: bytes, kind: type[T]) -> T:
+def read_body(body: bytes, kind: type[T]) -> T:
+    """A body of JSON as that type, or 400 with what is wrong with it."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (ValueError, RecursionError) as error:  # msgspec's own, text that is not UTF-8, too deep

@@ -16,6 +16,8 @@ from litestar.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from emulator.agents import Agents
+from emulator.call_control import call_router
+from emulator.calls import Calls
 from emulator.control import control_router
 from emulator.errors import ERRORS, Refused
 from emulator.faults import Fault, Faults
@@ -33,7 +35,7 @@ logger = logging.getLogger("emulator")
 class Emulator:
     """One workspace of the provider, in memory.
 
-    `voices`, `agents`, `faults` and `requests` may be read and changed at any time, from the loop it
+    `voices`, `agents`, `calls`, `faults` and `requests` may be read and changed at any time, from the loop it
     listens on. They outlive `listening`, which may be entered again: that is a provider that was down for a
     while.
     """
@@ -44,14 +46,16 @@ class Emulator:
         self.settings = settings
         self.voices = Voices(limit=settings.voice_limit, monthly_limit=settings.monthly_limit, clock=clock)
         self.agents = Agents(voices=self.voices, clock=clock)
+        self.calls = Calls(agents=self.agents, voices=self.voices, clock=clock)
         self.faults = Faults(routes)
         self.requests = Requests()
         app = Litestar(
-            route_handlers=[provider_router(settings.api_key), control_router()],
+            route_handlers=[provider_router(settings.api_key), control_router(), call_router()],
             dependencies={
                 "settings": _given(settings),
                 "voices": _given(self.voices),
                 "agents": _given(self.agents),
+                "calls": _given(self.calls),
                 "faults": _given(self.faults),
                 "requests": _given(self.requests),
                 "received": Provide(_received, sync_to_thread=False),
