@@ -14,7 +14,8 @@ import structlog
 
 from cloner import failures
 from cloner.elevenlabs import AgentVoice, ElevenLabs
-from cloner.registry import AgentRow
+from cloner.overrides import Overrides
+from cloner.registry import AgentRow, Noted
 from cloner.registry import Agents as AgentRows
 
 __all__ = ["Agents", "Reading"]
@@ -48,6 +49,7 @@ class Agents:
         self,
         provider: ElevenLabs,
         rows: AgentRows,
+        overrides: Overrides,
         *,
         mode: Literal["auto", "always", "never"],
         presumed_seconds: float,
@@ -55,21 +57,24 @@ class Agents:
     ) -> None:
         self._provider = provider
         self._rows = rows
+        self._overrides = overrides
         self._mode = mode
         self._presumed = presumed_seconds
         self._now = now
 
-    async def read(self, agent_id: str, *, deadline: float) -> Reading | None:
-        """How the agent speaks now, or None when ElevenLabs cannot tell at the moment.
+    async def read(self, noted: Noted, *, deadline: float) -> Reading | None:
+        """How the agent of a call speaks now, or None when ElevenLabs cannot tell at the moment.
 
-        Raises AgentNotFound, what an operator must act on, and RegistryUnavailable.
+        Raises AgentNotFound, and what an operator must act on.
         """
-        given, turn = await self._rows.get(agent_id)
+        agent_id = noted.call.agent_id
         try:
-            return Reading(await self._provider.read_agent(agent_id, deadline=deadline), given, turn)
+            agent = await self._provider.read_agent(agent_id, deadline=deadline)
         except LATER as failure:
             log.warning("agent not read", reason=type(failure).__name__)
             return None
+        self._overrides.saw(agent_id, agent.refused)
+        return Reading(agent.voice, noted.given, noted.turn)
 
     async def give(
         self,

@@ -20,6 +20,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     date_of_birth: str = ""
     phone_number: str = ""
+    consent: str = ""
+    """The reference of the consent to a clone. It tells no caller from another."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     caller: str
     number: str | None
+    person: str
+    """The same for every sample and every call of one caller, whatever a voice belongs to."""
 
 
 class Identities:
@@ -56,7 +60,12 @@ class Identities:
             parts.append(sample_digest)
         if self._reuse == "never":
             parts.append(call_id)
-        return Identity(caller=self._hash("caller", *parts), number=self.number(number))
+        person = self._hash("caller", *parts[:3], *([] if number else [sample_digest]))
+        return Identity(caller=self._hash("caller", *parts), number=self.number(number), person=person)
+
+    def by_number(self, phone_number: str) -> str | None:
+        """The hash by which voices are found for a number; None where none may be."""
+        return None if self._reuse == "never" else self.number(phone_number)
 
     def number(self, phone_number: str) -> str | None:
         """The hash of a phone number, None for no number."""

@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from cloner import failures
-from cloner.elevenlabs import ElevenLabs, ListedVoice, NewVoice, retrying
+from cloner.elevenlabs import ElevenLabs, ListedVoice, NewVoice
 from cloner.failures import ProviderFailure
-from cloner.registry import VoiceRow
+from cloner.registry import Deployment, VoiceRow
 from cloner.registry import Voices as VoiceRows
 from cloner.removal import Removal
+from cloner.retry import retrying
 
 __all__ = ["Creation", "VoiceNeedsVerification", "marker_in"]
 
@@ -44,6 +45,7 @@ class Creation:
         self,
         provider: ElevenLabs,
         rows: VoiceRows,
+        shared: Deployment,
         removal: Removal,
         *,
         deployment: str,
@@ -54,6 +56,7 @@ class Creation:
     ) -> None:
         self._provider = provider
         self._rows = rows
+        self._shared = shared
         self._removal = removal
         self._deployment = deployment
         self._timeout = timeout_seconds
@@ -74,11 +77,13 @@ class Creation:
         sample: bytes,
         filename: str,
         media_type: str,
+        for_call: bool,
     ) -> tuple[VoiceRow, str]:
         """The row under which a voice was created, and the voice.
 
         `intent` returns the row to create it under, each time that a create is about to be sent;
-        `tell` hears what went wrong last. Raises a ProviderFailure or VoiceNeedsVerification.
+        `tell` hears what went wrong last. `for_call` says that somebody is calling, for whom a voice
+        that was taken ahead of time may have to go. Raises a ProviderFailure or VoiceNeedsVerification.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout
         made_room = False
@@ -102,12 +107,12 @@ class Creation:
                     sending=lambda: None if resent else tell(None),
                 )
             except failures.SlotsExhausted:
-                if made_room or not await self._make_room(deadline):
+                if made_room or not await self._make_room(deadline, kept=for_call):
                     raise
                 made_room = True
                 return await attempt(resent + 1)
             except failures.MonthlyLimit:
-                await self._rows.month_used_up(await self._month_resets_at(deadline))
+                await self._shared.month_used_up(await self._month_resets_at(deadline))
                 raise
             except ProviderFailure as failure:
                 tell(failure)
@@ -165,10 +170,11 @@ class Creation:
         self._discards.add(task)
         task.add_done_callback(self._discards.discard)
 
-    async def _make_room(self, deadline: float) -> bool:
+    async def _make_room(self, deadline: float, *, kept: bool) -> bool:
         """Deletes the voice that was used the longest ago and is in no call, if there is one."""
-        busy_since = self._now() - self._call_seconds
-        row = await self._rows.least_recently_used(busy_since=busy_since)
+        now = self._now()
+        busy_since = now - self._call_seconds
+        row = await self._rows.least_recently_used(busy_since=busy_since, now=now, kept=kept)
         if row is None or not await self._rows.release(
             row.marker, "evicted", busy_since=busy_since, now=self._now()
         ):

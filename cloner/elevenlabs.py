@@ -8,19 +8,19 @@ a second one is safe.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 import msgspec
-import tenacity
 
 from cloner import failures
 from cloner.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
+from cloner.retry import retrying
 from cloner.turns import Turns
 
-__all__ = ["AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "VoicePage", "retrying"]
+__all__ = ["Agent", "AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "VoicePage"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,8 @@ READ_SECONDS = 10.0  # for one try of a read, an agent update or a deletion
 MAX_ANSWER_BYTES = 8 * 1_048_576
 # A piece of the upload: a larger one would be encrypted in one go while the loop waits.
 PIECE_BYTES = 262_144
+# What we would override in a conversation.
+OVERRIDES = ("tts.voice_id", "agent.first_message")
 # Backstop behind httpx's own time-outs, which hold for one phase of a request and not for the whole.
 BACKSTOP_SECONDS = 0.1
 
@@ -79,6 +81,13 @@ class AgentVoice(msgspec.Struct, frozen=True):
     first_message: str | None
 
 
+class Agent(msgspec.Struct, frozen=True):
+    """How an agent speaks, and which overrides of a conversation its own settings refuse."""
+
+    voice: AgentVoice
+    refused: frozenset[str]
+
+
 class _Tts(msgspec.Struct):
     voice_id: str | None = None
 
@@ -94,6 +103,7 @@ class _Config(msgspec.Struct):
 
 class _Agent(msgspec.Struct):
     conversation_config: _Config
+    platform_settings: object = None
 
 
 class _Subscription(msgspec.Struct):
@@ -192,13 +202,14 @@ class ElevenLabs:
         except failures.VoiceNotFound:
             return
 
-    async def read_agent(self, agent_id: str, *, deadline: float) -> AgentVoice:
-        """How the agent speaks now; AgentNotFound if there is none."""
+    async def read_agent(self, agent_id: str, *, deadline: float) -> Agent:
+        """How the agent speaks now, and what it lets be overridden; AgentNotFound if there is none."""
         answer = await self._tried(
             "GET", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
             refused=failures.AgentNotFound, missing=failures.AgentNotFound,
         )  # fmt: skip
-        return _spoken(answer)
+        agent = _decode(answer, _Agent)
+        return Agent(_spoken(agent), _refused(agent))
 
     async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
         """Gives the agent a voice, a greeting or both, and touches nothing else of it."""
@@ -212,7 +223,7 @@ class ElevenLabs:
             refused=failures.AgentRejected, missing=failures.AgentNotFound,
             json={"conversation_config": config},
         )  # fmt: skip
-        return _spoken(answer)
+        return _spoken(_decode(answer, _Agent))
 
     async def month_resets_at(self, *, deadline: float) -> int | None:
         """When the monthly counters start again, in Unix seconds, if ElevenLabs tells."""
@@ -293,53 +304,6 @@ class ElevenLabs:
         return response, body
 
 
-async def retrying(
-    attempt: Callable[[int], Awaitable[T]],
-    on: tuple[type[ProviderFailure], ...],
-    *,
-    attempts: int,
-    deadline: float,
-) -> T:
-    """Calls `attempt` with the number of tries before, again after the failures in `on`.
-
-    Stops when the next pause would end after the deadline. When time runs out in a later try, the
-    failure known before says more than that, and is the one raised.
-    """
-    loop = asyncio.get_running_loop()
-    known: ProviderFailure | None = None
-
-    def over(state: tenacity.RetryCallState) -> bool:
-        return state.attempt_number >= attempts or loop.time() + state.upcoming_sleep >= deadline
-
-    async for trial in tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(on),
-        wait=_pause,
-        stop=over,
-        reraise=True,
-    ):
-        with trial:
-            try:
-                return await attempt(trial.retry_state.attempt_number - 1)
-            except TimedOut:
-                if known is not None and loop.time() >= deadline:
-                    raise known from None
-                raise
-            except ProviderFailure as failure:
-                known = failure
-                raise
-    raise AssertionError("unreachable: the loop returns or raises")
-
-
-_jittered = tenacity.wait_random_exponential(multiplier=0.5, max=8)
-
-
-def _pause(state: tenacity.RetryCallState) -> float:
-    """Full jitter over a growing bound, and no less than `Retry-After` asks for."""
-    failure = state.outcome.exception() if state.outcome else None
-    asked = failure.retry_after if isinstance(failure, ProviderFailure) else None
-    return _jittered(state) + (asked or 0.0)
-
-
 async def _read(response: httpx.Response) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_bytes():
@@ -356,8 +320,22 @@ def _decode(body: bytes, kind: type[T], *, changes: bool = False) -> T:
         raise ProtocolBroken(maybe_done=changes) from failure
 
 
-def _spoken(body: bytes) -> AgentVoice:
-    config = _decode(body, _Agent).conversation_config
+def _refused(agent: _Agent) -> frozenset[str]:
+    """The leaves that are off. They are unless switched on; where nothing is told, nothing is known."""
+    allowed = _below(agent.platform_settings, "overrides", "conversation_config_override")
+    if not isinstance(allowed, dict):
+        return frozenset()
+    return frozenset(leaf for leaf in OVERRIDES if _below(allowed, *leaf.split(".")) is not True)
+
+
+def _below(tree: object, *path: str) -> object:
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def _spoken(agent: _Agent) -> AgentVoice:
+    config = agent.conversation_config
     return AgentVoice(
         voice_id=config.tts.voice_id if config.tts else None,
         first_message=config.agent.first_message if config.agent else None,

@@ -49,6 +49,10 @@ class Erasure:
                 case _:
                     await self._voices.erase(row.marker)
             await self._calls.erase_caller(row.caller)
+        _, number = self.named(caller)
+        if number is not None:
+            # Calls of which nothing but the number was known.
+            await self._calls.erase_caller(number)
         return deleted, pending
 
     def named(self, caller: Caller) -> tuple[str | None, str | None]:

@@ -19,7 +19,7 @@ from cloner import failures
 from cloner.creation import Creation, marker_in
 from cloner.elevenlabs import ElevenLabs, ListedVoice
 from cloner.failures import ProviderFailure
-from cloner.registry import Agents, Calls, Registry, RegistryUnavailable, VoiceRow
+from cloner.registry import Agents, Calls, Deployment, Registry, RegistryUnavailable, VoiceRow
 from cloner.registry import Voices as VoiceRows
 from cloner.removal import Removal
 from cloner.voices import STALE_SECONDS, Voices
@@ -67,6 +67,7 @@ class Janitor:
         self._rows = VoiceRows(registry)
         self._calls = Calls(registry)
         self._agents = Agents(registry)
+        self._shared = Deployment(registry)
         self._provider = provider
         self._voices = voices
         self._creation = creation
@@ -149,7 +150,7 @@ class Janitor:
     async def _reconcile(self) -> None:
         """Compares the registry with what ElevenLabs has, and makes the two agree."""
         now = self._now()
-        if not await self._rows.claim_reconciliation(now=now, until=now + self._terms.reconcile):
+        if not await self._shared.claim_reconciliation(now=now, until=now + self._terms.reconcile):
             return
         with self._span("reconcile"):
             listed = await self._listed()

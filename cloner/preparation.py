@@ -8,16 +8,20 @@ import msgspec
 
 from cloner import callers
 from cloner.agents import Agents, Reading
-from cloner.callers import Caller
+from cloner.callers import Caller, Identities, Identity
 from cloner.elevenlabs import AgentVoice
+from cloner.overrides import Overrides
 from cloner.registry import Agents as AgentRows
-from cloner.registry import Calls
-from cloner.voices import Voice, Voices
+from cloner.registry import Calls, Noted
+from cloner.voice import Voice
+from cloner.voices import Voices
 
-__all__ = ["Call", "Preparation", "Prepared"]
+__all__ = ["Begun", "Call", "Opened", "Preparation", "Prepared"]
 
 # How long anything waits to hear from the agent before it goes on without.
 AGENT_SECONDS = 1.0
+# What a call that is opened may take of its time to ask ElevenLabs; the rest is for the answer.
+ASKING_SHARE = 0.5
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +32,30 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     caller: Caller
 
 
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that is noted, and who is calling."""
+
+    call: Call
+    identity: Identity
+    noted: Noted
+
+    @property
+    def agent_before(self) -> AgentVoice | None:
+        """What the agent had before it was given a caller's voice, where it was."""
+        return _before(self.noted)
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known for a call without a sample. No voice is nobody's voice."""
+
+    call_id: str
+    voice: Voice | None
+    name: str
+    first_message: str
+    agent_before: AgentVoice | None
+    refused: frozenset[str]
+
+
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What a call needs."""
 
@@ -36,10 +64,15 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     agent_updated: bool
     first_message: str
     call_id: str
+    agent_before: AgentVoice | None
+    refused: frozenset[str]
 
 
 class Preparation:
-    """Prepares calls and ends them. `ended` is called after each end; `now` tells Unix seconds."""
+    """Opens and prepares calls, and ends them.
+
+    `ended` is called after each end; `now` tells Unix seconds.
+    """
 
     def __init__(
         self,
@@ -47,8 +80,11 @@ class Preparation:
         voices: Voices,
         calls: Calls,
         agent_rows: AgentRows,
+        overrides: Overrides,
         *,
+        identities: Identities,
         first_message: str,
+        require_consent: bool,
         ended: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
@@ -56,46 +92,92 @@ class Preparation:
         self._voices = voices
         self._calls = calls
         self._agent_rows = agent_rows
+        self._overrides = overrides
+        self._identities = identities
         self._first_message = first_message
+        self._require_consent = require_consent
         self._ended = ended
         self._now = now
 
-    async def prepare(self, call: Call, sample: bytes, *, deadline: float) -> Prepared:
-        """Finds or clones the caller's voice and gives it to the agent where that harms no other call.
+    async def open(
+        self, *, agent_id: str, conversation_id: str, call_sid: str, phone_number: str, deadline: float
+    ) -> Opened:
+        """What is known for a call of which there is no sample. Nothing is cloned or changed for it.
 
-        The agent is read while the voice is looked for, so that one that does not exist costs no
-        voice. Raises what Agents and Voices raise.
+        ElevenLabs is asked only for what is not known well enough, and only for a share of the time
+        that there is. Raises RegistryUnavailable.
         """
-        call_id = _call_id(call)
+        call_id = _call_id(agent_id, conversation_id or call_sid)
+        number = self._identities.number(phone_number)
+        noted = await self._calls.open(
+            call_id=call_id,
+            agent_id=agent_id,
+            conversation_id=conversation_id,
+            number=self._identities.by_number(phone_number),
+            caller=number or call_id,
+            consented=self._require_consent,
+            now=self._now(),
+        )
+        now = asyncio.get_running_loop().time()
+        asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
+        voice, refused = await asyncio.gather(
+            self._still(noted, deadline=asking), self._overrides.refused(agent_id, deadline=asking)
+        )
+        name = noted.voice.greeting_name if noted.voice is not None and voice is not None else ""
+        return Opened(
+            call_id=call_id,
+            voice=voice,
+            name=name,
+            first_message=callers.greeting(self._first_message, name) if voice is not None else "",
+            agent_before=_before(noted),
+            refused=refused,
+        )
+
+    async def begin(self, call: Call, sample: bytes) -> Begun:
+        """Notes a call that is to be prepared. Raises RegistryUnavailable."""
+        call_id = _call_id(call.agent_id, call.conversation_id)
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
-        noted, row = await self._calls.begin(
+        noted = await self._calls.begin(
             call_id=call_id,
             agent_id=call.agent_id,
             conversation_id=call.conversation_id,
             caller=identity.caller,
             now=self._now(),
         )
-        if noted.ended_at is not None and (voice := await self._voices.formerly(noted.marker)) is not None:
+        return Begun(call=call, identity=identity, noted=noted)
+
+    async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
+        """Finds or clones the caller's voice and gives it to the agent where that harms no other call.
+
+        The agent is read while the voice is looked for, so that one that does not exist costs no
+        voice. Raises what Agents and Voices raise.
+        """
+        call, identity, noted = begun.call, begun.identity, begun.noted
+        call_id = noted.call.id
+        first_message = callers.greeting(self._first_message, call.caller.name)
+        ended = noted.call.ended_at is not None
+        if ended and (voice := await self._voices.formerly(noted.call.marker)) is not None:
             # A delivery that comes again after its call: nothing is made or changed for it any more.
             return Prepared(
                 voice=voice,
                 voice_reused=True,
                 agent_updated=False,
-                first_message=callers.greeting(self._first_message, call.caller.name),
+                first_message=first_message,
                 call_id=call_id,
+                agent_before=begun.agent_before,
+                refused=self.refused(call.agent_id),
             )
-        reading = asyncio.create_task(self._agents.read(call.agent_id, deadline=deadline))
+        reading = asyncio.create_task(self._agents.read(noted, deadline=deadline))
         # A sample that is refused ends this before anybody asks what became of the reading.
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             voice, reused = await self._voices.of(
-                identity, call.caller, sample, deadline=deadline, call_id=call_id, row=row,
+                identity, call.caller, sample, deadline=deadline, call_id=call_id, row=noted.voice,
                 permit=lambda: _told(reading),
             )  # fmt: skip
             agent = await _told(reading)
         finally:
             reading.cancel()
-        first_message = callers.greeting(self._first_message, call.caller.name)
         updated = await self._agents.give(
             call.agent_id,
             agent,
@@ -105,13 +187,23 @@ class Preparation:
             marker=voice.marker,
             deadline=deadline,
         )
+        before = begun.agent_before or (agent.now if agent is not None and updated else None)
         return Prepared(
             voice=voice,
             voice_reused=reused,
             agent_updated=updated,
             first_message=first_message,
             call_id=call_id,
+            agent_before=before,
+            refused=self.refused(call.agent_id),
         )
+
+    def refused(self, agent_id: str) -> frozenset[str]:
+        """The overrides that the agent's own settings are known to refuse."""
+        return self._overrides.known(agent_id)
+
+    async def _still(self, noted: Noted, *, deadline: float) -> Voice | None:
+        return None if noted.voice is None else await self._voices.still(noted.voice, deadline=deadline)
 
     async def complete(self, *, conversation_id: str, call_id: str, agent_id: str, voice_id: str) -> bool:
         """Ends a call, so that its agent gets back what it had; False if no such call is known."""
@@ -123,6 +215,14 @@ class Preparation:
             now=self._now(),
         )
         if call is None:
+            if agent_id and conversation_id:
+                # A delivery for it that is still on its way must not touch the agent any more.
+                await self._calls.end_unknown(
+                    call_id=_call_id(agent_id, conversation_id),
+                    agent_id=agent_id,
+                    conversation_id=conversation_id,
+                    now=self._now(),
+                )
             return False
         await self._agent_rows.withdraw(call_id=call.id)
         self._ended()
@@ -135,7 +235,15 @@ async def _told(reading: "asyncio.Task[Reading | None]") -> Reading | None:
     return reading.result() if done else None
 
 
-def _call_id(call: Call) -> str:
-    """One id for one agent and conversation, in every process and after every restart."""
-    text = f"{call.agent_id}\0{call.conversation_id}"
+def _before(noted: Noted) -> AgentVoice | None:
+    given = noted.given
+    return AgentVoice(given.before_voice_id, given.before_first_message) if given is not None else None
+
+
+def _call_id(agent_id: str, conversation: str) -> str:
+    """One id for one agent and conversation, in every process and after every restart.
+
+    The proto says how it is made, so that whoever cannot reach us knows it too.
+    """
+    text = f"{agent_id}\0{conversation}"
     return f"call_{hashlib.sha256(text.encode()).hexdigest()[:24]}"

@@ -69,7 +69,7 @@ class Removal:
     async def _restore(self, row: AgentRow, deadline: float) -> None:
         """Gives each leaf back what it had, where our value still stands."""
         try:
-            current = await self._provider.read_agent(row.agent_id, deadline=deadline)
+            current = (await self._provider.read_agent(row.agent_id, deadline=deadline)).voice
         except failures.AgentNotFound:
             return
         voice_id = row.before_voice_id if row.gave_voice(current.voice_id) else None

@@ -22,9 +22,10 @@ from cloner.elevenlabs import ElevenLabs
 from cloner.erasure import Erasure
 from cloner.janitor import Janitor, Terms
 from cloner.key import kept_beside
+from cloner.overrides import Overrides
 from cloner.preparation import Preparation
 from cloner.registry import Agents as AgentRows
-from cloner.registry import Calls, Registry, opened
+from cloner.registry import Calls, Deployment, Registry, opened
 from cloner.registry import Voices as VoiceRows
 from cloner.removal import Removal
 from cloner.samples import Limits, Samples
@@ -84,11 +85,13 @@ async def serving(
             janitor.cancel()
             await asyncio.gather(janitor, return_exceptions=True)
             await rooms.voices.finish(max(0.0, ends - loop.time()))
+            await rooms.overrides.close()
 
 
 class _Rooms(NamedTuple):
     service: CloningService
     voices: Voices
+    overrides: Overrides
     janitor: Janitor
 
 
@@ -107,6 +110,7 @@ def _rooms(
         key.reveal().encode() if key else kept_beside(settings.database_url), settings.voice_reuse
     )
     voice_rows, agent_rows, calls = VoiceRows(registry), AgentRows(registry), Calls(registry)
+    shared = Deployment(registry)
     provider = ElevenLabs(
         http,
         attempts=settings.provider_attempts,
@@ -117,6 +121,7 @@ def _rooms(
     creation = Creation(
         provider,
         voice_rows,
+        shared,
         removal,
         deployment=registry.name,
         timeout_seconds=settings.provider_timeout_seconds,
@@ -134,11 +139,15 @@ def _rooms(
         inspector, tracing, limits=limits, max_held_bytes=int(settings.sample_buffer_mb * MEBIBYTE)
     )
     voices = Voices(
-        creation, samples, voice_rows, calls, identities,
-        check_seconds=settings.voice_check_minutes * 60, now=now,
+        creation, samples, voice_rows, calls, shared,
+        identities=identities,
+        check_seconds=settings.voice_check_minutes * 60,
+        keep_seconds=settings.enrolment_keep_days * 86_400,
+        require_consent=settings.require_consent, now=now,
     )  # fmt: skip
+    overrides = Overrides(provider, believed_seconds=settings.agent_check_seconds, now=now)
     agents = Agents(
-        provider, agent_rows, mode=settings.agent_update,
+        provider, agent_rows, overrides, mode=settings.agent_update,
         presumed_seconds=settings.call_presumed_minutes * 60, now=now,
     )  # fmt: skip
     terms = Terms(
@@ -153,11 +162,14 @@ def _rooms(
         terms=terms, now=now,
     )  # fmt: skip
     preparation = Preparation(
-        agents, voices, calls, agent_rows,
-        first_message=settings.default_first_message, ended=janitor.wake, now=now,
+        agents, voices, calls, agent_rows, overrides,
+        identities=identities,
+        first_message=settings.default_first_message, require_consent=settings.require_consent,
+        ended=janitor.wake, now=now,
     )  # fmt: skip
     erasure = Erasure(identities, voice_rows, calls, removal, now=now)
-    return _Rooms(CloningService(preparation, voices, voice_rows, erasure), voices, janitor)
+    service = CloningService(preparation, voices, voice_rows, erasure)
+    return _Rooms(service, voices, overrides, janitor)
 
 
 def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:

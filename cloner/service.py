@@ -3,11 +3,13 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import grpc
+import msgspec
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry.trace import get_current_span
@@ -15,13 +17,15 @@ from voice.v1 import cloning_pb2 as pb
 from voice.v1.cloning_pb2_grpc import CloningServiceServicer
 
 from cloner.callers import Caller
+from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
 from cloner.failures import VoiceNotFound
 from cloner.preparation import Call, Preparation
 from cloner.registry import VoiceRow
 from cloner.registry import Voices as VoiceRows
 from cloner.status import FieldInvalid, answer_failure, reason_of
-from cloner.voices import Voice, Voices, voice_of
+from cloner.voice import Voice, voice_of
+from cloner.voices import Voices
 from telemetry.logs import about
 
 __all__ = ["CloningService"]
@@ -31,6 +35,7 @@ log = structlog.get_logger()
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 LONGEST_SECONDS = 60.0
+LONGEST_OPENING_SECONDS = 2.0
 # What the way back to the caller is allowed to take.
 HEADROOM_SECONDS = 0.15
 PAGE_SIZE = 50
@@ -52,11 +57,11 @@ class CloningService(CloningServiceServicer):
         self._erasure = erasure
 
     async def PrepareCall(self, request: pb.PrepareCallRequest, context: Context) -> pb.PrepareCallResponse:
-        with about(conversation_id=_line(request.conversation_id)), _outcome(context):
+        with about(conversation_id=_line(request.conversation_id)), _outcome(context) as outcome:
             call = Call(
                 agent_id=_id("agent_id", request.agent_id),
                 conversation_id=_text("conversation_id", request.conversation_id, most=256, required=True),
-                caller=_caller(request.caller),
+                caller=_caller(request.caller, request.consent),
             )
             sample = _sample(request.sample)
             get_current_span().set_attributes(
@@ -66,7 +71,13 @@ class CloningService(CloningServiceServicer):
                     "precall.sample.size": len(sample),
                 }
             )
-            prepared = await self._preparation.prepare(call, sample, deadline=_deadline(context))
+            deadline = _deadline(context)
+            begun = await self._preparation.begin(call, sample)
+            outcome.fallback = lambda: pb.FallbackInfo(
+                agent_before=_speech(begun.agent_before),
+                refused_leaves=sorted(self._preparation.refused(call.agent_id)),
+            )
+            prepared = await self._preparation.prepare(begun, sample, deadline=deadline)
             get_current_span().set_attributes(
                 {
                     "precall.voice.id": prepared.voice.voice_id,
@@ -80,15 +91,44 @@ class CloningService(CloningServiceServicer):
                 agent_updated=prepared.agent_updated,
                 first_message=prepared.first_message,
                 call_id=prepared.call_id,
+                refused_leaves=sorted(prepared.refused),
+                agent_before=_speech(prepared.agent_before),
             )
         return pb.PrepareCallResponse()
 
+    async def OpenCall(self, request: pb.OpenCallRequest, context: Context) -> pb.OpenCallResponse:
+        with about(conversation_id=_line(request.conversation_id)), _outcome(context):
+            if not request.conversation_id and not request.call_sid:
+                raise FieldInvalid("conversation_id", "is required, unless call_sid is given")
+            agent_id = _id("agent_id", request.agent_id)
+            get_current_span().set_attribute("gen_ai.agent.id", agent_id)
+            if request.conversation_id:
+                get_current_span().set_attribute("gen_ai.conversation.id", _line(request.conversation_id))
+            opened = await self._preparation.open(
+                agent_id=agent_id,
+                conversation_id=_text("conversation_id", request.conversation_id, most=256),
+                call_sid=_text("call_sid", request.call_sid, most=256),
+                phone_number=_text("phone_number", request.phone_number, most=64),
+                deadline=_deadline(context, LONGEST_OPENING_SECONDS),
+            )
+            if opened.voice is not None:
+                get_current_span().set_attribute("precall.voice.id", opened.voice.voice_id)
+            return pb.OpenCallResponse(
+                call_id=opened.call_id,
+                voice=None if opened.voice is None else _voice(opened.voice),
+                name=opened.name,
+                first_message=opened.first_message,
+                agent_before=_speech(opened.agent_before),
+                refused_leaves=sorted(opened.refused),
+            )
+        return pb.OpenCallResponse()
+
     async def CloneVoice(self, request: pb.CloneVoiceRequest, context: Context) -> pb.CloneVoiceResponse:
         with _outcome(context):
-            caller, sample = _caller(request.caller), _sample(request.sample)
+            caller, sample = _caller(request.caller, request.consent), _sample(request.sample)
             get_current_span().set_attribute("precall.sample.size", len(sample))
             identity = await self._voices.identify(caller, sample)
-            voice, reused = await self._voices.of(identity, caller, sample, deadline=_deadline(context))
+            voice, reused = await self._voices.ahead(identity, caller, sample, deadline=_deadline(context))
             return pb.CloneVoiceResponse(voice=_voice(voice), voice_reused=reused)
         return pb.CloneVoiceResponse()
 
@@ -139,7 +179,7 @@ class CloningService(CloningServiceServicer):
         self, request: pb.ReplaceVoiceRequest, context: Context
     ) -> pb.ReplaceVoiceResponse:
         with _outcome(context):
-            caller, sample = _caller(request.caller), _sample(request.sample)
+            caller, sample = _caller(request.caller, request.consent), _sample(request.sample)
             if not caller.phone_number:
                 raise FieldInvalid("caller.phone_number", "is required")
             identity = await self._voices.identify(caller, sample)
@@ -160,31 +200,40 @@ class CloningService(CloningServiceServicer):
         return pb.ForgetCallerResponse()
 
 
+class _Outcome(msgspec.Struct):
+    """How a call that fails is answered, beside why."""
+
+    fallback: Callable[[], pb.FallbackInfo] | None = None
+
+
 @contextmanager
-def _outcome(context: Context) -> Iterator[None]:
+def _outcome(context: Context) -> Iterator[_Outcome]:
     """Answers a failure as a status, and tells span and log how the call ended."""
     began = time.monotonic()
     outcome = "cancelled"
+    answering = _Outcome()
     try:
-        yield
+        yield answering
         outcome = "success"
     except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
         outcome = reason_of(failure)
-        answer_failure(context, failure)
+        more = [] if answering.fallback is None else [answering.fallback()]
+        answer_failure(context, failure, *more)
     finally:
         get_current_span().set_attribute("precall.outcome", outcome)
         log.info("request answered", outcome=outcome, duration_ms=round((time.monotonic() - began) * 1000))
 
 
-def _deadline(context: Context) -> float:
+def _deadline(context: Context, longest: float = LONGEST_SECONDS) -> float:
     """When the answer must be ready, on the event loop's clock."""
     left = context.time_remaining()
-    seconds = LONGEST_SECONDS if left is None else min(left, LONGEST_SECONDS)
+    seconds = longest if left is None else min(left, longest)
     return asyncio.get_running_loop().time() + seconds - HEADROOM_SECONDS
 
 
-def _caller(caller: pb.Caller) -> Caller:
+def _caller(caller: pb.Caller, consent: str = "") -> Caller:
     return Caller(
+        consent=_text("consent", consent, most=200),
         name=_text("caller.name", caller.name, most=200),
         date_of_birth=_text("caller.date_of_birth", caller.date_of_birth, most=64),
         phone_number=_text("caller.phone_number", caller.phone_number, most=64),
@@ -237,6 +286,22 @@ def _token(row: VoiceRow) -> str:
 
 
 def _voice(voice: Voice) -> pb.Voice:
-    created = Timestamp()
-    created.FromDatetime(voice.created)
-    return pb.Voice(voice_id=voice.voice_id, name=voice.name, create_time=created)
+    return pb.Voice(
+        voice_id=voice.voice_id,
+        name=voice.name,
+        create_time=_timestamp(voice.created),
+        consent=voice.consent,
+        consent_time=None if voice.consented is None else _timestamp(voice.consented),
+    )
+
+
+def _timestamp(at: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
+
+
+def _speech(speech: AgentVoice | None) -> pb.Speech | None:
+    if speech is None:
+        return None
+    return pb.Speech(voice_id=speech.voice_id or "", first_message=speech.first_message or "")

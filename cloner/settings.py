@@ -46,7 +46,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     voice_reuse: Literal["caller", "sample", "never"] = "caller"
     voice_check_minutes: Positive = 10.0
 
+    enrolment_keep_days: Annotated[float, Meta(ge=0)] = 30.0
+    require_consent: bool = False
+
     agent_update: Literal["auto", "always", "never"] = "auto"
+    agent_check_seconds: Annotated[float, Meta(ge=0)] = 60.0
     call_presumed_minutes: Positive = 15.0
     call_max_minutes: Positive = 120.0
     registry_keep_days: Positive = 30.0

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import structlog
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.trace import get_current_span
 from voice.v1 import error_reason_pb2
@@ -18,6 +19,7 @@ from cloner import failures, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable
 from cloner.creation import VoiceNeedsVerification
 from cloner.registry import RegistryUnavailable
+from cloner.voices import ConsentMissing
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 
@@ -57,6 +59,7 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     SampleUnreadable: (E.ERROR_REASON_SAMPLE_UNREADABLE, C.INVALID_ARGUMENT),
     failures.SampleRejected: (E.ERROR_REASON_SAMPLE_REJECTED, C.FAILED_PRECONDITION),
     VoiceNeedsVerification: (E.ERROR_REASON_VOICE_NEEDS_VERIFICATION, C.FAILED_PRECONDITION),
+    ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
     failures.VoiceNotFound: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     failures.AgentNotFound: (E.ERROR_REASON_AGENT_NOT_FOUND, C.NOT_FOUND),
     failures.AgentRejected: (E.ERROR_REASON_AGENT_REJECTED, C.FAILED_PRECONDITION),
@@ -82,8 +85,11 @@ def reason_of(failure: Exception) -> str:
     return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
 
 
-def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Exception) -> None:
-    """Sets the call's status. What is not in the table is a bug, told to the log and to nobody else."""
+def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Exception, *more: Message) -> None:
+    """Sets the call's status, with `more` among its details.
+
+    What is not in the table is a bug, told to the log and to nobody else.
+    """
     reason, code = _row(failure)
     message = str(failure)
     if reason == E.ERROR_REASON_INTERNAL:
@@ -99,6 +105,7 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
             field=failure.field, description=failure.problem
         )
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
+    status.details.extend(_packed(detail) for detail in more)
     context.set_code(code)
     context.set_details(message)
     context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
@@ -108,7 +115,7 @@ def _row(failure: Exception) -> tuple[ErrorReason.ValueType, grpc.StatusCode]:
     return TABLE.get(type(failure), (E.ERROR_REASON_INTERNAL, C.INTERNAL))
 
 
-def _packed(detail: Any) -> any_pb2.Any:
+def _packed(detail: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(detail)
     return packed

@@ -22,11 +22,12 @@ from cloner import failures
 from cloner.callers import Caller, Identities, Identity, voice_label
 from cloner.creation import Creation, VoiceNeedsVerification
 from cloner.failures import ProviderFailure, TimedOut
-from cloner.registry import Calls, VoiceRow
+from cloner.registry import Calls, Deployment, NewVoiceRow, VoiceRow
 from cloner.registry import Voices as VoiceRows
 from cloner.samples import Recording, Samples
+from cloner.voice import Voice, voice_of
 
-__all__ = ["Voice", "Voices", "voice_of"]
+__all__ = ["ConsentMissing", "Voices"]
 
 log = structlog.get_logger()
 
@@ -35,17 +36,15 @@ STALE_SECONDS = 8.0  # without one, whoever was at it is taken to be dead
 WATCH_SECONDS = 0.2
 
 
+class ConsentMissing(Exception):
+    """The caller's consent is required, and nobody has told of one. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__("The caller's consent is required: send its reference as `consent`.")
+
+
 class Superseded(Exception):
     """The intent was given up for another while it was worked at. Whoever waits looks again."""
-
-
-class Voice(msgspec.Struct, frozen=True, kw_only=True):
-    """A caller's voice at the provider."""
-
-    marker: str
-    voice_id: str
-    name: str
-    created: datetime
 
 
 class Clone:
@@ -61,7 +60,11 @@ class Clone:
 
 
 class Voices:
-    """Finds or clones voices. `now` tells the time, in Unix seconds."""
+    """Finds or clones voices. `now` tells the time, in Unix seconds.
+
+    Voices that are taken ahead of time are kept for `keep_seconds` at the least. With
+    `require_consent`, no voice is made or used without a consent.
+    """
 
     def __init__(
         self,
@@ -69,17 +72,23 @@ class Voices:
         samples: Samples,
         rows: VoiceRows,
         calls: Calls,
-        identities: Identities,
+        shared: Deployment,
         *,
+        identities: Identities,
         check_seconds: float,
+        keep_seconds: float,
+        require_consent: bool,
         now: Callable[[], float],
     ) -> None:
         self._creation = creation
         self._samples = samples
         self._rows = rows
         self._calls = calls
+        self._shared = shared
         self._identities = identities
         self._check_seconds = check_seconds
+        self._keep_seconds = keep_seconds
+        self._require_consent = require_consent
         self._now = now
         self._owner = secrets.token_hex(8)
         self._clones: dict[str, Clone] = {}
@@ -109,7 +118,7 @@ class Voices:
         """The caller's voice, and whether it was there already.
 
         `row` is what is known of it. `permit` is waited for just before a clone would begin, and
-        stops it by raising. Raises what Samples raise, a
+        stops it by raising. Raises ConsentMissing, what Samples raise, a
         ProviderFailure, VoiceNeedsVerification or RegistryUnavailable. When the deadline passes, the
         last known failure or TimedOut is raised and the clone goes on by itself.
         """
@@ -117,6 +126,7 @@ class Voices:
         row = row or await self._rows.of_caller(identity.caller)
         while True:
             clone = None
+            self._require(caller, row)
             if row is None:
                 if recording is None:
                     recording = await self._samples.inspect(sample, deadline=deadline)
@@ -125,8 +135,23 @@ class Voices:
                 row, clone = await self._intend(identity, caller, recording, call_id)
             voice = await (self._made(clone, deadline) if clone else self._found(row, deadline))
             if voice is not None and await self._attached(call_id, voice.marker):
+                if caller.consent and not voice.consent:
+                    await self._rows.consented(voice.marker, caller.consent, now=self._now())
                 return voice, clone is None
             row = await self._rows.of_caller(identity.caller)
+
+    async def ahead(
+        self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float
+    ) -> tuple[Voice, bool]:
+        """As `of`, for a caller who may call some day, and whose voice is kept until then."""
+        voice, reused = await self.of(identity, caller, sample, deadline=deadline)
+        if reused:
+            await self._rows.keep(voice.marker, until=self._now() + self._keep_seconds)
+        return voice, reused
+
+    async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
+        """The voice of a row, if it is ready, and not known by the deadline to be lost."""
+        return await self._confirmed(row, deadline) if row.state == "ready" else None
 
     async def formerly(self, marker: str | None) -> Voice | None:
         """The voice that a call had, even if it is gone by now."""
@@ -134,7 +159,8 @@ class Voices:
         return voice_of(row) if row is not None and row.voice_id else None
 
     async def replace(self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float) -> Voice:
-        """A new voice for the caller. The one that there is, if any, is given up for deletion."""
+        """A new voice for the caller, kept as by `ahead`. The one that there is, if any, is given up."""
+        self._require(caller, None)
         recording = await self._samples.inspect(sample, deadline=deadline)
         while True:
             old = await self._rows.of_caller(identity.caller)
@@ -205,6 +231,10 @@ class Voices:
                 await self._rows.checked(row.marker, now=now)
         return voice_of(row)
 
+    def _require(self, caller: Caller, row: VoiceRow | None) -> None:
+        if self._require_consent and not caller.consent and not (row is not None and row.consent):
+            raise ConsentMissing
+
     async def _attached(self, call_id: str | None, marker: str) -> bool:
         """Whether the call has that voice now; False if the voice was given up meanwhile."""
         return call_id is None or await self._calls.attach(call_id, marker, now=self._now())
@@ -243,7 +273,7 @@ class Voices:
         self, identity: Identity, caller: Caller, recording: Recording, call_id: str | None
     ) -> tuple[VoiceRow, Clone | None]:
         """Writes down the intent and begins the clone, unless the caller has one by now."""
-        if await self._rows.month_resets_at() > self._now():
+        if await self._shared.month_resets_at() > self._now():
             raise failures.MonthlyLimit
         row, new = await self._new_row(identity, caller, call_id)
         if not new:
@@ -260,17 +290,19 @@ class Voices:
         marker = self._creation.marker(token)
         made = datetime.fromtimestamp(now, UTC)
         span = get_current_span().get_span_context()
-        row = await self._rows.intend(
+        new = NewVoiceRow(
             marker=marker,
             caller=identity.caller,
             number=identity.number,
+            person=identity.person,
             greeting_name=caller.name,
             name=f"{voice_label(caller.name)}_Clone_{made:%Y%m%d_%H%M%S}_{token[-6:]}",
             owner=self._owner,
             traceparent=f"00-{format_trace_id(span.trace_id)}-{format_span_id(span.span_id)}-01",
-            call_id=call_id,
-            now=now,
+            consent=caller.consent,
+            kept_until=0.0 if call_id is not None else now + self._keep_seconds,
         )
+        row = await self._rows.intend(new, call_id=call_id, now=now)
         return row, row.marker == marker
 
     async def _clone(
@@ -294,7 +326,7 @@ class Voices:
         with self._samples.holding(recording.sample):
             row, voice_id = await self._creation.create(
                 intent, tell, sample=recording.sample, filename=recording.filename,
-                media_type=recording.media_type,
+                media_type=recording.media_type, for_call=call_id is not None,
             )  # fmt: skip
         return await self._recorded(row, voice_id)
 
@@ -360,13 +392,3 @@ JOINED_FAILURES: dict[str, type[Exception]] = {
     },
     VoiceNeedsVerification.__name__: VoiceNeedsVerification,
 }  # fmt: skip
-
-
-def voice_of(row: VoiceRow) -> Voice:
-    """The voice of a row that is ready."""
-    return Voice(
-        marker=row.marker,
-        voice_id=row.voice_id or "",
-        name=row.name,
-        created=datetime.fromtimestamp(row.created_at, UTC),
-    )

@@ -6,15 +6,19 @@ arguments.
 """
 
 from cloner.registry.agents import AgentRow, Agents
-from cloner.registry.calls import CallRow, Calls
+from cloner.registry.calls import CallRow, Calls, Noted
 from cloner.registry.database import Registry, RegistryUnavailable, opened
-from cloner.registry.voices import VoiceRow, Voices
+from cloner.registry.deployment import Deployment
+from cloner.registry.voices import NewVoiceRow, VoiceRow, Voices
 
 __all__ = [
     "AgentRow",
     "Agents",
     "CallRow",
     "Calls",
+    "Deployment",
+    "NewVoiceRow",
+    "Noted",
     "Registry",
     "RegistryUnavailable",
     "VoiceRow",

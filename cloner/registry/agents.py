@@ -7,11 +7,12 @@ import msgspec
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgres
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cloner.registry.database import Registry, unbroken
 from cloner.registry.schema import agents, calls, voices
 
-__all__ = ["AgentRow", "Agents"]
+__all__ = ["AgentRow", "Agents", "given"]
 
 # How long an agent may keep a voice that was lost: a delivery that finds it lost makes another meanwhile.
 LOST_SECONDS = 60.0
@@ -61,17 +62,6 @@ class Agents:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-
-    async def get(self, agent_id: str) -> tuple[AgentRow | None, int]:
-        """What the agent was given, if it still has it, and how often it was changed so far."""
-        wanted = select(*FIELDS, agents.c.turn).where(agents.c.agent_id == agent_id)
-        async with self._registry.transaction() as connection:
-            row = (await connection.execute(wanted)).one_or_none()
-        if row is None:
-            return None, 0
-        values = dict(row._mapping)
-        turn: int = values.pop("turn")
-        return (AgentRow(**values) if row.marker else None), turn
 
     async def intend(
         self,
@@ -234,6 +224,17 @@ class Agents:
     async def _withdraw(self, which: ColumnElement[bool]) -> None:
         async with self._registry.transaction() as connection:
             await connection.execute(update(agents).where(which).values(restoring=True))
+
+
+async def given(connection: AsyncConnection, agent_id: str) -> tuple[AgentRow | None, int]:
+    """What the agent was given, if it still has it, and how often it was changed so far."""
+    wanted = select(*FIELDS, agents.c.turn).where(agents.c.agent_id == agent_id)
+    row = (await connection.execute(wanted)).one_or_none()
+    if row is None:
+        return None, 0
+    values = dict(row._mapping)
+    turn: int = values.pop("turn")
+    return (AgentRow(**values) if row.marker else None), turn
 
 
 def _may_have(marker: str) -> ColumnElement[bool]:

@@ -4,12 +4,14 @@ import msgspec
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgres
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from cloner.registry.agents import AgentRow, given
 from cloner.registry.database import Registry, unbroken
 from cloner.registry.schema import ACTIVE, calls, voices
-from cloner.registry.voices import VoiceRow, active, row_of
+from cloner.registry.voices import VoiceRow, active, of_number, row_of
 
-__all__ = ["CallRow", "Calls"]
+__all__ = ["CallRow", "Calls", "Noted"]
 
 
 class CallRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +32,18 @@ FIELDS = (
 )  # fmt: skip
 
 
+class Noted(msgspec.Struct, frozen=True, kw_only=True):
+    """A call in progress: its voice, ready or on its way, and what its agent was given by then.
+
+    Of two calls that are noted at once, at least one sees the other.
+    """
+
+    call: CallRow
+    voice: VoiceRow | None
+    given: AgentRow | None
+    turn: int
+
+
 @unbroken
 class Calls:
     """The calls of one deployment."""
@@ -39,35 +53,58 @@ class Calls:
 
     async def begin(
         self, *, call_id: str, agent_id: str, conversation_id: str, caller: str, now: float
-    ) -> tuple[CallRow, VoiceRow | None]:
-        """Notes that a call is in progress; returns it, and its voice where it or its caller has one.
+    ) -> Noted:
+        """Notes that a call is in progress, with its voice where it or its caller has one.
 
         A call that was noted before keeps its time, its caller and its voice.
         """
-        values = {
-            "id": call_id, "agent_id": agent_id, "conversation_id": conversation_id, "caller": caller,
-            "begun_at": now,
-        }  # fmt: skip
-        insert = (insert_postgres if self._registry.postgres else insert_sqlite)(calls).values(values)
         async with self._registry.transaction() as connection:
-            await connection.execute(insert.on_conflict_do_nothing(index_elements=[calls.c.id]))
-            found = await connection.execute(select(*FIELDS).where(calls.c.id == call_id).with_for_update())
-            call = CallRow(**found.one()._mapping)
-            voice = None
-            if call.marker is not None:
-                voice = await row_of(connection, call.marker)
+            call = await self._note(
+                connection,
+                call_id,
+                agent_id=agent_id,
+                conversation_id=conversation_id,
+                caller=caller,
+                now=now,
+            )
+            voice = await row_of(connection, call.marker) if call.marker else None
             if voice is None:
                 voice = await active(connection, caller)
-            if voice is not None:
-                await connection.execute(
-                    update(calls)
-                    .where(calls.c.id == call_id)
-                    .values(marker=voice.marker, caller=voice.caller)
-                )
-                await connection.execute(
-                    update(voices).where(voices.c.marker == voice.marker).values(used_at=now)
-                )
-            return call, voice
+            await _use(connection, call, voice, now)
+        return await self._noted(call, voice)
+
+    async def open(
+        self,
+        *,
+        call_id: str,
+        agent_id: str,
+        conversation_id: str,
+        number: str | None,
+        caller: str,
+        consented: bool,
+        now: float,
+    ) -> Noted:
+        """Notes that a call is in progress, with its voice where it has one or its number names one.
+
+        `caller` stands for whoever calls while nobody knows who it is; with `consented`, a voice without
+        a consent is not used.
+        """
+        async with self._registry.transaction() as connection:
+            call = await self._note(
+                connection,
+                call_id,
+                agent_id=agent_id,
+                conversation_id=conversation_id,
+                caller=caller,
+                now=now,
+            )
+            voice = await row_of(connection, call.marker) if call.marker else None
+            if voice is None and number is not None and call.ended_at is None:
+                voice = await of_number(connection, number)
+            if voice is not None and consented and not voice.consent:
+                voice = None
+            await _use(connection, call, voice, now)
+        return await self._noted(call, voice)
 
     async def attach(self, call_id: str, marker: str, *, now: float) -> bool:
         """Says which voice a call has. False if that voice was given up meanwhile."""
@@ -116,10 +153,31 @@ class Calls:
                     wanted = wanted.where(calls.c.agent_id == agent_id)
                 row = (await connection.execute(wanted)).one_or_none()
                 if row is not None:
-                    ended = func.coalesce(calls.c.ended_at, now)
-                    await connection.execute(update(calls).where(calls.c.id == row.id).values(ended_at=ended))
+                    await connection.execute(
+                        update(calls)
+                        .where(calls.c.id == row.id)
+                        .values(
+                            ended_at=func.coalesce(calls.c.ended_at, now),
+                            conversation_id=row.conversation_id or conversation_id or "",
+                        )
+                    )
                     return CallRow(**row._mapping)
         return None
+
+    async def end_unknown(self, *, call_id: str, agent_id: str, conversation_id: str, now: float) -> None:
+        """Notes that a call has ended which nobody asked about, so that a delivery for it comes too late."""
+        async with self._registry.transaction() as connection:
+            await self._note(
+                connection,
+                call_id,
+                agent_id=agent_id,
+                conversation_id=conversation_id,
+                caller=call_id,
+                now=now,
+            )
+            await connection.execute(
+                update(calls).where(calls.c.id == call_id, calls.c.ended_at.is_(None)).values(ended_at=now)
+            )
 
     async def close_old(self, *, before: float, now: float) -> int:
         """Ends every call that began before then and was never reported as ended; says how many."""
@@ -138,3 +196,40 @@ class Calls:
         """Removes every row of a caller's calls."""
         async with self._registry.transaction() as connection:
             await connection.execute(calls.delete().where(calls.c.caller == caller))
+
+    async def _note(
+        self,
+        connection: AsyncConnection,
+        call_id: str,
+        *,
+        agent_id: str,
+        conversation_id: str,
+        caller: str,
+        now: float,
+    ) -> CallRow:
+        """The row of a call, which is locked."""
+        values = {
+            "id": call_id, "agent_id": agent_id, "conversation_id": conversation_id, "caller": caller,
+            "begun_at": now,
+        }  # fmt: skip
+        insert = (insert_postgres if self._registry.postgres else insert_sqlite)(calls).values(values)
+        await connection.execute(insert.on_conflict_do_nothing(index_elements=[calls.c.id]))
+        found = await connection.execute(select(*FIELDS).where(calls.c.id == call_id).with_for_update())
+        return CallRow(**found.one()._mapping)
+
+    async def _noted(self, call: CallRow, voice: VoiceRow | None) -> Noted:
+        # In a transaction of its own: whoever gives the agent another voice after the call was
+        # committed sees the call, and whoever did before that is seen here.
+        async with self._registry.transaction() as connection:
+            row, turn = await given(connection, call.agent_id)
+        return Noted(call=call, voice=voice, given=row, turn=turn)
+
+
+async def _use(connection: AsyncConnection, call: CallRow, voice: VoiceRow | None, now: float) -> None:
+    """Says that the call has the voice."""
+    if voice is None:
+        return
+    await connection.execute(
+        update(calls).where(calls.c.id == call.id).values(marker=voice.marker, caller=voice.caller)
+    )
+    await connection.execute(update(voices).where(voices.c.marker == voice.marker).values(used_at=now))

@@ -42,6 +42,8 @@ voices = Table(
     Column("state", String(16), nullable=False),
     Column("caller", String(64), nullable=False),
     Column("number", String(64)),
+    # As `caller`, but the same for every sample and every call of that caller.
+    Column("person", String(64), nullable=False, server_default=""),
     Column("greeting_name", String(200), nullable=False, server_default=""),
     Column("voice_id", String(128), unique=True),
     Column("name", String(128), nullable=False),
@@ -57,6 +59,11 @@ voices = Table(
     Column("due_at", Float(53), nullable=False, server_default=text("0")),
     Column("closed_at", Float(53)),
     Column("reason", String(64)),
+    # The reference of the consent to clone it, and when that was told.
+    Column("consent", String(200), nullable=False, server_default=""),
+    Column("consent_at", Float(53)),
+    # Until when it is kept, calls or no calls, because it was taken ahead of time.
+    Column("kept_until", Float(53), nullable=False, server_default=text("0")),
     # The delivery that made it, for links from later work.
     Column("traceparent", String(64), nullable=False, server_default=""),
     # One voice for one caller, whoever asks at the same time.

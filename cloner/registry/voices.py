@@ -8,14 +8,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cloner.registry.database import Registry, unbroken
-from cloner.registry.schema import ACTIVE, calls, deployment, voices
+from cloner.registry.schema import ACTIVE, calls, voices
 
-__all__ = ["VoiceRow", "Voices", "active", "row_of"]
+__all__ = ["NewVoiceRow", "VoiceRow", "Voices", "active", "of_number", "row_of"]
 
 FIELDS = (
     voices.c.marker, voices.c.state, voices.c.caller, voices.c.greeting_name, voices.c.voice_id,
     voices.c.name, voices.c.created_at, voices.c.checked_at, voices.c.owner, voices.c.alive_at,
-    voices.c.tries, voices.c.reason, voices.c.traceparent,
+    voices.c.tries, voices.c.reason, voices.c.traceparent, voices.c.consent, voices.c.consent_at,
 )  # fmt: skip
 
 
@@ -35,6 +35,23 @@ class VoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     tries: int
     reason: str | None
     traceparent: str
+    consent: str
+    consent_at: float | None
+
+
+class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A voice that is about to be made. `consent` is empty where none was told."""
+
+    marker: str
+    caller: str
+    number: str | None
+    person: str
+    greeting_name: str
+    name: str
+    owner: str
+    traceparent: str
+    consent: str
+    kept_until: float
 
 
 @unbroken
@@ -44,19 +61,7 @@ class Voices:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def intend(
-        self,
-        *,
-        marker: str,
-        caller: str,
-        number: str | None,
-        greeting_name: str,
-        name: str,
-        owner: str,
-        traceparent: str,
-        call_id: str | None,
-        now: float,
-    ) -> VoiceRow:
+    async def intend(self, new: NewVoiceRow, *, call_id: str | None, now: float) -> VoiceRow:
         """Writes down that a voice is about to be created, unless the caller or the call has one.
 
         Returns the row that counts: the new one, or the one that was there. Exactly one of those
@@ -68,15 +73,14 @@ class Voices:
                 if held is not None:
                     return held
             values = {
-                "marker": marker, "state": "intended", "caller": caller, "number": number,
-                "greeting_name": greeting_name, "name": name, "created_at": now, "used_at": now,
-                "checked_at": now, "owner": owner, "alive_at": now, "traceparent": traceparent,
+                **msgspec.structs.asdict(new), "state": "intended", "created_at": now, "used_at": now,
+                "checked_at": now, "alive_at": now, "consent_at": now if new.consent else None,
             }  # fmt: skip
             insert = (insert_postgres if self._registry.postgres else insert_sqlite)(voices).values(values)
             await connection.execute(
                 insert.on_conflict_do_nothing(index_elements=[voices.c.caller], index_where=ACTIVE)
             )
-            row = await active(connection, caller)
+            row = await active(connection, new.caller)
             assert row is not None  # noqa: S101 - the insert saw to it
             if call_id is not None:
                 await connection.execute(
@@ -182,6 +186,24 @@ class Voices:
             wanted = select(*FIELDS).where(voices.c.state == "intended", voices.c.alive_at < stale)
             return _rows(await connection.execute(wanted))
 
+    async def consented(self, marker: str, consent: str, *, now: float) -> None:
+        """Keeps the consent with a voice that has none yet."""
+        async with self._registry.transaction() as connection:
+            await connection.execute(
+                update(voices)
+                .where(voices.c.marker == marker, voices.c.consent == "")
+                .values(consent=consent, consent_at=now)
+            )
+
+    async def keep(self, marker: str, *, until: float) -> None:
+        """Keeps a voice until then at the least, calls or no calls."""
+        async with self._registry.transaction() as connection:
+            await connection.execute(
+                update(voices)
+                .where(voices.c.marker == marker, voices.c.kept_until < until)
+                .values(kept_until=until)
+            )
+
     async def checked(self, marker: str, *, now: float) -> None:
         """Notes that the provider has the voice."""
         async with self._registry.transaction() as connection:
@@ -213,13 +235,26 @@ class Voices:
         change = (
             update(voices)
             .where(voices.c.marker == marker, voices.c.state.in_(("ready", "deleting")))
-            .values(state="deleting", reason=reason, due_at=now, tries=0, greeting_name="", number=None)
+            .values(
+                state="deleting",
+                reason=reason,
+                due_at=now,
+                tries=0,
+                greeting_name="",
+                number=None,
+                person="",
+                consent="",
+                consent_at=None,
+            )
         )
         async with self._registry.transaction() as connection:
             await connection.execute(change)
 
     async def expire(self, *, unused_since: float, busy_since: float, now: float) -> int:
-        """Gives up every voice whose last call ended before `unused_since`; says how many."""
+        """Gives up every voice whose last call ended before `unused_since`; says how many.
+
+        Those that are kept for longer stay.
+        """
         last_end = (
             select(func.max(func.coalesce(calls.c.ended_at, calls.c.begun_at)))
             .where(calls.c.marker == voices.c.marker)
@@ -232,20 +267,23 @@ class Voices:
                 ~_in_call(busy_since),
                 func.coalesce(last_end, voices.c.used_at) <= unused_since,
                 voices.c.used_at <= unused_since,
+                voices.c.kept_until <= now,
             )
             .values(state="deleting", reason="expired", due_at=now, tries=0)
         )
         async with self._registry.transaction() as connection:
             return (await connection.execute(change)).rowcount
 
-    async def least_recently_used(self, *, busy_since: float) -> VoiceRow | None:
-        """The ready voice that no call uses and that was used the longest ago."""
-        wanted = (
-            select(*FIELDS)
-            .where(voices.c.state == "ready", ~_in_call(busy_since))
-            .order_by(voices.c.used_at)
-            .limit(1)
-        )
+    async def least_recently_used(self, *, busy_since: float, now: float, kept: bool) -> VoiceRow | None:
+        """The ready voice that no call uses and that was used the longest ago.
+
+        Those that are kept come last, and only with `kept`.
+        """
+        is_kept = voices.c.kept_until > now
+        wanted = select(*FIELDS).where(voices.c.state == "ready", ~_in_call(busy_since))
+        if not kept:
+            wanted = wanted.where(~is_kept)
+        wanted = wanted.order_by(is_kept, voices.c.used_at).limit(1)
         async with self._registry.transaction() as connection:
             return _row(await connection.execute(wanted))
 
@@ -299,22 +337,6 @@ class Voices:
                 await connection.execute(voices.delete().where(gone, voices.c.closed_at < before))
             ).rowcount
 
-    async def month_resets_at(self) -> float:
-        """When the provider's monthly counter starts again; 0 where it is not known to be used up."""
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(select(deployment.c.month_resets_at))).scalar_one() or 0.0
-
-    async def month_used_up(self, until: float) -> None:
-        """Notes that the provider's monthly counter is used up."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(update(deployment).values(month_resets_at=until))
-
-    async def claim_reconciliation(self, *, now: float, until: float) -> bool:
-        """Whether it is this process's turn to reconcile; until then it is nobody else's."""
-        change = update(deployment).where(deployment.c.reconciled_until <= now).values(reconciled_until=until)
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(change)).rowcount == 1
-
     async def known(self, markers: list[str]) -> dict[str, VoiceRow]:
         """The rows that there are of these markers."""
         async with self._registry.transaction() as connection:
@@ -330,6 +352,19 @@ class Voices:
 async def active(connection: AsyncConnection, caller: str) -> VoiceRow | None:
     """The caller's voice, ready or on its way."""
     return _row(await connection.execute(select(*FIELDS).where(voices.c.caller == caller, ACTIVE)))
+
+
+async def of_number(connection: AsyncConnection, number: str) -> VoiceRow | None:
+    """The newest voice of the one person who is known by this number; None where there are more.
+
+    Whoever is still known counts, also without a voice.
+    """
+    persons = select(voices.c.person).where(voices.c.number == number).distinct().limit(2)
+    known = (await connection.execute(persons)).scalars().all()
+    if len(known) != 1:
+        return None
+    wanted = select(*FIELDS).where(voices.c.person == known[0], voices.c.state == "ready")
+    return _row(await connection.execute(wanted.order_by(voices.c.created_at.desc()).limit(1)))
 
 
 async def _of_call(connection: AsyncConnection, call_id: str) -> VoiceRow | None:

@@ -136,7 +136,7 @@ async def test_reads_are_tried_again(provider: ElevenLabs, emulator: Emulator, f
 
     agent = await provider.read_agent("agent_demo", deadline=soon())
 
-    assert "Hello! How can I help you today?" == agent.first_message
+    assert "Hello! How can I help you today?" == agent.voice.first_message
     assert 3 == len(emulator.requests.matching(path=AGENT))
 
 

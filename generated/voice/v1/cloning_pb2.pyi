@@ -60,13 +60,21 @@ class Voice(_message.Message):
     VOICE_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
+    CONSENT_TIME_FIELD_NUMBER: _builtins.int
     voice_id: _builtins.str
     """The id that ElevenLabs gave the voice."""
     name: _builtins.str
     """The name that the voice carries at ElevenLabs, such as "Ivan_Clone_20251210_123456_k3f9ax"."""
+    consent: _builtins.str
+    """The reference of the consent to clone it, as a request told it. Empty where none did."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the voice was made, in UTC. Absent where ElevenLabs does not tell."""
+
+    @_builtins.property
+    def consent_time(self) -> _timestamp_pb2.Timestamp:
+        """When the consent was told to this service, in UTC. Absent without a consent."""
 
     def __init__(
         self,
@@ -74,14 +82,74 @@ class Voice(_message.Message):
         voice_id: _builtins.str = ...,
         name: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        consent: _builtins.str = ...,
+        consent_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consent_time", b"consent_time", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "name", b"name", "voice_id", b"voice_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "consent_time", b"consent_time", "create_time", b"create_time", "name", b"name", "voice_id", b"voice_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Voice: _TypeAlias = Voice  # noqa: Y015
+
+@_typing.final
+class Speech(_message.Message):
+    """Speech is how an agent sounds and what it says first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOICE_ID_FIELD_NUMBER: _builtins.int
+    FIRST_MESSAGE_FIELD_NUMBER: _builtins.int
+    voice_id: _builtins.str
+    """The id of the voice. Empty where it is not known."""
+    first_message: _builtins.str
+    """The greeting. Empty where it is not known."""
+    def __init__(
+        self,
+        *,
+        voice_id: _builtins.str = ...,
+        first_message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_message", b"first_message", "voice_id", b"voice_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Speech: _TypeAlias = Speech  # noqa: Y015
+
+@_typing.final
+class FallbackInfo(_message.Message):
+    """FallbackInfo says what a call needs that goes on without the caller's voice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_BEFORE_FIELD_NUMBER: _builtins.int
+    REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent_before(self) -> Global___Speech:
+        """What the agent had before it was given a caller's voice: override the conversation with it.
+        Absent where the agent speaks as itself.
+        """
+
+    @_builtins.property
+    def refused_leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The overrides that the agent's own settings refuse, as in PrepareCallResponse."""
+
+    def __init__(
+        self,
+        *,
+        agent_before: Global___Speech | None = ...,
+        refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "refused_leaves", b"refused_leaves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FallbackInfo: _TypeAlias = FallbackInfo  # noqa: Y015
 
 @_typing.final
 class PrepareCallRequest(_message.Message):
@@ -93,6 +161,7 @@ class PrepareCallRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Required. The agent that will take the call: letters, digits, "_" and "-", at most 128."""
     conversation_id: _builtins.str
@@ -100,6 +169,10 @@ class PrepareCallRequest(_message.Message):
     sample: _builtins.bytes
     """Required. The recording as received, never re-encoded: WAV, MP3, OGG (Vorbis or Opus), FLAC,
     M4A or WebM, by default 3 to 600 seconds, at least 16 kHz and at most 10 MiB.
+    """
+    consent: _builtins.str
+    """Optional. Where the caller's consent to the clone is on record: a reference, at most 200
+    characters. Required where the server is set to require it.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
@@ -112,10 +185,11 @@ class PrepareCallRequest(_message.Message):
         conversation_id: _builtins.str = ...,
         caller: Global___Caller | None = ...,
         sample: _builtins.bytes = ...,
+        consent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "caller", b"caller", "conversation_id", b"conversation_id", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "caller", b"caller", "consent", b"consent", "conversation_id", b"conversation_id", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,6 +206,8 @@ class PrepareCallResponse(_message.Message):
     AGENT_UPDATED_FIELD_NUMBER: _builtins.int
     FIRST_MESSAGE_FIELD_NUMBER: _builtins.int
     CALL_ID_FIELD_NUMBER: _builtins.int
+    REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
+    AGENT_BEFORE_FIELD_NUMBER: _builtins.int
     voice_reused: _builtins.bool
     """Whether the voice was there already, so that nothing was cloned for this request."""
     agent_updated: _builtins.bool
@@ -142,11 +218,24 @@ class PrepareCallResponse(_message.Message):
     """The greeting for this caller, in one line of text."""
     call_id: _builtins.str
     """Names this call; the same for every request with the same agent and conversation. It tells
-    nothing about the caller.
+    nothing about the caller. It is "call_" and the first 24 hex digits of the SHA-256 of `agent_id`,
+    a NUL and `conversation_id`.
     """
     @_builtins.property
     def voice(self) -> Global___Voice:
         """The caller's voice."""
+
+    @_builtins.property
+    def refused_leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The overrides of a conversation that the agent's own settings are known to refuse, of
+        "tts.voice_id" and "agent.first_message". One that is sent all the same makes the conversation fail.
+        """
+
+    @_builtins.property
+    def agent_before(self) -> Global___Speech:
+        """What the agent had before it was given a caller's voice, this one's or another's. Absent where
+        the agent speaks as itself.
+        """
 
     def __init__(
         self,
@@ -156,14 +245,110 @@ class PrepareCallResponse(_message.Message):
         agent_updated: _builtins.bool = ...,
         first_message: _builtins.str = ...,
         call_id: _builtins.str = ...,
+        refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
+        agent_before: Global___Speech | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["voice", b"voice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_updated", b"agent_updated", "call_id", b"call_id", "first_message", b"first_message", "voice", b"voice", "voice_reused", b"voice_reused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "agent_updated", b"agent_updated", "call_id", b"call_id", "first_message", b"first_message", "refused_leaves", b"refused_leaves", "voice", b"voice", "voice_reused", b"voice_reused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrepareCallResponse: _TypeAlias = PrepareCallResponse  # noqa: Y015
+
+@_typing.final
+class OpenCallRequest(_message.Message):
+    """OpenCallRequest says which call is about to start, and from which number."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    CALL_SID_FIELD_NUMBER: _builtins.int
+    PHONE_NUMBER_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Required. The agent that will take the call: letters, digits, "_" and "-", at most 128."""
+    conversation_id: _builtins.str
+    """The conversation that is about to start: at most 256 printable characters. Required unless
+    `call_sid` is given.
+    """
+    call_sid: _builtins.str
+    """What the telephone line calls the call, where it has no conversation yet: at most 256 printable
+    characters. Required unless `conversation_id` is given.
+    """
+    phone_number: _builtins.str
+    """Optional. The number of the person on the line, best in E.164 form; at most 64 characters. A
+    number can be forged: it finds a voice, and proves nothing.
+    """
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        call_sid: _builtins.str = ...,
+        phone_number: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "call_sid", b"call_sid", "conversation_id", b"conversation_id", "phone_number", b"phone_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenCallRequest: _TypeAlias = OpenCallRequest  # noqa: Y015
+
+@_typing.final
+class OpenCallResponse(_message.Message):
+    """OpenCallResponse holds what is known for the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    VOICE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    FIRST_MESSAGE_FIELD_NUMBER: _builtins.int
+    AGENT_BEFORE_FIELD_NUMBER: _builtins.int
+    REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Names this call, as in PrepareCallResponse, with `call_sid` in the place of a conversation that
+    is not given.
+    """
+    name: _builtins.str
+    """The name to greet by. Empty where it, or the voice, is not known."""
+    first_message: _builtins.str
+    """The greeting for this caller, in one line of text. Empty without a voice."""
+    @_builtins.property
+    def voice(self) -> Global___Voice:
+        """The caller's voice. Absent where nobody's voice is to be used: no caller is known by the number,
+        or more than one.
+        """
+
+    @_builtins.property
+    def agent_before(self) -> Global___Speech:
+        """What the agent had before it was given a caller's voice: override the conversation with it, unless
+        that has a voice of its own. Absent where the agent speaks as itself.
+        """
+
+    @_builtins.property
+    def refused_leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The overrides that the agent's own settings are known to refuse, as in PrepareCallResponse."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        voice: Global___Voice | None = ...,
+        name: _builtins.str = ...,
+        first_message: _builtins.str = ...,
+        agent_before: Global___Speech | None = ...,
+        refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "voice", b"voice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "first_message", b"first_message", "name", b"name", "refused_leaves", b"refused_leaves", "voice", b"voice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenCallResponse: _TypeAlias = OpenCallResponse  # noqa: Y015
 
 @_typing.final
 class CloneVoiceRequest(_message.Message):
@@ -173,8 +358,11 @@ class CloneVoiceRequest(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
     sample: _builtins.bytes
     """Required. The recording, under the limits of PrepareCallRequest.sample."""
+    consent: _builtins.str
+    """Optional. The caller's consent, as in PrepareCallRequest."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. Whose voice it is."""
@@ -184,10 +372,11 @@ class CloneVoiceRequest(_message.Message):
         *,
         caller: Global___Caller | None = ...,
         sample: _builtins.bytes = ...,
+        consent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -393,8 +582,11 @@ class ReplaceVoiceRequest(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
     sample: _builtins.bytes
     """Required. The recording, under the limits of PrepareCallRequest.sample."""
+    consent: _builtins.str
+    """Optional. The caller's consent, as in PrepareCallRequest."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Required. Whose voice it is, told as it was told for the voice that there is. A phone number is
@@ -406,10 +598,11 @@ class ReplaceVoiceRequest(_message.Message):
         *,
         caller: Global___Caller | None = ...,
         sample: _builtins.bytes = ...,
+        consent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,6 +36,8 @@ class CloningServiceStub:
     Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
     it the answer is UNAUTHENTICATED.
 
+    A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -50,6 +52,11 @@ class CloningServiceStub:
                 '/voice.v1.CloningService/PrepareCall',
                 request_serializer=voice_dot_v1_dot_cloning__pb2.PrepareCallRequest.SerializeToString,
                 response_deserializer=voice_dot_v1_dot_cloning__pb2.PrepareCallResponse.FromString,
+                _registered_method=True)
+        self.OpenCall = channel.unary_unary(
+                '/voice.v1.CloningService/OpenCall',
+                request_serializer=voice_dot_v1_dot_cloning__pb2.OpenCallRequest.SerializeToString,
+                response_deserializer=voice_dot_v1_dot_cloning__pb2.OpenCallResponse.FromString,
                 _registered_method=True)
         self.CloneVoice = channel.unary_unary(
                 '/voice.v1.CloningService/CloneVoice',
@@ -94,6 +101,8 @@ class CloningServiceServicer:
     Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
     it the answer is UNAUTHENTICATED.
 
+    A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -111,10 +120,23 @@ class CloningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def CloneVoice(self, request, context):
-        """CloneVoice finds or clones the caller's voice and touches no agent.
+    def OpenCall(self, request, context):
+        """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
+        known: the caller's voice, if exactly one caller is known by the number, else nobody's.
 
-        It may be repeated, under the rules of PrepareCall.
+        It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
+        ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneVoice(self, request, context):
+        """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it
+        finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
+        server is set to keep those, 30 days by default, whether there is a call or not.
+
+        It may be repeated, under the rules of PrepareCall. ReplaceVoice puts another voice in its place.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,7 +171,7 @@ class CloningServiceServicer:
 
     def ReplaceVoice(self, request, context):
         """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
-        speak with the old voice get back what they had before.
+        speak with the old voice get back what they had before. The new voice is kept as that of CloneVoice.
 
         It may be repeated; each time it makes a new voice.
         """
@@ -174,6 +196,11 @@ def add_CloningServiceServicer_to_server(servicer, server):
                     servicer.PrepareCall,
                     request_deserializer=voice_dot_v1_dot_cloning__pb2.PrepareCallRequest.FromString,
                     response_serializer=voice_dot_v1_dot_cloning__pb2.PrepareCallResponse.SerializeToString,
+            ),
+            'OpenCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenCall,
+                    request_deserializer=voice_dot_v1_dot_cloning__pb2.OpenCallRequest.FromString,
+                    response_serializer=voice_dot_v1_dot_cloning__pb2.OpenCallResponse.SerializeToString,
             ),
             'CloneVoice': grpc.unary_unary_rpc_method_handler(
                     servicer.CloneVoice,
@@ -224,6 +251,8 @@ class CloningService:
     Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
     it the answer is UNAUTHENTICATED.
 
+    A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -245,6 +274,33 @@ class CloningService:
             '/voice.v1.CloningService/PrepareCall',
             voice_dot_v1_dot_cloning__pb2.PrepareCallRequest.SerializeToString,
             voice_dot_v1_dot_cloning__pb2.PrepareCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/voice.v1.CloningService/OpenCall',
+            voice_dot_v1_dot_cloning__pb2.OpenCallRequest.SerializeToString,
+            voice_dot_v1_dot_cloning__pb2.OpenCallResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class CloningServiceStub:
     Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
     it the answer is UNAUTHENTICATED.
 
+    A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -54,10 +56,19 @@ class CloningServiceStub:
     passes, does not stop a clone that has begun; the next request finds it. A call that was
     reported as ended no longer touches its agent.
     """
-    CloneVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]
-    """CloneVoice finds or clones the caller's voice and touches no agent.
+    OpenCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]
+    """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
+    known: the caller's voice, if exactly one caller is known by the number, else nobody's.
 
-    It may be repeated, under the rules of PrepareCall.
+    It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
+    ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
+    """
+    CloneVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]
+    """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it
+    finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
+    server is set to keep those, 30 days by default, whether there is a call or not.
+
+    It may be repeated, under the rules of PrepareCall. ReplaceVoice puts another voice in its place.
     """
     GetVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetVoiceRequest, _cloning_pb2.GetVoiceResponse]
     """GetVoice returns one voice that this service made. It reads only and may be repeated.
@@ -76,7 +87,7 @@ class CloningServiceStub:
     """
     ReplaceVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]
     """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
-    speak with the old voice get back what they had before.
+    speak with the old voice get back what they had before. The new voice is kept as that of CloneVoice.
 
     It may be repeated; each time it makes a new voice.
     """
@@ -99,6 +110,8 @@ class CloningServiceAsyncStub(CloningServiceStub):
     Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
     it the answer is UNAUTHENTICATED.
 
+    A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -113,10 +126,19 @@ class CloningServiceAsyncStub(CloningServiceStub):
     passes, does not stop a clone that has begun; the next request finds it. A call that was
     reported as ended no longer touches its agent.
     """
-    CloneVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]  # type: ignore[assignment]
-    """CloneVoice finds or clones the caller's voice and touches no agent.
+    OpenCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]  # type: ignore[assignment]
+    """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
+    known: the caller's voice, if exactly one caller is known by the number, else nobody's.
 
-    It may be repeated, under the rules of PrepareCall.
+    It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
+    ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
+    """
+    CloneVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]  # type: ignore[assignment]
+    """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it
+    finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
+    server is set to keep those, 30 days by default, whether there is a call or not.
+
+    It may be repeated, under the rules of PrepareCall. ReplaceVoice puts another voice in its place.
     """
     GetVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetVoiceRequest, _cloning_pb2.GetVoiceResponse]  # type: ignore[assignment]
     """GetVoice returns one voice that this service made. It reads only and may be repeated.
@@ -135,7 +157,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     """
     ReplaceVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]  # type: ignore[assignment]
     """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
-    speak with the old voice get back what they had before.
+    speak with the old voice get back what they had before. The new voice is kept as that of CloneVoice.
 
     It may be repeated; each time it makes a new voice.
     """
@@ -157,6 +179,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
     it the answer is UNAUTHENTICATED.
 
+    A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
+
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
@@ -177,14 +201,29 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def OpenCall(
+        self,
+        request: _cloning_pb2.OpenCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.OpenCallResponse, _abc.Awaitable[_cloning_pb2.OpenCallResponse]]:
+        """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
+        known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+
+        It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
+        ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
+        """
+
+    @_abc_1.abstractmethod
     def CloneVoice(
         self,
         request: _cloning_pb2.CloneVoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.CloneVoiceResponse, _abc.Awaitable[_cloning_pb2.CloneVoiceResponse]]:
-        """CloneVoice finds or clones the caller's voice and touches no agent.
+        """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it
+        finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
+        server is set to keep those, 30 days by default, whether there is a call or not.
 
-        It may be repeated, under the rules of PrepareCall.
+        It may be repeated, under the rules of PrepareCall. ReplaceVoice puts another voice in its place.
         """
 
     @_abc_1.abstractmethod
@@ -227,7 +266,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.ReplaceVoiceResponse, _abc.Awaitable[_cloning_pb2.ReplaceVoiceResponse]]:
         """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
-        speak with the old voice get back what they had before.
+        speak with the old voice get back what they had before. The new voice is kept as that of CloneVoice.
 
         It may be repeated; each time it makes a new voice.
         """

@@ -109,7 +109,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 422, gRPC FAILED_PRECONDITION.
     """
     ERROR_REASON_CONSENT_MISSING: _ErrorReason.ValueType  # 22
-    """The caller's consent is required and was not given.
+    """The server is set to require the caller's consent to a clone, and the request tells none.
     HTTP 422, gRPC FAILED_PRECONDITION.
     """
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 23
@@ -268,7 +268,7 @@ ERROR_REASON_VOICE_NEEDS_VERIFICATION: ErrorReason.ValueType  # 21
 HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_CONSENT_MISSING: ErrorReason.ValueType  # 22
-"""The caller's consent is required and was not given.
+"""The server is set to require the caller's consent to a clone, and the request tells none.
 HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 23

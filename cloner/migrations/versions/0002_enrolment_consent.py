@@ -1,0 +1,25 @@
+"""Voices know their person, the consent that they were cloned under, and until when they are kept."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("voices", sa.Column("person", sa.String(64), nullable=False, server_default=""))
+    op.add_column("voices", sa.Column("consent", sa.String(200), nullable=False, server_default=""))
+    op.add_column("voices", sa.Column("consent_at", sa.Float(53)))
+    op.add_column(
+        "voices", sa.Column("kept_until", sa.Float(53), nullable=False, server_default=sa.text("0"))
+    )
+    # The same by default; with another VOICE_REUSE, older voices belong to one person each.
+    op.execute("UPDATE voices SET person = caller")
+
+
+def downgrade() -> None:
+    for column in ("kept_until", "consent_at", "consent", "person"):
+        op.drop_column("voices", column)
