@@ -23,6 +23,7 @@ from voice.v1.cloning_pb2_grpc import CloningServiceStub
 
 from gateway.closing import Application, ClosingEarly
 from gateway.connection import Connection
+from gateway.conversation_init import conversation_init
 from gateway.credential import Credential
 from gateway.desk import opened
 from gateway.health import Readiness, health_routes
@@ -54,7 +55,12 @@ def create_app(
     """The ASGI application. It opens nothing and closes nothing."""
     desk = opened(settings, cloner, now)
     app = Litestar(
-        route_handlers=[webhook(desk), post_call(desk), *health_routes(readiness.ready)],
+        route_handlers=[
+            webhook(desk),
+            conversation_init(desk),
+            post_call(desk),
+            *health_routes(readiness.ready),
+        ],
         exception_handlers={Exception: answered},
         openapi_config=_openapi(),
         # Both would otherwise come from the environment or write log lines of their own form.

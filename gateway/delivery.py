@@ -21,13 +21,23 @@ from msgspec import Raw, Struct
 from gateway import form
 from gateway.signature import VerifiedBody
 
-__all__ = ["AGENT_ID", "Delivery", "DeliveryError", "MediaType", "conversation", "media_type", "read"]
+__all__ = [
+    "AGENT_ID",
+    "MAX_FACT",
+    "Delivery",
+    "DeliveryError",
+    "MediaType",
+    "conversation",
+    "media_type",
+    "read",
+]
 
 EVENT = "pre_call"
 AGENT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 MAX_CONVERSATION_ID = 256
 MAX_NAME = 200
 MAX_FACT = 64
+MAX_CONSENT = 200
 # C0, DEL, C1 and the two line breaks that are not among them.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Where msgspec says what is wrong: "Expected `str`, got `int` - at `$.caller_metadata.name`".
@@ -66,6 +76,9 @@ class Delivery(Struct, frozen=True, kw_only=True):
     name: str | None
     date_of_birth: str | None
     phone_number: str | None
+    consent: str | None
+    """Where the caller's consent to the clone is on record."""
+
     sample: bytes
 
 
@@ -73,6 +86,7 @@ class _Caller(Struct):
     name: str | None = None
     date_of_birth: str | None = None
     phone_number: str | None = None
+    consent: str | None = None
 
 
 class _Sample(Struct):
@@ -181,6 +195,7 @@ def _delivery(metadata: _Metadata, sample: bytes, field: str, max_sample_bytes: 
         name=_fact(caller.name, "name", MAX_NAME),
         date_of_birth=_fact(caller.date_of_birth, "date_of_birth", MAX_FACT),
         phone_number=_fact(caller.phone_number, "phone_number", MAX_FACT),
+        consent=_fact(caller.consent, "consent", MAX_CONSENT),
         sample=sample,
     )
 

@@ -14,7 +14,7 @@ from litestar.openapi.spec import (
     Schema,
 )
 
-__all__ = ["CompleteOperation", "DeliverOperation", "responses"]
+__all__ = ["CompleteOperation", "DeliverOperation", "OpenOperation", "responses"]
 
 FAILURES = {
     400: "The body or one of its fields is invalid; nothing was done.",
@@ -44,6 +44,7 @@ CALLER = _object(
     name=_text("The name to greet by.", max_length=200),
     date_of_birth=_text("As the sender writes it; it is not parsed.", max_length=64),
     phone_number=_text("Best in E.164 form.", max_length=64),
+    consent=_text("Where the caller's consent to the clone is on record: a reference.", max_length=200),
 )
 METADATA = {
     "type": _text("The kind of event.", enum=["pre_call"]),
@@ -106,6 +107,27 @@ EVENT_BODY = RequestBody(
     "`precall_call_id`, or `agent_id` with `voice_id`: one of them names the call.",
     content={"application/json": OpenAPIMediaType(schema=EVENT)},
 )
+OPENING = _object(
+    [],
+    caller_id=_text("The number that calls: the person's, or on an outbound call one of our own."),
+    called_number=_text("The number that is called."),
+    agent_id=_text("The agent that takes the call."),
+    call_sid=_text("What the telephone line calls it. Empty for WhatsApp and SMS."),
+    conversation_id=_text("The conversation that is about to start."),
+    call_id=_text("As `call_sid`, of a SIP call."),
+)
+OPENING_BODY = RequestBody(
+    required=True,
+    description="As ElevenLabs sends it. Nothing is required, and unknown fields are ignored.",
+    content={"application/json": OpenAPIMediaType(schema=OPENING)},
+)
+TOKEN = Parameter(
+    name="Authorization",
+    param_in="header",
+    required=False,
+    description="Required unless the body is signed.",
+    schema=_text("`Bearer <CONVERSATION_INIT_TOKEN>`"),
+)
 SIGNATURE = Parameter(
     name="ElevenLabs-Signature",
     param_in="header",
@@ -124,6 +146,20 @@ class DeliverOperation(Operation):
         self.description = "Clones the caller's voice, or finds it, and gives it to the agent."
         self.request_body = BODY
         self.parameters = [SIGNATURE]
+
+
+@dataclass
+class OpenOperation(Operation):
+    """Puts header and body of an initiation webhook into the description of its route."""
+
+    def __post_init__(self) -> None:
+        self.summary = "Open a call"
+        self.description = (
+            "What ElevenLabs asks before a call: answered with the voice of the one caller who is known by "
+            "the number, or with nobody's. Whoever is known is always answered 200, within the budget."
+        )
+        self.request_body = OPENING_BODY
+        self.parameters = [TOKEN]
 
 
 @dataclass

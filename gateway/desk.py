@@ -20,6 +20,9 @@ from opentelemetry.trace import get_current_span
 from gateway import problems
 from gateway.body import Bodies, ClientGone, Share, read_body
 from gateway.delivery import DeliveryError
+from gateway.initiation import Facts
+from gateway.overrides import Overrides
+from gateway.problems import Refusal
 from gateway.settings import Settings
 from gateway.signature import VerifiedBody, Verifier
 from telemetry.logs import about
@@ -40,6 +43,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     secrets: list[bytes]
     cloner: "CloningServiceAsyncStub"
     bodies: Bodies
+    overrides: Overrides
     now: Callable[[], float]
 
 
@@ -50,6 +54,11 @@ class Progress(Struct, kw_only=True):
     """The loop's time at the first byte of the body, or at the headers until that has come."""
 
     verified: bool = False
+    """Whether the sender is known: the body was signed, or the request carries our token."""
+
+    facts: Facts | None = None
+    """What is known of the call, once that can be answered without the cloner."""
+
     conversation_id: str | None = None
     event: str | None = None
     """What kind of event it is, where that is one of a few."""
@@ -64,6 +73,7 @@ class Progress(Struct, kw_only=True):
 
 
 Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
+Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 
 
 def opened(settings: Settings, cloner: "CloningServiceAsyncStub", now: Callable[[], float]) -> Desk:
@@ -73,6 +83,7 @@ def opened(settings: Settings, cloner: "CloningServiceAsyncStub", now: Callable[
         secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
         cloner=cloner,
         bodies=Bodies(settings.max_buffered_bytes),
+        overrides=Overrides(settings.override_leaves),
         now=now,
     )
 
@@ -81,11 +92,14 @@ async def answered(
     request: Request[Any, Any, Any],
     desk: Desk,
     handle: Handle,
+    *,
     codes: Mapping[grpc.StatusCode, str] = problems.CODES,
+    instead: Instead = lambda *_: None,
 ) -> Response[Any]:
     """Has one delivery handled, answers it whatever happens, and tells what came of it.
 
-    `codes` says what a failed call means that gives no reason of ours.
+    `codes` says what a failed call means that gives no reason of ours; `instead` gives what is
+    answered with 200 for all that, if anything.
     """
     progress = Progress(began=asyncio.get_running_loop().time())
     response: Response[Any]
@@ -97,7 +111,12 @@ async def answered(
         if isinstance(failure, DeliveryError):
             progress.conversation_id = failure.conversation_id
         refused = problems.refusal(failure, codes)
-        response, progress.outcome = problems.answer(refused, progress.conversation_id), refused.reason
+        progress.outcome = refused.reason
+        content = instead(desk, progress, refused)
+        if content is None:
+            response = problems.answer(refused, progress.conversation_id)
+        else:
+            response = Response(content, status_code=200)
     tell(progress, response.status_code)
     return response
 

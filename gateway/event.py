@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.body import BodyError
-from gateway.delivery import AGENT_ID, DeliveryError, conversation
+from gateway.delivery import DeliveryError, conversation
+from gateway.lenient import NULL, fields, identifier, text
 from gateway.signature import VerifiedBody, Verifier
 
 __all__ = ["Event", "read", "trim"]
@@ -35,7 +36,6 @@ OPENING = re.compile(rb'\s*\{\s*"type"\s*:\s*"([^"\\]*)"')
 # A string, a sign or a bare word; possessive, so that no text makes it try twice.
 TOKEN = re.compile(rb'\s*+("(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^\s"{}\[\]:,]++)', re.DOTALL)
 
-NULL = b"null"
 Path = tuple[str, ...]
 TYPE = ("type",)
 DATA = ("data",)
@@ -74,22 +74,22 @@ class Event(Struct, frozen=True, kw_only=True):
 def trim(check: Verifier, most: int) -> None:
     """Lets go of an event, but for its beginning, that ends no call or is larger than may be held."""
     opening = OPENING.match(check.first(OPENING_BYTES))
-    if check.kept > most or (opening is not None and _text(b'"%b"' % opening[1]) not in ENDING):
+    if check.kept > most or (opening is not None and text(b'"%b"' % opening[1]) not in ENDING):
         check.keep_first(min(HEAD_BYTES, most))
 
 
 def read(body: VerifiedBody) -> Event:
     """What the event says. Raises DeliveryError, and BodyError where too little of it was held."""
     found = _in_whole(body.content) if body.whole else _in_part(body.content)
-    kind = _text(found.get(TYPE))
+    kind = text(found.get(TYPE))
     if not kind and RECORDING in found:
         kind = AUDIO
     event = Event(
         type=kind if kind in ENDING or kind == AUDIO else None,
-        conversation_id=conversation(_text(found.get(CONVERSATION))),
-        call_id=_id(found.get(CALL)),
-        agent_id=_id(found.get(AGENT)),
-        voice_id=_id(found.get(VOICE)),
+        conversation_id=conversation(text(found.get(CONVERSATION))),
+        call_id=identifier(found.get(CALL)),
+        agent_id=identifier(found.get(AGENT)),
+        voice_id=identifier(found.get(VOICE)),
     )
     if kind and (event.names_call or not event.ends_call):
         return event
@@ -109,17 +109,17 @@ def _in_whole(content: bytes) -> Mapping[Path, bytes | Raw]:
         raise DeliveryError("MALFORMED_BODY", "The body must be a JSON object.") from None
     except (ValueError, RecursionError):
         raise DeliveryError("MALFORMED_BODY", "The body must be JSON, in UTF-8.") from None
-    data = _object(event.get("data"))
-    start = _object(data.get(START[-1]))
-    override = _object(start.get("conversation_config_override"))
+    data = fields(event.get("data"))
+    start = fields(data.get(START[-1]))
+    override = fields(start.get("conversation_config_override"))
     found = {
         TYPE: event.get("type"),
         DATA: event.get("data") if data else None,
         RECORDING: data.get("full_audio"),
         CONVERSATION: data.get("conversation_id"),
         AGENT: data.get("agent_id"),
-        CALL: _object(start.get("dynamic_variables")).get("precall_call_id"),
-        VOICE: _object(override.get("tts")).get("voice_id"),
+        CALL: fields(start.get("dynamic_variables")).get("precall_call_id"),
+        VOICE: fields(override.get("tts")).get("voice_id"),
     }
     return {path: token for path, token in found.items() if token is not None}
 
@@ -142,28 +142,6 @@ def _in_part(head: bytes) -> Mapping[Path, bytes]:
         elif token.startswith(b'"') and is_value and place in PATHS:
             found[place] = token
         elif token.startswith(b'"') and not is_value and path:
-            path[-1] = _text(token) or ""
+            path[-1] = text(token) or ""
         is_value = token == b":"
     return found
-
-
-def _object(token: Raw | None) -> dict[str, Raw]:
-    """What an object holds; nothing for what is none."""
-    try:
-        return msgspec.json.decode(token or NULL, type=dict[str, Raw])
-    except (ValueError, RecursionError):
-        return {}
-
-
-def _text(token: bytes | Raw | None) -> str | None:
-    """The text behind a JSON string; None for what is none."""
-    try:
-        return msgspec.json.decode(token or NULL, type=str)
-    except ValueError:
-        return None
-
-
-def _id(token: bytes | Raw | None) -> str | None:
-    """The text where it may be an id."""
-    text = _text(token) or ""
-    return text if AGENT_ID.fullmatch(text) else None

@@ -4,16 +4,21 @@ An override whose leaf is not switched on at the agent makes the conversation fa
 leaf that is null or empty. So only leaves that the operator named are sent, and only with content.
 """
 
+import hashlib
 from collections.abc import Collection, Mapping
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from gateway.settings import PLACEHOLDER
+from gateway.overrides import NOTHING, Speech
+from gateway.settings import PLACEHOLDER, RESERVED
 
-__all__ = ["Facts", "Initiation", "initiation"]
+__all__ = ["Facts", "Initiation", "call_id", "initiation"]
 
 Value = str | int | float | bool
+
+# A variable that is empty may fail the conversation as one that is missing does.
+UNKNOWN = "unknown"
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -22,9 +27,13 @@ class Facts(Struct, frozen=True, kw_only=True):
     name: str | None
     date_of_birth: str | None
     phone_number: str | None
-    agent_id: str
-    conversation_id: str
-    voice_id: str | None
+    agent_id: str | None
+    conversation_id: str | None
+    call_id: str
+    """Our own name for the call."""
+
+    voice_id: str | None = None
+    """The voice that will be heard, where that is the caller's."""
 
 
 class AgentOverride(Struct, frozen=True, kw_only=True):
@@ -59,19 +68,17 @@ def initiation(
     *,
     variables: Mapping[str, Value],
     leaves: Collection[str],
-    call_id: str,
-    first_message: str,
+    speech: Speech = NOTHING,
 ) -> Initiation:
-    """The data for one conversation: every configured variable, and the leaves that are allowed."""
+    """The data for one conversation: every configured variable, and of the speech what is allowed."""
     values = {name: _filled(value, facts) for name, value in variables.items()}
-    if call_id:
-        values["precall_call_id"] = call_id
+    values[RESERVED] = facts.call_id
     agent: AgentOverride | UnsetType = UNSET
     tts: SpeechOverride | UnsetType = UNSET
-    if first_message and "agent.first_message" in leaves:
-        agent = AgentOverride(first_message=first_message)
-    if facts.voice_id and "tts.voice_id" in leaves:
-        tts = SpeechOverride(voice_id=facts.voice_id)
+    if speech.first_message and "agent.first_message" in leaves:
+        agent = AgentOverride(first_message=speech.first_message)
+    if speech.voice_id and "tts.voice_id" in leaves:
+        tts = SpeechOverride(voice_id=speech.voice_id)
     overrides = agent is not UNSET or tts is not UNSET
     return Initiation(
         dynamic_variables=values,
@@ -79,9 +86,16 @@ def initiation(
     )
 
 
+def call_id(agent_id: str | None, conversation: str) -> str:
+    """Our own name for the call, made as the proto says, so that it is known without the cloner."""
+    text = f"{agent_id or ''}\0{conversation}"
+    return f"call_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
 def _filled(value: Value, facts: Facts) -> Value:
-    """The variable's value, its placeholders replaced."""
+    """The variable's value, its placeholders replaced; never an empty text."""
     if not isinstance(value, str):
         return value
     # In one pass, so that a caller named "{phone_number}" is greeted by just that.
-    return PLACEHOLDER.sub(lambda found: getattr(facts, found[1]) or found[2] or "", value)
+    text = PLACEHOLDER.sub(lambda found: getattr(facts, found[1]) or found[2] or "", value)
+    return text if text.strip() else UNKNOWN

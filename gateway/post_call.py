@@ -50,7 +50,7 @@ def post_call(desk: Desk) -> HTTPRouteHandler:
 
     @post("/webhook/post-call", status_code=200, operation_class=CompleteOperation, responses=failures)
     async def tell_end(request: Request[Any, Any, Any]) -> Response[Acknowledgement]:
-        return await answered(request, desk, handled, CODES)
+        return await answered(request, desk, handled, codes=CODES)
 
     return tell_end
 

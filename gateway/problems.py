@@ -16,6 +16,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from msgspec import Struct
 from opentelemetry.trace import get_current_span
+from voice.v1.cloning_pb2 import FallbackInfo
 
 from gateway.body import BodyError
 from gateway.delivery import DeliveryError
@@ -23,7 +24,7 @@ from gateway.signature import SignatureError
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 
-__all__ = ["ANSWERS", "CODES", "Problem", "Refusal", "answer", "answered", "refusal"]
+__all__ = ["ANSWERS", "CODES", "Problem", "Refusal", "Unauthenticated", "answer", "answered", "refusal"]
 
 log = structlog.get_logger()
 
@@ -140,11 +141,17 @@ class Refusal(Struct, frozen=True, kw_only=True):
     reason: str
     message: str = ""
     headers: dict[str, str] = {}
+    fallback: FallbackInfo | None = None
+    """What the cloner told for a call that goes on without the caller's voice."""
 
     @property
     def status(self) -> int:
         """The HTTP status."""
         return ANSWERS[self.reason][0]
+
+
+class Unauthenticated(Exception):
+    """The request carries no credential that its path takes."""
 
 
 def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) -> Refusal:
@@ -156,6 +163,8 @@ def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) ->
         case SignatureError() | BodyError():
             retry = RETRY_AFTER_SECONDS if failure.reason == "RATE_LIMITED" else None
             return Refusal(reason=failure.reason, headers=_retry_after(retry))
+        case Unauthenticated():
+            return Refusal(reason="UNAUTHENTICATED", headers={"WWW-Authenticate": "Bearer"})
         case DeliveryError():
             return Refusal(reason=failure.reason, message=failure.message)
         case grpc.aio.AioRpcError():
@@ -194,7 +203,7 @@ def answered(_request: Request[Any, Any, Any], failure: Exception) -> Response[P
 
 def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
     code = failure.code()
-    info, retry = _details(failure)
+    info, retry, fallback = _details(failure)
     if (info[0] if info is not None and info[0] in ANSWERS else code.name) in OUR_OWN:
         log.error("cloner refuses us, check CLONER_TOKEN", code=code.name)
         reason, message = "CLONER_UNAVAILABLE", ""
@@ -211,13 +220,16 @@ def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]
         retry = retry or RETRY_AFTER_SECONDS
     elif ANSWERS[reason][0] != 503:
         retry = None
-    return Refusal(reason=reason, message=message, headers=_retry_after(retry))
+    return Refusal(reason=reason, message=message, headers=_retry_after(retry), fallback=fallback)
 
 
-def _details(failure: grpc.aio.AioRpcError) -> tuple[tuple[str, str] | None, int | None]:
-    """Reason and message where the status is our own, and the seconds to wait where it says so."""
+def _details(
+    failure: grpc.aio.AioRpcError,
+) -> tuple[tuple[str, str] | None, int | None, FallbackInfo | None]:
+    """Reason and message where the status is our own, the seconds to wait, and what else it says."""
     info: tuple[str, str] | None = None
     retry: int | None = None
+    fallback: FallbackInfo | None = None
     for key, value in failure.trailing_metadata() or ():
         if key != DETAILS or not isinstance(value, bytes):
             continue
@@ -225,13 +237,16 @@ def _details(failure: grpc.aio.AioRpcError) -> tuple[tuple[str, str] | None, int
             status = status_pb2.Status.FromString(value)
             for detail in status.details:
                 error, delay = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+                instead = FallbackInfo()
                 if detail.Unpack(error) and error.domain == DOMAIN:
                     info = error.reason, status.message
                 elif detail.Unpack(delay):
                     retry = max(1, math.ceil(delay.retry_delay.seconds + delay.retry_delay.nanos / 1e9))
+                elif detail.Unpack(instead):
+                    fallback = instead
         except DecodeError:
             continue
-    return info, retry
+    return info, retry, fallback
 
 
 def _retry_after(seconds: int | None) -> dict[str, str]:

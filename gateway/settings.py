@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from environment import Secret
 
-__all__ = ["MEBIBYTE", "PLACEHOLDER", "Leaf", "Settings"]
+__all__ = ["MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
 
 MEBIBYTE = 1_048_576
 
@@ -18,6 +18,8 @@ PLACEHOLDER = re.compile(
 # Every answer carries this one, so that an event after the call can be told to belong to it.
 RESERVED = "precall_call_id"
 RESERVED_PREFIX = "system__"
+
+SHORTEST_NUMBER = 3
 
 # What gRPC sends as it is.
 TOKEN = re.compile(r"[ -~]+")
@@ -42,6 +44,18 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     precall_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 15_000
     """From the first byte of a body until its answer has left."""
+
+    precall_fallback: Literal["error", "default_voice"] = "error"
+    """What a signed delivery is answered that could not be prepared."""
+
+    conversation_init_token: Secret | None = None
+    """What `Authorization: Bearer` must carry at the initiation webhook; without it, a signature must do."""
+
+    conversation_init_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 2_500
+    """From the headers of an initiation webhook until its answer has left."""
+
+    own_numbers: tuple[str, ...] = ()
+    """The numbers that our agents call from: with one of these as the caller, the called is the person."""
 
     dynamic_variables: dict[str, str | int | float | bool] = {}
     """Name to value. A text may hold placeholders."""
@@ -106,6 +120,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             faults.append("BODY_BUFFER_MB must hold a delivery of the largest sample, half as large again")
         if self.max_buffered_bytes < self.max_held_event_bytes:
             faults.append("BODY_BUFFER_MB must hold POST_CALL_HELD_MB")
+        if any(len(re.findall("[0-9]", number)) < SHORTEST_NUMBER for number in self.own_numbers):
+            faults.append("OWN_NUMBERS: expected telephone numbers, comma-separated")
         if self.cloner_token is not None and not TOKEN.fullmatch(self.cloner_token.reveal()):
             faults.append("CLONER_TOKEN must be printable ASCII")
         if faults:

@@ -4,17 +4,17 @@
     verified_body()     -> VerifiedBody | SignatureError, BodyError                (desk.py)
     receive()           -> PrepareCallRequest | DeliveryError
     call_through()      -> PrepareCallResponse | AioRpcError, ClientGone
-    answer              -> 200, or what problems.py makes of the failure
+    prepared()          -> PreparedCall, FallbackCall                              (prepared.py)
+    answer              -> 200, or what problems.py makes of the failure, or without_voice()
 
 Each arrow changes the type once.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
-from msgspec import Struct, field, structs
 from opentelemetry.trace import get_current_span
 from voice.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
 
@@ -23,7 +23,9 @@ from gateway.body import ClientGone, Receive, disconnected
 from gateway.delivery import MediaType
 from gateway.description import DeliverOperation, responses
 from gateway.desk import Desk, Progress, answered, lines, verified_body, verifier
-from gateway.initiation import Facts, Initiation, initiation
+from gateway.initiation import Facts, call_id
+from gateway.prepared import FallbackCall, PreparedCall, fallback, prepared, remember
+from gateway.problems import Refusal
 from gateway.settings import Settings
 from gateway.signature import VerifiedBody
 
@@ -37,25 +39,8 @@ __all__ = ["webhook"]
 HEADROOM_SECONDS = 0.1
 
 
-class CallerInfo(Struct, frozen=True, kw_only=True):
-    """What the sender told of the caller; null where it told nothing."""
-
-    name: str | None = field(name="Name")
-    date_of_birth: str | None = field(name="DateOfBirth")
-
-
-class PreparedCall(Struct, frozen=True, kw_only=True):
-    """The JSON of a delivery that succeeded."""
-
-    status: Literal["success"] = "success"
-    conversation_id: str
-    voice_id: str
-    voice_name: str
-    agent_updated: bool
-    caller_info: CallerInfo
-    processing_time_ms: int
-    voice_reused: bool
-    conversation_initiation_client_data: Initiation
+# What a call may go on after with the agent's own voice; below these it is the sender who is at fault.
+FALLBACK_STATUSES = frozenset({422, 429, 500, 502, 503, 504})
 
 
 def webhook(desk: Desk) -> HTTPRouteHandler:
@@ -63,13 +48,15 @@ def webhook(desk: Desk) -> HTTPRouteHandler:
     failures = responses(problems.Problem)
 
     @post("/webhook", status_code=200, operation_class=DeliverOperation, responses=failures)
-    async def deliver(request: Request[Any, Any, Any]) -> Response[PreparedCall]:
-        return await answered(request, desk, handled)
+    async def deliver(request: Request[Any, Any, Any]) -> Response[PreparedCall | FallbackCall]:
+        return await answered(request, desk, handled, instead=without_voice)
 
     return deliver
 
 
-async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progress) -> PreparedCall:
+async def handled(
+    request: Request[Any, Any, Any], desk: Desk, progress: Progress
+) -> PreparedCall | FallbackCall:
     """One delivery, from its bytes to its answer."""
     settings = desk.settings
     # Held until the answer: what was made of the body is as large as the body was.
@@ -90,23 +77,22 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
         # Not needed while the cloner works, which is most of the time.
         del verified, check
         response = await call_through(desk.cloner, prepare, request.receive, _left(settings, progress))
-    facts = structs.replace(facts, voice_id=response.voice.voice_id)
-    return PreparedCall(
-        conversation_id=facts.conversation_id,
-        voice_id=response.voice.voice_id,
-        voice_name=response.voice.name,
-        agent_updated=response.agent_updated,
-        caller_info=CallerInfo(name=facts.name, date_of_birth=facts.date_of_birth),
-        processing_time_ms=progress.duration_ms,
-        voice_reused=response.voice_reused,
-        conversation_initiation_client_data=initiation(
-            facts,
-            variables=settings.dynamic_variables,
-            leaves=settings.override_leaves,
-            call_id=response.call_id,
-            first_message=response.first_message,
-        ),
-    )
+    answer = prepared(response, facts, settings, desk.overrides, progress.duration_ms)
+    if isinstance(answer, FallbackCall):
+        progress.outcome = answer.reason
+    return answer
+
+
+def without_voice(desk: Desk, progress: Progress, refused: Refusal) -> FallbackCall | None:
+    """What a delivery is answered that could not be prepared, where its call may go on all the same."""
+    facts = progress.facts
+    if facts is None or facts.agent_id is None or refused.status not in FALLBACK_STATUSES:
+        return None
+    if refused.fallback is not None:
+        remember(desk.overrides, facts.agent_id, refused.fallback)
+    if desk.settings.precall_fallback == "error":
+        return None
+    return fallback(refused.reason, facts, desk.settings, desk.overrides, progress.duration_ms)
 
 
 def receive(
@@ -124,13 +110,18 @@ def receive(
         phone_number=call.phone_number,
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
-        voice_id=None,
+        call_id=call_id(call.agent_id, call.conversation_id),
     )
+    progress.facts = facts
     caller = Caller(
         name=call.name or "", date_of_birth=call.date_of_birth or "", phone_number=call.phone_number or ""
     )
     request = PrepareCallRequest(
-        agent_id=call.agent_id, conversation_id=call.conversation_id, caller=caller, sample=call.sample
+        agent_id=call.agent_id,
+        conversation_id=call.conversation_id,
+        caller=caller,
+        sample=call.sample,
+        consent=call.consent or "",
     )
     return request, facts
 

@@ -12,6 +12,7 @@ def test_defaults() -> None:
     assert ("127.0.0.1", 50051) == (settings.cloner_host, settings.cloner_port)
     assert "https://api.elevenlabs.io" == settings.elevenlabs_base_url
     assert 10 * 1024 * 1024 == settings.max_sample_bytes
+    assert (False, 30.0) == (settings.require_consent, settings.enrolment_keep_days)
 
 
 def test_every_fault_is_named() -> None:

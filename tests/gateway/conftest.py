@@ -16,6 +16,8 @@ import pytest
 from voice.v1.cloning_pb2 import (
     CompleteCallRequest,
     CompleteCallResponse,
+    OpenCallRequest,
+    OpenCallResponse,
     PrepareCallRequest,
     PrepareCallResponse,
     Voice,
@@ -42,6 +44,8 @@ class Cloner(CloningServiceServicer):
         self.reply: Callable[[Any], Awaitable[PrepareCallResponse]] = self.prepared
         self.ended: list[CompleteCallRequest] = []
         self.completed: Callable[[Any], Awaitable[CompleteCallResponse]] = self.found
+        self.opened: list[OpenCallRequest] = []
+        self.opening: Callable[[Any], Awaitable[OpenCallResponse]] = self.known
         self.credentials: list[str | None] = []
 
     async def prepared(self, _context: Any) -> PrepareCallResponse:
@@ -69,6 +73,19 @@ class Cloner(CloningServiceServicer):
         self.ended.append(request)
         self._note(context)
         return await self.completed(context)
+
+    async def known(self, _context: Any) -> OpenCallResponse:
+        return OpenCallResponse(
+            call_id="call_1",
+            voice=Voice(voice_id="voice_1", name="Ivan_Clone_20251210_123456_xyz"),
+            name="Ivan",
+            first_message="Hallo Ivan, fijn dat je belt!",
+        )
+
+    async def OpenCall(self, request: OpenCallRequest, context: Any) -> OpenCallResponse:  # noqa: N802
+        self.opened.append(request)
+        self._note(context)
+        return await self.opening(context)
 
     def _note(self, context: Any) -> None:
         self.remaining.append(context.time_remaining())

@@ -68,7 +68,12 @@ def written(**fields: Any) -> str:
         "event_timestamp": 1702425485,
         "conversation_id": "conv_abc123xyz",
         "agent_id": "agent_def456uvw",
-        "caller_metadata": {"name": "Ivan", "date_of_birth": "11.12.2007", "phone_number": "+31612345678"},
+        "caller_metadata": {
+            "name": "Ivan",
+            "date_of_birth": "11.12.2007",
+            "phone_number": "+31612345678",
+            "consent": "form-17, page 2",
+        },
         "voice_sample": {"format": "base64", "data": ENCODED, "duration_seconds": 5.2, "sample_rate": 44100},
     }
     for path, value in fields.items():
@@ -108,6 +113,7 @@ def test_json(parse: Callable[..., Delivery]) -> None:
         name="Ivan",
         date_of_birth="11.12.2007",
         phone_number="+31612345678",
+        consent="form-17, page 2",
         sample=SAMPLE,
     )
     assert expected == actual
@@ -209,14 +215,16 @@ def test_ignored(parse: Callable[..., Delivery], fields: dict[str, Any]) -> None
         {"caller_metadata": ...},
         {"caller_metadata": None},
         {"caller_metadata": {}},
-        {"caller_metadata": {"name": None, "date_of_birth": "", "phone_number": " \t\n "}},
+        {"caller_metadata": {"name": None, "date_of_birth": "", "phone_number": " \t\n ", "consent": " "}},
     ],
 )
 def test_unknown_caller(parse: Callable[..., Delivery], fields: dict[str, Any]) -> None:
     """A caller of whom nothing is told is taken, too."""
     actual = parse(written(**fields))
 
-    assert (None, None, None) == (actual.name, actual.date_of_birth, actual.phone_number)
+    assert (None, None, None, None) == (
+        actual.name, actual.date_of_birth, actual.phone_number, actual.consent
+    )  # fmt: skip
 
 
 def test_trimmed(parse: Callable[..., Delivery]) -> None:
@@ -232,7 +240,12 @@ def test_longest(parse: Callable[..., Delivery]) -> None:
         written(
             agent_id="a" * 128,
             conversation_id="é" * 256,
-            caller_metadata={"name": "é" * 200, "date_of_birth": "1" * 64, "phone_number": "1" * 64},
+            caller_metadata={
+                "name": "é" * 200,
+                "date_of_birth": "1" * 64,
+                "phone_number": "1" * 64,
+                "consent": "é" * 200,
+            },
         )
     )
 
@@ -276,6 +289,9 @@ def test_required(refused: Callable[..., DeliveryError], name: str, value: Any) 
         ({"caller_metadata__date_of_birth": 20071211}, "caller_metadata.date_of_birth"),
         ({"caller_metadata__date_of_birth": "1" * 65}, "caller_metadata.date_of_birth"),
         ({"caller_metadata__phone_number": 31612345678}, "caller_metadata.phone_number"),
+        ({"caller_metadata__consent": True}, "caller_metadata.consent"),
+        ({"caller_metadata__consent": "é" * 201}, "caller_metadata.consent"),
+        ({"caller_metadata__consent": "a\nb"}, "caller_metadata.consent"),
         ({"caller_metadata__phone_number": "+316\x7f1"}, "caller_metadata.phone_number"),
         ({"voice_sample": ...}, "voice_sample.data"),
         ({"voice_sample": None}, "voice_sample.data"),

@@ -3,7 +3,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.initiation import Facts, initiation
+from gateway.initiation import Facts, call_id, initiation
+from gateway.overrides import Speech
 
 KNOWN = Facts(
     name="Ivan",
@@ -11,6 +12,7 @@ KNOWN = Facts(
     phone_number="+31612345678",
     agent_id="agent_1",
     conversation_id="conv_1",
+    call_id="call_1",
     voice_id="voice_1",
 )
 UNKNOWN = Facts(
@@ -19,6 +21,7 @@ UNKNOWN = Facts(
     phone_number=None,
     agent_id="agent_1",
     conversation_id="conv_1",
+    call_id="call_1",
     voice_id="voice_1",
 )
 BOTH = ("tts.voice_id", "agent.first_message")
@@ -26,7 +29,8 @@ BOTH = ("tts.voice_id", "agent.first_message")
 
 def built(facts: Facts = KNOWN, **given: Any) -> Any:
     """What the data is in JSON."""
-    whole = {"variables": {}, "leaves": BOTH, "call_id": "call_1", "first_message": "Hallo!"} | given
+    speech = Speech(voice_id="voice_1", first_message="Hallo!")
+    whole = {"variables": {}, "leaves": BOTH, "speech": speech} | given
     return msgspec.to_builtins(initiation(facts, **whole))
 
 
@@ -50,7 +54,8 @@ def test_everything() -> None:
     [
         ({"leaves": ("tts.voice_id",)}, {"tts": {"voice_id": "voice_1"}}),
         ({"leaves": ("agent.first_message",)}, {"agent": {"first_message": "Hallo!"}}),
-        ({"first_message": ""}, {"tts": {"voice_id": "voice_1"}}),
+        ({"speech": Speech(voice_id="voice_1", first_message="")}, {"tts": {"voice_id": "voice_1"}}),
+        ({"speech": Speech(first_message="Hallo!")}, {"agent": {"first_message": "Hallo!"}}),
     ],
 )
 def test_leaves(given: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -66,9 +71,11 @@ def test_no_override() -> None:
 @pytest.mark.parametrize(
     ("template", "known", "unknown"),
     [
-        ("{name}", "Ivan", ""),
+        ("{name}", "Ivan", "unknown"),
         ("{name|friend}", "Ivan", "friend"),
-        ("{name|}", "Ivan", ""),
+        ("{name|}", "Ivan", "unknown"),
+        ("Hi {name}!", "Hi Ivan!", "Hi !"),
+        (" ", "unknown", "unknown"),
         ("Hi {name|friend}, {date_of_birth|?}!", "Hi Ivan, 11.12.2007!", "Hi friend, ?!"),
         (
             "{phone_number|none} {agent_id} {conversation_id} {voice_id}",
@@ -97,3 +104,8 @@ def test_names_are_not_templates() -> None:
     actual = built(facts, variables={"who": "{name}"})
 
     assert "{phone_number}" == actual["dynamic_variables"]["who"]
+
+
+def test_call_id() -> None:
+    r"""Names a call as the proto says; made with `printf 'agent_1\0conv_1' | sha256sum`."""
+    assert "call_16bc3fbc4863f99488345954" == call_id("agent_1", "conv_1")

@@ -18,6 +18,10 @@ def test_defaults() -> None:
         precall_webhook_port=3005,
         cloner_target="localhost:50051",
         precall_budget_ms=15000,
+        precall_fallback="error",
+        conversation_init_token=None,
+        conversation_init_budget_ms=2500,
+        own_numbers=(),
         dynamic_variables={},
         override_leaves=("tts.voice_id", "agent.first_message"),
         voice_clone_max_size_mb=10.0,
@@ -44,6 +48,10 @@ def test_all() -> None:
             "PRECALL_WEBHOOK_PORT": "0",
             "CLONER_TARGET": "dns:///cloner:50051",
             "PRECALL_BUDGET_MS": "8000",
+            "PRECALL_FALLBACK": "default_voice",
+            "CONVERSATION_INIT_TOKEN": "token",
+            "CONVERSATION_INIT_BUDGET_MS": "900",
+            "OWN_NUMBERS": "+31201234567, +31 800 1234",
             "DYNAMIC_VARIABLES": '{"who": "{name|friend}", "visits": 3, "vip": true, "rate": 0.5, "code": "5"}',
             "OVERRIDE_LEAVES": "tts.voice_id",
             "VOICE_CLONE_MAX_SIZE_MB": "2.5",
@@ -66,6 +74,10 @@ def test_all() -> None:
         precall_webhook_port=0,
         cloner_target="dns:///cloner:50051",
         precall_budget_ms=8000,
+        precall_fallback="default_voice",
+        conversation_init_token=Secret("token"),
+        conversation_init_budget_ms=900,
+        own_numbers=("+31201234567", "+31 800 1234"),
         dynamic_variables={"who": "{name|friend}", "visits": 3, "vip": True, "rate": 0.5, "code": "5"},
         override_leaves=("tts.voice_id",),
         voice_clone_max_size_mb=2.5,
@@ -89,25 +101,29 @@ def test_secret_from_file(tmp_path: Path) -> None:
     """The secrets may come from a file."""
     (tmp_path / "secret").write_text("one,two\n")
     (tmp_path / "token").write_text("token-of-the-cloner\n")
+    (tmp_path / "init").write_text("token-of-the-initiation\n")
 
     actual = read(
         Settings,
         {
             "ELEVENLABS_WEBHOOK_SECRET_FILE": str(tmp_path / "secret"),
             "CLONER_TOKEN_FILE": str(tmp_path / "token"),
+            "CONVERSATION_INIT_TOKEN_FILE": str(tmp_path / "init"),
         },
     )
 
     assert (Secret("one"), Secret("two")) == actual.elevenlabs_webhook_secret
     assert Secret("token-of-the-cloner") == actual.cloner_token
+    assert Secret("token-of-the-initiation") == actual.conversation_init_token
 
 
 def test_secret_is_not_shown() -> None:
     """No secret is in the settings' text."""
-    shown = repr(read(Settings, LEAST | {"CLONER_TOKEN": "t0ken-of-the-cloner"}))
+    tokens = {"CLONER_TOKEN": "t0ken-of-the-cloner", "CONVERSATION_INIT_TOKEN": "t0ken-of-the-initiation"}
+    shown = repr(read(Settings, LEAST | tokens))
 
     assert "s3cret-of-the-webhook" not in shown
-    assert "t0ken-of-the-cloner" not in shown
+    assert "t0ken" not in shown
 
 
 @pytest.mark.parametrize("token", ["t0k\u00e9n", "t0ken\x01"])
@@ -129,6 +145,9 @@ def test_token_refused(token: str) -> None:
         ("PRECALL_WEBHOOK_PORT", "http"),
         ("PRECALL_BUDGET_MS", "0"),
         ("PRECALL_BUDGET_MS", "soon"),
+        ("PRECALL_FALLBACK", "silence"),
+        ("CONVERSATION_INIT_BUDGET_MS", "199"),
+        ("OWN_NUMBERS", "+31201234567,ours"),
         ("OVERRIDE_LEAVES", "tts.voice_id,agent.prompt"),
         ("VOICE_CLONE_MAX_SIZE_MB", "0"),
         ("VOICE_CLONE_MAX_SIZE_MB", "nan"),

@@ -394,13 +394,14 @@ async def test_description(gateway: Start, client: httpx.AsyncClient) -> None:
     described = (await client.get(f"{url}/schema/openapi.json")).json()
 
     assert described == (await client.get(f"{url}/schema")).json()
-    assert {"/webhook", "/webhook/post-call", "/health", "/health/live", "/health/ready"} == described[
-        "paths"
-    ].keys()
+    assert {
+        "/webhook", "/webhook/conversation-init", "/webhook/post-call", "/health", "/health/live",
+        "/health/ready",
+    } == described["paths"].keys()  # fmt: skip
     webhook = described["paths"]["/webhook"]["post"]
     assert ["ElevenLabs-Signature"] == [parameter["name"] for parameter in webhook["parameters"]]
     assert {"application/json", "multipart/form-data"} == webhook["requestBody"]["content"].keys()
     assert {"200", "400", "401", "408", "413", "415", "422", "429", "500", "502", "503", "504"} == webhook[
         "responses"
     ].keys()
-    assert {"PreparedCall", "Problem"} <= described["components"]["schemas"].keys()
+    assert {"PreparedCall", "FallbackCall", "Problem"} <= described["components"]["schemas"].keys()

@@ -1,0 +1,58 @@
+"""Reads what ElevenLabs' initiation webhook says of a call that is about to start. Knows no web framework.
+
+    {"caller_id", "called_number", "agent_id", "call_sid", "conversation_id", "call_id", ...}
+
+Nothing here is an error: a call that nobody can be found for starts all the same. On an outbound call
+`caller_id` is a number of our own and `called_number` the person's.
+"""
+
+import re
+from collections.abc import Collection
+
+from msgspec import Raw, Struct
+
+from gateway.delivery import MAX_FACT, conversation
+from gateway.lenient import fields, identifier, text
+
+__all__ = ["Opening", "read"]
+
+# The telephony of ElevenLabs writes numbers, a SIP trunk may write addresses: "sip:+31612345678@host".
+ADDRESS = re.compile(r"(?:sips?|tel):([^@;>]+)", re.IGNORECASE)
+
+
+class Opening(Struct, frozen=True, kw_only=True):
+    """A call that is about to start; None for what is not known of it."""
+
+    agent_id: str | None
+    conversation_id: str | None
+    call_sid: str | None
+    """What the telephone line calls it."""
+
+    phone_number: str | None
+    """The number of the person, whoever calls whom."""
+
+
+def read(content: bytes, *, own_numbers: Collection[str]) -> Opening:
+    """What the body says. `own_numbers` are those that our agents call from."""
+    told = fields(content)
+    caller, called = _number(told.get("caller_id")), _number(told.get("called_number"))
+    outbound = caller is not None and any(_digits(caller) == _digits(own) for own in own_numbers)
+    return Opening(
+        agent_id=identifier(told.get("agent_id")),
+        conversation_id=conversation(text(told.get("conversation_id"))),
+        # A SIP call has a `call_id`, and not always a `call_sid`.
+        call_sid=conversation(text(told.get("call_sid"))) or conversation(text(told.get("call_id"))),
+        phone_number=called if outbound else caller,
+    )
+
+
+def _digits(number: str) -> str:
+    """What two spellings of one number have in common."""
+    return "".join(re.findall("[0-9]", number))
+
+
+def _number(token: Raw | None) -> str | None:
+    written = (text(token) or "").strip()
+    address = ADDRESS.search(written)
+    number = address[1].strip() if address else written
+    return number if number and number.isprintable() and len(number) <= MAX_FACT else None

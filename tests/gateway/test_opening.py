@@ -1,0 +1,102 @@
+import json
+from typing import Any
+
+import pytest
+
+from gateway.opening import Opening, read
+
+TWILIO = {
+    "caller_id": "+31612345678",
+    "called_number": "+31201234567",
+    "agent_id": "agent_1",
+    "call_sid": "CA0123456789abcdef0123456789abcdef",
+    "conversation_id": "conv_1",
+}
+OWN = ("+31 20 123 4567", "0800-1234")
+
+
+def opened(**changes: Any) -> Opening:
+    """What is made of a request with these changes; None takes a field away."""
+    whole = {name: value for name, value in (TWILIO | changes).items() if value is not None}
+    return read(json.dumps(whole).encode(), own_numbers=OWN)
+
+
+def test_everything() -> None:
+    """Takes in what names the agent, the call and the person."""
+    assert opened(unknown={"a": [1]}) == Opening(
+        agent_id="agent_1",
+        conversation_id="conv_1",
+        call_sid="CA0123456789abcdef0123456789abcdef",
+        phone_number="+31612345678",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "+31612345678"),
+        ({"caller_id": "+31201234567", "called_number": "+31612345678"}, "+31612345678"),
+        ({"caller_id": "08001234", "called_number": "+31612345678"}, "+31612345678"),
+        ({"caller_id": "31201234567", "called_number": "+31612345678"}, "+31612345678"),
+        ({"caller_id": "+31201234567", "called_number": None}, None),
+        ({"caller_id": "+31201234568", "called_number": "+31612345678"}, "+31201234568"),
+        ({"caller_id": "anonymous", "called_number": "+31201234567"}, "anonymous"),
+        ({"caller_id": "sip:+31612345678@trunk.example.com;user=phone"}, "+31612345678"),
+        ({"caller_id": '"Ivan" <sip:+31612345678@10.0.0.1>'}, "+31612345678"),
+        ({"caller_id": "tel:+31612345678"}, "+31612345678"),
+        ({"caller_id": " +31612345678\n"}, "+31612345678"),
+        ({"caller_id": ""}, None),
+        ({"caller_id": 31612345678}, None),
+        ({"caller_id": "+316\x0012345678"}, None),
+        ({"caller_id": "1" * 65}, None),
+        ({"caller_id": None}, None),
+    ],
+)
+def test_person(changes: dict[str, Any], expected: str | None) -> None:
+    """Takes the number of the person, whoever calls whom and however it is written."""
+    assert expected == opened(**changes).phone_number
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("conv_1", "CA0123456789abcdef0123456789abcdef")),
+        ({"conversation_id": None}, (None, "CA0123456789abcdef0123456789abcdef")),
+        ({"conversation_id": "", "call_sid": "", "call_id": "sip-1"}, (None, "sip-1")),
+        ({"conversation_id": None, "call_sid": ""}, (None, None)),
+        ({"conversation_id": "a\nb", "call_sid": 5, "call_id": ["x"]}, (None, None)),
+        ({"conversation_id": "c" * 257, "call_sid": None}, (None, None)),
+    ],
+)
+def test_call(changes: dict[str, Any], expected: tuple[str | None, str | None]) -> None:
+    """Takes what names the call, in each shape of the request."""
+    actual = opened(**changes)
+
+    assert expected == (actual.conversation_id, actual.call_sid)
+
+
+@pytest.mark.parametrize("agent_id", [None, "", "a b", "a" * 129, 7, {"id": "agent_1"}, "../agents"])
+def test_no_agent(agent_id: Any) -> None:
+    """What cannot be an agent is none."""
+    assert opened(agent_id=agent_id).agent_id is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"agent_id": "\\ud800"}',
+        b'{"caller_id":',
+    ],
+)
+def test_not_readable(content: bytes) -> None:
+    """What is no JSON object says nothing, and is no failure."""
+    expected = Opening(agent_id=None, conversation_id=None, call_sid=None, phone_number=None)
+
+    assert expected == read(content, own_numbers=OWN)
