@@ -23,6 +23,16 @@ class Collector:
         self.endpoint = ""
         self._spans: dict[str, list[Bar]] = {}
 
+    def traces(self, name: str) -> list[str]:
+        """The ids of the traces that begin with a span of this name, oldest first."""
+        first = [
+            (bar.began, trace_id)
+            for trace_id, bars in self._spans.items()
+            for bar in bars
+            if bar.name == name and not bar.parent_id
+        ]
+        return [trace_id for _, trace_id in sorted(first)]
+
     def trace(self, trace_id: str) -> list[Bar]:
         """The spans of one trace, in no order."""
         return self._spans.get(trace_id, [])

@@ -20,20 +20,31 @@ async def start() -> asyncio.subprocess.Process:
 
 
 async def test_main_job() -> None:
-    """Three deliveries are answered, and each trace is shown whole: every span, its service, its time."""
+    """Three calls are heard in their callers' voices, and each trace is shown whole, with what came after."""
     process = await start()
     written = (await process.communicate())[0].decode()
 
     assert 0 == process.returncode, written
-    assert 3 == written.count('"status": "success"')
-    assert 2 == written.count('"voice_reused": false')
+    assert ["Maria", "Ivan", "Maria"] == re.findall(r"the agent says “Hallo (\w+), fijn", written)
+    assert [["200"], ["200"]] == [found.split() for found in re.findall(r"answered \[(.*?)\]", written)]
+    assert ["Maria"] == re.findall(
+        r"voices left at ElevenLabs: (\w+)_Clone_\w+$", written, flags=re.MULTILINE
+    )
     traces = re.split(r"^trace [0-9a-f]{32}", written, flags=re.MULTILINE)[1:]
-    assert [1, 1, 0] == [trace.count("POST /v1/voices/add") for trace in traces]
-    for trace in traces:
+    roots = [
+        "POST /webhook/conversation-init",
+        "POST /webhook",
+        "POST /webhook",
+        "restore agent",
+        "delete voice",
+    ]
+    assert [0, 1, 0, 0, 0] == [trace.count("POST /v1/voices/add") for trace in traces]
+    for trace, root in zip(traces, roots, strict=True):
         rows = [line for line in trace.splitlines() if re.match(r"(gateway|cloner) ", line)]
-        assert ["POST /webhook"] == [" ".join(rows[0].split()[1:3])]
+        assert root == " ".join(rows[0].split()[1:3])
         assert all(re.search(r"━ +\d+\.\d$", row) for row in rows)
-        assert 2 == trace.count("voice.v1.CloningService/PrepareCall")
+    assert [2, 2] == [trace.count("voice.v1.CloningService/PrepareCall") for trace in traces[1:3]]
+    assert 2 == traces[0].count("voice.v1.CloningService/OpenCall")
 
 
 async def test_ctrl_c() -> None:
