@@ -12,7 +12,7 @@ from cloner.callers import Caller, Identities, Identity
 from cloner.elevenlabs import AgentVoice
 from cloner.overrides import Overrides
 from cloner.registry import Agents as AgentRows
-from cloner.registry import Calls, Noted
+from cloner.registry import Calls, Noted, by
 from cloner.voice import Voice
 from cloner.voices import Voices
 
@@ -109,15 +109,16 @@ class Preparation:
         """
         call_id = _call_id(agent_id, conversation_id or call_sid)
         number = self._identities.number(phone_number)
-        noted = await self._calls.open(
-            call_id=call_id,
-            agent_id=agent_id,
-            conversation_id=conversation_id,
-            number=self._identities.by_number(phone_number),
-            caller=number or call_id,
-            consented=self._require_consent,
-            now=self._now(),
-        )
+        async with by(deadline):
+            noted = await self._calls.open(
+                call_id=call_id,
+                agent_id=agent_id,
+                conversation_id=conversation_id,
+                number=self._identities.by_number(phone_number),
+                caller=number or call_id,
+                consented=self._require_consent,
+                now=self._now(),
+            )
         now = asyncio.get_running_loop().time()
         asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
         voice, refused = await asyncio.gather(
@@ -133,17 +134,18 @@ class Preparation:
             refused=refused,
         )
 
-    async def begin(self, call: Call, sample: bytes) -> Begun:
+    async def begin(self, call: Call, sample: bytes, *, deadline: float) -> Begun:
         """Notes a call that is to be prepared. Raises RegistryUnavailable."""
         call_id = _call_id(call.agent_id, call.conversation_id)
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
-        noted = await self._calls.begin(
-            call_id=call_id,
-            agent_id=call.agent_id,
-            conversation_id=call.conversation_id,
-            caller=identity.caller,
-            now=self._now(),
-        )
+        async with by(deadline):
+            noted = await self._calls.begin(
+                call_id=call_id,
+                agent_id=call.agent_id,
+                conversation_id=call.conversation_id,
+                caller=identity.caller,
+                now=self._now(),
+            )
         return Begun(call=call, identity=identity, noted=noted)
 
     async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
@@ -205,17 +207,24 @@ class Preparation:
     async def _still(self, noted: Noted, *, deadline: float) -> Voice | None:
         return None if noted.voice is None else await self._voices.still(noted.voice, deadline=deadline)
 
-    async def complete(self, *, conversation_id: str, call_id: str, agent_id: str, voice_id: str) -> bool:
-        """Ends a call, so that its agent gets back what it had; False if no such call is known."""
-        call = await self._calls.end(
-            conversation_id=conversation_id,
-            call_id=call_id,
-            agent_id=agent_id,
-            voice_id=voice_id,
-            now=self._now(),
-        )
-        if call is None:
-            if agent_id and conversation_id:
+    async def complete(
+        self, *, conversation_id: str, call_id: str, agent_id: str, voice_id: str, deadline: float
+    ) -> bool:
+        """Ends a call, so that its agent gets back what it had; False if no such call is known.
+
+        Raises RegistryUnavailable.
+        """
+        async with by(deadline):
+            call = await self._calls.end(
+                conversation_id=conversation_id,
+                call_id=call_id,
+                agent_id=agent_id,
+                voice_id=voice_id,
+                now=self._now(),
+            )
+            if call is not None:
+                await self._agent_rows.withdraw(call_id=call.id)
+            elif agent_id and conversation_id:
                 # A delivery for it that is still on its way must not touch the agent any more.
                 await self._calls.end_unknown(
                     call_id=_call_id(agent_id, conversation_id),
@@ -223,8 +232,8 @@ class Preparation:
                     conversation_id=conversation_id,
                     now=self._now(),
                 )
+        if call is None:
             return False
-        await self._agent_rows.withdraw(call_id=call.id)
         self._ended()
         return True
 

@@ -72,7 +72,7 @@ class CloningService(CloningServiceServicer):
                 }
             )
             deadline = _deadline(context)
-            begun = await self._preparation.begin(call, sample)
+            begun = await self._preparation.begin(call, sample, deadline=deadline)
             outcome.fallback = lambda: pb.FallbackInfo(
                 agent_before=_speech(begun.agent_before),
                 refused_leaves=sorted(self._preparation.refused(call.agent_id)),
@@ -171,6 +171,7 @@ class CloningService(CloningServiceServicer):
                 call_id=_text("call_id", request.call_id, most=64),
                 agent_id=_text("agent_id", request.agent_id, most=128),
                 voice_id=_text("voice_id", request.voice_id, most=128),
+                deadline=_deadline(context),
             )
             return pb.CompleteCallResponse(found=found)
         return pb.CompleteCallResponse()

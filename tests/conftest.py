@@ -145,6 +145,12 @@ async def emulator_url(emulator: Emulator) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+def asked(emulator: Emulator) -> Callable[[], list[str]]:
+    """Says what the provider was asked, but for the searches by which a cloner reconciles when it starts."""
+    return lambda: [request.path for request in emulator.requests if request.path != "/v2/voices"]
+
+
+@pytest.fixture
 def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
     """Waits until something holds, and fails when it does not within ten seconds."""
 

@@ -7,7 +7,7 @@ arguments.
 
 from cloner.registry.agents import AgentRow, Agents
 from cloner.registry.calls import CallRow, Calls, Noted
-from cloner.registry.database import Registry, RegistryUnavailable, opened
+from cloner.registry.database import Registry, RegistryUnavailable, by, opened
 from cloner.registry.deployment import Deployment
 from cloner.registry.voices import NewVoiceRow, VoiceRow, Voices
 
@@ -23,5 +23,6 @@ __all__ = [
     "RegistryUnavailable",
     "VoiceRow",
     "Voices",
+    "by",
     "opened",
 ]

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from cloner.registry.schema import deployment
 
-__all__ = ["Registry", "RegistryUnavailable", "opened", "unbroken"]
+__all__ = ["Registry", "RegistryUnavailable", "by", "opened", "unbroken"]
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -34,7 +34,7 @@ CONNECT_SECONDS = 5
 
 
 class RegistryUnavailable(Exception):
-    """The database cannot be reached, or did not answer in time. What was asked for was not done."""
+    """The database cannot be reached, or did not answer in time."""
 
     def __init__(self) -> None:
         super().__init__("The registry of voices cannot be reached; try again later.")
@@ -85,6 +85,20 @@ class Registry:
                 "registry not available", reason=type(getattr(cause, "__cause__", None) or cause).__name__
             )
             raise RegistryUnavailable from failure
+
+
+@asynccontextmanager
+async def by(deadline: float) -> AsyncIterator[None]:
+    """A block that asks the registry and nobody else; raises RegistryUnavailable at the deadline.
+
+    Whether what was asked for is done then, nobody knows.
+    """
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        log.warning("registry did not answer in time")
+        raise RegistryUnavailable from None
 
 
 @asynccontextmanager

@@ -61,6 +61,20 @@ async def test_forget(cloner, emulator: Emulator, speech: bytes) -> None:
     assert [] == emulator.voices.custom
 
 
+async def test_consent(cloner, speech: bytes, samples) -> None:
+    """Shows the consent to a voice and when it was told; replacing the voice takes another."""
+    request = pb.CloneVoiceRequest(caller=CALLER, sample=speech, consent="form 17")
+    voice = (await cloner.CloneVoice(request, metadata=METADATA)).voice
+    told = '{"phone_number": "+31612345678", "name": "Ivan", "consent": "form 18, page 2"}'
+
+    _, before, _ = await command(cloner.port, "voices")
+    await command(cloner.port, "replace", str(samples / "speech.flac"), told=told)
+    _, after, _ = await command(cloner.port, "voices")
+
+    assert before.endswith(f"  {voice.name}  {voice.consent_time.ToJsonString()}  form 17\n")
+    assert after.endswith("Z  form 18, page 2\n")
+
+
 async def test_forget_by_voice(cloner, emulator: Emulator, speech: bytes) -> None:
     """Whoever a voice belongs to is forgotten."""
     voice = (
@@ -92,7 +106,7 @@ async def test_replace(cloner, emulator: Emulator, speech: bytes, samples, event
         (("forget",), "no json", TOKEN, 2, "expected a caller on standard input"),
         (("forget",), '{"phone": "1"}', TOKEN, 2, "expected a caller on standard input"),
         (("forget",), "{}", TOKEN, 1, "caller.phone_number"),
-        (("replace", "/nowhere.mp3"), "{}", TOKEN, 2, "cannot be read"),
+        (("replace", "/nowhere.mp3"), "{}", TOKEN, 2, "/nowhere.mp3: No such file"),
         (("voices",), "", "another-token-16", 1, "authorization"),
     ],
 )

@@ -143,15 +143,15 @@ async def test_cloner_that_is_not_there(running, speech: bytes) -> None:
     ],
     ids=["missing", "malformed", "stale", "wrong"],
 )
-async def test_strangers_cause_no_work(system, speech: bytes, spans, signature: str | None) -> None:
+async def test_strangers_cause_no_work(system, speech: bytes, spans, asked, signature: str | None) -> None:
     """Neither the cloner nor the provider hears of a delivery that is not signed, or not now."""
     headers = {} if signature is None else {"ElevenLabs-Signature": signature}
 
     answer = await system.http.post("/webhook", json={"data": speech.hex()}, headers=headers)
 
     assert (401, "INVALID_SIGNATURE") == (answer.status_code, answer.json()["error_code"])
-    assert 0 == len(system.emulator.requests)
-    assert ["POST /webhook"] == [span.name for span in spans.finished()]
+    assert [] == asked()
+    assert ["POST /webhook"] == [span.name for span in spans.of_delivery()]
 
 
 @pytest.mark.parametrize("form", ["json", "multipart"])

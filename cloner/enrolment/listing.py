@@ -1,0 +1,105 @@
+"""The CSV that tells who speaks in which recording. Nothing of a caller in it is repeated by a fault."""
+
+import csv
+import io
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from cloner.callers import Caller, Identities
+
+__all__ = ["FileInvalid", "Row", "read_callers"]
+
+COLUMNS = ("file", "phone_number", "name", "date_of_birth", "consent")
+REQUIRED = ("file", "phone_number")
+
+
+class FileInvalid(Exception):
+    """A file that cannot be used as it is; nothing was sent. The text says which line and what to change."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A caller, as a line of the CSV tells it."""
+
+    line: int
+    file: str = ""
+    phone_number: str = ""
+    name: str = ""
+    date_of_birth: str = ""
+    consent: str = ""
+    fault: str = ""
+    """Why it is not sent, without a word of what the line holds."""
+
+
+def read_callers(path: Path) -> list[Row]:
+    """The callers that a CSV tells, those of lines at fault included. Raises FileInvalid."""
+    try:
+        content = path.read_bytes()
+    except OSError as failure:
+        raise FileInvalid(f"{path} cannot be read ({failure.strerror})") from None
+    try:
+        text = content.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as fault:
+        line = content.count(b"\n", 0, fault.start) + 1
+        raise FileInvalid(f"{path}, line {line}: save the file as CSV in UTF-8, which this is not") from None
+
+    records = _records(path, text)
+    first, header = next(records, (1, []))
+    _check_header(f"{path}, line {first}", header)
+    rows: list[Row] = []
+    lines: dict[str, int] = {}
+    same = Identities(secrets.token_bytes(), "caller")
+    for line, cells in records:
+        if len(cells) != len(header):
+            # Which cell is which is not known, so none is taken for the name of a file.
+            counted = f"the line has {len(cells)} columns and the header {len(header)}"
+            rows.append(Row(line=line, fault=f"{counted}: quote texts that hold a delimiter"))
+            continue
+        row = Row(line=line, **dict(zip(header, cells, strict=True)))
+        caller = Caller(phone_number=row.phone_number, name=row.name, date_of_birth=row.date_of_birth)
+        earlier = lines.setdefault(same.of(caller, sample_digest="", call_id="").caller, line)
+        rows.append(msgspec.structs.replace(row, fault=_fault(row, earlier)))
+    if not rows:
+        raise FileInvalid(f"{path}: there is no caller below the header line")
+    return rows
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Each record that holds anything, behind the line that it begins on."""
+    delimiter = ";" if ";" in text.lstrip().partition("\n")[0] else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for record in reader:
+            cells = [cell.strip() for cell in record]
+            if any(cells):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error:
+        raise FileInvalid(f"{path}, line {line}: a quotation mark is not closed, or not doubled") from None
+
+
+def _check_header(where: str, header: list[str]) -> None:
+    # A file without a header line has a caller there: no cell is repeated that is not a column's name.
+    for number, column in enumerate(header, 1):
+        if column not in COLUMNS:
+            raise FileInvalid(f"{where}: column {number} must be named one of {', '.join(COLUMNS)}, or go")
+        if column in header[: number - 1]:
+            raise FileInvalid(f"{where}: column {number} is {column} once more; one of them must go")
+    for column in REQUIRED:
+        if column not in header:
+            raise FileInvalid(f"{where}: a column {column} is missing; this line names the columns")
+
+
+def _fault(row: Row, earlier: int) -> str:
+    if not row.file:
+        return "file is empty"
+    if not row.file.isprintable():
+        return "file may hold printable characters only"
+    if not row.phone_number:
+        return "phone_number is empty"
+    if earlier != row.line:
+        return f"the caller is the same as on line {earlier}"
+    return ""

@@ -1,0 +1,254 @@
+"""The run over the lines of a CSV: a few at once, what became of each shown and written down."""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from voice.v1 import cloning_pb2 as pb
+
+from cloner.enrolment.listing import FileInvalid, Row, read_callers
+from cloner.enrolment.report import Entry, Report
+
+if TYPE_CHECKING:
+    # The stubs know this class, the module does not.
+    from voice.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+
+__all__ = ["enrol"]
+
+SECONDS = 90.0
+LARGEST_BYTES = 256 * 1_048_576
+DOMAIN = "precall"
+DETAILS_KEY = "grpc-status-details-bin"
+
+# What every further line would meet as well.
+STOPPING = frozenset(
+    {
+        "CLONER_UNAVAILABLE",
+        "PERMISSION_DENIED",
+        "PROVIDER_PLAN_LIMIT",
+        "PROVIDER_UNAUTHORIZED",
+        "REGISTRY_UNAVAILABLE",
+        "UNAUTHENTICATED",
+        "VOICE_MONTHLY_LIMIT",
+        "VOICE_SLOTS_EXHAUSTED",
+    }
+)
+
+# For a status that says nothing in our own words: gRPC's own.
+C = grpc.StatusCode
+CODES: dict[grpc.StatusCode, tuple[str, str]] = {
+    C.UNAVAILABLE: ("CLONER_UNAVAILABLE", "The cloner cannot be reached: is CLONER_TARGET right?"),
+    C.UNIMPLEMENTED: ("CLONER_UNAVAILABLE", "What is at CLONER_TARGET is no cloner of this version."),
+    C.UNAUTHENTICATED: ("UNAUTHENTICATED", "CLONER_TOKEN was refused."),
+    C.PERMISSION_DENIED: ("PERMISSION_DENIED", "CLONER_TOKEN does not allow this."),
+    C.DEADLINE_EXCEEDED: ("PROVIDER_TIMEOUT", "There was no answer in time."),
+    C.RESOURCE_EXHAUSTED: ("RATE_LIMITED", "Too much is going on at once. Try again later."),
+}
+
+
+class RowRefused(Exception):
+    """A line that comes to nothing. The others go on."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+async def enrol(
+    stub: "CloningServiceAsyncStub",
+    metadata: tuple[tuple[str, str], ...],
+    *,
+    folder: Path,
+    callers: Path,
+    report: Path,
+    at_once: int,
+) -> int:
+    """The exit status: 0 if everybody has a voice, 1 if not, 2 for files that will not do, 130 for SIGINT."""
+    console = Console(
+        stderr=True, force_terminal=sys.stderr.isatty(), markup=False, emoji=False, soft_wrap=True
+    )
+    try:
+        within = _folder(folder)
+        rows = read_callers(callers)
+        with Report(report) as opened, _shown(console, len(rows)) as show:
+            run = Run(stub, metadata, folder=within, report=opened, show=show)
+            await run.through(rows, at_once)
+    except FileInvalid as fault:
+        console.print(f"cloner.command: {fault}", highlight=False)
+        return 2
+    for entry in sorted(run.refused, key=lambda entry: entry.line):
+        sys.stdout.write(f"line {entry.line}  {entry.file}  {entry.reason}  {entry.message}\n")
+    left = len(rows) - run.counts.total()
+    told = ", ".join(f"{run.counts[outcome]} {outcome}" for outcome in ("enrolled", "known", "refused"))
+    sys.stdout.write(f"{told}, {left} left\n")
+    if run.stopped:
+        console.print(
+            f"cloner.command: stopped: {run.stopped} Run it again to go on from there.", highlight=False
+        )
+    if run.interrupted:
+        return 130
+    return 1 if left or run.refused else 0
+
+
+class Run:
+    """One run over the rows: a few at once, each recording read when its turn comes."""
+
+    def __init__(
+        self,
+        stub: "CloningServiceAsyncStub",
+        metadata: tuple[tuple[str, str], ...],
+        *,
+        folder: Path,
+        report: Report,
+        show: Callable[[int, str], None],
+    ) -> None:
+        self._stub = stub
+        self._metadata = metadata
+        self._folder = folder
+        self._report = report
+        self._show = show
+        self._workers: list[asyncio.Task[None]] = []
+        self.counts: Counter[str] = Counter()
+        self.refused: list[Entry] = []
+        self.stopped = ""
+        """Why no further row is begun, as a sentence."""
+        self.interrupted = False
+
+    async def through(self, rows: list[Row], at_once: int) -> None:
+        """Returns when every row is finished, or the run has stopped and what was under way is finished."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        try:
+            waiting = iter(rows)
+            async with asyncio.TaskGroup() as group:
+                self._workers = [group.create_task(self._work(waiting)) for _ in range(at_once)]
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+
+    async def _work(self, waiting: Iterator[Row]) -> None:
+        while not self.stopped and (row := next(waiting, None)) is not None:
+            entry, new = await self._outcome(row)
+            try:
+                if new:
+                    self._report.add(entry)
+            except OSError as failure:
+                self.stopped = f"The report cannot be written ({failure.strerror})."
+                return
+            self.counts[entry.outcome] += 1
+            if entry.outcome == "refused":
+                self.refused.append(entry)
+            if entry.reason in STOPPING:
+                self.stopped = self.stopped or entry.message
+            self._show(1, f"line {entry.line}  {entry.file}  {entry.reason or entry.outcome}")
+
+    async def _outcome(self, row: Row) -> tuple[Entry, bool]:
+        """What becomes of a row, and whether the report does not have that yet."""
+        file = "".join(c if c.isprintable() else "?" for c in row.file)
+        digest = ""
+        try:
+            sample, digest = await asyncio.to_thread(_recording, self._folder, row)
+            if (before := self._report.done(row.line, file, digest)) is not None:
+                return before, False
+            caller = pb.Caller(name=row.name, date_of_birth=row.date_of_birth, phone_number=row.phone_number)
+            answer = await self._stub.CloneVoice(
+                pb.CloneVoiceRequest(caller=caller, sample=sample, consent=row.consent),
+                timeout=SECONDS, metadata=self._metadata,
+            )  # fmt: skip
+        except RowRefused as fault:
+            reason, message = fault.reason, str(fault)
+        except grpc.aio.AioRpcError as failure:
+            reason, message = _why(failure)
+        else:
+            outcome: Literal["known", "enrolled"] = "known" if answer.voice_reused else "enrolled"
+            voice_id = answer.voice.voice_id
+            return Entry(line=row.line, file=file, digest=digest, outcome=outcome, voice_id=voice_id), True
+        entry = Entry(
+            line=row.line, file=file, digest=digest, outcome="refused", reason=reason, message=message
+        )
+        return entry, True
+
+    def _interrupt(self) -> None:
+        if self.interrupted:
+            # A clone that has begun goes on at the cloner, and is known the next time.
+            for worker in self._workers:
+                worker.cancel()
+            return
+        self.interrupted = True
+        self.stopped = self.stopped or "Interrupted."
+        self._show(0, "finishing what is under way; interrupt once more to give it up")
+
+
+def _folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise FileInvalid(f"{folder} is not a folder")
+    return Path(os.path.realpath(folder))
+
+
+def _recording(folder: Path, row: Row) -> tuple[bytes, str]:
+    """The recording, and what tells it and its caller from others. Raises RowRefused."""
+    if row.fault:
+        raise RowRefused("FIELD_INVALID", row.fault)
+    try:
+        path = Path(os.path.realpath(folder / row.file))
+        if not path.is_relative_to(folder):
+            raise RowRefused("FIELD_INVALID", "file must stay inside the folder")
+        if not path.exists():
+            raise RowRefused("FILE_UNREADABLE", "there is no such file in the folder")
+        if not path.is_file():
+            raise RowRefused("FILE_UNREADABLE", "this is not a file")
+        if path.stat().st_size > LARGEST_BYTES:
+            raise RowRefused("SAMPLE_TOO_LARGE", f"the file is larger than {LARGEST_BYTES >> 20} MiB")
+        sample = path.read_bytes()
+    except OSError as failure:
+        raise RowRefused("FILE_UNREADABLE", f"the file cannot be read ({failure.strerror})") from None
+    if not sample:
+        raise RowRefused("FILE_UNREADABLE", "the file is empty")
+    # The recording is the key: without it nobody can try out numbers against the report.
+    told = f"{row.phone_number}\0{row.name}\0{row.date_of_birth}\0{row.consent}"
+    key = hashlib.sha256(sample).digest()
+    return sample, hmac.new(key, told.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def _why(failure: grpc.aio.AioRpcError) -> tuple[str, str]:
+    """The reason and the message of an answer, in one line."""
+    details = dict(failure.trailing_metadata() or ()).get(DETAILS_KEY)
+    with contextlib.suppress(DecodeError, TypeError):
+        status = status_pb2.Status.FromString(details)
+        for detail in status.details:
+            info = error_details_pb2.ErrorInfo()
+            if detail.Unpack(info) and info.domain == DOMAIN:
+                return info.reason, " ".join(status.message.split())
+    if "larger than max" in (failure.details() or ""):
+        return "SAMPLE_TOO_LARGE", "The cloner takes no recording of this size."
+    return CODES.get(failure.code(), ("INTERNAL", "The cloner failed, and does not say why."))
+
+
+@contextlib.contextmanager
+def _shown(console: Console, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Shows how many rows are finished: as a bar on a terminal, else as a line for each."""
+    progress = Progress(
+        TextColumn("enrolling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    with progress:
+        task = progress.add_task("", total=total)
+
+        def show(finished: int, text: str) -> None:
+            progress.advance(task, finished)
+            if progress.disable or not finished:
+                console.print(text, highlight=False)
+
+        yield show
