@@ -56,16 +56,16 @@ class Erasure:
         return deleted, pending
 
     def named(self, caller: Caller) -> tuple[str | None, str | None]:
-        """What the rows of a caller carry: the caller's hash, or for a number alone that of the number."""
+        """What the rows of a caller carry: the person's hash, or for a number alone that of the number."""
         if caller.name or caller.date_of_birth:
-            return self._identities.of(caller, sample_digest="", call_id="").caller, None
+            return self._identities.of(caller, sample_digest="", call_id="").person, None
         return None, self._identities.number(caller.phone_number)
 
     async def _rows(self, caller: Caller, voice_id: str) -> list[VoiceRow]:
         if voice_id:
             row = await self._voices.by_voice_id(voice_id)
-            return await self._voices.of_caller_or_number(row.caller, None) if row is not None else []
-        return await self._voices.of_caller_or_number(*self.named(caller))
+            return await self._voices.of_person_or_number(row.person, None) if row is not None else []
+        return await self._voices.of_person_or_number(*self.named(caller))
 
     async def _removed(self, row: VoiceRow, deadline: float) -> bool:
         await self._voices.forget(row.marker, FORGOTTEN, now=self._now())

@@ -5,7 +5,6 @@ What was seen is believed for a while, because a call that starts waits for nobo
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 import structlog
@@ -51,9 +50,12 @@ class Overrides:
             if reading is None:
                 reading = self._readings[agent_id] = asyncio.create_task(self._read(agent_id))
                 reading.add_done_callback(lambda _: self._readings.pop(agent_id, None))
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout_at(deadline):
                     await asyncio.shield(reading)
+            except TimeoutError:
+                # Whoever comes next does not wait for the same look; it is believed once it is answered.
+                self._until[agent_id] = self._now() + AGAIN_SECONDS
         return self.known(agent_id)
 
     async def close(self) -> None:

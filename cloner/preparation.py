@@ -158,7 +158,7 @@ class Preparation:
         call_id = noted.call.id
         first_message = callers.greeting(self._first_message, call.caller.name)
         ended = noted.call.ended_at is not None
-        if ended and (voice := await self._voices.formerly(noted.call.marker)) is not None:
+        if ended and (voice := await self._voices.formerly(noted.call.marker, call.caller)) is not None:
             # A delivery that comes again after its call: nothing is made or changed for it any more.
             return Prepared(
                 voice=voice,
@@ -214,25 +214,29 @@ class Preparation:
 
         Raises RegistryUnavailable.
         """
+        now = self._now()
         async with by(deadline):
             call = await self._calls.end(
                 conversation_id=conversation_id,
                 call_id=call_id,
                 agent_id=agent_id,
                 voice_id=voice_id,
-                now=self._now(),
+                now=now,
             )
             if call is not None:
                 await self._agent_rows.withdraw(call_id=call.id)
-            elif agent_id and conversation_id:
+                agent_id = call.agent_id
+            if agent_id and conversation_id and (call is None or not call.conversation_id):
                 # A delivery for it that is still on its way must not touch the agent any more.
-                await self._calls.end_unknown(
+                await self._calls.note_ended(
                     call_id=_call_id(agent_id, conversation_id),
                     agent_id=agent_id,
                     conversation_id=conversation_id,
-                    now=self._now(),
+                    begun_at=now if call is None else call.begun_at,
+                    now=now,
                 )
-        if call is None:
+        # One that ended as it began is one that nobody had asked about.
+        if call is None or call.ended_at == call.begun_at:
             return False
         self._ended()
         return True

@@ -21,7 +21,7 @@ from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
 from cloner.failures import VoiceNotFound
 from cloner.preparation import Call, Preparation
-from cloner.registry import VoiceRow
+from cloner.registry import VoiceRow, by
 from cloner.registry import Voices as VoiceRows
 from cloner.status import FieldInvalid, answer_failure, reason_of
 from cloner.voice import Voice, voice_of
@@ -38,6 +38,8 @@ LONGEST_SECONDS = 60.0
 LONGEST_OPENING_SECONDS = 2.0
 # What the way back to the caller is allowed to take.
 HEADROOM_SECONDS = 0.15
+# What asks ElevenLabs ends at the deadline by itself; what has not, so long after it, waits for the registry.
+OVERRUN_SECONDS = 0.05
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
 
@@ -77,7 +79,8 @@ class CloningService(CloningServiceServicer):
                 agent_before=_speech(begun.agent_before),
                 refused_leaves=sorted(self._preparation.refused(call.agent_id)),
             )
-            prepared = await self._preparation.prepare(begun, sample, deadline=deadline)
+            async with by(deadline + OVERRUN_SECONDS):
+                prepared = await self._preparation.prepare(begun, sample, deadline=deadline)
             get_current_span().set_attributes(
                 {
                     "precall.voice.id": prepared.voice.voice_id,
@@ -98,7 +101,7 @@ class CloningService(CloningServiceServicer):
 
     async def OpenCall(self, request: pb.OpenCallRequest, context: Context) -> pb.OpenCallResponse:
         with about(conversation_id=_line(request.conversation_id)), _outcome(context):
-            if not request.conversation_id and not request.call_sid:
+            if not request.conversation_id.strip() and not request.call_sid.strip():
                 raise FieldInvalid("conversation_id", "is required, unless call_sid is given")
             agent_id = _id("agent_id", request.agent_id)
             get_current_span().set_attribute("gen_ai.agent.id", agent_id)
@@ -128,13 +131,17 @@ class CloningService(CloningServiceServicer):
             caller, sample = _caller(request.caller, request.consent), _sample(request.sample)
             get_current_span().set_attribute("precall.sample.size", len(sample))
             identity = await self._voices.identify(caller, sample)
-            voice, reused = await self._voices.ahead(identity, caller, sample, deadline=_deadline(context))
+            deadline = _deadline(context)
+            async with by(deadline + OVERRUN_SECONDS):
+                voice, reused = await self._voices.ahead(identity, caller, sample, deadline=deadline)
             return pb.CloneVoiceResponse(voice=_voice(voice), voice_reused=reused)
         return pb.CloneVoiceResponse()
 
     async def GetVoice(self, request: pb.GetVoiceRequest, context: Context) -> pb.GetVoiceResponse:
         with _outcome(context):
-            row = await self._rows.by_voice_id(_id("voice_id", request.voice_id))
+            voice_id = _id("voice_id", request.voice_id)
+            async with by(_deadline(context)):
+                row = await self._rows.by_voice_id(voice_id)
             if row is None:
                 raise VoiceNotFound
             return pb.GetVoiceResponse(voice=_voice(voice_of(row)))
@@ -145,15 +152,15 @@ class CloningService(CloningServiceServicer):
             if not 0 <= request.page_size <= MAX_PAGE_SIZE:
                 raise FieldInvalid("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
             size = request.page_size or PAGE_SIZE
-            caller = number = None
+            person = number = None
             if request.HasField("caller"):
                 whom = _caller(request.caller)
                 if not whom.phone_number:
                     raise FieldInvalid("caller.phone_number", "is required")
-                caller, number = self._erasure.named(whom)
-            rows = await self._rows.page(
-                before=_position(request.page_token), size=size, caller=caller, number=number
-            )
+                person, number = self._erasure.named(whom)
+            before = _position(request.page_token)
+            async with by(_deadline(context)):
+                rows = await self._rows.page(before=before, size=size, person=person, number=number)
             return pb.ListVoicesResponse(
                 voices=[_voice(voice_of(row)) for row in rows],
                 next_page_token=_token(rows[-1]) if len(rows) == size else "",
@@ -184,7 +191,9 @@ class CloningService(CloningServiceServicer):
             if not caller.phone_number:
                 raise FieldInvalid("caller.phone_number", "is required")
             identity = await self._voices.identify(caller, sample)
-            voice = await self._voices.replace(identity, caller, sample, deadline=_deadline(context))
+            deadline = _deadline(context)
+            async with by(deadline + OVERRUN_SECONDS):
+                voice = await self._voices.replace(identity, caller, sample, deadline=deadline)
             return pb.ReplaceVoiceResponse(voice=_voice(voice))
         return pb.ReplaceVoiceResponse()
 
@@ -196,7 +205,9 @@ class CloningService(CloningServiceServicer):
             if bool(caller.phone_number) == bool(request.voice_id):
                 raise FieldInvalid("caller.phone_number", "or voice_id is required, and not both")
             voice_id = _id("voice_id", request.voice_id) if request.voice_id else ""
-            deleted, pending = await self._erasure.forget(caller, voice_id, deadline=_deadline(context))
+            deadline = _deadline(context)
+            async with by(deadline + OVERRUN_SECONDS):
+                deleted, pending = await self._erasure.forget(caller, voice_id, deadline=deadline)
             return pb.ForgetCallerResponse(voices_deleted=deleted, voices_pending=pending)
         return pb.ForgetCallerResponse()
 

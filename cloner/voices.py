@@ -137,6 +137,7 @@ class Voices:
             if voice is not None and await self._attached(call_id, voice.marker):
                 if caller.consent and not voice.consent:
                     await self._rows.consented(voice.marker, caller.consent, now=self._now())
+                    voice = await self.formerly(voice.marker, caller) or voice
                 return voice, clone is None
             row = await self._rows.of_caller(identity.caller)
 
@@ -144,19 +145,22 @@ class Voices:
         self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float
     ) -> tuple[Voice, bool]:
         """As `of`, for a caller who may call some day, and whose voice is kept until then."""
-        voice, reused = await self.of(identity, caller, sample, deadline=deadline)
-        if reused:
-            await self._rows.keep(voice.marker, until=self._now() + self._keep_seconds)
-        return voice, reused
+        while True:
+            voice, reused = await self.of(identity, caller, sample, deadline=deadline)
+            if await self._rows.keep(voice.marker, until=self._now() + self._keep_seconds):
+                return voice, reused
 
     async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
         """The voice of a row, if it is ready, and not known by the deadline to be lost."""
         return await self._confirmed(row, deadline) if row.state == "ready" else None
 
-    async def formerly(self, marker: str | None) -> Voice | None:
-        """The voice that a call had, even if it is gone by now."""
+    async def formerly(self, marker: str | None, caller: Caller) -> Voice | None:
+        """The voice that a call had, even if it is gone by now. Raises ConsentMissing."""
         row = await self._rows.get(marker) if marker else None
-        return voice_of(row) if row is not None and row.voice_id else None
+        if row is None or not row.voice_id:
+            return None
+        self._require(caller, row)
+        return voice_of(row)
 
     async def replace(self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float) -> Voice:
         """A new voice for the caller, kept as by `ahead`. The one that there is, if any, is given up."""

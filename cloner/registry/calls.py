@@ -22,12 +22,14 @@ class CallRow(msgspec.Struct, frozen=True, kw_only=True):
     conversation_id: str
     caller: str
     marker: str | None
+    by_number: bool
     begun_at: float
     ended_at: float | None
 
 
 FIELDS = (
-    calls.c.id, calls.c.agent_id, calls.c.conversation_id, calls.c.caller, calls.c.marker, calls.c.begun_at,
+    calls.c.id, calls.c.agent_id, calls.c.conversation_id, calls.c.caller, calls.c.marker, calls.c.by_number,
+    calls.c.begun_at,
     calls.c.ended_at,
 )  # fmt: skip
 
@@ -68,9 +70,17 @@ class Calls:
                 now=now,
             )
             voice = await row_of(connection, call.marker) if call.marker else None
+            if call.by_number and (voice is None or voice.caller != caller):
+                # Somebody else than the number let assume: the voice that it found is not theirs.
+                await connection.execute(
+                    update(calls)
+                    .where(calls.c.id == call_id)
+                    .values(marker=None, caller=caller, by_number=False)
+                )
+                call, voice = msgspec.structs.replace(call, marker=None, caller=caller, by_number=False), None
             if voice is None:
                 voice = await active(connection, caller)
-            await _use(connection, call, voice, now)
+            voice = await _used(connection, call, voice, by_number=False, now=now)
         return await self._noted(call, voice)
 
     async def open(
@@ -99,11 +109,12 @@ class Calls:
                 now=now,
             )
             voice = await row_of(connection, call.marker) if call.marker else None
+            by_number = call.by_number
             if voice is None and number is not None and call.ended_at is None:
-                voice = await of_number(connection, number)
+                voice, by_number = await of_number(connection, number), True
             if voice is not None and consented and not voice.consent:
                 voice = None
-            await _use(connection, call, voice, now)
+            voice = await _used(connection, call, voice, by_number=by_number, now=now)
         return await self._noted(call, voice)
 
     async def attach(self, call_id: str, marker: str, *, now: float) -> bool:
@@ -153,18 +164,18 @@ class Calls:
                     wanted = wanted.where(calls.c.agent_id == agent_id)
                 row = (await connection.execute(wanted)).one_or_none()
                 if row is not None:
+                    # A call that was opened without its conversation has a row of its own beside that.
                     await connection.execute(
                         update(calls)
-                        .where(calls.c.id == row.id)
-                        .values(
-                            ended_at=func.coalesce(calls.c.ended_at, now),
-                            conversation_id=row.conversation_id or conversation_id or "",
-                        )
+                        .where(calls.c.id.in_({row.id, call_id or row.id}))
+                        .values(ended_at=func.coalesce(calls.c.ended_at, now))
                     )
                     return CallRow(**row._mapping)
         return None
 
-    async def end_unknown(self, *, call_id: str, agent_id: str, conversation_id: str, now: float) -> None:
+    async def note_ended(
+        self, *, call_id: str, agent_id: str, conversation_id: str, begun_at: float, now: float
+    ) -> None:
         """Notes that a call has ended which nobody asked about, so that a delivery for it comes too late."""
         async with self._registry.transaction() as connection:
             await self._note(
@@ -173,7 +184,7 @@ class Calls:
                 agent_id=agent_id,
                 conversation_id=conversation_id,
                 caller=call_id,
-                now=now,
+                now=begun_at,
             )
             await connection.execute(
                 update(calls).where(calls.c.id == call_id, calls.c.ended_at.is_(None)).values(ended_at=now)
@@ -225,11 +236,21 @@ class Calls:
         return Noted(call=call, voice=voice, given=row, turn=turn)
 
 
-async def _use(connection: AsyncConnection, call: CallRow, voice: VoiceRow | None, now: float) -> None:
-    """Says that the call has the voice."""
+async def _used(
+    connection: AsyncConnection, call: CallRow, voice: VoiceRow | None, *, by_number: bool, now: float
+) -> VoiceRow | None:
+    """Says that the call has the voice; None if that was given up meanwhile."""
     if voice is None:
-        return
+        return None
+    this = voices.c.marker == voice.marker
+    # A call is always locked before its voice, so that no two wait for each other.
+    locked = await connection.execute(select(voices.c.marker).where(this, ACTIVE).with_for_update())
+    if locked.one_or_none() is None:
+        return None
     await connection.execute(
-        update(calls).where(calls.c.id == call.id).values(marker=voice.marker, caller=voice.caller)
+        update(calls)
+        .where(calls.c.id == call.id)
+        .values(marker=voice.marker, caller=voice.caller, by_number=by_number)
     )
-    await connection.execute(update(voices).where(voices.c.marker == voice.marker).values(used_at=now))
+    await connection.execute(update(voices).where(this).values(used_at=now))
+    return voice

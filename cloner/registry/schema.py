@@ -70,6 +70,7 @@ voices = Table(
     Index("ix_voices_active_caller", "caller", unique=True, sqlite_where=ACTIVE, postgresql_where=ACTIVE),
     Index("ix_voices_state", "state", "due_at"),
     Index("ix_voices_number", "number"),
+    Index("ix_voices_person", "person"),
 )
 
 calls = Table(
@@ -80,6 +81,8 @@ calls = Table(
     Column("conversation_id", String(256), nullable=False),
     Column("caller", String(64), nullable=False),
     Column("marker", String(128)),
+    # Whether the number alone found the voice, which whoever is named by a delivery takes precedence over.
+    Column("by_number", Boolean, nullable=False, server_default=text("false")),
     Column("begun_at", Float(53), nullable=False),
     Column("ended_at", Float(53)),
     Index("ix_calls_agent", "agent_id", "begun_at"),

@@ -13,7 +13,8 @@ from cloner.registry.schema import ACTIVE, calls, voices
 __all__ = ["NewVoiceRow", "VoiceRow", "Voices", "active", "of_number", "row_of"]
 
 FIELDS = (
-    voices.c.marker, voices.c.state, voices.c.caller, voices.c.greeting_name, voices.c.voice_id,
+    voices.c.marker, voices.c.state, voices.c.caller, voices.c.person, voices.c.greeting_name,
+    voices.c.voice_id,
     voices.c.name, voices.c.created_at, voices.c.checked_at, voices.c.owner, voices.c.alive_at,
     voices.c.tries, voices.c.reason, voices.c.traceparent, voices.c.consent, voices.c.consent_at,
 )  # fmt: skip
@@ -25,6 +26,7 @@ class VoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     marker: str
     state: str
     caller: str
+    person: str
     greeting_name: str
     voice_id: str | None
     name: str
@@ -109,16 +111,16 @@ class Voices:
         *,
         before: tuple[float, str] | None,
         size: int,
-        caller: str | None = None,
+        person: str | None = None,
         number: str | None = None,
     ) -> list[VoiceRow]:
         """Ready voices, newest first, from below the given creation time and marker.
 
-        All of them, those of a caller, or those of whoever calls from a number.
+        All of them, those of a person, or those of whoever calls from a number.
         """
         wanted = select(*FIELDS).where(voices.c.state == "ready")
-        if caller is not None:
-            wanted = wanted.where(voices.c.caller == caller)
+        if person is not None:
+            wanted = wanted.where(voices.c.person == person)
         elif number is not None:
             wanted = wanted.where(voices.c.number == number)
         if before is not None:
@@ -195,14 +197,11 @@ class Voices:
                 .values(consent=consent, consent_at=now)
             )
 
-    async def keep(self, marker: str, *, until: float) -> None:
-        """Keeps a voice until then at the least, calls or no calls."""
+    async def keep(self, marker: str, *, until: float) -> bool:
+        """Keeps a voice until then, calls or no calls. False if it was given up meanwhile."""
+        change = update(voices).where(voices.c.marker == marker, ACTIVE).values(kept_until=until)
         async with self._registry.transaction() as connection:
-            await connection.execute(
-                update(voices)
-                .where(voices.c.marker == marker, voices.c.kept_until < until)
-                .values(kept_until=until)
-            )
+            return (await connection.execute(change)).rowcount == 1
 
     async def checked(self, marker: str, *, now: float) -> None:
         """Notes that the provider has the voice."""
@@ -242,7 +241,6 @@ class Voices:
                 tries=0,
                 greeting_name="",
                 number=None,
-                person="",
                 consent="",
                 consent_at=None,
             )
@@ -315,9 +313,9 @@ class Voices:
                 .values(due_at=due_at)
             )
 
-    async def of_caller_or_number(self, caller: str | None, number: str | None) -> list[VoiceRow]:
-        """Every row of a caller, or of whoever calls from a number."""
-        which = voices.c.caller == caller if caller is not None else voices.c.number == number
+    async def of_person_or_number(self, person: str | None, number: str | None) -> list[VoiceRow]:
+        """Every row of a person, or of whoever calls from a number."""
+        which = voices.c.person == person if person is not None else voices.c.number == number
         async with self._registry.transaction() as connection:
             return _rows(await connection.execute(select(*FIELDS).where(which)))
 

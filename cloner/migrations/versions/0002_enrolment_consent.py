@@ -1,4 +1,4 @@
-"""Voices know their person, the consent that they were cloned under, and until when they are kept."""
+"""Voices know their person, their consent and until when they are kept; calls, how their voice was found."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,10 +16,16 @@ def upgrade() -> None:
     op.add_column(
         "voices", sa.Column("kept_until", sa.Float(53), nullable=False, server_default=sa.text("0"))
     )
+    op.add_column(
+        "calls", sa.Column("by_number", sa.Boolean, nullable=False, server_default=sa.text("false"))
+    )
+    op.create_index("ix_voices_person", "voices", ["person"])
     # The same by default; with another VOICE_REUSE, older voices belong to one person each.
     op.execute("UPDATE voices SET person = caller")
 
 
 def downgrade() -> None:
+    op.drop_column("calls", "by_number")
+    op.drop_index("ix_voices_person", "voices")
     for column in ("kept_until", "consent_at", "consent", "person"):
         op.drop_column("voices", column)

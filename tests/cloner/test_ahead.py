@@ -1,0 +1,479 @@
+"""Voices that are taken ahead of a call: how long they are kept, and the consent that they need."""
+
+import asyncio
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+from alembic import command
+from alembic.config import Config
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from sqlalchemy import create_engine
+from voice.v1 import cloning_pb2 as pb
+from voice.v1.cloning_pb2_grpc import CloningServiceStub
+
+from cloner.callers import Caller, Identities
+from cloner.registry.database import MIGRATIONS
+from emulator import Emulator, Fault
+
+API_KEY = "key-of-the-emulator"
+CREATE = "/v1/voices/add"
+VOICE = "/v1/voices/{voice_id}"
+DAY = 86_400
+CONSENT = "form 17, signed 2025-12-10"
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+def person(name: str) -> pb.Caller:
+    """One of many callers, each with a number of their own."""
+    return pb.Caller(name=name, phone_number=f"+3161234{sum(name.encode()) % 10_000:04}")
+
+
+IVAN = person("Ivan")
+
+
+def call(sample: bytes, name: str = "Ivan", conversation: str = "", **changes: Any) -> pb.PrepareCallRequest:
+    """A call of somebody's to the demo agent."""
+    fields = {"conversation_id": conversation or f"conv_{name}", "caller": person(name), "sample": sample}
+    return pb.PrepareCallRequest(agent_id="agent_demo", **{**fields, **changes})
+
+
+async def enrol(cloner: CloningServiceStub, sample: bytes, name: str = "Ivan", **more: str) -> pb.Voice:
+    """Takes somebody's voice ahead of time."""
+    request = pb.CloneVoiceRequest(caller=person(name), sample=sample, **more)
+    return (await cloner.CloneVoice(request, timeout=10)).voice
+
+
+async def end(cloner: CloningServiceStub, conversation: str) -> None:
+    """Reports a call as ended."""
+    assert (await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id=conversation), timeout=10)).found
+
+
+async def called(cloner: CloningServiceStub, sample: bytes, name: str = "Ivan") -> pb.Voice:
+    """The voice of somebody whose call is over."""
+    prepared = await cloner.PrepareCall(call(sample, name), timeout=10)
+    await end(cloner, f"conv_{name}")
+    return prepared.voice
+
+
+def ways(cloner: CloningServiceStub, sample: bytes, **more: str) -> dict[str, Any]:
+    """Every request that may make Ivan's voice, each as a call."""
+    return {
+        "PrepareCall": lambda: cloner.PrepareCall(call(sample, **more), timeout=10),
+        "CloneVoice": lambda: cloner.CloneVoice(
+            pb.CloneVoiceRequest(caller=IVAN, sample=sample, **more), timeout=10
+        ),
+        "ReplaceVoice": lambda: cloner.ReplaceVoice(
+            pb.ReplaceVoiceRequest(caller=IVAN, sample=sample, **more), timeout=10
+        ),
+    }
+
+
+WAYS = pytest.mark.parametrize("way", ["PrepareCall", "CloneVoice", "ReplaceVoice"])
+
+
+async def refusal(answer: Any) -> tuple[str, grpc.StatusCode, list[Message]]:
+    """The reason and status code of a call that must fail, and what was told beside them."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await answer
+    info, *more = rpc_status.from_call(caught.value).details
+    reason = error_details_pb2.ErrorInfo()
+    assert info.Unpack(reason)
+    return reason.reason, caught.value.code(), more
+
+
+async def get(cloner: CloningServiceStub, voice_id: str) -> pb.Voice:
+    """A voice as it is now."""
+    return (await cloner.GetVoice(pb.GetVoiceRequest(voice_id=voice_id), timeout=10)).voice
+
+
+async def listed(cloner: CloningServiceStub) -> list[pb.Voice]:
+    """The voices that are there to be used, newest first."""
+    return list((await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices)
+
+
+async def rows(database: str, statement: str) -> list[tuple[Any, ...]]:
+    """What stands in the database."""
+    if database.startswith("sqlite"):
+        with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection:
+            return connection.execute(statement).fetchall()
+    connection = await asyncpg.connect(database)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+def at_provider(emulator: Emulator) -> set[str]:
+    """The cloned voices that there are."""
+    return {voice.voice_id for voice in emulator.voices.custom}
+
+
+async def left(cloner: CloningServiceStub, emulator: Emulator, *voices: pb.Voice) -> None:
+    """Waits until no voices but these are at the provider, and says that they may be used."""
+    async with asyncio.timeout(10):
+        while {voice.voice_id for voice in voices} != at_provider(emulator):
+            # Wakes the janitor, and ends nothing anew.
+            await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id="conv_Maria"), timeout=10)
+    assert list(voices) == await listed(cloner)
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.mark.parametrize(
+    ("settings", "days"),
+    [
+        ({}, 30),
+        ({"voice_clone_keep_hours": 0.0}, 30),
+        ({"enrolment_keep_days": 2.0}, 2),
+    ],
+    ids=str,
+)
+async def test_kept_without_a_call(
+    cloning, emulator: Emulator, speech: bytes, settings: dict[str, float], days: int
+) -> None:
+    """A voice that was taken ahead is kept for the days that are set, and goes then."""
+    clock = Clock()
+    async with cloning(now=clock, **settings) as cloner:
+        await called(cloner, speech, "Maria")
+        voice = await enrol(cloner, speech)
+        clock.ahead = (days - 0.1) * DAY
+        await left(cloner, emulator, voice)
+
+        clock.ahead = (days + 0.1) * DAY
+        await left(cloner, emulator)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["CloneVoice", "PrepareCall", "end"],
+        ["PrepareCall", "CloneVoice", "end"],
+        ["PrepareCall", "end", "CloneVoice"],
+        ["ReplaceVoice"],
+        ["PrepareCall", "ReplaceVoice", "end"],
+        ["ReplaceVoice", "PrepareCall", "end"],
+    ],
+    ids=", ".join,
+)
+async def test_kept_after_a_call(cloning, emulator: Emulator, speech: bytes, steps: list[str]) -> None:
+    """A voice that was taken ahead, in whatever way, outlasts its calls and not its days."""
+    clock = Clock()
+    async with cloning(now=clock, voice_clone_keep_hours=0.0) as cloner:
+        for step in steps:
+            if step == "end":
+                await end(cloner, "conv_Ivan")
+            else:
+                voice = (await ways(cloner, speech)[step]()).voice
+        await called(cloner, speech, "Maria")
+        await left(cloner, emulator, voice)
+
+        clock.ahead = 30.1 * DAY
+        await left(cloner, emulator)
+
+
+@ON_SQLITE
+async def test_enrolled_anew(cloning, emulator: Emulator, speech: bytes) -> None:
+    """The days count from the last time that the voice was taken ahead."""
+    clock = Clock()
+    async with cloning(now=clock) as cloner:
+        voice = await enrol(cloner, speech)
+        clock.ahead = 20 * DAY
+        assert voice == await enrol(cloner, speech)
+        await called(cloner, speech, "Maria")
+        clock.ahead = 49 * DAY
+        await left(cloner, emulator, voice)
+
+        clock.ahead = 51 * DAY
+        await left(cloner, emulator)
+
+
+async def test_first_call_of_an_enrolled_caller(
+    cloner: CloningServiceStub, emulator: Emulator, spans, speech: bytes
+) -> None:
+    """The first call already has a voice: nothing is created, and its sample not looked at."""
+    voice = await enrol(cloner, speech)
+    prepared = await cloner.PrepareCall(call(b"not audio"), timeout=10)
+
+    assert (voice, True, True) == (prepared.voice, prepared.voice_reused, prepared.agent_updated)
+    assert (1, 1) == (len(emulator.requests.matching(path=CREATE)), len(spans.finished("inspect sample")))
+
+
+async def test_enrolment_evicts_no_enrolled_voice(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """An account that is full of voices taken ahead takes no further one."""
+    emulator.voices.limit = 1
+    voice = await enrol(cloner, speech)
+
+    assert "VOICE_SLOTS_EXHAUSTED" == (await refusal(enrol(cloner, speech, "Maria")))[0]
+    assert [voice] == await listed(cloner)
+    assert {voice.voice_id} == at_provider(emulator)
+
+
+async def test_enrolment_evicts_the_voice_of_a_call(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """A voice whose call is over makes room for one that is taken ahead; one that is in a call does not."""
+    emulator.voices.limit = 2
+    first = await enrol(cloner, speech)
+    await cloner.PrepareCall(call(speech, "Maria"), timeout=10)
+    assert "VOICE_SLOTS_EXHAUSTED" == (await refusal(enrol(cloner, speech, "Piet")))[0]
+
+    await end(cloner, "conv_Maria")
+    second = await enrol(cloner, speech, "Piet")
+
+    assert {first.voice_id, second.voice_id} == at_provider(emulator)
+
+
+async def test_call_evicts_an_enrolled_voice_last(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """Somebody who calls gets the slot of a call that is over, else that of a voice taken ahead."""
+    emulator.voices.limit = 2
+    enrolled = await enrol(cloner, speech)
+    await called(cloner, speech, "Maria")
+
+    third = await cloner.PrepareCall(call(speech, "Piet"), timeout=10)
+    assert {enrolled.voice_id, third.voice.voice_id} == at_provider(emulator)
+    fourth = await cloner.PrepareCall(call(speech, "Anna"), timeout=10)
+
+    assert {third.voice.voice_id, fourth.voice.voice_id} == at_provider(emulator)
+
+
+@ON_SQLITE
+@WAYS
+@pytest.mark.parametrize("consent", ["", "   "], ids=repr)
+async def test_consent_that_is_missing(
+    cloning, emulator: Emulator, spans, speech: bytes, way: str, consent: str
+) -> None:
+    """Where a consent is required nothing is made without one, and no sample decoded."""
+    async with cloning(require_consent=True) as cloner:
+        reason, code, _ = await refusal(ways(cloner, speech, consent=consent)[way]())
+
+    assert ("CONSENT_MISSING", grpc.StatusCode.FAILED_PRECONDITION) == (reason, code)
+    assert [] == emulator.requests.matching(path=CREATE)
+    assert [] == spans.finished("inspect sample")
+
+
+@WAYS
+@pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
+async def test_consent_that_is_told(cloning, speech: bytes, way: str, required: bool) -> None:
+    """The reference and its time stand with the voice, wherever it is told."""
+    began = time.time()
+    async with cloning(require_consent=required) as cloner:
+        made = (await ways(cloner, speech, consent=f" {CONSENT} ")[way]()).voice
+        got = await get(cloner, made.voice_id)
+        (in_list,) = await listed(cloner)
+
+    assert [CONSENT] * 3 == [voice.consent for voice in (made, got, in_list)]
+    assert began <= got.consent_time.ToMicroseconds() / 1_000_000 <= time.time()
+    assert [got] * 2 == [made, in_list]
+
+
+@ON_SQLITE
+async def test_no_consent(cloner: CloningServiceStub, speech: bytes) -> None:
+    """Where none was told none is told."""
+    voice = await get(cloner, (await enrol(cloner, speech)).voice_id)
+
+    assert ("", False) == (voice.consent, voice.HasField("consent_time"))
+
+
+async def test_consent_stays_with_the_voice(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A voice that has a consent serves deliveries without one, also after a restart."""
+    async with cloning(require_consent=True) as cloner:
+        first = await enrol(cloner, speech, consent=CONSENT)
+        second = await cloner.PrepareCall(call(speech, conversation="conv_1"), timeout=10)
+    async with cloning(require_consent=True) as cloner:
+        third = await cloner.PrepareCall(call(speech, conversation="conv_2"), timeout=10)
+        kept = await get(cloner, first.voice_id)
+
+    assert [first] * 3 == [second.voice, third.voice, kept]
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+async def test_voice_from_before_the_setting(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A voice without a consent is not used until a delivery has one, which then stays with it."""
+    async with cloning() as cloner:
+        made = await called(cloner, speech)
+    async with cloning(require_consent=True) as cloner:
+        for refused in (call(speech, conversation="conv_0"), call(b"not audio", conversation="conv_0")):
+            assert "CONSENT_MISSING" == (await refusal(cloner.PrepareCall(refused, timeout=10)))[0]
+        assert "CONSENT_MISSING" == (await refusal(enrol(cloner, speech)))[0]
+        told = await cloner.PrepareCall(call(speech, conversation="conv_1", consent=CONSENT), timeout=10)
+        again = await cloner.PrepareCall(call(speech, conversation="conv_2", consent="another"), timeout=10)
+        without = await cloner.PrepareCall(call(speech, conversation="conv_3"), timeout=10)
+        kept = await get(cloner, made.voice_id)
+
+    assert [(made.voice_id, True)] * 3 == [
+        (answer.voice.voice_id, answer.voice_reused) for answer in (told, again, without)
+    ]
+    assert (CONSENT, True) == (kept.consent, kept.HasField("consent_time"))
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("way", ["PrepareCall", "CloneVoice"])
+async def test_consent_that_is_taken_in(cloner: CloningServiceStub, speech: bytes, way: str) -> None:
+    """The answer to the request that told of the consent already has it."""
+    await enrol(cloner, speech)
+    answer = await ways(cloner, speech, consent=CONSENT)[way]()
+
+    assert (CONSENT, True) == (answer.voice.consent, answer.voice.HasField("consent_time"))
+
+
+async def test_no_voice_without_a_consent_after_the_call(cloning, speech: bytes) -> None:
+    """A call that was refused its voice for want of a consent does not get it once it is over."""
+    async with cloning() as cloner:
+        await called(cloner, speech)
+    async with cloning(require_consent=True) as cloner:
+        await refusal(cloner.PrepareCall(call(speech, conversation="conv_1"), timeout=10))
+        await end(cloner, "conv_1")
+        late = cloner.PrepareCall(call(speech, conversation="conv_1"), timeout=10)
+
+        assert "CONSENT_MISSING" == (await refusal(late))[0]
+
+
+@ON_SQLITE
+@WAYS
+@pytest.mark.parametrize("consent", ["a" * 201, "form\n17", "form\x00"], ids=["long", "line feed", "NUL"])
+async def test_consent_that_cannot_be(
+    cloner: CloningServiceStub, asked: Callable[[], list[str]], speech: bytes, way: str, consent: str
+) -> None:
+    """A reference of more than 200 characters, or with others than printable ones, is refused."""
+    reason, code, (detail,) = await refusal(ways(cloner, speech, consent=consent)[way]())
+    violations = error_details_pb2.BadRequest()
+
+    assert detail.Unpack(violations)
+    assert ("FIELD_INVALID", grpc.StatusCode.INVALID_ARGUMENT) == (reason, code)
+    assert ["consent"] == [violation.field for violation in violations.field_violations]
+    assert [] == asked()
+
+
+@ON_SQLITE
+async def test_longest_consent(cloner: CloningServiceStub, speech: bytes) -> None:
+    """A reference of 200 characters, of whatever script, is kept whole."""
+    consent = "Согласие" * 25
+    voice = await enrol(cloner, speech, consent=consent)
+
+    assert consent == (await get(cloner, voice.voice_id)).consent
+
+
+@pytest.mark.parametrize("pending", [False, True], ids=["deleted", "deleted later"])
+async def test_consent_is_forgotten(
+    cloning, emulator: Emulator, speech: bytes, database: str, pending: bool
+) -> None:
+    """Of a caller who is forgotten no consent is left, also while ElevenLabs still has the voice."""
+    async with cloning(provider_attempts=1) as cloner:
+        await enrol(cloner, speech, consent=CONSENT)
+        await enrol(cloner, speech, "Maria", consent="form 18")
+        if pending:
+            emulator.faults.set(Fault(method="DELETE", path=VOICE, times=None, error="service_unavailable"))
+        forgotten = await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+
+        assert (not pending, pending) == (forgotten.voices_deleted, forgotten.voices_pending)
+        assert [("form 18",)] == await rows(
+            database, "SELECT consent FROM voices WHERE consent <> '' OR consent_at IS NOT NULL"
+        )
+        emulator.faults.clear()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_consent_is_told_to_nobody(
+    emulator: Emulator, emulator_url: str, speech: bytes, tmp_path: Path, form: str
+) -> None:
+    """The reference stands in no log line, no span and no request to ElevenLabs."""
+    mark = "Zyxwvut-5512"
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cloner", cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env={
+            "PATH": os.environ["PATH"], "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
+            "CLONER_PORT": "0", "LOG_LEVEL": "DEBUG", "LOG_FORMAT": form, "OTEL_TRACES_EXPORTER": "console",
+            "REQUIRE_CONSENT": "true", "PROVIDER_ATTEMPTS": "1",
+        },
+    )  # fmt: skip
+    written = b""
+    try:
+        while b"cloner ready on " not in (line := await started.stdout.readline()):
+            assert line, written.decode()
+            written += line
+        async with grpc.aio.insecure_channel(line.split()[-1].decode()) as channel:
+            cloner = CloningServiceStub(channel)
+            for way in ways(cloner, speech, consent=mark).values():
+                assert mark == (await way()).voice.consent
+            emulator.faults.set(Fault(method="POST", path=CREATE, error="invalid_content"))
+            failed = [
+                call(speech, "Maria", consent=mark),
+                call(b"not audio", "Piet", consent=mark),
+                call(speech, "Anna", consent=f"\x00{mark}"),
+                call(speech, "Anna", consent=mark * 20),
+            ]
+            for request in failed:
+                await refusal(cloner.PrepareCall(request, timeout=10))
+    finally:
+        started.terminate()
+        written += await started.stdout.read()
+        await started.wait()
+
+    assert (True, True) == (b"request answered" in written, b"inspect sample" in written)
+    assert mark not in written.decode()
+    assert not [request for request in emulator.requests if mark in f"{request.form} {request.json}"]
+
+
+@ON_SQLITE
+async def test_database_from_before(cloning, emulator: Emulator, database: str) -> None:
+    """A database of the first version keeps its voices, each known by its caller as the person."""
+    identity = Identities(b"key-of-the-hashes", "caller").of(
+        Caller(name=IVAN.name, phone_number=IVAN.phone_number), sample_digest="", call_id=""
+    )
+    voice = emulator.voices.add(name="Ivan_Clone", description="", labels={}, samples=[])
+    migrate(database, "0001")
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection, connection:
+        for marker, state, caller, number, voice_id in (
+            ("precall-a-1", "ready", identity.caller, identity.number, voice.voice_id),
+            ("precall-a-2", "gone", "b" * 64, None, None),
+        ):
+            connection.execute(
+                "INSERT INTO voices (marker, state, caller, number, greeting_name, voice_id, name, created_at,"
+                " used_at, checked_at) VALUES (?, ?, ?, ?, 'Ivan', ?, 'Ivan_Clone', ?, ?, ?)",
+                (marker, state, caller, number, voice_id, *[time.time()] * 3),
+            )
+    async with cloning() as cloner:
+        opening = pb.OpenCallRequest(
+            agent_id="agent_demo", conversation_id="conv_1", phone_number=IVAN.phone_number
+        )
+        opened = await cloner.OpenCall(opening, timeout=10)
+
+    assert (voice.voice_id, "Ivan", "") == (opened.voice.voice_id, opened.name, opened.voice.consent)
+    assert [(identity.caller,) * 2 + ("", None, 0.0), ("b" * 64, "b" * 64, "", None, 0.0)] == await rows(
+        database, "SELECT caller, person, consent, consent_at, kept_until FROM voices ORDER BY marker"
+    )
+
+
+def migrate(database: str, revision: str) -> None:
+    """Brings an empty database to a revision."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()

@@ -1,0 +1,580 @@
+"""Calls that are opened without a recording: whose voice they get, and what they count for."""
+
+import asyncio
+import sqlite3
+import time
+from contextlib import closing
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from voice.v1 import cloning_pb2 as pb
+from voice.v1.cloning_pb2_grpc import CloningServiceStub
+
+from emulator import Emulator, Fault
+
+CREATE = "/v1/voices/add"
+VOICE = "/v1/voices/{voice_id}"
+AGENT = "/v1/convai/agents/{agent_id}"
+NUMBER = "+31612345678"
+OTHER_NUMBER = "+31687654321"
+UNKNOWN = "+31600000000"
+IVAN = pb.Caller(name="Ivan", date_of_birth="11.12.2007", phone_number=NUMBER)
+MARIA = pb.Caller(name="Maria", phone_number=OTHER_NUMBER)
+# Shares a number with Ivan.
+ANNA = pb.Caller(name="Anna", phone_number=NUMBER)
+GREETING = "Hallo Ivan, fijn dat je belt!"
+# Only what a test itself asks for looks at voices: nothing is found by reconciling meanwhile.
+NOT_RECONCILED = {"reconcile_seconds": 1e9}
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+def call(
+    sample: bytes, caller: pb.Caller = IVAN, conversation: str = "conv_1", **changes: Any
+) -> pb.PrepareCallRequest:
+    """A request for the demo agent, with a sample."""
+    fields = {"agent_id": "agent_demo", "conversation_id": conversation, "caller": caller, "sample": sample}
+    return pb.PrepareCallRequest(**{**fields, **changes})
+
+
+def opening(number: str = NUMBER, conversation: str = "conv_9", **changes: Any) -> pb.OpenCallRequest:
+    """A request for the demo agent, without a sample."""
+    fields = {"agent_id": "agent_demo", "conversation_id": conversation, "phone_number": number}
+    return pb.OpenCallRequest(**{**fields, **changes})
+
+
+async def known(cloner: CloningServiceStub, sample: bytes, caller: pb.Caller = IVAN) -> pb.Voice:
+    """The voice of a caller whose only call is over."""
+    prepared = await cloner.PrepareCall(call(sample, caller, f"conv_{caller.name}"), timeout=10)
+    await end(cloner, f"conv_{caller.name}")
+    return prepared.voice
+
+
+async def end(cloner: CloningServiceStub, conversation: str, **more: str) -> bool:
+    """Reports a call as ended."""
+    request = pb.CompleteCallRequest(conversation_id=conversation, **more)
+    return (await cloner.CompleteCall(request, timeout=10)).found
+
+
+async def listed(cloner: CloningServiceStub) -> list[str]:
+    """The voices that are there to be used."""
+    return [voice.voice_id for voice in (await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices]
+
+
+async def left(cloner: CloningServiceStub, emulator: Emulator, *voices: pb.Voice) -> None:
+    """Waits until no voices but these are at the provider, and says that they may be used."""
+    async with asyncio.timeout(10):
+        while {voice.voice_id for voice in voices} != {voice.voice_id for voice in emulator.voices.custom}:
+            await end(cloner, "conv_Maria")  # wakes the janitor, and ends nothing anew
+    assert [voice.voice_id for voice in voices] == await listed(cloner)
+
+
+async def details(answer: Any) -> tuple[str, list[Any]]:
+    """The reason of a call that must fail, and what was told beside it."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await answer
+    info, *more = rpc_status.from_call(caught.value).details
+    reason = error_details_pb2.ErrorInfo()
+    assert info.Unpack(reason)
+    return reason.reason, more
+
+
+async def fields_at_fault(answer: Any) -> list[str]:
+    """The fields that a call must be refused for, where nothing but them is told."""
+    reason, (detail,) = await details(answer)
+    violations = error_details_pb2.BadRequest()
+    assert detail.Unpack(violations)
+    assert "FIELD_INVALID" == reason
+    return [violation.field for violation in violations.field_violations]
+
+
+async def rows(database: str, statement: str) -> list[tuple[Any, ...]]:
+    """What stands in the database."""
+    if database.startswith("sqlite"):
+        with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection:
+            return connection.execute(statement).fetchall()
+    connection = await asyncpg.connect(database)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+def spoken(emulator: Emulator) -> pb.Speech:
+    """How the demo agent speaks."""
+    config = emulator.agents["agent_demo"]["conversation_config"]
+    return pb.Speech(voice_id=config["tts"]["voice_id"], first_message=config["agent"]["first_message"])
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+async def test_caller_known_by_number(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
+    """The one caller behind a number gets voice, name and greeting, and nothing is cloned."""
+    voice = await known(cloner, speech)
+    opened = await cloner.OpenCall(opening(), timeout=10)
+
+    assert (voice, "Ivan", GREETING) == (opened.voice, opened.name, opened.first_message)
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+@ON_SQLITE
+async def test_spellings_of_a_number(cloner: CloningServiceStub, speech: bytes) -> None:
+    """Whatever parses as the same E.164 number is the same number, and what does not is another."""
+    voice = await known(cloner, speech)
+    numbers = ["+31 6 1234 5678", "  +31-6-12345678 ", "+31(6)12345678", "tel:+31612345678", "0612345678"]
+    opened = [
+        await cloner.OpenCall(opening(number, f"conv_{n}"), timeout=10) for n, number in enumerate(numbers)
+    ]
+
+    assert [*[voice.voice_id] * 4, ""] == [answer.voice.voice_id for answer in opened]
+
+
+@pytest.mark.parametrize("number", ["", "   ", UNKNOWN, "anonymous"])
+async def test_nobody_known(cloner: CloningServiceStub, speech: bytes, number: str) -> None:
+    """An unknown caller gets nobody's voice, and the call has an id all the same."""
+    await known(cloner, speech)
+    opened = await cloner.OpenCall(opening(number), timeout=10)
+
+    assert (False, "", "") == (opened.HasField("voice"), opened.name, opened.first_message)
+    assert opened.call_id.startswith("call_")
+
+
+@pytest.mark.parametrize("state", ["ready", "gone", "failed"])
+async def test_two_callers_behind_one_number(
+    cloning, emulator: Emulator, speech: bytes, database: str, state: str
+) -> None:
+    """Nobody's voice while two are known, whatever became of the other's; after forgetting, the one's again."""
+    clock = Clock()
+    async with cloning(now=clock, provider_attempts=1, **NOT_RECONCILED) as cloner:
+        voice = await known(cloner, speech)
+        if state == "failed":
+            emulator.faults.set(Fault(method="POST", path=CREATE, error="invalid_content"))
+            assert "SAMPLE_REJECTED" == (await details(cloner.PrepareCall(call(speech, ANNA), timeout=10)))[0]
+        else:
+            await cloner.PrepareCall(call(speech, ANNA), timeout=10)
+        if state == "gone":
+            (of_anna,) = [each for each in emulator.voices.custom if each.voice_id != voice.voice_id]
+            emulator.voices.remove(of_anna.voice_id)
+            clock.ahead = 601
+            await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)  # which notices that it is lost
+        assert {"ready", state} == {row[0] for row in await rows(database, "SELECT state FROM voices")}
+
+        shared = await cloner.OpenCall(opening(), timeout=10)
+        assert (False, "", "") == (shared.HasField("voice"), shared.name, shared.first_message)
+
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=ANNA), timeout=10)
+        alone = await cloner.OpenCall(opening(conversation="conv_10"), timeout=10)
+        assert (voice, "Ivan") == (alone.voice, alone.name)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"conversation_id": "conv_1"}, "call_280d66d0802210edf74ca49e"),
+        ({"conversation_id": "", "call_sid": "CA0123456789abcdef"}, "call_38874813b49ad341904c4608"),
+        ({"conversation_id": "conv_1", "call_sid": "CA0123456789abcdef"}, "call_280d66d0802210edf74ca49e"),
+    ],
+    ids=["conversation", "call_sid", "both"],
+)
+async def test_call_id(cloner: CloningServiceStub, given: dict[str, str], expected: str) -> None:
+    """The id of a call is what the proto says: a hash of agent and conversation, else of the call_sid."""
+    # printf 'agent_demo\0conv_1' | sha256sum
+    assert expected == (await cloner.OpenCall(opening(**given), timeout=10)).call_id
+
+
+@ON_SQLITE
+async def test_call_id_of_both_ways(cloner: CloningServiceStub, speech: bytes) -> None:
+    """A call that is prepared has the id that it has when it is opened."""
+    prepared = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert "call_280d66d0802210edf74ca49e" == prepared.call_id
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"conversation_id": ""}, "conversation_id"),
+        ({"conversation_id": " "}, "conversation_id"),
+        ({"conversation_id": "", "call_sid": " "}, "conversation_id"),
+        ({"conversation_id": "a\nb"}, "conversation_id"),
+        ({"conversation_id": "a" * 257}, "conversation_id"),
+        ({"call_sid": "a" * 257}, "call_sid"),
+        ({"agent_id": ""}, "agent_id"),
+        ({"agent_id": "../voices"}, "agent_id"),
+        ({"phone_number": "1" * 65}, "phone_number"),
+        ({"phone_number": "\x00"}, "phone_number"),
+    ],
+    ids=str,
+)
+async def test_invalid_field(
+    cloner: CloningServiceStub, emulator: Emulator, given: dict[str, str], field: str
+) -> None:
+    """What cannot be is refused with the name of the field, and nothing is asked of ElevenLabs."""
+    assert [field] == await fields_at_fault(cloner.OpenCall(opening(**given), timeout=10))
+    assert [] == emulator.requests.matching(path=AGENT)
+
+
+@pytest.mark.parametrize("number", ["", OTHER_NUMBER])
+async def test_conversation_that_was_prepared(cloner: CloningServiceStub, speech: bytes, number: str) -> None:
+    """A conversation keeps the voice that it was prepared with, whatever the number says."""
+    prepared = await cloner.PrepareCall(call(speech), timeout=10)
+    await known(cloner, speech, MARIA)
+    opened = await cloner.OpenCall(opening(number, "conv_1"), timeout=10)
+
+    assert (prepared.voice, prepared.call_id, "Ivan", GREETING) == (
+        opened.voice, opened.call_id, opened.name, opened.first_message,
+    )  # fmt: skip
+
+
+async def test_opened_many_times(cloner: CloningServiceStub, speech: bytes, database: str) -> None:
+    """However often a call is opened, at once or later, it is one call."""
+    await cloner.CloneVoice(pb.CloneVoiceRequest(caller=IVAN, sample=speech), timeout=10)
+    answers = await asyncio.gather(*(cloner.OpenCall(opening(), timeout=10) for _ in range(10)))
+    answers.append(await cloner.OpenCall(opening(), timeout=10))
+
+    assert answers[0].HasField("voice")
+    assert [answers[0]] * 11 == answers
+    assert [(1,)] == await rows(database, "SELECT count(*) FROM calls WHERE conversation_id = 'conv_9'")
+
+
+async def test_opened_call_is_in_progress(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """While somebody's call is open at an agent, nobody else's changes it."""
+    before = spoken(emulator)
+    await cloner.OpenCall(opening(OTHER_NUMBER), timeout=10)
+    during = await cloner.PrepareCall(call(speech), timeout=10)
+    assert (False, before) == (during.agent_updated, spoken(emulator))
+
+    assert await end(cloner, "conv_9", agent_id="agent_demo")
+    after = await cloner.PrepareCall(call(speech, conversation="conv_2"), timeout=10)
+
+    assert (True, during.voice.voice_id) == (after.agent_updated, spoken(emulator).voice_id)
+
+
+async def test_call_without_a_conversation(cloner: CloningServiceStub, speech: bytes) -> None:
+    """A call of which only the line is known ends by its id, and then by its conversation too."""
+    opened = await cloner.OpenCall(opening(OTHER_NUMBER, "", call_sid="CA1"), timeout=10)
+    assert not (await cloner.PrepareCall(call(speech), timeout=10)).agent_updated
+    assert not await end(cloner, "conv_9")
+
+    assert await end(cloner, "conv_9", call_id=opened.call_id)
+    assert await end(cloner, "conv_9")
+    assert (await cloner.PrepareCall(call(speech, conversation="conv_2"), timeout=10)).agent_updated
+
+
+async def test_conversation_that_ended_by_the_id_of_its_call(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """A delivery for a conversation that is over touches no agent, also if it was opened without it."""
+    before = spoken(emulator)
+    opened = await cloner.OpenCall(opening(conversation="", call_sid="CA1"), timeout=10)
+    await end(cloner, "conv_1", call_id=opened.call_id, agent_id="agent_demo")
+    late = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert (False, before) == (late.agent_updated, spoken(emulator))
+
+
+async def test_opened_call_uses_the_voice(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A voice is not deleted during a call that was opened with it, and goes the hours after its end."""
+    clock = Clock()
+    async with cloning(now=clock, voice_clone_keep_hours=1.0, **NOT_RECONCILED) as cloner:
+        await known(cloner, speech, MARIA)
+        voice = await known(cloner, speech)
+        clock.ahead = 3_000
+        assert (await cloner.OpenCall(opening(), timeout=10)).HasField("voice")
+        clock.ahead = 3_000 + 3_700
+        await left(cloner, emulator, voice)
+
+        await end(cloner, "conv_9")
+        clock.ahead = 3_000 + 3_700 + 3_500
+        await left(cloner, emulator, voice)
+        clock.ahead = 3_000 + 3_700 + 3_700
+        await left(cloner, emulator)
+
+
+async def test_what_the_agent_had_before(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """While an agent has a caller's voice every answer tells what it had before; else none does."""
+    before = spoken(emulator)
+    assert not (await cloner.OpenCall(opening(conversation="conv_0"), timeout=10)).HasField("agent_before")
+    await end(cloner, "conv_0")
+
+    first = await cloner.PrepareCall(call(speech), timeout=10)
+    opened = await cloner.OpenCall(opening(UNKNOWN), timeout=10)
+    second = await cloner.PrepareCall(call(speech, MARIA, "conv_2"), timeout=10)
+    assert [True, False] == [first.agent_updated, second.agent_updated]
+    assert [before] * 3 == [answer.agent_before for answer in (first, opened, second)]
+
+    await end(cloner, "conv_1")
+    async with asyncio.timeout(10):
+        while (await cloner.OpenCall(opening(UNKNOWN), timeout=10)).HasField("agent_before"):
+            await asyncio.sleep(0.01)
+    third = await cloner.PrepareCall(call(speech, MARIA, "conv_3"), timeout=10)
+
+    assert (before, False, False) == (spoken(emulator), third.agent_updated, third.HasField("agent_before"))
+
+
+@ON_SQLITE
+async def test_agent_that_is_never_updated(cloning, speech: bytes) -> None:
+    """An agent that speaks as itself had nothing before."""
+    async with cloning(agent_update="never") as cloner:
+        prepared = await cloner.PrepareCall(call(speech), timeout=10)
+        opened = await cloner.OpenCall(opening(), timeout=10)
+
+    assert [False, False] == [answer.HasField("agent_before") for answer in (prepared, opened)]
+
+
+@pytest.mark.parametrize("reason", ["SAMPLE_TOO_SHORT", "PROVIDER_BUSY"])
+async def test_failure_tells_what_the_agent_had_before(
+    cloning, emulator: Emulator, speech: bytes, silence, reason: str
+) -> None:
+    """A call that goes on without the voice is told what to override the agent with."""
+    before = spoken(emulator)
+    sample = silence(2.0) if reason == "SAMPLE_TOO_SHORT" else speech
+    fault = Fault(method="POST", path=CREATE, times=None, error="system_busy")
+    told = []
+    async with cloning(provider_attempts=1) as cloner:
+        for conversation in ("conv_2", "conv_3"):
+            if reason == "PROVIDER_BUSY":
+                emulator.faults.set(fault)
+            found, (detail,) = await details(
+                cloner.PrepareCall(call(sample, MARIA, conversation), timeout=10)
+            )
+            told.append(pb.FallbackInfo())
+            assert (reason, True) == (found, detail.Unpack(told[-1]))
+            emulator.faults.clear()
+            await end(cloner, conversation)
+            assert (await cloner.PrepareCall(call(speech), timeout=10)).agent_updated
+
+    assert [False, True] == [info.HasField("agent_before") for info in told]
+    assert before == told[1].agent_before
+
+
+@ON_SQLITE
+async def test_failure_before_the_fields_were_checked(cloner: CloningServiceStub, speech: bytes) -> None:
+    """A request that cannot be is told its fields and nothing of the agent."""
+    assert ["conversation_id"] == await fields_at_fault(
+        cloner.PrepareCall(call(speech, conversation=""), timeout=10)
+    )
+
+
+async def test_voice_deleted_by_hand(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A voice that the provider lost is noticed once it is time to look, and used no more."""
+    clock = Clock()
+    async with cloning(now=clock, voice_check_minutes=10.0, **NOT_RECONCILED) as cloner:
+        emulator.voices.remove((await known(cloner, speech)).voice_id)
+        clock.ahead = 601
+        opened = await cloner.OpenCall(opening(), timeout=10)
+        again = await cloner.OpenCall(opening(conversation="conv_10"), timeout=10)
+
+        assert [] == await listed(cloner)
+    assert [(False, "", "")] * 2 == [
+        (answer.HasField("voice"), answer.name, answer.first_message) for answer in (opened, again)
+    ]
+    assert 1 == len(emulator.requests.matching(method="GET", path=VOICE))
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("seconds", [0.5, 1.0, None])
+async def test_provider_that_hangs(cloning, emulator: Emulator, speech: bytes, seconds: float | None) -> None:
+    """ElevenLabs is asked for no longer than the deadline allows: the answer has the voice."""
+    clock = Clock()
+    async with cloning(now=clock, **NOT_RECONCILED) as cloner:
+        voice = await known(cloner, speech)
+        clock.ahead = 601
+        emulator.faults.set(
+            Fault(method="GET", path=VOICE, times=None, hold="before"),
+            Fault(method="GET", path=AGENT, times=None, hold="before"),
+        )
+        began = time.monotonic()
+        opened = await cloner.OpenCall(opening(), timeout=seconds)
+        took = time.monotonic() - began
+        emulator.faults.clear()
+
+    assert (voice, "Ivan") == (opened.voice, opened.name)
+    assert 2 > took
+
+
+@pytest.mark.parametrize("fault", [{"error": "service_unavailable"}, {"drop": "before"}], ids=str)
+@ON_SQLITE
+async def test_provider_that_is_down(
+    cloning, emulator: Emulator, speech: bytes, fault: dict[str, Any]
+) -> None:
+    """A voice that cannot be looked at is taken to be there."""
+    clock = Clock()
+    async with cloning(now=clock, **NOT_RECONCILED) as cloner:
+        voice = await known(cloner, speech)
+        clock.ahead = 601
+        paths = (VOICE, AGENT)
+        emulator.faults.set(*(Fault(method="GET", path=path, times=None, **fault) for path in paths))
+        opened = await cloner.OpenCall(opening(), timeout=10)
+        emulator.faults.clear()
+
+    assert voice == opened.voice
+
+
+async def test_voices_that_belong_to_one_call(cloning, speech: bytes) -> None:
+    """With VOICE_REUSE=never no number finds a voice; a conversation keeps its own."""
+    async with cloning(voice_reuse="never") as cloner:
+        prepared = await cloner.PrepareCall(call(speech), timeout=10)
+        by_number = await cloner.OpenCall(opening(), timeout=10)
+        by_conversation = await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)
+
+    assert not by_number.HasField("voice")
+    assert prepared.voice == by_conversation.voice
+
+
+async def test_voices_that_belong_to_a_sample(cloning, speech: bytes, samples) -> None:
+    """With VOICE_REUSE=sample a number finds the newest voice of its one person, and nobody's of two."""
+    clock = Clock()
+    async with cloning(now=clock, voice_reuse="sample") as cloner:
+        voices = []
+        for name in ("speech.mp3", "speech.flac", "speech.ogg"):
+            clock.ahead += 1
+            request = call((samples / name).read_bytes(), conversation=f"conv_{name}")
+            voices.append((await cloner.PrepareCall(request, timeout=10)).voice)
+        assert 3 == len({voice.voice_id for voice in voices})
+        assert voices[-1] == (await cloner.OpenCall(opening(), timeout=10)).voice
+
+        await cloner.PrepareCall(call(speech, ANNA), timeout=10)
+        assert not (await cloner.OpenCall(opening(conversation="conv_10"), timeout=10)).HasField("voice")
+
+
+async def test_voice_without_a_consent(cloning, speech: bytes) -> None:
+    """Where a consent is required, a voice that has none is not used, and is once it has."""
+    async with cloning() as cloner:
+        voice = (await cloner.PrepareCall(call(speech), timeout=10)).voice
+    async with cloning(require_consent=True) as cloner:
+        before = [
+            await cloner.OpenCall(opening(conversation=conversation), timeout=10)
+            for conversation in ("conv_9", "conv_1")
+        ]
+        await cloner.PrepareCall(call(speech, conversation="conv_2", consent="form 1"), timeout=10)
+        after = await cloner.OpenCall(opening(), timeout=10)
+
+    assert [(False, "", "")] * 2 == [
+        (answer.HasField("voice"), answer.name, answer.first_message) for answer in before
+    ]
+    assert (voice.voice_id, "form 1", "Ivan") == (after.voice.voice_id, after.voice.consent, after.name)
+
+
+async def test_touches_no_agent(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Opening changes no agent, and asks for none that must exist."""
+    async with cloning(agent_update="always") as cloner:
+        enrolled = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=IVAN, sample=speech), timeout=10)
+        opened = [
+            await cloner.OpenCall(opening(agent_id=agent), timeout=10)
+            for agent in ("agent_demo", "agent_nowhere")
+        ]
+
+    assert [enrolled.voice] * 2 == [answer.voice for answer in opened]
+    assert [False, False] == [answer.HasField("agent_before") for answer in opened]
+    assert [] == emulator.requests.matching(method="PATCH")
+
+
+async def test_call_that_ended_before_it_was_known(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """A delivery that comes after the end of its call gets the voice, and the agent stays as it is."""
+    assert not await end(cloner, "conv_1", agent_id="agent_demo")
+    late = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert (True, False) == (late.voice.voice_id in emulator.voices, late.agent_updated)
+    assert [] == emulator.requests.matching(method="PATCH")
+    assert (await cloner.PrepareCall(call(speech, conversation="conv_2"), timeout=10)).agent_updated
+
+
+async def test_forget_a_number(cloner: CloningServiceStub, database: str) -> None:
+    """Of a number that nobody is known by, the calls are forgotten too, and no other's."""
+    await cloner.OpenCall(opening(), timeout=10)
+    await cloner.OpenCall(opening(conversation="", call_sid="CA1"), timeout=10)
+    await cloner.OpenCall(opening(OTHER_NUMBER, "conv_2"), timeout=10)
+    assert [(3,)] == await rows(database, "SELECT count(*) FROM calls")
+
+    alone = pb.ForgetCallerRequest(caller=pb.Caller(phone_number="+31 6 12345678"))
+    forgotten = await cloner.ForgetCaller(alone, timeout=10)
+
+    assert (0, 0) == (forgotten.voices_deleted, forgotten.voices_pending)
+    assert [("conv_2",)] == await rows(database, "SELECT conversation_id FROM calls")
+
+
+async def test_number_is_not_stored(cloner: CloningServiceStub, database: str) -> None:
+    """Of the number that a call came from only a hash is kept."""
+    await cloner.OpenCall(opening(), timeout=10)
+
+    assert NUMBER[1:] not in str(await rows(database, "SELECT * FROM calls"))
+
+
+async def test_somebody_else_at_the_number(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """Whom a delivery names counts more than whom the number let assume: nobody gets another's voice."""
+    ivan = await known(cloner, speech)
+    assumed = await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)
+    anna = await cloner.PrepareCall(call(speech, ANNA), timeout=10)
+    again = await cloner.PrepareCall(call(speech, ANNA), timeout=10)
+
+    assert ivan.voice_id == assumed.voice.voice_id
+    assert ivan.voice_id != anna.voice.voice_id
+    assert (anna.voice.voice_id, True) == (again.voice.voice_id, again.voice_reused)
+    assert anna.voice.voice_id == spoken(emulator).voice_id
+
+
+async def test_the_same_at_the_number(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
+    """A delivery that names whom the number let assume gets the voice that was answered before."""
+    ivan = await known(cloner, speech)
+    await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)
+    prepared = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert (ivan.voice_id, True) == (prepared.voice.voice_id, prepared.voice_reused)
+    assert ivan.voice_id == spoken(emulator).voice_id
+
+
+async def test_unknown_call_that_ends_twice(cloner: CloningServiceStub) -> None:
+    """A call that nobody asked about stays one that nobody asked about."""
+    ends = [await end(cloner, "conv_1", agent_id="agent_demo") for _ in range(2)]
+
+    assert [False, False] == ends
+
+
+async def test_call_that_has_two_names(cloner: CloningServiceStub, database: str, speech: bytes) -> None:
+    """A call that was opened by its line and delivered by its conversation ends by both at once."""
+    opened = await cloner.OpenCall(opening(OTHER_NUMBER, "", call_sid="CA1"), timeout=10)
+    await cloner.PrepareCall(call(speech, MARIA), timeout=10)
+
+    assert await end(cloner, "conv_1", call_id=opened.call_id, agent_id="agent_demo")
+    assert [(0,)] == await rows(database, "SELECT count(*) FROM calls WHERE ended_at IS NULL")
+
+
+@pytest.mark.parametrize("reuse", ["sample", "never"])
+async def test_forget_whose_voices_are_many(
+    cloning, emulator: Emulator, speech: bytes, samples: Any, reuse: str
+) -> None:
+    """Who has a voice for each sample or call is listed and forgotten as one person."""
+    async with cloning(voice_reuse=reuse) as cloner:
+        for number, sample in enumerate((speech, (samples / "speech.flac").read_bytes())):
+            await cloner.PrepareCall(call(sample, conversation=f"conv_{number}"), timeout=10)
+            await end(cloner, f"conv_{number}")
+        found = await cloner.ListVoices(pb.ListVoicesRequest(caller=IVAN), timeout=10)
+        await cloner.PrepareCall(call(speech, MARIA, "conv_maria"), timeout=10)
+        forgotten = await cloner.ForgetCaller(
+            pb.ForgetCallerRequest(voice_id=found.voices[0].voice_id), timeout=10
+        )
+
+    assert (2, 2) == (len(found.voices), forgotten.voices_deleted)
+    assert ["Maria"] == [voice.name.split("_")[0] for voice in emulator.voices.custom]

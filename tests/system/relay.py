@@ -1,0 +1,89 @@
+"""A relay between two processes, through which a test makes the far one unreachable, or hang."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Relay:
+    """Passes bytes on in both directions, from a port of its own to `target`."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._open = asyncio.Event()
+        self._open.set()
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator["Relay"]:
+        """Listens until the block ends."""
+        await self._listen()
+        try:
+            yield self
+        finally:
+            await self._hang_up()
+
+    async def down(self) -> None:
+        """Refuses connections, and cuts those that there are."""
+        await self._hang_up()
+
+    async def hang(self) -> None:
+        """Takes connections and passes nothing on, in neither direction."""
+        self._open.clear()
+
+    async def mend(self) -> None:
+        """Passes on again what was held up."""
+        self._open.set()
+        if self._server is None:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _hang_up(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(OSError):
+                await self._open.wait()
+                host, _, port = self._target.rpartition(":")
+                there, back = await asyncio.open_connection(host, int(port))
+                try:
+                    async with asyncio.TaskGroup() as both:
+                        both.create_task(self._pass_on(reader, back))
+                        both.create_task(self._pass_on(there, writer))
+                finally:
+                    back.close()
+        except (asyncio.CancelledError, ExceptionGroup):
+            # Cut off. The streams protocol would complain of a task that was cancelled.
+            pass
+        finally:
+            writer.transport.abort()
+            self._tasks.discard(task)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            await self._open.wait()
+            sink.write(data)
+            await sink.drain()
+        await self._open.wait()
+        if sink.can_write_eof():
+            sink.write_eof()
