@@ -12,7 +12,7 @@ from cloner.callers import Caller, Identities, Identity
 from cloner.elevenlabs import AgentVoice
 from cloner.overrides import Overrides
 from cloner.registry import Agents as AgentRows
-from cloner.registry import Calls, Noted, by
+from cloner.registry import Calls, NewCall, Noted, by
 from cloner.voice import Voice
 from cloner.voices import Voices
 
@@ -111,13 +111,15 @@ class Preparation:
         number = self._identities.number(phone_number)
         async with by(deadline):
             noted = await self._calls.open(
-                call_id=call_id,
-                agent_id=agent_id,
-                conversation_id=conversation_id,
+                NewCall(
+                    id=call_id,
+                    agent_id=agent_id,
+                    conversation_id=conversation_id,
+                    caller=number or call_id,
+                    begun_at=self._now(),
+                ),
                 number=self._identities.by_number(phone_number),
-                caller=number or call_id,
                 consented=self._require_consent,
-                now=self._now(),
             )
         now = asyncio.get_running_loop().time()
         asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
@@ -140,11 +142,13 @@ class Preparation:
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
         async with by(deadline):
             noted = await self._calls.begin(
-                call_id=call_id,
-                agent_id=call.agent_id,
-                conversation_id=call.conversation_id,
-                caller=identity.caller,
-                now=self._now(),
+                NewCall(
+                    id=call_id,
+                    agent_id=call.agent_id,
+                    conversation_id=call.conversation_id,
+                    caller=identity.caller,
+                    begun_at=self._now(),
+                )
             )
         return Begun(call=call, identity=identity, noted=noted)
 
@@ -228,11 +232,15 @@ class Preparation:
                 agent_id = call.agent_id
             if agent_id and conversation_id and (call is None or not call.conversation_id):
                 # A delivery for it that is still on its way must not touch the agent any more.
+                unknown = _call_id(agent_id, conversation_id)
                 await self._calls.note_ended(
-                    call_id=_call_id(agent_id, conversation_id),
-                    agent_id=agent_id,
-                    conversation_id=conversation_id,
-                    begun_at=now if call is None else call.begun_at,
+                    NewCall(
+                        id=unknown,
+                        agent_id=agent_id,
+                        conversation_id=conversation_id,
+                        caller=unknown,
+                        begun_at=now if call is None else call.begun_at,
+                    ),
                     now=now,
                 )
         # One that ended as it began is one that nobody had asked about.

@@ -6,7 +6,7 @@ arguments.
 """
 
 from cloner.registry.agents import AgentRow, Agents
-from cloner.registry.calls import CallRow, Calls, Noted
+from cloner.registry.calls import CallRow, Calls, NewCall, Noted
 from cloner.registry.database import Registry, RegistryUnavailable, by, opened
 from cloner.registry.deployment import Deployment
 from cloner.registry.voices import NewVoiceRow, VoiceRow, Voices
@@ -17,6 +17,7 @@ __all__ = [
     "CallRow",
     "Calls",
     "Deployment",
+    "NewCall",
     "NewVoiceRow",
     "Noted",
     "Registry",

@@ -11,7 +11,7 @@ from cloner.registry.database import Registry, unbroken
 from cloner.registry.schema import ACTIVE, calls, voices
 from cloner.registry.voices import VoiceRow, active, of_number, row_of
 
-__all__ = ["CallRow", "Calls", "Noted"]
+__all__ = ["CallRow", "Calls", "NewCall", "Noted"]
 
 
 class CallRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +25,16 @@ class CallRow(msgspec.Struct, frozen=True, kw_only=True):
     by_number: bool
     begun_at: float
     ended_at: float | None
+
+
+class NewCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that is about to be noted."""
+
+    id: str
+    agent_id: str
+    conversation_id: str
+    caller: str
+    begun_at: float
 
 
 FIELDS = (
@@ -53,69 +63,42 @@ class Calls:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def begin(
-        self, *, call_id: str, agent_id: str, conversation_id: str, caller: str, now: float
-    ) -> Noted:
+    async def begin(self, new: NewCall) -> Noted:
         """Notes that a call is in progress, with its voice where it or its caller has one.
 
         A call that was noted before keeps its time, its caller and its voice.
         """
         async with self._registry.transaction() as connection:
-            call = await self._note(
-                connection,
-                call_id,
-                agent_id=agent_id,
-                conversation_id=conversation_id,
-                caller=caller,
-                now=now,
-            )
+            call = await self._note(connection, new)
             voice = await row_of(connection, call.marker) if call.marker else None
-            if call.by_number and (voice is None or voice.caller != caller):
+            if call.by_number and (voice is None or voice.caller != new.caller):
                 # Somebody else than the number let assume: the voice that it found is not theirs.
-                await connection.execute(
-                    update(calls)
-                    .where(calls.c.id == call_id)
-                    .values(marker=None, caller=caller, by_number=False)
-                )
-                call, voice = msgspec.structs.replace(call, marker=None, caller=caller, by_number=False), None
+                theirs = {"marker": None, "caller": new.caller, "by_number": False}
+                await connection.execute(update(calls).where(calls.c.id == call.id).values(theirs))
+                call, voice = msgspec.structs.replace(call, **theirs), None
             if voice is None:
-                voice = await active(connection, caller)
-            voice = await _used(connection, call, voice, by_number=False, now=now)
-        return await self._noted(call, voice)
+                voice = await active(connection, new.caller)
+            voice = await _used(connection, call, voice, by_number=False, now=new.begun_at)
+            noted = await self._noted(connection, call, voice)
+        return await self._seen(noted)
 
-    async def open(
-        self,
-        *,
-        call_id: str,
-        agent_id: str,
-        conversation_id: str,
-        number: str | None,
-        caller: str,
-        consented: bool,
-        now: float,
-    ) -> Noted:
+    async def open(self, new: NewCall, *, number: str | None, consented: bool) -> Noted:
         """Notes that a call is in progress, with its voice where it has one or its number names one.
 
-        `caller` stands for whoever calls while nobody knows who it is; with `consented`, a voice without
-        a consent is not used.
+        The caller of the new call stands for whoever calls while nobody knows who it is; with
+        `consented`, a voice without a consent is not used.
         """
         async with self._registry.transaction() as connection:
-            call = await self._note(
-                connection,
-                call_id,
-                agent_id=agent_id,
-                conversation_id=conversation_id,
-                caller=caller,
-                now=now,
-            )
+            call = await self._note(connection, new)
             voice = await row_of(connection, call.marker) if call.marker else None
             by_number = call.by_number
             if voice is None and number is not None and call.ended_at is None:
                 voice, by_number = await of_number(connection, number), True
             if voice is not None and consented and not voice.consent:
                 voice = None
-            voice = await _used(connection, call, voice, by_number=by_number, now=now)
-        return await self._noted(call, voice)
+            voice = await _used(connection, call, voice, by_number=by_number, now=new.begun_at)
+            noted = await self._noted(connection, call, voice)
+        return await self._seen(noted)
 
     async def attach(self, call_id: str, marker: str, *, now: float) -> bool:
         """Says which voice a call has. False if that voice was given up meanwhile."""
@@ -173,21 +156,12 @@ class Calls:
                     return CallRow(**row._mapping)
         return None
 
-    async def note_ended(
-        self, *, call_id: str, agent_id: str, conversation_id: str, begun_at: float, now: float
-    ) -> None:
+    async def note_ended(self, new: NewCall, *, now: float) -> None:
         """Notes that a call has ended which nobody asked about, so that a delivery for it comes too late."""
         async with self._registry.transaction() as connection:
-            await self._note(
-                connection,
-                call_id,
-                agent_id=agent_id,
-                conversation_id=conversation_id,
-                caller=call_id,
-                now=begun_at,
-            )
+            await self._note(connection, new)
             await connection.execute(
-                update(calls).where(calls.c.id == call_id, calls.c.ended_at.is_(None)).values(ended_at=now)
+                update(calls).where(calls.c.id == new.id, calls.c.ended_at.is_(None)).values(ended_at=now)
             )
 
     async def close_old(self, *, before: float, now: float) -> int:
@@ -208,32 +182,31 @@ class Calls:
         async with self._registry.transaction() as connection:
             await connection.execute(calls.delete().where(calls.c.caller == caller))
 
-    async def _note(
-        self,
-        connection: AsyncConnection,
-        call_id: str,
-        *,
-        agent_id: str,
-        conversation_id: str,
-        caller: str,
-        now: float,
-    ) -> CallRow:
+    async def _note(self, connection: AsyncConnection, new: NewCall) -> CallRow:
         """The row of a call, which is locked."""
-        values = {
-            "id": call_id, "agent_id": agent_id, "conversation_id": conversation_id, "caller": caller,
-            "begun_at": now,
-        }  # fmt: skip
-        insert = (insert_postgres if self._registry.postgres else insert_sqlite)(calls).values(values)
-        await connection.execute(insert.on_conflict_do_nothing(index_elements=[calls.c.id]))
-        found = await connection.execute(select(*FIELDS).where(calls.c.id == call_id).with_for_update())
-        return CallRow(**found.one()._mapping)
+        kind = insert_postgres if self._registry.postgres else insert_sqlite
+        insert = kind(calls).values(msgspec.structs.asdict(new))
+        insert = insert.on_conflict_do_nothing(index_elements=[calls.c.id])
+        found = (await connection.execute(insert.returning(*FIELDS))).one_or_none()
+        if found is None:
+            known = select(*FIELDS).where(calls.c.id == new.id).with_for_update()
+            found = (await connection.execute(known)).one()
+        return CallRow(**found._mapping)
 
-    async def _noted(self, call: CallRow, voice: VoiceRow | None) -> Noted:
-        # In a transaction of its own: whoever gives the agent another voice after the call was
-        # committed sees the call, and whoever did before that is seen here.
-        async with self._registry.transaction() as connection:
-            row, turn = await given(connection, call.agent_id)
+    async def _noted(self, connection: AsyncConnection, call: CallRow, voice: VoiceRow | None) -> Noted:
+        row, turn = await given(connection, call.agent_id)
         return Noted(call=call, voice=voice, given=row, turn=turn)
+
+    async def _seen(self, noted: Noted) -> Noted:
+        """The same, with what the agent was given before the call was committed.
+
+        Whoever gives the agent another voice after that sees the call. SQLite lets one at a time write,
+        so there was nobody meanwhile.
+        """
+        if not self._registry.postgres:
+            return noted
+        async with self._registry.transaction() as connection:
+            return await self._noted(connection, noted.call, noted.voice)
 
 
 async def _used(
@@ -242,15 +215,13 @@ async def _used(
     """Says that the call has the voice; None if that was given up meanwhile."""
     if voice is None:
         return None
-    this = voices.c.marker == voice.marker
     # A call is always locked before its voice, so that no two wait for each other.
-    locked = await connection.execute(select(voices.c.marker).where(this, ACTIVE).with_for_update())
-    if locked.one_or_none() is None:
+    use = update(voices).where(voices.c.marker == voice.marker, ACTIVE).values(used_at=now)
+    if (await connection.execute(use)).rowcount != 1:
         return None
     await connection.execute(
         update(calls)
         .where(calls.c.id == call.id)
         .values(marker=voice.marker, caller=voice.caller, by_number=by_number)
     )
-    await connection.execute(update(voices).where(this).values(used_at=now))
     return voice

@@ -31,6 +31,9 @@ MIGRATIONS = Path(__file__).parent.parent / "migrations"
 MIGRATION_LOCK = 7_274_496_313
 BUSY_MS = 5_000
 CONNECT_SECONDS = 5
+# For a connection of ours to be free.
+WAIT_SECONDS = 30
+POSTGRES_CONNECTIONS = 20
 
 
 class RegistryUnavailable(Exception):
@@ -43,8 +46,10 @@ class RegistryUnavailable(Exception):
 class Registry:
     """A database that is up to date. `name` and `created_at` are those of the deployment."""
 
-    def __init__(self, engine: AsyncEngine, *, name: str, created_at: float) -> None:
+    def __init__(self, engine: AsyncEngine, *, connections: int, name: str, created_at: float) -> None:
         self._engine = engine
+        # The pool's own queue lets whoever comes at the right moment pass those who wait.
+        self._turns = asyncio.Semaphore(connections)
         self._running: set[asyncio.Task[Any]] = set()
         self.name = name
         self.created_at = created_at
@@ -73,10 +78,19 @@ class Registry:
         await self._engine.dispose()
 
     @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """One transaction, committed at the end of the block. Raises RegistryUnavailable."""
         try:
-            async with self._engine.begin() as connection:
+            async with self._turn(), self._engine.begin() as connection:
                 yield connection
         except (SQLAlchemyError, OSError, TimeoutError) as failure:
             # The text would hold the statement and its values; the types say enough.
@@ -117,7 +131,8 @@ async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Reg
     except (SQLAlchemyError, OSError, TimeoutError) as failure:
         await engine.dispose()
         raise RegistryUnavailable from failure
-    registry = Registry(engine, name=row[0], created_at=row[1])
+    connections = POSTGRES_CONNECTIONS if engine.dialect.name == "postgresql" else 1
+    registry = Registry(engine, connections=connections, name=row[0], created_at=row[1])
     try:
         yield registry
     finally:
@@ -144,17 +159,14 @@ def _engine(url: URL) -> AsyncEngine:
     """An engine for `sqlite:///file` or `postgresql://...`; neither needs a driver in the URL."""
     if url.get_backend_name() == "sqlite":
         # One connection: SQLite has one writer anyway, and here whoever waits does so in order.
-        engine = create_async_engine(
-            url.set(drivername="sqlite+aiosqlite"), pool_size=1, max_overflow=0, pool_timeout=30
-        )
+        engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"), pool_size=1, max_overflow=0)
         event.listen(engine.sync_engine, "connect", _configure_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
         return engine
     return create_async_engine(
         url.set(drivername="postgresql+asyncpg"),
-        pool_size=10,
-        max_overflow=10,
-        pool_timeout=30,
+        pool_size=POSTGRES_CONNECTIONS // 2,
+        max_overflow=POSTGRES_CONNECTIONS // 2,
         pool_pre_ping=True,
         connect_args={"timeout": CONNECT_SECONDS, "command_timeout": 10},
     )

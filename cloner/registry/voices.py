@@ -357,11 +357,10 @@ async def of_number(connection: AsyncConnection, number: str) -> VoiceRow | None
 
     Whoever is still known counts, also without a voice.
     """
-    persons = select(voices.c.person).where(voices.c.number == number).distinct().limit(2)
-    known = (await connection.execute(persons)).scalars().all()
-    if len(known) != 1:
-        return None
-    wanted = select(*FIELDS).where(voices.c.person == known[0], voices.c.state == "ready")
+    of_number = voices.c.number == number
+    persons = select(voices.c.person).where(of_number).distinct().limit(2).subquery()
+    only_one = select(func.count()).select_from(persons).scalar_subquery() == 1
+    wanted = select(*FIELDS).where(of_number, voices.c.state == "ready", only_one)
     return _row(await connection.execute(wanted.order_by(voices.c.created_at.desc()).limit(1)))
 
 

@@ -520,9 +520,7 @@ async def test_number_is_not_stored(cloner: CloningServiceStub, database: str) -
     assert NUMBER[1:] not in str(await rows(database, "SELECT * FROM calls"))
 
 
-async def test_somebody_else_at_the_number(
-    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
-) -> None:
+async def test_somebody_else_at_the_number(cloner: CloningServiceStub, speech: bytes) -> None:
     """Whom a delivery names counts more than whom the number let assume: nobody gets another's voice."""
     ivan = await known(cloner, speech)
     assumed = await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)
@@ -532,17 +530,15 @@ async def test_somebody_else_at_the_number(
     assert ivan.voice_id == assumed.voice.voice_id
     assert ivan.voice_id != anna.voice.voice_id
     assert (anna.voice.voice_id, True) == (again.voice.voice_id, again.voice_reused)
-    assert anna.voice.voice_id == spoken(emulator).voice_id
 
 
-async def test_the_same_at_the_number(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
+async def test_the_same_at_the_number(cloner: CloningServiceStub, speech: bytes) -> None:
     """A delivery that names whom the number let assume gets the voice that was answered before."""
     ivan = await known(cloner, speech)
     await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)
     prepared = await cloner.PrepareCall(call(speech), timeout=10)
 
     assert (ivan.voice_id, True) == (prepared.voice.voice_id, prepared.voice_reused)
-    assert ivan.voice_id == spoken(emulator).voice_id
 
 
 async def test_unknown_call_that_ends_twice(cloner: CloningServiceStub) -> None:
