@@ -57,13 +57,6 @@ from tests.property.steps import (
 DEPLOYMENT = "tested"
 ROOM = 500
 PATIENT, IMPATIENT = 10.0, 0.3
-PRESUMED, CALL_MAX = 900.0, 7_200.0
-# The first two call from one number.
-PEOPLE = (
-    pb.Caller(name="Ivan", date_of_birth="11.12.2007", phone_number="+31612345678"),
-    pb.Caller(name="Maria", phone_number="+31612345678"),
-    pb.Caller(name="Piet", phone_number="+31687654321"),
-)
 LATER = {
     "PROVIDER_BUSY", "PROVIDER_UNAVAILABLE", "PROVIDER_TIMEOUT", "PROVIDER_PROTOCOL", "VOICE_SLOTS_EXHAUSTED",
     "VOICE_NEEDS_VERIFICATION", "AGENT_REJECTED", "RATE_LIMITED", "NOT_FOUND", "NO ANSWER",
@@ -71,32 +64,6 @@ LATER = {
 SETTLE_SECONDS = 15.0
 LONGEST_UPDATE = 30.0
 FOREVER = float("inf")
-
-
-class Violated(AssertionError):
-    """Something was seen that must never be. The text tells what, and everything that led to it."""
-
-
-class Event(msgspec.Struct):
-    """Something that was done, to one caller or to all (None)."""
-
-    kind: str
-    caller: int | None
-    began: float
-    ended: float = FOREVER
-    amount: float = 0.0
-
-
-class Answer(msgspec.Struct):
-    """What a delivery was answered."""
-
-    caller: int
-    agent: str
-    conversation: str
-    began: float
-    ended: float
-    voice_id: str
-    updated: bool
 
 
 @cache
@@ -404,99 +371,6 @@ class World:
         elif self.answers[-1].voice_id not in self.provider.voices:
             self.wrong.append(f"{caller} was given a voice at a quiet point that there is not")
 
-    # What must be true at any time.
-
-    def check(self) -> None:
-        """Raises Violated if something was seen that must never be."""
-        if not self.wrong:
-            self._check_bounds()
-            self._check_others()
-        if self.wrong:
-            raise Violated("\n".join([*self.wrong, "", *self.story, "", *self._last_lines()]))
-
-    def _judge(self, told: Answer, answer: pb.PrepareCallResponse) -> None:
-        """What an answer may say, beside what was answered and done before."""
-        name = PEOPLE[told.caller].name
-        if self.made.get(told.voice_id) != told.caller:
-            self.wrong.append(
-                f"{told.caller} was answered {told.voice_id}, made of {self.made.get(told.voice_id)}"
-            )
-        if name not in answer.first_message or not answer.voice.name.startswith(f"{name}_Clone_"):
-            self.wrong.append(f"{told.caller} was greeted {answer.first_message!r} as {answer.voice.name}")
-        ends = self._during(f"ended {told.agent} {told.conversation}", told.caller, 0.0)
-        # A call that is over is told the voice that it had.
-        if told.voice_id not in self.provider.voices and not ends and not self._may_be_gone(told, told.began):
-            self.wrong.append(f"{told.caller} was answered {told.voice_id}, which is gone")
-        for other in self.answers[:-1]:
-            if (other.agent, other.conversation) == (told.agent, told.conversation):
-                if other.voice_id != told.voice_id and not self._may_be_gone(told, other.began):
-                    self.wrong.append(
-                        f"{told.conversation} had {other.voice_id} and was answered {told.voice_id}"
-                    )
-            elif self.auto and other.agent == told.agent and other.caller != told.caller:
-                self._judge_sharing(told, other)
-        forgot = self._during("forgot", told.caller, 0.0)
-        if told.updated and not forgot and any(end.amount and end.ended < told.began for end in ends):
-            self.wrong.append(f"{told.conversation} was over and {told.agent} was updated for it")
-
-    def _judge_sharing(self, told: Answer, other: Answer) -> None:
-        """An agent is not updated while another caller's call there is known to be in progress."""
-        first = self.conversations[f"{other.agent} {other.conversation}"]
-        over = (
-            self._during(f"ended {other.agent} {other.conversation}", other.caller, 0.0)
-            or self._during(f"ended {told.agent} {told.conversation}", told.caller, 0.0)
-            or self._during("forgot", other.caller, 0.0)
-            or self._during("forgot", told.caller, 0.0)
-            or self._jumped(min(first, told.began)) >= PRESUMED - 60
-        )
-        if told.updated and not over and (other.updated or other.ended < told.began):
-            self.wrong.append(f"{told.agent} was updated for {told.conversation} during {other.conversation}")
-
-    def _may_be_gone(self, told: Answer, since: float) -> bool:
-        """Whether anything was done since then that may have cost the call its voice."""
-        if any(self._during(kind, told.caller, since) for kind in ("forgot", "replaced", "vanished")):
-            return True
-        # The provider is asked for a voice again after ten minutes only.
-        if any(self._jumped(event.began) < 700 for event in self._during("vanished", told.caller, 0.0)):
-            return True
-        jumped = self._jumped(self.conversations[f"{told.agent} {told.conversation}"])
-        if not self._during(f"ended {told.agent} {told.conversation}", told.caller, 0.0):
-            return jumped >= CALL_MAX - 60
-        return jumped >= self.keep - 60 or bool(self._during("filled", None, 0.0))
-
-    def _check_bounds(self) -> None:
-        """No caller costs more voices than something that was done explains."""
-        for caller in CALLERS:
-            made = sum(1 for maker in self.made.values() if maker == caller)
-            if made > 1 and made > (most := 1 + self._excuses(caller)):
-                self.wrong.append(f"{made} voices were made of {caller}, where {most} can be explained")
-
-    def _excuses(self, caller: int) -> float:
-        count = 0.0
-        filled = bool(self._during("filled", None, 0.0))
-        for event in self.events:
-            if event.caller not in (None, caller):
-                continue
-            match event.kind.partition(" ")[0]:
-                case "killed" | "vanished":
-                    count += 1
-                case "broke" if event.kind == "broke create":
-                    count += event.amount
-                case "jumped" if event.amount >= 5:
-                    count += 1
-                case "forgot" | "replaced":
-                    count += 2
-                case "ended" if self.keep == 0:
-                    count += 1
-                case "delivered" if filled:
-                    count += 1
-        return count
-
-    def _check_others(self) -> None:
-        for voice_id, voice in self.foreign.items():
-            if voice_id not in self.provider.voices or self.provider.voices[voice_id] != voice:
-                self.wrong.append(f"{voice_id}, which is somebody else's, was touched")
-
     # What must be true at a quiet point.
 
     async def settle(self, *, over: bool = False) -> None:
@@ -603,42 +477,9 @@ class World:
 
     # What everything above is made of.
 
-    def tell(self, line: str) -> None:
-        """Adds a line to the story of this world."""
-        self.story.append(f"{time.monotonic() - self.began:7.3f} {line}")
-
-    def _note(
-        self, kind: str, caller: int | None = None, ended: float = 0.0, *, amount: float = 0.0
-    ) -> Event:
-        now = time.monotonic()
-        event = Event(kind, caller, now, ended or now, amount)
-        self.events.append(event)
-        return event
-
-    def _during(self, kind: str, caller: int | None, since: float) -> list[Event]:
-        """What was done and may still have taken effect since then."""
-        return [
-            event
-            for event in self.events
-            if event.kind == kind and event.caller == caller and event.ended + 0.5 >= since
-        ]
-
-    def _jumped(self, since: float) -> float:
-        return sum(event.amount for event in self.events if event.kind == "jumped" and event.began >= since)
-
-    def _ours(self) -> list[Voice]:
-        return [voice for voice in self.provider.voices if voice.voice_id in self.made]
-
-    def _spoken(self, agent: str) -> tuple[str, str]:
-        config = self.provider.agents[agent]["conversation_config"]
-        return config["tts"]["voice_id"], config["agent"]["first_message"]
-
     async def _rows(self, table: Any) -> list[Any]:
         async with self.registry.transaction() as connection:
             return list(await connection.execute(select(table)))
-
-    def _last_lines(self) -> list[str]:
-        return self.log.read_text().splitlines()[-150:] if self.log.exists() else []
 
     def bugs(self) -> list[str]:
         """The lines that a cloner writes when something happens that nobody thought of."""

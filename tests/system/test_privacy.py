@@ -18,6 +18,8 @@ SECRET = "marked-webhook-secret-51c2"
 NAME = "Markedname Zyxwvut"
 BIRTH = "31.01.1901"
 NUMBER = "+31655511122"
+CONSENT = "Markedconsent of 31 Feb"
+TOKEN = "marked-initiation-token-90ad"
 MARKED = {
     "name": NAME,
     "part of the name": "Zyxwvut",
@@ -27,6 +29,8 @@ MARKED = {
     "number without its sign": NUMBER.removeprefix("+"),
     "webhook secret": SECRET,
     "API key": API_KEY,
+    "consent": CONSENT,
+    "initiation token": TOKEN,
 }
 CREATE = "/v1/voices/add"
 AGENT = "/v1/convai/agents/{agent_id}"
@@ -81,7 +85,7 @@ async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
     """
     encoded = base64.b64encode(speech).decode()
     marked = {**MARKED, "sample": encoded[2_000:2_040], "sample's bytes": repr(speech[2_000:2_020])[2:-1]}
-    caller = {"name": NAME, "date_of_birth": BIRTH, "phone_number": NUMBER}
+    caller = {"name": NAME, "date_of_birth": BIRTH, "phone_number": NUMBER, "consent": CONSENT}
     sample = {"format": "base64", "data": encoded}
     answers: list[httpx.Response] = []
     signatures: list[str] = []
@@ -89,13 +93,14 @@ async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
         cloner = await stack.enter_async_context(
             Process("cloner", tmp_path, form, {
                 "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url, "CLONER_PORT": "0",
-                "PROVIDER_ATTEMPTS": "1",
+                "PROVIDER_ATTEMPTS": "1", "REQUIRE_CONSENT": "true",
             })
         )  # fmt: skip
         gateway = await stack.enter_async_context(
             Process("gateway", tmp_path, form, {
                 "ELEVENLABS_WEBHOOK_SECRET": SECRET, "PRECALL_WEBHOOK_HOST": "127.0.0.1",
                 "PRECALL_WEBHOOK_PORT": "0", "CLONER_TARGET": cloner.address, "PRECALL_BUDGET_MS": "3000",
+                "CONVERSATION_INIT_TOKEN": TOKEN, "DYNAMIC_VARIABLES": '{"who": "{name}, {phone_number}"}',
             })
         )  # fmt: skip
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=gateway.address, timeout=30))
@@ -117,6 +122,19 @@ async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
             await deliver(json.dumps(event(**{**given, **changes})).encode())
 
         await call()
+        for token in (TOKEN, f"{TOKEN}x", ""):
+            asked = {
+                "agent_id": "agent_demo",
+                "caller_id": NUMBER,
+                "call_sid": NUMBER,
+                "sip_headers": {"X": NAME},
+            }
+            headers = {"Authorization": f"Bearer {token}".strip()}
+            answers.append(await http.post("/webhook/conversation-init", json=asked, headers=headers))
+        assert f"{NAME} 1, {NUMBER}" == answers[-3].json()["dynamic_variables"]["who"]
+        await call(caller_metadata={**caller, "name": "", "consent": ""})
+        await call(caller_metadata={**caller, "consent": CONSENT * 10})
+        await call(caller_metadata={**caller, "consent": f"{CONSENT}\n"})
         echo = {"detail": {"status": "x", "message": f"{NAME} {NUMBER} {BIRTH} {API_KEY} {encoded}"}}
         for method, path, fault in (
             ("POST", CREATE, {"status": 400, "body": echo}),
@@ -171,8 +189,13 @@ async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
         for where, text in everything.items():
             assert mark not in text, f"{what} in {where}: {text[max(0, text.index(mark) - 300) :][:600]}"
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.suffix != ".key")
-    assert NAME.encode() in stored  # the name to greet by, and nothing else, stands there in clear
-    for what in ("date of birth", "number without its sign", "webhook secret", "API key", "sample's bytes"):
+    # The name to greet by and the consent, and nothing else, stand there in clear.
+    assert NAME.encode() in stored
+    assert CONSENT.encode() in stored
+    for what in (
+        "date of birth", "number without its sign", "webhook secret", "API key", "initiation token",
+        "sample's bytes",
+    ):  # fmt: skip
         assert marked[what].encode() not in stored, what
     assert "Traceback" not in everything["cloner"] + everything["gateway"]
     assert '"gen_ai.conversation.id": "conv_1"' in everything["cloner"]
