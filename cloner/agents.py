@@ -98,6 +98,9 @@ class Agents:
             return False
         before = reading.now
         row = _intended(agent_id, reading, wanted, call_id=call_id, marker=marker)
+        if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
+            # Nothing empty can be an override: in other calls this caller's greeting would be heard.
+            return False
         now, holder = self._now(), secrets.token_hex(8)
         until = now + left + AFTERMATH_SECONDS
         if not await self._rows.intend(

@@ -12,6 +12,8 @@ import phonenumbers
 __all__ = ["Caller", "Identities", "Identity", "greeting", "voice_label"]
 
 LABEL_LENGTH = 40
+# How telephone networks and Twilio write "anonymous", "restricted", "blocked", "unknown" and "unavailable".
+WITHHELD = frozenset({"266696687", "7378742833", "2562533", "8656696", "86282452253"})
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,13 +48,13 @@ class Identities:
 
     def needs_sample(self, caller: Caller) -> bool:
         """Whether the caller cannot be told without the digest of the sample."""
-        return self._reuse == "sample" or not caller.phone_number.strip()
+        return self._reuse == "sample" or not _e164(caller.phone_number)
 
     def of(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
         """Equal for two requests exactly when they come from one caller.
 
         The number counts in E.164 form where it parses as such, the name without regard to case.
-        Without a number the sample joins in, because many share a name.
+        Without a number, or with one that was withheld, the sample joins in: many share a name.
         """
         number = _e164(caller.phone_number)
         parts = [number, caller.name.strip().casefold(), caller.date_of_birth.strip()]
@@ -79,7 +81,11 @@ class Identities:
 
 
 def _e164(phone_number: str) -> str:
+    """The number in one spelling; nothing for one that was withheld, which many callers share."""
     number = phone_number.strip()
+    digits = re.sub("[^0-9]", "", number)
+    if not digits or digits in WITHHELD:
+        return ""
     try:
         parsed = phonenumbers.parse(number, None)
     except phonenumbers.NumberParseException:

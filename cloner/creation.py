@@ -107,7 +107,7 @@ class Creation:
                     sending=lambda: None if resent else tell(None),
                 )
             except failures.SlotsExhausted:
-                if made_room or not await self._make_room(deadline, kept=for_call):
+                if made_room or not await self._make_room(deadline, kept=for_call, replaces=row.replaces):
                     raise
                 made_room = True
                 return await attempt(resent + 1)
@@ -170,11 +170,13 @@ class Creation:
         self._discards.add(task)
         task.add_done_callback(self._discards.discard)
 
-    async def _make_room(self, deadline: float, *, kept: bool) -> bool:
+    async def _make_room(self, deadline: float, *, kept: bool, replaces: str | None) -> bool:
         """Deletes the voice that was used the longest ago and is in no call, if there is one."""
         now = self._now()
         busy_since = now - self._call_seconds
-        row = await self._rows.least_recently_used(busy_since=busy_since, now=now, kept=kept)
+        row = await self._rows.least_recently_used(
+            busy_since=busy_since, now=now, kept=kept, replaces=replaces
+        )
         if row is None or not await self._rows.release(
             row.marker, "evicted", busy_since=busy_since, now=self._now()
         ):

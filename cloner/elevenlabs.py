@@ -32,7 +32,7 @@ PIECE_BYTES = 262_144
 # What we would override in a conversation.
 OVERRIDES = ("tts.voice_id", "agent.first_message")
 # Backstop behind httpx's own time-outs, which hold for one phase of a request and not for the whole.
-BACKSTOP_SECONDS = 0.1
+BACKSTOP_SECONDS = 0.03
 
 
 class NewVoice(msgspec.Struct, frozen=True):

@@ -16,13 +16,14 @@ from opentelemetry.trace import Link, Span, StatusCode, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from cloner import failures
+from cloner.clones import STALE_SECONDS
 from cloner.creation import Creation, marker_in
 from cloner.elevenlabs import ElevenLabs, ListedVoice
 from cloner.failures import ProviderFailure
 from cloner.registry import Agents, Calls, Deployment, Registry, RegistryUnavailable, VoiceRow
 from cloner.registry import Voices as VoiceRows
 from cloner.removal import Removal
-from cloner.voices import STALE_SECONDS, Voices
+from cloner.voices import Voices
 from telemetry.logs import where
 
 __all__ = ["Janitor", "Terms"]

@@ -39,11 +39,11 @@ class Overrides:
         self._refused[agent_id] = refused
         self._until[agent_id] = self._now() + self._believed
 
-    def known(self, agent_id: str) -> frozenset[str]:
-        """The leaves that are known to be refused."""
-        return self._refused.get(agent_id, frozenset())
+    def known(self, agent_id: str) -> frozenset[str] | None:
+        """The leaves that are known to be refused; None where the agent's settings were never seen."""
+        return self._refused.get(agent_id)
 
-    async def refused(self, agent_id: str, *, deadline: float) -> frozenset[str]:
+    async def refused(self, agent_id: str, *, deadline: float) -> frozenset[str] | None:
         """The same, looked up by the deadline if what is known is old. Raises nothing of the provider's."""
         if self._until.get(agent_id, 0.0) <= self._now():
             reading = self._readings.get(agent_id)

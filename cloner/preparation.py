@@ -12,7 +12,7 @@ from cloner.callers import Caller, Identities, Identity
 from cloner.elevenlabs import AgentVoice
 from cloner.overrides import Overrides
 from cloner.registry import Agents as AgentRows
-from cloner.registry import Calls, NewCall, Noted, by
+from cloner.registry import Calls, NewCall, Noted
 from cloner.voice import Voice
 from cloner.voices import Voices
 
@@ -53,7 +53,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     first_message: str
     agent_before: AgentVoice | None
-    refused: frozenset[str]
+    refused: frozenset[str] | None
+    """The overrides that the agent's own settings refuse; None where those were not seen."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +66,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     first_message: str
     call_id: str
     agent_before: AgentVoice | None
-    refused: frozenset[str]
+    refused: frozenset[str] | None
+    """The overrides that the agent's own settings refuse; None where those were not seen."""
 
 
 class Preparation:
@@ -109,18 +111,18 @@ class Preparation:
         """
         call_id = _call_id(agent_id, conversation_id or call_sid)
         number = self._identities.number(phone_number)
-        async with by(deadline):
-            noted = await self._calls.open(
-                NewCall(
-                    id=call_id,
-                    agent_id=agent_id,
-                    conversation_id=conversation_id,
-                    caller=number or call_id,
-                    begun_at=self._now(),
-                ),
-                number=self._identities.by_number(phone_number),
-                consented=self._require_consent,
-            )
+        noted = await self._calls.open(
+            NewCall(
+                id=call_id,
+                agent_id=agent_id,
+                conversation_id=conversation_id,
+                caller=number or call_id,
+                named=False,
+                begun_at=self._now(),
+            ),
+            number=self._identities.by_number(phone_number),
+            require_consent=self._require_consent,
+        )
         now = asyncio.get_running_loop().time()
         asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
         voice, refused = await asyncio.gather(
@@ -136,20 +138,20 @@ class Preparation:
             refused=refused,
         )
 
-    async def begin(self, call: Call, sample: bytes, *, deadline: float) -> Begun:
+    async def begin(self, call: Call, sample: bytes) -> Begun:
         """Notes a call that is to be prepared. Raises RegistryUnavailable."""
         call_id = _call_id(call.agent_id, call.conversation_id)
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
-        async with by(deadline):
-            noted = await self._calls.begin(
-                NewCall(
-                    id=call_id,
-                    agent_id=call.agent_id,
-                    conversation_id=call.conversation_id,
-                    caller=identity.caller,
-                    begun_at=self._now(),
-                )
+        noted = await self._calls.begin(
+            NewCall(
+                id=call_id,
+                agent_id=call.agent_id,
+                conversation_id=call.conversation_id,
+                caller=identity.caller,
+                named=True,
+                begun_at=self._now(),
             )
+        )
         return Begun(call=call, identity=identity, noted=noted)
 
     async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
@@ -204,45 +206,43 @@ class Preparation:
             refused=self.refused(call.agent_id),
         )
 
-    def refused(self, agent_id: str) -> frozenset[str]:
-        """The overrides that the agent's own settings are known to refuse."""
+    def refused(self, agent_id: str) -> frozenset[str] | None:
+        """The overrides that the agent's own settings refuse; None where those were not seen."""
         return self._overrides.known(agent_id)
 
     async def _still(self, noted: Noted, *, deadline: float) -> Voice | None:
         return None if noted.voice is None else await self._voices.still(noted.voice, deadline=deadline)
 
-    async def complete(
-        self, *, conversation_id: str, call_id: str, agent_id: str, voice_id: str, deadline: float
-    ) -> bool:
+    async def complete(self, *, conversation_id: str, call_id: str, agent_id: str, voice_id: str) -> bool:
         """Ends a call, so that its agent gets back what it had; False if no such call is known.
 
         Raises RegistryUnavailable.
         """
         now = self._now()
-        async with by(deadline):
-            call = await self._calls.end(
-                conversation_id=conversation_id,
-                call_id=call_id,
-                agent_id=agent_id,
-                voice_id=voice_id,
+        call = await self._calls.end(
+            conversation_id=conversation_id,
+            call_id=call_id,
+            agent_id=agent_id,
+            voice_id=voice_id,
+            now=now,
+        )
+        if call is not None:
+            await self._agent_rows.withdraw(call_id=call.id)
+            agent_id = call.agent_id
+        if agent_id and conversation_id and (call is None or not call.conversation_id):
+            # A delivery for it that is still on its way must not touch the agent any more.
+            unknown = _call_id(agent_id, conversation_id)
+            await self._calls.note_ended(
+                NewCall(
+                    id=unknown,
+                    agent_id=agent_id,
+                    conversation_id=conversation_id,
+                    caller=unknown,
+                    named=False,
+                    begun_at=now if call is None else call.begun_at,
+                ),
                 now=now,
             )
-            if call is not None:
-                await self._agent_rows.withdraw(call_id=call.id)
-                agent_id = call.agent_id
-            if agent_id and conversation_id and (call is None or not call.conversation_id):
-                # A delivery for it that is still on its way must not touch the agent any more.
-                unknown = _call_id(agent_id, conversation_id)
-                await self._calls.note_ended(
-                    NewCall(
-                        id=unknown,
-                        agent_id=agent_id,
-                        conversation_id=conversation_id,
-                        caller=unknown,
-                        begun_at=now if call is None else call.begun_at,
-                    ),
-                    now=now,
-                )
         # One that ended as it began is one that nobody had asked about.
         if call is None or call.ended_at == call.begun_at:
             return False

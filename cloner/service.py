@@ -3,8 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from voice.v1.cloning_pb2_grpc import CloningServiceServicer
 from cloner.callers import Caller
 from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
-from cloner.failures import VoiceNotFound
+from cloner.failures import TimedOut, VoiceNotFound
 from cloner.preparation import Call, Preparation
 from cloner.registry import VoiceRow, by
 from cloner.registry import Voices as VoiceRows
@@ -39,7 +39,8 @@ LONGEST_OPENING_SECONDS = 2.0
 # What the way back to the caller is allowed to take.
 HEADROOM_SECONDS = 0.15
 # What asks ElevenLabs ends at the deadline by itself; what has not, so long after it, waits for the registry.
-OVERRUN_SECONDS = 0.05
+OVERRUN_SECONDS = 0.08
+LONGEST_TRAILING_GREETING = 4_000
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
 
@@ -49,7 +50,7 @@ ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 class CloningService(CloningServiceServicer):
     """Serves voice.v1.CloningService; the proto says what each call does.
 
-    A call that fails has its status set by `_outcome` and returns an empty message, which is never sent.
+    A call that fails has its status set by `_answered` and returns an empty message, which is never sent.
     """
 
     def __init__(self, preparation: Preparation, voices: Voices, rows: VoiceRows, erasure: Erasure) -> None:
@@ -59,7 +60,7 @@ class CloningService(CloningServiceServicer):
         self._erasure = erasure
 
     async def PrepareCall(self, request: pb.PrepareCallRequest, context: Context) -> pb.PrepareCallResponse:
-        with about(conversation_id=_line(request.conversation_id)), _outcome(context) as outcome:
+        async with _answered(context, conversation_id=request.conversation_id) as answering:
             call = Call(
                 agent_id=_id("agent_id", request.agent_id),
                 conversation_id=_text("conversation_id", request.conversation_id, most=256, required=True),
@@ -73,14 +74,11 @@ class CloningService(CloningServiceServicer):
                     "precall.sample.size": len(sample),
                 }
             )
-            deadline = _deadline(context)
-            begun = await self._preparation.begin(call, sample, deadline=deadline)
-            outcome.fallback = lambda: pb.FallbackInfo(
-                agent_before=_speech(begun.agent_before),
-                refused_leaves=sorted(self._preparation.refused(call.agent_id)),
+            begun = await self._preparation.begin(call, sample)
+            answering.fallback = lambda: _fallback(
+                begun.agent_before, self._preparation.refused(call.agent_id)
             )
-            async with by(deadline + OVERRUN_SECONDS):
-                prepared = await self._preparation.prepare(begun, sample, deadline=deadline)
+            prepared = await self._preparation.prepare(begun, sample, deadline=answering.deadline)
             get_current_span().set_attributes(
                 {
                     "precall.voice.id": prepared.voice.voice_id,
@@ -94,13 +92,16 @@ class CloningService(CloningServiceServicer):
                 agent_updated=prepared.agent_updated,
                 first_message=prepared.first_message,
                 call_id=prepared.call_id,
-                refused_leaves=sorted(prepared.refused),
+                refused_leaves=sorted(prepared.refused or ()),
+                settings_seen=prepared.refused is not None,
                 agent_before=_speech(prepared.agent_before),
             )
         return pb.PrepareCallResponse()
 
     async def OpenCall(self, request: pb.OpenCallRequest, context: Context) -> pb.OpenCallResponse:
-        with about(conversation_id=_line(request.conversation_id)), _outcome(context):
+        async with _answered(
+            context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
+        ) as answering:
             if not request.conversation_id.strip() and not request.call_sid.strip():
                 raise FieldInvalid("conversation_id", "is required, unless call_sid is given")
             agent_id = _id("agent_id", request.agent_id)
@@ -112,7 +113,7 @@ class CloningService(CloningServiceServicer):
                 conversation_id=_text("conversation_id", request.conversation_id, most=256),
                 call_sid=_text("call_sid", request.call_sid, most=256),
                 phone_number=_text("phone_number", request.phone_number, most=64),
-                deadline=_deadline(context, LONGEST_OPENING_SECONDS),
+                deadline=answering.deadline,
             )
             if opened.voice is not None:
                 get_current_span().set_attribute("precall.voice.id", opened.voice.voice_id)
@@ -122,33 +123,30 @@ class CloningService(CloningServiceServicer):
                 name=opened.name,
                 first_message=opened.first_message,
                 agent_before=_speech(opened.agent_before),
-                refused_leaves=sorted(opened.refused),
+                refused_leaves=sorted(opened.refused or ()),
+                settings_seen=opened.refused is not None,
             )
         return pb.OpenCallResponse()
 
     async def CloneVoice(self, request: pb.CloneVoiceRequest, context: Context) -> pb.CloneVoiceResponse:
-        with _outcome(context):
+        async with _answered(context) as answering:
             caller, sample = _caller(request.caller, request.consent), _sample(request.sample)
             get_current_span().set_attribute("precall.sample.size", len(sample))
             identity = await self._voices.identify(caller, sample)
-            deadline = _deadline(context)
-            async with by(deadline + OVERRUN_SECONDS):
-                voice, reused = await self._voices.ahead(identity, caller, sample, deadline=deadline)
+            voice, reused = await self._voices.ahead(identity, caller, sample, deadline=answering.deadline)
             return pb.CloneVoiceResponse(voice=_voice(voice), voice_reused=reused)
         return pb.CloneVoiceResponse()
 
     async def GetVoice(self, request: pb.GetVoiceRequest, context: Context) -> pb.GetVoiceResponse:
-        with _outcome(context):
-            voice_id = _id("voice_id", request.voice_id)
-            async with by(_deadline(context)):
-                row = await self._rows.by_voice_id(voice_id)
+        async with _answered(context):
+            row = await self._rows.by_voice_id(_id("voice_id", request.voice_id))
             if row is None:
                 raise VoiceNotFound
             return pb.GetVoiceResponse(voice=_voice(voice_of(row)))
         return pb.GetVoiceResponse()
 
     async def ListVoices(self, request: pb.ListVoicesRequest, context: Context) -> pb.ListVoicesResponse:
-        with _outcome(context):
+        async with _answered(context):
             if not 0 <= request.page_size <= MAX_PAGE_SIZE:
                 raise FieldInvalid("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
             size = request.page_size or PAGE_SIZE
@@ -158,9 +156,9 @@ class CloningService(CloningServiceServicer):
                 if not whom.phone_number:
                     raise FieldInvalid("caller.phone_number", "is required")
                 person, number = self._erasure.named(whom)
-            before = _position(request.page_token)
-            async with by(_deadline(context)):
-                rows = await self._rows.page(before=before, size=size, person=person, number=number)
+            rows = await self._rows.page(
+                before=_position(request.page_token), size=size, person=person, number=number
+            )
             return pb.ListVoicesResponse(
                 voices=[_voice(voice_of(row)) for row in rows],
                 next_page_token=_token(rows[-1]) if len(rows) == size else "",
@@ -170,7 +168,7 @@ class CloningService(CloningServiceServicer):
     async def CompleteCall(
         self, request: pb.CompleteCallRequest, context: Context
     ) -> pb.CompleteCallResponse:
-        with about(conversation_id=_line(request.conversation_id)), _outcome(context):
+        async with _answered(context, conversation_id=request.conversation_id):
             if not request.conversation_id and not request.call_id and not request.voice_id:
                 raise FieldInvalid("conversation_id", "is required, unless call_id or voice_id is given")
             found = await self._preparation.complete(
@@ -178,7 +176,6 @@ class CloningService(CloningServiceServicer):
                 call_id=_text("call_id", request.call_id, most=64),
                 agent_id=_text("agent_id", request.agent_id, most=128),
                 voice_id=_text("voice_id", request.voice_id, most=128),
-                deadline=_deadline(context),
             )
             return pb.CompleteCallResponse(found=found)
         return pb.CompleteCallResponse()
@@ -186,61 +183,62 @@ class CloningService(CloningServiceServicer):
     async def ReplaceVoice(
         self, request: pb.ReplaceVoiceRequest, context: Context
     ) -> pb.ReplaceVoiceResponse:
-        with _outcome(context):
+        async with _answered(context) as answering:
             caller, sample = _caller(request.caller, request.consent), _sample(request.sample)
             if not caller.phone_number:
                 raise FieldInvalid("caller.phone_number", "is required")
             identity = await self._voices.identify(caller, sample)
-            deadline = _deadline(context)
-            async with by(deadline + OVERRUN_SECONDS):
-                voice = await self._voices.replace(identity, caller, sample, deadline=deadline)
+            voice = await self._voices.replace(identity, caller, sample, deadline=answering.deadline)
             return pb.ReplaceVoiceResponse(voice=_voice(voice))
         return pb.ReplaceVoiceResponse()
 
     async def ForgetCaller(
         self, request: pb.ForgetCallerRequest, context: Context
     ) -> pb.ForgetCallerResponse:
-        with _outcome(context):
+        async with _answered(context) as answering:
             caller = _caller(request.caller)
             if bool(caller.phone_number) == bool(request.voice_id):
                 raise FieldInvalid("caller.phone_number", "or voice_id is required, and not both")
             voice_id = _id("voice_id", request.voice_id) if request.voice_id else ""
-            deadline = _deadline(context)
-            async with by(deadline + OVERRUN_SECONDS):
-                deleted, pending = await self._erasure.forget(caller, voice_id, deadline=deadline)
+            deleted, pending = await self._erasure.forget(caller, voice_id, deadline=answering.deadline)
             return pb.ForgetCallerResponse(voices_deleted=deleted, voices_pending=pending)
         return pb.ForgetCallerResponse()
 
 
-class _Outcome(msgspec.Struct):
-    """How a call that fails is answered, beside why."""
+class _Answering(msgspec.Struct):
+    """A call that is being answered: when its work must end, and what a failure is told beside why."""
+
+    deadline: float
+    """On the event loop's clock."""
 
     fallback: Callable[[], pb.FallbackInfo] | None = None
 
 
-@contextmanager
-def _outcome(context: Context) -> Iterator[_Outcome]:
-    """Answers a failure as a status, and tells span and log how the call ended."""
+@asynccontextmanager
+async def _answered(
+    context: Context, *, conversation_id: str = "", longest: float = LONGEST_SECONDS
+) -> AsyncIterator[_Answering]:
+    """Answers a failure as a status, in time, and tells span and log how the call ended."""
     began = time.monotonic()
-    outcome = "cancelled"
-    answering = _Outcome()
-    try:
-        yield answering
-        outcome = "success"
-    except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
-        outcome = reason_of(failure)
-        more = [] if answering.fallback is None else [answering.fallback()]
-        answer_failure(context, failure, *more)
-    finally:
-        get_current_span().set_attribute("precall.outcome", outcome)
-        log.info("request answered", outcome=outcome, duration_ms=round((time.monotonic() - began) * 1000))
-
-
-def _deadline(context: Context, longest: float = LONGEST_SECONDS) -> float:
-    """When the answer must be ready, on the event loop's clock."""
     left = context.time_remaining()
-    seconds = longest if left is None else min(left, longest)
-    return asyncio.get_running_loop().time() + seconds - HEADROOM_SECONDS
+    seconds = (longest if left is None else min(left, longest)) - HEADROOM_SECONDS
+    answering = _Answering(asyncio.get_running_loop().time() + seconds)
+    outcome = "cancelled"
+    with about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})):
+        try:
+            if seconds <= 0:
+                raise TimedOut  # noqa: TRY301 - here is where it is answered
+            async with by(answering.deadline + OVERRUN_SECONDS):
+                yield answering
+            outcome = "success"
+        except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
+            outcome = reason_of(failure)
+            more = [] if answering.fallback is None else [answering.fallback()]
+            answer_failure(context, failure, *more)
+        finally:
+            get_current_span().set_attribute("precall.outcome", outcome)
+            duration_ms = round((time.monotonic() - began) * 1000)
+            log.info("request answered", outcome=outcome, duration_ms=duration_ms)
 
 
 def _caller(caller: pb.Caller, consent: str = "") -> Caller:
@@ -311,6 +309,16 @@ def _timestamp(at: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(at)
     return stamp
+
+
+def _fallback(before: AgentVoice | None, refused: frozenset[str] | None) -> pb.FallbackInfo:
+    """What goes out with a failure, in the metadata of the call, which are bounded."""
+    speech = _speech(before)
+    if speech is not None and len(speech.first_message.encode()) > LONGEST_TRAILING_GREETING:
+        speech.first_message = ""
+    return pb.FallbackInfo(
+        agent_before=speech, refused_leaves=sorted(refused or ()), settings_seen=refused is not None
+    )
 
 
 def _speech(speech: AgentVoice | None) -> pb.Speech | None:

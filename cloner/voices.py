@@ -8,11 +8,9 @@ next, or the janitor. A clone that has begun is finished whatever becomes of the
 import asyncio
 import contextlib
 import hashlib
-import secrets
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 import structlog
@@ -20,6 +18,7 @@ from opentelemetry.trace import format_span_id, format_trace_id, get_current_spa
 
 from cloner import failures
 from cloner.callers import Caller, Identities, Identity, voice_label
+from cloner.clones import STALE_SECONDS, Clone, Clones
 from cloner.creation import Creation, VoiceNeedsVerification
 from cloner.failures import ProviderFailure, TimedOut
 from cloner.registry import Calls, Deployment, NewVoiceRow, VoiceRow
@@ -31,8 +30,6 @@ __all__ = ["ConsentMissing", "Voices"]
 
 log = structlog.get_logger()
 
-ALIVE_SECONDS = 2.0  # between two signs of life of who is at an intent
-STALE_SECONDS = 8.0  # without one, whoever was at it is taken to be dead
 WATCH_SECONDS = 0.2
 
 
@@ -47,16 +44,13 @@ class Superseded(Exception):
     """The intent was given up for another while it was worked at. Whoever waits looks again."""
 
 
-class Clone:
-    """A clone under way in this process. Its task outlives the request that began it."""
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be cloned: for whom, for which call, and whether in the place of the voice that there is."""
 
-    task: "asyncio.Task[Voice]"
-
-    def __init__(self, marker: str) -> None:
-        self.marker = marker
-        self.trace = get_current_span().get_span_context()
-        # What to tell those whose time runs out: what went wrong last, or Busy while it waits for its turn.
-        self.failure: ProviderFailure | None = None
+    identity: Identity
+    caller: Caller
+    call_id: str | None = None
+    replaces: bool = False
 
 
 class Voices:
@@ -90,11 +84,8 @@ class Voices:
         self._keep_seconds = keep_seconds
         self._require_consent = require_consent
         self._now = now
-        self._owner = secrets.token_hex(8)
-        self._clones: dict[str, Clone] = {}
+        self._clones = Clones(rows, now=now)
         self._watches: dict[str, asyncio.Task[None]] = {}
-        self._background: set[asyncio.Task[Any]] = set()
-        self._heart: asyncio.Task[None] | None = None
 
     async def identify(self, caller: Caller, sample: bytes, *, call_id: str = "") -> Identity:
         """Who the caller is."""
@@ -132,7 +123,8 @@ class Voices:
                     recording = await self._samples.inspect(sample, deadline=deadline)
                     if permit is not None:
                         await permit()
-                row, clone = await self._intend(identity, caller, recording, call_id)
+                wanted = Wanted(identity=identity, caller=caller, call_id=call_id)
+                row, clone = await self._intend(wanted, recording)
             voice = await (self._made(clone, deadline) if clone else self._found(row, deadline))
             if voice is not None and await self._attached(call_id, voice.marker):
                 if caller.consent and not voice.consent:
@@ -163,7 +155,7 @@ class Voices:
         return voice_of(row)
 
     async def replace(self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float) -> Voice:
-        """A new voice for the caller, kept as by `ahead`. The one that there is, if any, is given up."""
+        """A new voice for the caller, kept as by `ahead`. Once it is there, the one that there was goes."""
         self._require(caller, None)
         recording = await self._samples.inspect(sample, deadline=deadline)
         while True:
@@ -171,36 +163,28 @@ class Voices:
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
                 continue
-            if old is not None:
-                await self._rows.release(old.marker, "replaced", busy_since=None, now=self._now())
-            _, clone = await self._intend(identity, caller, recording, None)
+            wanted = Wanted(identity=identity, caller=caller, replaces=old is not None)
+            _, clone = await self._intend(wanted, recording)
             if clone is not None and (voice := await self._made(clone, deadline)) is not None:
                 return voice
 
     async def take_over(self, row: VoiceRow) -> None:
         """Finishes the story of an intent whose process died, unless somebody else does."""
         now = self._now()
-        if await self._rows.take_over(row.marker, owner=self._owner, stale=now - STALE_SECONDS, now=now):
+        if await self._rows.take_over(
+            row.marker, owner=self._clones.owner, stale=now - STALE_SECONDS, now=now
+        ):
             clone = Clone(row.marker)
-            self._start(clone, self._resume(clone))
+            self._clones.start(clone, self._resume(clone))
             with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):
                 await asyncio.shield(clone.task)
 
     async def finish(self, grace_seconds: float) -> None:
-        """Waits for what is under way, and gives up what is left after the grace.
-
-        An intent that is given up is found by its marker, by another process or at the next start.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_seconds):
-                while self._background:
-                    await asyncio.wait(self._background)
-        left = [*self._background, *self._watches.values(), *([self._heart] if self._heart else [])]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        if self._clones:
-            log.warning("stopped with clones under way at the provider", clones=len(self._clones))
+        """Waits for what is under way, and gives up what is left after the grace."""
+        await self._clones.finish(grace_seconds)
+        for watch in self._watches.values():
+            watch.cancel()
+        await asyncio.gather(*self._watches.values(), return_exceptions=True)
 
     async def _made(self, clone: Clone, deadline: float) -> Voice | None:
         """What this process's clone makes; None if that is not wanted any more."""
@@ -273,55 +257,51 @@ class Voices:
         except TimeoutError:
             raise clone.failure or TimedOut from None
 
-    async def _intend(
-        self, identity: Identity, caller: Caller, recording: Recording, call_id: str | None
-    ) -> tuple[VoiceRow, Clone | None]:
+    async def _intend(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
         """Writes down the intent and begins the clone, unless the caller has one by now."""
         if await self._shared.month_resets_at() > self._now():
             raise failures.MonthlyLimit
-        row, new = await self._new_row(identity, caller, call_id)
+        row, new = await self._new_row(wanted)
         if not new:
             return row, None
         clone = Clone(row.marker)
-        self._start(clone, self._clone(clone, identity, caller, recording, call_id))
+        self._clones.start(clone, self._clone(clone, wanted, recording))
         return row, clone
 
-    async def _new_row(
-        self, identity: Identity, caller: Caller, call_id: str | None
-    ) -> tuple[VoiceRow, bool]:
+    async def _new_row(self, wanted: Wanted) -> tuple[VoiceRow, bool]:
         """The row of the caller's voice, and whether it is a new one, which is ours to work at."""
         now, token = self._now(), uuid.uuid4().hex
         marker = self._creation.marker(token)
         made = datetime.fromtimestamp(now, UTC)
         span = get_current_span().get_span_context()
+        identity, caller = wanted.identity, wanted.caller
         new = NewVoiceRow(
             marker=marker,
-            caller=identity.caller,
+            # Until it is there, the caller has the voice that it replaces.
+            caller=token if wanted.replaces else identity.caller,
+            replaces=identity.caller if wanted.replaces else None,
             number=identity.number,
             person=identity.person,
             greeting_name=caller.name,
             name=f"{voice_label(caller.name)}_Clone_{made:%Y%m%d_%H%M%S}_{token[-6:]}",
-            owner=self._owner,
+            owner=self._clones.owner,
             traceparent=f"00-{format_trace_id(span.trace_id)}-{format_span_id(span.span_id)}-01",
             consent=caller.consent,
-            kept_until=0.0 if call_id is not None else now + self._keep_seconds,
+            kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
         )
-        row = await self._rows.intend(new, call_id=call_id, now=now)
+        row = await self._rows.intend(new, call_id=wanted.call_id, now=now)
         return row, row.marker == marker
 
-    async def _clone(
-        self, clone: Clone, identity: Identity, caller: Caller, recording: Recording, call_id: str | None
-    ) -> Voice:
+    async def _clone(self, clone: Clone, wanted: Wanted, recording: Recording) -> Voice:
         """Creates the voice and records it, under a new marker for each create that may have been lost."""
 
         async def intent() -> VoiceRow:
             row = await self._rows.get(clone.marker)
-            if row is None or row.state != "intended" or row.owner != self._owner:
-                row, new = await self._new_row(identity, caller, call_id)
+            if row is None or row.state != "intended" or row.owner != self._clones.owner:
+                row, new = await self._new_row(wanted)
                 if not new:
                     raise Superseded
-                self._clones[row.marker] = self._clones.pop(clone.marker, clone)
-                clone.marker = row.marker
+                self._clones.move(clone, row.marker)
             return row
 
         def tell(failure: ProviderFailure | None) -> None:
@@ -330,7 +310,7 @@ class Voices:
         with self._samples.holding(recording.sample):
             row, voice_id = await self._creation.create(
                 intent, tell, sample=recording.sample, filename=recording.filename,
-                media_type=recording.media_type, for_call=call_id is not None,
+                media_type=recording.media_type, for_call=wanted.call_id is not None,
             )  # fmt: skip
         return await self._recorded(row, voice_id)
 
@@ -348,40 +328,9 @@ class Voices:
     async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
         if not await self._rows.record(row.marker, voice_id, now=self._now()):
             log.warning("voice no longer wanted", voice_id=voice_id)
-            self._begin(self._creation.discard(voice_id))
+            self._clones.begin(self._creation.discard(voice_id))
             raise Superseded
         return voice_of(msgspec.structs.replace(row, voice_id=voice_id))
-
-    def _start(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> None:
-        self._clones[clone.marker] = clone
-        clone.task = self._begin(self._told(clone, work))
-        if self._heart is None or self._heart.done():
-            self._heart = asyncio.create_task(self._beat())
-
-    async def _told(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
-        """Does the work, and closes the intent if nothing came of it."""
-        try:
-            return await work
-        except Exception as failure:
-            await self._rows.fail(clone.marker, type(failure).__name__, now=self._now())
-            raise
-        finally:
-            self._clones.pop(clone.marker, None)
-
-    async def _beat(self) -> None:
-        """Gives a sign of life for every intent that this process is at."""
-        while self._clones:
-            await asyncio.sleep(ALIVE_SECONDS)
-            with contextlib.suppress(Exception):  # told by whatever else needs the registry
-                await self._rows.keep_alive(list(self._clones), owner=self._owner, now=self._now())
-
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        # Whoever waits is told by the task; nobody waiting is no reason for a complaint at exit.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
 
 
 # What is raised for a request that waited for another process's clone, by the reason in its row.

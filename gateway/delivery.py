@@ -176,10 +176,10 @@ def _delivery(metadata: _Metadata, sample: bytes, field: str, max_sample_bytes: 
         raise _invalid("agent_id", "is required")
     if not AGENT_ID.fullmatch(agent_id):
         raise _invalid("agent_id", 'must be 1 to 128 letters, digits, "_" and "-"')
-    conversation_id = metadata.conversation_id or ""
-    if not conversation_id.strip():
+    if not (metadata.conversation_id or "").strip():
         raise _invalid("conversation_id", "is required")
-    if conversation(conversation_id) is None:
+    conversation_id = conversation(metadata.conversation_id)
+    if conversation_id is None:
         raise _invalid("conversation_id", f"must be 1 to {MAX_CONVERSATION_ID} printable characters")
     caller = metadata.caller_metadata or _Caller()
     if not sample:
@@ -256,10 +256,9 @@ def _found_conversation_id(content: bytes) -> str | None:
 
 
 def conversation(text: str | None) -> str | None:
-    """The text where it may name a conversation."""
-    if text and text.strip() and len(text) <= MAX_CONVERSATION_ID and text.isprintable():
-        return text
-    return None
+    """The text where it may name a conversation, without blanks around it."""
+    text = (text or "").strip(" ")
+    return text if text and len(text) <= MAX_CONVERSATION_ID and text.isprintable() else None
 
 
 def _invalid(field: str, must: str) -> DeliveryError:

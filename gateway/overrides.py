@@ -4,7 +4,7 @@ An override that the agent's own settings refuse makes the conversation fail. Wh
 remembered, for answers that have to do without the cloner.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import structlog
 from cachetools import LRUCache, TTLCache
@@ -45,11 +45,14 @@ class Overrides:
         self._told: TTLCache[str, Told] = TTLCache(AGENTS, REMEMBERED_SECONDS)
         self._said: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
 
-    def told(self, agent_id: str, *, refused: Iterable[str], before: Speech) -> None:
+    def told(self, agent_id: str, *, refused: Collection[str] | None, before: Speech) -> None:
         """Keeps what an agent's settings refuse, and what it had before it was given a caller's voice.
 
-        A leaf that has to be left out is said once in the log.
+        None is for settings that were not seen: what was said of them before holds. A leaf that has
+        to be left out is said once in the log.
         """
+        if refused is None:
+            refused = self._known(agent_id).refused
         self._told[agent_id] = Told(frozenset(refused), before)
         for leaf in sorted(self._leaves.intersection(refused)):
             if (agent_id, leaf) not in self._said:

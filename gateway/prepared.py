@@ -107,7 +107,7 @@ def remember(
     if told.HasField("agent_before"):
         spoken = told.agent_before
         before = Speech(voice_id=spoken.voice_id or None, first_message=spoken.first_message or None)
-    overrides.told(agent_id, refused=told.refused_leaves, before=before)
+    overrides.told(agent_id, refused=told.refused_leaves if told.settings_seen else None, before=before)
 
 
 def _info(facts: Facts) -> CallerInfo:

@@ -21,7 +21,7 @@ RESERVED_PREFIX = "system__"
 
 SHORTEST_NUMBER = 3
 
-# What gRPC sends as it is.
+# What goes through gRPC and HTTP as it is.
 TOKEN = re.compile(r"[ -~]+")
 
 # A leaf of `conversation_config_override` that an answer may hold.
@@ -51,7 +51,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     conversation_init_token: Secret | None = None
     """What `Authorization: Bearer` must carry at the initiation webhook; without it, a signature must do."""
 
-    conversation_init_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 2_500
+    conversation_init_budget_ms: Annotated[int, Meta(ge=500, le=3_600_000)] = 2_500
     """From the headers of an initiation webhook until its answer has left."""
 
     own_numbers: tuple[str, ...] = ()
@@ -122,8 +122,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             faults.append("BODY_BUFFER_MB must hold POST_CALL_HELD_MB")
         if any(len(re.findall("[0-9]", number)) < SHORTEST_NUMBER for number in self.own_numbers):
             faults.append("OWN_NUMBERS: expected telephone numbers, comma-separated")
-        if self.cloner_token is not None and not TOKEN.fullmatch(self.cloner_token.reveal()):
-            faults.append("CLONER_TOKEN must be printable ASCII")
+        for name, token in (
+            ("CLONER_TOKEN", self.cloner_token), ("CONVERSATION_INIT_TOKEN", self.conversation_init_token)
+        ):  # fmt: skip
+            if token is not None and not TOKEN.fullmatch(token.reveal()):
+                faults.append(f"{name} must be printable ASCII")
         if faults:
             raise ValueError("; ".join(faults))
 

@@ -9,7 +9,8 @@ from cloner.registry.agents import AgentRow, Agents
 from cloner.registry.calls import CallRow, Calls, NewCall, Noted
 from cloner.registry.database import Registry, RegistryUnavailable, by, opened
 from cloner.registry.deployment import Deployment
-from cloner.registry.voices import NewVoiceRow, VoiceRow, Voices
+from cloner.registry.lookup import VoiceRow
+from cloner.registry.voices import NewVoiceRow, Voices
 
 __all__ = [
     "AgentRow",

@@ -4,7 +4,7 @@ A row stays when the agent has back what it had; then it says nothing but how of
 """
 
 import msgspec
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgres
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cloner.registry.database import Registry, unbroken
 from cloner.registry.schema import agents, calls, voices
 
-__all__ = ["AgentRow", "Agents", "given"]
+__all__ = ["AgentRow", "Agents", "alone_at", "given"]
 
 # How long an agent may keep a voice that was lost: a delivery that finds it lost makes another meanwhile.
 LOST_SECONDS = 60.0
@@ -81,6 +81,8 @@ class Agents:
         agent began since then and is not over. The holder has the agent for itself until then.
         """
         async with self._registry.transaction() as connection:
+            if self._registry.postgres:
+                await alone_at(connection, row.agent_id)
             ended = (
                 await connection.execute(
                     select(calls.c.ended_at).where(calls.c.id == row.call_id).with_for_update()
@@ -93,7 +95,7 @@ class Agents:
             ).scalar_one_or_none()
             if ended is None or ended[0] is not None or state != "ready":
                 return False
-            # Every call is noted before this is asked, so of two at once at least one sees the other.
+            # Every call is noted before this is asked, and looks at the agent after that.
             if others_since is not None:
                 other = await connection.execute(
                     select(calls.c.id)
@@ -224,6 +226,14 @@ class Agents:
     async def _withdraw(self, which: ColumnElement[bool]) -> None:
         async with self._registry.transaction() as connection:
             await connection.execute(update(agents).where(which).values(restoring=True))
+
+
+async def alone_at(connection: AsyncConnection, agent_id: str) -> None:
+    """Waits until nobody else is between a look at an agent's calls and what follows from it.
+
+    For Postgres; until the end of the transaction.
+    """
+    await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(agent_id, 0))))
 
 
 async def given(connection: AsyncConnection, agent_id: str) -> tuple[AgentRow | None, int]:

@@ -6,10 +6,10 @@ from sqlalchemy.dialects.postgresql import insert as insert_postgres
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cloner.registry.agents import AgentRow, given
+from cloner.registry.agents import AgentRow, alone_at, given
 from cloner.registry.database import Registry, unbroken
+from cloner.registry.lookup import VoiceRow, active, of_number, row_of
 from cloner.registry.schema import ACTIVE, calls, voices
-from cloner.registry.voices import VoiceRow, active, of_number, row_of
 
 __all__ = ["CallRow", "Calls", "NewCall", "Noted"]
 
@@ -22,7 +22,7 @@ class CallRow(msgspec.Struct, frozen=True, kw_only=True):
     conversation_id: str
     caller: str
     marker: str | None
-    by_number: bool
+    named: bool
     begun_at: float
     ended_at: float | None
 
@@ -34,11 +34,14 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str
     conversation_id: str
     caller: str
+    named: bool
+    """Whether that caller is calling, and does not only stand for whoever it is."""
+
     begun_at: float
 
 
 FIELDS = (
-    calls.c.id, calls.c.agent_id, calls.c.conversation_id, calls.c.caller, calls.c.marker, calls.c.by_number,
+    calls.c.id, calls.c.agent_id, calls.c.conversation_id, calls.c.caller, calls.c.marker, calls.c.named,
     calls.c.begun_at,
     calls.c.ended_at,
 )  # fmt: skip
@@ -71,32 +74,32 @@ class Calls:
         async with self._registry.transaction() as connection:
             call = await self._note(connection, new)
             voice = await row_of(connection, call.marker) if call.marker else None
-            if call.by_number and (voice is None or voice.caller != new.caller):
-                # Somebody else than the number let assume: the voice that it found is not theirs.
-                theirs = {"marker": None, "caller": new.caller, "by_number": False}
+            if not call.named:
+                # The voice that the number found may be somebody else's.
+                if voice is not None and voice.caller != new.caller:
+                    voice = None
+                theirs = {"marker": voice and voice.marker, "caller": new.caller, "named": True}
                 await connection.execute(update(calls).where(calls.c.id == call.id).values(theirs))
-                call, voice = msgspec.structs.replace(call, **theirs), None
+                call = msgspec.structs.replace(call, **theirs)
             if voice is None:
                 voice = await active(connection, new.caller)
-            voice = await _used(connection, call, voice, by_number=False, now=new.begun_at)
+            voice = await _used(connection, call, voice, now=new.begun_at)
             noted = await self._noted(connection, call, voice)
         return await self._seen(noted)
 
-    async def open(self, new: NewCall, *, number: str | None, consented: bool) -> Noted:
-        """Notes that a call is in progress, with its voice where it has one or its number names one.
+    async def open(self, new: NewCall, *, number: str | None, require_consent: bool) -> Noted:
+        """Notes that a call is in progress, with its voice where it has one or its number finds one.
 
-        The caller of the new call stands for whoever calls while nobody knows who it is; with
-        `consented`, a voice without a consent is not used.
+        Of a call whose caller a delivery has named, the number finds nothing.
         """
         async with self._registry.transaction() as connection:
             call = await self._note(connection, new)
             voice = await row_of(connection, call.marker) if call.marker else None
-            by_number = call.by_number
-            if voice is None and number is not None and call.ended_at is None:
-                voice, by_number = await of_number(connection, number), True
-            if voice is not None and consented and not voice.consent:
+            if voice is None and number is not None and not call.named and call.ended_at is None:
+                voice = await of_number(connection, number)
+            if voice is not None and require_consent and not voice.consent:
                 voice = None
-            voice = await _used(connection, call, voice, by_number=by_number, now=new.begun_at)
+            voice = await _used(connection, call, voice, now=new.begun_at)
             noted = await self._noted(connection, call, voice)
         return await self._seen(noted)
 
@@ -206,11 +209,12 @@ class Calls:
         if not self._registry.postgres:
             return noted
         async with self._registry.transaction() as connection:
+            await alone_at(connection, noted.call.agent_id)
             return await self._noted(connection, noted.call, noted.voice)
 
 
 async def _used(
-    connection: AsyncConnection, call: CallRow, voice: VoiceRow | None, *, by_number: bool, now: float
+    connection: AsyncConnection, call: CallRow, voice: VoiceRow | None, *, now: float
 ) -> VoiceRow | None:
     """Says that the call has the voice; None if that was given up meanwhile."""
     if voice is None:
@@ -220,8 +224,6 @@ async def _used(
     if (await connection.execute(use)).rowcount != 1:
         return None
     await connection.execute(
-        update(calls)
-        .where(calls.c.id == call.id)
-        .values(marker=voice.marker, caller=voice.caller, by_number=by_number)
+        update(calls).where(calls.c.id == call.id).values(marker=voice.marker, caller=voice.caller)
     )
     return voice

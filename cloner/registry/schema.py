@@ -41,6 +41,8 @@ voices = Table(
     Column("marker", String(128), primary_key=True),
     Column("state", String(16), nullable=False),
     Column("caller", String(64), nullable=False),
+    # While intended: the caller whose voice it takes the place of, and who until then is not its own.
+    Column("replaces", String(64)),
     Column("number", String(64)),
     # As `caller`, but the same for every sample and every call of that caller.
     Column("person", String(64), nullable=False, server_default=""),
@@ -81,8 +83,8 @@ calls = Table(
     Column("conversation_id", String(256), nullable=False),
     Column("caller", String(64), nullable=False),
     Column("marker", String(128)),
-    # Whether the number alone found the voice, which whoever is named by a delivery takes precedence over.
-    Column("by_number", Boolean, nullable=False, server_default=text("false")),
+    # Whether a delivery has said who is calling. Until then `caller` is whom the number found, or nobody.
+    Column("named", Boolean, nullable=False, server_default=text("true")),
     Column("begun_at", Float(53), nullable=False),
     Column("ended_at", Float(53)),
     Index("ix_calls_agent", "agent_id", "begun_at"),

@@ -1,44 +1,16 @@
 """Rows of voices: who may create one, what became of it, and who removes it."""
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgres
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cloner.registry.database import Registry, unbroken
+from cloner.registry.lookup import FIELDS, VoiceRow, active, in_call, of_call, voice_row, voice_rows
 from cloner.registry.schema import ACTIVE, calls, voices
 
-__all__ = ["NewVoiceRow", "VoiceRow", "Voices", "active", "of_number", "row_of"]
-
-FIELDS = (
-    voices.c.marker, voices.c.state, voices.c.caller, voices.c.person, voices.c.greeting_name,
-    voices.c.voice_id,
-    voices.c.name, voices.c.created_at, voices.c.checked_at, voices.c.owner, voices.c.alive_at,
-    voices.c.tries, voices.c.reason, voices.c.traceparent, voices.c.consent, voices.c.consent_at,
-)  # fmt: skip
-
-
-class VoiceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One voice, or the intent to make one."""
-
-    marker: str
-    state: str
-    caller: str
-    person: str
-    greeting_name: str
-    voice_id: str | None
-    name: str
-    created_at: float
-    checked_at: float
-    owner: str
-    alive_at: float
-    tries: int
-    reason: str | None
-    traceparent: str
-    consent: str
-    consent_at: float | None
+__all__ = ["NewVoiceRow", "Voices"]
 
 
 class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +18,7 @@ class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
 
     marker: str
     caller: str
+    replaces: str | None
     number: str | None
     person: str
     greeting_name: str
@@ -71,7 +44,7 @@ class Voices:
         """
         async with self._registry.transaction() as connection:
             if call_id is not None:
-                held = await _of_call(connection, call_id)
+                held = await of_call(connection, call_id)
                 if held is not None:
                     return held
             values = {
@@ -93,13 +66,13 @@ class Voices:
     async def get(self, marker: str) -> VoiceRow | None:
         """The row of a marker."""
         async with self._registry.transaction() as connection:
-            return _row(await connection.execute(select(*FIELDS).where(voices.c.marker == marker)))
+            return voice_row(await connection.execute(select(*FIELDS).where(voices.c.marker == marker)))
 
     async def by_voice_id(self, voice_id: str) -> VoiceRow | None:
         """The row of a voice, if it is there to be used."""
         async with self._registry.transaction() as connection:
             wanted = select(*FIELDS).where(voices.c.voice_id == voice_id, voices.c.state == "ready")
-            return _row(await connection.execute(wanted))
+            return voice_row(await connection.execute(wanted))
 
     async def of_caller(self, caller: str) -> VoiceRow | None:
         """The caller's voice, ready or on its way."""
@@ -130,24 +103,35 @@ class Voices:
             )
         wanted = wanted.order_by(voices.c.created_at.desc(), voices.c.marker.desc()).limit(size)
         async with self._registry.transaction() as connection:
-            return _rows(await connection.execute(wanted))
+            return voice_rows(await connection.execute(wanted))
 
     async def record(self, marker: str, voice_id: str, *, now: float) -> bool:
         """Makes an intended or failed voice ready; one that somebody else has recorded stays so.
 
         False if it no longer can be: then nobody will use the voice, and whoever made it removes it.
         """
+        this = voices.c.marker == marker
         recorded = and_(voices.c.state == "ready", voices.c.voice_id == voice_id)
+        # What failed to replace another voice does not do so later.
+        late = and_(voices.c.state == "failed", voices.c.replaces.is_(None))
         change = (
             update(voices)
-            .where(voices.c.marker == marker, or_(voices.c.state.in_(("intended", "failed")), recorded))
+            .where(this, or_(voices.c.state == "intended", late, recorded))
             .values(
-                state="ready", voice_id=voice_id, checked_at=now, used_at=now, reason=None, closed_at=None
+                state="ready", voice_id=voice_id, checked_at=now, used_at=now, reason=None, closed_at=None,
+                caller=func.coalesce(voices.c.replaces, voices.c.caller), replaces=None,
             )
+        )  # fmt: skip
+        replaced = select(voices.c.replaces).where(this, voices.c.state == "intended").scalar_subquery()
+        give_up = (
+            update(voices)
+            .where(voices.c.caller == replaced, voices.c.state == "ready")
+            .values(state="deleting", reason="replaced", due_at=now, tries=0)
         )
         async with self._registry.transaction() as connection:
             try:
                 async with connection.begin_nested():
+                    await connection.execute(give_up)
                     return (await connection.execute(change)).rowcount == 1
             except IntegrityError:
                 # The caller has another voice by now.
@@ -186,7 +170,7 @@ class Voices:
         """Intents whose owner gave no sign of life since `stale`."""
         async with self._registry.transaction() as connection:
             wanted = select(*FIELDS).where(voices.c.state == "intended", voices.c.alive_at < stale)
-            return _rows(await connection.execute(wanted))
+            return voice_rows(await connection.execute(wanted))
 
     async def consented(self, marker: str, consent: str, *, now: float) -> None:
         """Keeps the consent with a voice that has none yet."""
@@ -224,7 +208,7 @@ class Voices:
         """
         change = update(voices).where(voices.c.marker == marker, voices.c.state == "ready")
         if busy_since is not None:
-            change = change.where(~_in_call(busy_since))
+            change = change.where(~in_call(busy_since))
         change = change.values(state="deleting", reason=reason, due_at=now, tries=0)
         async with self._registry.transaction() as connection:
             return (await connection.execute(change)).rowcount == 1
@@ -262,7 +246,7 @@ class Voices:
             update(voices)
             .where(
                 voices.c.state == "ready",
-                ~_in_call(busy_since),
+                ~in_call(busy_since),
                 func.coalesce(last_end, voices.c.used_at) <= unused_since,
                 voices.c.used_at <= unused_since,
                 voices.c.kept_until <= now,
@@ -272,18 +256,20 @@ class Voices:
         async with self._registry.transaction() as connection:
             return (await connection.execute(change)).rowcount
 
-    async def least_recently_used(self, *, busy_since: float, now: float, kept: bool) -> VoiceRow | None:
+    async def least_recently_used(
+        self, *, busy_since: float, now: float, kept: bool, replaces: str | None
+    ) -> VoiceRow | None:
         """The ready voice that no call uses and that was used the longest ago.
 
-        Those that are kept come last, and only with `kept`.
+        Those that are kept come last, and only with `kept`, or where it is to be replaced anyway.
         """
         is_kept = voices.c.kept_until > now
-        wanted = select(*FIELDS).where(voices.c.state == "ready", ~_in_call(busy_since))
+        wanted = select(*FIELDS).where(voices.c.state == "ready", ~in_call(busy_since))
         if not kept:
-            wanted = wanted.where(~is_kept)
+            wanted = wanted.where(~is_kept | (voices.c.caller == replaces))
         wanted = wanted.order_by(is_kept, voices.c.used_at).limit(1)
         async with self._registry.transaction() as connection:
-            return _row(await connection.execute(wanted))
+            return voice_row(await connection.execute(wanted))
 
     async def claim_deletion(self, *, now: float, until: float) -> VoiceRow | None:
         """One voice whose deletion is due, which until then is nobody else's to delete."""
@@ -302,7 +288,7 @@ class Voices:
             .returning(*FIELDS)
         )
         async with self._registry.transaction() as connection:
-            return _row(await connection.execute(change))
+            return voice_row(await connection.execute(change))
 
     async def postpone_deletion(self, marker: str, *, due_at: float) -> None:
         """Says when a deletion that failed may be tried again."""
@@ -317,7 +303,7 @@ class Voices:
         """Every row of a person, or of whoever calls from a number."""
         which = voices.c.person == person if person is not None else voices.c.number == number
         async with self._registry.transaction() as connection:
-            return _rows(await connection.execute(select(*FIELDS).where(which)))
+            return voice_rows(await connection.execute(select(*FIELDS).where(which)))
 
     async def erase(self, marker: str) -> None:
         """Removes every row about a voice that is gone or never was."""
@@ -338,59 +324,10 @@ class Voices:
     async def known(self, markers: list[str]) -> dict[str, VoiceRow]:
         """The rows that there are of these markers."""
         async with self._registry.transaction() as connection:
-            rows = _rows(await connection.execute(select(*FIELDS).where(voices.c.marker.in_(markers))))
+            rows = voice_rows(await connection.execute(select(*FIELDS).where(voices.c.marker.in_(markers))))
         return {row.marker: row for row in rows}
 
     async def ready(self) -> list[VoiceRow]:
         """Every voice that should be at the provider."""
         async with self._registry.transaction() as connection:
-            return _rows(await connection.execute(select(*FIELDS).where(voices.c.state == "ready")))
-
-
-async def active(connection: AsyncConnection, caller: str) -> VoiceRow | None:
-    """The caller's voice, ready or on its way."""
-    return _row(await connection.execute(select(*FIELDS).where(voices.c.caller == caller, ACTIVE)))
-
-
-async def of_number(connection: AsyncConnection, number: str) -> VoiceRow | None:
-    """The newest voice of the one person who is known by this number; None where there are more.
-
-    Whoever is still known counts, also without a voice.
-    """
-    of_number = voices.c.number == number
-    persons = select(voices.c.person).where(of_number).distinct().limit(2).subquery()
-    only_one = select(func.count()).select_from(persons).scalar_subquery() == 1
-    wanted = select(*FIELDS).where(of_number, voices.c.state == "ready", only_one)
-    return _row(await connection.execute(wanted.order_by(voices.c.created_at.desc()).limit(1)))
-
-
-async def _of_call(connection: AsyncConnection, call_id: str) -> VoiceRow | None:
-    """The voice that a call already has. Locks the call, so that it gets no second one meanwhile."""
-    marker = (
-        await connection.execute(select(calls.c.marker).where(calls.c.id == call_id).with_for_update())
-    ).scalar_one_or_none()
-    if marker is None:
-        return None
-    return await row_of(connection, marker)
-
-
-async def row_of(connection: AsyncConnection, marker: str) -> VoiceRow | None:
-    """The voice of a marker, if it is ready or on its way."""
-    return _row(await connection.execute(select(*FIELDS).where(voices.c.marker == marker, ACTIVE)))
-
-
-def _in_call(busy_since: float) -> ColumnElement[bool]:
-    return (
-        select(calls.c.id)
-        .where(calls.c.marker == voices.c.marker, calls.c.ended_at.is_(None), calls.c.begun_at > busy_since)
-        .exists()
-    )
-
-
-def _row(result: object) -> VoiceRow | None:
-    found = result.one_or_none()  # type: ignore[attr-defined]
-    return None if found is None else VoiceRow(**found._mapping)
-
-
-def _rows(result: object) -> list[VoiceRow]:
-    return [VoiceRow(**found._mapping) for found in result]  # type: ignore[attr-defined]
+            return voice_rows(await connection.execute(select(*FIELDS).where(voices.c.state == "ready")))

@@ -25,6 +25,7 @@ from voice.v1.cloning_pb2_grpc import CloningServiceStub
 from cloner.callers import Caller, Identities
 from cloner.registry.database import MIGRATIONS
 from emulator import Emulator, Fault
+from tests.cloner.clock import Clock
 
 API_KEY = "key-of-the-emulator"
 CREATE = "/v1/voices/add"
@@ -126,16 +127,6 @@ async def left(cloner: CloningServiceStub, emulator: Emulator, *voices: pb.Voice
             # Wakes the janitor, and ends nothing anew.
             await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id="conv_Maria"), timeout=10)
     assert list(voices) == await listed(cloner)
-
-
-class Clock:
-    """Time that a test moves."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.mark.parametrize(
@@ -477,3 +468,64 @@ def migrate(database: str, revision: str) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
     engine.dispose()
+
+
+async def test_replacement_that_fails(cloning, emulator: Emulator, speech: bytes, samples: Any) -> None:
+    """A voice stays until the one that replaces it is there."""
+    other = (samples / "speech.flac").read_bytes()
+    async with cloning(provider_attempts=1) as cloner:
+        caller = pb.Caller(name="Ivan", phone_number="+31612345678")
+        old = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=caller, sample=speech), timeout=10)
+        emulator.faults.set(Fault(method="POST", path="/v1/voices/add", error="invalid_content"))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await cloner.ReplaceVoice(pb.ReplaceVoiceRequest(caller=caller, sample=other), timeout=10)
+        kept = await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)
+        new = await cloner.ReplaceVoice(pb.ReplaceVoiceRequest(caller=caller, sample=other), timeout=10)
+        async with asyncio.timeout(10):
+            while [new.voice.voice_id] != [voice.voice_id for voice in emulator.voices.custom]:
+                await asyncio.sleep(0.02)
+        again = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=caller, sample=speech), timeout=10)
+
+    assert [old.voice.voice_id] == [voice.voice_id for voice in kept.voices]
+    assert (new.voice.voice_id, True) == (again.voice.voice_id, again.voice_reused)
+
+
+async def test_replacement_in_full_slots(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Where there is no other slot, the voice that is replaced gives its own."""
+    emulator.voices.limit = 1
+    async with cloning() as cloner:
+        caller = pb.Caller(name="Ivan", phone_number="+31612345678")
+        old = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=caller, sample=speech), timeout=10)
+        new = await cloner.ReplaceVoice(pb.ReplaceVoiceRequest(caller=caller, sample=speech), timeout=10)
+
+    assert old.voice.voice_id != new.voice.voice_id
+    assert [new.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+
+
+async def test_replacement_that_is_finished_by_another(
+    cloning, emulator: Emulator, speech: bytes, samples: Any
+) -> None:
+    """A replacement whose process died takes the place of the voice when another process finds it."""
+    clock = Clock()
+    caller = pb.Caller(name="Ivan", phone_number="+31612345678")
+    other = (samples / "speech.flac").read_bytes()
+    async with cloning(now=clock, shutdown_grace_seconds=0.0) as cloner:
+        await cloner.CloneVoice(pb.CloneVoiceRequest(caller=caller, sample=speech), timeout=10)
+        emulator.faults.set(Fault(method="POST", path="/v1/voices/add", hold="after"))
+        request = pb.ReplaceVoiceRequest(caller=caller, sample=other)
+        lost = asyncio.ensure_future(cloner.ReplaceVoice(request, timeout=10))
+        await emulator.requests.wait(path="/v1/voices/add", stage="held")
+    await asyncio.gather(lost, return_exceptions=True)
+    emulator.faults.clear()
+    clock.ahead += 60.0
+    async with cloning(now=clock) as cloner:
+        async with asyncio.timeout(10):
+            while len(emulator.voices.custom) != 1:
+                await asyncio.sleep(0.02)
+        again = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=caller, sample=speech), timeout=10)
+
+    (voice,) = emulator.voices.custom
+    (_, second) = emulator.requests.matching(path="/v1/voices/add")
+    markers = [part.text for part in second.form if part.name == "labels"]
+    assert voice.labels["precall"] in markers[0]
+    assert (voice.voice_id, True) == (again.voice.voice_id, again.voice_reused)

@@ -1,7 +1,6 @@
 """From the first delivery to the end: calls, voices, agents and callers."""
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
@@ -12,6 +11,7 @@ from voice.v1.cloning_pb2_grpc import CloningServiceStub
 from cloner.settings import Settings
 from emulator import Emulator, Fault
 from environment import Secret
+from tests.cloner.clock import Clock
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -49,16 +49,6 @@ async def reason(answer: Any) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await answer
     return caught.value.details()
-
-
-class Clock:
-    """Time that a test moves."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 async def test_agent_gets_back_what_it_had(cloning, emulator: Emulator, speech: bytes, eventually) -> None:

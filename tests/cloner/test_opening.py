@@ -15,6 +15,7 @@ from voice.v1 import cloning_pb2 as pb
 from voice.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
+from tests.cloner.clock import Clock
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -107,16 +108,6 @@ def spoken(emulator: Emulator) -> pb.Speech:
     """How the demo agent speaks."""
     config = emulator.agents["agent_demo"]["conversation_config"]
     return pb.Speech(voice_id=config["tts"]["voice_id"], first_message=config["agent"]["first_message"])
-
-
-class Clock:
-    """Time that a test moves."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 async def test_caller_known_by_number(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
@@ -574,3 +565,76 @@ async def test_forget_whose_voices_are_many(
 
     assert (2, 2) == (len(found.voices), forgotten.voices_deleted)
     assert ["Maria"] == [voice.name.split("_")[0] for voice in emulator.voices.custom]
+
+
+@pytest.mark.parametrize("sample_refused", [False, True])
+async def test_opened_while_delivered(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes, sample_refused: bool
+) -> None:
+    """Whom a delivery has named is not looked for by the number any more, whatever becomes of the delivery."""
+    ivan = await known(cloner, speech)
+    emulator.faults.set(Fault(method="GET", path="/v1/convai/agents/agent_demo", delay_seconds=0.5))
+    reads = len(emulator.requests.matching(path="/v1/convai/agents/agent_demo"))
+    sample = b"not audio" if sample_refused else speech
+    delivered = asyncio.ensure_future(cloner.PrepareCall(call(sample, ANNA), timeout=10))
+    await emulator.requests.wait(reads + 1, path="/v1/convai/agents/agent_demo")
+    during = await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)
+    if sample_refused:
+        await details(delivered)
+    else:
+        assert ivan.voice_id != (await delivered).voice.voice_id
+    after = await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)
+
+    assert ivan.voice_id not in {during.voice.voice_id, after.voice.voice_id}
+    assert (not sample_refused) == after.HasField("voice")
+
+
+@pytest.mark.parametrize("number", ["anonymous", "Restricted", "+266696687", "", "-"])
+async def test_withheld_number(cloner: CloningServiceStub, samples: Any, speech: bytes, number: str) -> None:
+    """A number that many share because it was withheld finds nobody, and tells nobody from another."""
+    hidden = pb.Caller(name="Ivan", phone_number=number)
+    one = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=hidden, sample=speech), timeout=10)
+    other = await cloner.CloneVoice(
+        pb.CloneVoiceRequest(caller=hidden, sample=(samples / "speech.flac").read_bytes()), timeout=10
+    )
+    opened = await cloner.OpenCall(opening(number), timeout=10)
+
+    assert one.voice.voice_id != other.voice.voice_id
+    assert not opened.HasField("voice")
+
+
+async def test_agent_without_a_greeting(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """An agent that waits for the person is left alone: no override could silence it in another call."""
+    emulator.agents["agent_demo"]["conversation_config"]["agent"]["first_message"] = ""
+    prepared = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert not prepared.agent_updated
+    assert "" == spoken(emulator).first_message
+
+
+async def test_long_greeting(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
+    """A failure is told as such, however long the greeting is that its agent had before."""
+    emulator.agents["agent_demo"]["conversation_config"]["agent"]["first_message"] = "Hello! " * 3_000
+    before = spoken(emulator).voice_id
+    assert (await cloner.PrepareCall(call(speech), timeout=10)).agent_updated
+    reason, (detail,) = await details(cloner.PrepareCall(call(b"not audio", MARIA, "conv_2"), timeout=10))
+    fallback = pb.FallbackInfo()
+
+    assert detail.Unpack(fallback)
+    assert ("SAMPLE_UNREADABLE", before, "") == (
+        reason, fallback.agent_before.voice_id, fallback.agent_before.first_message
+    )  # fmt: skip
+
+
+async def test_agents_settings_that_were_not_seen(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """That nothing is known to be refused is told apart from that nothing is refused."""
+    emulator.faults.set(Fault(method="GET", path="/v1/convai/agents/agent_demo", times=None, drop="before"))
+    unseen = await cloner.OpenCall(opening(), timeout=1)
+    emulator.faults.clear()
+    seen = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert (False, True) == (unseen.settings_seen, seen.settings_seen)

@@ -12,6 +12,7 @@ from voice.v1 import cloning_pb2 as pb
 from voice.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
+from tests.cloner.clock import Clock
 
 AGENT = "/v1/convai/agents/{agent_id}"
 VOICE = "tts.voice_id"
@@ -27,16 +28,6 @@ PATIENT, IMPATIENT = 10.0, 0.6
 def database(tmp_path: Path) -> str:
     """SQLite alone: nothing of this is in the database."""
     return f"sqlite:///{tmp_path}/precall.sqlite3"
-
-
-class Clock:
-    """Time that a test moves."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 def preparing(sample: bytes, conversation: str = "conv_1") -> pb.PrepareCallRequest:

@@ -149,10 +149,10 @@ async def test_cloner_hangs(start: Start, deliver: Deliver, document: Document, 
         raise AssertionError
 
     cloner.reply = hang
-    answer = await deliver(await start(precall_budget_ms=400), document())
+    answer = await deliver(await start(precall_budget_ms=1_000), document())
 
     assert (200, FALLBACK | {"reason": "PROVIDER_TIMEOUT"}) == (answer.status_code, timed(answer))
-    assert answer.elapsed.total_seconds() < 0.4
+    assert answer.elapsed.total_seconds() < 2.0
 
 
 async def test_agent_with_a_voice_of_somebody(
@@ -165,10 +165,10 @@ async def test_agent_with_a_voice_of_somebody(
     cloner.reply = failing(
         grpc.StatusCode.UNAVAILABLE,
         "PROVIDER_BUSY",
-        FallbackInfo(agent_before=BEFORE, refused_leaves=["tts.voice_id"]),
+        FallbackInfo(agent_before=BEFORE, refused_leaves=["tts.voice_id"], settings_seen=True),
     )
     refused = await deliver(url, document())
-    cloner.reply = failing(grpc.StatusCode.UNAVAILABLE, "PROVIDER_BUSY", FallbackInfo())
+    cloner.reply = failing(grpc.StatusCode.UNAVAILABLE, "PROVIDER_BUSY", FallbackInfo(settings_seen=True))
     itself = await deliver(url, document())
 
     assert [OWN, {"agent": OWN["agent"]}, None] == [
@@ -218,6 +218,7 @@ async def test_voice_that_nothing_carries(
         response = await cloner.prepared(context)
         response.agent_updated = False
         response.refused_leaves.extend(refused)
+        response.settings_seen = True
         return response
 
     cloner.reply = prepared
@@ -241,6 +242,7 @@ async def test_voice_that_the_agent_carries(
     async def prepared(context: Any) -> PrepareCallResponse:
         response = await cloner.prepared(context)
         response.refused_leaves.extend(["tts.voice_id", "agent.first_message"])
+        response.settings_seen = True
         return response
 
     cloner.reply = prepared

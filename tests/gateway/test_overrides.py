@@ -24,6 +24,20 @@ def test_refused() -> None:
     assert [{"agent.first_message"}, set(BOTH), set(BOTH)] == [*actual, overrides.allowed("agent_1")]
 
 
+def test_settings_that_were_not_seen() -> None:
+    """What an agent was known to refuse holds, while nobody can say what it refuses now."""
+    overrides = Overrides(BOTH)
+
+    overrides.told("agent_1", refused=["tts.voice_id"], before=NOTHING)
+    overrides.told("agent_1", refused=None, before=NOTHING)
+    overrides.told("agent_2", refused=None, before=NOTHING)
+
+    assert [{"agent.first_message"}, set(BOTH)] == [
+        overrides.allowed("agent_1"),
+        overrides.allowed("agent_2"),
+    ]
+
+
 def test_said_once() -> None:
     """What has to be switched on is said once for an agent and a leaf that would have been overridden."""
     overrides = Overrides(("tts.voice_id",))

@@ -126,13 +126,14 @@ def test_secret_is_not_shown() -> None:
     assert "t0ken" not in shown
 
 
+@pytest.mark.parametrize("name", ["CLONER_TOKEN", "CONVERSATION_INIT_TOKEN"])
 @pytest.mark.parametrize("token", ["t0k\u00e9n", "t0ken\x01"])
-def test_token_refused(token: str) -> None:
-    """A token that gRPC could not send is refused, and not shown."""
+def test_token_refused(name: str, token: str) -> None:
+    """A token that could not be sent is refused, and not shown."""
     with pytest.raises(EnvironmentInvalid) as fault:
-        read(Settings, LEAST | {"CLONER_TOKEN": token})
+        read(Settings, LEAST | {name: token})
 
-    assert "CLONER_TOKEN must be printable ASCII" == str(fault.value)
+    assert f"{name} must be printable ASCII" == str(fault.value)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_token_refused(token: str) -> None:
         ("PRECALL_BUDGET_MS", "0"),
         ("PRECALL_BUDGET_MS", "soon"),
         ("PRECALL_FALLBACK", "silence"),
-        ("CONVERSATION_INIT_BUDGET_MS", "199"),
+        ("CONVERSATION_INIT_BUDGET_MS", "499"),
         ("OWN_NUMBERS", "+31201234567,ours"),
         ("OVERRIDE_LEAVES", "tts.voice_id,agent.prompt"),
         ("VOICE_CLONE_MAX_SIZE_MB", "0"),

@@ -127,10 +127,13 @@ class FallbackInfo(_message.Message):
 
     AGENT_BEFORE_FIELD_NUMBER: _builtins.int
     REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
+    SETTINGS_SEEN_FIELD_NUMBER: _builtins.int
+    settings_seen: _builtins.bool
+    """Whether the agent's own settings were seen, as in PrepareCallResponse."""
     @_builtins.property
     def agent_before(self) -> Global___Speech:
         """What the agent had before it was given a caller's voice: override the conversation with it.
-        Absent where the agent speaks as itself.
+        Absent where the agent speaks as itself. A greeting of more than 4,000 bytes is left out.
         """
 
     @_builtins.property
@@ -142,10 +145,11 @@ class FallbackInfo(_message.Message):
         *,
         agent_before: Global___Speech | None = ...,
         refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
+        settings_seen: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "refused_leaves", b"refused_leaves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,6 +212,7 @@ class PrepareCallResponse(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
     AGENT_BEFORE_FIELD_NUMBER: _builtins.int
+    SETTINGS_SEEN_FIELD_NUMBER: _builtins.int
     voice_reused: _builtins.bool
     """Whether the voice was there already, so that nothing was cloned for this request."""
     agent_updated: _builtins.bool
@@ -220,6 +225,10 @@ class PrepareCallResponse(_message.Message):
     """Names this call; the same for every request with the same agent and conversation. It tells
     nothing about the caller. It is "call_" and the first 24 hex digits of the SHA-256 of `agent_id`,
     a NUL and `conversation_id`.
+    """
+    settings_seen: _builtins.bool
+    """Whether the agent's own settings were seen. Where they were not, `refused_leaves` is empty and
+    says nothing.
     """
     @_builtins.property
     def voice(self) -> Global___Voice:
@@ -247,10 +256,11 @@ class PrepareCallResponse(_message.Message):
         call_id: _builtins.str = ...,
         refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
         agent_before: Global___Speech | None = ...,
+        settings_seen: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "agent_updated", b"agent_updated", "call_id", b"call_id", "first_message", b"first_message", "refused_leaves", b"refused_leaves", "voice", b"voice", "voice_reused", b"voice_reused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "agent_updated", b"agent_updated", "call_id", b"call_id", "first_message", b"first_message", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen", "voice", b"voice", "voice_reused", b"voice_reused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -308,6 +318,7 @@ class OpenCallResponse(_message.Message):
     FIRST_MESSAGE_FIELD_NUMBER: _builtins.int
     AGENT_BEFORE_FIELD_NUMBER: _builtins.int
     REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
+    SETTINGS_SEEN_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """Names this call, as in PrepareCallResponse, with `call_sid` in the place of a conversation that
     is not given.
@@ -316,6 +327,8 @@ class OpenCallResponse(_message.Message):
     """The name to greet by. Empty where it, or the voice, is not known."""
     first_message: _builtins.str
     """The greeting for this caller, in one line of text. Empty without a voice."""
+    settings_seen: _builtins.bool
+    """Whether the agent's own settings were seen, as in PrepareCallResponse."""
     @_builtins.property
     def voice(self) -> Global___Voice:
         """The caller's voice. Absent where nobody's voice is to be used: no caller is known by the number,
@@ -341,10 +354,11 @@ class OpenCallResponse(_message.Message):
         first_message: _builtins.str = ...,
         agent_before: Global___Speech | None = ...,
         refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
+        settings_seen: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "first_message", b"first_message", "name", b"name", "refused_leaves", b"refused_leaves", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "first_message", b"first_message", "name", b"name", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -170,8 +170,9 @@ class CloningServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReplaceVoice(self, request, context):
-        """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
-        speak with the old voice get back what they had before. The new voice is kept as that of CloneVoice.
+        """ReplaceVoice clones a caller's voice anew. Once it is there, the one that there was, if any, is
+        deleted, and agents that speak with it get back what they had before; one that cannot be made
+        changes nothing. The new voice is kept as that of CloneVoice.
 
         It may be repeated; each time it makes a new voice.
         """

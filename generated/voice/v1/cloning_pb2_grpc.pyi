@@ -86,8 +86,9 @@ class CloningServiceStub:
     It may be repeated. A call that is not known is no failure: there is nothing to do for it.
     """
     ReplaceVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]
-    """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
-    speak with the old voice get back what they had before. The new voice is kept as that of CloneVoice.
+    """ReplaceVoice clones a caller's voice anew. Once it is there, the one that there was, if any, is
+    deleted, and agents that speak with it get back what they had before; one that cannot be made
+    changes nothing. The new voice is kept as that of CloneVoice.
 
     It may be repeated; each time it makes a new voice.
     """
@@ -156,8 +157,9 @@ class CloningServiceAsyncStub(CloningServiceStub):
     It may be repeated. A call that is not known is no failure: there is nothing to do for it.
     """
     ReplaceVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]  # type: ignore[assignment]
-    """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
-    speak with the old voice get back what they had before. The new voice is kept as that of CloneVoice.
+    """ReplaceVoice clones a caller's voice anew. Once it is there, the one that there was, if any, is
+    deleted, and agents that speak with it get back what they had before; one that cannot be made
+    changes nothing. The new voice is kept as that of CloneVoice.
 
     It may be repeated; each time it makes a new voice.
     """
@@ -265,8 +267,9 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.ReplaceVoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.ReplaceVoiceResponse, _abc.Awaitable[_cloning_pb2.ReplaceVoiceResponse]]:
-        """ReplaceVoice clones a caller's voice anew and deletes the one that there was, if any. Agents that
-        speak with the old voice get back what they had before. The new voice is kept as that of CloneVoice.
+        """ReplaceVoice clones a caller's voice anew. Once it is there, the one that there was, if any, is
+        deleted, and agents that speak with it get back what they had before; one that cannot be made
+        changes nothing. The new voice is kept as that of CloneVoice.
 
         It may be repeated; each time it makes a new voice.
         """
