@@ -20,25 +20,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import msgspec
 import structlog
 
-__all__ = [
-    "SILENCE_DBFS",
-    "Audio",
-    "Finding",
-    "Format",
-    "InspectionUnavailable",
-    "Inspector",
-    "Reply",
-    "SampleUnreadable",
-]
+from cloner.finding import Finding, Format, Reply
+
+__all__ = ["Audio", "InspectionUnavailable", "Inspector", "SampleUnreadable"]
 
 log = structlog.get_logger()
-
-SILENCE_DBFS = -120.0  # nothing is reported as quieter
 
 START_SECONDS = 30.0  # for a worker to import what it needs on a machine that is busy starting
 LONGEST_PAUSE = 5.0  # between two tries to start one
@@ -46,8 +37,6 @@ LONGEST_REPLY = 4_096
 
 # A worker parses what strangers send, so of the environment, with our secrets, it gets what Python needs.
 INHERITED = frozenset({"PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL"})
-
-Format = Literal["wav", "mp3", "ogg", "opus", "flac", "m4a", "webm"]
 
 UPLOADED_AS: dict[Format, tuple[str, str]] = {
     "wav": ("audio/wav", "wav"),
@@ -89,22 +78,6 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
     duration_seconds: float
     sample_rate: int
     peak_dbfs: float
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker found out about a sample."""
-
-    format: Format
-    duration_seconds: float
-    sample_rate: int
-    peak_dbfs: float
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A line from a worker: what it found, or what is wrong with the sample, as the end of a sentence."""
-
-    finding: Finding | None = None
-    fault: str = "cannot be decoded"
 
 
 class Inspector:

@@ -27,7 +27,7 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from cloner.audio import SILENCE_DBFS, Finding, Format, Reply
+from cloner.finding import SILENCE_DBFS, Finding, Format, Reply
 
 # The demuxer is named, never guessed: a playlist, a concat script or an image sequence cannot be opened.
 DEMUXERS = {"wav": "wav", "mp3": "mp3", "ogg": "ogg", "flac": "flac", "m4a": "mov", "webm": "matroska"}

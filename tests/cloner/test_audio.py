@@ -21,7 +21,8 @@ import pytest
 import pytest_asyncio
 
 from cloner import audio
-from cloner.audio import SILENCE_DBFS, Audio, Format, InspectionUnavailable, Inspector, SampleUnreadable
+from cloner.audio import Audio, InspectionUnavailable, Inspector, SampleUnreadable
+from cloner.finding import SILENCE_DBFS, Format
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
