@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import grpc
 import pytest
 from alembic import command
@@ -26,6 +25,7 @@ from cloner.callers import Caller, Identities
 from cloner.registry.database import MIGRATIONS
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
+from tests.rows import values
 
 API_KEY = "key-of-the-emulator"
 CREATE = "/v1/voices/add"
@@ -101,18 +101,6 @@ async def get(cloner: CloningServiceStub, voice_id: str) -> pb.Voice:
 async def listed(cloner: CloningServiceStub) -> list[pb.Voice]:
     """The voices that are there to be used, newest first."""
     return list((await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices)
-
-
-async def rows(database: str, statement: str) -> list[tuple[Any, ...]]:
-    """What stands in the database."""
-    if database.startswith("sqlite"):
-        with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection:
-            return connection.execute(statement).fetchall()
-    connection = await asyncpg.connect(database)
-    try:
-        return [tuple(row) for row in await connection.fetch(statement)]
-    finally:
-        await connection.close()
 
 
 def at_provider(emulator: Emulator) -> set[str]:
@@ -381,7 +369,7 @@ async def test_consent_is_forgotten(
         forgotten = await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
 
         assert (not pending, pending) == (forgotten.voices_deleted, forgotten.voices_pending)
-        assert [("form 18",)] == await rows(
+        assert [("form 18",)] == await values(
             database, "SELECT consent FROM voices WHERE consent <> '' OR consent_at IS NOT NULL"
         )
         emulator.faults.clear()
@@ -454,7 +442,7 @@ async def test_database_from_before(cloning, emulator: Emulator, database: str) 
         opened = await cloner.OpenCall(opening, timeout=10)
 
     assert (voice.voice_id, "Ivan", "") == (opened.voice.voice_id, opened.name, opened.voice.consent)
-    assert [(identity.caller,) * 2 + ("", None, 0.0), ("b" * 64, "b" * 64, "", None, 0.0)] == await rows(
+    assert [(identity.caller,) * 2 + ("", None, 0.0), ("b" * 64, "b" * 64, "", None, 0.0)] == await values(
         database, "SELECT caller, person, consent, consent_at, kept_until FROM voices ORDER BY marker"
     )
 

@@ -1,12 +1,9 @@
 """Calls that are opened without a recording: whose voice they get, and what they count for."""
 
 import asyncio
-import sqlite3
 import time
-from contextlib import closing
 from typing import Any
 
-import asyncpg
 import grpc
 import pytest
 from google.rpc import error_details_pb2
@@ -16,6 +13,7 @@ from voice.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
+from tests.rows import values
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -92,18 +90,6 @@ async def fields_at_fault(answer: Any) -> list[str]:
     return [violation.field for violation in violations.field_violations]
 
 
-async def rows(database: str, statement: str) -> list[tuple[Any, ...]]:
-    """What stands in the database."""
-    if database.startswith("sqlite"):
-        with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection:
-            return connection.execute(statement).fetchall()
-    connection = await asyncpg.connect(database)
-    try:
-        return [tuple(row) for row in await connection.fetch(statement)]
-    finally:
-        await connection.close()
-
-
 def spoken(emulator: Emulator) -> pb.Speech:
     """How the demo agent speaks."""
     config = emulator.agents["agent_demo"]["conversation_config"]
@@ -159,7 +145,7 @@ async def test_two_callers_behind_one_number(
             emulator.voices.remove(of_anna.voice_id)
             clock.ahead = 601
             await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)  # which notices that it is lost
-        assert {"ready", state} == {row[0] for row in await rows(database, "SELECT state FROM voices")}
+        assert {"ready", state} == {row[0] for row in await values(database, "SELECT state FROM voices")}
 
         shared = await cloner.OpenCall(opening(), timeout=10)
         assert (False, "", "") == (shared.HasField("voice"), shared.name, shared.first_message)
@@ -238,7 +224,7 @@ async def test_opened_many_times(cloner: CloningServiceStub, speech: bytes, data
 
     assert answers[0].HasField("voice")
     assert [answers[0]] * 11 == answers
-    assert [(1,)] == await rows(database, "SELECT count(*) FROM calls WHERE conversation_id = 'conv_9'")
+    assert [(1,)] == await values(database, "SELECT count(*) FROM calls WHERE conversation_id = 'conv_9'")
 
 
 async def test_opened_call_is_in_progress(
@@ -495,20 +481,20 @@ async def test_forget_a_number(cloner: CloningServiceStub, database: str) -> Non
     await cloner.OpenCall(opening(), timeout=10)
     await cloner.OpenCall(opening(conversation="", call_sid="CA1"), timeout=10)
     await cloner.OpenCall(opening(OTHER_NUMBER, "conv_2"), timeout=10)
-    assert [(3,)] == await rows(database, "SELECT count(*) FROM calls")
+    assert [(3,)] == await values(database, "SELECT count(*) FROM calls")
 
     alone = pb.ForgetCallerRequest(caller=pb.Caller(phone_number="+31 6 12345678"))
     forgotten = await cloner.ForgetCaller(alone, timeout=10)
 
     assert (0, 0) == (forgotten.voices_deleted, forgotten.voices_pending)
-    assert [("conv_2",)] == await rows(database, "SELECT conversation_id FROM calls")
+    assert [("conv_2",)] == await values(database, "SELECT conversation_id FROM calls")
 
 
 async def test_number_is_not_stored(cloner: CloningServiceStub, database: str) -> None:
     """Of the number that a call came from only a hash is kept."""
     await cloner.OpenCall(opening(), timeout=10)
 
-    assert NUMBER[1:] not in str(await rows(database, "SELECT * FROM calls"))
+    assert NUMBER[1:] not in str(await values(database, "SELECT * FROM calls"))
 
 
 async def test_somebody_else_at_the_number(cloner: CloningServiceStub, speech: bytes) -> None:
@@ -545,7 +531,7 @@ async def test_call_that_has_two_names(cloner: CloningServiceStub, database: str
     await cloner.PrepareCall(call(speech, MARIA), timeout=10)
 
     assert await end(cloner, "conv_1", call_id=opened.call_id, agent_id="agent_demo")
-    assert [(0,)] == await rows(database, "SELECT count(*) FROM calls WHERE ended_at IS NULL")
+    assert [(0,)] == await values(database, "SELECT count(*) FROM calls WHERE ended_at IS NULL")
 
 
 @pytest.mark.parametrize("reuse", ["sample", "never"])

@@ -2,30 +2,26 @@
 
 import asyncio
 import os
-import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import grpc
 import psutil
-from sqlalchemy import make_url
 from voice.v1 import cloning_pb2 as pb
 from voice.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator
+from tests.rows import Row, rows
 
 API_KEY = "key-of-the-emulator"
 DEPLOYMENT = "crash-test"
 CREATE = "/v1/voices/add"
 SEARCH = "/v2/voices"
 DEPLOYMENT_LABEL = "precall_deployment"
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass
@@ -135,20 +131,13 @@ class World:
             if voice.labels.get(DEPLOYMENT_LABEL) == DEPLOYMENT
         }
 
-    async def rows(self, query: str) -> Rows:
+    async def rows(self, query: str) -> list[Row]:
         """What the registry holds, past the cloner."""
-        url = make_url(self.database)
-        if url.get_backend_name() == "sqlite":
-            return await asyncio.to_thread(_of_sqlite, str(url.database), query)
-        connection = await asyncpg.connect(self.database)
-        try:
-            return [dict(row) for row in await connection.fetch(query)]
-        finally:
-            await connection.close()
+        return await rows(self.database, query)
 
-    async def voices(self) -> dict[str, Rows]:
+    async def voices(self) -> dict[str, list[Row]]:
         """The registry's rows of voices, by whose they are."""
-        found: dict[str, Rows] = {}
+        found: dict[str, list[Row]] = {}
         for row in await self.rows("SELECT * FROM voices ORDER BY created_at"):
             found.setdefault(row["name"].split("_Clone_")[0], []).append(row)
         return found
@@ -227,9 +216,3 @@ def _address(log: Path) -> str | None:
 
 def _text(log: Path) -> str:
     return log.read_text()
-
-
-def _of_sqlite(path: str, query: str) -> Rows:
-    with closing(sqlite3.connect(path, timeout=10)) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(query)]

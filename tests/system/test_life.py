@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import asyncpg
 import grpc
 import httpx
 import pytest
@@ -25,6 +24,7 @@ from environment import Secret
 from gateway import app as gateway
 from gateway.settings import Settings as GatewaySettings
 from tests.postgres import new_database
+from tests.rows import rows
 from tests.system.relay import Relay
 from tests.system.signing import event, signed
 
@@ -102,11 +102,7 @@ class Life:
 
     async def rows(self) -> list[tuple[str, str]]:
         """The voices in the registry that are not over: whose, and in which state."""
-        connection = await asyncpg.connect(self.database)
-        try:
-            found = await connection.fetch("SELECT name, state FROM voices WHERE closed_at IS NULL")
-        finally:
-            await connection.close()
+        found = await rows(self.database, "SELECT name, state FROM voices WHERE closed_at IS NULL")
         return sorted((row["name"].split("_")[0], row["state"]) for row in found)
 
     async def settled(self, *expected: str) -> None:
