@@ -6,6 +6,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 from emulator import Fault
+from environment import Secret
 from telemetry.tracing import tracing
 
 CREATE = "/v1/voices/add"
@@ -68,6 +69,34 @@ async def test_one_trace_over_both_hops(system, speech: bytes, spans, form: str)
         "precall.sample.size": len(speech),
         "precall.outcome": "success",
     }.items() <= root.attributes.items()
+
+
+async def test_initiation(running, spans) -> None:
+    """A call that ElevenLabs asks about is one trace too, which tells what came of it."""
+    open_call = "voice.v1.CloningService/OpenCall"
+    route = "/webhook/conversation-init"
+    async with running(of_gateway={"conversation_init_token": Secret("token")}) as system:
+        asked = {"agent_id": "agent_demo", "conversation_id": "conv_1", "caller_id": "+31612345678"}
+        headers = {"Authorization": "Bearer token", "traceparent": f"00-{'1' * 32}-{'2' * 16}-00"}
+        answer = await system.http.post(route, json=asked, headers=headers)
+        (root,) = await spans.wait(f"POST {route}")
+
+    assert f"{root.context.trace_id:032x}" == answer.headers["traceresponse"].split("-")[1]
+    assert {
+        ("gateway", f"POST {route}", None),
+        ("gateway", open_call, f"POST {route}"),
+        ("cloner", open_call, open_call),
+        ("cloner", f"GET {AGENT}", open_call),
+    } == edges(spans.of_delivery())
+    assert {
+        "http.route": route,
+        "http.response.status_code": 200,
+        "gen_ai.conversation.id": "conv_1",
+        "gen_ai.agent.id": "agent_demo",
+        "precall.outcome": "caller_unknown",
+    }.items() <= root.attributes.items()
+    assert [int("1" * 32, 16)] == [link.context.trace_id for link in root.links]
+    assert set() == failed(spans.of_delivery())
 
 
 async def test_strangers_trace_is_linked_and_not_continued(system, spans) -> None:
