@@ -19,7 +19,7 @@ from voice.v1.cloning_pb2_grpc import CloningServiceServicer
 from cloner.callers import Caller
 from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
-from cloner.failures import TimedOut, VoiceNotFound
+from cloner.failures import VoiceNotFound
 from cloner.preparation import Call, Preparation
 from cloner.registry import VoiceRow, by
 from cloner.registry import Voices as VoiceRows
@@ -36,10 +36,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 LONGEST_SECONDS = 60.0
 LONGEST_OPENING_SECONDS = 2.0
-# What the way back to the caller is allowed to take.
+# What is kept of the time for the way back to the caller, at most half of it.
 HEADROOM_SECONDS = 0.15
-# What asks ElevenLabs ends at the deadline by itself; what has not, so long after it, waits for the registry.
-OVERRUN_SECONDS = 0.08
 LONGEST_TRAILING_GREETING = 4_000
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
@@ -221,14 +219,14 @@ async def _answered(
     """Answers a failure as a status, in time, and tells span and log how the call ended."""
     began = time.monotonic()
     left = context.time_remaining()
-    seconds = (longest if left is None else min(left, longest)) - HEADROOM_SECONDS
-    answering = _Answering(asyncio.get_running_loop().time() + seconds)
+    seconds = longest if left is None else max(0.0, min(left, longest))
+    headroom = min(HEADROOM_SECONDS, seconds / 2)
+    answering = _Answering(asyncio.get_running_loop().time() + seconds - headroom)
     outcome = "cancelled"
     with about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})):
         try:
-            if seconds <= 0:
-                raise TimedOut  # noqa: TRY301 - here is where it is answered
-            async with by(answering.deadline + OVERRUN_SECONDS):
+            # What asks ElevenLabs ends at the deadline by itself; the rest waits for the registry.
+            async with by(answering.deadline + headroom / 2):
                 yield answering
             outcome = "success"
         except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here

@@ -253,6 +253,7 @@ async def test_consent_that_is_missing(
     assert [] == spans.finished("inspect sample")
 
 
+@ON_SQLITE
 @WAYS
 @pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
 async def test_consent_that_is_told(cloning, speech: bytes, way: str, required: bool) -> None:

@@ -117,6 +117,7 @@ async def test_spellings_of_a_number(cloner: CloningServiceStub, speech: bytes) 
     assert [*[voice.voice_id] * 4, ""] == [answer.voice.voice_id for answer in opened]
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("number", ["", "   ", UNKNOWN, "anonymous"])
 async def test_nobody_known(cloner: CloningServiceStub, speech: bytes, number: str) -> None:
     """An unknown caller gets nobody's voice, and the call has an id all the same."""
@@ -575,6 +576,7 @@ async def test_opened_while_delivered(
     assert (not sample_refused) == after.HasField("voice")
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("number", ["anonymous", "Restricted", "+266696687", "", "-"])
 async def test_withheld_number(cloner: CloningServiceStub, samples: Any, speech: bytes, number: str) -> None:
     """A number that many share because it was withheld finds nobody, and tells nobody from another."""
@@ -589,6 +591,7 @@ async def test_withheld_number(cloner: CloningServiceStub, samples: Any, speech:
     assert not opened.HasField("voice")
 
 
+@ON_SQLITE
 async def test_agent_without_a_greeting(
     cloner: CloningServiceStub, emulator: Emulator, speech: bytes
 ) -> None:
@@ -600,6 +603,7 @@ async def test_agent_without_a_greeting(
     assert "" == spoken(emulator).first_message
 
 
+@ON_SQLITE
 async def test_long_greeting(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
     """A failure is told as such, however long the greeting is that its agent had before."""
     emulator.agents["agent_demo"]["conversation_config"]["agent"]["first_message"] = "Hello! " * 3_000
@@ -614,6 +618,7 @@ async def test_long_greeting(cloner: CloningServiceStub, emulator: Emulator, spe
     )  # fmt: skip
 
 
+@ON_SQLITE
 async def test_agents_settings_that_were_not_seen(
     cloner: CloningServiceStub, emulator: Emulator, speech: bytes
 ) -> None:

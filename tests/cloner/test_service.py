@@ -579,3 +579,16 @@ async def test_one_trace(cloner: CloningServiceStub, spans, speech: bytes) -> No
     inspected = spans.one("inspect sample").attributes
     assert ("mp3", 44_100) == (inspected["precall.sample.format"], inspected["precall.sample.rate"])
     assert 5 < inspected["precall.sample.duration"] < 7
+
+
+async def test_short_deadline(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
+    """Whoever has little time is answered within it, and can read why not."""
+    listed = await cloner.ListVoices(pb.ListVoicesRequest(), timeout=0.14)
+    emulator.faults.set(Fault(method="POST", path="/v1/voices/add", hold="before"))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cloner.PrepareCall(call(speech), timeout=0.14)
+
+    assert [] == list(listed.voices)
+    # Ours, or gRPC's own where that was quicker; never one that contradicts its details.
+    rpc_status.from_call(caught.value)
+    assert caught.value.code() in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}

@@ -21,13 +21,42 @@ class Deliver(Struct, frozen=True):
     wait: bool
 
 
+class Open(Struct, frozen=True):
+    """A call is about to start of which the number is all that is known, which may be somebody else's.
+
+    With `line`, it is one that has no conversation yet.
+    """
+
+    caller: int
+    number: int
+    agent: str
+    conversation: int
+    line: bool
+    replica: int
+    times: int
+    wait: bool
+
+
+class Enrol(Struct, frozen=True):
+    """A caller's voice is taken ahead of time."""
+
+    caller: int
+    replica: int
+    patient: bool
+    wait: bool
+
+
 class End(Struct, frozen=True):
-    """A call is over, which may never have begun."""
+    """A call is over, which may never have begun.
+
+    It is told by its conversation, by the id that was answered for it or for its line, or by both.
+    """
 
     caller: int
     agent: str
     conversation: int
     replica: int
+    way: Literal["conversation", "call", "line", "both"]
 
 
 class Forget(Struct, frozen=True):
@@ -129,7 +158,8 @@ FAULTS: dict[str, dict[str, Any]] = {
     "held": {"hold": "before"},
     "done and held": {"hold": "after"},
 }
-UNSEEN = {"search_lag": {"searches": 4}}
+UNSEEN_SEARCHES = 4
+UNSEEN = {"search_lag": {"searches": UNSEEN_SEARCHES}}
 CREATE_FAULTS: dict[str, dict[str, Any]] = {
     **FAULTS,
     "unverified": {"requires_verification": True},
@@ -150,7 +180,21 @@ often = st.sampled_from((True, True, True, False))
 deliver = st.builds(
     Deliver, caller, agent, conversation, replica, st.sampled_from((1, 1, 1, 2, 4)), often, st.booleans()
 )
-end = st.builds(End, caller, agent, conversation, replica)
+whose = caller.flatmap(lambda n: st.tuples(st.just(n), st.sampled_from((n, n, n, n, *CALLERS))))
+open_ = st.tuples(whose, agent, conversation, st.sampled_from((False, False, False, True))).flatmap(
+    lambda drawn: st.builds(
+        Open,
+        st.just(drawn[0][0]),
+        st.just(drawn[0][1]),
+        *map(st.just, drawn[1:]),
+        replica,
+        st.sampled_from((1, 1, 2)),
+        st.booleans(),
+    )
+)
+enrol = st.builds(Enrol, caller, replica, often, st.booleans())
+way: st.SearchStrategy[Any] = st.sampled_from((*["conversation"] * 3, "call", "line", "both"))
+end = st.builds(End, caller, agent, conversation, replica, way)
 break_ = st.one_of(
     st.builds(Break, st.sampled_from(sorted(REQUESTS)), st.sampled_from(sorted(FAULTS)), times),
     st.builds(Break, st.just("create"), st.sampled_from(sorted(CREATE_FAULTS)), times),
@@ -162,6 +206,8 @@ kill = st.builds(Kill, replica)
 # By how often each is taken.
 singles: list[tuple[int, st.SearchStrategy[Any]]] = [
     (9, deliver),
+    (4, open_),
+    (2, enrol),
     (4, end),
     (2, st.builds(Forget, caller, st.sampled_from(("person", "number", "voice")), replica, often)),
     (2, st.builds(Replace, caller, replica, often, st.booleans())),
@@ -197,6 +243,29 @@ scene = st.builds(
     jump,
 )
 
+
+def _assumed(
+    calls: tuple[int, int, str, int], how: str, replica: int, moment: float, delivered_first: bool
+) -> list[Any]:
+    known, caller, agent, conversation = calls
+    delivered = Deliver(caller, agent, conversation, replica, 1, patient=True, wait=not delivered_first)
+    opened = Open(caller, known, agent, conversation, line=False, replica=replica + 1, times=1, wait=True)
+    order = [delivered, Pause(moment), opened] if delivered_first else [opened, Pause(moment), delivered]
+    return [Enrol(known, replica, patient=True, wait=True), Break("read", how, 1), *order, Mend()]
+
+
+# Nor these: a call is delivered just when its number finds the voice of somebody else.
+assumed = st.builds(
+    _assumed,
+    st.tuples(st.sampled_from((0, 0, 2)), st.just(1), agent, conversation),
+    st.sampled_from(("slow", "held")),
+    replica,
+    st.sampled_from((0.03, 0.1)),
+    st.booleans(),
+)
+
 steps = st.lists(
-    st.sampled_from((*([single] * 8), scene)).flatmap(lambda kind: kind), min_size=8, max_size=18
+    st.sampled_from((*([single] * 16), scene, scene, assumed)).flatmap(lambda kind: kind),
+    min_size=8,
+    max_size=14,
 ).map(lambda parts: [step for part in parts for step in part])

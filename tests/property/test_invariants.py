@@ -36,13 +36,19 @@ def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:
     @given(
         story=steps,
         keep_hours=st.sampled_from((0.0, 1.0)),
+        keep_days=st.sampled_from((0.0, 0.05)),
         agent_update=st.sampled_from(("auto", "auto", "auto", "always")),
     )
-    def lives(story: list[Any], keep_hours: float, agent_update: str) -> None:
+    def lives(story: list[Any], keep_hours: float, keep_days: float, agent_update: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             url = new_database(server) if server else f"sqlite:///{folder}/precall.sqlite3"
             try:
-                asyncio.run(_live(url, Path(folder), story, keep_hours, agent_update))
+                chosen = {
+                    "voice_clone_keep_hours": keep_hours,
+                    "enrolment_keep_days": keep_days,
+                    "agent_update": agent_update,
+                }
+                asyncio.run(_live(url, Path(folder), story, chosen))
             finally:
                 if server:
                     asyncio.run(_drop(url))
@@ -50,8 +56,8 @@ def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:
     lives()
 
 
-async def _live(url: str, folder: Path, story: list[Any], keep_hours: float, agent_update: str) -> None:
-    async with world(url, folder, voice_clone_keep_hours=keep_hours, agent_update=agent_update) as lived:
+async def _live(url: str, folder: Path, story: list[Any], chosen: dict[str, Any]) -> None:
+    async with world(url, folder, **chosen) as lived:
         for step in story:
             await lived.do(step)
         await lived.settle()

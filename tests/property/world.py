@@ -1,17 +1,16 @@
 """A provider, a database and two replicas, what was done to them, and what must be true of them.
 
-`World.do` takes a step; `check` raises Violated as soon as anything is wrong that never may be;
+`World.do` takes a step, after which `check` raises Violated if anything is wrong that never may be;
 `settle` waits for a quiet point and tells what is wrong there.
 """
 
 import asyncio
-import copy
 import hashlib
 import io
 import random
 import time
 import wave
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -25,12 +24,13 @@ from sqlalchemy import select
 from voice.v1 import cloning_pb2 as pb
 from voice.v1.cloning_pb2_grpc import CloningServiceStub
 
-from cloner.callers import Caller, Identities
+from cloner.callers import Caller, Identities, Identity
 from cloner.registry import Registry, opened
 from cloner.registry.schema import agents, calls, voices
 from emulator import Emulator, Fault, Latency, Settings
 from emulator.agents import PREMADE
 from emulator.voices import Voice
+from tests.property.judge import FOREVER, PEOPLE, Answer, Judge, Opened, Violated, sharing
 from tests.property.replica import SECRETS, Clock, Replica
 from tests.property.steps import (
     AGENTS,
@@ -38,21 +38,26 @@ from tests.property.steps import (
     CREATE_FAULTS,
     FAULTS,
     REQUESTS,
+    UNSEEN_SEARCHES,
     Break,
     Deliver,
     Edit,
     End,
+    Enrol,
     Fill,
     Forget,
     Jump,
     Kill,
     Mend,
+    Open,
     Pause,
     Quiet,
     Replace,
     Start,
     Vanish,
 )  # fmt: skip
+
+__all__ = ["Violated", "World", "world"]
 
 DEPLOYMENT = "tested"
 ROOM = 500
@@ -63,7 +68,17 @@ LATER = {
 }  # fmt: skip
 SETTLE_SECONDS = 15.0
 LONGEST_UPDATE = 30.0
-FOREVER = float("inf")
+# Longer than any row is kept.
+AGES = 31 * 86_400.0
+
+
+@cache
+def identity(caller: int) -> Identity:
+    """How the registry knows a caller."""
+    person = PEOPLE[caller]
+    told = Caller(name=person.name, date_of_birth=person.date_of_birth, phone_number=person.phone_number)
+    identities = Identities(SECRETS["caller_hash_key"].encode(), "caller")
+    return identities.of(told, sample_digest="", call_id="")
 
 
 @cache
@@ -78,24 +93,29 @@ def sample(caller: int, take: int) -> bytes:
     return file.getvalue()
 
 
-class World:
-    """One deployment. `keep_hours` and `agent_update` are the operator's settings."""
+class World(Judge):
+    """One deployment. `settings` are the operator's."""
 
     def __init__(
         self, registry: Registry, url: str, folder: Path, clock: Clock, settings: dict[str, Any]
     ) -> None:
-        self.clock = clock
-        self.registry = registry
-        self.log = folder / "log"
-        self.keep = settings["voice_clone_keep_hours"] * 3_600
-        self.auto = settings["agent_update"] == "auto"
-        self.provider = Emulator(
+        provider = Emulator(
             Settings(
                 api_key=SECRETS["elevenlabs_api_key"], latency=Latency(0, 0.005), create_latency=Latency(0.01, 0.05),
                 voice_limit=ROOM, monthly_limit=None,
             ),
             clock=clock,
         )  # fmt: skip
+        super().__init__(
+            provider,
+            folder / "log",
+            clock,
+            keep=settings["voice_clone_keep_hours"] * 3_600,
+            keep_enrolled=settings["enrolment_keep_days"] * 86_400,
+            auto=settings["agent_update"] == "auto",
+        )
+        self.clock = clock
+        self.registry = registry
         self.settings = {
             "cloner_port": 0, "database_url": url, "audio_workers": 1, "shutdown_grace_seconds": 0.0, **settings,
         }  # fmt: skip
@@ -103,23 +123,16 @@ class World:
         self._one_at_a_time = {0: asyncio.Lock(), 1: asyncio.Lock()}
         self.stubs: dict[int, tuple[grpc.aio.Channel, CloningServiceStub]] = {}
         self.pending: set[asyncio.Task[None]] = set()
-        self.events: list[Event] = []
-        self.answers: list[Answer] = []
         self.takes = dict.fromkeys(CALLERS, 0)
         self.makers = {hashlib.sha256(sample(caller, 0)).hexdigest(): caller for caller in CALLERS}
-        self.made: dict[str, int] = {}
-        self.conversations: dict[str, float] = {}
+        self.call_ids: dict[str, str] = {}
         self.forgotten: dict[int, float] = {}
         self.touched: dict[int, float] = {}
-        self.unsure: set[str] = set()
-        self.wrong: list[str] = []
-        self.story: list[str] = []
-        self.began = time.monotonic()
-        self.foreign = self._place_others()
+        self._place_others()
         self.had = {agent: self._spoken(agent) for agent in AGENTS}
-        self._watch_voices()
+        self.watch()
 
-    def _place_others(self) -> dict[str, Voice]:
+    def _place_others(self) -> None:
         """Voices that look like ours to a careless eye."""
         label, old = (
             {"precall_deployment": DEPLOYMENT, "precall": f"precall-{DEPLOYMENT}-1"},
@@ -145,28 +158,6 @@ class World:
             self.provider.voices.put(voice)
         for agent in AGENTS:
             self.provider.agents.put(agent, {"name": agent})
-        return {voice.voice_id: copy.deepcopy(voice) for voice in others}
-
-    def _watch_voices(self) -> None:
-        """Notes who each voice was made of, and what is deleted."""
-        put, remove = self.provider.voices.put, self.provider.voices.remove
-        self._remove = remove
-
-        def noted_put(voice: Voice) -> Voice:
-            self.made[voice.voice_id] = self.makers[voice.samples[0].hash]
-            self.tell(f"    made {voice.voice_id} of {self.made[voice.voice_id]}")
-            return put(voice)
-
-        def noted_remove(voice_id: str) -> None:
-            remove(voice_id)
-            self.tell(f"    deleted {voice_id}")
-            if voice_id not in self.made:
-                self.wrong.append(f"{voice_id}, which is somebody else's, was deleted")
-            for agent in AGENTS:
-                if self._spoken(agent)[0] == voice_id:
-                    self.wrong.append(f"{voice_id} was deleted while {agent} spoke with it")
-
-        self.provider.voices.put, self.provider.voices.remove = noted_put, noted_remove
 
     # What is done.
 
@@ -178,10 +169,12 @@ class World:
                 await self._begin(
                     [self._deliver(step, step.replica + n) for n in range(times)], wait=step.wait
                 )
+            case Open(times=times):
+                await self._begin([self._open(step, step.replica + n) for n in range(times)], wait=step.wait)
+            case Enrol():
+                await self._begin([self._enrol(step)], wait=step.wait)
             case End():
-                await self._begin(
-                    [self._end(step.caller, step.agent, step.conversation, step.replica)], wait=True
-                )
+                await self._begin([self._end(step)], wait=True)
             case Forget():
                 await self._begin([self._forget(step)], wait=step.wait)
             case Replace():
@@ -204,11 +197,11 @@ class World:
                 await self._start(replica)
             case Jump(seconds):
                 # A provider that changes an agent half a minute after it was asked to is beyond the design.
-                if seconds >= LONGEST_UPDATE and self.provider.requests.matching(
-                    method="PATCH", stage="held"
-                ):
+                if seconds >= LONGEST_UPDATE and self._updating():
                     self.provider.faults.release()
-                    await asyncio.sleep(0.1)
+                    until = time.monotonic() + 1
+                    while self._updating() and time.monotonic() < until:
+                        await asyncio.sleep(0.02)
                 self._jump(seconds)
             case Pause(seconds):
                 await asyncio.sleep(seconds)
@@ -239,26 +232,77 @@ class World:
             agent_id=step.agent, conversation_id=conversation, caller=PEOPLE[step.caller],
             sample=sample(step.caller, self.takes[step.caller]),
         )  # fmt: skip
-        event = self._note("delivered", step.caller, FOREVER)
+        event = self._note(f"delivered {step.agent} {conversation}", step.caller, FOREVER)
         answer = await self._ask(replica, "PrepareCall", request, PATIENT if step.patient else IMPATIENT)
+        if answer != "NO ANSWER":
+            event.ended = time.monotonic()
         if isinstance(answer, str):
             return answer
-        event.ended = ended = time.monotonic()
+        ended = event.ended
         self.touched[step.caller] = ended
         told = Answer(
             step.caller, step.agent, conversation, began, ended, answer.voice.voice_id, answer.agent_updated
         )
-        self.answers.append(told)
-        self._judge(told, answer)
+        self.call_ids[f"{step.agent} {conversation}"] = answer.call_id
+        self.judge_delivery(told, answer)
         return "OK"
 
-    async def _end(self, caller: int, agent: str, number: int, replica: int) -> None:
-        conversation = f"conv_{caller}_{number}"
-        event = self._note(f"ended {agent} {conversation}", caller, FOREVER)
-        request = pb.CompleteCallRequest(conversation_id=conversation, agent_id=agent)
-        answer = await self._ask(replica, "CompleteCall", request, PATIENT)
+    async def _open(self, step: Open, replica: int) -> None:
+        conversation = f"{'line' if step.line else 'conv'}_{step.caller}_{step.conversation}"
+        request = pb.OpenCallRequest(
+            agent_id=step.agent, phone_number=PEOPLE[step.number].phone_number,
+            conversation_id="" if step.line else conversation, call_sid=conversation if step.line else "",
+        )  # fmt: skip
+        began = time.monotonic()
+        self.conversations.setdefault(f"{step.agent} {conversation}", began)
+        known = await self._known_by(step.number)
+        event = self._note(f"opened {step.agent} {conversation}", step.number, FOREVER)
+        had = self._standing(step.agent)
+        answer = await self._ask(replica, "OpenCall", request, PATIENT)
+        if isinstance(answer, str):
+            return
+        event.ended = time.monotonic()
+        self.call_ids[f"{step.agent} {conversation}"] = answer.call_id
+        told = Opened(
+            step.caller, step.number, step.agent, conversation, began, event.ended, answer.voice.voice_id
+        )
+        self.judge_opening(told, answer, known)
+        if had is not None and had == self._standing(step.agent) and not answer.HasField("agent_before"):
+            self.wrong.append(f"{conversation} was not told what {step.agent} had before {had[0]}")
+
+    async def _enrol(self, step: Enrol) -> None:
+        self.touched[step.caller] = FOREVER
+        until = self.clock() + self.keep_enrolled
+        event = self._note("enrolled", step.caller, FOREVER)
+        request = pb.CloneVoiceRequest(
+            caller=PEOPLE[step.caller], sample=sample(step.caller, self.takes[step.caller])
+        )
+        answer = await self._ask(step.replica, "CloneVoice", request, PATIENT if step.patient else IMPATIENT)
         if not isinstance(answer, str):
-            event.ended, event.amount = time.monotonic(), float(answer.found)
+            event.ended = self.touched[step.caller] = time.monotonic()
+            self.judge_ahead(event, answer.voice, until=until)
+
+    async def _end(self, step: End) -> None:
+        conversation, line = (f"{kind}_{step.caller}_{step.conversation}" for kind in ("conv", "line"))
+        of_call, of_line = (self.call_ids.get(f"{step.agent} {one}", "") for one in (conversation, line))
+        match step.way:
+            case "call" if of_call:
+                request, ended = pb.CompleteCallRequest(call_id=of_call), [conversation]
+            case "line" if of_line:
+                request, ended = pb.CompleteCallRequest(call_id=of_line), [line]
+            case "both" if of_line:
+                request = pb.CompleteCallRequest(
+                    conversation_id=conversation, call_id=of_line, agent_id=step.agent
+                )
+                ended = [conversation, line]
+            case _:
+                request = pb.CompleteCallRequest(conversation_id=conversation, agent_id=step.agent)
+                ended = [conversation]
+        events = [self._note(f"ended {step.agent} {one}", step.caller, FOREVER) for one in ended]
+        answer = await self._ask(step.replica, "CompleteCall", request, PATIENT)
+        if not isinstance(answer, str):
+            for event in events:
+                event.ended, event.amount = time.monotonic(), float(answer.found)
 
     async def _forget(self, step: Forget) -> None:
         person = PEOPLE[step.caller]
@@ -286,6 +330,7 @@ class World:
         self.touched[step.caller] = FOREVER
         new = sample(step.caller, self.takes[step.caller])
         self.makers[hashlib.sha256(new).hexdigest()] = step.caller
+        until = self.clock() + self.keep_enrolled
         event = self._note("replaced", step.caller, FOREVER)
         request = pb.ReplaceVoiceRequest(caller=PEOPLE[step.caller], sample=new)
         answer = await self._ask(
@@ -294,8 +339,7 @@ class World:
         if isinstance(answer, str):
             return
         event.ended = self.touched[step.caller] = time.monotonic()
-        if self.made.get(answer.voice.voice_id) != step.caller:
-            self.wrong.append(f"{step.caller} was given {answer.voice.voice_id} in place of an old voice")
+        self.judge_ahead(event, answer.voice, until=until)
 
     def _break(self, step: Break) -> None:
         method, path = REQUESTS[step.request]
@@ -356,7 +400,9 @@ class World:
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.CancelledError) as failure:
             reason = _reason(failure)
             self.tell(f"    {method} {_brief(request)}: {reason}")
-            if reason not in LATER:
+            # A busy machine may need as long as an opening, or whoever is impatient, waits for the registry.
+            brief = method == "OpenCall" or seconds < PATIENT
+            if reason not in LATER and not (brief and reason == "REGISTRY_UNAVAILABLE"):
                 self.wrong.append(f"{method} was answered {reason}: {failure}")
             return reason
         self.tell(f"    {method} {_brief(request)}: {_brief(answer)}")
@@ -385,15 +431,21 @@ class World:
         ended = {event.kind for event in self.events if event.kind.startswith("ended ")}
         if over:
             ended = {f"ended {known}" for known in self.conversations}
+            await self._ring(ended)
         wrong: list[str] = ["nothing was looked at"]
-        # Two for a janitor to come by, and more for what is tried again; then nothing but time passes.
-        jumps = [0.0, 8_000.0, 700.0, 700.0] if over else [0.0, 700.0, 700.0]
+        # Enough for a janitor to come by until a search shows what was made; then nothing but time passes.
+        past = max(8_000.0, self.keep_enrolled + 700)
+        jumps = [past if over else 0.0, *[700.0] * UNSEEN_SEARCHES, 700.0]
         until = time.monotonic() + SETTLE_SECONDS
         while wrong and not self.wrong and time.monotonic() < until:
             self._jump(jumps.pop(0) if jumps else 10.0)
             self.tell("  settling")
             await self._ring(ended)
-            wrong = await self._eventually_settled(1.2, over=over)
+            looks = [self._unsettled, self._left] if over else [self._unsettled]
+            wrong = await self._eventually_right(1.2, looks)
+        if over and not wrong and not self.wrong:
+            self._jump(AGES)
+            wrong = await self._eventually_right(SETTLE_SECONDS, [self._written])
         if wrong:
             self.wrong += ["at a quiet point:", *wrong]
         self.check()
@@ -403,14 +455,17 @@ class World:
         """Tells each end again, because a janitor that hears of one looks at once at what is due."""
         for replica, kind in enumerate(sorted(ended)):
             _, agent, conversation = kind.split()
-            _, caller, number = conversation.split("_")
-            await self._end(int(caller), agent, int(number), replica)
+            known, caller, number = conversation.split("_")
+            way = "line" if known == "line" else "conversation"
+            await self._end(End(int(caller), agent, int(number), replica, way))
 
-    async def _eventually_settled(self, seconds: float, *, over: bool) -> list[str]:
+    async def _eventually_right(
+        self, seconds: float, looks: list[Callable[[], Awaitable[list[str]]]]
+    ) -> list[str]:
         """What is still wrong after so long, or nothing as soon as all is right twice in a row."""
         until, right = time.monotonic() + seconds, 0
         while True:
-            wrong = await self._unsettled() + (await self._left() if over else [])
+            wrong = [line for look in looks for line in await look()]
             right = 0 if wrong else right + 1
             if right == 2 or (wrong and time.monotonic() > until):
                 return wrong
@@ -443,15 +498,10 @@ class World:
     async def _remembered(self, rows: list[Any]) -> list[str]:
         """Who was forgotten, and did not call again, is not known."""
         wrong: list[str] = []
-        identities = Identities(SECRETS["caller_hash_key"].encode(), "caller")
         for caller, at in self.forgotten.items():
             if self.touched.get(caller, 0.0) > at:
                 continue
-            person = PEOPLE[caller]
-            told = Caller(
-                name=person.name, date_of_birth=person.date_of_birth, phone_number=person.phone_number
-            )
-            hashed = identities.of(told, sample_digest="", call_id="").caller
+            hashed = identity(caller).caller
             wrong += [
                 f"{caller} was forgotten and has a voice that is {row.state}"
                 for row in rows
@@ -473,7 +523,33 @@ class World:
                 wrong += [] if expected else [f"{agent} speaks with {voice_id}"]
             elif (voice_id, first_message) != self.had[agent]:
                 wrong.append(f"{agent} had {self.had[agent]} and has {(voice_id, first_message)}")
-        return wrong
+        open_still = [row for row in await self._rows(calls) if row.ended_at is None]
+        return wrong + [f"{row.conversation_id or row.id} never ended" for row in open_still]
+
+    async def _written(self) -> list[str]:
+        """What is left in the registry when nobody has called for ages."""
+        tables = {"calls": calls, "voices": voices}
+        counts = {name: len(await self._rows(table)) for name, table in tables.items()}
+        wrong = [f"{count} rows of {name} are left" for name, count in counts.items() if count]
+        return wrong + [f"{row.agent_id} is not let go" for row in await self._rows(agents) if row.marker]
+
+    async def _known_by(self, number: int) -> set[int]:
+        """Who is known by the number of a caller: whoever has any row."""
+        rows = {(row.number, row.person) for row in await self._rows(voices)}
+        return {
+            caller for caller in sharing(number) if (identity(caller).number, identity(caller).person) in rows
+        }
+
+    def _updating(self) -> bool:
+        return any(one.stage != "finished" for one in self.provider.requests.matching(method="PATCH"))
+
+    def _standing(self, agent: str) -> tuple[str, int] | None:
+        """The caller's voice that an agent surely has for a while, and how often agents were changed so far."""
+        voice_id, _ = self._spoken(agent)
+        lately = self._jumped(time.monotonic() - 2) >= LONGEST_UPDATE
+        if voice_id not in self.made or agent in self.unsure or lately or self._updating():
+            return None
+        return voice_id, len(self.provider.requests.matching(method="PATCH"))
 
     # What everything above is made of.
 
@@ -491,7 +567,10 @@ class World:
 def _reason(failure: BaseException) -> str:
     if not isinstance(failure, grpc.aio.AioRpcError):
         return "NO ANSWER"
-    status = rpc_status.from_call(failure)
+    try:
+        status = rpc_status.from_call(failure)
+    except ValueError as unreadable:
+        return f"a status that contradicts itself: {unreadable}"
     info = error_details_pb2.ErrorInfo()
     if status is not None and status.details and status.details[0].Unpack(info):
         return info.reason
