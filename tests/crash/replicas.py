@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,13 @@ class World:
         """What the registry holds, past the cloner."""
         return await rows(self.database, query)
 
+    async def locked(self) -> bool:
+        """Whether somebody is in the middle of a transaction."""
+        if self.database.startswith("sqlite:///"):
+            return await asyncio.to_thread(_locked, self.database.removeprefix("sqlite:///"))
+        query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+        return bool(await self.rows(query))
+
     async def voices(self) -> dict[str, list[Row]]:
         """The registry's rows of voices, by whose they are."""
         found: dict[str, list[Row]] = {}
@@ -216,3 +224,13 @@ def _address(log: Path) -> str | None:
 
 def _text(log: Path) -> str:
     return log.read_text()
+
+
+def _locked(path: str) -> bool:
+    with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        connection.execute("ROLLBACK")
+        return False

@@ -266,12 +266,22 @@ async def never_given(world: World, speech: bytes) -> None:
         await over(world, 60)
 
 
+async def stopped(world: World, replica: Replica) -> None:
+    """Stops a process, but not in the middle of a transaction, in which it would stop all others as well."""
+    while True:
+        replica.process.send_signal(signal.SIGSTOP)
+        if not await world.locked():
+            return
+        replica.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.02)
+
+
 async def only_slow(world: World, speech: bytes) -> None:
     """Stops a process until another takes it for dead, and lets it go on."""
     names = ["CreateDone", "CreateLate"]
     async with world.replicas(2, **KEPT) as (slow, quick):
         answers = await begin(world, slow, names, speech, seconds=40)
-        slow.process.send_signal(signal.SIGSTOP)
+        await stopped(world, slow)
         answered = await repeat(quick, names, speech)
         slow.process.send_signal(signal.SIGCONT)
         await let_go(world)
