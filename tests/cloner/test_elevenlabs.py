@@ -2,6 +2,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -275,3 +276,58 @@ async def test_connections_are_bounded(provider: ElevenLabs, emulator: Emulator)
         type(e) for e in await asyncio.gather(*slow, return_exceptions=True)
     ]
     assert [] == emulator.requests.matching(path=AGENT)
+
+
+VOICE, GREETING = "tts.voice_id", "agent.first_message"
+BOTH = {VOICE, GREETING}
+
+
+def override(tree: Any) -> dict[str, Any]:
+    """Settings of an agent with these under `conversation_config_override`."""
+    return {"overrides": {"conversation_config_override": tree}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (override({"agent": {"first_message": True}, "tts": {"voice_id": True}}), set()),
+        (override({"agent": {"first_message": True}, "tts": {"voice_id": False}}), {VOICE}),
+        (override({"agent": {"first_message": False}, "tts": {"voice_id": True}}), {GREETING}),
+        (override({"agent": {"first_message": False}, "tts": {"voice_id": False}}), BOTH),
+        (override({"agent": {"first_message": True}, "tts": {"stability": True}}), {VOICE}),
+        (override({"agent": {"language": True}, "tts": {"voice_id": True}}), {GREETING}),
+        (override({"agent": {"first_message": True}}), {VOICE}),
+        (override({"tts": {"voice_id": True}}), {GREETING}),
+        (override({"conversation": {"text_only": True}}), BOTH),
+        (override({}), BOTH),
+        (override({"agent": {"first_message": None}, "tts": {"voice_id": None}}), BOTH),
+        (override({"agent": {"first_message": "true"}, "tts": {"voice_id": 1}}), BOTH),
+        (override({"agent": {"first_message": [True]}, "tts": {"voice_id": {"voice_id": True}}}), BOTH),
+        (override({"agent": None, "tts": None}), BOTH),
+        (override({"agent": "first_message", "tts": ["voice_id"]}), BOTH),
+        (override({"agent": True, "tts": {"voice_id": True}}), {GREETING}),
+        (override(None), set()),
+        (override("all"), set()),
+        (override(["tts"]), set()),
+        ({"overrides": {"custom_llm_extra_body": False}}, set()),
+        ({"overrides": None}, set()),
+        ({"overrides": "all"}, set()),
+        ({"overrides": [override({})]}, set()),
+        ({}, set()),
+        (None, set()),
+        ("all", set()),
+        ([{}], set()),
+        ("missing", set()),
+    ],
+    ids=str,
+)
+async def test_settings_of_an_agent(
+    provider: ElevenLabs, emulator: Emulator, settings: Any, expected: set[str]
+) -> None:
+    """A leaf is refused unless it is switched on; where no settings are told, nothing is known to be."""
+    agent = emulator.agents["agent_demo"]
+    agent["platform_settings"] = settings
+    if settings == "missing":
+        del agent["platform_settings"]
+
+    assert expected == (await provider.read_agent("agent_demo", deadline=soon())).refused

@@ -59,53 +59,6 @@ def looks(emulator: Emulator) -> int:
     return len(emulator.requests.matching(method="GET", path=AGENT))
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (below({"agent": {"first_message": True}, "tts": {"voice_id": True}}), []),
-        (below({"agent": {"first_message": True}, "tts": {"voice_id": False}}), [VOICE]),
-        (below({"agent": {"first_message": False}, "tts": {"voice_id": True}}), [GREETING]),
-        (below({"agent": {"first_message": False}, "tts": {"voice_id": False}}), BOTH),
-        (below({"agent": {"first_message": True}, "tts": {"stability": True}}), [VOICE]),
-        (below({"agent": {"language": True}, "tts": {"voice_id": True}}), [GREETING]),
-        (below({"agent": {"first_message": True}}), [VOICE]),
-        (below({"tts": {"voice_id": True}}), [GREETING]),
-        (below({"conversation": {"text_only": True}}), BOTH),
-        (below({}), BOTH),
-        (below({"agent": {"first_message": None}, "tts": {"voice_id": None}}), BOTH),
-        (below({"agent": {"first_message": "true"}, "tts": {"voice_id": 1}}), BOTH),
-        (below({"agent": {"first_message": [True]}, "tts": {"voice_id": {"voice_id": True}}}), BOTH),
-        (below({"agent": None, "tts": None}), BOTH),
-        (below({"agent": "first_message", "tts": ["voice_id"]}), BOTH),
-        (below({"agent": True, "tts": {"voice_id": True}}), [GREETING]),
-        (below(None), []),
-        (below("all"), []),
-        (below(["tts"]), []),
-        ({"overrides": {"custom_llm_extra_body": False}}, []),
-        ({"overrides": None}, []),
-        ({"overrides": "all"}, []),
-        ({"overrides": [below({})]}, []),
-        ({}, []),
-        (None, []),
-        ("all", []),
-        ([{}], []),
-        ("missing", []),
-    ],
-    ids=str,
-)
-async def test_settings_of_an_agent(
-    cloner: CloningServiceStub, emulator: Emulator, speech: bytes, settings: Any, expected: list[str]
-) -> None:
-    """A leaf is refused unless it is switched on; where no settings are told nothing is known."""
-    agent = emulator.agents["agent_demo"]
-    agent["platform_settings"] = settings
-    if settings == "missing":
-        del agent["platform_settings"]
-
-    assert expected == await refused(cloner)
-    assert expected == list((await cloner.PrepareCall(preparing(speech), timeout=10)).refused_leaves)
-
-
 async def test_agent_seen_by_a_delivery(
     cloner: CloningServiceStub, emulator: Emulator, speech: bytes
 ) -> None:
