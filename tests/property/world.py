@@ -10,6 +10,7 @@ import io
 import random
 import time
 import wave
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import cache
@@ -128,6 +129,7 @@ class World(Judge):
         self.call_ids: dict[str, str] = {}
         self.forgotten: dict[int, float] = {}
         self.touched: dict[int, float] = {}
+        self.touching: Counter[int] = Counter()
         self._place_others()
         self.had = {agent: self._spoken(agent) for agent in AGENTS}
         self.watch()
@@ -227,7 +229,7 @@ class World(Judge):
         conversation = f"conv_{step.caller}_{step.conversation}"
         began = time.monotonic()
         self.conversations.setdefault(f"{step.agent} {conversation}", began)
-        self.touched[step.caller] = FOREVER
+        self._touches(step.caller)
         request = pb.PrepareCallRequest(
             agent_id=step.agent, conversation_id=conversation, caller=PEOPLE[step.caller],
             sample=sample(step.caller, self.takes[step.caller]),
@@ -239,13 +241,23 @@ class World(Judge):
         if isinstance(answer, str):
             return answer
         ended = event.ended
-        self.touched[step.caller] = ended
+        self._touched(step.caller, ended)
         told = Answer(
             step.caller, step.agent, conversation, began, ended, answer.voice.voice_id, answer.agent_updated
         )
         self.call_ids[f"{step.agent} {conversation}"] = answer.call_id
         self.judge_delivery(told, answer)
         return "OK"
+
+    def _touches(self, caller: int) -> None:
+        """Something about the caller is under way; if it is never answered, until the next quiet point."""
+        self.touching[caller] += 1
+        self.touched[caller] = FOREVER
+
+    def _touched(self, caller: int, ended: float) -> None:
+        self.touching[caller] -= 1
+        if self.touching[caller] <= 0:
+            self.touched[caller] = ended
 
     async def _open(self, step: Open, replica: int) -> None:
         conversation = f"{'line' if step.line else 'conv'}_{step.caller}_{step.conversation}"
@@ -271,7 +283,7 @@ class World(Judge):
             self.wrong.append(f"{conversation} was not told what {step.agent} had before {had[0]}")
 
     async def _enrol(self, step: Enrol) -> None:
-        self.touched[step.caller] = FOREVER
+        self._touches(step.caller)
         until = self.clock() + self.keep_enrolled
         event = self._note("enrolled", step.caller, FOREVER)
         request = pb.CloneVoiceRequest(
@@ -279,7 +291,8 @@ class World(Judge):
         )
         answer = await self._ask(step.replica, "CloneVoice", request, PATIENT if step.patient else IMPATIENT)
         if not isinstance(answer, str):
-            event.ended = self.touched[step.caller] = time.monotonic()
+            event.ended = time.monotonic()
+            self._touched(step.caller, event.ended)
             self.judge_ahead(event, answer.voice, until=until)
 
     async def _end(self, step: End) -> None:
@@ -327,7 +340,7 @@ class World(Judge):
 
     async def _replace(self, step: Replace) -> None:
         self.takes[step.caller] += 1
-        self.touched[step.caller] = FOREVER
+        self._touches(step.caller)
         new = sample(step.caller, self.takes[step.caller])
         self.makers[hashlib.sha256(new).hexdigest()] = step.caller
         until = self.clock() + self.keep_enrolled
@@ -338,7 +351,8 @@ class World(Judge):
         )
         if isinstance(answer, str):
             return
-        event.ended = self.touched[step.caller] = time.monotonic()
+        event.ended = time.monotonic()
+        self._touched(step.caller, event.ended)
         self.judge_ahead(event, answer.voice, until=until)
 
     def _break(self, step: Break) -> None:
@@ -450,6 +464,7 @@ class World(Judge):
             self.wrong += ["at a quiet point:", *wrong]
         self.check()
         self.touched = {caller: min(at, time.monotonic()) for caller, at in self.touched.items()}
+        self.touching.clear()
 
     async def _ring(self, ended: set[str]) -> None:
         """Tells each end again, because a janitor that hears of one looks at once at what is due."""
