@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import io
 import os
 import wave
@@ -34,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for run in (long[worker::workers], short[worker::workers])
         for item in run
     ]
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector what all tests share: looking through it took a tenth of their time."""
+    gc.collect()
+    gc.freeze()
 
 
 class Spans:

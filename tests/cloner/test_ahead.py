@@ -117,6 +117,7 @@ async def left(cloner: CloningServiceStub, emulator: Emulator, *voices: pb.Voice
     assert list(voices) == await listed(cloner)
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("settings", "days"),
     [
@@ -277,6 +278,7 @@ async def test_no_consent(cloner: CloningServiceStub, speech: bytes) -> None:
     assert ("", False) == (voice.consent, voice.HasField("consent_time"))
 
 
+@ON_SQLITE
 async def test_consent_stays_with_the_voice(cloning, emulator: Emulator, speech: bytes) -> None:
     """A voice that has a consent serves deliveries without one, also after a restart."""
     async with cloning(require_consent=True) as cloner:
@@ -290,6 +292,7 @@ async def test_consent_stays_with_the_voice(cloning, emulator: Emulator, speech:
     assert 1 == len(emulator.requests.matching(path=CREATE))
 
 
+@ON_SQLITE
 async def test_voice_from_before_the_setting(cloning, emulator: Emulator, speech: bytes) -> None:
     """A voice without a consent is not used until a delivery has one, which then stays with it."""
     async with cloning() as cloner:

@@ -96,6 +96,7 @@ def spoken(emulator: Emulator) -> pb.Speech:
     return pb.Speech(voice_id=config["tts"]["voice_id"], first_message=config["agent"]["first_message"])
 
 
+@ON_SQLITE
 async def test_caller_known_by_number(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
     """The one caller behind a number gets voice, name and greeting, and nothing is cloned."""
     voice = await known(cloner, speech)
@@ -205,6 +206,7 @@ async def test_invalid_field(
     assert [] == emulator.requests.matching(path=AGENT)
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("number", ["", OTHER_NUMBER])
 async def test_conversation_that_was_prepared(cloner: CloningServiceStub, speech: bytes, number: str) -> None:
     """A conversation keeps the voice that it was prepared with, whatever the number says."""
@@ -228,6 +230,7 @@ async def test_opened_many_times(cloner: CloningServiceStub, speech: bytes, data
     assert [(1,)] == await values(database, "SELECT count(*) FROM calls WHERE conversation_id = 'conv_9'")
 
 
+@ON_SQLITE
 async def test_opened_call_is_in_progress(
     cloner: CloningServiceStub, emulator: Emulator, speech: bytes
 ) -> None:
@@ -243,6 +246,7 @@ async def test_opened_call_is_in_progress(
     assert (True, during.voice.voice_id) == (after.agent_updated, spoken(emulator).voice_id)
 
 
+@ON_SQLITE
 async def test_call_without_a_conversation(cloner: CloningServiceStub, speech: bytes) -> None:
     """A call of which only the line is known ends by its id, and then by its conversation too."""
     opened = await cloner.OpenCall(opening(OTHER_NUMBER, "", call_sid="CA1"), timeout=10)
@@ -284,6 +288,7 @@ async def test_opened_call_uses_the_voice(cloning, emulator: Emulator, speech: b
         await left(cloner, emulator)
 
 
+@ON_SQLITE
 async def test_what_the_agent_had_before(
     cloner: CloningServiceStub, emulator: Emulator, speech: bytes
 ) -> None:
@@ -317,6 +322,7 @@ async def test_agent_that_is_never_updated(cloning, speech: bytes) -> None:
     assert [False, False] == [answer.HasField("agent_before") for answer in (prepared, opened)]
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("reason", ["SAMPLE_TOO_SHORT", "PROVIDER_BUSY"])
 async def test_failure_tells_what_the_agent_had_before(
     cloning, emulator: Emulator, speech: bytes, silence, reason: str
@@ -351,6 +357,7 @@ async def test_failure_before_the_fields_were_checked(cloner: CloningServiceStub
     )
 
 
+@ON_SQLITE
 async def test_voice_deleted_by_hand(cloning, emulator: Emulator, speech: bytes) -> None:
     """A voice that the provider lost is noticed once it is time to look, and used no more."""
     clock = Clock()
@@ -406,6 +413,7 @@ async def test_provider_that_is_down(
     assert voice == opened.voice
 
 
+@ON_SQLITE
 async def test_voices_that_belong_to_one_call(cloning, speech: bytes) -> None:
     """With VOICE_REUSE=never no number finds a voice; a conversation keeps its own."""
     async with cloning(voice_reuse="never") as cloner:
@@ -433,6 +441,7 @@ async def test_voices_that_belong_to_a_sample(cloning, speech: bytes, samples) -
         assert not (await cloner.OpenCall(opening(conversation="conv_10"), timeout=10)).HasField("voice")
 
 
+@ON_SQLITE
 async def test_voice_without_a_consent(cloning, speech: bytes) -> None:
     """Where a consent is required, a voice that has none is not used, and is once it has."""
     async with cloning() as cloner:
@@ -451,6 +460,7 @@ async def test_voice_without_a_consent(cloning, speech: bytes) -> None:
     assert (voice.voice_id, "form 1", "Ivan") == (after.voice.voice_id, after.voice.consent, after.name)
 
 
+@ON_SQLITE
 async def test_touches_no_agent(cloning, emulator: Emulator, speech: bytes) -> None:
     """Opening changes no agent, and asks for none that must exist."""
     async with cloning(agent_update="always") as cloner:
@@ -465,6 +475,7 @@ async def test_touches_no_agent(cloning, emulator: Emulator, speech: bytes) -> N
     assert [] == emulator.requests.matching(method="PATCH")
 
 
+@ON_SQLITE
 async def test_call_that_ended_before_it_was_known(
     cloner: CloningServiceStub, emulator: Emulator, speech: bytes
 ) -> None:
@@ -491,6 +502,7 @@ async def test_forget_a_number(cloner: CloningServiceStub, database: str) -> Non
     assert [("conv_2",)] == await values(database, "SELECT conversation_id FROM calls")
 
 
+@ON_SQLITE
 async def test_number_is_not_stored(cloner: CloningServiceStub, database: str) -> None:
     """Of the number that a call came from only a hash is kept."""
     await cloner.OpenCall(opening(), timeout=10)
@@ -510,6 +522,7 @@ async def test_somebody_else_at_the_number(cloner: CloningServiceStub, speech: b
     assert (anna.voice.voice_id, True) == (again.voice.voice_id, again.voice_reused)
 
 
+@ON_SQLITE
 async def test_the_same_at_the_number(cloner: CloningServiceStub, speech: bytes) -> None:
     """A delivery that names whom the number let assume gets the voice that was answered before."""
     ivan = await known(cloner, speech)
@@ -519,6 +532,7 @@ async def test_the_same_at_the_number(cloner: CloningServiceStub, speech: bytes)
     assert (ivan.voice_id, True) == (prepared.voice.voice_id, prepared.voice_reused)
 
 
+@ON_SQLITE
 async def test_unknown_call_that_ends_twice(cloner: CloningServiceStub) -> None:
     """A call that nobody asked about stays one that nobody asked about."""
     ends = [await end(cloner, "conv_1", agent_id="agent_demo") for _ in range(2)]
