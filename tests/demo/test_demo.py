@@ -19,6 +19,7 @@ async def start() -> asyncio.subprocess.Process:
     )  # fmt: skip
 
 
+@pytest.mark.long
 async def test_main_job() -> None:
     """Three calls are heard in their callers' voices, and each trace is shown whole, with what came after."""
     process = await start()

@@ -41,7 +41,7 @@ async def test_ends(gateway: Start, tell: Tell, cloner: Any, name: str) -> None:
 
     assert (200, {"status": "success", "conversation_id": "conv_y"}) == (answer.status_code, answer.json())
     assert [expected] == cloner.ended
-    assert 4.0 < cloner.remaining[0] <= 5.0
+    assert 4.0 < cloner.remaining[0] < 5.1  # gRPC rounds up
 
 
 async def test_found_otherwise(gateway: Start, tell: Tell, cloner: Any) -> None:

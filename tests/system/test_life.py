@@ -307,6 +307,7 @@ HANG_UP = {"gateway": (0, 0), "cloner": (503, 503), "provider": (200, 200), "dat
 MODES = ("down", "hang")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("part", PARTS)
 async def test_part_that_fails(lives: Callable[[], Any], speech: bytes, part: str, mode: str) -> None:

@@ -74,6 +74,7 @@ class Process:
         return Path(f"/proc/{self._process.pid}/cmdline").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
     emulator: Emulator, emulator_url: str, speech: bytes, tmp_path: Path, form: str

@@ -228,6 +228,7 @@ async def test_nothing_configured_exports_nothing(capfd) -> None:
     assert ("", "") == capfd.readouterr()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answers", [False, True], ids=["dead", "silent"])
 async def test_collector_that_does_not_answer(running, speech: bytes, monkeypatch, *, answers: bool) -> None:
     """While a collector is dead, or takes spans and never says so, deliveries go on as ever."""
