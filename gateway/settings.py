@@ -51,7 +51,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     conversation_init_token: Secret | None = None
     """What `Authorization: Bearer` must carry at the initiation webhook; without it, a signature must do."""
 
-    conversation_init_budget_ms: Annotated[int, Meta(ge=500, le=3_600_000)] = 2_500
+    conversation_init_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 2_500
     """From the headers of an initiation webhook until its answer has left."""
 
     own_numbers: tuple[str, ...] = ()

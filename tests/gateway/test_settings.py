@@ -147,7 +147,7 @@ def test_token_refused(name: str, token: str) -> None:
         ("PRECALL_BUDGET_MS", "0"),
         ("PRECALL_BUDGET_MS", "soon"),
         ("PRECALL_FALLBACK", "silence"),
-        ("CONVERSATION_INIT_BUDGET_MS", "499"),
+        ("CONVERSATION_INIT_BUDGET_MS", "199"),
         ("OWN_NUMBERS", "+31201234567,ours"),
         ("OVERRIDE_LEAVES", "tts.voice_id,agent.prompt"),
         ("VOICE_CLONE_MAX_SIZE_MB", "0"),
