@@ -19,7 +19,7 @@ from tests.property.steps import steps
 from tests.property.world import Violated, world
 
 COMMON = settings(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
-settings.register_profile("bounded", COMMON, derandomize=True, max_examples=12)
+settings.register_profile("bounded", COMMON, derandomize=True, max_examples=9)
 settings.register_profile("soak", COMMON, max_examples=40)
 PROFILE = settings.get_profile(os.environ.get("PRECALL_PROPERTY", "bounded"))
 
