@@ -21,7 +21,7 @@ down:
 # Write the Python code of the proto files.
 generate into="generated":
     {{uv}} run python -m grpc_tools.protoc --proto_path=proto --python_out={{into}} --grpc_python_out={{into}} \
-        --mypy_out=quiet:{{into}} --mypy_grpc_out=quiet:{{into}} voice/v1/cloning.proto voice/v1/error_reason.proto
+        --mypy_out=quiet:{{into}} --mypy_grpc_out=quiet:{{into}} precall/v1/cloning.proto precall/v1/error_reason.proto
 
 # Put code and proto files into the house style.
 format:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import grpc
 import msgspec
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from environment import EnvironmentInvalid, Secret, read
 

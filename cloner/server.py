@@ -13,8 +13,8 @@ import httpx
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.sdk.trace import TracerProvider
-from voice.v1 import cloning_pb2
-from voice.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
+from precall.v1 import cloning_pb2
+from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
 from cloner.agents import Agents
 from cloner.audio import Inspector

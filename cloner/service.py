@@ -13,8 +13,8 @@ import msgspec
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry.trace import get_current_span
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceServicer
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceServicer
 
 from cloner.callers import Caller
 from cloner.elevenlabs import AgentVoice
@@ -46,7 +46,7 @@ ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class CloningService(CloningServiceServicer):
-    """Serves voice.v1.CloningService; the proto says what each call does.
+    """Serves precall.v1.CloningService; the proto says what each call does.
 
     A call that fails has its status set by `_answered` and returns an empty message, which is never sent.
     """

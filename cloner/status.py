@@ -12,8 +12,8 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.trace import get_current_span
-from voice.v1 import error_reason_pb2
-from voice.v1.error_reason_pb2 import ErrorReason
+from precall.v1 import error_reason_pb2
+from precall.v1.error_reason_pb2 import ErrorReason
 
 from cloner import failures, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable

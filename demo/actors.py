@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import grpc
 import httpx
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 __all__ = ["ANSWER_SECONDS", "Actors", "Person"]
 

@@ -19,7 +19,7 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from opentelemetry.sdk.trace import TracerProvider
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from gateway.closing import Application, ClosingEarly
 from gateway.connection import Connection
@@ -36,7 +36,7 @@ from telemetry.rpc import RpcClientTracing
 
 if TYPE_CHECKING:
     # The stub of an aio channel is a class of its own in the type stubs alone.
-    from voice.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["create_app", "listening", "serving"]
 

@@ -19,7 +19,7 @@ from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import structs
 from opentelemetry.trace import get_current_span
-from voice.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse
+from precall.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse
 
 from environment import Secret
 from gateway import opening, problems

@@ -29,7 +29,7 @@ from telemetry.logs import about
 
 if TYPE_CHECKING:
     # The stub of an aio channel is a class of its own in the type stubs alone.
-    from voice.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["Desk", "Progress", "answered", "lines", "opened", "verified_body", "verifier"]
 

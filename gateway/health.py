@@ -15,7 +15,7 @@ from gateway import problems
 
 __all__ = ["Readiness", "health_routes"]
 
-SERVICE = "voice.v1.CloningService"
+SERVICE = "precall.v1.CloningService"
 ASK_SECONDS = 1.0
 ANSWER_SECONDS = 1.0
 

@@ -17,7 +17,7 @@ from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 from opentelemetry.trace import get_current_span
-from voice.v1.cloning_pb2 import CompleteCallRequest
+from precall.v1.cloning_pb2 import CompleteCallRequest
 
 from gateway import event, problems
 from gateway.description import CompleteOperation, responses
@@ -26,7 +26,7 @@ from gateway.event import Event
 
 if TYPE_CHECKING:
     # The stub of an aio channel is a class of its own in the type stubs alone.
-    from voice.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["post_call"]
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from msgspec import Struct, field, structs
-from voice.v1.cloning_pb2 import FallbackInfo, OpenCallResponse, PrepareCallResponse
+from precall.v1.cloning_pb2 import FallbackInfo, OpenCallResponse, PrepareCallResponse
 
 from gateway.initiation import Facts, Initiation, initiation
 from gateway.overrides import Overrides, Speech

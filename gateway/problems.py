@@ -16,7 +16,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from msgspec import Struct
 from opentelemetry.trace import get_current_span
-from voice.v1.cloning_pb2 import FallbackInfo
+from precall.v1.cloning_pb2 import FallbackInfo
 
 from gateway.body import BodyError
 from gateway.delivery import DeliveryError

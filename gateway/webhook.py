@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from opentelemetry.trace import get_current_span
-from voice.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
+from precall.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
 
 from gateway import delivery, problems
 from gateway.body import ClientGone, Receive, disconnected
@@ -31,7 +31,7 @@ from gateway.signature import VerifiedBody
 
 if TYPE_CHECKING:
     # The stub of an aio channel is a class of its own in the type stubs alone.
-    from voice.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["webhook"]
 

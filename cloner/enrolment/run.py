@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Literal
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
+from precall.v1 import cloning_pb2 as pb
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from voice.v1 import cloning_pb2 as pb
 
 from cloner.enrolment.listing import FileInvalid, Row, read_callers
 from cloner.enrolment.report import Entry, Report
 
 if TYPE_CHECKING:
     # The stubs know this class, the module does not.
-    from voice.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["enrol"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from cloner.server import serving
 from cloner.settings import Settings

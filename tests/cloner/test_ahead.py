@@ -17,9 +17,9 @@ from alembic.config import Config
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from sqlalchemy import create_engine
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
 
 from cloner.callers import Caller, Identities
 from cloner.registry.database import MIGRATIONS

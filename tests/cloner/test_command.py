@@ -3,7 +3,7 @@ import os
 import sys
 
 import pytest
-from voice.v1 import cloning_pb2 as pb
+from precall.v1 import cloning_pb2 as pb
 
 from emulator import Emulator
 from environment import Secret

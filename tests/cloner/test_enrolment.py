@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from voice.v1 import cloning_pb2 as pb
+from precall.v1 import cloning_pb2 as pb
 
 from cloner.enrolment.listing import FileInvalid, read_callers
 from cloner.enrolment.report import Entry, Report
@@ -218,13 +218,13 @@ async def test_again(cloner, emulator: Emulator, spans, folder: Path, callers) -
     """Running it again sends what was refused, and nothing of what was enrolled."""
     path = callers(ADA, ["short.wav", *BEN[1:]], CLEO)
     await enrol(cloner.port, folder, path)
-    sent = len(spans.finished("voice.v1.CloningService/CloneVoice"))
+    sent = len(spans.finished("precall.v1.CloningService/CloneVoice"))
     (folder / "short.wav").write_bytes((folder / "ben.mp3").read_bytes())
 
     status, out, _ = await enrol(cloner.port, folder, path)
 
     assert (0, "3 enrolled, 0 known, 0 refused, 0 left\n", 3) == (status, out, creates(emulator))
-    assert (3, 4) == (sent, len(spans.finished("voice.v1.CloningService/CloneVoice")))
+    assert (3, 4) == (sent, len(spans.finished("precall.v1.CloningService/CloneVoice")))
     assert ["2", "3", "3", "4"] == sorted(row["line"] for row in reported(path))
 
 
@@ -235,7 +235,7 @@ async def test_another_recording(cloner, spans, folder: Path, callers) -> None:
     (folder / "ada.mp3").write_bytes((folder / "ben.mp3").read_bytes())
 
     assert "0 enrolled, 1 known, 0 refused, 0 left\n" == (await enrol(cloner.port, folder, path))[1]
-    assert 2 == len(spans.finished("voice.v1.CloningService/CloneVoice"))
+    assert 2 == len(spans.finished("precall.v1.CloningService/CloneVoice"))
 
 
 async def test_killed(cloner, emulator: Emulator, folder: Path, callers) -> None:

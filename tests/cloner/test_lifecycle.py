@@ -5,8 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from cloner.settings import Settings
 from emulator import Emulator, Fault

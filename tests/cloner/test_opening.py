@@ -8,8 +8,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock

@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 import pytest
 from grpc_status import rpc_status
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock

@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from opentelemetry.trace import StatusCode
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault, SearchLag
 
@@ -22,7 +22,7 @@ CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
 AGENT = "/v1/convai/agents/{agent_id}"
 SEARCH = "/v2/voices"
-SERVER_SPAN = "voice.v1.CloningService/PrepareCall"
+SERVER_SPAN = "precall.v1.CloningService/PrepareCall"
 
 
 @pytest.fixture
@@ -542,13 +542,13 @@ async def test_health_and_reflection(cloner: CloningServiceStub) -> None:
     """The standard services answer, and name ours."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{cloner.port}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        for service in ("", "voice.v1.CloningService"):
+        for service in ("", "precall.v1.CloningService"):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
             assert health_pb2.HealthCheckResponse.SERVING == answer.status
         reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         async for answer in reflection.ServerReflectionInfo(iter([asked])):
-            assert "voice.v1.CloningService" in [s.name for s in answer.list_services_response.service]
+            assert "precall.v1.CloningService" in [s.name for s in answer.list_services_response.service]
 
 
 async def test_one_trace(cloner: CloningServiceStub, spans, speech: bytes) -> None:
@@ -569,7 +569,7 @@ async def test_one_trace(cloner: CloningServiceStub, spans, speech: bytes) -> No
     assert {StatusCode.UNSET} == {span.status.status_code for span in traced}
     assert {
         "rpc.system.name": "grpc",
-        "rpc.method": "voice.v1.CloningService/PrepareCall",
+        "rpc.method": "precall.v1.CloningService/PrepareCall",
         "rpc.response.status_code": "OK",
         "gen_ai.agent.id": "agent_demo",
         "gen_ai.conversation.id": "conv_1",

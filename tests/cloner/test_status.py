@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
-from voice.v1.error_reason_pb2 import ErrorReason
+from precall.v1.error_reason_pb2 import ErrorReason
 
 from cloner.status import TABLE
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc
 import psutil
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator
 from tests.rows import Row, rows

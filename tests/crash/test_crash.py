@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import pytest
-from voice.v1 import cloning_pb2 as pb
+from precall.v1 import cloning_pb2 as pb
 
 from emulator import Fault
 from tests.crash.conftest import KINDS, Worlds

@@ -5,7 +5,7 @@ import wave
 from collections import Counter
 
 import pytest
-from voice.v1 import cloning_pb2 as pb
+from precall.v1 import cloning_pb2 as pb
 
 from emulator.voices import Voice
 from tests.crash.conftest import Worlds

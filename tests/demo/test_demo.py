@@ -44,8 +44,8 @@ async def test_main_job() -> None:
         rows = [line for line in trace.splitlines() if re.match(r"(gateway|cloner) ", line)]
         assert root == " ".join(rows[0].split()[1:3])
         assert all(re.search(r"━ +\d+\.\d$", row) for row in rows)
-    assert [2, 2] == [trace.count("voice.v1.CloningService/PrepareCall") for trace in traces[1:3]]
-    assert 2 == traces[0].count("voice.v1.CloningService/OpenCall")
+    assert [2, 2] == [trace.count("precall.v1.CloningService/PrepareCall") for trace in traces[1:3]]
+    assert 2 == traces[0].count("precall.v1.CloningService/OpenCall")
 
 
 async def test_ctrl_c() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from voice.v1.cloning_pb2 import (
+from precall.v1.cloning_pb2 import (
     CompleteCallRequest,
     CompleteCallResponse,
     OpenCallRequest,
@@ -22,7 +22,7 @@ from voice.v1.cloning_pb2 import (
     PrepareCallResponse,
     Voice,
 )
-from voice.v1.cloning_pb2_grpc import CloningServiceServicer, add_CloningServiceServicer_to_server
+from precall.v1.cloning_pb2_grpc import CloningServiceServicer, add_CloningServiceServicer_to_server
 
 from environment import Secret
 from gateway.app import listening, serving

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import httpx
-from voice.v1.cloning_pb2 import CompleteCallRequest
+from precall.v1.cloning_pb2 import CompleteCallRequest
 
 SECRET = "test-webhook-secret-0001"
 MIB = 1_048_576

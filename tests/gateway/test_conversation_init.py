@@ -8,8 +8,8 @@ import httpx
 import pytest
 from elevenlabs.types import ConversationInitiationClientDataRequestInput
 from opentelemetry.trace import StatusCode
+from precall.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse, Speech
 from pydantic import BaseModel
-from voice.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse, Speech
 
 from environment import Secret
 
@@ -245,7 +245,7 @@ async def test_cloner_fails(
     assert (200, NOBODY) == (answer.status_code, answer.json())
     (server,) = await spans.wait(f"POST {PATH}")
     assert (reason, StatusCode.UNSET) == (server.attributes["precall.outcome"], server.status.status_code)
-    assert StatusCode.ERROR is spans.one("voice.v1.CloningService/OpenCall").status.status_code
+    assert StatusCode.ERROR is spans.one("precall.v1.CloningService/OpenCall").status.status_code
 
 
 async def test_cloner_is_not_there(start: Start, ask: Any) -> None:

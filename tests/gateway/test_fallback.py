@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.trace import StatusCode
+from precall.v1.cloning_pb2 import FallbackInfo, PrepareCallResponse, Speech
 from structlog.testing import capture_logs
-from voice.v1.cloning_pb2 import FallbackInfo, PrepareCallResponse, Speech
 
 Start = Callable[..., Awaitable[str]]
 Deliver = Callable[..., Coroutine[Any, Any, httpx.Response]]
@@ -99,7 +99,7 @@ async def test_falls_back(
     assert (200, FALLBACK | {"reason": reason}) == (answer.status_code, timed(answer))
     (server,) = await spans.wait("POST /webhook")
     assert (reason, StatusCode.UNSET) == (server.attributes["precall.outcome"], server.status.status_code)
-    assert StatusCode.ERROR is spans.one("voice.v1.CloningService/PrepareCall").status.status_code
+    assert StatusCode.ERROR is spans.one("precall.v1.CloningService/PrepareCall").status.status_code
 
 
 async def test_error_by_default(gateway: Start, deliver: Deliver, document: Document, cloner: Any) -> None:

@@ -110,7 +110,7 @@ async def test_asked_once(url: str, health: Health, client: httpx.AsyncClient) -
     answers.append(await client.get(f"{url}/health/ready"))
 
     assert {200} == {answer.status_code for answer in answers}
-    assert ["voice.v1.CloningService"] == health.asked
+    assert ["precall.v1.CloningService"] == health.asked
 
 
 async def test_untraced(url: str, client: httpx.AsyncClient, spans: Any) -> None:

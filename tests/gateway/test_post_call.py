@@ -9,8 +9,8 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.trace import StatusCode
+from precall.v1.cloning_pb2 import CompleteCallRequest, CompleteCallResponse
 from structlog.testing import capture_logs
-from voice.v1.cloning_pb2 import CompleteCallRequest, CompleteCallResponse
 
 from tests.gateway.events import (
     ENDING,
@@ -26,7 +26,7 @@ from tests.gateway.events import (
 )
 
 SERVER = f"POST {PATH}"
-CLIENT = "voice.v1.CloningService/CompleteCall"
+CLIENT = "precall.v1.CloningService/CompleteCall"
 
 Start = Callable[..., Awaitable[str]]
 Tell = Callable[..., Coroutine[Any, Any, httpx.Response]]

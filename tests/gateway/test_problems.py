@@ -8,8 +8,8 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from opentelemetry.trace import format_trace_id
+from precall.v1.error_reason_pb2 import ErrorReason
 from structlog.testing import capture_logs
-from voice.v1.error_reason_pb2 import ErrorReason
 
 from gateway.body import BodyError
 from gateway.delivery import DeliveryError
@@ -17,7 +17,7 @@ from gateway.problems import ANSWERS, Refusal, answer, refusal
 from gateway.signature import Reason as SignatureReason
 from gateway.signature import SignatureError
 
-PROTO = Path(__file__).parents[2] / "proto/voice/v1/error_reason.proto"
+PROTO = Path(__file__).parents[2] / "proto/precall/v1/error_reason.proto"
 ROW = re.compile(r"HTTP (?P<status>\d+|-), gRPC [A-Z_-]+\.\s+ERROR_REASON_(?P<reason>[A-Z_]+) =")
 
 SIGNATURE_REASONS: tuple[SignatureReason, ...] = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from voice.v1.cloning_pb2 import PrepareCallResponse
+from precall.v1.cloning_pb2 import PrepareCallResponse
 
 SECRET = "test-webhook-secret-0001"
 Process = asyncio.subprocess.Process

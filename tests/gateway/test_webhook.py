@@ -9,16 +9,16 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.trace import StatusCode
+from precall.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
+from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 from structlog.testing import capture_logs
-from voice.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
-from voice.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
 Start = Callable[..., Awaitable[str]]
 Deliver = Callable[..., Coroutine[Any, Any, httpx.Response]]
 Document = Callable[..., bytes]
 
 SERVER = "POST /webhook"
-CLIENT = "voice.v1.CloningService/PrepareCall"
+CLIENT = "precall.v1.CloningService/PrepareCall"
 CALLER = {"name": "Ivan", "date_of_birth": "11.12.2007", "phone_number": "+31612345678"}
 
 

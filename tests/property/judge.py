@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from voice.v1 import cloning_pb2 as pb
+from precall.v1 import cloning_pb2 as pb
 
 from emulator import Emulator
 from emulator.voices import Voice

@@ -21,9 +21,9 @@ import grpc
 import msgspec
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from sqlalchemy import select
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceStub
 
 from cloner.callers import Caller, Identities, Identity
 from cloner.registry import Registry, opened

@@ -11,7 +11,7 @@ from telemetry.tracing import tracing
 
 CREATE = "/v1/voices/add"
 AGENT = "/v1/convai/agents/{agent_id}"
-RPC = "voice.v1.CloningService/PrepareCall"
+RPC = "precall.v1.CloningService/PrepareCall"
 
 # Every span of a first delivery: service, name, and the span above it.
 EDGES = {
@@ -73,7 +73,7 @@ async def test_one_trace_over_both_hops(system, speech: bytes, spans, form: str)
 
 async def test_initiation(running, spans) -> None:
     """A call that ElevenLabs asks about is one trace too, which tells what came of it."""
-    open_call = "voice.v1.CloningService/OpenCall"
+    open_call = "precall.v1.CloningService/OpenCall"
     route = "/webhook/conversation-init"
     async with running(of_gateway={"conversation_init_token": Secret("token")}) as system:
         asked = {"agent_id": "agent_demo", "conversation_id": "conv_1", "caller_id": "+31612345678"}

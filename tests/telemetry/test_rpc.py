@@ -6,13 +6,13 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
-from voice.v1 import cloning_pb2 as pb
-from voice.v1.cloning_pb2_grpc import CloningServiceServicer, CloningServiceStub
-from voice.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server as add
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceServicer, CloningServiceStub
+from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server as add
 
 from telemetry.rpc import RpcClientTracing, RpcServerTracing
 
-NAME = "voice.v1.CloningService/GetVoice"
+NAME = "precall.v1.CloningService/GetVoice"
 Behavior = Callable[[Any, Any], Any]
 
 
