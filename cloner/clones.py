@@ -10,7 +10,7 @@ import structlog
 from opentelemetry.trace import get_current_span
 
 from cloner.failures import ProviderFailure
-from cloner.registry import Voices as VoiceRows
+from cloner.registry import Store, voices
 from cloner.voice import Voice
 
 __all__ = ["STALE_SECONDS", "Clone", "Clones"]
@@ -36,8 +36,8 @@ class Clone:
 class Clones:
     """Does what outlives requests. `owner` names this process in the registry; `now` tells Unix seconds."""
 
-    def __init__(self, rows: VoiceRows, *, now: Callable[[], float]) -> None:
-        self._rows = rows
+    def __init__(self, store: Store, *, now: Callable[[], float]) -> None:
+        self._store = store
         self._now = now
         self.owner = secrets.token_hex(8)
         self._clones: dict[str, Clone] = {}
@@ -89,7 +89,7 @@ class Clones:
         try:
             return await work
         except Exception as failure:
-            await self._rows.fail(clone.marker, type(failure).__name__, now=self._now())
+            await self._store.write(voices.fail, clone.marker, type(failure).__name__, now=self._now())
             raise
         finally:
             self._clones.pop(clone.marker, None)
@@ -99,4 +99,6 @@ class Clones:
         while self._clones:
             await asyncio.sleep(ALIVE_SECONDS)
             with contextlib.suppress(Exception):  # told by whatever else needs the registry
-                await self._rows.keep_alive(list(self._clones), owner=self.owner, now=self._now())
+                await self._store.write(
+                    voices.keep_alive, list(self._clones), owner=self.owner, now=self._now()
+                )

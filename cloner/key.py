@@ -6,7 +6,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from sqlalchemy import make_url
+from cloner.address import sqlite_file
 
 __all__ = ["KeyUnavailable", "kept_beside"]
 
@@ -20,7 +20,7 @@ def kept_beside(database_url: str) -> bytes:
 
     Raises KeyUnavailable.
     """
-    path = Path(f"{make_url(database_url).database}.key")
+    path = Path(f"{sqlite_file(database_url)}.key")
     try:
         if not path.exists():
             # Written whole before it has its name: others may start now, and this process may be killed.

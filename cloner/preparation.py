@@ -11,8 +11,8 @@ from cloner.agents import Agents, Reading
 from cloner.callers import Caller, Identities, Identity
 from cloner.elevenlabs import AgentVoice
 from cloner.overrides import Overrides
-from cloner.registry import Agents as AgentRows
-from cloner.registry import Calls, NewCall, Noted
+from cloner.registry import NewCall, Noted, Store, calls
+from cloner.registry import agents as agent_rows
 from cloner.voice import Voice
 from cloner.voices import Voices
 
@@ -80,8 +80,7 @@ class Preparation:
         self,
         agents: Agents,
         voices: Voices,
-        calls: Calls,
-        agent_rows: AgentRows,
+        store: Store,
         overrides: Overrides,
         *,
         identities: Identities,
@@ -92,8 +91,7 @@ class Preparation:
     ) -> None:
         self._agents = agents
         self._voices = voices
-        self._calls = calls
-        self._agent_rows = agent_rows
+        self._store = store
         self._overrides = overrides
         self._identities = identities
         self._first_message = first_message
@@ -111,7 +109,8 @@ class Preparation:
         """
         call_id = _call_id(agent_id, conversation_id or call_sid)
         number = self._identities.number(phone_number)
-        noted = await self._calls.open(
+        noted = await self._store.write(
+            calls.open_call,
             NewCall(
                 id=call_id,
                 agent_id=agent_id,
@@ -142,7 +141,8 @@ class Preparation:
         """Notes a call that is to be prepared. Raises RegistryUnavailable."""
         call_id = _call_id(call.agent_id, call.conversation_id)
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
-        noted = await self._calls.begin(
+        noted = await self._store.write(
+            calls.begin,
             NewCall(
                 id=call_id,
                 agent_id=call.agent_id,
@@ -150,7 +150,7 @@ class Preparation:
                 caller=identity.caller,
                 named=True,
                 begun_at=self._now(),
-            )
+            ),
         )
         return Begun(call=call, identity=identity, noted=noted)
 
@@ -219,7 +219,8 @@ class Preparation:
         Raises RegistryUnavailable.
         """
         now = self._now()
-        call = await self._calls.end(
+        call = await self._store.write(
+            calls.end,
             conversation_id=conversation_id,
             call_id=call_id,
             agent_id=agent_id,
@@ -227,12 +228,13 @@ class Preparation:
             now=now,
         )
         if call is not None:
-            await self._agent_rows.withdraw(call_id=call.id)
+            await self._store.write(agent_rows.withdraw, call_id=call.id)
             agent_id = call.agent_id
         if agent_id and conversation_id and (call is None or not call.conversation_id):
             # A delivery for it that is still on its way must not touch the agent any more.
             unknown = _call_id(agent_id, conversation_id)
-            await self._calls.note_ended(
+            await self._store.write(
+                calls.note_ended,
                 NewCall(
                     id=unknown,
                     agent_id=agent_id,

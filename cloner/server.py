@@ -26,9 +26,7 @@ from cloner.janitor import Janitor, Terms
 from cloner.key import kept_beside
 from cloner.overrides import Overrides
 from cloner.preparation import Preparation
-from cloner.registry import Agents as AgentRows
-from cloner.registry import Calls, Deployment, Registry, opened
-from cloner.registry import Voices as VoiceRows
+from cloner.registry import Store, opened
 from cloner.removal import Removal
 from cloner.samples import Limits, Samples
 from cloner.service import CloningService
@@ -63,10 +61,10 @@ async def serving(
             max_seconds=settings.voice_clone_max_duration,
             waiting=1_000,  # their memory is bounded by SAMPLE_BUFFER_MB
         ) as inspector,
-        opened(settings.database_url, name=settings.precall_deployment, now=now()) as registry,
+        opened(settings.database_url, name=settings.precall_deployment, now=now()) as store,
         _http(settings, tracing) as http,
     ):
-        rooms = _rooms(settings, tracing, inspector=inspector, registry=registry, http=http, now=now)
+        rooms = _rooms(settings, tracing, inspector=inspector, store=store, http=http, now=now)
         server, health_servicer = _server(settings, tracing, rooms.service)
         try:
             port = server.add_insecure_port(f"{settings.cloner_host}:{settings.cloner_port}")
@@ -102,7 +100,7 @@ def _rooms(
     tracing: TracerProvider,
     *,
     inspector: Inspector,
-    registry: Registry,
+    store: Store,
     http: httpx.AsyncClient,
     now: Callable[[], float],
 ) -> _Rooms:
@@ -111,21 +109,18 @@ def _rooms(
     identities = Identities(
         key.reveal().encode() if key else kept_beside(settings.database_url), settings.voice_reuse
     )
-    voice_rows, agent_rows, calls = VoiceRows(registry), AgentRows(registry), Calls(registry)
-    shared = Deployment(registry)
     provider = ElevenLabs(
         http,
         attempts=settings.provider_attempts,
         concurrency=settings.provider_concurrency,
         queue=settings.provider_queue,
     )
-    removal = Removal(provider, voice_rows, agent_rows, now=now)
+    removal = Removal(provider, store, now=now)
     creation = Creation(
         provider,
-        voice_rows,
-        shared,
+        store,
         removal,
-        deployment=registry.name,
+        name=store.name,
         timeout_seconds=settings.provider_timeout_seconds,
         attempts=settings.provider_attempts,
         call_seconds=settings.call_max_minutes * 60,
@@ -141,7 +136,7 @@ def _rooms(
         inspector, tracing, limits=limits, max_held_bytes=int(settings.sample_buffer_mb * MEBIBYTE)
     )
     voices = Voices(
-        creation, samples, voice_rows, calls, shared,
+        creation, samples, store,
         identities=identities,
         check_seconds=settings.voice_check_minutes * 60,
         keep_seconds=settings.enrolment_keep_days * 86_400,
@@ -149,7 +144,7 @@ def _rooms(
     )  # fmt: skip
     overrides = Overrides(provider, believed_seconds=settings.agent_check_seconds, now=now)
     agents = Agents(
-        provider, agent_rows, overrides, mode=settings.agent_update,
+        provider, store, overrides, mode=settings.agent_update,
         presumed_seconds=settings.call_presumed_minutes * 60, now=now,
     )  # fmt: skip
     terms = Terms(
@@ -160,17 +155,17 @@ def _rooms(
         grace=settings.reconcile_grace_seconds,
     )
     janitor = Janitor(
-        registry, provider, voices=voices, creation=creation, removal=removal, tracing=tracing,
+        store, provider, voices=voices, creation=creation, removal=removal, tracing=tracing,
         terms=terms, now=now,
     )  # fmt: skip
     preparation = Preparation(
-        agents, voices, calls, agent_rows, overrides,
+        agents, voices, store, overrides,
         identities=identities,
         first_message=settings.default_first_message, require_consent=settings.require_consent,
         ended=janitor.wake, now=now,
     )  # fmt: skip
-    erasure = Erasure(identities, voice_rows, calls, removal, now=now)
-    service = CloningService(preparation, voices, voice_rows, erasure)
+    erasure = Erasure(identities, store, removal, now=now)
+    service = CloningService(preparation, voices, store, erasure)
     return _Rooms(service, voices, overrides, janitor)
 
 

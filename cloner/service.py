@@ -21,8 +21,8 @@ from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
 from cloner.failures import VoiceNotFound
 from cloner.preparation import Call, Preparation
-from cloner.registry import VoiceRow, by
-from cloner.registry import Voices as VoiceRows
+from cloner.registry import Store, VoiceRow, by
+from cloner.registry import voices as rows
 from cloner.status import FieldInvalid, answer_failure, reason_of
 from cloner.voice import Voice, voice_of
 from cloner.voices import Voices
@@ -51,10 +51,10 @@ class CloningService(CloningServiceServicer):
     A call that fails has its status set by `_answered` and returns an empty message, which is never sent.
     """
 
-    def __init__(self, preparation: Preparation, voices: Voices, rows: VoiceRows, erasure: Erasure) -> None:
+    def __init__(self, preparation: Preparation, voices: Voices, store: Store, erasure: Erasure) -> None:
         self._preparation = preparation
         self._voices = voices
-        self._rows = rows
+        self._store = store
         self._erasure = erasure
 
     async def PrepareCall(self, request: pb.PrepareCallRequest, context: Context) -> pb.PrepareCallResponse:
@@ -137,7 +137,7 @@ class CloningService(CloningServiceServicer):
 
     async def GetVoice(self, request: pb.GetVoiceRequest, context: Context) -> pb.GetVoiceResponse:
         async with _answered(context):
-            row = await self._rows.by_voice_id(_id("voice_id", request.voice_id))
+            row = await self._store.read(rows.by_voice_id, _id("voice_id", request.voice_id))
             if row is None:
                 raise VoiceNotFound
             return pb.GetVoiceResponse(voice=_voice(voice_of(row)))
@@ -154,12 +154,12 @@ class CloningService(CloningServiceServicer):
                 if not whom.phone_number:
                     raise FieldInvalid("caller.phone_number", "is required")
                 person, number = self._erasure.named(whom)
-            rows = await self._rows.page(
-                before=_position(request.page_token), size=size, person=person, number=number
+            page = await self._store.read(
+                rows.page, before=_position(request.page_token), size=size, person=person, number=number
             )
             return pb.ListVoicesResponse(
-                voices=[_voice(voice_of(row)) for row in rows],
-                next_page_token=_token(rows[-1]) if len(rows) == size else "",
+                voices=[_voice(voice_of(row)) for row in page],
+                next_page_token=_token(page[-1]) if len(page) == size else "",
             )
         return pb.ListVoicesResponse()
 

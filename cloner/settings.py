@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from cloner.address import address_problem, is_sqlite
 from environment import Secret
 
 __all__ = ["MEBIBYTE", "Settings"]
@@ -15,7 +16,6 @@ SHORTEST_SECRET = 16
 
 Positive = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Database = Annotated[str, Meta(pattern=r"^(sqlite:///.+|postgres(ql)?://.+)$")]
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s/@]+(/[^\s@]*)?$")]
 
 
@@ -30,7 +30,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     cloner_token: Secret | None = None
 
-    database_url: Database = "sqlite:///precall.sqlite3"
+    database_url: str = "sqlite:///precall.sqlite3"
     caller_hash_key: Secret | None = None
     precall_deployment: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}$")] | None = None
 
@@ -77,7 +77,9 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ValueError("VOICE_CLONE_MIN_DURATION: expected at most VOICE_CLONE_MAX_DURATION")
         if self.cloner_token is None and not _is_loopback(self.cloner_host):
             raise ValueError("CLONER_TOKEN is required unless CLONER_HOST is a loopback address")
-        if self.caller_hash_key is None and not self.database_url.startswith("sqlite:"):
+        if problem := address_problem(self.database_url):
+            raise ValueError(f"DATABASE_URL: {problem}")
+        if self.caller_hash_key is None and not is_sqlite(self.database_url):
             raise ValueError("CALLER_HASH_KEY is required unless DATABASE_URL is SQLite")
         for name, secret in (("CLONER_TOKEN", self.cloner_token), ("CALLER_HASH_KEY", self.caller_hash_key)):
             if secret is not None and len(secret.reveal()) < SHORTEST_SECRET:

@@ -21,8 +21,7 @@ from cloner.callers import Caller, Identities, Identity, voice_label
 from cloner.clones import STALE_SECONDS, Clone, Clones
 from cloner.creation import Creation, VoiceNeedsVerification
 from cloner.failures import ProviderFailure, TimedOut
-from cloner.registry import Calls, Deployment, NewVoiceRow, VoiceRow
-from cloner.registry import Voices as VoiceRows
+from cloner.registry import NewVoiceRow, Store, VoiceRow, calls, deployment, voices
 from cloner.samples import Recording, Samples
 from cloner.voice import Voice, voice_of
 
@@ -64,9 +63,7 @@ class Voices:
         self,
         creation: Creation,
         samples: Samples,
-        rows: VoiceRows,
-        calls: Calls,
-        shared: Deployment,
+        store: Store,
         *,
         identities: Identities,
         check_seconds: float,
@@ -76,15 +73,13 @@ class Voices:
     ) -> None:
         self._creation = creation
         self._samples = samples
-        self._rows = rows
-        self._calls = calls
-        self._shared = shared
+        self._store = store
         self._identities = identities
         self._check_seconds = check_seconds
         self._keep_seconds = keep_seconds
         self._require_consent = require_consent
         self._now = now
-        self._clones = Clones(rows, now=now)
+        self._clones = Clones(store, now=now)
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     async def identify(self, caller: Caller, sample: bytes, *, call_id: str = "") -> Identity:
@@ -114,7 +109,7 @@ class Voices:
         last known failure or TimedOut is raised and the clone goes on by itself.
         """
         recording: Recording | None = None
-        row = row or await self._rows.of_caller(identity.caller)
+        row = row or await self._store.read(voices.of_caller, identity.caller)
         while True:
             clone = None
             self._require(caller, row)
@@ -128,10 +123,10 @@ class Voices:
             voice = await (self._made(clone, deadline) if clone else self._found(row, deadline))
             if voice is not None and await self._attached(call_id, voice.marker):
                 if caller.consent and not voice.consent:
-                    await self._rows.consented(voice.marker, caller.consent, now=self._now())
+                    await self._store.write(voices.consented, voice.marker, caller.consent, now=self._now())
                     voice = await self.formerly(voice.marker, caller) or voice
                 return voice, clone is None
-            row = await self._rows.of_caller(identity.caller)
+            row = await self._store.read(voices.of_caller, identity.caller)
 
     async def ahead(
         self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float
@@ -139,7 +134,7 @@ class Voices:
         """As `of`, for a caller who may call some day, and whose voice is kept until then."""
         while True:
             voice, reused = await self.of(identity, caller, sample, deadline=deadline)
-            if await self._rows.keep(voice.marker, until=self._now() + self._keep_seconds):
+            if await self._store.write(voices.keep, voice.marker, until=self._now() + self._keep_seconds):
                 return voice, reused
 
     async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
@@ -148,7 +143,7 @@ class Voices:
 
     async def formerly(self, marker: str | None, caller: Caller) -> Voice | None:
         """The voice that a call had, even if it is gone by now. Raises ConsentMissing."""
-        row = await self._rows.get(marker) if marker else None
+        row = await self._store.read(voices.get, marker) if marker else None
         if row is None or not row.voice_id:
             return None
         self._require(caller, row)
@@ -159,7 +154,7 @@ class Voices:
         self._require(caller, None)
         recording = await self._samples.inspect(sample, deadline=deadline)
         while True:
-            old = await self._rows.of_caller(identity.caller)
+            old = await self._store.read(voices.of_caller, identity.caller)
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
                 continue
@@ -171,8 +166,8 @@ class Voices:
     async def take_over(self, row: VoiceRow) -> None:
         """Finishes the story of an intent whose process died, unless somebody else does."""
         now = self._now()
-        if await self._rows.take_over(
-            row.marker, owner=self._clones.owner, stale=now - STALE_SECONDS, now=now
+        if await self._store.write(
+            voices.take_over, row.marker, owner=self._clones.owner, stale=now - STALE_SECONDS, now=now
         ):
             clone = Clone(row.marker)
             self._clones.start(clone, self._resume(clone))
@@ -214,9 +209,9 @@ class Voices:
             else:
                 if not found:
                     log.warning("voice lost at the provider", voice_id=row.voice_id)
-                    await self._rows.lost(row.marker, now=now)
+                    await self._store.write(voices.lost, row.marker, now=now)
                     return None
-                await self._rows.checked(row.marker, now=now)
+                await self._store.write(voices.checked, row.marker, now=now)
         return voice_of(row)
 
     def _require(self, caller: Caller, row: VoiceRow | None) -> None:
@@ -225,7 +220,7 @@ class Voices:
 
     async def _attached(self, call_id: str | None, marker: str) -> bool:
         """Whether the call has that voice now; False if the voice was given up meanwhile."""
-        return call_id is None or await self._calls.attach(call_id, marker, now=self._now())
+        return call_id is None or await self._store.write(calls.attach, call_id, marker, now=self._now())
 
     async def _settled(self, row: VoiceRow, deadline: float) -> None:
         """Waits for another process's clone. Raises what it failed for."""
@@ -238,13 +233,13 @@ class Voices:
                 await asyncio.shield(watch)
         except TimeoutError:
             raise TimedOut from None
-        settled = await self._rows.get(row.marker)
+        settled = await self._store.read(voices.get, row.marker)
         if settled is not None and settled.state == "failed" and settled.reason in JOINED_FAILURES:
             raise JOINED_FAILURES[settled.reason]
 
     async def _watch(self, marker: str) -> None:
         """Returns when another process's intent is settled, by it or in its place."""
-        while (row := await self._rows.get(marker)) is not None and row.state == "intended":
+        while (row := await self._store.read(voices.get, marker)) is not None and row.state == "intended":
             if row.alive_at < self._now() - STALE_SECONDS:
                 await self.take_over(row)
             else:
@@ -259,7 +254,7 @@ class Voices:
 
     async def _intend(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
         """Writes down the intent and begins the clone, unless the caller has one by now."""
-        if await self._shared.month_resets_at() > self._now():
+        if await self._store.read(deployment.month_resets_at) > self._now():
             raise failures.MonthlyLimit
         row, new = await self._new_row(wanted)
         if not new:
@@ -289,14 +284,14 @@ class Voices:
             consent=caller.consent,
             kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
         )
-        row = await self._rows.intend(new, call_id=wanted.call_id, now=now)
+        row = await self._store.write(voices.intend, new, call_id=wanted.call_id, now=now)
         return row, row.marker == marker
 
     async def _clone(self, clone: Clone, wanted: Wanted, recording: Recording) -> Voice:
         """Creates the voice and records it, under a new marker for each create that may have been lost."""
 
         async def intent() -> VoiceRow:
-            row = await self._rows.get(clone.marker)
+            row = await self._store.read(voices.get, clone.marker)
             if row is None or row.state != "intended" or row.owner != self._clones.owner:
                 row, new = await self._new_row(wanted)
                 if not new:
@@ -316,7 +311,7 @@ class Voices:
 
     async def _resume(self, clone: Clone) -> Voice:
         """Looks for the voice of an intent whose process died, and records what became of it."""
-        row = await self._rows.get(clone.marker)
+        row = await self._store.read(voices.get, clone.marker)
         if row is None:
             raise Superseded
         voice_id = await self._creation.look(row.marker)
@@ -326,7 +321,7 @@ class Voices:
         return await self._recorded(row, voice_id)
 
     async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
-        if not await self._rows.record(row.marker, voice_id, now=self._now()):
+        if not await self._store.write(voices.record, row.marker, voice_id, now=self._now()):
             log.warning("voice no longer wanted", voice_id=voice_id)
             self._clones.begin(self._creation.discard(voice_id))
             raise Superseded

@@ -18,7 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 __all__ = ["about", "configure", "where"]
 
 # These repeat for every request what the spans say better, or tell the values of an SQL statement.
-NOISY = ("aiosqlite", "alembic", "asyncpg", "httpcore", "httpx", "sqlalchemy", "uvicorn.access")
+NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
 
 
 def configure(service: str, *, level: str, form: Literal["text", "json"]) -> None:

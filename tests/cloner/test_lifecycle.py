@@ -12,6 +12,7 @@ from cloner.settings import Settings
 from emulator import Emulator, Fault
 from environment import Secret
 from tests.cloner.clock import Clock
+from tests.postgres import drop_database
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -437,9 +438,4 @@ async def test_database_that_goes_away(cloning, emulator: Emulator, speech: byte
 
 async def drop(database: str) -> None:
     """Ends every connection to a database, and removes it."""
-    import asyncpg
-
-    server, _, name = database.rpartition("/")
-    connection = await asyncpg.connect(f"{server}/postgres")
-    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await connection.close()
+    await asyncio.to_thread(drop_database, database)

@@ -85,7 +85,9 @@ async def test_database_that_is_not_there() -> None:
         _, err = await started.communicate()
 
     assert 1 == started.returncode
-    assert ["cloner: The registry of voices cannot be reached; try again later."] == err.decode().splitlines()
+    assert [
+        "cloner: DATABASE_URL: nothing listens at the host and port of the database"
+    ] == err.decode().splitlines()
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,143 @@
+"""The tables: the deployment, its voices, calls and agents.
+
+voices  one row for each create that was intended, whatever became of it
+
+        intended ──▶ ready ──▶ deleting ──▶ gone
+           │           ▲
+           └──▶ failed ┘ (its voice turned up after all)
+
+calls   one row for each conversation that was asked about
+agents  what an agent had before it was given a caller's voice, until that is put back
+
+Of a caller, number and date of birth are stored as keyed hashes only.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+ACTIVE = sa.text("state IN ('intended', 'ready')")
+READY = sa.text("state = 'ready'")
+OPEN = sa.text("ended_at IS NULL")
+
+NOTHING = sa.text("''")
+ZERO = sa.text("0")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "deployment",
+        # One row, whose key is always 1: the name by which our voices are told from another deployment's.
+        sa.Column("id", sa.BigInteger, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Float(53), nullable=False),
+        # When the provider's monthly counter starts again, where it is known to be used up.
+        sa.Column("month_resets_at", sa.Float(53)),
+        # Until when some process has the work of a reconciliation for itself.
+        sa.Column("reconciled_until", sa.Float(53), nullable=False, server_default=ZERO),
+        sa.PrimaryKeyConstraint("id", name="pk_deployment"),
+    )
+    op.create_table(
+        "voices",
+        sa.Column("marker", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("caller", sa.Text, nullable=False),
+        # While intended: the caller whose voice it takes the place of, and who until then is not its own.
+        sa.Column("replaces", sa.Text),
+        sa.Column("number", sa.Text),
+        # As `caller`, but the same for every sample and every call of that caller.
+        sa.Column("person", sa.Text, nullable=False, server_default=NOTHING),
+        sa.Column("greeting_name", sa.Text, nullable=False, server_default=NOTHING),
+        sa.Column("voice_id", sa.Text),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Float(53), nullable=False),
+        sa.Column("used_at", sa.Float(53), nullable=False),
+        # When the provider was last seen to have it.
+        sa.Column("checked_at", sa.Float(53), nullable=False),
+        # While intended: the process that is at it, and its last sign of life.
+        sa.Column("owner", sa.Text, nullable=False, server_default=NOTHING),
+        sa.Column("alive_at", sa.Float(53), nullable=False, server_default=ZERO),
+        # While deleting: how often it was tried, and when the next try may begin.
+        sa.Column("tries", sa.BigInteger, nullable=False, server_default=ZERO),
+        sa.Column("due_at", sa.Float(53), nullable=False, server_default=ZERO),
+        sa.Column("closed_at", sa.Float(53)),
+        sa.Column("reason", sa.Text),
+        # The reference of the consent to clone it, and when that was told.
+        sa.Column("consent", sa.Text, nullable=False, server_default=NOTHING),
+        sa.Column("consent_at", sa.Float(53)),
+        # Until when it is kept, calls or no calls, because it was taken ahead of time.
+        sa.Column("kept_until", sa.Float(53), nullable=False, server_default=ZERO),
+        # The delivery that made it, for links from later work.
+        sa.Column("traceparent", sa.Text, nullable=False, server_default=NOTHING),
+        sa.PrimaryKeyConstraint("marker", name="pk_voices"),
+        sa.UniqueConstraint("voice_id", name="uq_voices_voice_id"),
+    )
+    # One voice for one caller, whoever asks at the same time.
+    op.create_index(
+        "ix_voices_active_caller", "voices", ["caller"],
+        unique=True, sqlite_where=ACTIVE, postgresql_where=ACTIVE,
+    )  # fmt: skip
+    op.create_index("ix_voices_state", "voices", ["state", "due_at"])
+    op.create_index("ix_voices_number", "voices", ["number"])
+    op.create_index("ix_voices_person", "voices", ["person"])
+    op.create_index("ix_voices_caller", "voices", ["caller"])
+    op.create_index("ix_voices_closed", "voices", ["closed_at"])
+    # What is asked every second, and what is listed, costs the same however many voices there are.
+    op.create_index("ix_voices_used", "voices", ["used_at"], sqlite_where=READY, postgresql_where=READY)
+    op.create_index(
+        "ix_voices_newest", "voices", ["created_at", "marker"], sqlite_where=READY, postgresql_where=READY
+    )
+    op.create_table(
+        "calls",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("agent_id", sa.Text, nullable=False),
+        sa.Column("conversation_id", sa.Text, nullable=False),
+        sa.Column("caller", sa.Text, nullable=False),
+        sa.Column("marker", sa.Text),
+        # Whether a delivery has said who is calling. Until then `caller` is whom the number found, or nobody.
+        sa.Column("named", sa.Boolean, nullable=False, server_default=sa.text("true")),
+        sa.Column("begun_at", sa.Float(53), nullable=False),
+        sa.Column("ended_at", sa.Float(53)),
+        sa.PrimaryKeyConstraint("id", name="pk_calls"),
+    )
+    op.create_index("ix_calls_marker", "calls", ["marker"])
+    op.create_index("ix_calls_conversation", "calls", ["conversation_id"])
+    op.create_index("ix_calls_caller", "calls", ["caller"])
+    op.create_index("ix_calls_ended", "calls", ["ended_at"])
+    op.create_index("ix_calls_open", "calls", ["begun_at"], sqlite_where=OPEN, postgresql_where=OPEN)
+    op.create_index(
+        "ix_calls_open_at_agent", "calls", ["agent_id", "begun_at"], sqlite_where=OPEN, postgresql_where=OPEN
+    )
+    op.create_table(
+        "agents",
+        sa.Column("agent_id", sa.Text, nullable=False),
+        sa.Column("marker", sa.Text),
+        sa.Column("call_id", sa.Text),
+        sa.Column("voice_id", sa.Text),
+        sa.Column("first_message", sa.Text),
+        sa.Column("before_voice_id", sa.Text),
+        sa.Column("before_first_message", sa.Text),
+        # Another voice that we had given it, and its greeting, while it may still have that one.
+        sa.Column("former_marker", sa.Text),
+        sa.Column("former_voice_id", sa.Text),
+        sa.Column("former_first_message", sa.Text),
+        # Whether the agent is to get back what it had before.
+        sa.Column("restoring", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        # Until when some process has this agent for itself.
+        sa.Column("held_until", sa.Float(53), nullable=False, server_default=ZERO),
+        sa.Column("holder", sa.Text, nullable=False, server_default=NOTHING),
+        # Counts the changes, so that what was read of an agent before one is known to be old.
+        sa.Column("turn", sa.BigInteger, nullable=False, server_default=ZERO),
+        sa.PrimaryKeyConstraint("agent_id", name="pk_agents"),
+    )
+    op.create_index("ix_agents_marker", "agents", ["marker"])
+    op.create_index("ix_agents_call", "agents", ["call_id"])
+
+
+def downgrade() -> None:
+    for table in ("agents", "calls", "voices", "deployment"):
+        op.drop_table(table)
