@@ -9,7 +9,9 @@ from typing import Literal
 import msgspec
 import phonenumbers
 
-__all__ = ["Caller", "Identities", "Identity", "greeting", "voice_label"]
+__all__ = ["CallName", "Caller", "Identities", "Identity", "greeting", "voice_label"]
+
+CallName = Literal["conversation_id", "call_sid", "sip_call_id"]
 
 LABEL_LENGTH = 40
 # How telephone networks and Twilio write "anonymous", "restricted", "blocked", "unknown" and "unavailable".
@@ -33,6 +35,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     number: str | None
     person: str
     """The same for every sample and every call of one caller, whatever a voice belongs to."""
+
+    stated: str
+    """Whom the request states: number, name and date of birth, whatever the sample."""
 
 
 class Identities:
@@ -62,8 +67,11 @@ class Identities:
             parts.append(sample_digest)
         if self._reuse == "never":
             parts.append(call_id)
-        person = self._hash("caller", *parts[:3], *([] if number else [sample_digest]))
-        return Identity(caller=self._hash("caller", *parts), number=self.number(number), person=person)
+        stated = self._hash("caller", *parts[:3])
+        person = stated if number else self._hash("caller", *parts[:3], sample_digest)
+        return Identity(
+            caller=self._hash("caller", *parts), number=self.number(number), person=person, stated=stated
+        )
 
     def by_number(self, phone_number: str) -> str | None:
         """The hash by which voices are found for a number; None where none may be."""
@@ -73,6 +81,14 @@ class Identities:
         """The hash of a phone number, None for no number."""
         number = _e164(phone_number)
         return self._hash("number", number) if number else None
+
+    def call_id(self, agent_id: str, kind: CallName, name: str, *, number: str = "") -> str:
+        """Our own name for a call, the same in every process and after a restart.
+
+        What a conversation, a `call_sid` and a `sip_call_id` of one text name are three calls. Nobody
+        without the key can compute it.
+        """
+        return f"call_{self._hash('call', agent_id, kind, name, number)[:24]}"
 
     def _hash(self, *parts: str) -> str:
         # Lengths in front, so that no two lists of parts read alike.

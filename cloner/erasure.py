@@ -47,6 +47,7 @@ class Erasure:
                 case _:
                     await self._store.write(voices.erase, row.marker)
             await self._store.write(calls.erase_caller, row.caller)
+            await self._store.write(calls.erase_caller, row.person)
         _, number = self.named(caller)
         if number is not None:
             # Calls of which nothing but the number was known.

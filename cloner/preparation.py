@@ -1,14 +1,13 @@
 """The path of one call, from who is calling to what the call needs, and its end."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 
 import msgspec
 
 from cloner import callers
 from cloner.agents import Agents, Reading
-from cloner.callers import Caller, Identities, Identity
+from cloner.callers import Caller, CallName, Identities, Identity
 from cloner.elevenlabs import AgentVoice
 from cloner.overrides import Overrides
 from cloner.registry import NewCall, Noted, Store, calls
@@ -16,12 +15,21 @@ from cloner.registry import agents as agent_rows
 from cloner.voice import Voice
 from cloner.voices import Voices
 
-__all__ = ["Begun", "Call", "Opened", "Preparation", "Prepared"]
+__all__ = ["Begun", "Call", "ConversationMismatch", "Opened", "Preparation", "Prepared"]
 
 # How long anything waits to hear from the agent before it goes on without.
 AGENT_SECONDS = 1.0
 # What a call that is opened may take of its time to ask ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
+
+
+class ConversationMismatch(Exception):
+    """The conversation was asked about for another caller. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This conversation was asked about for another caller: send each call's own conversation_id."
+        )
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,25 +108,28 @@ class Preparation:
         self._now = now
 
     async def open(
-        self, *, agent_id: str, conversation_id: str, call_sid: str, phone_number: str, deadline: float
+        self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
     ) -> Opened:
         """What is known for a call of which there is no sample. Nothing is cloned or changed for it.
 
         ElevenLabs is asked only for what is not known well enough, and only for a share of the time
         that there is. Raises RegistryUnavailable.
         """
-        call_id = _call_id(agent_id, conversation_id or call_sid)
+        kind, name = named
+        call_id = self._identities.call_id(agent_id, kind, name)
         number = self._identities.number(phone_number)
         noted = await self._store.write(
             calls.open_call,
             NewCall(
                 id=call_id,
                 agent_id=agent_id,
-                conversation_id=conversation_id,
+                conversation_id=name if kind == "conversation_id" else "",
                 caller=number or call_id,
-                named=False,
+                number=number,
                 begun_at=self._now(),
+                confirmed=kind == "conversation_id",
             ),
+            apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
             number=self._identities.by_number(phone_number),
             require_consent=self._require_consent,
         )
@@ -127,19 +138,19 @@ class Preparation:
         voice, refused = await asyncio.gather(
             self._still(noted, deadline=asking), self._overrides.refused(agent_id, deadline=asking)
         )
-        name = noted.voice.greeting_name if noted.voice is not None and voice is not None else ""
+        greeted = noted.voice.greeting_name if noted.voice is not None and voice is not None else ""
         return Opened(
-            call_id=call_id,
+            call_id=noted.call.id,
             voice=voice,
-            name=name,
-            first_message=callers.greeting(self._first_message, name) if voice is not None else "",
+            name=greeted,
+            first_message=callers.greeting(self._first_message, greeted) if voice is not None else "",
             agent_before=_before(noted),
             refused=refused,
         )
 
     async def begin(self, call: Call, sample: bytes) -> Begun:
-        """Notes a call that is to be prepared. Raises RegistryUnavailable."""
-        call_id = _call_id(call.agent_id, call.conversation_id)
+        """Notes a call that is to be prepared. Raises ConversationMismatch and RegistryUnavailable."""
+        call_id = self._identities.call_id(call.agent_id, "conversation_id", call.conversation_id)
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
         noted = await self._store.write(
             calls.begin,
@@ -148,10 +159,13 @@ class Preparation:
                 agent_id=call.agent_id,
                 conversation_id=call.conversation_id,
                 caller=identity.caller,
-                named=True,
+                number=identity.number,
+                stated=identity.stated,
                 begun_at=self._now(),
             ),
         )
+        if noted is None:
+            raise ConversationMismatch
         return Begun(call=call, identity=identity, noted=noted)
 
     async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
@@ -184,6 +198,10 @@ class Preparation:
                 permit=lambda: _told(reading),
             )  # fmt: skip
             agent = await _told(reading)
+        except Exception:
+            # A failure is not remembered: whoever the next delivery names may be somebody else.
+            await self._store.write(calls.unname, call_id)
+            raise
         finally:
             reading.cancel()
         updated = await self._agents.give(
@@ -232,7 +250,7 @@ class Preparation:
             agent_id = call.agent_id
         if agent_id and conversation_id and (call is None or not call.conversation_id):
             # A delivery for it that is still on its way must not touch the agent any more.
-            unknown = _call_id(agent_id, conversation_id)
+            unknown = self._identities.call_id(agent_id, "conversation_id", conversation_id)
             await self._store.write(
                 calls.note_ended,
                 NewCall(
@@ -240,7 +258,6 @@ class Preparation:
                     agent_id=agent_id,
                     conversation_id=conversation_id,
                     caller=unknown,
-                    named=False,
                     begun_at=now if call is None else call.begun_at,
                 ),
                 now=now,
@@ -261,12 +278,3 @@ async def _told(reading: "asyncio.Task[Reading | None]") -> Reading | None:
 def _before(noted: Noted) -> AgentVoice | None:
     given = noted.given
     return AgentVoice(given.before_voice_id, given.before_first_message) if given is not None else None
-
-
-def _call_id(agent_id: str, conversation: str) -> str:
-    """One id for one agent and conversation, in every process and after every restart.
-
-    The proto says how it is made, so that whoever cannot reach us knows it too.
-    """
-    text = f"{agent_id}\0{conversation}"
-    return f"call_{hashlib.sha256(text.encode()).hexdigest()[:24]}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 import msgspec
@@ -16,11 +16,11 @@ from opentelemetry.trace import get_current_span
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceServicer
 
-from cloner.callers import Caller
+from cloner.callers import Caller, CallName
 from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
 from cloner.failures import VoiceNotFound
-from cloner.preparation import Call, Preparation
+from cloner.preparation import Begun, Call, Preparation
 from cloner.registry import Store, VoiceRow, by
 from cloner.registry import voices as rows
 from cloner.status import FieldInvalid, answer_failure, reason_of
@@ -73,9 +73,7 @@ class CloningService(CloningServiceServicer):
                 }
             )
             begun = await self._preparation.begin(call, sample)
-            answering.fallback = lambda: _fallback(
-                begun.agent_before, self._preparation.refused(call.agent_id)
-            )
+            answering.fallback = lambda: _fallback(begun, self._preparation.refused(call.agent_id))
             prepared = await self._preparation.prepare(begun, sample, deadline=answering.deadline)
             get_current_span().set_attributes(
                 {
@@ -100,16 +98,13 @@ class CloningService(CloningServiceServicer):
         async with _answered(
             context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
         ) as answering:
-            if not request.conversation_id.strip() and not request.call_sid.strip():
-                raise FieldInvalid("conversation_id", "is required, unless call_sid is given")
             agent_id = _id("agent_id", request.agent_id)
             get_current_span().set_attribute("gen_ai.agent.id", agent_id)
             if request.conversation_id:
                 get_current_span().set_attribute("gen_ai.conversation.id", _line(request.conversation_id))
             opened = await self._preparation.open(
                 agent_id=agent_id,
-                conversation_id=_text("conversation_id", request.conversation_id, most=256),
-                call_sid=_text("call_sid", request.call_sid, most=256),
+                named=_named(request),
                 phone_number=_text("phone_number", request.phone_number, most=64),
                 deadline=answering.deadline,
             )
@@ -273,6 +268,19 @@ def _text(field: str, text: str, *, most: int, required: bool = False) -> str:
     return text
 
 
+def _named(request: pb.OpenCallRequest) -> tuple[CallName, str]:
+    """What names the call best: its conversation, else the telephone line, else the SIP trunk."""
+    names = {
+        "conversation_id": request.conversation_id,
+        "call_sid": request.call_sid,
+        "sip_call_id": request.sip_call_id,
+    }
+    given = {kind: text for kind, name in names.items() if (text := _text(kind, name, most=256))}
+    for kind, text in given.items():
+        return cast("CallName", kind), text
+    raise FieldInvalid("conversation_id", "is required, unless call_sid or sip_call_id is given")
+
+
 def _line(text: str) -> str:
     """What may stand in a log line before it has been checked."""
     return text[:256] if text.isprintable() else ""
@@ -309,13 +317,16 @@ def _timestamp(at: datetime) -> Timestamp:
     return stamp
 
 
-def _fallback(before: AgentVoice | None, refused: frozenset[str] | None) -> pb.FallbackInfo:
+def _fallback(begun: Begun, refused: frozenset[str] | None) -> pb.FallbackInfo:
     """What goes out with a failure, in the metadata of the call, which are bounded."""
-    speech = _speech(before)
+    speech = _speech(begun.agent_before)
     if speech is not None and len(speech.first_message.encode()) > LONGEST_TRAILING_GREETING:
         speech.first_message = ""
     return pb.FallbackInfo(
-        agent_before=speech, refused_leaves=sorted(refused or ()), settings_seen=refused is not None
+        agent_before=speech,
+        refused_leaves=sorted(refused or ()),
+        settings_seen=refused is not None,
+        call_id=begun.noted.call.id,
     )
 
 

@@ -26,7 +26,7 @@ from gateway import opening, problems
 from gateway.body import read_body
 from gateway.description import OpenOperation, responses
 from gateway.desk import Desk, Progress, answered, lines, verified_body, verifier
-from gateway.initiation import Facts, Initiation, call_id, initiation
+from gateway.initiation import Facts, Initiation, initiation, unknown_call
 from gateway.opening import Opening
 from gateway.overrides import Speech
 from gateway.prepared import NOT_ACTIVATED, VOICE, remember
@@ -57,22 +57,20 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
     ends = progress.began + desk.settings.conversation_init_budget_ms / 1000 - HEADROOM_SECONDS
     content = await received(request, desk, progress, ends)
     call = opening.read(content, own_numbers=desk.settings.own_numbers)
-    # Where nothing names the call, it is found by the name that its answer gives it.
-    named = call.conversation_id or call.call_sid or secrets.token_hex(16)
-    facts = known(call, named, progress)
+    facts = known(call, progress)
     if facts.agent_id is None:
         progress.outcome = "agent_unknown"
         return nobodys_voice(desk, facts)
     response = await desk.cloner.OpenCall(
         OpenCallRequest(
             agent_id=facts.agent_id,
-            conversation_id=call.conversation_id or "",
-            call_sid="" if call.conversation_id else named,
             phone_number=call.phone_number or "",
+            **(call.name or {"call_sid": secrets.token_hex(16)}),
         ),
         timeout=max(0.0, ends - asyncio.get_running_loop().time()),
     )
     remember(desk.overrides, facts.agent_id, response)
+    facts = progress.facts = structs.replace(facts, call_id=response.call_id)
     if not response.HasField("voice"):
         progress.outcome = "caller_unknown"
         return nobodys_voice(desk, facts)
@@ -104,7 +102,7 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
         return verified.content
 
 
-def known(call: Opening, named: str, progress: Progress) -> Facts:
+def known(call: Opening, progress: Progress) -> Facts:
     """What is known of the call before anybody was asked."""
     progress.conversation_id = call.conversation_id
     if call.agent_id is not None:
@@ -115,7 +113,7 @@ def known(call: Opening, named: str, progress: Progress) -> Facts:
         phone_number=call.phone_number,
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
-        call_id=call_id(call.agent_id, named),
+        call_id=unknown_call(),
     )
     return progress.facts
 
@@ -148,8 +146,7 @@ def otherwise(desk: Desk, progress: Progress, _: Refusal) -> Initiation | None:
     """What is answered whatever failed, to somebody we know."""
     if not progress.verified:
         return None
-    nothing = Opening(agent_id=None, conversation_id=None, call_sid=None, phone_number=None)
-    return nobodys_voice(desk, progress.facts or known(nothing, secrets.token_hex(16), progress))
+    return nobodys_voice(desk, progress.facts or known(opening.NOTHING, progress))
 
 
 def _carries(token: Secret | None, authorization: list[str]) -> bool:

@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 from gateway.delivery import MAX_FACT, conversation
 from gateway.lenient import fields, identifier, text
 
-__all__ = ["Opening", "read"]
+__all__ = ["NOTHING", "Opening", "read"]
 
 # The telephony of ElevenLabs writes numbers, a SIP trunk may write addresses: "sip:+31612345678@host".
 ADDRESS = re.compile(r"(?:sips?|tel):([^@;>]+)", re.IGNORECASE)
@@ -28,8 +28,22 @@ class Opening(Struct, frozen=True, kw_only=True):
     call_sid: str | None
     """What the telephone line calls it."""
 
+    sip_call_id: str | None
+    """What a SIP trunk calls it."""
+
     phone_number: str | None
     """The number of the person, whoever calls whom."""
+
+    @property
+    def name(self) -> dict[str, str]:
+        """What names the call best, as a field of OpenCallRequest; empty where nothing does."""
+        for field in ("conversation_id", "call_sid", "sip_call_id"):
+            if name := getattr(self, field):
+                return {field: name}
+        return {}
+
+
+NOTHING = Opening(agent_id=None, conversation_id=None, call_sid=None, sip_call_id=None, phone_number=None)
 
 
 def read(content: bytes, *, own_numbers: Collection[str]) -> Opening:
@@ -40,8 +54,8 @@ def read(content: bytes, *, own_numbers: Collection[str]) -> Opening:
     return Opening(
         agent_id=identifier(told.get("agent_id")),
         conversation_id=conversation(text(told.get("conversation_id"))),
-        # A SIP call has a `call_id`, and not always a `call_sid`.
-        call_sid=conversation(text(told.get("call_sid"))) or conversation(text(told.get("call_id"))),
+        call_sid=conversation(text(told.get("call_sid"))),
+        sip_call_id=conversation(text(told.get("call_id"))),
         phone_number=called if outbound else caller,
     )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
+from msgspec import structs
 from opentelemetry.trace import get_current_span
 from precall.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
 
@@ -23,7 +24,7 @@ from gateway.body import ClientGone, Receive, disconnected
 from gateway.delivery import MediaType
 from gateway.description import DeliverOperation, responses
 from gateway.desk import Desk, Progress, answered, lines, verified_body, verifier
-from gateway.initiation import Facts, call_id
+from gateway.initiation import Facts, unknown_call
 from gateway.prepared import FallbackCall, PreparedCall, fallback, prepared, remember
 from gateway.problems import Refusal
 from gateway.settings import Settings
@@ -90,6 +91,7 @@ def without_voice(desk: Desk, progress: Progress, refused: Refusal) -> FallbackC
         return None
     if refused.fallback is not None:
         remember(desk.overrides, facts.agent_id, refused.fallback)
+        facts = structs.replace(facts, call_id=refused.fallback.call_id or facts.call_id)
     if desk.settings.precall_fallback == "error":
         return None
     return fallback(refused.reason, facts, desk.settings, desk.overrides, progress.duration_ms)
@@ -110,7 +112,7 @@ def receive(
         phone_number=call.phone_number,
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
-        call_id=call_id(call.agent_id, call.conversation_id),
+        call_id=unknown_call(),
     )
     progress.facts = facts
     caller = Caller(

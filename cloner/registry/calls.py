@@ -24,6 +24,7 @@ __all__ = [
     "erase_caller",
     "note_ended",
     "open_call",
+    "unname",
 ]
 
 
@@ -35,9 +36,15 @@ class CallRow(msgspec.Struct, frozen=True):
     conversation_id: str
     caller: str
     marker: str | None
-    named: bool
+    number: str | None
+    stated: str
     begun_at: float
     ended_at: float | None
+
+    @property
+    def named(self) -> bool:
+        """Whether a delivery has said who is calling. Else `caller` is whom the number found, or nobody."""
+        return bool(self.stated)
 
 
 class NewCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,10 +54,13 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str
     conversation_id: str
     caller: str
-    named: bool
-    """Whether that caller is calling, and does not only stand for whoever it is."""
+    number: str | None = None
+    stated: str = ""
+    """Who is calling, where a delivery says so."""
 
     begun_at: float
+    confirmed: bool = False
+    """Whether ElevenLabs itself calls the conversation so, and not only a delivery."""
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,66 +75,97 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     turn: int
 
 
+# Stands for whoever a delivery has named for a call, where nothing came of it.
+NOBODY = "-"
+
 # In the order of the row's fields.
-FIELDS = "id, agent_id, conversation_id, caller, marker, named, begun_at, ended_at"
+FIELDS = "id, agent_id, conversation_id, caller, marker, number, stated, begun_at, ended_at"
 SELECT = f"SELECT {FIELDS} FROM calls"
-NEWEST = "ORDER BY begun_at DESC LIMIT 1"
+# Whom a delivery has named comes first: to that call an agent may have been given.
+FIRST = "ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1"
+# A call that is known as no other conversation than the one that is told.
+NAMELESS = "(:conversation_id = '' OR conversation_id = '' OR conversation_id = :conversation_id)"
 
 NOTED = Statement(f"""
-    INSERT INTO calls (id, agent_id, conversation_id, caller, named, begun_at)
-    VALUES (:id, :agent_id, :conversation_id, :caller, :named, :begun_at)
+    INSERT INTO calls (id, agent_id, conversation_id, caller, number, stated, begun_at, confirmed)
+    VALUES (:id, :agent_id, :conversation_id, :caller, :number, :stated, :begun_at, :confirmed)
     ON CONFLICT (id) DO NOTHING
     RETURNING {FIELDS}
 """)
 KNOWN = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
-NAMED = Statement("UPDATE calls SET marker = :marker, caller = :caller, named = true WHERE id = :id")
+NAMED = Statement("""
+    UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated WHERE id = :id
+""")
+UNNAMED = Statement("UPDATE calls SET stated = :nobody WHERE id = :id AND marker IS NULL")
+CONFIRMED = Statement("UPDATE calls SET confirmed = true WHERE id = :id")
 HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :id")
 ITS_VOICE = Statement(f"SELECT caller FROM voices WHERE marker = :marker AND {voices.ACTIVE} FOR UPDATE")
-OF_CONVERSATION = Statement(f"{SELECT} WHERE conversation_id = :conversation_id {NEWEST}")
+OF_CONVERSATION = Statement(f"{SELECT} WHERE conversation_id = :conversation_id {FIRST}")
 OF_CONVERSATION_AT = Statement(
-    f"{SELECT} WHERE conversation_id = :conversation_id AND agent_id = :agent_id {NEWEST}"
+    f"{SELECT} WHERE conversation_id = :conversation_id AND agent_id = :agent_id {FIRST}"
 )
-OF_ID = Statement(f"{SELECT} WHERE id = :id")
-OF_ID_AT = Statement(f"{SELECT} WHERE id = :id AND agent_id = :agent_id")
-OF_VOICE_AT = Statement(f"""
-    {SELECT} WHERE agent_id = :agent_id AND ended_at IS NULL
-        AND marker = (SELECT marker FROM voices WHERE voice_id = :voice_id)
-    {NEWEST}
+OF_ID = Statement(f"""
+    {SELECT} WHERE id = :id AND (:agent_id = '' OR agent_id = :agent_id) AND ({NAMELESS} OR NOT confirmed)
 """)
-ENDED = Statement("UPDATE calls SET ended_at = coalesce(ended_at, :now) WHERE id = :id OR id = :also")
+OF_VOICE_AT = Statement(f"""
+    {SELECT} WHERE agent_id = :agent_id AND ended_at IS NULL AND {NAMELESS}
+        AND marker = (SELECT marker FROM voices WHERE voice_id = :voice_id)
+    {FIRST}
+""")
+ENDED = Statement("UPDATE calls SET ended_at = coalesce(ended_at, :now) WHERE id = :id")
+# What was opened from another number, or without its conversation, has rows of its own.
+ENDED_CONVERSATION = Statement("""
+    UPDATE calls SET ended_at = coalesce(ended_at, :now)
+    WHERE conversation_id = :conversation_id AND agent_id = :agent_id
+""")
+ENDED_NAMELESS = Statement("""
+    UPDATE calls SET ended_at = coalesce(ended_at, :now)
+    WHERE id = :id AND agent_id = :agent_id AND conversation_id = ''
+""")
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
 CLOSED_OLD = Statement("UPDATE calls SET ended_at = :now WHERE ended_at IS NULL AND begun_at <= :before")
 DROPPED = Statement("DELETE FROM calls WHERE ended_at < :before")
-ERASED = Statement("DELETE FROM calls WHERE caller = :caller")
+ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who")
 
 
-def begin(tx: Transaction, new: NewCall) -> Noted:
+def begin(tx: Transaction, new: NewCall) -> Noted | None:
     """Notes that a call is in progress, with its voice where it or its caller has one.
 
-    A call that was noted before keeps its time, its caller and its voice.
+    A call that was noted before keeps its time, its caller and its voice. None where it is another
+    caller's, and then nothing is noted.
     """
     agents.alone_at(tx, new.agent_id)
     call = _note(tx, new)
+    if call.stated not in {"", NOBODY, new.stated}:
+        return None
     voice = voices.in_use(tx, call.marker) if call.marker else None
-    if not call.named:
+    if call.stated != new.stated:
         # The voice that the number found may be somebody else's.
         if voice is not None and voice.caller != new.caller:
             voice = None
         marker = voice and voice.marker
-        tx.run(NAMED, id=call.id, marker=marker, caller=new.caller)
-        call = msgspec.structs.replace(call, marker=marker, caller=new.caller, named=True)
+        theirs = {"marker": marker, "caller": new.caller, "number": new.number, "stated": new.stated}
+        tx.run(NAMED, id=call.id, **theirs)
+        call = msgspec.structs.replace(call, **theirs)
     if voice is None:
         voice = voices.of_caller(tx, new.caller)
     return _noted(tx, call, _used(tx, call, voice, now=new.begun_at))
 
 
-def open_call(tx: Transaction, new: NewCall, *, number: str | None, require_consent: bool) -> Noted:
+def open_call(
+    tx: Transaction, new: NewCall, *, apart: str, number: str | None, require_consent: bool
+) -> Noted:
     """Notes that a call is in progress, with its voice where it has one or its number finds one.
 
-    Of a call whose caller a delivery has named, the number finds nothing.
+    Of a call whose caller a delivery has named, the number finds nothing. Of any other, whoever calls
+    from another number is another call, whose id is `apart`.
     """
     agents.alone_at(tx, new.agent_id)
     call = _note(tx, new)
+    if not call.named and call.number != new.number:
+        call = _note(tx, msgspec.structs.replace(new, id=apart))
+    elif new.confirmed:
+        tx.run(CONFIRMED, id=call.id)
     voice = voices.in_use(tx, call.marker) if call.marker else None
     if voice is None and number is not None and not call.named and call.ended_at is None:
         voice = voices.of_number(tx, number)
@@ -154,23 +195,36 @@ def end(
 ) -> CallRow | None:
     """Ends the call that is found by its conversation, else by its id, else by agent and voice.
 
-    Returns it; None if there is none. One that was ended before keeps its time.
+    Returns it; None if there is none. One that was ended before keeps its time. No call at another agent
+    is ended, and none that is known as another conversation. An id, which nobody can guess, may name a
+    call by whose conversation only a delivery has called it: whoever announces a call may not know how
+    ElevenLabs will.
     """
+    told = {"conversation_id": conversation_id or "", "agent_id": agent_id or ""}
     row = None
-    if conversation_id and agent_id:
-        row = tx.one(OF_CONVERSATION_AT, conversation_id=conversation_id, agent_id=agent_id)
-    elif conversation_id:
-        row = tx.one(OF_CONVERSATION, conversation_id=conversation_id)
+    if conversation_id:
+        row = tx.one(OF_CONVERSATION_AT if agent_id else OF_CONVERSATION, **told)
     if row is None and call_id:
-        row = tx.one(OF_ID_AT, id=call_id, agent_id=agent_id) if agent_id else tx.one(OF_ID, id=call_id)
+        row = tx.one(OF_ID, id=call_id, **told)
     if row is None and agent_id and voice_id:
-        row = tx.one(OF_VOICE_AT, agent_id=agent_id, voice_id=voice_id)
+        row = tx.one(OF_VOICE_AT, voice_id=voice_id, **told)
     if row is None:
         return None
     call = _call(row)
-    # A call that was opened without its conversation has a row of its own beside that.
-    tx.run(ENDED, id=call.id, also=call_id or call.id, now=now)
+    tx.run(ENDED, id=call.id, now=now)
+    if call.conversation_id:
+        tx.run(ENDED_CONVERSATION, conversation_id=call.conversation_id, agent_id=call.agent_id, now=now)
+    if call_id:
+        tx.run(ENDED_NAMELESS, id=call_id, agent_id=call.agent_id, now=now)
     return call
+
+
+def unname(tx: Transaction, call_id: str) -> None:
+    """Lets another caller be named where nothing came of the one who was: no voice, and none on its way.
+
+    The number finds nothing for the call all the same.
+    """
+    tx.run(UNNAMED, id=call_id, nobody=NOBODY)
 
 
 def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:
@@ -189,9 +243,9 @@ def drop_ended(tx: Transaction, *, before: float) -> int:
     return tx.run(DROPPED, before=before)
 
 
-def erase_caller(tx: Transaction, caller: str) -> None:
-    """Removes every row of a caller's calls."""
-    tx.run(ERASED, caller=caller)
+def erase_caller(tx: Transaction, who: str) -> None:
+    """Removes every row of the calls of a caller, of whom a delivery states, or of a number."""
+    tx.run(ERASED, who=who)
 
 
 def _note(tx: Transaction, new: NewCall) -> CallRow:
@@ -203,9 +257,7 @@ def _note(tx: Transaction, new: NewCall) -> CallRow:
 
 
 def _call(row: Row) -> CallRow:
-    identity, agent_id, conversation_id, caller, marker, named, begun_at, ended_at = row
-    # SQLite knows no truth but 0 and 1.
-    return CallRow(identity, agent_id, conversation_id, caller, marker, bool(named), begun_at, ended_at)
+    return CallRow(*row)
 
 
 def _used(tx: Transaction, call: CallRow, voice: VoiceRow | None, *, now: float) -> VoiceRow | None:

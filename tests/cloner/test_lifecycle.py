@@ -149,7 +149,7 @@ async def test_ways_to_name_a_call(
         answer = await cloner.PrepareCall(call(speech), timeout=10)
         named = {
             "conversation_id": pb.CompleteCallRequest(conversation_id="conv_1"),
-            "call_id": pb.CompleteCallRequest(conversation_id="unknown", call_id=answer.call_id),
+            "call_id": pb.CompleteCallRequest(agent_id="agent_demo", call_id=answer.call_id),
             "voice_id": pb.CompleteCallRequest(agent_id="agent_demo", voice_id=answer.voice.voice_id),
         }[known_by]
 

@@ -158,27 +158,31 @@ async def test_two_callers_behind_one_number(
 
 
 @ON_SQLITE
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"conversation_id": "conv_1"}, "call_280d66d0802210edf74ca49e"),
-        ({"conversation_id": "", "call_sid": "CA0123456789abcdef"}, "call_38874813b49ad341904c4608"),
-        ({"conversation_id": "conv_1", "call_sid": "CA0123456789abcdef"}, "call_280d66d0802210edf74ca49e"),
-    ],
-    ids=["conversation", "call_sid", "both"],
-)
-async def test_call_id(cloner: CloningServiceStub, given: dict[str, str], expected: str) -> None:
-    """The id of a call is what the proto says: a hash of agent and conversation, else of the call_sid."""
-    # printf 'agent_demo\0conv_1' | sha256sum
-    assert expected == (await cloner.OpenCall(opening(**given), timeout=10)).call_id
+async def test_call_id(cloning, speech: bytes) -> None:
+    """One text as a conversation, a call_sid and a sip_call_id names three calls, the same after a restart."""
+    nothing = {"conversation_id": "", "call_sid": "", "sip_call_id": ""}
 
+    async def ids(cloner: CloningServiceStub) -> list[str]:
+        given = [
+            {**nothing, **names}
+            for names in (
+                {"conversation_id": "conv_1"}, {"call_sid": "conv_1"}, {"sip_call_id": "conv_1"},
+                {"conversation_id": "conv_1", "call_sid": "CA1", "sip_call_id": "sip_1"},
+            )
+        ]  # fmt: skip
+        return [(await cloner.OpenCall(opening(**names), timeout=10)).call_id for names in given]
 
-@ON_SQLITE
-async def test_call_id_of_both_ways(cloner: CloningServiceStub, speech: bytes) -> None:
-    """A call that is prepared has the id that it has when it is opened."""
-    prepared = await cloner.PrepareCall(call(speech), timeout=10)
+    async with cloning() as cloner:
+        first = await ids(cloner)
+    async with cloning() as cloner:
+        again = await ids(cloner)
+        prepared = await cloner.PrepareCall(call(speech), timeout=10)
 
-    assert "call_280d66d0802210edf74ca49e" == prepared.call_id
+    assert first == again
+    assert 3 == len(set(first))
+    assert first[0] == first[3] == prepared.call_id
+    # printf 'agent_demo\0conv_1' | sha256sum: nobody can compute it without the key.
+    assert "call_280d66d0802210edf74ca49e" not in first
 
 
 @ON_SQLITE
@@ -190,7 +194,8 @@ async def test_call_id_of_both_ways(cloner: CloningServiceStub, speech: bytes) -
         ({"conversation_id": "", "call_sid": " "}, "conversation_id"),
         ({"conversation_id": "a\nb"}, "conversation_id"),
         ({"conversation_id": "a" * 257}, "conversation_id"),
-        ({"call_sid": "a" * 257}, "call_sid"),
+        ({"conversation_id": "", "call_sid": "a" * 257}, "call_sid"),
+        ({"conversation_id": "", "sip_call_id": "a\nb"}, "sip_call_id"),
         ({"agent_id": ""}, "agent_id"),
         ({"agent_id": "../voices"}, "agent_id"),
         ({"phone_number": "1" * 65}, "phone_number"),
@@ -217,6 +222,126 @@ async def test_conversation_that_was_prepared(cloner: CloningServiceStub, speech
     assert (prepared.voice, prepared.call_id, "Ivan", GREETING) == (
         opened.voice, opened.call_id, opened.name, opened.first_message,
     )  # fmt: skip
+
+
+NAMES = [
+    {"conversation_id": "", "call_sid": "CA1"},
+    {"conversation_id": "", "sip_call_id": "CA1"},
+    {"conversation_id": "conv_9"},
+]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("name", NAMES, ids=["call_sid", "sip_call_id", "conversation"])
+async def test_same_name_from_another_number(
+    cloner: CloningServiceStub, speech: bytes, name: dict[str, str], ended: bool
+) -> None:
+    """What is said to be one call, from another number, is another call: each number is judged by itself."""
+    ivan = await known(cloner, speech)
+    maria = await known(cloner, speech, MARIA)
+    first = await cloner.OpenCall(opening(NUMBER, **name), timeout=10)
+    if ended:
+        request = pb.CompleteCallRequest(call_id=first.call_id, agent_id="agent_demo")
+        assert (await cloner.CompleteCall(request, timeout=10)).found
+    others = [
+        await cloner.OpenCall(opening(number, **name), timeout=10)
+        for number in (OTHER_NUMBER, UNKNOWN, "", "anonymous")
+    ]
+    again = await cloner.OpenCall(opening(NUMBER, **name), timeout=10)
+
+    assert ivan.voice_id == first.voice.voice_id
+    assert [(maria.voice_id, "Maria"), ("", ""), ("", ""), ("", "")] == [
+        (answer.voice.voice_id, answer.name) for answer in others
+    ]
+    assert (first.call_id, ivan.voice_id) == (again.call_id, again.voice.voice_id)
+    assert first.call_id not in {answer.call_id for answer in others}
+
+
+@pytest.mark.parametrize("kind", ["call_sid", "sip_call_id"])
+async def test_conversation_as_another_name(cloner: CloningServiceStub, speech: bytes, kind: str) -> None:
+    """A conversation that was prepared is not found by its text as a call_sid or a sip_call_id."""
+    await cloner.PrepareCall(call(speech, conversation="conv_ivan"), timeout=10)
+    opened = await cloner.OpenCall(opening(UNKNOWN, "", **{kind: "conv_ivan"}), timeout=10)
+
+    assert ("", "") == (opened.voice.voice_id, opened.name)
+
+
+async def test_second_caller_in_a_conversation(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """A conversation has one caller: nothing is done for another, and the first one's call goes on."""
+    first = await cloner.PrepareCall(call(speech), timeout=10)
+    others = [
+        MARIA, ANNA, pb.Caller(name="Ivan", phone_number=NUMBER), pb.Caller(name="Ivan"), pb.Caller(),
+        pb.Caller(name="Ivan", date_of_birth="12.12.2007", phone_number=NUMBER),
+    ]  # fmt: skip
+    reasons = [(await details(cloner.PrepareCall(call(speech, other), timeout=10)))[0] for other in others]
+    again = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert ["CONVERSATION_MISMATCH"] * 6 == reasons
+    assert (first.voice, first.call_id) == (again.voice, again.call_id)
+    assert [first.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+
+
+async def test_two_callers_at_once_in_a_conversation(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """Of two callers who are told for one conversation at once, one is served."""
+    requests = [cloner.PrepareCall(call(speech, whom), timeout=10) for whom in (IVAN, MARIA) * 3]
+    answers = await asyncio.gather(*requests, return_exceptions=True)
+    served = [answer for answer in answers if isinstance(answer, pb.PrepareCallResponse)]
+    refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+
+    assert (3, 3) == (len(served), len(refused))
+    assert {grpc.StatusCode.ALREADY_EXISTS} == {answer.code() for answer in refused}
+    assert [served[0].voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+
+
+@ON_SQLITE
+async def test_caller_corrected_after_a_failure(cloner: CloningServiceStub, speech: bytes) -> None:
+    """A delivery that failed binds its conversation to nobody."""
+    reason, _ = await details(cloner.PrepareCall(call(b"not audio", MARIA), timeout=10))
+    answer = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert "SAMPLE_UNREADABLE" == reason
+    assert answer.voice.name.startswith("Ivan_")
+
+
+@pytest.mark.parametrize("agent", ["agent_other", "agent_demo"])
+@pytest.mark.parametrize("opened_first", [False, True])
+async def test_end_of_somebody_elses_call(
+    cloning, emulator: Emulator, speech: bytes, agent: str, opened_first: bool
+) -> None:
+    """An event about one conversation ends no call that is another's, whatever it echoes."""
+    async with cloning(voice_clone_keep_hours=0.0, **NOT_RECONCILED) as cloner:
+        if opened_first:
+            await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)
+        ivan = await cloner.PrepareCall(call(speech), timeout=10)
+        if agent == "agent_demo":
+            # ElevenLabs knows both conversations.
+            await cloner.OpenCall(opening(UNKNOWN, "conv_x"), timeout=10)
+        for echo in ({"call_id": ivan.call_id}, {"voice_id": ivan.voice.voice_id}):
+            request = pb.CompleteCallRequest(conversation_id="conv_x", agent_id=agent, **echo)
+            found = (await cloner.CompleteCall(request, timeout=10)).found
+            assert found == (agent == "agent_demo")
+        again = await cloner.PrepareCall(call(speech), timeout=10)
+
+        assert (ivan.voice.voice_id, True) == (again.voice.voice_id, again.agent_updated)
+        assert ivan.voice.voice_id == spoken(emulator).voice_id
+
+
+@ON_SQLITE
+async def test_echo_at_an_unknown_conversation(cloner: CloningServiceStub, speech: bytes) -> None:
+    """An echoed id ends what only a bridge calls otherwise; what ElevenLabs calls otherwise it does not end."""
+    bridged = await cloner.PrepareCall(call(speech, conversation="bridge_1"), timeout=10)
+    await cloner.OpenCall(opening(OTHER_NUMBER, "conv_2"), timeout=10)
+    known_to_elevenlabs = await cloner.PrepareCall(call(speech, MARIA, "conv_2"), timeout=10)
+
+    found = [
+        await end(cloner, "conv_x", agent_id="agent_demo", call_id=answer.call_id)
+        for answer in (bridged, known_to_elevenlabs)
+    ]
+    assert [True, False] == found
 
 
 async def test_opened_many_times(cloner: CloningServiceStub, speech: bytes, database: str) -> None:

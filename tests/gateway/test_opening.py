@@ -27,6 +27,7 @@ def test_everything() -> None:
         agent_id="agent_1",
         conversation_id="conv_1",
         call_sid="CA0123456789abcdef0123456789abcdef",
+        sip_call_id=None,
         phone_number="+31612345678",
     )
 
@@ -60,19 +61,21 @@ def test_person(changes: dict[str, Any], expected: str | None) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, ("conv_1", "CA0123456789abcdef0123456789abcdef")),
-        ({"conversation_id": None}, (None, "CA0123456789abcdef0123456789abcdef")),
-        ({"conversation_id": "", "call_sid": "", "call_id": "sip-1"}, (None, "sip-1")),
-        ({"conversation_id": None, "call_sid": ""}, (None, None)),
-        ({"conversation_id": "a\nb", "call_sid": 5, "call_id": ["x"]}, (None, None)),
-        ({"conversation_id": "c" * 257, "call_sid": None}, (None, None)),
+        ({}, ("conv_1", "CA0123456789abcdef0123456789abcdef", None)),
+        ({"conversation_id": None}, (None, "CA0123456789abcdef0123456789abcdef", None)),
+        ({"conversation_id": "", "call_sid": "", "call_id": "sip-1"}, (None, None, "sip-1")),
+        ({"call_id": "sip-1"}, ("conv_1", "CA0123456789abcdef0123456789abcdef", "sip-1")),
+        ({"conversation_id": None, "call_sid": ""}, (None, None, None)),
+        ({"conversation_id": "a\nb", "call_sid": 5, "call_id": ["x"]}, (None, None, None)),
+        ({"conversation_id": "c" * 257, "call_sid": None}, (None, None, None)),
     ],
 )
-def test_call(changes: dict[str, Any], expected: tuple[str | None, str | None]) -> None:
+def test_call(changes: dict[str, Any], expected: tuple[str | None, ...]) -> None:
     """Takes what names the call, in each shape of the request."""
     actual = opened(**changes)
 
-    assert expected == (actual.conversation_id, actual.call_sid)
+    assert expected == (actual.conversation_id, actual.call_sid, actual.sip_call_id)
+    assert [name for name in expected if name][:1] == list(actual.name.values())
 
 
 @pytest.mark.parametrize("agent_id", [None, "", "a b", "a" * 129, 7, {"id": "agent_1"}, "../agents"])
@@ -97,6 +100,8 @@ def test_no_agent(agent_id: Any) -> None:
 )
 def test_not_readable(content: bytes) -> None:
     """What is no JSON object says nothing, and is no failure."""
-    expected = Opening(agent_id=None, conversation_id=None, call_sid=None, phone_number=None)
+    expected = Opening(
+        agent_id=None, conversation_id=None, call_sid=None, sip_call_id=None, phone_number=None
+    )
 
     assert expected == read(content, own_numbers=OWN)

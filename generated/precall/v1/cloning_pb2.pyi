@@ -128,8 +128,11 @@ class FallbackInfo(_message.Message):
     AGENT_BEFORE_FIELD_NUMBER: _builtins.int
     REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
     SETTINGS_SEEN_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
     settings_seen: _builtins.bool
     """Whether the agent's own settings were seen, as in PrepareCallResponse."""
+    call_id: _builtins.str
+    """Names the call, as in PrepareCallResponse."""
     @_builtins.property
     def agent_before(self) -> Global___Speech:
         """What the agent had before it was given a caller's voice: override the conversation with it.
@@ -146,10 +149,11 @@ class FallbackInfo(_message.Message):
         agent_before: Global___Speech | None = ...,
         refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
         settings_seen: _builtins.bool = ...,
+        call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,9 +226,8 @@ class PrepareCallResponse(_message.Message):
     first_message: _builtins.str
     """The greeting for this caller, in one line of text."""
     call_id: _builtins.str
-    """Names this call; the same for every request with the same agent and conversation. It tells
-    nothing about the caller. It is "call_" and the first 24 hex digits of the SHA-256 of `agent_id`,
-    a NUL and `conversation_id`.
+    """Names this call; the same for every request with the same agent and conversation, at any process
+    and after a restart. It is opaque, tells nothing about the caller, and nobody outside can compute it.
     """
     settings_seen: _builtins.bool
     """Whether the agent's own settings were seen. Where they were not, `refused_leaves` is empty and
@@ -276,19 +279,24 @@ class OpenCallRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     CALL_SID_FIELD_NUMBER: _builtins.int
     PHONE_NUMBER_FIELD_NUMBER: _builtins.int
+    SIP_CALL_ID_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Required. The agent that will take the call: letters, digits, "_" and "-", at most 128."""
     conversation_id: _builtins.str
     """The conversation that is about to start: at most 256 printable characters. Required unless
-    `call_sid` is given.
+    `call_sid` or `sip_call_id` is given. Where it is given, the other two do not count.
     """
     call_sid: _builtins.str
     """What the telephone line calls the call, where it has no conversation yet: at most 256 printable
-    characters. Required unless `conversation_id` is given.
+    characters. It is never mistaken for a conversation or a `sip_call_id` of the same text.
     """
     phone_number: _builtins.str
     """Optional. The number of the person on the line, best in E.164 form; at most 64 characters. A
     number can be forged: it finds a voice, and proves nothing.
+    """
+    sip_call_id: _builtins.str
+    """What a SIP trunk calls the call, where it has neither a conversation nor a `call_sid`: at most 256
+    printable characters.
     """
     def __init__(
         self,
@@ -297,10 +305,11 @@ class OpenCallRequest(_message.Message):
         conversation_id: _builtins.str = ...,
         call_sid: _builtins.str = ...,
         phone_number: _builtins.str = ...,
+        sip_call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "call_sid", b"call_sid", "conversation_id", b"conversation_id", "phone_number", b"phone_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "call_sid", b"call_sid", "conversation_id", b"conversation_id", "phone_number", b"phone_number", "sip_call_id", b"sip_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -320,8 +329,8 @@ class OpenCallResponse(_message.Message):
     REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
     SETTINGS_SEEN_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
-    """Names this call, as in PrepareCallResponse, with `call_sid` in the place of a conversation that
-    is not given.
+    """Names this call, as in PrepareCallResponse. While no PrepareCall has said who is calling, the same
+    conversation, `call_sid` or `sip_call_id` from another number is another call, with an id of its own.
     """
     name: _builtins.str
     """The name to greet by. Empty where it, or the voice, is not known."""
@@ -543,9 +552,13 @@ class CompleteCallRequest(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     VOICE_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Optional. The conversation, under the limits of PrepareCallRequest.conversation_id."""
+    """Optional. The conversation, under the limits of PrepareCallRequest.conversation_id. Where it is
+    given, no call ends that ElevenLabs knows as another conversation, which it said by OpenCall.
+    """
     call_id: _builtins.str
-    """Optional. The `call_id` of PrepareCallResponse."""
+    """Optional. The `call_id` of PrepareCallResponse or OpenCallResponse; it counts together with
+    `agent_id`, which must be the call's.
+    """
     agent_id: _builtins.str
     """Optional. The agent of the call. With a conversation or a `call_id` it must fit the call."""
     voice_id: _builtins.str

@@ -54,11 +54,16 @@ class CloningServiceStub:
     It may be repeated, at once or later, at any process: requests of one caller create one voice, and
     requests for one conversation name the same one. A caller who hangs up, or a deadline that
     passes, does not stop a clone that has begun; the next request finds it. A call that was
-    reported as ended no longer touches its agent.
+    reported as ended no longer touches its agent. A conversation has one caller: a request for another
+    one is answered CONVERSATION_MISMATCH, and nothing is done.
     """
     OpenCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]
     """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
     known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+
+    Where a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Else
+    each number is judged by itself, also for a conversation, `call_sid` or `sip_call_id` that was opened
+    from another number before.
 
     It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
     ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
@@ -125,11 +130,16 @@ class CloningServiceAsyncStub(CloningServiceStub):
     It may be repeated, at once or later, at any process: requests of one caller create one voice, and
     requests for one conversation name the same one. A caller who hangs up, or a deadline that
     passes, does not stop a clone that has begun; the next request finds it. A call that was
-    reported as ended no longer touches its agent.
+    reported as ended no longer touches its agent. A conversation has one caller: a request for another
+    one is answered CONVERSATION_MISMATCH, and nothing is done.
     """
     OpenCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]  # type: ignore[assignment]
     """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
     known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+
+    Where a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Else
+    each number is judged by itself, also for a conversation, `call_sid` or `sip_call_id` that was opened
+    from another number before.
 
     It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
     ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
@@ -199,7 +209,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         It may be repeated, at once or later, at any process: requests of one caller create one voice, and
         requests for one conversation name the same one. A caller who hangs up, or a deadline that
         passes, does not stop a clone that has begun; the next request finds it. A call that was
-        reported as ended no longer touches its agent.
+        reported as ended no longer touches its agent. A conversation has one caller: a request for another
+        one is answered CONVERSATION_MISMATCH, and nothing is done.
         """
 
     @_abc_1.abstractmethod
@@ -210,6 +221,10 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cloning_pb2.OpenCallResponse, _abc.Awaitable[_cloning_pb2.OpenCallResponse]]:
         """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
         known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+
+        Where a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Else
+        each number is judged by itself, also for a conversation, `call_sid` or `sip_call_id` that was opened
+        from another number before.
 
         It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
         ElevenLabs is asked for little and not for long; an answer leaves within two seconds.

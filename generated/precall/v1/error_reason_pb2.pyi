@@ -168,6 +168,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A bug in this system. The trace shows where.
     HTTP 500, gRPC INTERNAL.
     """
+    ERROR_REASON_CONVERSATION_MISMATCH: _ErrorReason.ValueType  # 38
+    """The conversation was asked about for another caller, and a conversation has one. Nothing was done.
+    HTTP 409, gRPC ALREADY_EXISTS.
+    """
     ERROR_REASON_VOICE_NOT_ACTIVATED: _ErrorReason.ValueType  # 37
     """The voice exists, but neither the agent nor an override may carry it. A reason to fall back, never a failure.
     HTTP -, gRPC -.
@@ -326,6 +330,10 @@ HTTP 504, gRPC DEADLINE_EXCEEDED.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 36
 """A bug in this system. The trace shows where.
 HTTP 500, gRPC INTERNAL.
+"""
+ERROR_REASON_CONVERSATION_MISMATCH: ErrorReason.ValueType  # 38
+"""The conversation was asked about for another caller, and a conversation has one. Nothing was done.
+HTTP 409, gRPC ALREADY_EXISTS.
 """
 ERROR_REASON_VOICE_NOT_ACTIVATED: ErrorReason.ValueType  # 37
 """The voice exists, but neither the agent nor an override may carry it. A reason to fall back, never a failure.

@@ -98,8 +98,11 @@ def upgrade() -> None:
         sa.Column("conversation_id", sa.Text, nullable=False),
         sa.Column("caller", sa.Text, nullable=False),
         sa.Column("marker", sa.Text),
-        # Whether a delivery has said who is calling. Until then `caller` is whom the number found, or nobody.
-        sa.Column("named", sa.Boolean, nullable=False, server_default=sa.text("true")),
+        sa.Column("number", sa.Text),
+        # Who is calling, once a delivery has said so. Until then `caller` is whom the number found.
+        sa.Column("stated", sa.Text, nullable=False, server_default=NOTHING),
+        # Whether ElevenLabs itself calls the conversation so, and not only a delivery.
+        sa.Column("confirmed", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.Column("begun_at", sa.Float(53), nullable=False),
         sa.Column("ended_at", sa.Float(53)),
         sa.PrimaryKeyConstraint("id", name="pk_calls"),
