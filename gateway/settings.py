@@ -122,8 +122,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     def unvouched_bytes(self) -> dict[str, int]:
         """How many of them may be of bodies that nobody has signed yet, for each kind of body."""
         parts = {
-            "deliveries": (11, self.max_body_bytes),
-            "events": (4, self.max_held_event_bytes),
+            "deliveries": (8, self.max_body_bytes),
+            "events": (2, self.max_held_event_bytes),
             "initiations": (1, MAX_INITIATION_BYTES),
         }
         return {
