@@ -14,7 +14,7 @@ import psutil
 
 from demo.processes import running
 
-__all__ = ["TOKEN", "Encode", "System"]
+__all__ = ["SECRET", "TOKEN", "Encode", "System", "peak"]
 
 SECRET = "not-a-secret"  # noqa: S105 - it signs what goes to this machine's loopback
 TOKEN = "not-a-secret-either"  # noqa: S105 - as above

@@ -9,13 +9,22 @@ from typing import Literal
 import msgspec
 import phonenumbers
 
-__all__ = ["CallName", "Caller", "Identities", "Identity", "greeting", "voice_label"]
+__all__ = ["CallName", "Caller", "ConversationMismatch", "Identities", "Identity", "greeting", "voice_label"]
 
 CallName = Literal["conversation_id", "call_sid", "sip_call_id"]
 
 LABEL_LENGTH = 40
 # How telephone networks and Twilio write "anonymous", "restricted", "blocked", "unknown" and "unavailable".
 WITHHELD = frozenset({"266696687", "7378742833", "2562533", "8656696", "86282452253"})
+
+
+class ConversationMismatch(Exception):
+    """The conversation was asked about for another caller. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This conversation was asked about for another caller: send each call's own conversation_id."
+        )
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import msgspec
 
 from cloner import callers
 from cloner.agents import Agents, Reading
-from cloner.callers import Caller, CallName, Identities, Identity
+from cloner.callers import Caller, CallName, ConversationMismatch, Identities, Identity
 from cloner.elevenlabs import AgentVoice
 from cloner.overrides import Overrides
 from cloner.registry import NewCall, Noted, Store, calls
@@ -15,21 +15,12 @@ from cloner.registry import agents as agent_rows
 from cloner.voice import Voice
 from cloner.voices import Voices
 
-__all__ = ["Begun", "Call", "ConversationMismatch", "Opened", "Preparation", "Prepared"]
+__all__ = ["Begun", "Call", "Opened", "Preparation", "Prepared"]
 
 # How long anything waits to hear from the agent before it goes on without.
 AGENT_SECONDS = 1.0
 # What a call that is opened may take of its time to ask ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
-
-
-class ConversationMismatch(Exception):
-    """The conversation was asked about for another caller. Nothing was done."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This conversation was asked about for another caller: send each call's own conversation_id."
-        )
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

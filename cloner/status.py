@@ -17,8 +17,8 @@ from precall.v1.error_reason_pb2 import ErrorReason
 
 from cloner import failures, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable
+from cloner.callers import ConversationMismatch
 from cloner.creation import VoiceNeedsVerification
-from cloner.preparation import ConversationMismatch
 from cloner.registry import RegistryUnavailable
 from cloner.voices import ConsentMissing
 from telemetry.logs import where

@@ -22,10 +22,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from gateway.closing import Application, ClosingEarly
-from gateway.connection import Connection
+from gateway.connection import Connection, House
 from gateway.conversation_init import conversation_init
 from gateway.credential import Credential
 from gateway.desk import opened
+from gateway.head import AnsweringHead
 from gateway.health import Readiness, health_routes
 from gateway.post_call import post_call
 from gateway.problems import answered
@@ -67,7 +68,9 @@ def create_app(
         debug=False,
         logging_config=None,
     )
-    return ClosingEarly(HttpServerTracing(cast("Application", app), provider, untraced=UNTRACED))
+    return ClosingEarly(
+        HttpServerTracing(AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED)
+    )
 
 
 @asynccontextmanager
@@ -96,7 +99,8 @@ async def serving(
             uvicorn.Config(
                 app,
                 http=cast(
-                    "type[asyncio.Protocol]", partial(Connection, most=settings.precall_max_connections)
+                    "type[asyncio.Protocol]",
+                    partial(Connection, house=House(settings.precall_max_connections)),
                 ),
                 ws="none",
                 lifespan="off",

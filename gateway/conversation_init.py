@@ -23,19 +23,17 @@ from precall.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse
 
 from environment import Secret
 from gateway import opening, problems
-from gateway.body import read_body
 from gateway.description import OpenOperation, responses
-from gateway.desk import Desk, Progress, answered, lines, verified_body, verifier
+from gateway.desk import Desk, Progress, answered, lines, read, verified_body, verifier, vouch
 from gateway.initiation import Facts, Initiation, initiation, unknown_call
 from gateway.opening import Opening
 from gateway.overrides import Speech
 from gateway.prepared import NOT_ACTIVATED, VOICE, remember
 from gateway.problems import Refusal, Unauthenticated
+from gateway.settings import MAX_INITIATION_BYTES
 
 __all__ = ["conversation_init"]
 
-# What ElevenLabs sends has a few hundred bytes; the headers of a SIP call may add to them.
-MAX_BODY_BYTES = 262_144
 # What is kept of the budget for bringing the answer out.
 HEADROOM_SECONDS = 0.1
 STATUSES = (401, 408, 413, 429, 500)
@@ -84,21 +82,23 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
     """
     headers = request.scope["headers"]
     seconds = max(0.0, min(ends - progress.began, desk.settings.body_timeout_seconds))
-    with desk.bodies.share(MAX_BODY_BYTES) as share:
+    with desk.bodies.share(MAX_INITIATION_BYTES, "initiations") as share:
         if _carries(desk.settings.conversation_init_token, lines(headers, b"authorization")):
-            progress.verified = True
+            vouch(request, share, progress)
             content = bytearray()
 
             def feed(chunk: bytes) -> None:
                 content.extend(chunk)
                 share.hold(len(content))
 
-            await read_body(headers, request.receive, feed, share, limit=MAX_BODY_BYTES, seconds=seconds)
+            await read(request, desk, feed, share, limit=MAX_INITIATION_BYTES, seconds=seconds)
             return bytes(content)
         if not lines(headers, b"elevenlabs-signature"):
             raise Unauthenticated
         check = verifier(request, desk)
-        verified = await verified_body(request, check, share, progress, limit=MAX_BODY_BYTES, seconds=seconds)
+        verified = await verified_body(
+            request, desk, check, share, progress, limit=MAX_INITIATION_BYTES, seconds=seconds
+        )
         return verified.content
 
 

@@ -19,15 +19,16 @@ import pybase64
 from msgspec import Raw, Struct
 
 from gateway import form
+from gateway.loose_json import NotJson, distilled, fields, kept_by, text
 from gateway.signature import VerifiedBody
 
 __all__ = [
-    "AGENT_ID",
     "MAX_FACT",
     "Delivery",
     "DeliveryError",
     "MediaType",
     "conversation",
+    "identifier",
     "media_type",
     "read",
 ]
@@ -104,10 +105,6 @@ class _Metadata(Struct):
 
 class _Document(_Metadata):
     voice_sample: _Sample | None = None
-
-
-class _Conversation(Struct):
-    conversation_id: Raw = NULL
 
 
 M = TypeVar("M", bound=_Metadata)
@@ -228,7 +225,19 @@ def _from_base64(token: Raw) -> bytes:
 
 
 def _decoded(content: bytes, kind: type[M], what: str) -> M:
-    """Parses a JSON object. Fields that we do not know are passed over."""
+    """Parses a JSON object. Fields that we do not know are passed over, whatever they hold."""
+    try:
+        return _strictly(content, kind, what)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _strictly(distilled(content, kept_by(kind)), kind, what)
+    except (NotJson, ValueError):
+        raise DeliveryError("MALFORMED_BODY", f"{what} must be JSON, in UTF-8.") from None
+
+
+def _strictly(content: bytes, kind: type[M], what: str) -> M:
+    """Raises DeliveryError for a field of another kind, ValueError and RecursionError for what is no JSON."""
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as fault:
@@ -237,28 +246,22 @@ def _decoded(content: bytes, kind: type[M], what: str) -> M:
             raise DeliveryError("MALFORMED_BODY", f"{what} must be a JSON object.") from None
         wanted = "an object" if "Expected `object" in str(fault) else "a string"
         failure = _invalid(path[1], f"must be {wanted}")
-        failure.conversation_id = _found_conversation_id(content)
+        # This reads a body a second time, which nothing but such a fault causes.
+        failure.conversation_id = conversation(text(fields(content).get("conversation_id")))
         raise failure from None
-    except (ValueError, RecursionError):
-        raise DeliveryError("MALFORMED_BODY", f"{what} must be JSON, in UTF-8.") from None
 
 
-def _found_conversation_id(content: bytes) -> str | None:
-    """The conversation that a body with another field at fault is about.
-
-    This reads a body a second time, which nothing but such a fault causes.
-    """
-    try:
-        token = msgspec.json.decode(content, type=_Conversation).conversation_id
-        return conversation(msgspec.json.decode(token, type=str))
-    except (ValueError, RecursionError):
-        return None
-
-
-def conversation(text: str | None) -> str | None:
+def conversation(told: str | None) -> str | None:
     """The text where it may name a conversation, without blanks around it."""
-    text = (text or "").strip(" ")
-    return text if text and len(text) <= MAX_CONVERSATION_ID and text.isprintable() else None
+    told = (told or "").strip(" ")
+    # U+FFFD stands for what could not be read, so two conversations might have one name.
+    fits = told and len(told) <= MAX_CONVERSATION_ID and told.isprintable() and "\ufffd" not in told
+    return told if fits else None
+
+
+def identifier(told: str | None) -> str | None:
+    """The text where it may be an id of ElevenLabs'."""
+    return told if told and AGENT_ID.fullmatch(told) else None
 
 
 def _invalid(field: str, must: str) -> DeliveryError:

@@ -11,13 +11,15 @@ from collections.abc import Collection
 
 from msgspec import Raw, Struct
 
-from gateway.delivery import MAX_FACT, conversation
-from gateway.lenient import fields, identifier, text
+from gateway.delivery import MAX_FACT, conversation, identifier
+from gateway.loose_json import NotJson, distilled, fields, text
 
 __all__ = ["NOTHING", "Opening", "read"]
 
 # The telephony of ElevenLabs writes numbers, a SIP trunk may write addresses: "sip:+31612345678@host".
 ADDRESS = re.compile(r"(?:sips?|tel):([^@;>]+)", re.IGNORECASE)
+
+KEPT = dict.fromkeys(("caller_id", "called_number", "agent_id", "call_sid", "conversation_id", "call_id"))
 
 
 class Opening(Struct, frozen=True, kw_only=True):
@@ -48,16 +50,28 @@ NOTHING = Opening(agent_id=None, conversation_id=None, call_sid=None, sip_call_i
 
 def read(content: bytes, *, own_numbers: Collection[str]) -> Opening:
     """What the body says. `own_numbers` are those that our agents call from."""
-    told = fields(content)
+    told = _told(content)
     caller, called = _number(told.get("caller_id")), _number(told.get("called_number"))
     outbound = caller is not None and any(_digits(caller) == _digits(own) for own in own_numbers)
     return Opening(
-        agent_id=identifier(told.get("agent_id")),
+        agent_id=identifier(text(told.get("agent_id"))),
         conversation_id=conversation(text(told.get("conversation_id"))),
         call_sid=conversation(text(told.get("call_sid"))),
         sip_call_id=conversation(text(told.get("call_id"))),
         phone_number=called if outbound else caller,
     )
+
+
+def _told(content: bytes) -> dict[str, Raw]:
+    """The fields that count, whatever the others hold; none of what is no JSON object."""
+    try:
+        return fields(content)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return fields(distilled(content, KEPT))
+    except (NotJson, ValueError):
+        return {}
 
 
 def _digits(number: str) -> str:

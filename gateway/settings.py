@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from environment import Secret
 
-__all__ = ["MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
+__all__ = ["MAX_INITIATION_BYTES", "MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
 
 MEBIBYTE = 1_048_576
 
@@ -20,6 +20,9 @@ RESERVED = "precall_call_id"
 RESERVED_PREFIX = "system__"
 
 SHORTEST_NUMBER = 3
+
+# What ElevenLabs sends before a call has a few hundred bytes; the headers of a SIP call may add to them.
+MAX_INITIATION_BYTES = 262_144
 
 # What goes through gRPC and HTTP as it is.
 TOKEN = re.compile(r"[ -~]+")
@@ -65,8 +68,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
     """A body that has not arrived in full by then is refused."""
 
+    body_least_bytes_per_second: Annotated[float, Meta(gt=0, le=1_048_576)] = 8_192.0
+    """A body that comes more slowly, after the first five seconds, is refused."""
+
     body_buffer_mb: Annotated[float, Meta(gt=0, le=1_048_576)] = 512.0
-    """All bodies in flight together; a delivery that would go beyond it is refused."""
+    """All bodies in flight together. What nobody has signed yet gives way, and what is signed is refused."""
 
     post_call_max_mb: Annotated[float, Meta(gt=0, le=4_096)] = 100.0
     """The largest event after a call. Recordings come as such, and are not held."""
@@ -78,7 +84,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """An event after a call that has not arrived in full by then is refused."""
 
     precall_max_connections: Annotated[int, Meta(ge=1)] = 1_000
-    """A connection beyond these is closed at once."""
+    """For one beyond these, the one that is idle longest is closed."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
@@ -111,6 +117,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     def max_buffered_bytes(self) -> int:
         """How many bytes of bodies are held at the same time."""
         return int(self.body_buffer_mb * MEBIBYTE)
+
+    @property
+    def unvouched_bytes(self) -> dict[str, int]:
+        """How many of them may be of bodies that nobody has signed yet, for each kind of body."""
+        parts = {
+            "deliveries": (8, self.max_body_bytes),
+            "events": (2, self.max_held_event_bytes),
+            "initiations": (1, MAX_INITIATION_BYTES),
+        }
+        return {
+            kind: max(self.max_buffered_bytes * of // 16, largest) for kind, (of, largest) in parts.items()
+        }
 
     def __post_init__(self) -> None:
         faults = [fault for name, value in self.dynamic_variables.items() for fault in _faults(name, value)]

@@ -61,13 +61,14 @@ async def handled(
     """One delivery, from its bytes to its answer."""
     settings = desk.settings
     # Held until the answer: what was made of the body is as large as the body was.
-    with desk.bodies.share(settings.max_body_bytes) as share:
+    with desk.bodies.share(settings.max_body_bytes, "deliveries") as share:
         # What the headers alone can be refused for is refused before the body is read, the
         # signature first, so that a stranger learns nothing of the rest.
         check = verifier(request, desk)
         media = delivery.media_type(lines(request.scope["headers"], b"content-type"))
         verified = await verified_body(
             request,
+            desk,
             check,
             share,
             progress,

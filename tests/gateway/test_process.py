@@ -1,5 +1,6 @@
 import asyncio
 import re
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -44,6 +45,25 @@ async def test_idle(start: Start, signum: signal.Signals) -> None:
     assert 200 == answer.status_code
     assert (0, "") == (status, errors)
     assert "Traceback" not in output
+
+
+async def test_open_files(start: Start) -> None:
+    """May open as many files as there may be connections, or takes fewer of these and says so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        enough = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET)
+        too_many = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, PRECALL_MAX_CONNECTIONS=str(hard))
+        await ready(enough)
+        assert too_many.stdout is not None
+        told = await too_many.stdout.readline()
+        await ready(too_many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert resource.prlimit(enough.pid, resource.RLIMIT_NOFILE)[0] >= 1_000 + 64
+    assert b"fewer connections than set" in told
+    assert str(hard - 128).encode() in told
 
 
 async def test_in_flight(
