@@ -44,6 +44,10 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Where msgspec says what is wrong: "Expected `str`, got `int` - at `$.caller_metadata.name`".
 PATH = re.compile(r" - at `\$\.([a-z_.]+)`$")
 
+# What a browser's readAsDataURL puts in front of the base64: "data:video/webm;codecs=vp8,opus;base64,".
+DATA_URL = re.compile(rb"\s*data:[ -~]*?;\s*base64\s*,", re.IGNORECASE)
+MAX_PREFIX = 300
+
 NULL = Raw(b"null")
 
 Reason = Literal["MALFORMED_BODY", "FIELD_INVALID", "SAMPLE_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"]
@@ -213,15 +217,21 @@ def _from_base64(token: Raw) -> bytes:
     if bytes(text[:1]) != b'"':
         raise _invalid("voice_sample.data", "must be a string of base64")
     try:
-        return pybase64.b64decode(text[1:-1], validate=True)
+        return pybase64.b64decode(text[1 + _prefix(bytes(text[1:MAX_PREFIX])) : -1], validate=True)
     except ValueError:
         pass
     # Some senders write "\/" for "/", or break the text into lines.
     try:
-        written = "".join(msgspec.json.decode(token, type=str).split())
-        return pybase64.b64decode(written, validate=True)
+        written = "".join(msgspec.json.decode(token, type=str).split()).encode("ascii")
+        return pybase64.b64decode(written[_prefix(written[:MAX_PREFIX]) :], validate=True)
     except ValueError:
         raise _invalid("voice_sample.data", "must be standard base64 with its padding") from None
+
+
+def _prefix(head: bytes) -> int:
+    """How long the "data:audio/wav;base64," is that browsers put in front; 0 where there is none."""
+    prefix = DATA_URL.match(head)
+    return prefix.end() if prefix else 0
 
 
 def _decoded(content: bytes, kind: type[M], what: str) -> M:
