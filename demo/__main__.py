@@ -21,7 +21,7 @@ from demo.story import MARIA, Story, live
 from demo.system import System, start
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "deliver.py"
-# The processes send their spans twice a second, so a trace that has not grown for so long is whole.
+# The processes send their spans twice a second: a trace that has ended and not grown for so long is whole.
 QUIET_SECONDS = 1.5
 SETTLED_SECONDS = 10
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -44,9 +44,13 @@ class Collector:
         return time.monotonic() - max(self._grown.values(), default=0.0)
 
     def whole(self, seconds: float) -> list[str]:
-        """The ids of the traces that no span has joined for so long, oldest first."""
+        """The ids of the traces whose first span has ended, and that no span has joined for so long."""
         now = time.monotonic()
-        return [trace_id for trace_id, grown in list(self._grown.items()) if now - grown >= seconds]
+        return [
+            trace_id
+            for trace_id, grown in list(self._grown.items())
+            if now - grown >= seconds and any(not bar.parent_id for bar in self._spans[trace_id])
+        ]
 
     @contextmanager
     def listening(self) -> Iterator["Collector"]:
@@ -79,7 +83,6 @@ class Collector:
             )
             for scope in resource.scope_spans:
                 for span in scope.spans:
-                    self._grown[span.trace_id.hex()] = time.monotonic()
                     self._spans.setdefault(span.trace_id.hex(), []).append(
                         Bar(
                             span_id=span.span_id.hex(),
@@ -91,3 +94,4 @@ class Collector:
                             failed=span.status.code == Status.STATUS_CODE_ERROR,
                         )
                     )
+                    self._grown[span.trace_id.hex()] = time.monotonic()

@@ -12,6 +12,7 @@ Exit status: 0 the delivery was answered with a voice, 1 it was not, 2 it could 
 
 import argparse
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.client
@@ -144,18 +145,15 @@ def send(
     where, began = f"{url.scheme}://{url.netloc}{url.path}{path}", time.monotonic()
     try:
         connection.connect()
-        try:
+        with contextlib.suppress(ConnectionError):  # refused before its end was read: the answer is there
             connection.request(method, url.path + path, body, headers or {})
-        except ConnectionError:
-            pass  # refused before it was read to its end: the answer is there already
         answer = connection.getresponse()
         content = answer.read()
     except TimeoutError:
         fail(f"{where} did not answer within {ANSWER_SECONDS} s")
     except (OSError, http.client.HTTPException) as failure:
-        fail(
-            f"{where} cannot be reached: {getattr(failure, 'strerror', None) or failure or type(failure).__name__}"
-        )
+        cause = getattr(failure, "strerror", None) or failure or type(failure).__name__
+        fail(f"{where} cannot be reached: {cause}")
     finally:
         connection.close()
     print(f"HTTP {answer.status} after {time.monotonic() - began:.2f} s")
