@@ -151,9 +151,10 @@ def send(
         content = answer.read()
     except TimeoutError:
         fail(f"{where} did not answer within {ANSWER_SECONDS} s")
-    except (OSError, http.client.HTTPException) as failure:
-        cause = getattr(failure, "strerror", None) or failure or type(failure).__name__
-        fail(f"{where} cannot be reached: {cause}")
+    except OSError as failure:
+        fail(f"{where} cannot be reached: {failure.strerror or failure}")
+    except (http.client.HTTPException, ValueError):
+        fail(f"{where} does not answer as HTTP has it")
     finally:
         connection.close()
     print(f"HTTP {answer.status} after {time.monotonic() - began:.2f} s")
