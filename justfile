@@ -5,9 +5,10 @@ uv := env("UV", "uv")
 default:
     @just --list
 
-# Run the main job end to end against the emulator, and show the trace of each delivery.
-demo:
-    {{uv}} run python -m demo
+# Run the main job end to end against the emulator, and show its traces; --keep stays up, --verbose shows all.
+[no-exit-message]
+demo *options:
+    @exec {{uv}} run python -m demo {{options}}
 
 # Start gateway, cloner, emulator and Jaeger in containers.
 up:

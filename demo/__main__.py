@@ -1,181 +1,147 @@
-"""`python -m demo`: starts everything, lives through three calls, shows what was answered, and the traces."""
+"""Starts everything on this machine, lives through three calls, and shows what was answered and traced."""
 
-import json
-import secrets
+import argparse
+import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from subprocess import Popen
-from tempfile import TemporaryDirectory
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Never
 
 import httpx
 from rich.console import Console
-from rich.status import Status
 
-from demo.actors import ANSWER_SECONDS, Actors, Person
+from demo.actors import ANSWER_SECONDS, Actors
 from demo.collector import Collector
-from demo.processes import ProcessFailed, running, stop
-from demo.waterfall import waterfall
+from demo.processes import ProcessFailed
+from demo.screen import Screen
+from demo.story import MARIA, Story, live
+from demo.system import System, start
 
-MARIA = Person("Maria", "+31687654321", "form 17, signed in the shop")
-IVAN = Person("Ivan", "+31612345678", "agreed by telephone, recording 4711")
-# "At once" is within two seconds, and the first try may meet the agent being put back.
-CLEANED_SECONDS = 10
+EXAMPLE = Path(__file__).parent.parent / "examples" / "deliver.py"
+# The processes send their spans twice a second: a trace that has ended and not grown for so long is whole.
+QUIET_SECONDS = 1.5
+SETTLED_SECONDS = 10
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """Somebody wants the demo to end. The status is what a shell gives a process that a signal ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = 128 + number
 
 
 def main() -> int:
     """The exit status: 0 if every call was answered with its caller's voice, and cleaned up after."""
-    console = Console()
+    parser = argparse.ArgumentParser(prog="just demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="stay up after the story, until Ctrl-C")
+    parser.add_argument("--verbose", action="store_true", help="show all of every answer")
+    chosen = parser.parse_args()
+    for number in ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _end)
+    console = Console(highlight=False)
     try:
-        return _demo(console)
+        return _demo(console, keep=chosen.keep, verbose=chosen.verbose)
     except ProcessFailed as failure:
         console.print(str(failure), style="red")
         return 1
-    except KeyboardInterrupt:
-        console.print("stopped")
-        return 130
+    except Stopped as stopped:
+        return stopped.status
+    except OSError as failure:
+        # The terminal is gone, or who read the output; what is still buffered has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1 if isinstance(failure, BrokenPipeError) else 128 + signal.SIGHUP
 
 
-def _demo(console: Console) -> int:
+def _end(number: int, _: FrameType | None) -> Never:
+    """Ends the demo in order. Once is enough: whatever comes after it must not disturb that."""
+    for each in ENDINGS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+def _demo(console: Console, *, keep: bool, verbose: bool) -> int:
     began = time.monotonic()
     with ExitStack() as stack, console.status("") as status:
+        screen = Screen(console, status, verbose=verbose)
         collector = stack.enter_context(Collector().listening())
         http = stack.enter_context(httpx.Client(timeout=ANSWER_SECONDS, trust_env=False))
-        addresses, processes, secret, token = _start(stack, status, collector.endpoint)
-        shown = ", ".join(f"{name} {address}" for name, address in addresses.items())
-        console.print(f"{shown}: up in {_since(began)}")
-        actors = Actors(http, **addresses, secret=secret)
-        actors.configure(token)
-        answers, well = _story(console, status, actors)
-        status.update("stopping; the last spans are on their way")
-        for process in processes:
-            stop(process)
-
-        def draw(trace_id: str) -> None:
-            console.print(waterfall(trace_id, collector.trace(trace_id), width=console.width))
-
-        traces = {route: iter(collector.traces(route)) for _, route, _ in answers}
-        for title, route, answer in answers:
-            console.rule(title)
-            console.print_json(json.dumps(answer))
-            draw(next(traces[route]))
-        console.rule("What the end of Ivan's call did")
-        for work in ("restore agent", "delete voice"):
-            for trace_id in collector.traces(work):
-                draw(trace_id)
-    console.print(f"done in {_since(began)}")
-    return 0 if well else 1
-
-
-def _story(
-    console: Console, status: Status, actors: Actors
-) -> tuple[list[tuple[str, str, dict[str, object]]], bool]:
-    """Three calls. What was answered, with the route that was asked, and whether all went well."""
-
-    @contextmanager
-    def step(title: str) -> Iterator[list[str]]:
-        """Prints what is done, what came of it, and how long it took."""
-        status.update(title)
-        sent, outcome = time.monotonic(), list[str]()
-        yield outcome
-        console.print(
-            f"[bold]{title}[/bold] ({_since(sent)}):\n  {' '.join(outcome)}", highlight=False, soft_wrap=True
+        system = start(stack, status, collector.endpoint)
+        screen.tell(
+            f"up in {screen.since(began)}: gateway {system.gateway}, cloner {system.cloner}, "
+            f"emulator {system.emulator}"
         )
-
-    with step("Maria hands in a recording ahead of time; cloning takes 2 to 5 seconds") as told:
-        told.append(f"her voice is {actors.enrol(MARIA).voice_id}")
-    with step("Maria calls; ElevenLabs asks the initiation webhook, which has no sample") as told:
-        maria = actors.rings(MARIA)
-        told.append(f"answered in {maria['webhook_ms']:.0f} ms; {_heard(maria)}")
-    with step("Maria hangs up") as told:
-        told.append(f"the event is answered {actors.hangs_up(maria)}")
-
-    with step("Ivan calls; a bridge delivers his sample as JSON") as told:
-        first = actors.deliver(IVAN, "conv_bridge_1", "json").json()
-        ivan = actors.rings(IVAN, first.get("conversation_initiation_client_data"))
-        told.append(f"{first['status']}; {_heard(ivan)}")
-    with step("Ivan hangs up; the agent gets back what it had, and his voice goes") as told:
-        told.append(f"the event is answered {actors.hangs_up(ivan)};")
-        cleaned = _cleaned(actors)
-        told.append(f"voices left at ElevenLabs: {', '.join(actors.voices())}")
-
-    with step("Maria calls again; a bridge delivers her sample as a form, but her voice is known") as told:
-        second = actors.deliver(MARIA, "conv_bridge_2", "form").json()
-        again = actors.rings(MARIA, second.get("conversation_initiation_client_data"))
-        told.append(f"{second['status']}; {_heard(again)}")
-
-    answers: list[tuple[str, str, dict[str, object]]] = [
-        ("Maria's first call", "POST /webhook/conversation-init", json.loads(maria["webhook_body"])),
-        ("Ivan's call", "POST /webhook", first),
-        ("Maria's second call", "POST /webhook", second),
-    ]
-    heard = all(call["status"] != "failed" and call["voice_id"] for call in (maria, ivan, again))
-    return answers, heard and cleaned and first["status"] == second["status"] == "success"
-
-
-def _start(
-    stack: ExitStack, status: Status, collector: str
-) -> tuple[dict[str, str], list["Popen[str]"], str, str]:
-    """Starts all three processes: where they are, those that send spans, and what they are called with."""
-    folder = stack.enter_context(TemporaryDirectory(prefix="precall-"))
-    secret, token = secrets.token_hex(16), secrets.token_hex(16)
-    telemetry = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "LOG_LEVEL": "WARNING"}
-    status.update("starting the emulator of the ElevenLabs API")
-    _, emulator = stack.enter_context(
-        running("emulator", {"EMULATOR_PORT": "0", "EMULATOR_API_KEY": "no-key-needed"})
-    )
-    status.update("starting the cloner")
-    cloner, cloner_address = stack.enter_context(
-        running(
-            "cloner",
-            {
-                "CLONER_PORT": "0",
-                "DATABASE_URL": f"sqlite:///{folder}/precall.sqlite3",
-                "ELEVENLABS_BASE_URL": emulator,
-                "ELEVENLABS_API_KEY": "no-key-needed",
-                "REQUIRE_CONSENT": "true",
-                "VOICE_CLONE_KEEP_HOURS": "0",
-                **telemetry,
-            },
+        actors = Actors(
+            http, gateway=system.gateway, cloner=system.cloner, emulator=system.emulator, secret=system.secret
         )
-    )
-    status.update("starting the gateway")
-    gateway, gateway_address = stack.enter_context(
-        running(
-            "gateway",
-            {
-                "PRECALL_WEBHOOK_HOST": "127.0.0.1",
-                "PRECALL_WEBHOOK_PORT": "0",
-                "CLONER_TARGET": cloner_address,
-                "ELEVENLABS_WEBHOOK_SECRET": secret,
-                "CONVERSATION_INIT_TOKEN": token,
-                **telemetry,
-            },
-        )
-    )
-    addresses = {"emulator": emulator, "cloner": cloner_address, "gateway": gateway_address}
-    return addresses, [gateway, cloner], secret, token
+        actors.configure(system.token)
+        story = live(screen, actors)
+        screen.busy("the last spans are on their way")
+        if keep:
+            _settle(collector)
+        else:
+            system.stop()
+        _show(screen, collector, story)
+        screen.tell(f"done in {screen.since(began)}")
+        if keep:
+            screen.busy("up until Ctrl-C")
+            _keep(screen, collector, system)
+    return 0 if story.well else 1
 
 
-def _cleaned(actors: Actors) -> bool:
-    """Waits until Ivan's voice is gone."""
-    until = time.monotonic() + CLEANED_SECONDS
-    while any(IVAN.name in name for name in actors.voices()):
-        if time.monotonic() > until:
-            return False
+def _show(screen: Screen, collector: Collector, story: Story) -> None:
+    """Every answer with its trace, and at last, where a full screen ends, the story in short."""
+    traces = {call.route: iter(collector.traces(call.route)) for call in story.calls}
+    for call in story.calls:
+        screen.heading(call.title)
+        screen.answer(call.answer)
+        trace_id = next(traces[call.route])
+        screen.trace(trace_id, collector.trace(trace_id))
+    screen.heading("What the end of Ivan's call did")
+    for work in ("restore agent", "delete voice"):
+        for trace_id in collector.traces(work):
+            screen.trace(trace_id, collector.trace(trace_id))
+    screen.heading("In short")
+    widest = max(len(call.title) for call in story.calls)
+    for call in story.calls:
+        screen.tell(f"{call.title:{widest}}  {call.voice_id or 'not heard':20}  {call.took}")
+
+
+def _settle(collector: Collector) -> None:
+    """Waits until no span has come for a while."""
+    until = time.monotonic() + SETTLED_SECONDS
+    while collector.quiet() < QUIET_SECONDS and time.monotonic() < until:
         time.sleep(0.1)
-    return True
 
 
-def _heard(call: dict[str, object]) -> str:
-    return (
-        f"the agent says “{call['first_message']}” in {call['voice_id']}" if call["voice_id"] else "not heard"
+def _keep(screen: Screen, collector: Collector, system: System) -> Never:
+    """Says how to call the gateway, and draws the trace of whatever is done then. Ends by a signal alone."""
+    screen.heading("Still up, until Ctrl-C. In another terminal:")
+    screen.paste(
+        "a signed delivery of a caller's sample",
+        f"ELEVENLABS_WEBHOOK_SECRET={system.secret} \\",
+        f"python3 {EXAMPLE} {system.gateway} \\",
+        "    --consent 'agreed in the demo' # and any recording; --help lists the options",
     )
-
-
-def _since(moment: float) -> str:
-    return f"{time.monotonic() - moment:.1f} s"
+    screen.paste(
+        "what ElevenLabs asks when Maria calls",
+        f"curl -H 'Authorization: Bearer {system.token}' \\",
+        "    -H 'Content-Type: application/json' \\",
+        f'    -d \'{{"caller_id": "{MARIA.number}", "agent_id": "agent_demo"}}\' \\',
+        f"    {system.gateway}/webhook/conversation-init",
+    )
+    shown = set(collector.whole(QUIET_SECONDS))
+    while True:
+        time.sleep(0.5)
+        for trace_id in collector.whole(QUIET_SECONDS):
+            if trace_id not in shown:
+                shown.add(trace_id)
+                screen.trace(trace_id, collector.trace(trace_id))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Takes in spans over OTLP/HTTP and keeps them, for as long as the demo runs."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,7 @@ class Collector:
     def __init__(self) -> None:
         self.endpoint = ""
         self._spans: dict[str, list[Bar]] = {}
+        self._grown: dict[str, float] = {}
 
     def traces(self, name: str) -> list[str]:
         """The ids of the traces that begin with a span of this name, oldest first."""
@@ -36,6 +38,19 @@ class Collector:
     def trace(self, trace_id: str) -> list[Bar]:
         """The spans of one trace, in no order."""
         return self._spans.get(trace_id, [])
+
+    def quiet(self) -> float:
+        """The seconds since a span came."""
+        return time.monotonic() - max(self._grown.values(), default=0.0)
+
+    def whole(self, seconds: float) -> list[str]:
+        """The ids of the traces whose first span has ended, and that no span has joined for so long."""
+        now = time.monotonic()
+        return [
+            trace_id
+            for trace_id, grown in list(self._grown.items())
+            if now - grown >= seconds and any(not bar.parent_id for bar in self._spans[trace_id])
+        ]
 
     @contextmanager
     def listening(self) -> Iterator["Collector"]:
@@ -79,3 +94,4 @@ class Collector:
                             failed=span.status.code == Status.STATUS_CODE_ERROR,
                         )
                     )
+                    self._grown[span.trace_id.hex()] = time.monotonic()

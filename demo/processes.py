@@ -23,11 +23,12 @@ class ProcessFailed(Exception):
 def running(module: str, settings: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Runs `python -m module` with these settings alone; yields it and the address that it serves on.
 
-    The process is stopped when the block ends, if it has not been before.
+    The process is stopped when the block ends, if it has not been before, and when this process dies. Call it
+    from the main thread: to Linux, a thread that ends is a parent that dies.
     """
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own modules
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", "demo.leash", str(os.getpid()), module],
         env={**inherited, **settings},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@ import asyncio
 import gc
 import io
 import os
+import shutil
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -113,6 +114,12 @@ def silence() -> Callable[..., bytes]:
         return file.getvalue()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def uv() -> str:
+    """The uv that runs these tests, or the one on the path."""
+    return os.environ.get("UV") or shutil.which("uv") or pytest.fail("no uv: run the tests by `just test`")
 
 
 @pytest.fixture(scope="session")

@@ -2,24 +2,52 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from demo.waterfall import Bar, waterfall
 
 
-async def start() -> asyncio.subprocess.Process:
-    """The demo, as its command runs it."""
+async def start(*options: str, width: int = 80, folder: Path | None = None) -> asyncio.subprocess.Process:
+    """The demo, as its command runs it, in a session of its own."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "demo",
-        env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "COLUMNS": "100"},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        sys.executable, "-m", "demo", *options,
+        env={
+            "PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "COLUMNS": str(width),
+            **({"TMPDIR": str(folder)} if folder else {}),
+        },
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
 
 
+async def read_until(process: asyncio.subprocess.Process, text: str) -> str:
+    """What the process wrote up to the end of the line that holds this text."""
+    written = ""
+    while text not in written:
+        line = (await process.stdout.readline()).decode()
+        assert line, written
+        written += line
+    return written
+
+
+def children(process: asyncio.subprocess.Process) -> list[psutil.Process]:
+    """Every process that the demo runs, and theirs."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Whether all of them end; a test that fails leaves none behind either."""
+    _, alive = psutil.wait_procs(processes, timeout=40)
+    for process in alive:
+        process.kill()
+    return not alive
+
+
 @pytest.mark.long
+@pytest.mark.timeout(180)
 async def test_main_job() -> None:
     """Three calls are heard in their callers' voices, and each trace is shown whole, with what came after."""
     process = await start()
@@ -27,7 +55,7 @@ async def test_main_job() -> None:
 
     assert 0 == process.returncode, written
     assert ["Maria", "Ivan", "Maria"] == re.findall(r"the agent says “Hallo (\w+), fijn", written)
-    assert [["200"], ["200"]] == [found.split() for found in re.findall(r"answered \[(.*?)\]", written)]
+    assert ["200", "200"] == re.findall(r"answered \[(.*?)\]", written)
     assert ["Maria"] == re.findall(
         r"voices left at ElevenLabs: (\w+)_Clone_\w+$", written, flags=re.MULTILINE
     )
@@ -46,25 +74,102 @@ async def test_main_job() -> None:
         assert all(re.search(r"━ +\d+\.\d$", row) for row in rows)
     assert [2, 2] == [trace.count("precall.v1.CloningService/PrepareCall") for trace in traces[1:3]]
     assert 2 == traces[0].count("precall.v1.CloningService/OpenCall")
+    # Nothing is wider than the terminal, so no id is broken; and what a full screen ends with is the story.
+    assert [] == [line for line in written.splitlines() if len(line) > 80]
+    told = re.findall(r"in the voice (\w{20})$", written, flags=re.MULTILINE)
+    assert [told[0], told[1], told[0]] == told
+    last = written.splitlines()[-4:]
+    assert [*told, "done"] == [re.search(r"\w{20}|^done", line)[0] for line in last]
+    assert len(written.splitlines()) < 70
 
 
-async def test_ctrl_c() -> None:
-    """Stopped in the middle, it leaves no process and no complaint behind."""
-    process = await start()
-    line = ""
-    while ": up in " not in line:
-        line += (await process.stdout.readline()).decode()
-    ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", line)]
-    assert 3 == len(ports)
+@pytest.mark.long
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_stopped(number: signal.Signals, tmp_path: Path) -> None:
+    """Stopped in the middle, it leaves no process, no folder and no complaint behind."""
+    process = await start(folder=tmp_path)
+    await read_until(process, "up in ")
+    started = children(process)
+    assert len(started) >= 3
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
+    process.send_signal(number)  # an impatient second one changes nothing
     rest = (await process.communicate())[0].decode()
 
-    assert 130 == process.returncode, rest
-    assert "Traceback" not in rest
-    for port in ports:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=5)
+    assert 128 + number == process.returncode, rest
+    assert not re.search(r"Traceback|[Ee]rror|Exception", rest)
+    assert gone(started)
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_killed() -> None:
+    """Killed where it can do nothing any more, it takes its processes along."""
+    process = await start()
+    await read_until(process, "up in ")
+    started = children(process)
+
+    process.kill()
+    await process.wait()
+
+    assert gone(started)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_reader_gone(tmp_path: Path) -> None:
+    """Piped into something that reads one line and leaves, it stops like any other command."""
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "demo", stdout=writing, stderr=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    os.close(writing)
+    os.close(reading)
+
+    complaint = (await process.communicate())[1].decode()
+
+    assert (1, "") == (process.returncode, complaint)
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+async def test_kept(uv: str, tmp_path: Path) -> None:
+    """`just demo --keep` stays up after the story; the commands that it prints work as they are."""
+    environ = {**os.environ, "UV": uv, "UV_NO_SYNC": "1", "TMPDIR": str(tmp_path), "COLUMNS": "80"}
+    process = await asyncio.create_subprocess_exec(
+        "just", "demo", "--keep", env={**environ, "PYTHONUNBUFFERED": "1"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    written = await read_until(process, "a signed delivery of")
+    delivery, init = re.fullmatch(
+        r"(.*)what ElevenLabs asks[^\n]*\n(.*)", await read_until(process, "/conversation-init"), re.DOTALL
+    ).groups()
+    started = children(process)
+
+    sent, asked = [
+        await asyncio.create_subprocess_exec(
+            "bash", "-c", command, stdout=asyncio.subprocess.PIPE, env={"PATH": os.environ["PATH"]}
+        )
+        for command in (delivery, init)
+    ]
+    answered = [(await each.communicate())[0].decode() for each in (sent, asked)]
+    drawn = await read_until(process, "POST /v1/voices/add")
+    process.send_signal(signal.SIGTERM)
+    rest = (await process.communicate())[0].decode()
+
+    (maria, _, _) = re.findall(r"in the voice (\w{20})$", written, flags=re.MULTILINE)
+    assert [0, 0] == [sent.returncode, asked.returncode]
+    assert '"status": "success"' in answered[0]
+    assert maria in answered[1]
+    assert "POST /webhook " in drawn
+    assert 143 == process.returncode
+    assert "error" not in rest.lower()
+    assert gone(started)
+    assert [] == [path for path in tmp_path.iterdir() if path.name.startswith("precall")]
 
 
 def test_waterfall_of_a_broken_trace() -> None:

@@ -1,0 +1,80 @@
+"""Emulator, cloner and gateway, started for the demo and put together."""
+
+import secrets
+from contextlib import ExitStack
+from dataclasses import dataclass
+from subprocess import Popen
+from tempfile import TemporaryDirectory
+
+from rich.status import Status
+
+from demo.processes import running, stop
+
+__all__ = ["System", "start"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """Where the processes are, and what opens their doors."""
+
+    emulator: str
+    cloner: str
+    gateway: str
+    secret: str
+    token: str
+    tracing: tuple["Popen[str]", ...]
+
+    def stop(self) -> None:
+        """Ends those that send spans, the gateway first, and waits until the last span is sent."""
+        for process in self.tracing:
+            stop(process)
+
+
+def start(stack: ExitStack, status: Status, collector: str) -> System:
+    """Starts all three on free ports of the loopback; they and their folder go with the stack."""
+    folder = stack.enter_context(TemporaryDirectory(prefix="precall-demo-"))
+    secret, token = secrets.token_hex(16), secrets.token_hex(16)
+    telemetry = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_BSP_SCHEDULE_DELAY": "500", "LOG_LEVEL": "WARNING",
+    }  # fmt: skip
+    status.update("starting the emulator of the ElevenLabs API")
+    _, emulator = stack.enter_context(
+        running("emulator", {"EMULATOR_PORT": "0", "EMULATOR_API_KEY": "no-key-needed"})
+    )
+    status.update("starting the cloner")
+    cloner, cloner_address = stack.enter_context(
+        running(
+            "cloner",
+            {
+                "CLONER_PORT": "0",
+                "DATABASE_URL": f"sqlite:///{folder}/precall.sqlite3",
+                "ELEVENLABS_BASE_URL": emulator,
+                "ELEVENLABS_API_KEY": "no-key-needed",
+                "REQUIRE_CONSENT": "true",
+                "VOICE_CLONE_KEEP_HOURS": "0",
+                **telemetry,
+            },
+        )
+    )
+    status.update("starting the gateway")
+    gateway, gateway_address = stack.enter_context(
+        running(
+            "gateway",
+            {
+                "PRECALL_WEBHOOK_HOST": "127.0.0.1",
+                "PRECALL_WEBHOOK_PORT": "0",
+                "CLONER_TARGET": cloner_address,
+                "ELEVENLABS_WEBHOOK_SECRET": secret,
+                "CONVERSATION_INIT_TOKEN": token,
+                **telemetry,
+            },
+        )
+    )
+    return System(
+        emulator=emulator,
+        cloner=cloner_address,
+        gateway=gateway_address,
+        secret=secret,
+        token=token,
+        tracing=(gateway, cloner),
+    )
