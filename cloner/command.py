@@ -25,7 +25,7 @@ import msgspec
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
-from environment import EnvironmentInvalid, Secret, read
+from environment import EnvironmentInvalid, Target, Token, read
 
 __all__ = ["main"]
 
@@ -35,8 +35,8 @@ SECONDS = 60.0
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Where the cloner is, and what it wants to see."""
 
-    cloner_target: str = "localhost:50051"
-    cloner_token: Secret | None = None
+    cloner_target: Target = Target("localhost:50051")
+    cloner_token: tuple[Token, ...] = ()
 
 
 class CallerText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,8 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _run(chosen: argparse.Namespace, access: Access) -> int:
-    token = access.cloner_token
-    metadata = (("authorization", f"Bearer {token.reveal()}"),) if token else ()
+    metadata = tuple(("authorization", f"Bearer {token.reveal()}") for token in access.cloner_token[:1])
     options = (("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", -1))
     async with grpc.aio.insecure_channel(access.cloner_target, options=options) as channel:
         stub = CloningServiceStub(channel)

@@ -18,6 +18,7 @@
 is our own fixed sentence, never ElevenLabs' words, which can repeat what was sent.
 """
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -56,6 +57,9 @@ class Unauthorized(ProviderFailure):
     """The API key is not valid, or lacks a permission."""
 
     sentence = "ElevenLabs refused the API key, or the key lacks a permission."
+
+    permission: str | None = None
+    """The permission that a valid key lacks, as ElevenLabs calls it; "" if it does not say which."""
 
 
 class PlanLimit(ProviderFailure):
@@ -166,6 +170,10 @@ WORDS: Mapping[str, type[ProviderFailure]] = {
 # Seen in September 2026 with no word of its own, under the generic code "bad_request".
 SLOTS_MESSAGE = "maximum amount of custom voices"
 
+PERMISSION_WORDS = {"insufficient_permissions", "missing_permissions"}
+# "The API key you used is missing the permission voices_read to execute this operation."
+PERMISSION = re.compile(r"\bpermission ([a-z]+(?:_[a-z]+){1,5})\b")
+
 STATUSES: Mapping[int, type[ProviderFailure]] = {
     401: Unauthorized,
     402: PlanLimit,
@@ -209,7 +217,10 @@ def classify(
         else:
             kind = {400: refused, 413: refused, 422: refused, 404: missing}.get(status, ProtocolBroken)
     # After a server's own error the work may have been done; every other refusal came before it.
-    return kind(maybe_done=status >= 500, retry_after=_retry_after(headers))
+    failure = kind(maybe_done=status >= 500, retry_after=_retry_after(headers))
+    if isinstance(failure, Unauthorized):
+        failure.permission = _permission(body)
+    return failure
 
 
 def _by_words(body: bytes) -> type[ProviderFailure] | None:
@@ -223,6 +234,18 @@ def _by_words(body: bytes) -> type[ProviderFailure] | None:
     if isinstance(told.message, str) and SLOTS_MESSAGE in told.message:
         return SlotsExhausted
     return None
+
+
+def _permission(body: bytes) -> str | None:
+    """Which permission is missing; None where the key itself is refused."""
+    detail = _detail(body)
+    if not isinstance(detail, dict):
+        return None
+    told = msgspec.convert(detail, _Detail)
+    if not PERMISSION_WORDS & {word for word in (told.status, told.code) if isinstance(word, str)}:
+        return None
+    found = PERMISSION.search(told.message) if isinstance(told.message, str) else None
+    return found[1] if found else ""
 
 
 def _about_files(body: bytes) -> bool:

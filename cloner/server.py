@@ -17,6 +17,7 @@ from precall.v1 import cloning_pb2
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
 from cloner.agents import Agents
+from cloner.api_key import check_api_key
 from cloner.audio import Inspector
 from cloner.callers import Identities
 from cloner.creation import Creation
@@ -33,10 +34,11 @@ from cloner.service import CloningService
 from cloner.settings import MEBIBYTE, Settings
 from cloner.token import TokenCheck
 from cloner.voices import Voices
+from environment import address
 from telemetry.http_client import HttpClientTracing
 from telemetry.rpc import RpcServerTracing
 
-__all__ = ["AddressInUse", "serving"]
+__all__ = ["AddressInUse", "checking_api_key", "serving"]
 
 SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"].full_name
 
@@ -67,7 +69,7 @@ async def serving(
         rooms = _rooms(settings, tracing, inspector=inspector, store=store, http=http, now=now)
         server, health_servicer = _server(settings, tracing, rooms.service)
         try:
-            port = server.add_insecure_port(f"{settings.cloner_host}:{settings.cloner_port}")
+            port = server.add_insecure_port(address(settings.cloner_host, settings.cloner_port))
         except RuntimeError as failure:
             raise AddressInUse from failure
         janitor = asyncio.create_task(rooms.janitor.run())
@@ -86,6 +88,19 @@ async def serving(
             await asyncio.gather(janitor, return_exceptions=True)
             await rooms.voices.finish(max(0.0, ends - loop.time()))
             await rooms.overrides.close()
+
+
+@asynccontextmanager
+async def checking_api_key(settings: Settings, tracing: TracerProvider) -> AsyncIterator[None]:
+    """Asks ElevenLabs beside the block whether it takes the key, and no longer than the block lasts."""
+    async with _http(settings, tracing) as http:
+        provider = ElevenLabs(http, attempts=settings.provider_attempts, concurrency=1, queue=1)
+        asking = asyncio.create_task(check_api_key(provider))
+        try:
+            yield
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
 
 class _Rooms(NamedTuple):
@@ -195,9 +210,9 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
 def _server(
     settings: Settings, tracing: TracerProvider, service: CloningService
 ) -> tuple[grpc.aio.Server, Any]:
-    token = settings.cloner_token
+    tokens = settings.cloner_token
     server = grpc.aio.server(
-        interceptors=(RpcServerTracing(tracing), *([TokenCheck(token)] if token else [])),
+        interceptors=(RpcServerTracing(tracing), *([TokenCheck(tokens)] if tokens else [])),
         options=(
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             # Else a second cloner on a taken port would start and take half of the calls.

@@ -33,7 +33,7 @@ async def command(port: int, *arguments: str, told: str = "", token: str = TOKEN
 @pytest.fixture
 async def cloner(cloning):
     """A cloner that wants its token, with one voice of Ivan's."""
-    async with cloning(cloner_token=Secret(TOKEN)) as stub:
+    async with cloning(cloner_token=(Secret(TOKEN),)) as stub:
         yield stub
 
 

@@ -35,7 +35,7 @@ def database(tmp_path) -> str:
 @pytest.fixture
 async def cloner(cloning):
     """A cloner that wants its token."""
-    async with cloning(cloner_token=Secret(TOKEN)) as stub:
+    async with cloning(cloner_token=(Secret(TOKEN),)) as stub:
         yield stub
 
 
@@ -350,7 +350,7 @@ async def test_out_of_reach(folder: Path, callers, unused_tcp_port: int) -> None
 async def test_token(cloning, folder: Path, callers) -> None:
     """A token that is refused ends the run."""
     path = callers(ADA, BEN)
-    async with cloning(cloner_token=Secret("another-token-of-it")) as cloner:
+    async with cloning(cloner_token=(Secret("another-token-of-it"),)) as cloner:
         status, _, _ = await enrol(cloner.port, folder, path, "--at-once", 1)
 
     assert (1, ["UNAUTHENTICATED"]) == (status, [row["reason"] for row in reported(path)])
@@ -359,7 +359,7 @@ async def test_token(cloning, folder: Path, callers) -> None:
 async def test_consent_required(cloning, emulator: Emulator, folder: Path, callers) -> None:
     """Refuses a line without a consent where the cloner requires one."""
     path = callers(ADA, CLEO)
-    async with cloning(cloner_token=Secret(TOKEN), require_consent=True) as cloner:
+    async with cloning(cloner_token=(Secret(TOKEN),), require_consent=True) as cloner:
         status, out, _ = await enrol(cloner.port, folder, path)
         kept = await consents(cloner)
 

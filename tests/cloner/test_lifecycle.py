@@ -399,20 +399,23 @@ async def test_reconciliation_leaves_others_alone(cloning, emulator: Emulator) -
 
 
 async def test_token(cloning, emulator: Emulator, speech: bytes) -> None:
-    """Where there is a token every call needs it, but for the health check."""
-    async with cloning(cloner_token=Secret("token-of-the-cloner")) as cloner:
+    """Where there is a token every call needs it, or any of several, but for the health check."""
+    tokens = (Secret("token-of-the-future"), Secret("token-of-the-cloner"))
+    async with cloning(cloner_token=tokens) as cloner:
         for metadata in (
             None,
             (("authorization", "Bearer wrong"),),
             (("authorization", "token-of-the-cloner"),),
+            (("authorization", "Bearer token-of-the-future,token-of-the-cloner"),),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await cloner.PrepareCall(call(speech), timeout=10, metadata=metadata)
             assert grpc.StatusCode.UNAUTHENTICATED is caught.value.code()
         assert 0 == len(emulator.requests.matching(path=CREATE))
 
-        right = (("authorization", "Bearer token-of-the-cloner"),)
-        assert (await cloner.PrepareCall(call(speech), timeout=10, metadata=right)).voice.voice_id
+        for token in tokens:
+            right = (("authorization", f"Bearer {token.reveal()}"),)
+            assert (await cloner.PrepareCall(call(speech), timeout=10, metadata=right)).voice.voice_id
 
 
 def test_token_is_needed_off_the_loopback() -> None:

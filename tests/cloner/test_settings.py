@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from cloner.settings import Settings
@@ -44,6 +45,75 @@ def test_greeting_with_an_unknown_placeholder(message: str) -> None:
         read(Settings, {"ELEVENLABS_API_KEY": "key-1", "DEFAULT_FIRST_MESSAGE": message})
 
 
+def test_faults_between_settings_are_named_with_the_others() -> None:
+    """One start tells of all there is to mend, also where some settings are malformed in themselves."""
+    with pytest.raises(EnvironmentInvalid) as caught:
+        read(
+            Settings,
+            {
+                "CLONER_HOST": "0.0.0.0",
+                "DATABASE_URL": "postgresql://localhost/precall",
+                "DEFAULT_FIRST_MESSAGE": "Hallo {nam}",
+                "VOICE_CLONE_MIN_DURATION": "700",
+                "AGENT_UPDATE": "maybe",
+            },
+        )
+
+    assert [
+        "ELEVENLABS_API_KEY is required",
+        "AGENT_UPDATE must be one of: auto, always, never",
+        "DEFAULT_FIRST_MESSAGE must be a sentence with {name} as its only placeholder",
+        "VOICE_CLONE_MIN_DURATION must be at most VOICE_CLONE_MAX_DURATION",
+        "CLONER_TOKEN is required unless CLONER_HOST is a loopback address",
+        "CALLER_HASH_KEY is required unless DATABASE_URL is SQLite",
+    ] == str(caught.value).split("; ")
+
+
+@pytest.mark.parametrize(
+    "value", ["inf", "-inf", "nan", "1e999", "-1", "1e300", "\u0663", "0x10", "1_0", "many"]
+)
+def test_numbers_that_nobody_means(value: str) -> None:
+    """Every number is finite, written plainly, and within what the program can count with."""
+    names = [
+        field.name.upper()
+        for field in msgspec.structs.fields(Settings)
+        if field.type is not bool
+        and isinstance(field.default, int | float)
+        and not isinstance(field.default, bool)
+    ]
+    with pytest.raises(EnvironmentInvalid) as caught:
+        read(Settings, {"ELEVENLABS_API_KEY": "key-1", **dict.fromkeys(names, value)})
+
+    assert 20 < len(names)
+    assert names == [told.split()[0] for told in str(caught.value).split("; ")]
+
+
+@pytest.mark.parametrize("text", ["True", "TRUE", "1"])
+def test_words_in_any_case(text: str) -> None:
+    """What is a word may be written in capitals or without."""
+    settings = read(
+        Settings,
+        {"ELEVENLABS_API_KEY": "k", "LOG_LEVEL": "warning", "AGENT_UPDATE": "Never", "REQUIRE_CONSENT": text},
+    )
+
+    assert ("WARNING", "never", True) == (settings.log_level, settings.agent_update, settings.require_consent)
+
+
+def test_service_link() -> None:
+    """What Kubernetes sets for a service called cloner counts as not set."""
+    environ = {"ELEVENLABS_API_KEY": "k", "CLONER_PORT": "tcp://10.0.0.1:50051"}
+
+    assert 50051 == read(Settings, environ).cloner_port
+
+
+def test_several_tokens() -> None:
+    """One token can take the place of another while both are taken."""
+    environ = {"ELEVENLABS_API_KEY": "k", "CLONER_TOKEN": "token-of-the-past, token-of-the-future"}
+
+    tokens = (Secret("token-of-the-past"), Secret("token-of-the-future"))
+    assert tokens == read(Settings, environ).cloner_token
+
+
 def test_secret_from_a_file(tmp_path) -> None:
     """A secret may stand in a file, with the line end that editors leave."""
     (tmp_path / "key").write_text("key-2\n")
@@ -77,6 +147,11 @@ def test_empty_counts_as_unset() -> None:
         ({"CLONER_HOST": "0.0.0.0"}, "CLONER_TOKEN"),
         ({"CLONER_HOST": "cloner.internal"}, "CLONER_TOKEN"),
         ({"CLONER_TOKEN": "short"}, "CLONER_TOKEN"),
+        ({"CLONER_TOKEN": "long-enough-to-be-one,short"}, "CLONER_TOKEN"),
+        ({"CLONER_TOKEN": " , "}, "CLONER_TOKEN"),
+        ({"CALLER_HASH_KEY": "fifteen-letters"}, "CALLER_HASH_KEY"),
+        ({"CLONER_HOST": "::"}, "CLONER_TOKEN"),
+        ({"CLONER_HOST": "tcp.example:50051"}, "CLONER_HOST"),
         ({"DATABASE_URL": "postgresql://localhost/precall"}, "CALLER_HASH_KEY"),
         ({"DATABASE_URL": "mysql://localhost/precall"}, "DATABASE_URL"),
         ({"PRECALL_DEPLOYMENT": "My Deployment"}, "PRECALL_DEPLOYMENT"),
