@@ -6,7 +6,7 @@ in, text out.
 """
 
 from callerid.name import folded, holds_control, spaced, spoken
-from callerid.number import LONGEST, LONGEST_ADDRESS, e164, is_region, longest
+from callerid.number import LONGEST, LONGEST_ADDRESS, e164, longest, region_fault
 
 __all__ = [
     "LONGEST",
@@ -14,8 +14,8 @@ __all__ = [
     "e164",
     "folded",
     "holds_control",
-    "is_region",
     "longest",
+    "region_fault",
     "spaced",
     "spoken",
 ]

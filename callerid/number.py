@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import phonenumbers
 from phonenumbers import PhoneNumber, PhoneNumberFormat
 
-__all__ = ["LONGEST", "LONGEST_ADDRESS", "e164", "is_region", "longest"]
+__all__ = ["LONGEST", "LONGEST_ADDRESS", "e164", "longest", "region_fault"]
 
 # The characters that a number may have as it is written; an address has a host, names and tags beside it.
 LONGEST = 64
@@ -56,9 +56,11 @@ def longest(text: str) -> int:
     return LONGEST_ADDRESS if re.search("[:@<]", text) else LONGEST
 
 
-def is_region(region: str) -> bool:
-    """Whether these are the two letters (ISO 3166) of a country that has telephone numbers."""
-    return region.upper() in phonenumbers.SUPPORTED_REGIONS
+def region_fault(region: str | None) -> str:
+    """What is wrong with DEFAULT_REGION; nothing if that is not set, or a country's letters (ISO 3166)."""
+    if region is None or region.upper() in phonenumbers.SUPPORTED_REGIONS:
+        return ""
+    return "DEFAULT_REGION: expected the two letters of a country, such as NL"
 
 
 def e164(text: str, region: str | None) -> str | None:
@@ -117,26 +119,39 @@ def _of_address(address: str, region: str | None) -> str | None:
 
 def _read(written: str, region: str | None, context: str | None) -> str | None:
     found = WRITTEN.fullmatch(written)
-    if found is None:
+    digits = _digits(found[2]) if found is not None else ""
+    if found is None or len(digits) > MOST_DIGITS or digits in WITHHELD or _is_ip_address(written):
         return None
-    plus, digits = found[1], "".join(re.findall("[0-9]", found[2]))
-    if not digits or len(digits) > MOST_DIGITS or digits in WITHHELD:
-        return None
-    if plus is None and ADDRESS.fullmatch(written) and all(int(part) < 256 for part in written.split(".")):
-        return None
-    if plus is None and context is not None:
-        plus, digits = "+", "".join(re.findall("[0-9]", context)) + digits
-    if digits.startswith("00"):
-        international = _valid("+" + digits[2:], None)
-        if international is not None or plus is not None:
-            return _text(international)
-    if plus is not None:
-        return _text(_valid("+" + digits, None))
+    international = found[1] is not None
+    if not international and context is not None:
+        international, digits = True, _digits(context) + digits
+    number = _international(digits) if international else _bare(digits, region)
+    return None if number is None else phonenumbers.format_number(number, PhoneNumberFormat.E164)
+
+
+def _international(digits: str) -> PhoneNumber | None:
+    return _valid("+" + digits.removeprefix("00"), None)
+
+
+def _bare(digits: str, region: str | None) -> PhoneNumber | None:
+    """The number of digits without a plus."""
+    if digits.startswith("00") and (number := _international(digits)) is not None:
+        return number
     national = _valid(digits, region) if region is not None else None
-    if national is not None and _digits(national, PhoneNumberFormat.NATIONAL) == digits:
-        return _text(national)
+    if national is not None:
+        written = phonenumbers.format_number(national, PhoneNumberFormat.NATIONAL)
+        if _digits(written) == digits:
+            return national
     # Not as the country writes its own numbers, so more likely one without its plus than without its 0.
-    return _text(_valid("+" + digits, None) or national)
+    return _international(digits) or national
+
+
+def _is_ip_address(written: str) -> bool:
+    return bool(ADDRESS.fullmatch(written)) and all(int(part) < 256 for part in written.split("."))
+
+
+def _digits(text: str) -> str:
+    return "".join(re.findall("[0-9]", text))
 
 
 def _valid(digits: str, region: str | None) -> PhoneNumber | None:
@@ -145,11 +160,3 @@ def _valid(digits: str, region: str | None) -> PhoneNumber | None:
     except phonenumbers.NumberParseException:
         return None
     return number if phonenumbers.is_valid_number(number) else None
-
-
-def _digits(number: PhoneNumber, form: int) -> str:
-    return "".join(re.findall("[0-9]", phonenumbers.format_number(number, form)))
-
-
-def _text(number: PhoneNumber | None) -> str | None:
-    return None if number is None else phonenumbers.format_number(number, PhoneNumberFormat.E164)

@@ -109,7 +109,9 @@ def _rooms(
     """Everything between the server and what is opened for it."""
     key = settings.caller_hash_key
     identities = Identities(
-        key.reveal().encode() if key else kept_beside(settings.database_url), settings.voice_reuse
+        key.reveal().encode() if key else kept_beside(settings.database_url),
+        settings.voice_reuse,
+        region=settings.default_region,
     )
     voice_rows, agent_rows, calls = VoiceRows(registry), AgentRows(registry), Calls(registry)
     shared = Deployment(registry)
@@ -170,7 +172,7 @@ def _rooms(
         ended=janitor.wake, now=now,
     )  # fmt: skip
     erasure = Erasure(identities, voice_rows, calls, removal, now=now)
-    service = CloningService(preparation, voices, voice_rows, erasure)
+    service = CloningService(preparation, voices, voice_rows, erasure, identities=identities)
     return _Rooms(service, voices, overrides, janitor)
 
 

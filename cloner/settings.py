@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from callerid import region_fault
 from environment import Secret
 
 __all__ = ["MEBIBYTE", "Settings"]
@@ -34,6 +35,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     caller_hash_key: Secret | None = None
     precall_deployment: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}$")] | None = None
 
+    default_region: str | None = None
     default_first_message: str = "Hallo {name}, fijn dat je belt!"
 
     voice_clone_min_duration: Annotated[float, Meta(ge=0)] = 3.0
@@ -73,6 +75,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         strange = set(re.findall(r"\{([^{}|]*)", self.default_first_message)) - {"name"}
         if strange or not self.default_first_message.strip():
             raise ValueError("DEFAULT_FIRST_MESSAGE: expected a sentence with {name} as its only placeholder")
+        if fault := region_fault(self.default_region):
+            raise ValueError(fault)
         if self.voice_clone_min_duration > self.voice_clone_max_duration:
             raise ValueError("VOICE_CLONE_MIN_DURATION: expected at most VOICE_CLONE_MAX_DURATION")
         if self.cloner_token is None and not _is_loopback(self.cloner_host):

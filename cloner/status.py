@@ -17,6 +17,7 @@ from precall.v1.error_reason_pb2 import ErrorReason
 
 from cloner import failures, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable
+from cloner.callers import ConversationMismatch
 from cloner.creation import VoiceNeedsVerification
 from cloner.registry import RegistryUnavailable
 from cloner.voices import ConsentMissing
@@ -60,6 +61,7 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     failures.SampleRejected: (E.ERROR_REASON_SAMPLE_REJECTED, C.FAILED_PRECONDITION),
     VoiceNeedsVerification: (E.ERROR_REASON_VOICE_NEEDS_VERIFICATION, C.FAILED_PRECONDITION),
     ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
+    ConversationMismatch: (E.ERROR_REASON_CONVERSATION_MISMATCH, C.ALREADY_EXISTS),
     failures.VoiceNotFound: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     failures.AgentNotFound: (E.ERROR_REASON_AGENT_NOT_FOUND, C.NOT_FOUND),
     failures.AgentRejected: (E.ERROR_REASON_AGENT_REJECTED, C.FAILED_PRECONDITION),

@@ -62,6 +62,11 @@ ANSWERS: Mapping[str, tuple[int, ErrorCode, str]] = {
     "PERMISSION_DENIED": (403, "INVALID_SIGNATURE", "The credential does not allow this."),
     "NOT_FOUND": (404, "VALIDATION_ERROR", "There is nothing at this path."),
     "METHOD_NOT_ALLOWED": (405, "VALIDATION_ERROR", "This path does not offer this method."),
+    "CONVERSATION_MISMATCH": (
+        409,
+        "VALIDATION_ERROR",
+        "This conversation was asked about for another caller.",
+    ),
     "BODY_TIMEOUT": (408, "VALIDATION_ERROR", "The body did not arrive in time."),
     "BODY_TOO_LARGE": (413, "VALIDATION_ERROR", "The body is larger than a delivery can be."),
     "SAMPLE_TOO_LARGE": (413, "VALIDATION_ERROR", "The voice sample is too large."),
@@ -209,6 +214,9 @@ def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]
         reason, message = "CLONER_UNAVAILABLE", ""
     elif info is not None and info[0] in ANSWERS:
         reason, message = info
+        # What gRPC calls the caller is called caller_metadata by whoever sent the delivery.
+        if reason == "FIELD_INVALID" and message.startswith("caller."):
+            message = f"caller_metadata.{message.removeprefix('caller.')}"
     elif info is not None:
         reason, message = codes.get(code, "INTERNAL"), info[1]
     elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (failure.details() or ""):

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cloner.registry.agents import AgentRow, alone_at, given
 from cloner.registry.database import Registry, unbroken
-from cloner.registry.lookup import VoiceRow, active, of_number, row_of
+from cloner.registry.lookup import VoiceRow, active, of_number, persons_of, row_of
 from cloner.registry.schema import ACTIVE, calls, voices
 
 __all__ = ["CallRow", "Calls", "NewCall", "Noted"]
@@ -57,6 +57,8 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     voice: VoiceRow | None
     given: AgentRow | None
     turn: int
+    persons: int | None = None
+    """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
 
 
 @unbroken
@@ -95,13 +97,17 @@ class Calls:
         async with self._registry.transaction() as connection:
             call = await self._note(connection, new)
             voice = await row_of(connection, call.marker) if call.marker else None
-            if voice is None and number is not None and not call.named and call.ended_at is None:
-                voice = await of_number(connection, number)
+            persons = None if voice is None else 1
+            if voice is None and not call.named and call.ended_at is None:
+                voice = await of_number(connection, number) if number is not None else None
+                persons = 0 if voice is None else 1
+                if voice is None and number is not None:
+                    persons = await persons_of(connection, number)
             if voice is not None and require_consent and not voice.consent:
                 voice = None
             voice = await _used(connection, call, voice, now=new.begun_at)
             noted = await self._noted(connection, call, voice)
-        return await self._seen(noted)
+        return msgspec.structs.replace(await self._seen(noted), persons=persons)
 
     async def attach(self, call_id: str, marker: str, *, now: float) -> bool:
         """Says which voice a call has. False if that voice was given up meanwhile."""

@@ -13,6 +13,7 @@ __all__ = [
     "in_call",
     "of_call",
     "of_number",
+    "persons_of",
     "row_of",
     "voice_row",
     "voice_rows",
@@ -63,6 +64,12 @@ async def of_number(connection: AsyncConnection, number: str) -> VoiceRow | None
     only_one = select(func.count()).select_from(persons).scalar_subquery() == 1
     wanted = select(*FIELDS).where(of_number, voices.c.state == "ready", only_one)
     return voice_row(await connection.execute(wanted.order_by(voices.c.created_at.desc()).limit(1)))
+
+
+async def persons_of(connection: AsyncConnection, number: str) -> int:
+    """How many persons are known by this number: 0, 1, or 2 for more."""
+    persons = select(voices.c.person).where(voices.c.number == number).distinct().limit(2).subquery()
+    return (await connection.execute(select(func.count()).select_from(persons))).scalar_one()
 
 
 async def of_call(connection: AsyncConnection, call_id: str) -> VoiceRow | None:

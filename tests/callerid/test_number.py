@@ -1,6 +1,6 @@
 import pytest
 
-from callerid import LONGEST, LONGEST_ADDRESS, e164, is_region, longest
+from callerid import LONGEST, LONGEST_ADDRESS, e164, longest, region_fault
 
 PERSON = "+31612340012"
 
@@ -157,8 +157,8 @@ def test_longest() -> None:
 
 @pytest.mark.parametrize(
     ("region", "expected"),
-    [("NL", True), ("nl", True), ("US", True), ("UK", False), ("31", False), ("", False), ("EU", False), ("NLD", False)],
+    [(None, True), ("NL", True), ("nl", True), ("US", True), ("UK", False), ("31", False), ("", False), ("EU", False), ("NLD", False)],
 )  # fmt: skip
-def test_is_region(region: str, expected: bool) -> None:
-    """A country is told by its two letters."""
-    assert expected == is_region(region)
+def test_region(region: str | None, expected: bool) -> None:
+    """A country is told by its two letters, or not at all."""
+    assert expected == (region_fault(region) == "")

@@ -64,6 +64,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The path or service exists but does not offer this method.
     HTTP 405, gRPC UNIMPLEMENTED.
     """
+    ERROR_REASON_CONVERSATION_MISMATCH: _ErrorReason.ValueType  # 38
+    """This agent and conversation were asked about before, for another caller. A conversation has one.
+    HTTP 409, gRPC ALREADY_EXISTS.
+    """
     ERROR_REASON_BODY_TIMEOUT: _ErrorReason.ValueType  # 11
     """The body did not arrive in time.
     HTTP 408, gRPC -.
@@ -222,6 +226,10 @@ HTTP 404, gRPC NOT_FOUND.
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 10
 """The path or service exists but does not offer this method.
 HTTP 405, gRPC UNIMPLEMENTED.
+"""
+ERROR_REASON_CONVERSATION_MISMATCH: ErrorReason.ValueType  # 38
+"""This agent and conversation were asked about before, for another caller. A conversation has one.
+HTTP 409, gRPC ALREADY_EXISTS.
 """
 ERROR_REASON_BODY_TIMEOUT: ErrorReason.ValueType  # 11
 """The body did not arrive in time.
