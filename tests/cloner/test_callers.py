@@ -89,8 +89,16 @@ def told(reuse: str = "caller", sample: str = "sample 1", call_id: str = "call 1
         ({"phone_number": "ext 12"}, {"phone_number": "ext 12"}, False),
         ({"phone_number": "sip:anonymous@203.0.113.7"}, {"phone_number": "sip:anonymous@203.0.113.7"}, False),
         ({"phone_number": "+10000000000"}, {"phone_number": "+10000000000"}, False),
-        ({"phone_number": "+31612345678", "name": "Zo\u00eb"}, {"phone_number": "+31612345678", "name": "ZOE\u0308"}, True),
-        ({"phone_number": "+31612345678", "name": "straße"}, {"phone_number": "+31612345678", "name": "STRASSE"}, True),
+        (
+            {"phone_number": "+31612345678", "name": "Zo\u00eb"},
+            {"phone_number": "+31612345678", "name": "ZOE\u0308"},
+            True,
+        ),
+        (
+            {"phone_number": "+31612345678", "name": "straße"},
+            {"phone_number": "+31612345678", "name": "STRASSE"},
+            True,
+        ),
         (
             {"phone_number": "+31612345678", "name": "Anna\u00a0\u3000Maria"},
             {"phone_number": "0031612345678", "name": " anna maria\u2003"},

@@ -40,7 +40,10 @@ def test_everything() -> None:
         ({"caller_id": "31201234567", "called_number": "+31612345678"}, "+31612345678"),
         ({"caller_id": "0031 (0)20 1234567", "called_number": "+31612345678"}, "+31612345678"),
         ({"caller_id": "sip:020-1234567@10.0.0.1;user=phone", "called_number": "06 12345678"}, "06 12345678"),
-        ({"caller_id": "tel:+31-20-1234567", "called_number": "sip:+31612345678@host"}, "sip:+31612345678@host"),
+        (
+            {"caller_id": "tel:+31-20-1234567", "called_number": "sip:+31612345678@host"},
+            "sip:+31612345678@host",
+        ),
         ({"caller_id": "anonymous", "called_number": "anonymous"}, "anonymous"),
         ({"caller_id": "+31201234567", "called_number": None}, None),
         ({"caller_id": "+31201234568", "called_number": "+31612345678"}, "+31201234568"),
