@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from callerid import spoken
 from cloner import callers
 from cloner.agents import Agents, Reading
 from cloner.callers import Caller, CallName, ConversationMismatch, Identities, Identity
@@ -54,6 +55,9 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     agent_before: AgentVoice | None
     refused: frozenset[str] | None
     """The overrides that the agent's own settings refuse; None where those were not seen."""
+
+    persons: int | None
+    """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +133,7 @@ class Preparation:
         voice, refused = await asyncio.gather(
             self._still(noted, deadline=asking), self._overrides.refused(agent_id, deadline=asking)
         )
-        greeted = noted.voice.greeting_name if noted.voice is not None and voice is not None else ""
+        greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
         return Opened(
             call_id=noted.call.id,
             voice=voice,
@@ -137,6 +141,7 @@ class Preparation:
             first_message=callers.greeting(self._first_message, greeted) if voice is not None else "",
             agent_before=_before(noted),
             refused=refused,
+            persons=noted.persons,
         )
 
     async def begin(self, call: Call, sample: bytes) -> Begun:

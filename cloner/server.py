@@ -122,7 +122,9 @@ def _rooms(
     """Everything between the server and what is opened for it."""
     key = settings.caller_hash_key
     identities = Identities(
-        key.reveal().encode() if key else kept_beside(settings.database_url), settings.voice_reuse
+        key.reveal().encode() if key else kept_beside(settings.database_url),
+        settings.voice_reuse,
+        region=settings.default_region,
     )
     provider = ElevenLabs(
         http,
@@ -180,7 +182,7 @@ def _rooms(
         ended=janitor.wake, now=now,
     )  # fmt: skip
     erasure = Erasure(identities, store, removal, now=now)
-    service = CloningService(preparation, voices, store, erasure)
+    service = CloningService(preparation, voices, store, erasure, identities=identities)
     return _Rooms(service, voices, overrides, janitor)
 
 

@@ -16,7 +16,8 @@ from opentelemetry.trace import get_current_span
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceServicer
 
-from cloner.callers import Caller, CallName
+from callerid import holds_control, longest
+from cloner.callers import Caller, CallName, Identities
 from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
 from cloner.failures import VoiceNotFound
@@ -43,6 +44,15 @@ PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
 
 ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+MATCHES = {
+    None: pb.CALLER_MATCH_UNSPECIFIED,
+    0: pb.CALLER_MATCH_NONE,
+    1: pb.CALLER_MATCH_ONE,
+    2: pb.CALLER_MATCH_SEVERAL,
+}
+NO_NUMBER = (
+    "is not a phone number: send it with its country, as +31612345678 (a national one needs DEFAULT_REGION)"
+)
 
 
 class CloningService(CloningServiceServicer):
@@ -51,7 +61,16 @@ class CloningService(CloningServiceServicer):
     A call that fails has its status set by `_answered` and returns an empty message, which is never sent.
     """
 
-    def __init__(self, preparation: Preparation, voices: Voices, store: Store, erasure: Erasure) -> None:
+    def __init__(
+        self,
+        preparation: Preparation,
+        voices: Voices,
+        store: Store,
+        erasure: Erasure,
+        *,
+        identities: Identities,
+    ) -> None:
+        self._identities = identities
         self._preparation = preparation
         self._voices = voices
         self._store = store
@@ -105,7 +124,7 @@ class CloningService(CloningServiceServicer):
             opened = await self._preparation.open(
                 agent_id=agent_id,
                 named=_named(request),
-                phone_number=_text("phone_number", request.phone_number, most=64),
+                phone_number=_number("phone_number", request.phone_number),
                 deadline=answering.deadline,
             )
             if opened.voice is not None:
@@ -118,6 +137,7 @@ class CloningService(CloningServiceServicer):
                 agent_before=_speech(opened.agent_before),
                 refused_leaves=sorted(opened.refused or ()),
                 settings_seen=opened.refused is not None,
+                caller_match=MATCHES[opened.persons],
             )
         return pb.OpenCallResponse()
 
@@ -145,10 +165,7 @@ class CloningService(CloningServiceServicer):
             size = request.page_size or PAGE_SIZE
             person = number = None
             if request.HasField("caller"):
-                whom = _caller(request.caller)
-                if not whom.phone_number:
-                    raise FieldInvalid("caller.phone_number", "is required")
-                person, number = self._erasure.named(whom)
+                person, number = self._erasure.named(self._numbered(_caller(request.caller)))
             page = await self._store.read(
                 rows.page, before=_position(request.page_token), size=size, person=person, number=number
             )
@@ -177,9 +194,8 @@ class CloningService(CloningServiceServicer):
         self, request: pb.ReplaceVoiceRequest, context: Context
     ) -> pb.ReplaceVoiceResponse:
         async with _answered(context) as answering:
-            caller, sample = _caller(request.caller, request.consent), _sample(request.sample)
-            if not caller.phone_number:
-                raise FieldInvalid("caller.phone_number", "is required")
+            caller = self._numbered(_caller(request.caller, request.consent))
+            sample = _sample(request.sample)
             identity = await self._voices.identify(caller, sample)
             voice = await self._voices.replace(identity, caller, sample, deadline=answering.deadline)
             return pb.ReplaceVoiceResponse(voice=_voice(voice))
@@ -193,9 +209,18 @@ class CloningService(CloningServiceServicer):
             if bool(caller.phone_number) == bool(request.voice_id):
                 raise FieldInvalid("caller.phone_number", "or voice_id is required, and not both")
             voice_id = _id("voice_id", request.voice_id) if request.voice_id else ""
+            caller = caller if voice_id else self._numbered(caller)
             deleted, pending = await self._erasure.forget(caller, voice_id, deadline=answering.deadline)
             return pb.ForgetCallerResponse(voices_deleted=deleted, voices_pending=pending)
         return pb.ForgetCallerResponse()
+
+    def _numbered(self, caller: Caller) -> Caller:
+        """The caller, where the number is one. Everybody without a number is nobody that could be meant."""
+        if not caller.phone_number:
+            raise FieldInvalid("caller.phone_number", "is required")
+        if self._identities.number(caller.phone_number) is None:
+            raise FieldInvalid("caller.phone_number", NO_NUMBER)
+        return caller
 
 
 class _Answering(msgspec.Struct):
@@ -236,10 +261,10 @@ async def _answered(
 
 def _caller(caller: pb.Caller, consent: str = "") -> Caller:
     return Caller(
-        consent=_text("consent", consent, most=200),
-        name=_text("caller.name", caller.name, most=200),
-        date_of_birth=_text("caller.date_of_birth", caller.date_of_birth, most=64),
-        phone_number=_text("caller.phone_number", caller.phone_number, most=64),
+        consent=_said("consent", consent, most=200),
+        name=_said("caller.name", caller.name, most=200),
+        date_of_birth=_said("caller.date_of_birth", caller.date_of_birth, most=64),
+        phone_number=_number("caller.phone_number", caller.phone_number),
     )
 
 
@@ -257,12 +282,29 @@ def _id(field: str, text: str) -> str:
     return text
 
 
-def _text(field: str, text: str, *, most: int, required: bool = False) -> str:
+def _number(field: str, text: str) -> str:
+    return _said(field, text, most=longest(text.strip()))
+
+
+def _said(field: str, text: str, *, most: int) -> str:
+    """What is said of a person, under the rule that the gateway has too."""
+    text = _short(field, text, most)
+    if holds_control(text):
+        raise FieldInvalid(field, "may not hold control characters")
+    return text
+
+
+def _short(field: str, text: str, most: int) -> str:
     text = text.strip()
-    if required and not text:
-        raise FieldInvalid(field, "is required")
     if len(text) > most:
         raise FieldInvalid(field, f"may hold at most {most} characters")
+    return text
+
+
+def _text(field: str, text: str, *, most: int, required: bool = False) -> str:
+    text = _short(field, text, most)
+    if required and not text:
+        raise FieldInvalid(field, "is required")
     if not text.isprintable():
         raise FieldInvalid(field, "may hold printable characters only")
     return text

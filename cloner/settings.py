@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from callerid import region_fault
 from cloner.address import address_problem, is_sqlite
 from environment import ApiKey, BaseUrl, Host, Key, Token, is_loopback
 
@@ -40,6 +41,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     caller_hash_key: Key | None = None
     precall_deployment: Deployment | None = None
 
+    default_region: str | None = None
     default_first_message: str = "Hallo {name}, fijn dat je belt!"
 
     voice_clone_min_duration: Seconds = 3.0
@@ -80,6 +82,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         strange = set(re.findall(r"\{([^{}|]*)", self.default_first_message)) - {"name"}
         if strange or not self.default_first_message.strip():
             faults.append("DEFAULT_FIRST_MESSAGE must be a sentence with {name} as its only placeholder")
+        if fault := region_fault(self.default_region):
+            faults.append(fault)
         if self.voice_clone_min_duration > self.voice_clone_max_duration:
             faults.append("VOICE_CLONE_MIN_DURATION must be at most VOICE_CLONE_MAX_DURATION")
         if not self.cloner_token and not is_loopback(self.cloner_host):

@@ -19,7 +19,12 @@ from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import structs
 from opentelemetry.trace import get_current_span
-from precall.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse
+from precall.v1.cloning_pb2 import (
+    CALLER_MATCH_ONE,
+    CALLER_MATCH_SEVERAL,
+    OpenCallRequest,
+    OpenCallResponse,
+)
 
 from environment import Secret
 from gateway import opening, problems
@@ -36,6 +41,8 @@ __all__ = ["conversation_init"]
 
 # What is kept of the budget for bringing the answer out.
 HEADROOM_SECONDS = 0.1
+# What it is called that there is no voice although somebody is known by the number.
+UNKNOWN = {CALLER_MATCH_SEVERAL: "caller_ambiguous", CALLER_MATCH_ONE: "voice_unavailable"}
 STATUSES = (401, 408, 413, 429, 500)
 
 
@@ -54,8 +61,8 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
     """One call, from the bytes about it to its answer."""
     ends = progress.began + desk.settings.conversation_init_budget_ms / 1000 - HEADROOM_SECONDS
     content = await received(request, desk, progress, ends)
-    call = opening.read(content, own_numbers=desk.settings.own_numbers)
-    facts = known(call, progress)
+    call = opening.read(content, own_numbers=desk.own_numbers, region=desk.settings.default_region)
+    facts = known(desk, call, progress)
     if facts.agent_id is None:
         progress.outcome = "agent_unknown"
         return nobodys_voice(desk, facts)
@@ -70,7 +77,7 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
     remember(desk.overrides, facts.agent_id, response)
     facts = progress.facts = structs.replace(facts, call_id=response.call_id)
     if not response.HasField("voice"):
-        progress.outcome = "caller_unknown"
+        progress.outcome = UNKNOWN.get(response.caller_match, "caller_unknown")
         return nobodys_voice(desk, facts)
     return greeted(desk, facts, response, progress)
 
@@ -102,7 +109,7 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
         return verified.content
 
 
-def known(call: Opening, progress: Progress) -> Facts:
+def known(desk: Desk, call: Opening, progress: Progress) -> Facts:
     """What is known of the call before anybody was asked."""
     progress.conversation_id = call.conversation_id
     if call.agent_id is not None:
@@ -110,7 +117,7 @@ def known(call: Opening, progress: Progress) -> Facts:
     progress.facts = Facts(
         name=None,
         date_of_birth=None,
-        phone_number=call.phone_number,
+        phone_number=desk.settings.legible(call.phone_number),
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
         call_id=unknown_call(),
@@ -146,7 +153,7 @@ def otherwise(desk: Desk, progress: Progress, _: Refusal) -> Initiation | None:
     """What is answered whatever failed, to somebody we know."""
     if not progress.verified:
         return None
-    return nobodys_voice(desk, progress.facts or known(opening.NOTHING, progress))
+    return nobodys_voice(desk, progress.facts or known(desk, opening.NOTHING, progress))
 
 
 def _carries(token: Secret | None, authorization: list[str]) -> bool:

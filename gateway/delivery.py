@@ -18,12 +18,12 @@ import msgspec
 import pybase64
 from msgspec import Raw, Struct
 
+from callerid import holds_control, longest
 from gateway import form
 from gateway.loose_json import NotJson, distilled, fields, kept_by, text
 from gateway.signature import VerifiedBody
 
 __all__ = [
-    "MAX_FACT",
     "Delivery",
     "DeliveryError",
     "MediaType",
@@ -37,10 +37,8 @@ EVENT = "pre_call"
 AGENT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 MAX_CONVERSATION_ID = 256
 MAX_NAME = 200
-MAX_FACT = 64
+MAX_BIRTH = 64
 MAX_CONSENT = 200
-# C0, DEL, C1 and the two line breaks that are not among them.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Where msgspec says what is wrong: "Expected `str`, got `int` - at `$.caller_metadata.name`".
 PATH = re.compile(r" - at `\$\.([a-z_.]+)`$")
 
@@ -194,19 +192,19 @@ def _delivery(metadata: _Metadata, sample: bytes, field: str, max_sample_bytes: 
         agent_id=agent_id,
         conversation_id=conversation_id,
         name=_fact(caller.name, "name", MAX_NAME),
-        date_of_birth=_fact(caller.date_of_birth, "date_of_birth", MAX_FACT),
-        phone_number=_fact(caller.phone_number, "phone_number", MAX_FACT),
+        date_of_birth=_fact(caller.date_of_birth, "date_of_birth", MAX_BIRTH),
+        phone_number=_fact(caller.phone_number, "phone_number", longest((caller.phone_number or "").strip())),
         consent=_fact(caller.consent, "consent", MAX_CONSENT),
         sample=sample,
     )
 
 
 def _fact(text: str | None, name: str, longest: int) -> str | None:
-    """What is known of the caller, trimmed; blank is not known."""
+    """What is known of the caller, trimmed, under the rule that the cloner has too; blank is not known."""
     text = (text or "").strip()
     if len(text) > longest:
         raise _invalid(f"caller_metadata.{name}", f"must have at most {longest} characters")
-    if CONTROL.search(text):
+    if holds_control(text):
         raise _invalid(f"caller_metadata.{name}", "must not hold control characters")
     return text or None
 

@@ -17,6 +17,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from opentelemetry.trace import get_current_span
 
+from callerid import e164
 from gateway import problems
 from gateway.body import Bodies, ClientGone, Share, read_body
 from gateway.delivery import DeliveryError
@@ -45,6 +46,9 @@ class Desk(Struct, frozen=True, kw_only=True):
     cloner: "CloningServiceAsyncStub"
     bodies: Bodies
     overrides: Overrides
+    own_numbers: frozenset[str]
+    """The numbers that our agents call from, in E.164 form."""
+
     now: Callable[[], float]
 
 
@@ -79,12 +83,14 @@ Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 
 def opened(settings: Settings, cloner: "CloningServiceAsyncStub", now: Callable[[], float]) -> Desk:
     """One desk for all routes. `now` is the time of day that signatures are held against."""
+    region = settings.default_region
     return Desk(
         settings=settings,
         secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
         cloner=cloner,
         bodies=Bodies(settings.max_buffered_bytes, settings.unvouched_bytes),
         overrides=Overrides(settings.override_leaves),
+        own_numbers=frozenset(filter(None, (e164(number, region) for number in settings.own_numbers))),
         now=now,
     )
 

@@ -27,6 +27,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     name: str | None
     date_of_birth: str | None
     phone_number: str | None
+    """In E.164 form, or as it was written where it has none."""
+
     agent_id: str | None
     conversation_id: str | None
     call_id: str

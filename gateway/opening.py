@@ -6,18 +6,15 @@ Nothing here is an error: a call that nobody can be found for starts all the sam
 `caller_id` is a number of our own and `called_number` the person's.
 """
 
-import re
 from collections.abc import Collection
 
 from msgspec import Raw, Struct
 
-from gateway.delivery import MAX_FACT, conversation, identifier
+from callerid import e164, holds_control, longest
+from gateway.delivery import conversation, identifier
 from gateway.loose_json import NotJson, distilled, fields, text
 
 __all__ = ["NOTHING", "Opening", "read"]
-
-# The telephony of ElevenLabs writes numbers, a SIP trunk may write addresses: "sip:+31612345678@host".
-ADDRESS = re.compile(r"(?:sips?|tel):([^@;>]+)", re.IGNORECASE)
 
 KEPT = dict.fromkeys(("caller_id", "called_number", "agent_id", "call_sid", "conversation_id", "call_id"))
 
@@ -34,7 +31,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     """What a SIP trunk calls it."""
 
     phone_number: str | None
-    """The number of the person, whoever calls whom."""
+    """The number of the person, whoever calls whom, as it was written. The cloner reads it."""
 
     @property
     def name(self) -> dict[str, str]:
@@ -48,11 +45,15 @@ class Opening(Struct, frozen=True, kw_only=True):
 NOTHING = Opening(agent_id=None, conversation_id=None, call_sid=None, sip_call_id=None, phone_number=None)
 
 
-def read(content: bytes, *, own_numbers: Collection[str]) -> Opening:
-    """What the body says. `own_numbers` are those that our agents call from."""
+def read(content: bytes, *, own_numbers: Collection[str], region: str | None) -> Opening:
+    """What the body says.
+
+    `own_numbers` are those that our agents call from, in E.164 form, and `region` is the country in which
+    national forms are read.
+    """
     told = _told(content)
     caller, called = _number(told.get("caller_id")), _number(told.get("called_number"))
-    outbound = caller is not None and any(_digits(caller) == _digits(own) for own in own_numbers)
+    outbound = bool(own_numbers) and caller is not None and e164(caller, region) in own_numbers
     return Opening(
         agent_id=identifier(text(told.get("agent_id"))),
         conversation_id=conversation(text(told.get("conversation_id"))),
@@ -74,13 +75,7 @@ def _told(content: bytes) -> dict[str, Raw]:
         return {}
 
 
-def _digits(number: str) -> str:
-    """What two spellings of one number have in common."""
-    return "".join(re.findall("[0-9]", number))
-
-
 def _number(token: Raw | None) -> str | None:
-    written = (text(token) or "").strip()
-    address = ADDRESS.search(written)
-    number = address[1].strip() if address else written
-    return number if number and number.isprintable() and len(number) <= MAX_FACT else None
+    # Tabs and line ends are no more than blanks here, where nobody could be told of them.
+    number = " ".join((text(token) or "").split())
+    return number if number and not holds_control(number) and len(number) <= longest(number) else None

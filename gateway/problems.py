@@ -214,6 +214,9 @@ def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]
         reason, message = "CLONER_UNAVAILABLE", ""
     elif info is not None and info[0] in ANSWERS:
         reason, message = info
+        # What gRPC calls the caller is called caller_metadata by whoever sent the delivery.
+        if reason == "FIELD_INVALID" and message.startswith("caller."):
+            message = f"caller_metadata.{message.removeprefix('caller.')}"
     elif info is not None:
         reason, message = codes.get(code, "INTERNAL"), info[1]
     elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (failure.details() or ""):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from callerid import e164, region_fault
 from environment import Host, Key, Target, Token
 
 __all__ = ["MAX_INITIATION_BYTES", "MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
@@ -18,8 +19,6 @@ PLACEHOLDER = re.compile(
 # Every answer carries this one, so that an event after the call can be told to belong to it.
 RESERVED = "precall_call_id"
 RESERVED_PREFIX = "system__"
-
-SHORTEST_NUMBER = 3
 
 # What ElevenLabs sends before a call has a few hundred bytes; the headers of a SIP call may add to them.
 MAX_INITIATION_BYTES = 262_144
@@ -54,6 +53,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     conversation_init_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 2_500
     """From the headers of an initiation webhook until its answer has left."""
 
+    default_region: str | None = None
+    """The country, by its two letters, in which a number without its country is read."""
+
     own_numbers: tuple[str, ...] = ()
     """The numbers that our agents call from: with one of these as the caller, the called is the person."""
 
@@ -86,6 +88,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+
+    def legible(self, number: str | None) -> str | None:
+        """A number as people and agents read it: in E.164 form, or as it was written where it has none."""
+        return None if number is None else e164(number, self.default_region) or number
 
     @property
     def max_sample_bytes(self) -> int:
@@ -135,8 +141,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             faults.append("BODY_BUFFER_MB must hold a delivery of the largest sample, half as large again")
         if self.max_buffered_bytes < self.max_held_event_bytes:
             faults.append("BODY_BUFFER_MB must hold POST_CALL_HELD_MB")
-        if any(len(re.findall("[0-9]", number)) < SHORTEST_NUMBER for number in self.own_numbers):
-            faults.append("OWN_NUMBERS: expected telephone numbers, comma-separated")
+        if fault := region_fault(self.default_region):
+            faults.append(fault)
+        elif any(e164(number, self.default_region) is None for number in self.own_numbers):
+            faults.append(
+                "OWN_NUMBERS: expected telephone numbers such as +31612345678, comma-separated; "
+                "national ones need DEFAULT_REGION"
+            )
         if faults:
             raise ValueError(*faults)
 

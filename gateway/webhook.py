@@ -75,7 +75,7 @@ async def handled(
             limit=settings.max_body_bytes,
             seconds=min(settings.body_timeout_seconds, settings.precall_budget_ms / 1000),
         )
-        prepare, facts = receive(verified, media, settings.max_sample_bytes, progress)
+        prepare, facts = receive(verified, media, settings, progress)
         # Not needed while the cloner works, which is most of the time.
         del verified, check
         response = await call_through(desk.cloner, prepare, request.receive, _left(settings, progress))
@@ -99,10 +99,10 @@ def without_voice(desk: Desk, progress: Progress, refused: Refusal) -> FallbackC
 
 
 def receive(
-    body: VerifiedBody, media: MediaType, max_sample_bytes: int, progress: Progress
+    body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
 ) -> tuple[PrepareCallRequest, Facts]:
     """The request to the cloner, and what the answer needs of it. Raises DeliveryError."""
-    call = delivery.read(body, media, max_sample_bytes=max_sample_bytes)
+    call = delivery.read(body, media, max_sample_bytes=settings.max_sample_bytes)
     progress.conversation_id = call.conversation_id
     get_current_span().set_attributes(
         {"gen_ai.agent.id": call.agent_id, "precall.sample.size": len(call.sample)}
@@ -110,7 +110,7 @@ def receive(
     facts = Facts(
         name=call.name,
         date_of_birth=call.date_of_birth,
-        phone_number=call.phone_number,
+        phone_number=settings.legible(call.phone_number),
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
         call_id=unknown_call(),

@@ -73,6 +73,8 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     voice: VoiceRow | None
     given: AgentRow | None
     turn: int
+    persons: int | None = None
+    """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
 
 
 # Stands for whoever a delivery has named for a call, where nothing came of it.
@@ -167,11 +169,16 @@ def open_call(
     elif new.confirmed:
         tx.run(CONFIRMED, id=call.id)
     voice = voices.in_use(tx, call.marker) if call.marker else None
-    if voice is None and number is not None and not call.named and call.ended_at is None:
-        voice = voices.of_number(tx, number)
+    persons = None if voice is None else 1
+    if voice is None and not call.named and call.ended_at is None:
+        voice = None if number is None else voices.of_number(tx, number)
+        persons = 0 if number is None else 1
+        if voice is None and number is not None:
+            persons = voices.persons_of(tx, number)
     if voice is not None and require_consent and not voice.consent:
         voice = None
-    return _noted(tx, call, _used(tx, call, voice, now=new.begun_at))
+    noted = _noted(tx, call, _used(tx, call, voice, now=new.begun_at))
+    return msgspec.structs.replace(noted, persons=persons)
 
 
 def attach(tx: Transaction, call_id: str, marker: str, *, now: float) -> bool:

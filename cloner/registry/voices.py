@@ -103,6 +103,7 @@ OF_NUMBER = Statement(f"""
     )
     ORDER BY created_at DESC LIMIT 1
 """)
+PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2")
 BELOW = """state = 'ready' AND (created_at, marker) < (:at, :below)
     ORDER BY created_at DESC, marker DESC LIMIT :size"""
 PAGE = Statement(f"{SELECT} WHERE {BELOW}")
@@ -224,6 +225,11 @@ def of_number(tx: Transaction, number: str) -> VoiceRow | None:
     Whoever is still known counts, also without a voice.
     """
     return _only(tx, OF_NUMBER, number=number)
+
+
+def persons_of(tx: Transaction, number: str) -> int:
+    """How many persons are known by this number: 0, 1, or 2 for more."""
+    return len(tx.all(PERSONS, number=number))
 
 
 def by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:

@@ -108,25 +108,64 @@ async def test_caller_known_by_number(cloner: CloningServiceStub, emulator: Emul
 
 @ON_SQLITE
 async def test_spellings_of_a_number(cloner: CloningServiceStub, speech: bytes) -> None:
-    """Whatever parses as the same E.164 number is the same number, and what does not is another."""
+    """However a number is written, it is the same number; without its country it is nobody's."""
     voice = await known(cloner, speech)
-    numbers = ["+31 6 1234 5678", "  +31-6-12345678 ", "+31(6)12345678", "tel:+31612345678", "0612345678"]
+    numbers = [
+        "+31 6 1234 5678", "  +31-6-12345678 ", "+31(6)12345678", "+31 (0)6 12345678", "0031612345678", "31612345678",
+        "tel:+31612345678;ext=5", "sip:+31612345678@203.0.113.7;user=phone", "sips:0031612345678@host", "+31612345678@host",
+        '"Ivan" <sip:+31612345678@trunk.example.com:5060;transport=udp;user=phone>;tag=1928301774', "whatsapp:31612345678",
+        "\u202a+31612345678\u202c", "+31\u00a06\u202f12345678", "\uff0b\uff13\uff11\uff16\uff11\uff12\uff13\uff14\uff15\uff16\uff17\uff18",
+    ]  # fmt: skip
     opened = [
-        await cloner.OpenCall(opening(number, f"conv_{n}"), timeout=10) for n, number in enumerate(numbers)
+        await cloner.OpenCall(opening(number, f"conv_{n}"), timeout=10)
+        for n, number in enumerate([*numbers, "0612345678"])
     ]
 
-    assert [*[voice.voice_id] * 4, ""] == [answer.voice.voice_id for answer in opened]
+    assert [*[voice.voice_id] * len(numbers), ""] == [answer.voice.voice_id for answer in opened]
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("number", ["", "   ", UNKNOWN, "anonymous"])
+async def test_national_number(cloning, speech: bytes) -> None:
+    """Where the country is set, a number without it is the same number, for who is told and who is found."""
+    async with cloning(default_region="NL") as cloner:
+        caller = pb.Caller(name="Ivan", phone_number="06 12345678")
+        voice = await known(cloner, speech, caller)
+        opened = await cloner.OpenCall(opening("sip:0612345678@203.0.113.7"), timeout=10)
+        again = await cloner.PrepareCall(
+            call(speech, pb.Caller(name="Ivan", phone_number=NUMBER), "conv_2"), timeout=10
+        )
+        found = await cloner.ListVoices(
+            pb.ListVoicesRequest(caller=pb.Caller(phone_number="0031 612345678")), timeout=10
+        )
+
+    assert [voice] * 3 == [opened.voice, again.voice, *found.voices]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("number", ["", "   ", UNKNOWN, "anonymous", "sip:anonymous@203.0.113.7"])
 async def test_nobody_known(cloner: CloningServiceStub, speech: bytes, number: str) -> None:
     """An unknown caller gets nobody's voice, and the call has an id all the same."""
     await known(cloner, speech)
     opened = await cloner.OpenCall(opening(number), timeout=10)
 
     assert (False, "", "") == (opened.HasField("voice"), opened.name, opened.first_message)
+    assert pb.CALLER_MATCH_NONE == opened.caller_match
     assert opened.call_id.startswith("call_")
+
+
+@ON_SQLITE
+async def test_known_without_a_voice(cloning, emulator: Emulator, speech: bytes) -> None:
+    """One who is known and has lost the voice is told apart from nobody and from many."""
+    clock = Clock()
+    async with cloning(now=clock, **NOT_RECONCILED) as cloner:
+        voice = await known(cloner, speech)
+        there = await cloner.OpenCall(opening(), timeout=10)
+        emulator.voices.remove(voice.voice_id)
+        clock.ahead = 601
+        lost = await cloner.OpenCall(opening(conversation="conv_10"), timeout=10)
+
+    assert (True, False) == (there.HasField("voice"), lost.HasField("voice"))
+    assert [pb.CALLER_MATCH_ONE] * 2 == [there.caller_match, lost.caller_match]
 
 
 @pytest.mark.parametrize("state", ["ready", "gone", "failed"])
@@ -151,6 +190,7 @@ async def test_two_callers_behind_one_number(
 
         shared = await cloner.OpenCall(opening(), timeout=10)
         assert (False, "", "") == (shared.HasField("voice"), shared.name, shared.first_message)
+        assert pb.CALLER_MATCH_SEVERAL == shared.caller_match
 
         await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=ANNA), timeout=10)
         alone = await cloner.OpenCall(opening(conversation="conv_10"), timeout=10)
@@ -716,7 +756,13 @@ async def test_opened_while_delivered(
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("number", ["anonymous", "Restricted", "+266696687", "", "-"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "anonymous", "Restricted", "+266696687", "", "-", "sip:anonymous@203.0.113.7", "00000", "+0", "+10000000000",
+        '"Anonymous" <sip:anonymous@anonymous.invalid>', '"+31612345678" <sip:anonymous@host>', "203.0.113.7", "n/a", "1000",
+    ],
+)  # fmt: skip
 async def test_withheld_number(cloner: CloningServiceStub, samples: Any, speech: bytes, number: str) -> None:
     """A number that many share because it was withheld finds nobody, and tells nobody from another."""
     hidden = pb.Caller(name="Ivan", phone_number=number)

@@ -38,6 +38,13 @@ def test_every_fault_is_named() -> None:
     assert "\n" not in told
 
 
+@pytest.mark.parametrize("region", ["31", "Netherlands", "UK"])
+def test_no_region(region: str) -> None:
+    """A region that is no country's is a fault, by its name."""
+    with pytest.raises(EnvironmentInvalid, match="DEFAULT_REGION"):
+        read(Settings, {"ELEVENLABS_API_KEY": "key-1", "DEFAULT_REGION": region})
+
+
 @pytest.mark.parametrize("message", ["Hallo {nam}", "Hallo {}", "   {x|y}"])
 def test_greeting_with_an_unknown_placeholder(message: str) -> None:
     """A typing error in the greeting stops the process and is not read out to a caller."""

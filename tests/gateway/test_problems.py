@@ -202,6 +202,16 @@ def test_codes_of_a_route() -> None:
         (rpc_error(grpc.StatusCode.UNAVAILABLE, info("NEWER"), message="Newer words."), "Newer words."),
         (rpc_error(grpc.StatusCode.UNAVAILABLE, info("X", "other"), message="Theirs."), ""),
         (rpc_error(grpc.StatusCode.UNAVAILABLE), ""),
+        (
+            rpc_error(
+                grpc.StatusCode.INVALID_ARGUMENT, info("FIELD_INVALID"), message="caller.name may not be so."
+            ),
+            "caller_metadata.name may not be so.",
+        ),
+        (
+            rpc_error(grpc.StatusCode.INVALID_ARGUMENT, info("FIELD_INVALID"), message="sample is required"),
+            "sample is required",
+        ),
     ],
 )
 def test_whose_words(failure: Exception, message: str) -> None:

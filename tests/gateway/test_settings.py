@@ -21,6 +21,7 @@ def test_defaults() -> None:
         precall_fallback="error",
         conversation_init_token=None,
         conversation_init_budget_ms=2500,
+        default_region=None,
         own_numbers=(),
         dynamic_variables={},
         override_leaves=("tts.voice_id", "agent.first_message"),
@@ -52,7 +53,8 @@ def test_all() -> None:
             "PRECALL_FALLBACK": "default_voice",
             "CONVERSATION_INIT_TOKEN": "token-of-the-initiation",
             "CONVERSATION_INIT_BUDGET_MS": "900",
-            "OWN_NUMBERS": "+31201234567, +31 800 1234",
+            "DEFAULT_REGION": "NL",
+            "OWN_NUMBERS": "+31201234567, 0800 1234, tel:+31-20-1234568",
             "DYNAMIC_VARIABLES": '{"who": "{name|friend}", "visits": 3, "vip": true, "rate": 0.5, "code": "5"}',
             "OVERRIDE_LEAVES": "tts.voice_id",
             "VOICE_CLONE_MAX_SIZE_MB": "2.5",
@@ -79,7 +81,8 @@ def test_all() -> None:
         precall_fallback="default_voice",
         conversation_init_token=Secret("token-of-the-initiation"),
         conversation_init_budget_ms=900,
-        own_numbers=("+31201234567", "+31 800 1234"),
+        default_region="NL",
+        own_numbers=("+31201234567", "0800 1234", "tel:+31-20-1234568"),
         dynamic_variables={"who": "{name|friend}", "visits": 3, "vip": True, "rate": 0.5, "code": "5"},
         override_leaves=("tts.voice_id",),
         voice_clone_max_size_mb=2.5,
@@ -152,6 +155,12 @@ def test_token_refused(name: str, token: str) -> None:
         ("PRECALL_FALLBACK", "silence"),
         ("CONVERSATION_INIT_BUDGET_MS", "199"),
         ("OWN_NUMBERS", "+31201234567,ours"),
+        ("OWN_NUMBERS", "+31201234567,020 7654321"),
+        ("OWN_NUMBERS", "+10000000000"),
+        ("OWN_NUMBERS", "anonymous"),
+        ("DEFAULT_REGION", "31"),
+        ("DEFAULT_REGION", "Netherlands"),
+        ("DEFAULT_REGION", "UK"),
         ("OVERRIDE_LEAVES", "tts.voice_id,agent.prompt"),
         ("VOICE_CLONE_MAX_SIZE_MB", "0"),
         ("VOICE_CLONE_MAX_SIZE_MB", "nan"),
@@ -200,6 +209,15 @@ def test_refused(name: str, value: str) -> None:
 
     assert name in str(fault.value)
     assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("number", ["020 7654321", "+10000000000", "sip:reception@203.0.113.7"])
+def test_own_number_is_not_repeated(number: str) -> None:
+    """A number of our own that is none is a fault whose text says what to change, and not the number."""
+    with pytest.raises(EnvironmentInvalid, match=r"OWN_NUMBERS.*DEFAULT_REGION") as fault:
+        read(Settings, LEAST | {"OWN_NUMBERS": number})
+
+    assert number not in str(fault.value)
 
 
 def test_every_fault_is_named() -> None:

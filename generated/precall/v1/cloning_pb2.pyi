@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CallerMatch:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CallerMatchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallerMatch.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CALLER_MATCH_UNSPECIFIED: _CallerMatch.ValueType  # 0
+    """Nobody was looked for: a delivery has named the caller and no voice came of it, or the call is over."""
+    CALLER_MATCH_NONE: _CallerMatch.ValueType  # 1
+    """Nobody is known by the number, or there is none."""
+    CALLER_MATCH_ONE: _CallerMatch.ValueType  # 2
+    """One caller is known. Where there is no voice all the same, it is lost, not made yet, or lacks a consent
+    that is required.
+    """
+    CALLER_MATCH_SEVERAL: _CallerMatch.ValueType  # 3
+    """More than one caller is known by the number, so it tells of none of them."""
+
+class CallerMatch(_CallerMatch, metaclass=_CallerMatchEnumTypeWrapper):
+    """CallerMatch says how many callers are known by a call or its number."""
+
+CALLER_MATCH_UNSPECIFIED: CallerMatch.ValueType  # 0
+"""Nobody was looked for: a delivery has named the caller and no voice came of it, or the call is over."""
+CALLER_MATCH_NONE: CallerMatch.ValueType  # 1
+"""Nobody is known by the number, or there is none."""
+CALLER_MATCH_ONE: CallerMatch.ValueType  # 2
+"""One caller is known. Where there is no voice all the same, it is lost, not made yet, or lacks a consent
+that is required.
+"""
+CALLER_MATCH_SEVERAL: CallerMatch.ValueType  # 3
+"""More than one caller is known by the number, so it tells of none of them."""
+Global___CallerMatch: _TypeAlias = CallerMatch  # noqa: Y015
+
 @_typing.final
 class Caller(_message.Message):
     """Caller says who is calling. All parts together tell one caller from another."""
@@ -29,12 +62,16 @@ class Caller(_message.Message):
     DATE_OF_BIRTH_FIELD_NUMBER: _builtins.int
     PHONE_NUMBER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Optional. The name to greet by, at most 200 characters. Without it the greeting has none."""
+    """Optional. The name to greet by: at most 200 characters, none of them a control character. Without
+    it the greeting has none. Names are compared in NFC, without regard to case and kinds of spaces.
+    """
     date_of_birth: _builtins.str
     """Optional. The date of birth as the sender writes it, at most 64 characters. It is not parsed."""
     phone_number: _builtins.str
-    """Optional. The phone number, best in E.164 form such as "+31612345678"; at most 64 characters.
-    Without one the bytes of the sample help to tell callers apart.
+    """Optional. The phone number, best in E.164 form such as "+31612345678"; at most 64 characters, or 256
+    as a `tel:`, `sip:` or `whatsapp:` address, with or without a display name. What no numbering plan
+    has, such as "anonymous" or zeros, counts as no number. Without one the bytes of the sample help to
+    tell callers apart.
     """
     def __init__(
         self,
@@ -291,8 +328,8 @@ class OpenCallRequest(_message.Message):
     characters. It is never mistaken for a conversation or a `sip_call_id` of the same text.
     """
     phone_number: _builtins.str
-    """Optional. The number of the person on the line, best in E.164 form; at most 64 characters. A
-    number can be forged: it finds a voice, and proves nothing.
+    """Optional. The number of the person on the line, under the rules of Caller.phone_number. A number can
+    be forged: it finds a voice, and proves nothing.
     """
     sip_call_id: _builtins.str
     """What a SIP trunk calls the call, where it has neither a conversation nor a `call_sid`: at most 256
@@ -328,6 +365,7 @@ class OpenCallResponse(_message.Message):
     AGENT_BEFORE_FIELD_NUMBER: _builtins.int
     REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
     SETTINGS_SEEN_FIELD_NUMBER: _builtins.int
+    CALLER_MATCH_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """Names this call, as in PrepareCallResponse. While no PrepareCall has said who is calling, the same
     conversation, `call_sid` or `sip_call_id` from another number is another call, with an id of its own.
@@ -338,6 +376,8 @@ class OpenCallResponse(_message.Message):
     """The greeting for this caller, in one line of text. Empty without a voice."""
     settings_seen: _builtins.bool
     """Whether the agent's own settings were seen, as in PrepareCallResponse."""
+    caller_match: Global___CallerMatch.ValueType
+    """How many callers are known by the call or its number."""
     @_builtins.property
     def voice(self) -> Global___Voice:
         """The caller's voice. Absent where nobody's voice is to be used: no caller is known by the number,
@@ -364,10 +404,11 @@ class OpenCallResponse(_message.Message):
         agent_before: Global___Speech | None = ...,
         refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
         settings_seen: _builtins.bool = ...,
+        caller_match: Global___CallerMatch.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "first_message", b"first_message", "name", b"name", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "caller_match", b"caller_match", "first_message", b"first_message", "name", b"name", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -495,7 +536,7 @@ class ListVoicesRequest(_message.Message):
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. Only the voices of this caller, told as for the voice. With a phone number alone, of
-        everybody who called from it. A phone number is required.
+        everybody who called from it. A phone number is required; what is none is FIELD_INVALID.
         """
 
     def __init__(
@@ -617,7 +658,7 @@ class ReplaceVoiceRequest(_message.Message):
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Required. Whose voice it is, told as it was told for the voice that there is. A phone number is
-        required.
+        required; what is none is FIELD_INVALID.
         """
 
     def __init__(
@@ -672,7 +713,7 @@ class ForgetCallerRequest(_message.Message):
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. The caller, told as for the voice. With a phone number alone, everybody who called from
-        it is forgotten.
+        it is forgotten. What is no phone number is FIELD_INVALID.
         """
 
     def __init__(

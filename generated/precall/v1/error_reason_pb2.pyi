@@ -64,6 +64,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The path or service exists but does not offer this method.
     HTTP 405, gRPC UNIMPLEMENTED.
     """
+    ERROR_REASON_CONVERSATION_MISMATCH: _ErrorReason.ValueType  # 38
+    """This agent and conversation were asked about before, for another caller. A conversation has one.
+    HTTP 409, gRPC ALREADY_EXISTS.
+    """
     ERROR_REASON_BODY_TIMEOUT: _ErrorReason.ValueType  # 11
     """The body did not arrive in time.
     HTTP 408, gRPC -.
@@ -168,10 +172,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A bug in this system. The trace shows where.
     HTTP 500, gRPC INTERNAL.
     """
-    ERROR_REASON_CONVERSATION_MISMATCH: _ErrorReason.ValueType  # 38
-    """The conversation was asked about for another caller, and a conversation has one. Nothing was done.
-    HTTP 409, gRPC ALREADY_EXISTS.
-    """
     ERROR_REASON_VOICE_NOT_ACTIVATED: _ErrorReason.ValueType  # 37
     """The voice exists, but neither the agent nor an override may carry it. A reason to fall back, never a failure.
     HTTP -, gRPC -.
@@ -226,6 +226,10 @@ HTTP 404, gRPC NOT_FOUND.
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 10
 """The path or service exists but does not offer this method.
 HTTP 405, gRPC UNIMPLEMENTED.
+"""
+ERROR_REASON_CONVERSATION_MISMATCH: ErrorReason.ValueType  # 38
+"""This agent and conversation were asked about before, for another caller. A conversation has one.
+HTTP 409, gRPC ALREADY_EXISTS.
 """
 ERROR_REASON_BODY_TIMEOUT: ErrorReason.ValueType  # 11
 """The body did not arrive in time.
@@ -330,10 +334,6 @@ HTTP 504, gRPC DEADLINE_EXCEEDED.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 36
 """A bug in this system. The trace shows where.
 HTTP 500, gRPC INTERNAL.
-"""
-ERROR_REASON_CONVERSATION_MISMATCH: ErrorReason.ValueType  # 38
-"""The conversation was asked about for another caller, and a conversation has one. Nothing was done.
-HTTP 409, gRPC ALREADY_EXISTS.
 """
 ERROR_REASON_VOICE_NOT_ACTIVATED: ErrorReason.ValueType  # 37
 """The voice exists, but neither the agent nor an override may carry it. A reason to fall back, never a failure.
