@@ -38,6 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     voice_clone_min_duration: Annotated[float, Meta(ge=0)] = 3.0
     voice_clone_max_duration: Positive = 600.0
+    voice_clone_min_sound: Annotated[float, Meta(ge=0)] = 1.0
     voice_clone_min_sample_rate: Annotated[int, Meta(ge=0)] = 16_000
     voice_clone_max_size_mb: Positive = 10.0
 
@@ -75,6 +76,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ValueError("DEFAULT_FIRST_MESSAGE: expected a sentence with {name} as its only placeholder")
         if self.voice_clone_min_duration > self.voice_clone_max_duration:
             raise ValueError("VOICE_CLONE_MIN_DURATION: expected at most VOICE_CLONE_MAX_DURATION")
+        if self.voice_clone_min_sound > self.voice_clone_max_duration:
+            raise ValueError("VOICE_CLONE_MIN_SOUND: expected at most VOICE_CLONE_MAX_DURATION")
         if self.cloner_token is None and not _is_loopback(self.cloner_host):
             raise ValueError("CLONER_TOKEN is required unless CLONER_HOST is a loopback address")
         if self.caller_hash_key is None and not self.database_url.startswith("sqlite:"):
