@@ -10,6 +10,7 @@ import ctypes
 import math
 import mmap
 import os
+import re
 import resource
 import signal
 import socket
@@ -75,12 +76,17 @@ BEYOND_SECONDS = 1.0  # decoded beyond the limit, so that nobody mistakes the li
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
+# How the description of a track begins that is encrypted.
+ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
+
 NO_SOUND = "holds no sound that can be decoded: it is damaged or cut short"
 
 
 def find_out(data: Bytes, max_seconds: float) -> Finding:
     """Decodes a sample and says what it is, or raises Unreadable; stops soon after `max_seconds` of sound."""
     container = find_container(data)
+    if container.kind in ("mp4", "quicktime"):
+        _check_index(data, container)
     fault = ""
     for probe_size in PROBE_SIZES:
         try:
@@ -91,19 +97,18 @@ def find_out(data: Bytes, max_seconds: float) -> Finding:
             fault = str(error)
         except Exception:  # noqa: BLE001 - what hostile bytes make PyAV raise is listed nowhere
             fault = fault or "cannot be decoded: it is damaged or cut short"
-    raise Unreadable(_cause(data, container) or fault)
+    raise Unreadable(fault)
 
 
-def _cause(data: Bytes, container: Container) -> str | None:
-    """What is known to make a file of the QuickTime family undecodable."""
-    if DEMUXERS[container.kind] != "mov":
-        return None
+def _check_index(data: Bytes, container: Container) -> None:
+    """Raises Unreadable where the index is missing, or where it says that the sound is encrypted."""
     index = find_index(data, container)
     if index is None:
-        return "is an MP4 without its index (moov): it was cut short or never finished; send the whole file"
-    if any(data.find(mark, *index) >= 0 for mark in (b"enca", b"drms", b"adrm")):
-        return f"is encrypted; {WANTED}, without copy protection"
-    return None
+        raise Unreadable(
+            "is an MP4 without its index (moov): it was cut short or never finished; send the whole file"
+        )
+    if ENCRYPTED.search(data[slice(*index)]):  # it would decode to noise
+        raise Unreadable(f"is encrypted; {WANTED}, without copy protection")
 
 
 class _Window:

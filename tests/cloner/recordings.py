@@ -30,6 +30,7 @@ def encoded(
     rate: int = 44100,
     layout: str = "mono",
     streams: int = 1,
+    second: str = "",
     video: bool = False,
     loud: bool = True,
 ) -> bytes:
@@ -39,7 +40,8 @@ def encoded(
     with av.open(file, "w", format=container) as out:
         if video:
             picture = out.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
-        sounds: list[Any] = [out.add_stream(codec, rate=rate, layout=layout) for _ in range(streams)]
+        codecs = [codec, *[second or codec] * (streams - 1)][:streams]
+        sounds: list[Any] = [out.add_stream(each, rate=rate, layout=layout) for each in codecs]
         if video:
             for _ in range(int(25 * seconds)):
                 grey = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 128, "u1"), format="rgb24")
@@ -56,6 +58,18 @@ def encoded(
                 out.mux(stream.encode(frame))
                 left -= count
             out.mux(stream.encode())
+    return file.getvalue()
+
+
+def repacked(sample: bytes, container: str) -> bytes:
+    """The same sound, encoded as it is, in another container."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(sample)) as given, av.open(file, "w", format=container) as out:
+        stream = out.add_stream_from_template(given.streams.audio[0])
+        for packet in given.demux(given.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
     return file.getvalue()
 
 
