@@ -8,6 +8,7 @@ import msgspec
 from opentelemetry.sdk.trace import TracerProvider
 
 from cloner.audio import Audio, InspectionUnavailable, Inspector
+from cloner.finding import SOUND_DBFS
 
 __all__ = [
     "Limits",
@@ -22,8 +23,6 @@ __all__ = [
     "Samples",
     "judge",
 ]
-
-SILENCE_DBFS = -50.0
 
 
 class SampleRefused(Exception):
@@ -43,7 +42,7 @@ class SampleTooLong(SampleRefused):
 
 
 class SampleSilent(SampleRefused):
-    """Nothing in it is louder than the threshold."""
+    """Less of it sounds than needed."""
 
 
 class SampleRateTooLow(SampleRefused):
@@ -56,6 +55,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int
     min_seconds: float
     max_seconds: float
+    min_sound_seconds: float
     min_rate: int
 
 
@@ -119,12 +119,14 @@ class Samples:
                 }
             )
             judge(audio, self._limits)
-        return Recording(sample=sample, filename=f"sample.{audio.extension}", media_type=audio.media_type)
+        return Recording(
+            sample=sample[audio.begins :], filename=f"sample.{audio.extension}", media_type=audio.media_type
+        )
 
 
 def judge(audio: Audio, limits: Limits) -> None:
     """Returns if the audio will do; raises a SampleRefused if not."""
-    seconds = audio.duration_seconds
+    seconds, sounding = audio.duration_seconds, audio.sounding_seconds
     if seconds < limits.min_seconds:
         found = _below(seconds, limits.min_seconds)
         raise SampleTooShort(f"Voice sample too short: {found} s, at least {limits.min_seconds:.1f} s needed")
@@ -133,10 +135,16 @@ def judge(audio: Audio, limits: Limits) -> None:
         raise SampleTooLong(f"Voice sample too long: more than the {limits.max_seconds:.1f} s allowed")
     if audio.sample_rate < limits.min_rate:
         raise SampleRateTooLow(
-            f"Voice sample rate too low: {audio.sample_rate} Hz, at least {limits.min_rate} Hz needed"
+            f"Voice sample rate too low: {audio.sample_rate} Hz, at least {limits.min_rate} Hz needed;"
+            f" this is {seconds:.1f} s of {audio.codec}. Record at {limits.min_rate} Hz or more (converting"
+            " adds nothing), or have VOICE_CLONE_MIN_SAMPLE_RATE lowered"
         )
-    if audio.peak_dbfs < SILENCE_DBFS:
-        raise SampleSilent(f"Voice sample is silent: nothing in it is louder than {SILENCE_DBFS:.0f} dBFS")
+    if sounding < limits.min_sound_seconds:
+        found = _below(sounding, limits.min_sound_seconds)
+        raise SampleSilent(
+            f"Voice sample is silent: {found} s of its {seconds:.1f} s are louder than {SOUND_DBFS:.0f} dBFS,"
+            f" at least {limits.min_sound_seconds:.1f} s needed"
+        )
 
 
 def _below(seconds: float, limit: float) -> str:

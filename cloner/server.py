@@ -147,6 +147,7 @@ def _rooms(
         max_bytes=settings.max_sample_bytes,
         min_seconds=settings.voice_clone_min_duration,
         max_seconds=settings.voice_clone_max_duration,
+        min_sound_seconds=settings.voice_clone_min_sound,
         min_rate=settings.voice_clone_min_sample_rate,
     )
     samples = Samples(

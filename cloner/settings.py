@@ -46,6 +46,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     voice_clone_min_duration: Seconds = 3.0
     voice_clone_max_duration: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    voice_clone_min_sound: Seconds = 1.0
     voice_clone_min_sample_rate: Annotated[int, Meta(ge=0, le=768_000)] = 16_000
     voice_clone_max_size_mb: Annotated[float, Meta(gt=0, le=256)] = 10.0
 
@@ -86,6 +87,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             faults.append(fault)
         if self.voice_clone_min_duration > self.voice_clone_max_duration:
             faults.append("VOICE_CLONE_MIN_DURATION must be at most VOICE_CLONE_MAX_DURATION")
+        if self.voice_clone_min_sound > self.voice_clone_max_duration:
+            faults.append("VOICE_CLONE_MIN_SOUND must be at most VOICE_CLONE_MAX_DURATION")
         if not self.cloner_token and not is_loopback(self.cloner_host):
             faults.append("CLONER_TOKEN is required unless CLONER_HOST is a loopback address")
         if problem := address_problem(self.database_url):

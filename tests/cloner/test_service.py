@@ -22,6 +22,11 @@ CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
 AGENT = "/v1/convai/agents/{agent_id}"
 SEARCH = "/v2/voices"
+SILENT = "Voice sample is silent: 0.0 s of its 4.0 s are louder than -50 dBFS, at least 1.0 s needed"
+TELEPHONE = (
+    "Voice sample rate too low: 8000 Hz, at least 16000 Hz needed; this is 4.0 s of PCM. Record at 16000 Hz or"
+    " more (converting adds nothing), or have VOICE_CLONE_MIN_SAMPLE_RATE lowered"
+)
 SERVER_SPAN = "precall.v1.CloningService/PrepareCall"
 
 
@@ -177,8 +182,8 @@ async def test_invalid_field(
         (silence(2.1), ("SAMPLE_TOO_SHORT", "Voice sample too short: 2.1 s, at least 3.0 s needed")),
         (silence(2.99), ("SAMPLE_TOO_SHORT", "Voice sample too short: 2.9 s, at least 3.0 s needed")),
         (silence(350, 16_000), ("SAMPLE_TOO_LARGE", "Voice sample too large: more than the 10.0 MB allowed")),
-        (silence(4), ("SAMPLE_SILENT", "Voice sample is silent: nothing in it is louder than -50 dBFS")),
-        (silence(4, 8_000), ("SAMPLE_RATE_TOO_LOW", "Voice sample rate too low: 8000 Hz, at least 16000 Hz needed")),
+        (silence(4), ("SAMPLE_SILENT", SILENT)),
+        (silence(4, 8_000), ("SAMPLE_RATE_TOO_LOW", TELEPHONE)),
     ],
     ids=["short", "nearly long enough", "large", "silent", "rate"],
 )  # fmt: skip

@@ -13,6 +13,7 @@ def test_defaults() -> None:
     assert ("127.0.0.1", 50051) == (settings.cloner_host, settings.cloner_port)
     assert "https://api.elevenlabs.io" == settings.elevenlabs_base_url
     assert 10 * 1024 * 1024 == settings.max_sample_bytes
+    assert 1.0 == settings.voice_clone_min_sound
     assert (False, 30.0) == (settings.require_consent, settings.enrolment_keep_days)
 
 
@@ -175,3 +176,10 @@ def test_what_must_go_together(environ: dict[str, str], named: str) -> None:
 def test_loopback_needs_no_token(host: str) -> None:
     """Who is on this machine is let in."""
     assert host == read(Settings, {"ELEVENLABS_API_KEY": "key-1", "CLONER_HOST": host}).cloner_host
+
+
+@pytest.mark.parametrize("seconds", ["-1", "601", "loud"])
+def test_more_sound_than_a_sample_can_have(seconds: str) -> None:
+    """What no sample could keep to stops the process."""
+    with pytest.raises(EnvironmentInvalid, match="VOICE_CLONE_MIN_SOUND"):
+        read(Settings, {"ELEVENLABS_API_KEY": "key-1", "VOICE_CLONE_MIN_SOUND": seconds})

@@ -93,7 +93,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 422, gRPC INVALID_ARGUMENT.
     """
     ERROR_REASON_SAMPLE_SILENT: _ErrorReason.ValueType  # 17
-    """The sample never gets louder than -50 dBFS.
+    """Too little of the sample is louder than -50 dBFS, by default less than a second.
     HTTP 422, gRPC INVALID_ARGUMENT.
     """
     ERROR_REASON_SAMPLE_RATE_TOO_LOW: _ErrorReason.ValueType  # 18
@@ -256,7 +256,7 @@ ERROR_REASON_SAMPLE_TOO_LONG: ErrorReason.ValueType  # 16
 HTTP 422, gRPC INVALID_ARGUMENT.
 """
 ERROR_REASON_SAMPLE_SILENT: ErrorReason.ValueType  # 17
-"""The sample never gets louder than -50 dBFS.
+"""Too little of the sample is louder than -50 dBFS, by default less than a second.
 HTTP 422, gRPC INVALID_ARGUMENT.
 """
 ERROR_REASON_SAMPLE_RATE_TOO_LOW: ErrorReason.ValueType  # 18
