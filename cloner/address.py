@@ -53,8 +53,10 @@ def _postgres_problem(url: str) -> str | None:
     from psycopg.conninfo import conninfo_to_dict
 
     path, _, query = postgres_url(url).partition("://")[2].partition("?")
-    authority, _, database = path.partition("/")
-    if authority.count("@") > 1 or "@" in database or ("@" in query and "@" not in authority):
+    authority, slash, database = path.partition("/")
+    # Else libpq takes a part of the password for the host, and whoever looks that up tells it around.
+    cut_short = not slash and "@" in query and "@" not in authority
+    if authority.count("@") > 1 or "@" in database or cut_short:
         return USERINFO
     try:
         told: dict[str, Any] = conninfo_to_dict(postgres_url(url))

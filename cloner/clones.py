@@ -10,15 +10,16 @@ import structlog
 from opentelemetry.trace import get_current_span
 
 from cloner.failures import ProviderFailure
-from cloner.registry import Store, voices
+from cloner.registry import Store, processes
+from cloner.registry import voices as voice_rows
 from cloner.voice import Voice
 
 __all__ = ["STALE_SECONDS", "Clone", "Clones"]
 
 log = structlog.get_logger()
 
-ALIVE_SECONDS = 2.0  # between two signs of life of who is at an intent
-STALE_SECONDS = 8.0  # without one, whoever was at it is taken to be dead
+ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
+STALE_SECONDS = 8.0  # without one, whoever was at an intent is taken to be dead
 
 
 class Clone:
@@ -89,16 +90,14 @@ class Clones:
         try:
             return await work
         except Exception as failure:
-            await self._store.write(voices.fail, clone.marker, type(failure).__name__, now=self._now())
+            await self._store.write(voice_rows.fail, clone.marker, type(failure).__name__, now=self._now())
             raise
         finally:
             self._clones.pop(clone.marker, None)
 
     async def _beat(self) -> None:
-        """Gives a sign of life for every intent that this process is at."""
+        """Gives signs of life, for whatever intents this process is at."""
         while self._clones:
             await asyncio.sleep(ALIVE_SECONDS)
             with contextlib.suppress(Exception):  # told by whatever else needs the registry
-                await self._store.write(
-                    voices.keep_alive, list(self._clones), owner=self.owner, now=self._now()
-                )
+                await self._store.write(processes.alive, self.owner, now=self._now())

@@ -20,7 +20,7 @@ from cloner.clones import STALE_SECONDS
 from cloner.creation import Creation, marker_in
 from cloner.elevenlabs import ElevenLabs, ListedVoice
 from cloner.failures import ProviderFailure
-from cloner.registry import RegistryUnavailable, Store, VoiceRow, agents, calls, deployment
+from cloner.registry import RegistryUnavailable, Store, VoiceRow, agents, calls, deployment, due, processes
 from cloner.registry import voices as rows
 from cloner.removal import Removal
 from cloner.voices import Voices
@@ -80,30 +80,63 @@ class Janitor:
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
-        """Does what is due, every second or when woken; no kind of work waits for another."""
-        works = (
-            self._close,
-            self._restore,
-            *[self._delete] * DELETIONS_AT_ONCE,
-            self._resume,
-            self._reconcile,
+        """Looks every second, or when woken, and does what is due; no kind of work waits for another."""
+        works = {
+            "close": [self._close],
+            "restore": [self._restore],
+            "delete": [self._delete] * DELETIONS_AT_ONCE,
+            "resume": [self._resume],
+            "reconcile": [self._reconcile],
+        }
+        told = {kind: [asyncio.Event() for _ in alike] for kind, alike in works.items()}
+        await asyncio.gather(
+            self._look(told),
+            *(
+                self._repeat(work, event)
+                for kind, alike in works.items()
+                for work, event in zip(alike, told[kind], strict=True)
+            ),
         )
-        await asyncio.gather(*(self._repeat(work) for work in works))
 
-    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does one kind of work. What fails is due again later, and told in the log."""
+    async def _look(self, told: dict[str, list[asyncio.Event]]) -> None:
+        """Asks the registry one question, which is all that an idle process asks, and tells who is wanted."""
         while True:
             woken = self._woken
+            now, terms = self._now(), self._terms
+            try:
+                found = await self._store.read(
+                    due.what_is_due,
+                    now=now,
+                    busy_since=now - terms.call,
+                    unused_since=None if terms.keep is None else now - terms.keep,
+                    dropped_before=now - terms.closed_rows,
+                    stale=now - STALE_SECONDS,
+                )
+            except RegistryUnavailable as failure:
+                log.warning("put off", work="look", reason=type(failure).__name__)
+            except Exception as bug:  # noqa: BLE001 - the next time it may work
+                log.error("bug", exception=where(bug))
+            else:
+                for kind, events in told.items():
+                    if getattr(found, kind):
+                        for event in events:
+                            event.set()
+            # Not wait_for: before Python 3.12 it can lose a cancellation.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await woken.wait()
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], wanted: asyncio.Event) -> None:
+        """Does one kind of work when it is wanted. What fails is due again later, and told in the log."""
+        while True:
+            await wanted.wait()
+            wanted.clear()
             try:
                 await work()
             except (ProviderFailure, RegistryUnavailable) as failure:
                 log.warning("put off", work=work.__name__.strip("_"), reason=type(failure).__name__)
             except Exception as bug:  # noqa: BLE001 - the next time it may work
                 log.error("bug", exception=where(bug))
-            # Not wait_for: before Python 3.12 it can lose a cancellation.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
-                    await woken.wait()
 
     async def _close(self) -> None:
         """Ends calls that never ended, gives up voices that nobody used for long, drops old rows."""
@@ -116,6 +149,9 @@ class Janitor:
             )
         await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
         await self._store.write(rows.drop_closed, before=now - terms.closed_rows)
+        await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
+        # What was given up is due at once.
+        self.wake()
 
     async def _restore(self) -> None:
         """Gives agents back what they had before a call that is over."""

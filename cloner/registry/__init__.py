@@ -6,7 +6,7 @@ process may be killed between any two of them. Times are Unix seconds, in UTC, a
 arguments.
 """
 
-from cloner.registry import agents, calls, deployment, voices
+from cloner.registry import agents, calls, deployment, due, processes, voices
 from cloner.registry.agents import AgentRow
 from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.opening import opened
@@ -35,6 +35,8 @@ __all__ = [
     "by",
     "calls",
     "deployment",
+    "due",
     "opened",
+    "processes",
     "voices",
 ]

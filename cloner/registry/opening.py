@@ -5,7 +5,7 @@ import contextlib
 import re
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ log = structlog.get_logger()
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number will do, as long as every replica takes the same.
 MIGRATION_LOCK = 7_274_496_313
+MIGRATION_SECONDS = 60
 
 # What Postgres or its client library says when it lets nobody in, and what an operator should read.
 REFUSALS = (
@@ -32,8 +33,8 @@ REFUSALS = (
     (r'role ".*" does not exist|Peer authentication|authentication failed', "Postgres refuses the user"),
     (r'database ".*" does not exist|no such database', "the database does not exist on the server"),
     (r"no pg_hba.conf entry.*(no encryption|SSL off)|SSL(/TLS)? (is )?required|requires SSL",
-     "Postgres wants TLS: add ?sslmode=require to the URL"),
-    (r"no pg_hba.conf entry", "Postgres lets nobody in from this address: see its pg_hba.conf"),
+     "Postgres lets nobody in from here without TLS: add ?sslmode=require, or see its pg_hba.conf"),
+    (r"no pg_hba.conf entry", "Postgres lets nobody in from here: see its pg_hba.conf"),
     (r"does not support SSL|SSL was required", "the server does not speak TLS, which the URL asks for"),
     (r"certificate", "the certificate of the server is not one that the URL lets us trust"),
     (r"could not translate host name|name or service not known|failed to resolve|[Nn]o address",
@@ -76,15 +77,9 @@ def _of_file(path: Path) -> Store:
     made_private(path)
     try:
         with contextlib.closing(connected(path)) as connection:
-            before = _sqlite_revision(connection)
-            if _lacks(before):
-                connection.execute("PRAGMA busy_timeout=60000")
-                connection.execute("BEGIN IMMEDIATE")  # has the whole file for itself
-                before = _sqlite_revision(connection)
-                if _lacks(before):
-                    _migrate("sqlite://", connection, before)
-                if connection.in_transaction:
-                    connection.execute("COMMIT")
+            if _lacks(_sqlite_revision(connection)):
+                connection.execute(f"PRAGMA busy_timeout={MIGRATION_SECONDS * 1000}")
+                _migrate("sqlite://", connection, _sqlite_revision, "BEGIN IMMEDIATE")
         return SqliteStore(path)
     except (sqlite3.Error, OSError) as failure:
         raise RegistryNotOpened(f"DATABASE_URL: {path} {_file_problem(failure)}") from failure
@@ -111,14 +106,9 @@ def _of_server(url: str) -> Store:
 
     try:
         with postgres.connected(url) as connection:
-            before = _postgres_revision(connection)
-            if _lacks(before):
-                connection.execute("BEGIN")
-                connection.execute(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})".encode())
-                before = _postgres_revision(connection)
-                if _lacks(before):
-                    _migrate("postgresql+psycopg://", connection, before)
-                connection.execute("COMMIT")
+            if _lacks(_postgres_revision(connection)):
+                alone = f"BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+                _migrate("postgresql+psycopg://", connection, _postgres_revision, alone)
     except psycopg.Error as failure:
         raise RegistryNotOpened(f"DATABASE_URL: {_server_problem(failure)}") from failure
     return postgres.PostgresStore(url)
@@ -164,8 +154,8 @@ def _known() -> list[str]:
     return sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _migrate(dialect: str, connection: Any, before: str | None) -> None:
-    """Applies migrations within the transaction of the connection, which is left for the caller to commit.
+def _migrate(dialect: str, connection: Any, revision: Callable[[Any], str | None], alone: str) -> None:
+    """Applies what migrations are missing, in one transaction, which begins `alone`.
 
     Only here is SQLAlchemy loaded: a database that is up to date is opened without.
     """
@@ -176,8 +166,13 @@ def _migrate(dialect: str, connection: Any, before: str | None) -> None:
     engine = create_engine(dialect, creator=lambda: connection, poolclass=StaticPool)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.connect() as borrowed:
-        config.attributes["connection"] = borrowed
-        command.upgrade(config, "head")
-        borrowed.commit()
-    log.info("registry migrated", before=before or "empty", after=_known()[-1])
+    # Told to be within a transaction, Alembic begins and ends none.
+    with engine.begin() as borrowed:
+        # Not before: SQLAlchemy takes back whatever it finds begun on a connection that it gets to know.
+        connection.execute(alone)
+        before = revision(connection)
+        if _lacks(before):
+            config.attributes["connection"] = borrowed
+            command.upgrade(config, "head")
+    if _lacks(before):
+        log.info("registry migrated", before=before or "empty", after=_known()[-1])

@@ -84,9 +84,10 @@ class PostgresStore(Store):
 
     postgres = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, longest_seconds: float = LONGEST_SECONDS) -> None:
         super().__init__()
         self._url = url
+        self._longest_seconds = longest_seconds
         self._threads = ThreadPoolExecutor(CONNECTIONS, "registry")
         # The one that was used last is taken first, so that those that nobody needs stay idle.
         self._free: list[Connection] = []
@@ -160,7 +161,7 @@ class PostgresStore(Store):
         except IndexError:
             connection = connected(self._url)
         with self._lock:
-            self._running[connection] = time.monotonic() + LONGEST_SECONDS
+            self._running[connection] = time.monotonic() + self._longest_seconds
         return connection
 
     def _given_back(self, connection: Connection | None, *, keep: bool) -> tuple[bool, bool]:

@@ -4,6 +4,7 @@ import json
 
 import msgspec
 
+from cloner.registry.processes import DEAD, SEEN, alive
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
@@ -24,7 +25,6 @@ __all__ = [
     "in_use",
     "intend",
     "keep",
-    "keep_alive",
     "known",
     "least_recently_used",
     "lost",
@@ -80,8 +80,8 @@ class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # In the order of the row's fields.
-FIELDS = """marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,
-    owner, alive_at, tries, reason, traceparent, consent, consent_at"""
+FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,
+    owner, {SEEN} AS alive_at, tries, reason, traceparent, consent, consent_at"""
 # Ready or on its way: a caller has one such voice at most.
 ACTIVE = "state IN ('intended', 'ready')"
 SELECT = f"SELECT {FIELDS} FROM voices"
@@ -112,9 +112,9 @@ PAGE_OF_NUMBER = Statement(f"{SELECT} WHERE number = :number AND {BELOW}")
 CALL = Statement("SELECT marker FROM calls WHERE id = :call_id FOR UPDATE")
 INTENDED = Statement(f"""
     INSERT INTO voices (marker, caller, replaces, number, person, greeting_name, name, owner, traceparent,
-        consent, kept_until, state, created_at, used_at, checked_at, alive_at, consent_at)
+        consent, kept_until, state, created_at, used_at, checked_at, consent_at)
     VALUES (:marker, :caller, :replaces, :number, :person, :greeting_name, :name, :owner, :traceparent,
-        :consent, :kept_until, 'intended', :now, :now, :now, :now, :consent_at)
+        :consent, :kept_until, 'intended', :now, :now, :now, :consent_at)
     ON CONFLICT (caller) WHERE {ACTIVE} DO NOTHING
 """)
 CALL_HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :call_id")
@@ -136,14 +136,12 @@ FAILED = Statement("""
     UPDATE voices SET state = 'failed', reason = :reason, closed_at = :now
     WHERE marker = :marker AND state = 'intended'
 """)
-ALIVE = Statement("""
-    UPDATE voices SET alive_at = :now WHERE marker = :marker AND owner = :owner AND state = 'intended'
+# By name: who waited for another taker finds another owner here.
+TAKEN_OVER = Statement(f"""
+    UPDATE voices SET owner = :owner
+    WHERE marker = :marker AND state = 'intended' AND owner = :dead AND {DEAD}
 """)
-TAKEN_OVER = Statement("""
-    UPDATE voices SET owner = :owner, alive_at = :now
-    WHERE marker = :marker AND state = 'intended' AND alive_at < :stale
-""")
-ABANDONED = Statement(f"{SELECT} WHERE state = 'intended' AND alive_at < :stale")
+ABANDONED = Statement(f"{SELECT} WHERE state = 'intended' AND {DEAD}")
 CONSENTED = Statement("""
     UPDATE voices SET consent = :consent, consent_at = :now WHERE marker = :marker AND consent = ''
 """)
@@ -275,6 +273,7 @@ def intend(tx: Transaction, new: NewVoiceRow, *, call_id: str | None, now: float
         consent_at = now if new.consent else None
         tx.run(INTENDED, **msgspec.structs.asdict(new), consent_at=consent_at, now=now)
         row = of_caller(tx, new.caller)
+    alive(tx, new.owner, now=now)
     if call_id is not None:
         tx.run(CALL_HAS, call_id=call_id, marker=row.marker, caller=row.caller)
     return row
@@ -312,19 +311,16 @@ def fail(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
     tx.run(FAILED, marker=marker, reason=reason, now=now)
 
 
-def keep_alive(tx: Transaction, markers: list[str], *, owner: str, now: float) -> None:
-    """Says that the owner is still at these intents."""
-    for marker in sorted(markers):
-        tx.run(ALIVE, marker=marker, owner=owner, now=now)
-
-
-def take_over(tx: Transaction, marker: str, *, owner: str, stale: float, now: float) -> bool:
-    """Takes an intent whose owner gave no sign of life since `stale`. True for one taker only."""
-    return tx.run(TAKEN_OVER, marker=marker, owner=owner, stale=stale, now=now) == 1
+def take_over(tx: Transaction, marker: str, *, dead: str, owner: str, stale: float, now: float) -> bool:
+    """Takes an intent of a process that gave no sign of life since `stale`. True for one taker only."""
+    taken = tx.run(TAKEN_OVER, marker=marker, dead=dead, owner=owner, stale=stale) == 1
+    if taken:
+        alive(tx, owner, now=now)
+    return taken
 
 
 def abandoned(tx: Transaction, *, stale: float) -> list[VoiceRow]:
-    """Intents whose owner gave no sign of life since `stale`."""
+    """Intents of processes that gave no sign of life since `stale`."""
     return _every(tx, ABANDONED, stale=stale)
 
 

@@ -156,6 +156,23 @@ async def test_database_that_is_not_there() -> None:
     ] == err.decode().splitlines()
 
 
+@pytest.mark.parametrize(
+    ("url", "status", "line"),
+    [
+        ("sqlite:///:memory:", 2, "DATABASE_URL: expected the path of a SQLite file"),
+        ("sqlite:///missing/precall.sqlite3", 1, "missing does not exist"),
+        ("sqlite:////dev/null", 1, "DATABASE_URL: /dev/null "),
+    ],
+)
+async def test_database_that_cannot_be(url: str, status: int, line: str) -> None:
+    """What is in the way of a database is one line on standard error, and an exit status."""
+    async with process(ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=url) as started:
+        _, err = await started.communicate()
+
+    (told,) = err.decode().splitlines()
+    assert (status, True) == (started.returncode, line in told)
+
+
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 async def test_stops_when_told(name: signal.Signals) -> None:
     """An idle process ends at once, with exit status 0 and without a complaint."""

@@ -183,3 +183,47 @@ def test_more_sound_than_a_sample_can_have(seconds: str) -> None:
     """What no sample could keep to stops the process."""
     with pytest.raises(EnvironmentInvalid, match="VOICE_CLONE_MIN_SOUND"):
         read(Settings, {"ELEVENLABS_API_KEY": "key-1", "VOICE_CLONE_MIN_SOUND": seconds})
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///:memory:", "sqlite://", "sqlite:///", "sqlite:///folder/", "sqlite://relative.sqlite3",
+        "sqlite:///file::memory:?cache=shared", "sqlite:///precall.sqlite3?mode=memory", "mysql://x/y", "precall.sqlite3",
+        f"postgresql://precall:{SECRET}@ss@db/precall", f"postgresql://precall:{SECRET}/word@db/precall",
+        f"postgresql://precall:{SECRET}?word@db/precall", f"postgresql://precall:{SECRET}%zz@db/precall",
+        f"postgresql://precall:{SECRET}@db/precall?nonsense=1", f"postgresql://precall:{SECRET}@db:port/precall",
+        f"postgresql://precall:{SECRET}@db:70000/precall", f"postgresql://precall:{SECRET}@db/precall?connect_timeout=soon",
+        f"postgresql://precall:{SECRET}@[::1/precall",
+    ],
+)  # fmt: skip
+def test_database_url_that_cannot_be_right(url: str) -> None:
+    """It is refused before anything is opened, in one line that names the variable and holds no part of the URL."""
+    environ = {"ELEVENLABS_API_KEY": "key-1", "CALLER_HASH_KEY": "0123456789abcdef", "DATABASE_URL": url}
+    with pytest.raises(EnvironmentInvalid) as caught:
+        read(Settings, environ)
+
+    assert str(caught.value).startswith("DATABASE_URL: ")
+    assert SECRET not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///precall.sqlite3", "sqlite:////var/lib/precall/precall.sqlite3", "sqlite+aiosqlite:///precall.sqlite3",
+        "sqlite:///a folder/precall@home.sqlite3", "postgres://db/precall", "postgresql+asyncpg://db/precall",
+        "postgresql://precall:p%40ss%2Fword%3F%25@db/precall", "postgresql://precall:p:a#ss@db/precall",
+        "postgresql://u@[::1]:5432,db:5433/precall?target_session_attrs=read-write&sslmode=require",
+        "postgresql:///precall?host=/var/run/postgresql&user=precall@server",
+        "postgresql://u@db/x?application_name=desk&connect_timeout=3&options=-c%20a%3Db&channel_binding=require",
+    ],
+)  # fmt: skip
+def test_database_url_that_can_be_right(url: str) -> None:
+    """Whatever libpq takes is taken, and a path is a path."""
+    environ = {"ELEVENLABS_API_KEY": "key-1", "CALLER_HASH_KEY": "0123456789abcdef", "DATABASE_URL": url}
+
+    assert url == read(Settings, environ).database_url

@@ -1,4 +1,4 @@
-"""The tables: the deployment, its voices, calls and agents.
+"""The tables: the deployment, its voices, calls and agents, and the processes that are at them.
 
 voices  one row for each create that was intended, whatever became of it
 
@@ -8,6 +8,7 @@ voices  one row for each create that was intended, whatever became of it
 
 calls   one row for each conversation that was asked about
 agents  what an agent had before it was given a caller's voice, until that is put back
+processes  those that are at intents, and their last signs of life
 
 Of a caller, number and date of birth are stored as keyed hashes only.
 """
@@ -58,9 +59,8 @@ def upgrade() -> None:
         sa.Column("used_at", sa.Float(53), nullable=False),
         # When the provider was last seen to have it.
         sa.Column("checked_at", sa.Float(53), nullable=False),
-        # While intended: the process that is at it, and its last sign of life.
+        # While intended: the process that is at it.
         sa.Column("owner", sa.Text, nullable=False, server_default=NOTHING),
-        sa.Column("alive_at", sa.Float(53), nullable=False, server_default=ZERO),
         # While deleting: how often it was tried, and when the next try may begin.
         sa.Column("tries", sa.BigInteger, nullable=False, server_default=ZERO),
         sa.Column("due_at", sa.Float(53), nullable=False, server_default=ZERO),
@@ -90,6 +90,12 @@ def upgrade() -> None:
     op.create_index("ix_voices_used", "voices", ["used_at"], sqlite_where=READY, postgresql_where=READY)
     op.create_index(
         "ix_voices_newest", "voices", ["created_at", "marker"], sqlite_where=READY, postgresql_where=READY
+    )
+    op.create_table(
+        "processes",
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("alive_at", sa.Float(53), nullable=False),
+        sa.PrimaryKeyConstraint("owner", name="pk_processes"),
     )
     op.create_table(
         "calls",
@@ -142,5 +148,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("agents", "calls", "voices", "deployment"):
+    for table in ("agents", "calls", "processes", "voices", "deployment"):
         op.drop_table(table)
