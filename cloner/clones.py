@@ -11,6 +11,7 @@ from opentelemetry.trace import get_current_span
 
 from cloner.failures import ProviderFailure
 from cloner.registry import Voices as VoiceRows
+from cloner.turns import calling, urgency
 from cloner.voice import Voice
 
 __all__ = ["STALE_SECONDS", "Clone", "Clones"]
@@ -31,6 +32,9 @@ class Clone:
         self.trace = get_current_span().get_span_context()
         # What to tell those whose time runs out: what went wrong last, or Busy while it waits for its turn.
         self.failure: ProviderFailure | None = None
+        self.asked = False  # whether ElevenLabs was
+        # A clone that was begun ahead of time hurries when a call comes to need it.
+        self.urgency = urgency()
 
 
 class Clones:
@@ -87,7 +91,8 @@ class Clones:
 
     async def _told(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
         try:
-            return await work
+            with calling(clone.urgency):
+                return await work
         except Exception as failure:
             await self._rows.fail(clone.marker, type(failure).__name__, now=self._now())
             raise

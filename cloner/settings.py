@@ -29,6 +29,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     cloner_port: Port = 50051
 
     cloner_token: Secret | None = None
+    cloner_max_requests: Annotated[int, Meta(ge=1)] = 64
+    body_timeout_seconds: Positive = 10.0
 
     database_url: Database = "sqlite:///precall.sqlite3"
     caller_hash_key: Secret | None = None
@@ -68,6 +70,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    drain_seconds: Annotated[float, Meta(ge=0)] = 2.0
 
     def __post_init__(self) -> None:
         strange = set(re.findall(r"\{([^{}|]*)", self.default_first_message)) - {"name"}

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18precall/v1/cloning.proto\x12\nprecall.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"C\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rdate_of_birth\x18\x02 \x01(\t\x12\x14\n\x0cphone_number\x18\x03 \x01(\t\"\x9b\x01\n\x05Voice\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63onsent\x18\x04 \x01(\t\x12\x30\n\x0c\x63onsent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x06Speech\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x15\n\rfirst_message\x18\x02 \x01(\t\"g\n\x0c\x46\x61llbackInfo\x12(\n\x0c\x61gent_before\x18\x01 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x16\n\x0erefused_leaves\x18\x02 \x03(\t\x12\x15\n\rsettings_seen\x18\x03 \x01(\x08\"\x84\x01\n\x12PrepareCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\"\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x05 \x01(\t\"\xe5\x01\n\x13PrepareCallResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\x12\x15\n\ragent_updated\x18\x03 \x01(\x08\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\x12\x16\n\x0erefused_leaves\x18\x06 \x03(\t\x12(\n\x0c\x61gent_before\x18\x07 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x15\n\rsettings_seen\x18\x08 \x01(\x08\"d\n\x0fOpenCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61ll_sid\x18\x03 \x01(\t\x12\x14\n\x0cphone_number\x18\x04 \x01(\t\"\xc3\x01\n\x10OpenCallResponse\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12 \n\x05voice\x18\x02 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12(\n\x0c\x61gent_before\x18\x05 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x16\n\x0erefused_leaves\x18\x06 \x03(\t\x12\x15\n\rsettings_seen\x18\x07 \x01(\x08\"X\n\x11\x43loneVoiceRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\t\"L\n\x12\x43loneVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\"#\n\x0fGetVoiceRequest\x12\x10\n\x08voice_id\x18\x01 \x01(\t\"4\n\x10GetVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\"^\n\x11ListVoicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x12.precall.v1.Caller\"P\n\x12ListVoicesResponse\x12!\n\x06voices\x18\x01 \x03(\x0b\x32\x11.precall.v1.Voice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x13\x43ompleteCallRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x10\n\x08voice_id\x18\x04 \x01(\t\"%\n\x14\x43ompleteCallResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"Z\n\x13ReplaceVoiceRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\t\"8\n\x14ReplaceVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\"K\n\x13\x46orgetCallerRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x10\n\x08voice_id\x18\x02 \x01(\t\"F\n\x14\x46orgetCallerResponse\x12\x16\n\x0evoices_deleted\x18\x01 \x01(\x05\x12\x16\n\x0evoices_pending\x18\x02 \x01(\x05\x32\x81\x05\n\x0e\x43loningService\x12N\n\x0bPrepareCall\x12\x1e.precall.v1.PrepareCallRequest\x1a\x1f.precall.v1.PrepareCallResponse\x12\x45\n\x08OpenCall\x12\x1b.precall.v1.OpenCallRequest\x1a\x1c.precall.v1.OpenCallResponse\x12K\n\nCloneVoice\x12\x1d.precall.v1.CloneVoiceRequest\x1a\x1e.precall.v1.CloneVoiceResponse\x12\x45\n\x08GetVoice\x12\x1b.precall.v1.GetVoiceRequest\x1a\x1c.precall.v1.GetVoiceResponse\x12K\n\nListVoices\x12\x1d.precall.v1.ListVoicesRequest\x1a\x1e.precall.v1.ListVoicesResponse\x12Q\n\x0c\x43ompleteCall\x12\x1f.precall.v1.CompleteCallRequest\x1a .precall.v1.CompleteCallResponse\x12Q\n\x0cReplaceVoice\x12\x1f.precall.v1.ReplaceVoiceRequest\x1a .precall.v1.ReplaceVoiceResponse\x12Q\n\x0c\x46orgetCaller\x12\x1f.precall.v1.ForgetCallerRequest\x1a .precall.v1.ForgetCallerResponseBW\n\x0e\x64\x65v.precall.v1P\x01Z6github.com/precall/precall/gen/go/precall/v1;precallv1\xaa\x02\nPrecall.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18precall/v1/cloning.proto\x12\nprecall.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"C\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rdate_of_birth\x18\x02 \x01(\t\x12\x14\n\x0cphone_number\x18\x03 \x01(\t\"\x9b\x01\n\x05Voice\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63onsent\x18\x04 \x01(\t\x12\x30\n\x0c\x63onsent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x06Speech\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x15\n\rfirst_message\x18\x02 \x01(\t\"g\n\x0c\x46\x61llbackInfo\x12(\n\x0c\x61gent_before\x18\x01 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x16\n\x0erefused_leaves\x18\x02 \x03(\t\x12\x15\n\rsettings_seen\x18\x03 \x01(\x08\"\x84\x01\n\x12PrepareCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\"\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x05 \x01(\t\"\xe5\x01\n\x13PrepareCallResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\x12\x15\n\ragent_updated\x18\x03 \x01(\x08\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\x12\x16\n\x0erefused_leaves\x18\x06 \x03(\t\x12(\n\x0c\x61gent_before\x18\x07 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x15\n\rsettings_seen\x18\x08 \x01(\x08\"d\n\x0fOpenCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61ll_sid\x18\x03 \x01(\t\x12\x14\n\x0cphone_number\x18\x04 \x01(\t\"\xc3\x01\n\x10OpenCallResponse\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12 \n\x05voice\x18\x02 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12(\n\x0c\x61gent_before\x18\x05 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x16\n\x0erefused_leaves\x18\x06 \x03(\t\x12\x15\n\rsettings_seen\x18\x07 \x01(\x08\"l\n\x11\x43loneVoiceRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"L\n\x12\x43loneVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\"#\n\x0fGetVoiceRequest\x12\x10\n\x08voice_id\x18\x01 \x01(\t\"4\n\x10GetVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\"^\n\x11ListVoicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x12.precall.v1.Caller\"P\n\x12ListVoicesResponse\x12!\n\x06voices\x18\x01 \x03(\x0b\x32\x11.precall.v1.Voice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x13\x43ompleteCallRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x10\n\x08voice_id\x18\x04 \x01(\t\"%\n\x14\x43ompleteCallResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"n\n\x13ReplaceVoiceRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"8\n\x14ReplaceVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\"K\n\x13\x46orgetCallerRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x10\n\x08voice_id\x18\x02 \x01(\t\"F\n\x14\x46orgetCallerResponse\x12\x16\n\x0evoices_deleted\x18\x01 \x01(\x05\x12\x16\n\x0evoices_pending\x18\x02 \x01(\x05\x32\x81\x05\n\x0e\x43loningService\x12N\n\x0bPrepareCall\x12\x1e.precall.v1.PrepareCallRequest\x1a\x1f.precall.v1.PrepareCallResponse\x12\x45\n\x08OpenCall\x12\x1b.precall.v1.OpenCallRequest\x1a\x1c.precall.v1.OpenCallResponse\x12K\n\nCloneVoice\x12\x1d.precall.v1.CloneVoiceRequest\x1a\x1e.precall.v1.CloneVoiceResponse\x12\x45\n\x08GetVoice\x12\x1b.precall.v1.GetVoiceRequest\x1a\x1c.precall.v1.GetVoiceResponse\x12K\n\nListVoices\x12\x1d.precall.v1.ListVoicesRequest\x1a\x1e.precall.v1.ListVoicesResponse\x12Q\n\x0c\x43ompleteCall\x12\x1f.precall.v1.CompleteCallRequest\x1a .precall.v1.CompleteCallResponse\x12Q\n\x0cReplaceVoice\x12\x1f.precall.v1.ReplaceVoiceRequest\x1a .precall.v1.ReplaceVoiceResponse\x12Q\n\x0c\x46orgetCaller\x12\x1f.precall.v1.ForgetCallerRequest\x1a .precall.v1.ForgetCallerResponseBW\n\x0e\x64\x65v.precall.v1P\x01Z6github.com/precall/precall/gen/go/precall/v1;precallv1\xaa\x02\nPrecall.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,29 +50,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENCALLRESPONSE']._serialized_start=926
   _globals['_OPENCALLRESPONSE']._serialized_end=1121
   _globals['_CLONEVOICEREQUEST']._serialized_start=1123
-  _globals['_CLONEVOICEREQUEST']._serialized_end=1211
-  _globals['_CLONEVOICERESPONSE']._serialized_start=1213
-  _globals['_CLONEVOICERESPONSE']._serialized_end=1289
-  _globals['_GETVOICEREQUEST']._serialized_start=1291
-  _globals['_GETVOICEREQUEST']._serialized_end=1326
-  _globals['_GETVOICERESPONSE']._serialized_start=1328
-  _globals['_GETVOICERESPONSE']._serialized_end=1380
-  _globals['_LISTVOICESREQUEST']._serialized_start=1382
-  _globals['_LISTVOICESREQUEST']._serialized_end=1476
-  _globals['_LISTVOICESRESPONSE']._serialized_start=1478
-  _globals['_LISTVOICESRESPONSE']._serialized_end=1558
-  _globals['_COMPLETECALLREQUEST']._serialized_start=1560
-  _globals['_COMPLETECALLREQUEST']._serialized_end=1659
-  _globals['_COMPLETECALLRESPONSE']._serialized_start=1661
-  _globals['_COMPLETECALLRESPONSE']._serialized_end=1698
-  _globals['_REPLACEVOICEREQUEST']._serialized_start=1700
-  _globals['_REPLACEVOICEREQUEST']._serialized_end=1790
-  _globals['_REPLACEVOICERESPONSE']._serialized_start=1792
-  _globals['_REPLACEVOICERESPONSE']._serialized_end=1848
-  _globals['_FORGETCALLERREQUEST']._serialized_start=1850
-  _globals['_FORGETCALLERREQUEST']._serialized_end=1925
-  _globals['_FORGETCALLERRESPONSE']._serialized_start=1927
-  _globals['_FORGETCALLERRESPONSE']._serialized_end=1997
-  _globals['_CLONINGSERVICE']._serialized_start=2000
-  _globals['_CLONINGSERVICE']._serialized_end=2641
+  _globals['_CLONEVOICEREQUEST']._serialized_end=1231
+  _globals['_CLONEVOICERESPONSE']._serialized_start=1233
+  _globals['_CLONEVOICERESPONSE']._serialized_end=1309
+  _globals['_GETVOICEREQUEST']._serialized_start=1311
+  _globals['_GETVOICEREQUEST']._serialized_end=1346
+  _globals['_GETVOICERESPONSE']._serialized_start=1348
+  _globals['_GETVOICERESPONSE']._serialized_end=1400
+  _globals['_LISTVOICESREQUEST']._serialized_start=1402
+  _globals['_LISTVOICESREQUEST']._serialized_end=1496
+  _globals['_LISTVOICESRESPONSE']._serialized_start=1498
+  _globals['_LISTVOICESRESPONSE']._serialized_end=1578
+  _globals['_COMPLETECALLREQUEST']._serialized_start=1580
+  _globals['_COMPLETECALLREQUEST']._serialized_end=1679
+  _globals['_COMPLETECALLRESPONSE']._serialized_start=1681
+  _globals['_COMPLETECALLRESPONSE']._serialized_end=1718
+  _globals['_REPLACEVOICEREQUEST']._serialized_start=1720
+  _globals['_REPLACEVOICEREQUEST']._serialized_end=1830
+  _globals['_REPLACEVOICERESPONSE']._serialized_start=1832
+  _globals['_REPLACEVOICERESPONSE']._serialized_end=1888
+  _globals['_FORGETCALLERREQUEST']._serialized_start=1890
+  _globals['_FORGETCALLERREQUEST']._serialized_end=1965
+  _globals['_FORGETCALLERRESPONSE']._serialized_start=1967
+  _globals['_FORGETCALLERRESPONSE']._serialized_end=2037
+  _globals['_CLONINGSERVICE']._serialized_start=2040
+  _globals['_CLONINGSERVICE']._serialized_end=2681
 # @@protoc_insertion_point(module_scope)
