@@ -11,7 +11,7 @@ from opentelemetry.trace import get_current_span
 
 from cloner.failures import ProviderFailure
 from cloner.registry import Voices as VoiceRows
-from cloner.turns import calling, urgency
+from cloner.turns import as_urgent_as, urgency
 from cloner.voice import Voice
 
 __all__ = ["STALE_SECONDS", "Clone", "Clones"]
@@ -91,7 +91,7 @@ class Clones:
 
     async def _told(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
         try:
-            with calling(clone.urgency):
+            with as_urgent_as(clone.urgency):
                 return await work
         except Exception as failure:
             await self._rows.fail(clone.marker, type(failure).__name__, now=self._now())

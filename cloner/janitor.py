@@ -23,6 +23,7 @@ from cloner.failures import ProviderFailure
 from cloner.registry import Agents, Calls, Deployment, Registry, RegistryUnavailable, VoiceRow
 from cloner.registry import Voices as VoiceRows
 from cloner.removal import Removal
+from cloner.turns import ahead
 from cloner.voices import Voices
 from telemetry.logs import where
 
@@ -92,7 +93,8 @@ class Janitor:
             self._resume,
             self._reconcile,
         )
-        await asyncio.gather(*(self._repeat(work) for work in works))
+        with ahead():
+            await asyncio.gather(*(self._repeat(work) for work in works))
 
     async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         """Does one kind of work. What fails is due again later, and told in the log."""

@@ -23,7 +23,7 @@ from cloner.preparation import Call, Preparation
 from cloner.registry import RegistryUnavailable, VoiceRow
 from cloner.registry import Voices as VoiceRows
 from cloner.status import answer_failure, reason_of
-from cloner.turns import Urgency, calling
+from cloner.turns import Urgency, as_urgent_as
 from cloner.voice import Voice, voice_of
 from cloner.voices import Voices
 from telemetry.logs import about
@@ -56,7 +56,7 @@ class CloningService(CloningServiceServicer):
         self._erasure = erasure
 
     async def PrepareCall(self, request: pb.PrepareCallRequest, context: Context) -> pb.PrepareCallResponse:
-        async with _answered(context, conversation_id=request.conversation_id, call=True) as answering:
+        async with _answered(context, conversation_id=request.conversation_id) as answering:
             fields = Fields()
             call = Call(
                 agent_id=fields.id("agent_id", request.agent_id),
@@ -101,7 +101,7 @@ class CloningService(CloningServiceServicer):
 
     async def OpenCall(self, request: pb.OpenCallRequest, context: Context) -> pb.OpenCallResponse:
         async with _answered(
-            context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS, call=True
+            context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
         ) as answering:
             fields = Fields()
             if not request.conversation_id.strip() and not request.call_sid.strip():
@@ -135,7 +135,7 @@ class CloningService(CloningServiceServicer):
         return pb.OpenCallResponse()
 
     async def CloneVoice(self, request: pb.CloneVoiceRequest, context: Context) -> pb.CloneVoiceResponse:
-        async with _answered(context) as answering:
+        async with _answered(context, waits=True) as answering:
             fields = Fields()
             caller = fields.caller(request.caller, request.consent)
             sample = fields.sample(request.sample)
@@ -197,7 +197,7 @@ class CloningService(CloningServiceServicer):
     async def ReplaceVoice(
         self, request: pb.ReplaceVoiceRequest, context: Context
     ) -> pb.ReplaceVoiceResponse:
-        async with _answered(context) as answering:
+        async with _answered(context, waits=True) as answering:
             fields = Fields()
             caller = fields.caller(request.caller, request.consent, numbered=True)
             sample = fields.sample(request.sample)
@@ -212,7 +212,7 @@ class CloningService(CloningServiceServicer):
     async def ForgetCaller(
         self, request: pb.ForgetCallerRequest, context: Context
     ) -> pb.ForgetCallerResponse:
-        async with _answered(context) as answering:
+        async with _answered(context, waits=True) as answering:
             fields = Fields()
             caller = fields.caller(request.caller)
             if bool(caller.phone_number) == bool(request.voice_id):
@@ -235,11 +235,11 @@ class _Answering(msgspec.Struct):
 
 @asynccontextmanager
 async def _answered(
-    context: Context, *, conversation_id: str = "", longest: float = LONGEST_SECONDS, call: bool = False
+    context: Context, *, conversation_id: str = "", longest: float = LONGEST_SECONDS, waits: bool = False
 ) -> AsyncIterator[_Answering]:
     """Answers a failure as a status, in time, and tells span and log how the request ended.
 
-    With `call` the request is for a call that is starting, and goes before all others.
+    One that `waits` is not for a call that is starting: it lets those go before it at ElevenLabs.
     """
     began = time.monotonic()
     left = context.time_remaining()
@@ -249,7 +249,7 @@ async def _answered(
     outcome = "cancelled"
     with (
         about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
-        calling(Urgency(call=call)),
+        as_urgent_as(Urgency(call=not waits)),
     ):
         try:
             # What asks ElevenLabs ends at the deadline by itself; the rest waits for the registry.

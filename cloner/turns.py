@@ -1,25 +1,25 @@
 """Bounds how much is asked of ElevenLabs at once, and lets calls go before work ahead of time.
 
-Whatever a call that is starting needs is done within `calling()`, tasks begun there included. All
-other work (enrolment, replacement, clean-up, reconciliation) is ahead of time: it waits for as long
-as calls want turns, and leaves one turn free for the next call.
+Work that no call waits for (enrolment, replacement, erasure, clean-up, reconciliation) is done within
+`ahead()`, tasks begun there included. It waits for as long as calls want turns, and leaves one turn
+free for the next call.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import ContextVar
 
 from cloner.failures import Busy
 
-__all__ = ["Turns", "Urgency", "calling", "urgency"]
+__all__ = ["Turns", "Urgency", "ahead", "as_urgent_as", "urgency"]
 
 
 class Urgency:
     """Whether a call waits for a piece of work. It can come to be so while the work is under way."""
 
-    def __init__(self, *, call: bool = False) -> None:
+    def __init__(self, *, call: bool) -> None:
         self.call = call
         self._heard_by: set[Callable[[], None]] = set()
 
@@ -43,14 +43,19 @@ _urgency: ContextVar[Urgency] = ContextVar("urgency")
 
 
 def urgency() -> Urgency:
-    """How urgent the work is that is being done here. Work of which nothing was said is not."""
-    return _urgency.get(None) or Urgency()
+    """How urgent the work is that is being done here. Where nothing was said, a call waits for it."""
+    return _urgency.get(None) or Urgency(call=True)
+
+
+def ahead() -> AbstractContextManager[None]:
+    """Work that no call waits for."""
+    return as_urgent_as(Urgency(call=False))
 
 
 @contextlib.contextmanager
-def calling(whose: Urgency | None = None) -> Iterator[None]:
-    """Work for a call that is starting; or with `whose`, work as urgent as that."""
-    token = _urgency.set(whose or Urgency(call=True))
+def as_urgent_as(mine: Urgency) -> Iterator[None]:
+    """Work as urgent as that is from time to time."""
+    token = _urgency.set(mine)
     try:
         yield
     finally:
