@@ -39,6 +39,7 @@ from cloner.settings import MEBIBYTE, Settings
 from cloner.status import answer_failure
 from cloner.token import TokenCheck
 from cloner.voices import Voices
+from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing
 from telemetry.rpc import RpcServerTracing
 
@@ -164,7 +165,7 @@ def _rooms(
         max_seconds=settings.voice_clone_max_duration,
         min_rate=settings.voice_clone_min_sample_rate,
     )
-    memory = Room(int(settings.sample_buffer_mb * MEBIBYTE))
+    memory = Room(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
     samples = Samples(inspector, tracing, limits=limits)
     voices = Voices(
         creation, samples, voice_rows, calls, shared,
