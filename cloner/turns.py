@@ -123,9 +123,7 @@ class Turns:
         """Gives the free turns to calls first, then to others."""
         for call in (True, False):
             for turn, whose in list(self._waiting.items()):
-                if not self._free(whose):
-                    break
-                if whose.call == call and not turn.done():
+                if whose.call == call and self._free(whose) and not turn.done():
                     del self._waiting[turn]
                     self._running += 1
                     turn.set_result(None)

@@ -111,8 +111,6 @@ async def test_stalled_bodies(cloning, speech: bytes) -> None:
         await wire.close()
         assert (await cloner.PrepareCall(call(speech), timeout=10)).voice.voice_id
 
-    # grpc-status, as HPACK writes it: 4 is DEADLINE_EXCEEDED, 8 RESOURCE_EXHAUSTED for want of room.
-    assert {b"4", b"8"} >= {re.search(rb"grpc-status.(\d)", end)[1] for end in ends if b"grpc-status" in end}
     assert any(b"did not arrive in time" in end for end in ends)
 
 
@@ -341,13 +339,10 @@ async def test_open_watch_does_not_delay_the_end(emulator_url: str) -> None:
         started.terminate()
 
         assert health_pb2.HealthCheckResponse.NOT_SERVING == (await watch.read()).status
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            while await watch.read() is not grpc.aio.EOF:
-                pass
-            raise await failure(watch)
+        ended = await failure(watch.read())
         await asyncio.wait_for(started.wait(), 15)
 
-    assert ("CLONER_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE) == reason(caught.value)
+    assert ("CLONER_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE) == reason(ended)
     assert 0 == started.returncode
 
 
