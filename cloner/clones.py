@@ -12,6 +12,7 @@ from opentelemetry.trace import get_current_span
 from cloner.failures import ProviderFailure
 from cloner.registry import Store, processes
 from cloner.registry import voices as voice_rows
+from cloner.turns import as_urgent_as, urgency
 from cloner.voice import Voice
 
 __all__ = ["STALE_SECONDS", "Clone", "Clones"]
@@ -32,6 +33,9 @@ class Clone:
         self.trace = get_current_span().get_span_context()
         # What to tell those whose time runs out: what went wrong last, or Busy while it waits for its turn.
         self.failure: ProviderFailure | None = None
+        self.asked = False  # whether ElevenLabs was
+        # A clone that was begun ahead of time hurries when a call comes to need it.
+        self.urgency = urgency()
 
 
 class Clones:
@@ -88,7 +92,8 @@ class Clones:
 
     async def _told(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
         try:
-            return await work
+            with as_urgent_as(clone.urgency):
+                return await work
         except Exception as failure:
             await self._store.write(voice_rows.fail, clone.marker, type(failure).__name__, now=self._now())
             raise

@@ -109,8 +109,9 @@ class Creation:
                 made_room = True
                 return await attempt(resent + 1)
             except failures.MonthlyLimit:
-                await self._store.write(deployment.month_used_up, await self._month_resets_at(deadline))
-                raise
+                resets_at = await self._month_resets_at(deadline)
+                await self._store.write(deployment.month_used_up, resets_at)
+                raise failures.MonthlyLimit(retry_after=max(1.0, resets_at - self._now())) from None
             except ProviderFailure as failure:
                 tell(failure)
                 log.warning("voice not created", reason=type(failure).__name__, maybe_made=failure.maybe_done)

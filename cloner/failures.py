@@ -13,6 +13,7 @@
     ├── Busy                ElevenLabs          yes
     ├── Unavailable         ElevenLabs          yes
     └── TimedOut            ElevenLabs          reads, agent updates and deletions
+        └── DeadlineTooShort  whoever set it    no: nobody was asked
 
 `maybe_done` says whether what was asked for may have been done all the same. The text of a failure
 is our own fixed sentence, never ElevenLabs' words, which can repeat what was sent.
@@ -25,9 +26,11 @@ from typing import ClassVar
 import msgspec
 
 __all__ = [
+    "FAIR_SECONDS",
     "AgentNotFound",
     "AgentRejected",
     "Busy",
+    "DeadlineTooShort",
     "MonthlyLimit",
     "PlanLimit",
     "ProtocolBroken",
@@ -40,6 +43,10 @@ __all__ = [
     "VoiceNotFound",
     "classify",
 ]
+
+
+# What anybody here answers in when all is well. Who gave less, and got no answer, gave too little.
+FAIR_SECONDS = 1.0
 
 
 class ProviderFailure(Exception):
@@ -126,6 +133,12 @@ class TimedOut(ProviderFailure):
     """ElevenLabs was asked and did not answer in time."""
 
     sentence = "ElevenLabs did not answer in time; what was begun is finished, so try again."
+
+
+class DeadlineTooShort(TimedOut):
+    """The caller's deadline passed before anybody was asked."""
+
+    sentence = "The deadline passed before anybody was asked; send a longer one."
 
 
 # The words of `detail.status` and `detail.code` (API reference, "Errors"), status first, as the

@@ -89,14 +89,15 @@ class Janitor:
             "reconcile": [self._reconcile],
         }
         told = {kind: [asyncio.Event() for _ in alike] for kind, alike in works.items()}
-        await asyncio.gather(
-            self._look(told),
-            *(
-                self._repeat(work, event)
-                for kind, alike in works.items()
-                for work, event in zip(alike, told[kind], strict=True)
-            ),
-        )
+        with ahead():
+            await asyncio.gather(
+                self._look(told),
+                *(
+                    self._repeat(work, event)
+                    for kind, alike in works.items()
+                    for work, event in zip(alike, told[kind], strict=True)
+                ),
+            )
 
     async def _look(self, told: dict[str, list[asyncio.Event]]) -> None:
         """Asks the registry one question, which is all that an idle process asks, and tells who is wanted."""

@@ -36,6 +36,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     cloner_token: tuple[Token, ...] = ()
     """A call must carry one of them."""
+    cloner_max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
+    body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
 
     database_url: str = "sqlite:///precall.sqlite3"
     caller_hash_key: Key | None = None
@@ -77,6 +79,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    drain_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
 
     def __post_init__(self) -> None:
         faults = []

@@ -20,9 +20,11 @@ from cloner import failures
 from cloner.callers import Caller, Identities, Identity, voice_label
 from cloner.clones import STALE_SECONDS, Clone, Clones
 from cloner.creation import Creation, VoiceNeedsVerification
-from cloner.failures import ProviderFailure, TimedOut
+from cloner.failures import DeadlineTooShort, ProviderFailure, TimedOut
 from cloner.registry import NewVoiceRow, Store, VoiceRow, calls, deployment, voices
+from cloner.room import Room
 from cloner.samples import Recording, Samples
+from cloner.turns import urgency
 from cloner.voice import Voice, voice_of
 
 __all__ = ["ConsentMissing", "Voices"]
@@ -66,6 +68,7 @@ class Voices:
         store: Store,
         *,
         identities: Identities,
+        room: Room,
         check_seconds: float,
         keep_seconds: float,
         require_consent: bool,
@@ -75,6 +78,7 @@ class Voices:
         self._samples = samples
         self._store = store
         self._identities = identities
+        self._room = room
         self._check_seconds = check_seconds
         self._keep_seconds = keep_seconds
         self._require_consent = require_consent
@@ -175,6 +179,7 @@ class Voices:
             now=now,
         ):
             clone = Clone(row.marker)
+            clone.asked = True  # by the process that died
             self._clones.start(clone, self._resume(clone))
             with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):
                 await asyncio.shield(clone.task)
@@ -198,6 +203,8 @@ class Voices:
         if row.state == "ready":
             return await self._confirmed(row, deadline)
         if clone := self._clones.get(row.marker):
+            if urgency().call:
+                clone.urgency.hurry()
             get_current_span().add_link(clone.trace)
             return await self._made(clone, deadline)
         await self._settled(row, deadline)
@@ -255,12 +262,12 @@ class Voices:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(clone.task)
         except TimeoutError:
-            raise clone.failure or TimedOut from None
+            raise clone.failure or (TimedOut() if clone.asked else DeadlineTooShort()) from None
 
     async def _intend(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
         """Writes down the intent and begins the clone, unless the caller has one by now."""
-        if await self._store.read(deployment.month_resets_at) > self._now():
-            raise failures.MonthlyLimit
+        if (left := await self._store.read(deployment.month_resets_at) - self._now()) > 0:
+            raise failures.MonthlyLimit(retry_after=left)
         row, new = await self._new_row(wanted)
         if not new:
             return row, None
@@ -306,8 +313,10 @@ class Voices:
 
         def tell(failure: ProviderFailure | None) -> None:
             clone.failure = failure
+            clone.asked |= failure is None
 
-        with self._samples.holding(recording.sample):
+        # Counted by itself, because it may outlive the request that began it.
+        with self._room.holding(len(recording.sample)):
             row, voice_id = await self._creation.create(
                 intent, tell, sample=recording.sample, filename=recording.filename,
                 media_type=recording.media_type, for_call=wanted.call_id is not None,

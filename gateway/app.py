@@ -164,8 +164,9 @@ def _channel(settings: Settings, *interceptors: grpc.aio.ClientInterceptor) -> g
         options=[
             ("grpc.max_send_message_length", largest),
             ("grpc.max_receive_message_length", largest),
-            # The one rule by which anything is tried again is the cloner's.
-            ("grpc.enable_retries", 0),
+            # The one rule by which anything is tried again is the cloner's. gRPC alone sends again what no
+            # cloner has begun to handle, as when one stops; there is no retry policy beside that.
+            ("grpc.enable_retries", 1),
             # A proxy of the environment is for the internet, and the cloner is not there.
             ("grpc.enable_http_proxy", 0),
             ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),

@@ -96,6 +96,7 @@ ANSWERS: Mapping[str, tuple[int, ErrorCode, str]] = {
     "CLONER_UNAVAILABLE": (503, "PROVIDER_ERROR", "The cloner cannot be reached. Try again later."),
     "REGISTRY_UNAVAILABLE": (503, "PROVIDER_ERROR", "The voice registry cannot be reached. Try again later."),
     "PROVIDER_TIMEOUT": (504, "PROVIDER_ERROR", "There was no answer in time."),
+    "DEADLINE_TOO_SHORT": (504, "PROVIDER_ERROR", "The time ran out before anybody was asked."),
     "INTERNAL": (500, "INTERNAL_ERROR", "Something is wrong on our side."),
 }
 
@@ -112,6 +113,9 @@ CODES: Mapping[grpc.StatusCode, str] = {
 
 # What the cloner says to us, and not to the sender, who may be in the right: our token is not the cloner's.
 OUR_OWN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+
+# Said of the way between us and the cloner, of which the sender knows nothing.
+OF_THE_WAY = frozenset({"METHOD_NOT_ALLOWED", "BODY_TIMEOUT"})
 
 # Litestar's own refusals. Any other status below 500 counts as a request that cannot be read.
 STATUSES: Mapping[int, str] = {
@@ -211,6 +215,8 @@ def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]
     info, retry, fallback = _details(failure)
     if (info[0] if info is not None and info[0] in ANSWERS else code.name) in OUR_OWN:
         log.error("cloner refuses us, check CLONER_TOKEN", code=code.name)
+        reason, message = "CLONER_UNAVAILABLE", ""
+    elif info is not None and info[0] in OF_THE_WAY:
         reason, message = "CLONER_UNAVAILABLE", ""
     elif info is not None and info[0] in ANSWERS:
         reason, message = info

@@ -78,7 +78,7 @@ async def details(answer: Any) -> tuple[str, list[Any]]:
     info, *more = rpc_status.from_call(caught.value).details
     reason = error_details_pb2.ErrorInfo()
     assert info.Unpack(reason)
-    return reason.reason, more
+    return reason.reason, [detail for detail in more if not detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
 
 
 async def fields_at_fault(answer: Any) -> list[str]:

@@ -423,10 +423,16 @@ class CloneVoiceRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     sample: _builtins.bytes
     """Required. The recording, under the limits of PrepareCallRequest.sample."""
     consent: _builtins.str
     """Optional. The caller's consent, as in PrepareCallRequest."""
+    request_id: _builtins.str
+    """Optional. A name of the sender's own for this request: letters, digits, "_" and "-", at most 128.
+    A request that is repeated under the same name within a day gets the same answer, at any process,
+    and makes nothing new. Another request under that name is answered FIELD_INVALID.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. Whose voice it is."""
@@ -437,10 +443,11 @@ class CloneVoiceRequest(_message.Message):
         caller: Global___Caller | None = ...,
         sample: _builtins.bytes = ...,
         consent: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "request_id", b"request_id", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -651,10 +658,16 @@ class ReplaceVoiceRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     sample: _builtins.bytes
     """Required. The recording, under the limits of PrepareCallRequest.sample."""
     consent: _builtins.str
     """Optional. The caller's consent, as in PrepareCallRequest."""
+    request_id: _builtins.str
+    """Optional. A name of the sender's own for this request: letters, digits, "_" and "-", at most 128.
+    A request that is repeated under the same name within a day gets the same answer, at any process,
+    and makes nothing new. Another request under that name is answered FIELD_INVALID.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Required. Whose voice it is, told as it was told for the voice that there is. A phone number is
@@ -667,10 +680,11 @@ class ReplaceVoiceRequest(_message.Message):
         caller: Global___Caller | None = ...,
         sample: _builtins.bytes = ...,
         consent: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "request_id", b"request_id", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
