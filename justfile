@@ -39,18 +39,24 @@ check:
     {{uv}} run lint-imports
     {{uv}} run buf lint
     {{uv}} run buf format --diff --exit-code
-    fresh=$(mktemp -d) && {{just_executable()}} generate "$fresh" && diff --recursive --exclude=__pycache__ generated "$fresh"
+    {{just_executable()}} check-generated
     {{uv}} run hadolint Dockerfile
     {{uv}} run shellcheck .ci/run
+
+# What is generated is what the proto files say.
+[private]
+check-generated:
+    fresh=$(mktemp -d) && trap 'rm -r "$fresh"' EXIT && trap 'exit 1' HUP INT TERM && \
+        {{just_executable()}} generate "$fresh" && diff --recursive --exclude=__pycache__ generated "$fresh"
 
 # Pass every check and every test.
 test: check
     {{uv}} run pytest -n 4 --dist worksteal
 
 # Try random histories of deliveries, faults and kills for so many minutes.
+[no-exit-message]
 soak minutes="10":
-    ends=$(($(date +%s) + 60 * {{minutes}})); while [ $(date +%s) -lt $ends ]; do \
-        PRECALL_PROPERTY=soak {{uv}} run pytest -q -n 2 tests/property || exit 1; done
+    @PRECALL_SOAK_MINUTES={{minutes}} exec {{uv}} run pytest -q -n 2 tests/property
 
 # What one delivery costs: CPU time and memory of both processes.
 bench:

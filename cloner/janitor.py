@@ -23,6 +23,7 @@ from cloner.failures import ProviderFailure
 from cloner.registry import RegistryUnavailable, Store, VoiceRow, agents, calls, deployment, due, processes
 from cloner.registry import voices as rows
 from cloner.removal import Removal
+from cloner.turns import ahead
 from cloner.voices import Voices
 from telemetry.logs import where
 

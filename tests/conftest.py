@@ -3,10 +3,12 @@ import gc
 import io
 import os
 import shutil
+import signal
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -20,6 +22,22 @@ from tests.postgres import running as running_postgres
 SAMPLES = Path(__file__).parent / "samples"
 API_KEY = "key-of-the-emulator"
 BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adopt voice"}
+
+
+def pytest_configure() -> None:
+    """Lets SIGTERM and SIGHUP end the tests as Ctrl-C does: what they started stops, what they made goes."""
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+
+    def interrupt(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        if not worker:
+            for child in psutil.Process().children():
+                child.send_signal(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

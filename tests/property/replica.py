@@ -5,8 +5,10 @@ clock is one that the test moves.
 """
 
 import asyncio
+import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -21,6 +23,7 @@ from telemetry import logs
 
 __all__ = ["SECRETS", "Clock", "Replica"]
 
+PR_SET_PDEATHSIG = 1
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
 SECRETS = {"elevenlabs_api_key": "key-of-the-emulator", "caller_hash_key": "key-of-the-hashes"}
@@ -70,6 +73,8 @@ class Replica:
 
 
 def _serve(clock: Clock, told: Connection, log: str, settings: dict[str, Any]) -> None:
+    # The forkserver ends with the tests, however these end; a replica goes with it.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(out, 1)
     os.dup2(out, 2)

@@ -6,6 +6,7 @@
 import asyncio
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from tests.property.steps import steps
 from tests.property.world import Violated, world
 
 COMMON = settings(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
-settings.register_profile("bounded", COMMON, derandomize=True, max_examples=9)
-settings.register_profile("soak", COMMON, max_examples=40)
-PROFILE = settings.get_profile(os.environ.get("PRECALL_PROPERTY", "bounded"))
+# `just soak` sets it. Not set, the examples are few and always the same.
+SOAK_SECONDS = 60 * float(os.environ.get("PRECALL_SOAK_MINUTES", "0"))
+PROFILE = (
+    settings(COMMON, max_examples=40) if SOAK_SECONDS else settings(COMMON, derandomize=True, max_examples=9)
+)
 
 
 # Shrinking takes hypothesis up to five minutes, and nobody minds waiting for a shorter story.
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 + SOAK_SECONDS)
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:
     """Two replicas, killed and started at will, keep to the design at every moment and at quiet points."""
@@ -52,7 +55,10 @@ def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:
                 if server:
                     asyncio.run(_drop(url))
 
+    until = time.monotonic() + SOAK_SECONDS
     lives()
+    while time.monotonic() < until:
+        lives()
 
 
 async def _live(url: str, folder: Path, story: list[Any], chosen: dict[str, Any]) -> None:
