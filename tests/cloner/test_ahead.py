@@ -1,6 +1,7 @@
 """Voices that are taken ahead of a call: how long they are kept, and the consent that they need."""
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -391,7 +392,8 @@ async def test_consent_is_told_to_nobody(
         while b"cloner ready on " not in (line := await started.stdout.readline()):
             assert line, written.decode()
             written += line
-        async with grpc.aio.insecure_channel(line.split()[-1].decode()) as channel:
+        address = json.loads(line)["address"] if form == "json" else line.split()[-1].decode()
+        async with grpc.aio.insecure_channel(address) as channel:
             cloner = CloningServiceStub(channel)
             for way in ways(cloner, speech, consent=mark).values():
                 assert mark == (await way()).voice.consent
