@@ -233,6 +233,8 @@ def made_private(path: Path) -> None:
         raise RegistryNotOpened(f"DATABASE_URL: the folder {path.parent} does not exist")
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not path.is_file():
+            raise RegistryNotOpened(f"DATABASE_URL: {path} is not a file")
         for suffix in ("", "-wal", "-shm"):
             # Another's file may be shared on purpose.
             with contextlib.suppress(FileNotFoundError, PermissionError):

@@ -161,7 +161,7 @@ async def test_database_that_is_not_there() -> None:
     [
         ("sqlite:///:memory:", 2, "DATABASE_URL: expected the path of a SQLite file"),
         ("sqlite:///missing/precall.sqlite3", 1, "missing does not exist"),
-        ("sqlite:////dev/null", 1, "DATABASE_URL: /dev/null "),
+        ("sqlite:////dev/null", 1, "DATABASE_URL: /dev/null is not a file"),
     ],
 )
 async def test_database_that_cannot_be(url: str, status: int, line: str) -> None:

@@ -397,6 +397,7 @@ async def test_newer_database(database: str) -> None:
     [
         ("missing/registry.sqlite3", "the folder {0}/missing does not exist"),
         ("folder", "{0}/folder can be neither written nor made (Is a directory)"),
+        ("pipe", "{0}/pipe is not a file"),
         ("text", "{0}/text is not a SQLite database, or a broken one"),
         ("loop", "{0}/loop can be neither written nor made (Too many levels of symbolic links)"),
     ],
@@ -405,6 +406,7 @@ async def test_file_that_cannot_be_opened(tmp_path: Path, place: str, problem: s
     """Whatever is in the way of a file is told in one line."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("This is a letter and no database. " * 100)
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(RegistryNotOpened) as caught:
         async with opened(f"sqlite:///{tmp_path / place}", name=None, now=NOW):
