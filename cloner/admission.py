@@ -98,7 +98,10 @@ class Admission(grpc.aio.ServerInterceptor):
         self._closed = asyncio.Event()
 
     def close(self) -> None:
-        """Lets no more calls in, and ends the streams that are open. What is under way is finished."""
+        """Ends the streams that are open, and lets no more in.
+
+        Any other call that still comes is served: its sender has not heard yet that the server goes away.
+        """
         self._closed.set()
 
     async def intercept_service(
@@ -132,7 +135,6 @@ class Admission(grpc.aio.ServerInterceptor):
         async def call(_requests: Any, context: Context) -> Any:
             share = None
             try:
-                self._open()
                 with ExitStack() as taken:
                     for kind in places:
                         taken.enter_context(kind.one())

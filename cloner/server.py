@@ -106,7 +106,8 @@ async def serving(
         finally:
             ends = loop.time() + settings.shutdown_grace_seconds
             await health_servicer.enter_graceful_shutdown()
-            # Whoever sends calls here hears of it and sends them elsewhere, before they are refused.
+            # Whoever watches our health hears of it and sends calls elsewhere. The others hear of it by the
+            # end of their connections, and send again what we have not begun.
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
             admission.close()
             await server.stop(max(0.0, ends - loop.time()))

@@ -283,7 +283,7 @@ async def test_request_id(cloning, speech: bytes, method: str) -> None:
 )
 async def test_bearer(cloning, given: str, allowed: bool) -> None:
     """The name of the scheme is written as one likes, the token is not."""
-    async with cloning(cloner_token=Secret(TOKEN)) as cloner:
+    async with cloning(cloner_token=(Secret(TOKEN),)) as cloner:
         answer = cloner.ListVoices(pb.ListVoicesRequest(), timeout=5, metadata=bearer(given))
         if allowed:
             assert [] == list((await answer).voices)

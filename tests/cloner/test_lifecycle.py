@@ -291,9 +291,12 @@ async def test_monthly_counter_is_remembered(cloning, emulator: Emulator, speech
 
 
 async def test_back_pressure(cloning, emulator: Emulator, speech: bytes) -> None:
-    """So many requests at once, so many waiting, and beyond that the provider counts as busy at once."""
+    """So many requests at once, so many waiting, and beyond that the provider counts as busy at once.
+
+    One place of the three is kept for calls that are starting.
+    """
     emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
-    async with cloning(provider_concurrency=2, provider_queue=1, provider_attempts=1) as cloner:
+    async with cloning(provider_concurrency=3, provider_queue=1, provider_attempts=1) as cloner:
         first = [
             asyncio.ensure_future(
                 cloner.CloneVoice(pb.CloneVoiceRequest(caller=call(b"", n).caller, sample=speech))

@@ -70,6 +70,9 @@ class World:
             "PRECALL_DEPLOYMENT": DEPLOYMENT,
             "AUDIO_WORKERS": "1",
             "PROVIDER_CONCURRENCY": "50",
+            # Every caller of a test may call at once.
+            "CLONER_MAX_REQUESTS": "500",
+            "DRAIN_SECONDS": "0",
             "RECONCILE_SECONDS": "1",
             "RECONCILE_GRACE_SECONDS": "0",
             **settings,
