@@ -62,7 +62,8 @@ SAMPLE = _object(
     ["data"],
     format=_text("How the data is written.", enum=["base64"]),
     data=_text(
-        "The recording in standard base64: WAV, MP3, OGG, FLAC, M4A or WebM.", content_encoding="base64"
+        "The recording in standard base64, or a data: URL of it: WAV, MP3, OGG, FLAC, M4A or WebM.",
+        content_encoding="base64",
     ),
     duration_seconds=Schema(type=OpenAPIType.NUMBER, description="A hint. What the audio says counts."),
     sample_rate=Schema(type=OpenAPIType.INTEGER, description="A hint. What the audio says counts."),

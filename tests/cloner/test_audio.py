@@ -351,6 +351,49 @@ async def test_wall_clock() -> None:
     assert [found] == [again]
 
 
+async def test_held_up() -> None:
+    """A sample whose worker had no time, rather than used it up, is heard when there is some."""
+    async with Inspector(workers=1, cpu_seconds=1, max_seconds=MAX_SECONDS) as inspector:
+        (pid,) = inspector.pids
+        os.kill(pid, signal.SIGSTOP)
+        waiting = asyncio.create_task(inspector.inspect(SPEECH["opus"]))
+        await asyncio.sleep(1.5)  # longer than what it may use
+        assert not waiting.done()
+        os.kill(pid, signal.SIGCONT)
+        found = await waiting
+
+        assert ("opus", {pid}) == (found.format, inspector.pids)
+
+
+async def test_stopped_for_good() -> None:
+    """A worker that gets no time at all is replaced; the sample is not to blame."""
+    async with Inspector(workers=1, wall_seconds=0.5, max_seconds=MAX_SECONDS) as inspector:
+        (pid,) = inspector.pids
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(InspectionUnavailable, match="too busy"):
+            await inspector.inspect(SPEECH["wav"])
+        await until(lambda: len(inspector.pids - {pid}) == 1)
+
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.timeout(240)
+async def test_beside_busy_loops() -> None:
+    """The costliest honest recording, ten minutes of eight channels, is heard beside whatever else goes on."""
+    minutes = 300 * encoded("ogg", "libopus", seconds=2, rate=48000, layout="7.1")
+    loops = [await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass") for _ in range(2)]
+    try:
+        async with Inspector(workers=1, wall_seconds=200, max_seconds=600.0) as inspector:
+            found = await inspector.inspect(minutes)
+    finally:
+        for loop in loops:
+            loop.kill()
+            await loop.wait()
+
+    assert pytest.approx(600.0, abs=1.0) == found.duration_seconds
+
+
 async def test_waited_in_vain() -> None:
     """Sends away who waited too long, for whose sample it is not to blame."""
     async with Inspector(workers=1, wall_seconds=0.1, max_seconds=1e9) as inspector:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,6 +18,7 @@ from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault, SearchLag
+from tests.cloner.recordings import SAMPLES
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -203,6 +205,58 @@ async def test_sample_too_long(cloning, speech: bytes) -> None:
         reason, _, message = await refusal(cloner.PrepareCall(call(speech), timeout=10))
 
     assert ("SAMPLE_TOO_LONG", "Voice sample too long: more than the 4.0 s allowed") == (reason, message)
+
+
+async def test_busy_machine(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
+    """Who cannot be served because the machine has no time is told so, and may try again."""
+    workers = [
+        child for child in psutil.Process().children(recursive=True) if "cloner.inspection" in child.cmdline()
+    ]
+    assert workers
+    for worker in workers:
+        worker.suspend()
+    try:
+        reason, code, _ = await refusal(cloner.PrepareCall(call(speech), timeout=2))
+    finally:
+        for worker in workers:
+            worker.resume()
+
+    assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == (reason, code)
+    assert [] == emulator.requests.matching(path=CREATE)
+    assert (await cloner.PrepareCall(call(speech), timeout=20)).voice.voice_id in emulator.voices
+
+
+TAG = b"ID3\x03\x00\x00\x00\x00\x00\x10" + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("name", "front", "left_out", "expected"),
+    [
+        ("speech.wav", TAG, True, ("sample.wav", "audio/wav")),
+        ("speech.webm", TAG, True, ("sample.webm", "audio/webm")),
+        ("speech.mp3", TAG, False, ("sample.mp3", "audio/mpeg")),
+        ("speech.mp3", bytes(99), True, ("sample.mp3", "audio/mpeg")),
+        ("layer2.mp2", b"", True, ("sample.mp2", "audio/mpeg")),
+        ("gstreamer.webm", b"", True, ("sample.webm", "audio/webm")),
+        ("speech.flac", b"", True, ("sample.flac", "audio/flac")),
+    ],
+)
+async def test_what_is_sent_on(
+    cloner: CloningServiceStub,
+    emulator: Emulator,
+    name: str,
+    front: bytes,
+    left_out: bool,
+    expected: tuple[str, str],
+) -> None:
+    """ElevenLabs gets the recording itself, byte by byte, named by its content."""
+    sample = (SAMPLES / name).read_bytes()
+
+    await cloner.PrepareCall(call(front + sample), timeout=20)
+
+    (file,) = [part for part in emulator.requests.matching(path=CREATE)[0].form if part.filename]
+    assert expected == (file.filename, file.content_type)
+    assert hashlib.sha256(sample if left_out else front + sample).hexdigest() == file.sha256
 
 
 async def test_sample_unreadable(cloner: CloningServiceStub) -> None:
@@ -440,7 +494,7 @@ async def test_many_callers_at_one_agent(
 async def test_ten_megabytes(cloner: CloningServiceStub, emulator: Emulator) -> None:
     """The largest sample passes a caller with default options."""
     frames = 5 * 1024 * 1024 - 22
-    sample = silence(frames / 44_100)[:44] + (b"\x00\x20" * frames)
+    sample = silence(frames / 44_100)[:44] + (b"\x00\x20\x00\xe0" * frames)[: 2 * frames]
     assert 10 * 1024 * 1024 == len(sample)
 
     answer = await cloner.PrepareCall(call(sample), timeout=30)
