@@ -160,6 +160,8 @@ class Janitor:
         while (agent := await self._removal.claim()) is not None:
             with self._span("restore agent", await self._store.read(rows.get, agent.marker)):
                 await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
+            # A voice may have waited for that.
+            self.wake()
 
     async def _delete(self) -> None:
         """Deletes voices that were given up."""
@@ -171,8 +173,13 @@ class Janitor:
             with self._span("delete voice", row) as span:
                 pause = PAUSES[min(row.tries, len(PAUSES)) - 1]
                 try:
-                    if await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
-                        continue
+                    if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
+                        # Most often its agent is just being put back, which tells when it is done.
+                        await self._store.write(
+                            rows.postpone_deletion, row.marker, due_at=self._now(), untried=1
+                        )
+                        return
+                    continue
                 except ProviderFailure as failure:
                     span.set_status(StatusCode.ERROR)
                     log.warning("voice not deleted yet", voice_id=row.voice_id, reason=type(failure).__name__)

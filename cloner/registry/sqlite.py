@@ -26,6 +26,7 @@ BUSY_SECONDS = 10.0
 BUSY_MS = 50
 MOST_AT_ONCE = 200
 STATEMENTS = 256
+CACHE_KIB = 32_768
 
 
 class SqliteTransaction:
@@ -219,6 +220,7 @@ def connected(path: Path) -> sqlite3.Connection:
     _until_free(lambda: connection.execute("PRAGMA journal_mode=WAL"))
     # What was committed is on the disk, also after a power cut.
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     # The log beside the file appears with the first look.
     connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     return connection

@@ -189,7 +189,9 @@ DELETION_CLAIMED = Statement(f"""
     )
     RETURNING {FIELDS}
 """)
-POSTPONED = Statement("UPDATE voices SET due_at = :due_at WHERE marker = :marker AND state = 'deleting'")
+POSTPONED = Statement("""
+    UPDATE voices SET due_at = :due_at, tries = tries - :untried WHERE marker = :marker AND state = 'deleting'
+""")
 OF_PERSON = Statement(f"{SELECT} WHERE person = :person")
 ALL_OF_NUMBER = Statement(f"{SELECT} WHERE number = :number")
 CALLS_ERASED = Statement("DELETE FROM calls WHERE marker = :marker")
@@ -392,9 +394,9 @@ def claim_deletion(tx: Transaction, *, now: float, until: float) -> VoiceRow | N
     return _only(tx, DELETION_CLAIMED, now=now, until=until)
 
 
-def postpone_deletion(tx: Transaction, marker: str, *, due_at: float) -> None:
-    """Says when a deletion that failed may be tried again."""
-    tx.run(POSTPONED, marker=marker, due_at=due_at)
+def postpone_deletion(tx: Transaction, marker: str, *, due_at: float, untried: int = 0) -> None:
+    """Says when a deletion that failed may be tried again, and how many of its tries were none."""
+    tx.run(POSTPONED, marker=marker, due_at=due_at, untried=untried)
 
 
 def of_person_or_number(tx: Transaction, person: str | None, number: str | None) -> list[VoiceRow]:

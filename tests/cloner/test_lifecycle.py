@@ -1,6 +1,8 @@
 """From the first delivery to the end: calls, voices, agents and callers."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import grpc
@@ -13,6 +15,7 @@ from emulator import Emulator, Fault
 from environment import Secret
 from tests.cloner.clock import Clock
 from tests.postgres import drop_database
+from tests.rows import values
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -187,7 +190,9 @@ async def test_ended_call_makes_no_second_voice(
     assert 1 == len(emulator.requests.matching(path=CREATE))
 
 
-async def test_agent_is_free_again(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+async def test_agent_is_free_again(
+    cloning, emulator: Emulator, speech: bytes, eventually, database: str
+) -> None:
     """Once the other caller's call was reported as ended, the agent is updated for the next."""
     before = spoken(emulator)
     async with cloning() as cloner:
@@ -196,6 +201,8 @@ async def test_agent_is_free_again(cloning, emulator: Emulator, speech: bytes, e
         await end(cloner, 1)
         await end(cloner, 2)
         await eventually(lambda: before == spoken(emulator))
+        while [(None,)] != await values(database, "SELECT marker FROM agents"):
+            await asyncio.sleep(0.02)  # it is let go a moment after it has back what it had
         third = await cloner.PrepareCall(call(speech, 3), timeout=10)
 
     assert [True, False, True] == [answer.agent_updated for answer in (first, second, third)]
@@ -445,3 +452,20 @@ async def test_database_that_goes_away(cloning, emulator: Emulator, speech: byte
 async def drop(database: str) -> None:
     """Ends every connection to a database, and removes it."""
     await asyncio.to_thread(drop_database, database)
+
+
+async def test_idle_cloner_writes_nothing(
+    cloning, emulator: Emulator, speech: bytes, tmp_path: Any, database: str
+) -> None:
+    """While nothing is due, the registry is asked and never written to."""
+    if database.startswith("postgres"):
+        return  # the same question, whose writes would not show from outside
+    async with cloning() as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        await emulator.requests.wait(path="/v2/voices")
+        with closing(sqlite3.connect(tmp_path / "precall.sqlite3")) as other:
+            seen: list[int] = []
+            while seen[-3:] != [(version := other.execute("PRAGMA data_version").fetchone()[0])] * 3:
+                seen.append(version)
+                await asyncio.sleep(1.2)
+                assert len(seen) < 20, "it writes every tick"

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -15,16 +16,22 @@ import pytest
 
 from cloner.registry import (
     NewCall,
+    NewVoiceRow,
     RegistryNotOpened,
     RegistryUnavailable,
     Store,
     TextNotStorable,
     Transaction,
+    agents,
     calls,
+    deployment,
+    due,
     opened,
+    processes,
+    voices,
 )
 from cloner.registry.postgres import PostgresStore
-from cloner.registry.statement import Statement
+from cloner.registry.statement import PARAMETER, Statement
 from tests.postgres import new_database, on_server
 from tests.rows import values
 from tests.system.relay import Relay
@@ -454,3 +461,99 @@ async def refused(url: str) -> str:
         async with opened(url, name=None, now=NOW):
             pass
     return str(caught.value)
+
+
+async def test_one_taker_of_an_intent(store: Store) -> None:
+    """Of all who find a process dead at the same time, one takes its intent; of one that lives, nobody."""
+    await store.write(voices.intend, intent("Ivan", owner="dead"), call_id=None, now=NOW)
+
+    async def take(number: int, at: float) -> bool:
+        return await store.write(
+            voices.take_over, "Ivan", dead="dead", owner=f"taker_{number}", stale=at - 8, now=at
+        )
+
+    assert [False] * 5 == await asyncio.gather(*(take(number, NOW + 7) for number in range(5)))
+    await store.write(processes.alive, "dead", now=NOW + 5)
+    assert [False] * 5 == await asyncio.gather(*(take(number, NOW + 12) for number in range(5)))
+    assert [] == await store.read(voices.abandoned, stale=NOW + 4)
+    assert ["Ivan"] == [row.marker for row in await store.read(voices.abandoned, stale=NOW + 6)]
+    assert [False] * 9 + [True] == sorted(
+        await asyncio.gather(*(take(number, NOW + 14) for number in range(10)))
+    )
+
+
+async def test_one_intent_of_many(store: Store) -> None:
+    """Of all who want a voice for one caller at the same time, one gets to make it, and all learn which."""
+    rows = await asyncio.gather(
+        *(
+            store.write(voices.intend, intent(f"marker_{number}", caller="Ivan"), call_id=None, now=NOW)
+            for number in range(20)
+        )
+    )
+
+    assert 1 == len({row.marker for row in rows})
+    assert {"intended"} == {row.state for row in rows}
+
+
+async def test_what_is_due(store: Store) -> None:
+    """Nothing is due in a quiet registry; each kind of work is, once there is something to do."""
+    await store.write(deployment.claim_reconciliation, now=NOW, until=NOW + 600)
+
+    async def due_at(now: float) -> list[str]:
+        found = await store.read(
+            due.what_is_due,
+            now=now, busy_since=now - 7200, unused_since=now - 86_400, dropped_before=now - 2_592_000, stale=now - 8,
+        )  # fmt: skip
+        return [
+            kind for kind in ("close", "restore", "delete", "resume", "reconcile") if getattr(found, kind)
+        ]
+
+    assert [] == await due_at(NOW)
+    await store.write(voices.intend, intent("Ivan"), call_id=None, now=NOW)
+    assert ([], ["resume"]) == (await due_at(NOW + 8), await due_at(NOW + 9))
+    assert await store.write(voices.record, "Ivan", "voice_1", now=NOW)
+    assert ([], ["reconcile"]) == (await due_at(NOW + 9), await due_at(NOW + 600))
+    await store.write(deployment.claim_reconciliation, now=NOW + 600, until=NOW + 1e9)
+    assert ([], ["close"]) == (await due_at(NOW + 86_399), await due_at(NOW + 86_400))
+    await store.write(voices.release, "Ivan", "expired", busy_since=None, now=NOW + 5)
+    assert ([], ["delete"]) == (await due_at(NOW + 4), await due_at(NOW + 5))
+    await store.write(voices.lost, "Ivan", now=NOW + 10)
+    assert ([], ["close"]) == (await due_at(NOW + 2_592_010), await due_at(NOW + 2_592_011))
+    await store.write(voices.erase, "Ivan")
+    await store.write(calls.begin, new("call"))
+    assert ([], ["close"]) == (await due_at(NOW + 7_199), await due_at(NOW + 7_200))
+
+
+async def test_nothing_is_looked_through(tmp_path: Path) -> None:
+    """What is asked every second and for every call finds its rows by an index, however many there are."""
+    path = tmp_path / "registry.sqlite3"
+    async with opened(f"sqlite:///{path}", name="tested", now=NOW):
+        pass
+    asked = {
+        name: statement.sqlite
+        for module in (agents, calls, due, voices)
+        for name, statement in vars(module).items()
+        if isinstance(statement, Statement) and statement is not agents.ALONE
+    }
+    # What finds every ready voice, and agents, of which there are few.
+    asked = {name: text for name, text in asked.items() if name not in {"READY", "KNOWN"}}
+    with closing(sqlite3.connect(path)) as connection:
+        looked_through = {
+            f"{name}: {row[3]}"
+            for name, text in asked.items()
+            for row in connection.execute(
+                f"EXPLAIN QUERY PLAN {text}", dict.fromkeys(PARAMETER.findall(text))
+            )
+            if re.match(r"SCAN (voices|calls)\b(?! USING INDEX ix_voices_(intended|used|newest|due))", row[3])
+        }
+
+    assert 40 < len(asked)
+    assert set() == looked_through
+
+
+def intent(marker: str, *, caller: str = "c", owner: str = "process") -> NewVoiceRow:
+    """A voice that is about to be made."""
+    return NewVoiceRow(
+        marker=marker, caller=caller, replaces=None, number=None, person=caller, greeting_name="", name="n",
+        owner=owner, traceparent="", consent="", kept_until=0.0,
+    )  # fmt: skip

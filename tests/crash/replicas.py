@@ -212,7 +212,7 @@ def delivery(name: str, sample: bytes, *, agent: str | None = None, number: int 
 
 
 async def _ready(process: asyncio.subprocess.Process, log: Path) -> str:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while (address := _address(log)) is None:
             assert process.returncode is None, _text(log)
             await asyncio.sleep(0.02)
