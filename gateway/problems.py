@@ -114,8 +114,14 @@ CODES: Mapping[grpc.StatusCode, str] = {
 # What the cloner says to us, and not to the sender, who may be in the right: our token is not the cloner's.
 OUR_OWN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 
-# Said of the way between us and the cloner, of which the sender knows nothing.
-OF_THE_WAY = frozenset({"METHOD_NOT_ALLOWED", "BODY_TIMEOUT"})
+# Said of the way between us and the cloner, of which the sender knows nothing: a cloner of another
+# version, and a request of ours that arrived too slowly.
+OF_THE_WAY = frozenset(
+    {
+        ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED),
+        ("BODY_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED),
+    }
+)
 
 # Litestar's own refusals. Any other status below 500 counts as a request that cannot be read.
 STATUSES: Mapping[int, str] = {
@@ -216,7 +222,7 @@ def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]
     if (info[0] if info is not None and info[0] in ANSWERS else code.name) in OUR_OWN:
         log.error("cloner refuses us, check CLONER_TOKEN", code=code.name)
         reason, message = "CLONER_UNAVAILABLE", ""
-    elif info is not None and info[0] in OF_THE_WAY:
+    elif info is not None and (info[0], code) in OF_THE_WAY:
         reason, message = "CLONER_UNAVAILABLE", ""
     elif info is not None and info[0] in ANSWERS:
         reason, message = info

@@ -365,8 +365,9 @@ async def test_drain(emulator_url: str) -> None:
     assert 0 == started.returncode
 
 
-async def test_rolling_restart(emulator_url: str, tmp_path) -> None:
-    """Two cloners are restarted one after the other, and no call of a client with default settings is lost."""
+@pytest.mark.parametrize("policy", ["pick_first", "round_robin"])
+async def test_rolling_restart(emulator_url: str, tmp_path, policy: str) -> None:
+    """Two cloners are restarted one after the other, and no call of a client without retries of its own is lost."""
     settings = {
         "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url, "DRAIN_SECONDS": "0.5",
         "DATABASE_URL": f"sqlite:///{tmp_path}/precall.sqlite3", "CALLER_HASH_KEY": "key-of-the-hashes",
@@ -388,7 +389,8 @@ async def test_rolling_restart(emulator_url: str, tmp_path) -> None:
     async with process(**settings, CLONER_PORT="0") as first, process(**settings, CLONER_PORT="0") as second:
         ports = [(await ready(each)).rpartition(":")[2] for each in (first, second)]
         target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
-        async with grpc.aio.insecure_channel(target) as wire:
+        options = (("grpc.service_config", f'{{"loadBalancingConfig": [{{"{policy}": {{}}}}]}}'),)
+        async with grpc.aio.insecure_channel(target, options) as wire:
             calling = [asyncio.create_task(keep_calling(CloningServiceStub(wire))) for _ in range(4)]
             for old, port in zip((first, second), ports, strict=True):
                 before = answered

@@ -52,7 +52,7 @@ TABLE = {
         502: "PROVIDER_UNAUTHORIZED PROVIDER_PLAN_LIMIT VOICE_SLOTS_EXHAUSTED VOICE_MONTHLY_LIMIT "
         "PROVIDER_PROTOCOL",
         503: "PROVIDER_BUSY PROVIDER_UNAVAILABLE CLONER_UNAVAILABLE REGISTRY_UNAVAILABLE",
-        504: "PROVIDER_TIMEOUT",
+        504: "PROVIDER_TIMEOUT DEADLINE_TOO_SHORT",
     },
     "INTERNAL_ERROR": {500: "INTERNAL"},
 }
@@ -115,6 +115,18 @@ def test_reason_of_the_cloner(reason: str) -> None:
     refused = refusal(rpc_error(grpc.StatusCode.UNKNOWN, info(reason)))
 
     assert (reason, "The slots are full.") == (refused.reason, refused.message)
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED),
+        ("BODY_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED),
+    ],
+)
+def test_what_is_between_us_and_the_cloner(reason: str, code: grpc.StatusCode) -> None:
+    """A cloner without the method, or one that our request reached too slowly, is nothing to blame a sender for."""
+    assert "CLONER_UNAVAILABLE" == refusal(rpc_error(code, info(reason))).reason
 
 
 @pytest.mark.parametrize(
