@@ -98,9 +98,10 @@ class Admission(grpc.aio.ServerInterceptor):
         self._closed = asyncio.Event()
 
     def close(self) -> None:
-        """Ends the streams that are open, and lets no more in.
+        """Ends the streams that are open, which would end by themselves only when their callers leave.
 
-        Any other call that still comes is served: its sender has not heard yet that the server goes away.
+        Calls that have come in are served: the server itself takes no more, and tells its clients in a
+        way (GOAWAY) after which they send elsewhere, by themselves, what nobody has begun to handle.
         """
         self._closed.set()
 
