@@ -13,6 +13,7 @@ WORKDIR /build
 # The dependencies first: they change less often than our own code, and their layer is kept.
 COPY pyproject.toml uv.lock README.md ./
 RUN uv sync --frozen --no-dev --no-install-project
+COPY callerid callerid
 COPY environment environment
 COPY telemetry telemetry
 COPY generated generated

@@ -61,3 +61,7 @@ soak minutes="10":
 # What one delivery costs: CPU time and memory of both processes.
 bench:
     {{uv}} run python -m benchmarks
+
+# What strangers cost the gateway: memory, and whether deliveries still arrive. Takes three minutes.
+strangers:
+    {{uv}} run python -m benchmarks.strangers

@@ -14,9 +14,9 @@ import psutil
 
 from demo.processes import running
 
-__all__ = ["TOKEN", "Encode", "System"]
+__all__ = ["SECRET", "TOKEN", "Encode", "System", "peak"]
 
-SECRET = "not-a-secret"  # noqa: S105 - it signs what goes to this machine's loopback
+SECRET = "not-a-secret-at-all"  # noqa: S105 - it signs what goes to this machine's loopback
 TOKEN = "not-a-secret-either"  # noqa: S105 - as above
 
 Encode = Callable[[httpx.Client, bytes, int], httpx.Request]

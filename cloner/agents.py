@@ -15,8 +15,7 @@ import structlog
 from cloner import failures
 from cloner.elevenlabs import AgentVoice, ElevenLabs
 from cloner.overrides import Overrides
-from cloner.registry import AgentRow, Noted
-from cloner.registry import Agents as AgentRows
+from cloner.registry import AgentRow, Noted, Store, agents
 
 __all__ = ["Agents", "Reading"]
 
@@ -48,7 +47,7 @@ class Agents:
     def __init__(
         self,
         provider: ElevenLabs,
-        rows: AgentRows,
+        store: Store,
         overrides: Overrides,
         *,
         mode: Literal["auto", "always", "never"],
@@ -56,7 +55,7 @@ class Agents:
         now: Callable[[], float],
     ) -> None:
         self._provider = provider
-        self._rows = rows
+        self._store = store
         self._overrides = overrides
         self._mode = mode
         self._presumed = presumed_seconds
@@ -103,7 +102,8 @@ class Agents:
             return False
         now, holder = self._now(), secrets.token_hex(8)
         until = now + left + AFTERMATH_SECONDS
-        if not await self._rows.intend(
+        if not await self._store.write(
+            agents.intend,
             row,
             turn=reading.turn,
             caller=caller,
@@ -131,10 +131,10 @@ class Agents:
 
     async def _let_go(self, row: AgentRow, holder: str, *, until: float, given: bool) -> bool:
         """False if the hold had run out, as when the clock is set or the machine was suspended."""
-        held = await self._rows.let_go(row.agent_id, holder=holder, until=until, given=given)
+        held = await self._store.write(agents.let_go, row.agent_id, holder=holder, until=until, given=given)
         if not held and (given or until):
             log.warning("agent updated too late", agent_id=row.agent_id)
-            await self._rows.strayed(row)
+            await self._store.write(agents.strayed, row)
         return held
 
 

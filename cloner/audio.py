@@ -11,42 +11,48 @@ is replaced.
 
 import asyncio
 import contextlib
-import os
+import math
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
 import structlog
 
-from cloner.finding import Finding, Format, Reply
+from cloner.finding import Finding, Format
+from cloner.worker import Worker, file_of
 
 __all__ = ["Audio", "InspectionUnavailable", "Inspector", "SampleUnreadable"]
 
 log = structlog.get_logger()
 
+MOST_CPU_SECONDS = 3_600
 START_SECONDS = 30.0  # for a worker to import what it needs on a machine that is busy starting
 LONGEST_PAUSE = 5.0  # between two tries to start one
-LONGEST_REPLY = 4_096
-
-# A worker parses what strangers send, so of the environment, with our secrets, it gets what Python needs.
-INHERITED = frozenset({"PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL"})
+PATIENCE_SECONDS = 5.0  # for a worker to be done with a sample that nobody waits for any more
 
 UPLOADED_AS: dict[Format, tuple[str, str]] = {
     "wav": ("audio/wav", "wav"),
     "mp3": ("audio/mpeg", "mp3"),
+    "mp2": ("audio/mpeg", "mp2"),
     "ogg": ("audio/ogg", "ogg"),
     "opus": ("audio/ogg", "ogg"),
     "flac": ("audio/flac", "flac"),
     "m4a": ("audio/mp4", "m4a"),
+    "mov": ("video/quicktime", "mov"),  # there is no other, whether pictures move in it or not
     "webm": ("audio/webm", "webm"),
+    "matroska": ("audio/x-matroska", "mka"),
 }
+WITH_PICTURES: dict[Format, tuple[str, str]] = {
+    "ogg": ("video/ogg", "ogv"),
+    "opus": ("video/ogg", "ogv"),
+    "m4a": ("video/mp4", "mp4"),
+    "webm": ("video/webm", "webm"),
+    "matroska": ("video/x-matroska", "mkv"),
+}
+
+# Where a tag in front is as good as part of the format, and every decoder expects it.
+TAGGED: frozenset[Format] = frozenset({"mp3", "mp2", "flac"})
 
 
 class SampleUnreadable(Exception):
@@ -66,18 +72,21 @@ class InspectionUnavailable(Exception):
 class Audio(msgspec.Struct, frozen=True, kw_only=True):
     """What a sample is, whatever its headers claim.
 
-    `format` is wav, mp3, ogg (Vorbis or FLAC in OGG), opus (in OGG), flac, m4a (any audio in MP4 or
-    QuickTime) or webm; `media_type` and `extension` are what to upload it as. `sample_rate` is the
-    decoder's, so 48000 for Opus. `peak_dbfs` is the loudest number in any channel, and above 0 where
-    a float or lossy format says so.
+    `format` is wav, mp3, mp2 (MPEG Layer II), ogg (Vorbis or FLAC in OGG), opus (in OGG), flac, m4a (any
+    audio in MP4), mov (in QuickTime), webm or matroska; `codec` is what people call what is in it;
+    `media_type` and `extension` are what to upload it as. `sample_rate` is the decoder's, so 48000 for
+    Opus. `sounding_seconds` are those that are louder than SOUND_DBFS. `begins` is how many bytes stand
+    in front that other decoders would stumble over: a foreign tag, a piece of a frame.
     """
 
     format: Format
+    codec: str
     media_type: str
     extension: str
+    begins: int
     duration_seconds: float
+    sounding_seconds: float
     sample_rate: int
-    peak_dbfs: float
 
 
 class Inspector:
@@ -87,16 +96,17 @@ class Inspector:
     a gRPC server is made: a worker holds none of its parent's sockets, but starting one beside a busy
     server takes longer. A worker that dies is replaced; none outlives this process, however it ends.
 
-    A sample may cost `wall_seconds`, `cpu_seconds` of processor time and `memory_mb` of addresses,
-    and waits for its turn at most `wall_seconds`, among at most `waiting` others.
+    A sample may cost `cpu_seconds` of processor time and `memory_mb` of addresses, or it is refused. How
+    long that takes depends on what else the machine does, which is nobody's fault: who waited `wall_seconds`
+    for a turn, or for an answer, hears InspectionUnavailable. At most `waiting` wait for their turn.
     """
 
     def __init__(
         self,
         *,
         workers: int = 2,
-        wall_seconds: float = 5.0,
-        cpu_seconds: int = 5,
+        wall_seconds: float = 60.0,
+        cpu_seconds: int | None = None,
         memory_mb: int = 1024,
         max_seconds: float,
         waiting: int = 64,
@@ -104,10 +114,11 @@ class Inspector:
         self._workers = workers
         self._wall_seconds = wall_seconds
         self._capacity = workers + waiting
+        cpu_seconds = enough_cpu_seconds(max_seconds) if cpu_seconds is None else cpu_seconds
         self._arguments = (str(max_seconds), str(cpu_seconds), str(memory_mb))
         self._unfinished: set[_Job] = set()
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
-        self._alive: set[_Worker] = set()
+        self._alive: set[Worker] = set()
         self._tending: list[asyncio.Task[None]] = []
 
     @property
@@ -159,10 +170,9 @@ class Inspector:
         finally:
             self._unfinished.discard(job)
             job.abandon()
-        media_type, extension = UPLOADED_AS[finding.format]
-        return Audio(media_type=media_type, extension=extension, **msgspec.structs.asdict(finding))
+        return _audio(finding, sample)
 
-    async def _tend(self, worker: "_Worker") -> None:
+    async def _tend(self, worker: Worker) -> None:
         """Gives one worker after the other one job after the other."""
         job: _Job | None = None
         coming = asyncio.create_task(self._jobs.get())
@@ -183,29 +193,31 @@ class Inspector:
         finally:
             coming.cancel()
 
-    async def _work(self, worker: "_Worker", job: "_Job") -> bool:
+    async def _work(self, worker: Worker, job: "_Job") -> bool:
         """Does the job, whoever still waits for it; says whether it needs another worker and another try."""
         if job.done.done():
             return False
         job.begun.set()
         job.tries += 1
         try:
-            with _file_of(job.sample) as descriptor, contextlib.suppress(ConnectionError):
+            with file_of(job.sample) as descriptor, contextlib.suppress(ConnectionError):
                 worker.ask(descriptor)  # its end, if it has just died, is heard below
         except OSError as failure:  # no descriptor or no memory left, here
             log.error("sample not handed over", problem=failure.strerror)
             job.fail(InspectionUnavailable())
             return False
-        await asyncio.wait((worker.line,), timeout=self._wall_seconds)
+        await self._listen(worker, job)
         if not worker.line.done():
-            job.fail(SampleUnreadable("takes too long to decode"))
+            job.fail(
+                InspectionUnavailable("This machine is too busy to look at the voice sample; try again later")
+            )
             worker.gone = True
             return False
-        reply = _reply(worker.heard())
+        reply = worker.heard()
         if reply is None:
             worker.gone = True
             if await self._stop(worker) == -signal.SIGXCPU:
-                job.fail(SampleUnreadable("takes too long to decode"))
+                job.fail(SampleUnreadable("takes too much processor time to decode"))
             elif job.tries > 1:
                 job.fail(SampleUnreadable("cannot be decoded"))
             return not job.done.done()
@@ -215,19 +227,28 @@ class Inspector:
             job.succeed(reply.finding)
         return False
 
-    async def _start(self) -> "_Worker":
+    async def _listen(self, worker: Worker, job: "_Job") -> None:
+        """Waits for what the worker says, and not much longer than somebody waits for the job."""
+        await asyncio.wait(
+            (worker.line, job.done), timeout=self._wall_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if job.done.done() and not worker.line.done():
+            # A new worker costs more than the rest of a usual sample.
+            await asyncio.wait((worker.line,), timeout=PATIENCE_SECONDS)
+
+    async def _start(self) -> Worker:
         try:
-            worker = _Worker(self._arguments)
+            worker = Worker(self._arguments)
         except OSError as failure:
             raise InspectionUnavailable(f"No inspection worker can start: {failure.strerror}") from failure
         self._alive.add(worker)
         await asyncio.wait((worker.line,), timeout=START_SECONDS)
-        if not worker.line.done() or _reply(worker.heard()) is None:
+        if not worker.line.done() or worker.heard() is None:
             status = await self._stop(worker)
             raise InspectionUnavailable(f"An inspection worker did not start (exit status {status})")
         return worker
 
-    async def _replacement(self) -> "_Worker":
+    async def _replacement(self) -> Worker:
         pause = 0.1
         while True:
             try:
@@ -237,7 +258,7 @@ class Inspector:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _stop(self, worker: "_Worker") -> int:
+    async def _stop(self, worker: Worker) -> int:
         status = await worker.stop()
         self._alive.discard(worker)
         return status
@@ -271,100 +292,25 @@ class _Job:
             self.done.exception()  # nobody may be left to hear it, which asyncio would complain about
 
 
-class _Worker:
-    """One process and our end of the socket to it. `line` is done when it said something, or ended."""
+def enough_cpu_seconds(max_seconds: float) -> int:
+    """What the costliest honest recording of that length needs, several times over.
 
-    def __init__(self, arguments: tuple[str, ...]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._said = b""
-        self.gone = False
-        self.line: asyncio.Future[bytes] = self._loop.create_future()
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            try:
-                # Not asyncio's or uvloop's: this one runs none of gRPC's fork handlers. In the loop's own
-                # thread: the worker dies with the thread that started it.
-                self._process = subprocess.Popen(  # noqa: S603 - all of it is ours
-                    [sys.executable, "-P", "-m", "cloner.inspection", str(theirs.fileno()), *arguments],
-                    pass_fds=(theirs.fileno(),),
-                    env=_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                )
-            except OSError:
-                self._socket.close()
-                raise
-        self._socket.setblocking(False)
-        self._loop.add_reader(self._socket, self._readable)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def ask(self, descriptor: int) -> None:
-        """Hands over a sample. One byte, to a worker that waits for it: it never blocks."""
-        socket.send_fds(self._socket, [b"?"], [descriptor])
-
-    def heard(self) -> bytes:
-        """What it said; empty if it ended. From now on `line` is about the next."""
-        line = self.line.result()
-        self.line = self._loop.create_future()
-        if self.gone:
-            self.line.set_result(b"")
-        return line
-
-    async def stop(self) -> int:
-        """Kills it unless it is dead, and returns its exit status; may be called again."""
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
-        self.gone = True
-        self._process.kill()
-        # Giving back a gigabyte takes the kernel a moment, in which a wait would hold up the loop.
-        return await asyncio.to_thread(self._process.wait)
-
-    def _readable(self) -> None:
-        try:
-            said = self._socket.recv(LONGEST_REPLY)
-        except BlockingIOError:
-            return
-        except OSError:
-            said = b""
-        self._said += said
-        if not said or len(self._said) > LONGEST_REPLY:
-            self._loop.remove_reader(self._socket)
-            self.gone = True
-            self._said = b"\n"
-        line, newline, rest = self._said.partition(b"\n")
-        if newline and not self.line.done():
-            self._said = rest
-            self.line.set_result(line)
+    Eight channels of Opus, ten minutes long, take 3 to 6 s; nothing that was tried takes longer.
+    """
+    return min(5 + math.ceil(max_seconds / 20), MOST_CPU_SECONDS)
 
 
-def _reply(line: bytes) -> Reply | None:
-    """What a worker says, or None if it ended or talks nonsense."""
-    try:
-        return msgspec.json.decode(line, type=Reply)
-    except msgspec.DecodeError:
-        return None
-
-
-def _environment() -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name in INHERITED}
-    # One thread: numpy reserves 40 MB of addresses for each it might need.
-    return inherited | {"PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
-
-
-@contextlib.contextmanager
-def _file_of(sample: bytes) -> Iterator[int]:
-    """A nameless file with the sample in it. Written for 10 MB in 2 ms; as a pickle it would take 28."""
-    with contextlib.ExitStack() as stack:
-        if sys.platform == "linux":
-            descriptor = os.memfd_create("sample")
-            stack.callback(os.close, descriptor)
-        else:
-            descriptor = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
-        written = 0
-        while written < len(sample):
-            written += os.pwrite(descriptor, memoryview(sample)[written:], written)
-        yield descriptor
+def _audio(finding: Finding, sample: bytes) -> Audio:
+    names = WITH_PICTURES if finding.pictures else UPLOADED_AS
+    media_type, extension = names.get(finding.format) or UPLOADED_AS[finding.format]
+    tagged = finding.format in TAGGED and sample.startswith(b"ID3")
+    return Audio(
+        format=finding.format,
+        codec=finding.codec,
+        media_type=media_type,
+        extension=extension,
+        begins=0 if tagged else finding.begins,
+        duration_seconds=finding.duration_seconds,
+        sounding_seconds=finding.sounding_seconds,
+        sample_rate=finding.sample_rate,
+    )

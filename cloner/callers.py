@@ -7,13 +7,21 @@ import unicodedata
 from typing import Literal
 
 import msgspec
-import phonenumbers
 
-__all__ = ["Caller", "Identities", "Identity", "greeting", "voice_label"]
+from callerid import e164, folded, spaced, spoken
+
+__all__ = ["CallName", "Caller", "ConversationMismatch", "Identities", "Identity", "greeting", "voice_label"]
+
+CallName = Literal["conversation_id", "call_sid", "sip_call_id"]
 
 LABEL_LENGTH = 40
-# How telephone networks and Twilio write "anonymous", "restricted", "blocked", "unknown" and "unavailable".
-WITHHELD = frozenset({"266696687", "7378742833", "2562533", "8656696", "86282452253"})
+
+
+class ConversationMismatch(Exception):
+    """This agent and conversation were asked about before, for another caller. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__("This conversation was asked about for another caller; send one of its own.")
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,36 +42,45 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     person: str
     """The same for every sample and every call of one caller, whatever a voice belongs to."""
 
+    stated: str
+    """Whom the request states: number, name and date of birth, whatever the sample."""
+
 
 class Identities:
     """Tells one caller from another by keyed hashes.
 
     `reuse` says what a voice belongs to: the `caller`, the caller and the `sample`, or `never` more
-    than one call.
+    than one call. `region` is the country in which national forms of numbers are read.
     """
 
-    def __init__(self, key: bytes, reuse: Literal["caller", "sample", "never"]) -> None:
+    def __init__(
+        self, key: bytes, reuse: Literal["caller", "sample", "never"], *, region: str | None = None
+    ) -> None:
         self._key = key
         self._reuse = reuse
+        self.region = region
 
     def needs_sample(self, caller: Caller) -> bool:
         """Whether the caller cannot be told without the digest of the sample."""
-        return self._reuse == "sample" or not _e164(caller.phone_number)
+        return self._reuse == "sample" or e164(caller.phone_number, self.region) is None
 
     def of(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
         """Equal for two requests exactly when they come from one caller.
 
-        The number counts in E.164 form where it parses as such, the name without regard to case.
-        Without a number, or with one that was withheld, the sample joins in: many share a name.
+        The number counts in E.164 form, the name without regard to case, spaces and spelling in code
+        points. Without a number that can be one person's the sample joins in: many share a name.
         """
-        number = _e164(caller.phone_number)
-        parts = [number, caller.name.strip().casefold(), caller.date_of_birth.strip()]
-        if not number or self._reuse == "sample":
+        number = e164(caller.phone_number, self.region)
+        parts = [number or "", folded(caller.name), spaced(caller.date_of_birth)]
+        if number is None or self._reuse == "sample":
             parts.append(sample_digest)
         if self._reuse == "never":
             parts.append(call_id)
-        person = self._hash("caller", *parts[:3], *([] if number else [sample_digest]))
-        return Identity(caller=self._hash("caller", *parts), number=self.number(number), person=person)
+        stated = self._hash("caller", *parts[:3])
+        person = stated if number else self._hash("caller", *parts[:3], sample_digest)
+        return Identity(
+            caller=self._hash("caller", *parts), number=self._of_number(number), person=person, stated=stated
+        )
 
     def by_number(self, phone_number: str) -> str | None:
         """The hash by which voices are found for a number; None where none may be."""
@@ -71,26 +88,23 @@ class Identities:
 
     def number(self, phone_number: str) -> str | None:
         """The hash of a phone number, None for no number."""
-        number = _e164(phone_number)
-        return self._hash("number", number) if number else None
+        return self._of_number(e164(phone_number, self.region))
+
+    def _of_number(self, number: str | None) -> str | None:
+        return None if number is None else self._hash("number", number)
+
+    def call_id(self, agent_id: str, kind: CallName, name: str, *, number: str = "") -> str:
+        """Our own name for a call, the same in every process and after a restart.
+
+        What a conversation, a `call_sid` and a `sip_call_id` of one text name are three calls. Nobody
+        without the key can compute it.
+        """
+        return f"call_{self._hash('call', agent_id, kind, name, number)[:24]}"
 
     def _hash(self, *parts: str) -> str:
         # Lengths in front, so that no two lists of parts read alike.
         text = "".join(f"{len(part)}:{part}" for part in parts)
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
-
-
-def _e164(phone_number: str) -> str:
-    """The number in one spelling; nothing for one that was withheld, which many callers share."""
-    number = phone_number.strip()
-    digits = re.sub("[^0-9]", "", number)
-    if not digits or digits in WITHHELD:
-        return ""
-    try:
-        parsed = phonenumbers.parse(number, None)
-    except phonenumbers.NumberParseException:
-        return number
-    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
 
 
 def greeting(template: str, name: str) -> str:
@@ -100,7 +114,7 @@ def greeting(template: str, name: str) -> str:
     `{name|friend}` is the name or "friend". Braces in a name are dropped, since an agent reads
     `{{...}}` as a variable of its own.
     """
-    name = " ".join(name.replace("{", "").replace("}", "").split())
+    name = spoken(name.replace("{", "").replace("}", ""))
     if name:
         return re.sub(r"\{name(?:\|[^{}]*)?\}", lambda _: name, template)
     sentence = re.sub(r"\{name\|([^{}]*)\}", r"\1", template)
@@ -112,7 +126,14 @@ def greeting(template: str, name: str) -> str:
 
 
 def voice_label(name: str) -> str:
-    """The caller's name as the first part of a voice's name: letters, digits, "-" and "_"."""
-    words = unicodedata.normalize("NFC", name).split()
-    text = "_".join("".join(c for c in word if c.isalnum() or c == "-") for word in words)
-    return text.strip("_-")[:LABEL_LENGTH] or "Caller"
+    """The name as the first part of a voice's name: letters with their marks, digits, "-" and "_"."""
+    words: list[str] = []
+    for word in spaced(name).split():
+        kept = ""
+        for character in word:
+            # A mark belongs to the letter before it, and what stands by itself is no part of a name.
+            marks = kept != "" and unicodedata.category(character).startswith("M")
+            if character.isalnum() or character == "-" or marks:
+                kept += character
+        words.append(kept)
+    return "_".join(word for word in words if word)[:LABEL_LENGTH].strip("_-") or "Caller"

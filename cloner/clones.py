@@ -10,15 +10,17 @@ import structlog
 from opentelemetry.trace import get_current_span
 
 from cloner.failures import ProviderFailure
-from cloner.registry import Voices as VoiceRows
+from cloner.registry import Store, processes
+from cloner.registry import voices as voice_rows
+from cloner.turns import as_urgent_as, urgency
 from cloner.voice import Voice
 
 __all__ = ["STALE_SECONDS", "Clone", "Clones"]
 
 log = structlog.get_logger()
 
-ALIVE_SECONDS = 2.0  # between two signs of life of who is at an intent
-STALE_SECONDS = 8.0  # without one, whoever was at it is taken to be dead
+ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
+STALE_SECONDS = 8.0  # without one, whoever was at an intent is taken to be dead
 
 
 class Clone:
@@ -31,13 +33,16 @@ class Clone:
         self.trace = get_current_span().get_span_context()
         # What to tell those whose time runs out: what went wrong last, or Busy while it waits for its turn.
         self.failure: ProviderFailure | None = None
+        self.asked = False  # whether ElevenLabs was
+        # A clone that was begun ahead of time hurries when a call comes to need it.
+        self.urgency = urgency()
 
 
 class Clones:
     """Does what outlives requests. `owner` names this process in the registry; `now` tells Unix seconds."""
 
-    def __init__(self, rows: VoiceRows, *, now: Callable[[], float]) -> None:
-        self._rows = rows
+    def __init__(self, store: Store, *, now: Callable[[], float]) -> None:
+        self._store = store
         self._now = now
         self.owner = secrets.token_hex(8)
         self._clones: dict[str, Clone] = {}
@@ -87,16 +92,17 @@ class Clones:
 
     async def _told(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
         try:
-            return await work
+            with as_urgent_as(clone.urgency):
+                return await work
         except Exception as failure:
-            await self._rows.fail(clone.marker, type(failure).__name__, now=self._now())
+            await self._store.write(voice_rows.fail, clone.marker, type(failure).__name__, now=self._now())
             raise
         finally:
             self._clones.pop(clone.marker, None)
 
     async def _beat(self) -> None:
-        """Gives a sign of life for every intent that this process is at."""
+        """Gives signs of life, for whatever intents this process is at."""
         while self._clones:
             await asyncio.sleep(ALIVE_SECONDS)
             with contextlib.suppress(Exception):  # told by whatever else needs the registry
-                await self._rows.keep_alive(list(self._clones), owner=self.owner, now=self._now())
+                await self._store.write(processes.alive, self.owner, now=self._now())

@@ -11,7 +11,7 @@ were told for the voice, because what stands on a command line can be read by ev
 machine; for `replace` also with `consent`, the reference of the caller's consent. `enrol` takes a CSV
 with the columns `file`, `phone_number`, `name`, `date_of_birth` and `consent`, and goes on where an
 earlier run ended. `CLONER_TARGET` (localhost:50051) says where the cloner is, `CLONER_TOKEN` is its
-token.
+token, `DEFAULT_REGION` the country (such as NL) of numbers that are told without one.
 """
 
 import argparse
@@ -25,7 +25,8 @@ import msgspec
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
-from environment import EnvironmentInvalid, Secret, read
+from callerid import e164, region_fault
+from environment import EnvironmentInvalid, Target, Token, read
 
 __all__ = ["main"]
 
@@ -35,8 +36,13 @@ SECONDS = 60.0
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Where the cloner is, and what it wants to see."""
 
-    cloner_target: str = "localhost:50051"
-    cloner_token: Secret | None = None
+    cloner_target: Target = Target("localhost:50051")
+    cloner_token: tuple[Token, ...] = ()
+    default_region: str | None = None
+
+    def __post_init__(self) -> None:
+        if fault := region_fault(self.default_region):
+            raise ValueError(fault)
 
 
 class CallerText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,15 +96,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _run(chosen: argparse.Namespace, access: Access) -> int:
-    token = access.cloner_token
-    metadata = (("authorization", f"Bearer {token.reveal()}"),) if token else ()
+    metadata = tuple(("authorization", f"Bearer {token.reveal()}") for token in access.cloner_token[:1])
     options = (("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", -1))
     async with grpc.aio.insecure_channel(access.cloner_target, options=options) as channel:
         stub = CloningServiceStub(channel)
         match chosen.command:
             case "voices":
                 page_token = ""
-                caller = _caller(_told()) if chosen.caller else None
+                caller = _caller(_told(), access) if chosen.caller else None
                 while True:
                     page = await stub.ListVoices(
                         pb.ListVoicesRequest(page_size=100, page_token=page_token, caller=caller),
@@ -109,7 +114,7 @@ async def _run(chosen: argparse.Namespace, access: Access) -> int:
                     if not (page_token := page.next_page_token):
                         return 0
             case "forget":
-                caller = None if chosen.voice_id else _caller(_told())
+                caller = None if chosen.voice_id else _caller(_told(), access)
                 request = pb.ForgetCallerRequest(caller=caller, voice_id=chosen.voice_id)
                 answer = await stub.ForgetCaller(request, timeout=SECONDS, metadata=metadata)
                 print(f"{answer.voices_deleted} voices deleted, {answer.voices_pending} to be deleted later")
@@ -117,7 +122,7 @@ async def _run(chosen: argparse.Namespace, access: Access) -> int:
                 sample = chosen.recording.read_bytes()
                 told = _told()
                 replaced = await stub.ReplaceVoice(
-                    pb.ReplaceVoiceRequest(caller=_caller(told), sample=sample, consent=told.consent),
+                    pb.ReplaceVoiceRequest(caller=_caller(told, access), sample=sample, consent=told.consent),
                     timeout=SECONDS, metadata=metadata,
                 )  # fmt: skip
                 print(f"{replaced.voice.voice_id}  {replaced.voice.name}")
@@ -128,6 +133,7 @@ async def _run(chosen: argparse.Namespace, access: Access) -> int:
                 return await enrol(
                     stub, metadata, folder=chosen.folder, callers=chosen.callers,
                     report=chosen.report or Path(f"{chosen.callers}.report.csv"), at_once=chosen.at_once,
+                    region=access.default_region,
                 )  # fmt: skip
     return 0
 
@@ -141,8 +147,11 @@ def _told() -> CallerText:
     return msgspec.json.decode(sys.stdin.buffer.read(), type=CallerText)
 
 
-def _caller(told: CallerText) -> pb.Caller:
-    return pb.Caller(name=told.name, date_of_birth=told.date_of_birth, phone_number=told.phone_number)
+def _caller(told: CallerText, access: Access) -> pb.Caller:
+    # Without a country of its own to read it in, a number is left to the cloner, which may have one.
+    region = access.default_region
+    number = (e164(told.phone_number, region) if region else None) or told.phone_number
+    return pb.Caller(name=told.name, date_of_birth=told.date_of_birth, phone_number=number)
 
 
 if __name__ == "__main__":

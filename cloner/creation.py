@@ -12,8 +12,7 @@ import structlog
 from cloner import failures
 from cloner.elevenlabs import ElevenLabs, ListedVoice, NewVoice
 from cloner.failures import ProviderFailure
-from cloner.registry import Deployment, VoiceRow
-from cloner.registry import Voices as VoiceRows
+from cloner.registry import Store, VoiceRow, deployment, voices
 from cloner.removal import Removal
 from cloner.retry import retrying
 
@@ -39,26 +38,24 @@ class VoiceNeedsVerification(Exception):
 
 
 class Creation:
-    """Creates voices for one deployment. `now` tells the time, in Unix seconds."""
+    """Creates voices for the deployment of that name. `now` tells the time, in Unix seconds."""
 
     def __init__(
         self,
         provider: ElevenLabs,
-        rows: VoiceRows,
-        shared: Deployment,
+        store: Store,
         removal: Removal,
         *,
-        deployment: str,
+        name: str,
         timeout_seconds: float,
         attempts: int,
         call_seconds: float,
         now: Callable[[], float],
     ) -> None:
         self._provider = provider
-        self._rows = rows
-        self._shared = shared
+        self._store = store
         self._removal = removal
-        self._deployment = deployment
+        self._deployment = name
         self._timeout = timeout_seconds
         self._attempts = attempts
         self._call_seconds = call_seconds
@@ -112,8 +109,9 @@ class Creation:
                 made_room = True
                 return await attempt(resent + 1)
             except failures.MonthlyLimit:
-                await self._shared.month_used_up(await self._month_resets_at(deadline))
-                raise
+                resets_at = await self._month_resets_at(deadline)
+                await self._store.write(deployment.month_used_up, resets_at)
+                raise failures.MonthlyLimit(retry_after=max(1.0, resets_at - self._now())) from None
             except ProviderFailure as failure:
                 tell(failure)
                 log.warning("voice not created", reason=type(failure).__name__, maybe_made=failure.maybe_done)
@@ -122,7 +120,7 @@ class Creation:
                 found = await self._look(row.marker)
                 if found is None:
                     # The next create goes under a new marker; what this one made is found by reconciling.
-                    await self._rows.fail(row.marker, "Unanswered", now=self._now())
+                    await self._store.write(voices.fail, row.marker, "Unanswered", now=self._now())
                     raise
                 log.info("voice found by its marker", voice_id=found.voice_id)
                 created = NewVoice(found.voice_id, found.requires_verification)
@@ -174,11 +172,11 @@ class Creation:
         """Deletes the voice that was used the longest ago and is in no call, if there is one."""
         now = self._now()
         busy_since = now - self._call_seconds
-        row = await self._rows.least_recently_used(
-            busy_since=busy_since, now=now, kept=kept, replaces=replaces
+        row = await self._store.read(
+            voices.least_recently_used, busy_since=busy_since, now=now, kept=kept, replaces=replaces
         )
-        if row is None or not await self._rows.release(
-            row.marker, "evicted", busy_since=busy_since, now=self._now()
+        if row is None or not await self._store.write(
+            voices.release, row.marker, "evicted", busy_since=busy_since, now=self._now()
         ):
             return False
         log.info("voice given up for its slot", voice_id=row.voice_id)

@@ -16,7 +16,15 @@ import httpx
 import msgspec
 
 from cloner import failures
-from cloner.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
+from cloner.failures import (
+    FAIR_SECONDS,
+    Busy,
+    DeadlineTooShort,
+    ProtocolBroken,
+    ProviderFailure,
+    TimedOut,
+    Unavailable,
+)
 from cloner.retry import retrying
 from cloner.turns import Turns
 
@@ -113,7 +121,7 @@ class _Subscription(msgspec.Struct):
 class ElevenLabs:
     """Speaks to ElevenLabs with a client that it is given and does not close.
 
-    At most `concurrency` requests are under way; others wait in order, at most `queue` of them.
+    At most `concurrency` requests are under way; others wait, calls first, under the rules of Turns.
     """
 
     def __init__(self, http: httpx.AsyncClient, *, attempts: int, concurrency: int, queue: int) -> None:
@@ -282,7 +290,7 @@ class ElevenLabs:
         """The one place where httpx is touched and its errors end."""
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
-            raise TimedOut
+            raise DeadlineTooShort
         request.extensions["timeout"] = httpx.Timeout(left, connect=min(left, CONNECT_SECONDS)).as_dict()
         try:
             async with asyncio.timeout_at(deadline + BACKSTOP_SECONDS):
@@ -294,7 +302,8 @@ class ElevenLabs:
         except httpx.PoolTimeout as failure:
             raise Busy from failure
         except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
-            raise Unavailable from failure
+            cut = isinstance(failure, httpx.ConnectTimeout) and left < FAIR_SECONDS
+            raise (DeadlineTooShort if cut else Unavailable) from failure
         except (httpx.TimeoutException, TimeoutError) as failure:
             raise TimedOut(maybe_done=changes) from failure
         except httpx.TransportError as failure:

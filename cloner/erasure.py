@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from cloner.callers import Caller, Identities
 from cloner.failures import ProviderFailure
-from cloner.registry import Calls, VoiceRow, Voices
+from cloner.registry import Store, VoiceRow, calls, voices
 from cloner.removal import FORGOTTEN, Removal
 
 __all__ = ["Erasure"]
@@ -17,15 +17,13 @@ class Erasure:
     def __init__(
         self,
         identities: Identities,
-        voices: Voices,
-        calls: Calls,
+        store: Store,
         removal: Removal,
         *,
         now: Callable[[], float],
     ) -> None:
         self._identities = identities
-        self._voices = voices
-        self._calls = calls
+        self._store = store
         self._removal = removal
         self._now = now
 
@@ -44,15 +42,16 @@ class Erasure:
                         pending += 1
                 case "intended":
                     # Whoever creates it will find that nobody wants it, and delete it.
-                    await self._voices.fail(row.marker, FORGOTTEN, now=self._now())
-                    await self._voices.erase(row.marker)
+                    await self._store.write(voices.fail, row.marker, FORGOTTEN, now=self._now())
+                    await self._store.write(voices.erase, row.marker)
                 case _:
-                    await self._voices.erase(row.marker)
-            await self._calls.erase_caller(row.caller)
+                    await self._store.write(voices.erase, row.marker)
+            await self._store.write(calls.erase_caller, row.caller)
+            await self._store.write(calls.erase_caller, row.person)
         _, number = self.named(caller)
         if number is not None:
             # Calls of which nothing but the number was known.
-            await self._calls.erase_caller(number)
+            await self._store.write(calls.erase_caller, number)
         return deleted, pending
 
     def named(self, caller: Caller) -> tuple[str | None, str | None]:
@@ -63,13 +62,17 @@ class Erasure:
 
     async def _rows(self, caller: Caller, voice_id: str) -> list[VoiceRow]:
         if voice_id:
-            row = await self._voices.by_voice_id(voice_id)
-            return await self._voices.of_person_or_number(row.person, None) if row is not None else []
-        return await self._voices.of_person_or_number(*self.named(caller))
+            row = await self._store.read(voices.by_voice_id, voice_id)
+            return (
+                await self._store.read(voices.of_person_or_number, row.person, None)
+                if row is not None
+                else []
+            )
+        return await self._store.read(voices.of_person_or_number, *self.named(caller))
 
     async def _removed(self, row: VoiceRow, deadline: float) -> bool:
-        await self._voices.forget(row.marker, FORGOTTEN, now=self._now())
-        current = await self._voices.get(row.marker)
+        await self._store.write(voices.forget, row.marker, FORGOTTEN, now=self._now())
+        current = await self._store.read(voices.get, row.marker)
         if current is None:
             return True
         try:

@@ -13,20 +13,24 @@
     ├── Busy                ElevenLabs          yes
     ├── Unavailable         ElevenLabs          yes
     └── TimedOut            ElevenLabs          reads, agent updates and deletions
+        └── DeadlineTooShort  whoever set it    no: nobody was asked
 
 `maybe_done` says whether what was asked for may have been done all the same. The text of a failure
 is our own fixed sentence, never ElevenLabs' words, which can repeat what was sent.
 """
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
 
 __all__ = [
+    "FAIR_SECONDS",
     "AgentNotFound",
     "AgentRejected",
     "Busy",
+    "DeadlineTooShort",
     "MonthlyLimit",
     "PlanLimit",
     "ProtocolBroken",
@@ -39,6 +43,10 @@ __all__ = [
     "VoiceNotFound",
     "classify",
 ]
+
+
+# What anybody here answers in when all is well. Who gave less, and got no answer, gave too little.
+FAIR_SECONDS = 1.0
 
 
 class ProviderFailure(Exception):
@@ -56,6 +64,9 @@ class Unauthorized(ProviderFailure):
     """The API key is not valid, or lacks a permission."""
 
     sentence = "ElevenLabs refused the API key, or the key lacks a permission."
+
+    permission: str | None = None
+    """The permission that a valid key lacks, as ElevenLabs calls it; "" if it does not say which."""
 
 
 class PlanLimit(ProviderFailure):
@@ -124,6 +135,12 @@ class TimedOut(ProviderFailure):
     sentence = "ElevenLabs did not answer in time; what was begun is finished, so try again."
 
 
+class DeadlineTooShort(TimedOut):
+    """The caller's deadline passed before anybody was asked."""
+
+    sentence = "The deadline passed before anybody was asked; send a longer one."
+
+
 # The words of `detail.status` and `detail.code` (API reference, "Errors"), status first, as the
 # legacy field is often the more specific one. Words decide before the HTTP status does: a 400 can
 # be a full plan, a 401 can be used-up credits, a 403 can be the monthly counter.
@@ -165,6 +182,10 @@ WORDS: Mapping[str, type[ProviderFailure]] = {
 }
 # Seen in September 2026 with no word of its own, under the generic code "bad_request".
 SLOTS_MESSAGE = "maximum amount of custom voices"
+
+PERMISSION_WORDS = {"insufficient_permissions", "missing_permissions"}
+# "The API key you used is missing the permission voices_read to execute this operation."
+PERMISSION = re.compile(r"\bpermission ([a-z]+(?:_[a-z]+){1,5})\b")
 
 STATUSES: Mapping[int, type[ProviderFailure]] = {
     401: Unauthorized,
@@ -209,7 +230,10 @@ def classify(
         else:
             kind = {400: refused, 413: refused, 422: refused, 404: missing}.get(status, ProtocolBroken)
     # After a server's own error the work may have been done; every other refusal came before it.
-    return kind(maybe_done=status >= 500, retry_after=_retry_after(headers))
+    failure = kind(maybe_done=status >= 500, retry_after=_retry_after(headers))
+    if isinstance(failure, Unauthorized):
+        failure.permission = _permission(body)
+    return failure
 
 
 def _by_words(body: bytes) -> type[ProviderFailure] | None:
@@ -223,6 +247,18 @@ def _by_words(body: bytes) -> type[ProviderFailure] | None:
     if isinstance(told.message, str) and SLOTS_MESSAGE in told.message:
         return SlotsExhausted
     return None
+
+
+def _permission(body: bytes) -> str | None:
+    """Which permission is missing; None where the key itself is refused."""
+    detail = _detail(body)
+    if not isinstance(detail, dict):
+        return None
+    told = msgspec.convert(detail, _Detail)
+    if not PERMISSION_WORDS & {word for word in (told.status, told.code) if isinstance(word, str)}:
+        return None
+    found = PERMISSION.search(told.message) if isinstance(told.message, str) else None
+    return found[1] if found else ""
 
 
 def _about_files(body: bytes) -> bool:

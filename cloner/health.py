@@ -14,28 +14,29 @@ from msgspec import Struct
 
 import environment
 from cloner.settings import Port
+from environment import Host
 
 __all__ = ["serves"]
 
 ANSWER_SECONDS = 3.0
 # Who listens on all addresses is asked on one of them.
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}  # noqa: S104
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104
 
 
 class Address(Struct, frozen=True, kw_only=True):
     """Where the cloner listens, as its own settings have it."""
 
-    cloner_host: str = "127.0.0.1"
+    cloner_host: Host = Host("127.0.0.1")
     cloner_port: Port = 50051
 
 
 def serves(environ: Mapping[str, str]) -> bool:
     """Whether the cloner answers in time that it serves. Raises EnvironmentInvalid."""
-    address = environment.read(Address, environ)
-    host = EVERYWHERE.get(address.cloner_host, address.cloner_host)
+    where = environment.read(Address, environ)
+    host = EVERYWHERE.get(where.cloner_host, where.cloner_host)
     # A proxy that the environment names would be asked for an address of its own machine.
     with grpc.insecure_channel(
-        f"{host}:{address.cloner_port}", options=(("grpc.enable_http_proxy", 0),)
+        environment.address(host, where.cloner_port), options=(("grpc.enable_http_proxy", 0),)
     ) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(

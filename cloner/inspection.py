@@ -5,9 +5,12 @@ Whatever a sample does to it, it does to this process alone, which holds no sock
 its parent, no secret, and only as much time and memory as it was given.
 """
 
+import contextlib
 import ctypes
 import math
+import mmap
 import os
+import re
 import resource
 import signal
 import socket
@@ -16,7 +19,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -26,135 +28,171 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.stream import Disposition
 
-from cloner.finding import SILENCE_DBFS, Finding, Format, Reply
+from cloner.container import WANTED, Container, Kind, find_container, find_index
+from cloner.finding import Finding, Format, Reply, Unreadable
+from cloner.foreign import CODECS
+from cloner.frames import Bytes
+from cloner.sounding import Sounding
 
 # The demuxer is named, never guessed: a playlist, a concat script or an image sequence cannot be opened.
-DEMUXERS = {"wav": "wav", "mp3": "mp3", "ogg": "ogg", "flac": "flac", "m4a": "mov", "webm": "matroska"}
-
+DEMUXERS: dict[Kind, str] = {
+    "wav": "wav",
+    "mpeg": "mp3",
+    "ogg": "ogg",
+    "flac": "flac",
+    "mp4": "mov",
+    "quicktime": "mov",
+    "webm": "matroska",
+    "matroska": "matroska",
+}
+FORMATS: dict[Kind, Format] = {
+    "wav": "wav",
+    "mpeg": "mp3",
+    "ogg": "ogg",
+    "flac": "flac",
+    "mp4": "m4a",
+    "quicktime": "mov",
+    "webm": "webm",
+    "matroska": "matroska",
+}
 # What a voice comes as. Everything else, all of video included, is never even opened by ffmpeg.
 DECODERS = (
-    "aac,adpcm_ima_wav,adpcm_ms,alac,flac,gsm_ms,mp2float,mp3float,opus,vorbis,pcm_alaw,pcm_mulaw,"
-    "pcm_u8,pcm_s16le,pcm_s24le,pcm_s32le,pcm_s64le,pcm_f32le,pcm_f64le"
+    "aac,adpcm_ima_qt,adpcm_ima_wav,adpcm_ms,alac,flac,gsm_ms,mp2,mp2float,mp3,mp3float,opus,vorbis,"
+    "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16be,pcm_s16le,pcm_s24be,pcm_s24le,pcm_s32be,pcm_s32le,"
+    "pcm_s64be,pcm_s64le,pcm_f32be,pcm_f32le,pcm_f64be,pcm_f64le"
 )
 
 # With the first, WAV opens in 1.2 ms instead of 9; what it is too little for gets the default.
 PROBE_SIZES = ("32768", "5000000")
 
-# From a sample's bytes to a number: what numpy calls it, and where full scale lies.
-SCALES = {
-    "u8": ("u1", 2.0**7),
-    "s16": ("i2", 2.0**15),
-    "s32": ("i4", 2.0**31),
-    "s64": ("i8", 2.0**63),
-    "flt": ("f4", 1.0),
-    "dbl": ("f8", 1.0),
-}
-
 LEAST_ROOM = 64 << 20  # bytes that must be left for a sample; the imports alone take about 200 MB
 SAMPLE_RATES = range(1_000, 768_001)
 MAX_CHANNELS = 8
-MOST_TAGS = 4  # in front of one recording
+MOST_TRACKS = 8  # of sound, looked at one after the other until one can be decoded
 DAMAGED_PLACES = 1_000  # stepped over while reading; a file with more of them is read no further
 BEYOND_SECONDS = 1.0  # decoded beyond the limit, so that nobody mistakes the limit for the duration
-GATHERED = 1 << 16  # numbers gathered before numpy looks at them: once per frame cost 20 % more
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
+# How the description of a track begins that is encrypted.
+ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
 
-class Unreadable(Exception):
-    """The sample is not a recording that can be decoded; says why, as the end of a sentence to be shown."""
+NO_SOUND = "holds no sound that can be decoded: it is damaged or cut short"
 
 
-def find_out(sample: IO[bytes], max_seconds: float) -> Finding:
+def find_out(data: Bytes, max_seconds: float) -> Finding:
     """Decodes a sample and says what it is, or raises Unreadable; stops soon after `max_seconds` of sound."""
-    container = _container(sample)
-    if container is None:
-        raise Unreadable("is not WAV, MP3, OGG, Opus, FLAC, M4A or WebM")
+    container = find_container(data)
+    if container.kind in ("mp4", "quicktime"):
+        _check_index(data, container)
+    fault = ""
     for probe_size in PROBE_SIZES:
         try:
-            sample.seek(0)
-            return _decode(container, sample, probe_size, max_seconds)
+            return _decode(data, container, probe_size, max_seconds)
         except MemoryError:
             raise
         except Unreadable as error:
             fault = str(error)
         except Exception:  # noqa: BLE001 - what hostile bytes make PyAV raise is listed nowhere
-            fault = "cannot be decoded"
+            fault = fault or "cannot be decoded: it is damaged or cut short"
     raise Unreadable(fault)
 
 
-def _container(sample: IO[bytes]) -> Format | None:
-    """Which of our formats the first bytes announce, if any."""
-    start = _behind_tags(sample)
-    sample.seek(start)
-    head = sample.read(64)
-    found: Format | None = None
-    if head.startswith(b"fLaC"):
-        found = "flac"
-    elif start:
-        found = None if _is_adts(head) else "mp3"
-    elif head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        found = "wav"
-    elif head.startswith(b"OggS"):
-        found = "ogg"
-    elif head[4:8] == b"ftyp":
-        found = "m4a"
-    elif head.startswith(b"\x1a\x45\xdf\xa3") and b"\x42\x82\x84webm" in head:
-        found = "webm"
-    elif _is_mpeg_audio(head):
-        found = "mp3"
-    return found
+def _check_index(data: Bytes, container: Container) -> None:
+    """Raises Unreadable where the index is missing, or where it says that the sound is encrypted."""
+    index = find_index(data, container)
+    if index is None:
+        raise Unreadable(
+            "is an MP4 without its index (moov): it was cut short or never finished; send the whole file"
+        )
+    if ENCRYPTED.search(data[slice(*index)]):  # it would decode to noise
+        raise Unreadable(f"is encrypted; {WANTED}, without copy protection")
 
 
-def _behind_tags(sample: IO[bytes]) -> int:
-    """Where the ID3 tags in front end; 0 if there are none."""
-    start = 0
-    for _ in range(MOST_TAGS):
-        sample.seek(start)
-        tag = sample.read(10)
-        if len(tag) < 10 or not tag.startswith(b"ID3"):
-            break
-        size = tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9]
-        start += 10 + size + (10 if tag[5] & 0x10 else 0)
-    return start
+class _Window:
+    """The part of a sample that is the recording, as much of a file as PyAV asks for."""
+
+    def __init__(self, data: Bytes, container: Container) -> None:
+        self._data = data
+        self._begins = container.begins
+        self._ends = container.ends
+        self._at = container.begins
+
+    def read(self, size: int) -> bytes:
+        piece = self._data[self._at : min(self._at + size, self._ends)]
+        self._at += len(piece)
+        return piece
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: self._begins, os.SEEK_CUR: self._at, os.SEEK_END: self._ends}[whence]
+        self._at = max(self._begins, base + offset)
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._at - self._begins
 
 
-def _is_adts(head: bytes) -> bool:
-    """Whether a bare AAC stream begins here: the sync of an MPEG frame, with the layer that is none."""
-    return len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
+def _decode(data: Bytes, container: Container, probe_size: str, max_seconds: float) -> Finding:
+    """Of a recording with several tracks, the first that can be decoded."""
+    fault = NO_SOUND
+    foreign: list[str] = []
+    for track in range(MOST_TRACKS):
+        with _opened(data, container, probe_size) as opened:
+            if not opened.streams.audio:
+                raise Unreadable(_soundless(opened))
+            if track >= len(opened.streams.audio):
+                break
+            stream = opened.streams.audio[track]
+            codec = stream.codec_context
+            if codec is None or codec.name not in DECODERS.split(","):
+                foreign.append(_name(codec.name if codec else ""))
+                continue
+            if codec.channels > MAX_CHANNELS:
+                fault = f"has {codec.channels} channels, more than {MAX_CHANNELS}"
+                continue
+            try:
+                return _listen(container, opened, stream, max_seconds)
+            except Unreadable as error:
+                fault = str(error)
+    if foreign and fault == NO_SOUND:
+        raise Unreadable(f"holds {' and '.join(dict.fromkeys(foreign))}, which is not taken here; {WANTED}")
+    raise Unreadable(fault)
 
 
-def _is_mpeg_audio(head: bytes) -> bool:
-    """Whether the header of an MPEG audio frame of layer II or III stands here."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
-    # Layer I would let in every UTF-16 text, whose mark is FF FE.
-    return version != 1 and layer in (1, 2) and bitrate != 15 and rate != 3
-
-
-def _decode(container: Format, sample: IO[bytes], probe_size: str, max_seconds: float) -> Finding:
+@contextlib.contextmanager
+def _opened(data: Bytes, container: Container, probe_size: str) -> Iterator[InputContainer]:
     options = {"probesize": probe_size, "threads": "1", "codec_whitelist": DECODERS}
-    # The plain descriptor: mmap, BytesIO and /proc/self/fd/N were no faster, for 10 MB of MP3 or of WAV.
     with av.open(
-        sample, "r", DEMUXERS[container], options=options, metadata_errors="replace", io_open=_refuse
+        _Window(data, container),
+        "r",
+        DEMUXERS[container.kind],
+        options=options,
+        metadata_errors="replace",
+        io_open=_refuse,
     ) as opened:
-        if not opened.streams.audio:
-            raise Unreadable("holds no sound")
-        stream = opened.streams.audio[0]
-        codec = stream.codec_context
-        if codec is None or codec.name not in DECODERS.split(","):
-            raise Unreadable("holds sound of a kind that is not decoded here")
-        if codec.channels > MAX_CHANNELS:
-            raise Unreadable("declares too many channels")
-        for other in opened.streams:
-            if other.index != stream.index:
-                other.discard = av.stream.Discard.all
-        codec.thread_count = 1
-        form: Format = "opus" if (container, codec.name) == ("ogg", "opus") else container
-        return _listen(form, _frames(opened, stream), max_seconds)
+        yield opened
+
+
+def _soundless(opened: InputContainer) -> str:
+    if _has_pictures(opened):
+        return f"is a video without sound; {WANTED}"
+    return "holds no sound"
+
+
+def _has_pictures(opened: InputContainer) -> bool:
+    """Whether a video moves in it; a cover does not."""
+    return any(not stream.disposition & Disposition.attached_pic for stream in opened.streams.video)
+
+
+def _name(codec: str) -> str:
+    """What people call the codec."""
+    if codec in CODECS:
+        return CODECS[codec]
+    if codec.startswith("pcm_"):
+        return "PCM"
+    return codec or "an unknown codec"
 
 
 def _refuse(*_: Any) -> NoReturn:
@@ -162,34 +200,50 @@ def _refuse(*_: Any) -> NoReturn:
     raise PermissionError("a sample may not refer to other files")
 
 
-def _listen(form: Format, frames: Iterator[AudioFrame], max_seconds: float) -> Finding:
+def _listen(container: Container, opened: InputContainer, stream: AudioStream, max_seconds: float) -> Finding:
     """Counts and measures what is really there; what the headers claim is not asked."""
-    loudest = _Loudest()
+    for other in opened.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
+    codec = stream.codec_context
+    codec.thread_count = 1
+    sounding = Sounding()
     samples: Counter[int] = Counter()
     heard = 0.0
-    for frame in frames:
+    for frame in _frames(opened, stream):
         rate = frame.sample_rate
         if rate not in SAMPLE_RATES:
-            raise Unreadable("has an absurd sample rate")
+            raise Unreadable(f"has an absurd sample rate: {rate} Hz")
         if frame.layout.nb_channels not in range(1, MAX_CHANNELS + 1):
-            raise Unreadable("has an absurd number of channels")
-        loudest.hear(frame)
+            raise Unreadable(f"has {frame.layout.nb_channels} channels, more than {MAX_CHANNELS}")
+        sounding.hear(frame)
         samples[rate] += frame.samples
         heard += frame.samples / rate
         if heard > max_seconds + BEYOND_SECONDS:
             break
     if not heard:
-        raise Unreadable("holds no sound that can be decoded")
+        raise Unreadable(NO_SOUND)
 
-    peak = loudest.peak()
+    sounding.finish()
     return Finding(
-        format=form,
+        format=_format(container.kind, codec.name),
+        codec=_name(codec.name),
+        pictures=_has_pictures(opened),
+        begins=container.begins,
         # Not `heard`, whose rounding errors would make three seconds fall short of three seconds.
         duration_seconds=sum(count / rate for rate, count in samples.items()),
+        sounding_seconds=sounding.seconds,
         # It may change on the way: HE-AAC starts at half of it, joined OGG files at anything.
         sample_rate=max(samples, key=lambda rate: samples[rate] / rate),
-        peak_dbfs=max(SILENCE_DBFS, 20 * math.log10(peak)) if peak else SILENCE_DBFS,
     )
+
+
+def _format(kind: Kind, codec: str) -> Format:
+    if kind == "ogg" and codec == "opus":
+        return "opus"
+    if kind == "mpeg" and codec.startswith("mp2"):
+        return "mp2"
+    return FORMATS[kind]
 
 
 def _frames(opened: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
@@ -213,56 +267,21 @@ def _packets(opened: InputContainer, stream: AudioStream) -> "Iterator[av.Packet
         return
 
 
-class _Loudest:
-    """The largest number among all channels so far, where full scale is 1."""
-
-    def __init__(self) -> None:
-        self._peak = 0.0
-        self._format = ""
-        self._gathered = np.empty(0, "u1")
-        self._count = 0
-
-    def hear(self, frame: AudioFrame) -> None:
-        channels = frame.layout.nb_channels
-        planar = frame.format.is_planar
-        if frame.format.name != self._format:
-            self._look()
-            self._format = frame.format.name
-            self._gathered = np.empty(GATHERED, SCALES[self._format.removesuffix("p")][0])
-        size = frame.samples if planar else frame.samples * channels
-        if size > len(self._gathered):
-            self._look()
-            self._gathered = np.empty(size, self._gathered.dtype)
-        # PyAV 18 lists a plane too many, which points nowhere, where all eight are used.
-        for plane in frame.planes[: channels if planar else 1]:
-            if self._count + size > len(self._gathered):
-                self._look()
-            heard = np.frombuffer(memoryview(plane), self._gathered.dtype, size)
-            self._gathered[self._count : self._count + size] = heard
-            self._count += size
-
-    def peak(self) -> float:
-        self._look()
-        return self._peak
-
-    def _look(self) -> None:
-        heard, self._count = self._gathered[: self._count], 0
-        if not heard.size:
-            return
-        high, low = float(heard.max()), float(heard.min())
-        if not (math.isfinite(high) and math.isfinite(low)):
-            # A float WAV can hold anything, and a damaged packet may decode to it.
-            finite = heard[np.isfinite(heard)]
-            high, low = (float(finite.max()), float(finite.min())) if finite.size else (0.0, 0.0)
-        name = self._format.removesuffix("p")
-        middle = 128.0 if name == "u8" else 0.0
-        self._peak = max(self._peak, (high - middle) / SCALES[name][1], (middle - low) / SCALES[name][1])
-
-
 def answer(sample: IO[bytes], max_seconds: float) -> Reply:
     """Says what the sample is or why that cannot be said; only running out of memory is raised."""
+    if not os.fstat(sample.fileno()).st_size:
+        return Reply(fault="is empty")
     try:
-        return Reply(finding=find_out(sample, max_seconds))
+        data = mmap.mmap(sample.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError:
+        raise MemoryError from None
+    with data:
+        return _answer(data, max_seconds)
+
+
+def _answer(data: Bytes, max_seconds: float) -> Reply:
+    try:
+        return Reply(finding=find_out(data, max_seconds))
     except Unreadable as error:
         return Reply(fault=str(error))
 
@@ -324,7 +343,7 @@ def main(descriptor: str, max_seconds: str, cpu_seconds: str, memory_mb: str) ->
     av.logging.set_level(None)
     bytearray(LEAST_ROOM)  # raises MemoryError now, not once for every sample
     with socket.socket(fileno=int(descriptor)) as parent:
-        ready = answer(BytesIO(_tone()), 1.0)
+        ready = _answer(_tone(), 1.0)
         # From here on ffmpeg and the C library have nobody to talk to; until here a traceback is welcome.
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)

@@ -20,9 +20,10 @@ from cloner.clones import STALE_SECONDS
 from cloner.creation import Creation, marker_in
 from cloner.elevenlabs import ElevenLabs, ListedVoice
 from cloner.failures import ProviderFailure
-from cloner.registry import Agents, Calls, Deployment, Registry, RegistryUnavailable, VoiceRow
-from cloner.registry import Voices as VoiceRows
+from cloner.registry import RegistryUnavailable, Store, VoiceRow, agents, calls, deployment, due, processes
+from cloner.registry import voices as rows
 from cloner.removal import Removal
+from cloner.turns import ahead
 from cloner.voices import Voices
 from telemetry.logs import where
 
@@ -54,7 +55,7 @@ class Janitor:
 
     def __init__(
         self,
-        registry: Registry,
+        store: Store,
         provider: ElevenLabs,
         *,
         voices: Voices,
@@ -64,11 +65,7 @@ class Janitor:
         terms: Terms,
         now: Callable[[], float],
     ) -> None:
-        self._registry = registry
-        self._rows = VoiceRows(registry)
-        self._calls = Calls(registry)
-        self._agents = Agents(registry)
-        self._shared = Deployment(registry)
+        self._store = store
         self._provider = provider
         self._voices = voices
         self._creation = creation
@@ -84,78 +81,126 @@ class Janitor:
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
-        """Does what is due, every second or when woken; no kind of work waits for another."""
-        works = (
-            self._close,
-            self._restore,
-            *[self._delete] * DELETIONS_AT_ONCE,
-            self._resume,
-            self._reconcile,
-        )
-        await asyncio.gather(*(self._repeat(work) for work in works))
+        """Looks every second, or when woken, and does what is due; no kind of work waits for another."""
+        works = {
+            "close": [self._close],
+            "restore": [self._restore],
+            "delete": [self._delete] * DELETIONS_AT_ONCE,
+            "resume": [self._resume],
+            "reconcile": [self._reconcile],
+        }
+        told = {kind: [asyncio.Event() for _ in alike] for kind, alike in works.items()}
+        with ahead():
+            await asyncio.gather(
+                self._look(told),
+                *(
+                    self._repeat(work, event)
+                    for kind, alike in works.items()
+                    for work, event in zip(alike, told[kind], strict=True)
+                ),
+            )
 
-    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does one kind of work. What fails is due again later, and told in the log."""
+    async def _look(self, told: dict[str, list[asyncio.Event]]) -> None:
+        """Asks the registry one question, which is all that an idle process asks, and tells who is wanted."""
         while True:
             woken = self._woken
+            now, terms = self._now(), self._terms
+            try:
+                found = await self._store.read(
+                    due.what_is_due,
+                    now=now,
+                    busy_since=now - terms.call,
+                    unused_since=None if terms.keep is None else now - terms.keep,
+                    dropped_before=now - terms.closed_rows,
+                    stale=now - STALE_SECONDS,
+                )
+            except RegistryUnavailable as failure:
+                log.warning("put off", work="look", reason=type(failure).__name__)
+            except Exception as bug:  # noqa: BLE001 - the next time it may work
+                log.error("bug", exception=where(bug))
+            else:
+                for kind, events in told.items():
+                    if getattr(found, kind):
+                        for event in events:
+                            event.set()
+            # Not wait_for: before Python 3.12 it can lose a cancellation.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await woken.wait()
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], wanted: asyncio.Event) -> None:
+        """Does one kind of work when it is wanted. What fails is due again later, and told in the log."""
+        while True:
+            await wanted.wait()
+            wanted.clear()
             try:
                 await work()
             except (ProviderFailure, RegistryUnavailable) as failure:
                 log.warning("put off", work=work.__name__.strip("_"), reason=type(failure).__name__)
             except Exception as bug:  # noqa: BLE001 - the next time it may work
                 log.error("bug", exception=where(bug))
-            # Not wait_for: before Python 3.12 it can lose a cancellation.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
-                    await woken.wait()
 
     async def _close(self) -> None:
         """Ends calls that never ended, gives up voices that nobody used for long, drops old rows."""
         now, terms = self._now(), self._terms
-        await self._calls.close_old(before=now - terms.call, now=now)
-        await self._agents.withdraw_over(busy_since=now - terms.call, now=now)
+        await self._store.write(calls.close_old, before=now - terms.call, now=now)
+        await self._store.write(agents.withdraw_over, busy_since=now - terms.call, now=now)
         if terms.keep is not None:
-            await self._rows.expire(unused_since=now - terms.keep, busy_since=now - terms.call, now=now)
-        await self._calls.drop_ended(before=now - terms.closed_rows)
-        await self._rows.drop_closed(before=now - terms.closed_rows)
+            await self._store.write(
+                rows.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
+            )
+        await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
+        await self._store.write(rows.drop_closed, before=now - terms.closed_rows)
+        await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
+        # What was given up is due at once.
+        self.wake()
 
     async def _restore(self) -> None:
         """Gives agents back what they had before a call that is over."""
         while (agent := await self._removal.claim()) is not None:
-            with self._span("restore agent", await self._rows.get(agent.marker)):
+            with self._span("restore agent", await self._store.read(rows.get, agent.marker)):
                 await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
+            # A voice may have waited for that.
+            self.wake()
 
     async def _delete(self) -> None:
         """Deletes voices that were given up."""
         while True:
             now = self._now()
-            row = await self._rows.claim_deletion(now=now, until=now + CLAIM_SECONDS)
+            row = await self._store.write(rows.claim_deletion, now=now, until=now + CLAIM_SECONDS)
             if row is None:
                 return
             with self._span("delete voice", row) as span:
                 pause = PAUSES[min(row.tries, len(PAUSES)) - 1]
                 try:
-                    if await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
-                        continue
+                    if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
+                        # Most often its agent is just being put back, which tells when it is done.
+                        await self._store.write(
+                            rows.postpone_deletion, row.marker, due_at=self._now(), untried=1
+                        )
+                        return
+                    continue
                 except ProviderFailure as failure:
                     span.set_status(StatusCode.ERROR)
                     log.warning("voice not deleted yet", voice_id=row.voice_id, reason=type(failure).__name__)
-                await self._rows.postpone_deletion(row.marker, due_at=self._now() + pause)
+                await self._store.write(rows.postpone_deletion, row.marker, due_at=self._now() + pause)
 
     async def _resume(self) -> None:
         """Finishes the story of clones whose process died."""
-        for row in await self._rows.abandoned(stale=self._now() - STALE_SECONDS):
+        for row in await self._store.read(rows.abandoned, stale=self._now() - STALE_SECONDS):
             with self._span("resume clone", row):
                 await self._voices.take_over(row)
 
     async def _reconcile(self) -> None:
         """Compares the registry with what ElevenLabs has, and makes the two agree."""
         now = self._now()
-        if not await self._shared.claim_reconciliation(now=now, until=now + self._terms.reconcile):
+        if not await self._store.write(
+            deployment.claim_reconciliation, now=now, until=now + self._terms.reconcile
+        ):
             return
         with self._span("reconcile"):
             listed = await self._listed()
-            known = await self._rows.known(list(listed))
+            known = await self._store.read(rows.known, list(listed))
             removed = adopted = 0
             for marker, voice in listed.items():
                 match await self._judged(known.get(marker), voice, now):
@@ -165,11 +210,11 @@ class Janitor:
                         removed += 1
             lost = 0
             present = {voice.voice_id for voice in listed.values()}
-            for row in await self._rows.ready():
+            for row in await self._store.read(rows.ready):
                 old_enough = row.checked_at < now - self._terms.grace
                 if row.voice_id not in present and old_enough and not await self._is_there(row):
-                    await self._rows.lost(row.marker, now=now)
-                    await self._agents.withdraw(marker=row.marker)
+                    await self._store.write(rows.lost, row.marker, now=now)
+                    await self._store.write(agents.withdraw, marker=row.marker)
                     lost += 1
             log.info("reconciled", voices=len(listed), removed=removed, adopted=adopted, lost=lost)
 
@@ -179,10 +224,10 @@ class Janitor:
         token: str | None = None
         while True:
             page = await self._provider.search_voices(
-                self._registry.name, page_size=PAGE_SIZE, page_token=token, deadline=_soon(WORK_SECONDS)
+                self._store.name, page_size=PAGE_SIZE, page_token=token, deadline=_soon(WORK_SECONDS)
             )
             for voice in page.voices:
-                if marker := marker_in(voice, self._registry.name):
+                if marker := marker_in(voice, self._store.name):
                     found[marker] = voice
             token = page.next_page_token
             if not page.has_more or not token:
@@ -191,14 +236,14 @@ class Janitor:
     async def _judged(self, row: VoiceRow | None, voice: ListedVoice, now: float) -> str | None:
         """Takes in a voice that a lost create made, or removes one that nobody will use."""
         made = voice.created_at_unix
-        if made is None or made < int(self._registry.created_at) or made > now - self._terms.grace:
+        if made is None or made < int(self._store.created_at) or made > now - self._terms.grace:
             return None
         if row is not None and row.state in ("intended", "ready", "deleting"):
             return None
         lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
         if row is not None and lost_answer:
             with self._span("adopt voice", row):
-                if await self._rows.record(row.marker, voice.voice_id, now=now):
+                if await self._store.write(rows.record, row.marker, voice.voice_id, now=now):
                     return "adopted"
         with self._span("delete voice", row):
             await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))

@@ -6,7 +6,9 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from sqlalchemy import make_url
+from cloner.address import sqlite_file
+from environment import Key
+from environment.secret import file_text
 
 __all__ = ["KeyUnavailable", "kept_beside"]
 
@@ -20,7 +22,7 @@ def kept_beside(database_url: str) -> bytes:
 
     Raises KeyUnavailable.
     """
-    path = Path(f"{make_url(database_url).database}.key")
+    path = Path(f"{sqlite_file(database_url)}.key")
     try:
         if not path.exists():
             # Written whole before it has its name: others may start now, and this process may be killed.
@@ -30,9 +32,15 @@ def kept_beside(database_url: str) -> bytes:
                 os.fsync(fresh.fileno())
                 with contextlib.suppress(FileExistsError):
                     os.link(fresh.name, path)
-        key = path.read_bytes()
+        content = path.read_bytes()
     except OSError as failure:
         raise KeyUnavailable(f"{path} can be neither read nor made ({failure.strerror})") from failure
-    if not key:
-        raise KeyUnavailable(f"{path} is empty")
-    return key
+    try:
+        # As CALLER_HASH_KEY_FILE would be read: the file may be named there when the database moves.
+        return Key.read(file_text(content)).reveal().encode()
+    except ValueError as fault:
+        raise KeyUnavailable(f"{path} holds no key: it {_reason(fault)}") from fault
+
+
+def _reason(fault: ValueError) -> str:
+    return "must be UTF-8" if isinstance(fault, UnicodeDecodeError) else str(fault)

@@ -1,18 +1,18 @@
 """The path of one call, from who is calling to what the call needs, and its end."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 
 import msgspec
 
+from callerid import spoken
 from cloner import callers
 from cloner.agents import Agents, Reading
-from cloner.callers import Caller, Identities, Identity
+from cloner.callers import Caller, CallName, ConversationMismatch, Identities, Identity
 from cloner.elevenlabs import AgentVoice
 from cloner.overrides import Overrides
-from cloner.registry import Agents as AgentRows
-from cloner.registry import Calls, NewCall, Noted
+from cloner.registry import NewCall, Noted, Store, calls
+from cloner.registry import agents as agent_rows
 from cloner.voice import Voice
 from cloner.voices import Voices
 
@@ -56,6 +56,9 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     refused: frozenset[str] | None
     """The overrides that the agent's own settings refuse; None where those were not seen."""
 
+    persons: int | None
+    """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
+
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What a call needs."""
@@ -80,8 +83,7 @@ class Preparation:
         self,
         agents: Agents,
         voices: Voices,
-        calls: Calls,
-        agent_rows: AgentRows,
+        store: Store,
         overrides: Overrides,
         *,
         identities: Identities,
@@ -92,8 +94,7 @@ class Preparation:
     ) -> None:
         self._agents = agents
         self._voices = voices
-        self._calls = calls
-        self._agent_rows = agent_rows
+        self._store = store
         self._overrides = overrides
         self._identities = identities
         self._first_message = first_message
@@ -102,24 +103,28 @@ class Preparation:
         self._now = now
 
     async def open(
-        self, *, agent_id: str, conversation_id: str, call_sid: str, phone_number: str, deadline: float
+        self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
     ) -> Opened:
         """What is known for a call of which there is no sample. Nothing is cloned or changed for it.
 
         ElevenLabs is asked only for what is not known well enough, and only for a share of the time
         that there is. Raises RegistryUnavailable.
         """
-        call_id = _call_id(agent_id, conversation_id or call_sid)
+        kind, name = named
+        call_id = self._identities.call_id(agent_id, kind, name)
         number = self._identities.number(phone_number)
-        noted = await self._calls.open(
+        noted = await self._store.write(
+            calls.open_call,
             NewCall(
                 id=call_id,
                 agent_id=agent_id,
-                conversation_id=conversation_id,
+                conversation_id=name if kind == "conversation_id" else "",
                 caller=number or call_id,
-                named=False,
+                number=number,
                 begun_at=self._now(),
+                confirmed=kind == "conversation_id",
             ),
+            apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
             number=self._identities.by_number(phone_number),
             require_consent=self._require_consent,
         )
@@ -128,30 +133,35 @@ class Preparation:
         voice, refused = await asyncio.gather(
             self._still(noted, deadline=asking), self._overrides.refused(agent_id, deadline=asking)
         )
-        name = noted.voice.greeting_name if noted.voice is not None and voice is not None else ""
+        greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
         return Opened(
-            call_id=call_id,
+            call_id=noted.call.id,
             voice=voice,
-            name=name,
-            first_message=callers.greeting(self._first_message, name) if voice is not None else "",
+            name=greeted,
+            first_message=callers.greeting(self._first_message, greeted) if voice is not None else "",
             agent_before=_before(noted),
             refused=refused,
+            persons=noted.persons,
         )
 
     async def begin(self, call: Call, sample: bytes) -> Begun:
-        """Notes a call that is to be prepared. Raises RegistryUnavailable."""
-        call_id = _call_id(call.agent_id, call.conversation_id)
+        """Notes a call that is to be prepared. Raises ConversationMismatch and RegistryUnavailable."""
+        call_id = self._identities.call_id(call.agent_id, "conversation_id", call.conversation_id)
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
-        noted = await self._calls.begin(
+        noted = await self._store.write(
+            calls.begin,
             NewCall(
                 id=call_id,
                 agent_id=call.agent_id,
                 conversation_id=call.conversation_id,
                 caller=identity.caller,
-                named=True,
+                number=identity.number,
+                stated=identity.stated,
                 begun_at=self._now(),
-            )
+            ),
         )
+        if noted is None:
+            raise ConversationMismatch
         return Begun(call=call, identity=identity, noted=noted)
 
     async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
@@ -184,6 +194,10 @@ class Preparation:
                 permit=lambda: _told(reading),
             )  # fmt: skip
             agent = await _told(reading)
+        except Exception:
+            # A failure is not remembered: whoever the next delivery names may be somebody else.
+            await self._store.write(calls.unname, call_id)
+            raise
         finally:
             reading.cancel()
         updated = await self._agents.give(
@@ -219,7 +233,8 @@ class Preparation:
         Raises RegistryUnavailable.
         """
         now = self._now()
-        call = await self._calls.end(
+        call = await self._store.write(
+            calls.end,
             conversation_id=conversation_id,
             call_id=call_id,
             agent_id=agent_id,
@@ -227,18 +242,18 @@ class Preparation:
             now=now,
         )
         if call is not None:
-            await self._agent_rows.withdraw(call_id=call.id)
+            await self._store.write(agent_rows.withdraw, call_id=call.id)
             agent_id = call.agent_id
         if agent_id and conversation_id and (call is None or not call.conversation_id):
             # A delivery for it that is still on its way must not touch the agent any more.
-            unknown = _call_id(agent_id, conversation_id)
-            await self._calls.note_ended(
+            unknown = self._identities.call_id(agent_id, "conversation_id", conversation_id)
+            await self._store.write(
+                calls.note_ended,
                 NewCall(
                     id=unknown,
                     agent_id=agent_id,
                     conversation_id=conversation_id,
                     caller=unknown,
-                    named=False,
                     begun_at=now if call is None else call.begun_at,
                 ),
                 now=now,
@@ -259,12 +274,3 @@ async def _told(reading: "asyncio.Task[Reading | None]") -> Reading | None:
 def _before(noted: Noted) -> AgentVoice | None:
     given = noted.given
     return AgentVoice(given.before_voice_id, given.before_first_message) if given is not None else None
-
-
-def _call_id(agent_id: str, conversation: str) -> str:
-    """One id for one agent and conversation, in every process and after every restart.
-
-    The proto says how it is made, so that whoever cannot reach us knows it too.
-    """
-    text = f"{agent_id}\0{conversation}"
-    return f"call_{hashlib.sha256(text.encode()).hexdigest()[:24]}"

@@ -7,7 +7,7 @@ import structlog
 
 from cloner import failures
 from cloner.elevenlabs import AgentVoice, ElevenLabs
-from cloner.registry import AgentRow, Agents, VoiceRow, Voices
+from cloner.registry import AgentRow, Store, VoiceRow, agents, voices
 
 __all__ = ["FORGOTTEN", "Removal"]
 
@@ -22,12 +22,9 @@ FORGOTTEN = "forgotten"
 class Removal:
     """Removes voices and restores agents. `now` tells the time, in Unix seconds."""
 
-    def __init__(
-        self, provider: ElevenLabs, voices: Voices, agents: Agents, *, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, provider: ElevenLabs, store: Store, *, now: Callable[[], float]) -> None:
         self._provider = provider
-        self._voices = voices
-        self._agents = agents
+        self._store = store
         self._now = now
         self._holder = secrets.token_hex(8)
 
@@ -36,23 +33,25 @@ class Removal:
 
         May be repeated after any failure. Raises a ProviderFailure or RegistryUnavailable.
         """
-        await self._agents.withdraw(marker=row.marker)
+        await self._store.write(agents.withdraw, marker=row.marker)
         while (agent := await self.claim(marker=row.marker)) is not None:
             await self.restore(agent, deadline=deadline)
-        if await self._agents.speaking(row.marker):
+        if await self._store.read(agents.speaking, row.marker):
             return False
         if row.voice_id is not None:
             await self._provider.delete_voice(row.voice_id, deadline=deadline)
         log.info("voice deleted", voice_id=row.voice_id, why=row.reason)
-        await self._voices.lost(row.marker, now=self._now(), reason=row.reason or "deleted")
+        await self._store.write(voices.lost, row.marker, now=self._now(), reason=row.reason or "deleted")
         if row.reason == FORGOTTEN:
-            await self._voices.erase(row.marker)
+            await self._store.write(voices.erase, row.marker)
         return True
 
     async def claim(self, *, marker: str | None = None) -> AgentRow | None:
         """An agent that is to be put back, ours to do for a while; None if there is none."""
         now = self._now()
-        return await self._agents.claim(holder=self._holder, now=now, until=now + HOLD_SECONDS, marker=marker)
+        return await self._store.write(
+            agents.claim, holder=self._holder, now=now, until=now + HOLD_SECONDS, marker=marker
+        )
 
     async def restore(self, row: AgentRow, *, deadline: float) -> None:
         """Puts an agent back that was claimed.
@@ -62,9 +61,11 @@ class Removal:
         try:
             await self._restore(row, deadline)
         except failures.ProviderFailure:
-            await self._agents.let_go(row.agent_id, holder=self._holder, until=self._now() + AGAIN_SECONDS)
+            await self._store.write(
+                agents.let_go, row.agent_id, holder=self._holder, until=self._now() + AGAIN_SECONDS
+            )
             raise
-        await self._agents.restored(row.agent_id, holder=self._holder)
+        await self._store.write(agents.restored, row.agent_id, holder=self._holder)
 
     async def _restore(self, row: AgentRow, deadline: float) -> None:
         """Gives each leaf back what it had, where our value still stands."""

@@ -1,17 +1,16 @@
-"""Whether a sample is good enough to clone from, and how many are in memory."""
+"""Whether a sample is good enough to clone from."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 
 import msgspec
 from opentelemetry.sdk.trace import TracerProvider
 
 from cloner.audio import Audio, InspectionUnavailable, Inspector
+from cloner.failures import FAIR_SECONDS, DeadlineTooShort
+from cloner.finding import SOUND_DBFS
 
 __all__ = [
     "Limits",
-    "Overloaded",
     "Recording",
     "SampleRateTooLow",
     "SampleRefused",
@@ -23,11 +22,18 @@ __all__ = [
     "judge",
 ]
 
-SILENCE_DBFS = -50.0
-
 
 class SampleRefused(Exception):
-    """The sample does not do. The text says what was found and what is needed; it can be shown."""
+    """The sample does not do. The text says what was found and what is needed; it can be shown.
+
+    `facts` are the limit and what was found, such as `limit_bytes` and `actual_bytes`.
+    """
+
+    def __init__(self, message: str, **facts: float) -> None:
+        super().__init__(message)
+        self.facts = {
+            name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in facts.items()
+        }
 
 
 class SampleTooLarge(SampleRefused):
@@ -43,7 +49,7 @@ class SampleTooLong(SampleRefused):
 
 
 class SampleSilent(SampleRefused):
-    """Nothing in it is louder than the threshold."""
+    """Less of it sounds than needed."""
 
 
 class SampleRateTooLow(SampleRefused):
@@ -56,14 +62,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int
     min_seconds: float
     max_seconds: float
+    min_sound_seconds: float
     min_rate: int
-
-
-class Overloaded(Exception):
-    """The samples in memory are as many as may be. Nothing is wrong with this one."""
-
-    def __init__(self) -> None:
-        super().__init__("Too many samples are being handled; try again later.")
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,42 +75,32 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Samples:
-    """Looks at samples, and counts the bytes of those that are in memory."""
+    """Looks at samples."""
 
-    def __init__(
-        self, inspector: Inspector, tracing: TracerProvider, *, limits: Limits, max_held_bytes: int
-    ) -> None:
+    def __init__(self, inspector: Inspector, tracing: TracerProvider, *, limits: Limits) -> None:
         self._inspector = inspector
         self._tracer = tracing.get_tracer("precall.samples")
         self._limits = limits
-        self._max_held = max_held_bytes
-        self._held = 0
-
-    @contextlib.contextmanager
-    def holding(self, sample: bytes) -> Iterator[None]:
-        """Counts the sample among those in memory; raises Overloaded when they are too many."""
-        if self._held + len(sample) > self._max_held:
-            raise Overloaded
-        self._held += len(sample)
-        try:
-            yield
-        finally:
-            self._held -= len(sample)
 
     async def inspect(self, sample: bytes, *, deadline: float) -> Recording:
-        """The sample, if it will do. Raises Overloaded, a SampleRefused and what the Inspector raises."""
+        """The sample, if it will do.
+
+        Raises a SampleRefused, what the Inspector raises, and DeadlineTooShort.
+        """
         if len(sample) > self._limits.max_bytes:
             allowed = self._limits.max_bytes / 1_048_576
-            raise SampleTooLarge(f"Voice sample too large: more than the {allowed:.1f} MB allowed")
-        with (
-            self.holding(sample),
-            self._tracer.start_as_current_span("inspect sample", record_exception=False) as span,
-        ):
+            raise SampleTooLarge(
+                f"Voice sample too large: more than the {allowed:.1f} MB allowed",
+                limit_bytes=self._limits.max_bytes,
+                actual_bytes=len(sample),
+            )
+        with self._tracer.start_as_current_span("inspect sample", record_exception=False) as span:
+            left = deadline - asyncio.get_running_loop().time()
             try:
                 async with asyncio.timeout_at(deadline):
                     audio = await self._inspector.inspect(sample)
             except TimeoutError:
-                raise InspectionUnavailable from None
+                raise (DeadlineTooShort if left < FAIR_SECONDS else InspectionUnavailable) from None
             span.set_attributes(
                 {
                     "precall.sample.format": audio.format,
@@ -119,24 +109,44 @@ class Samples:
                 }
             )
             judge(audio, self._limits)
-        return Recording(sample=sample, filename=f"sample.{audio.extension}", media_type=audio.media_type)
+        return Recording(
+            sample=sample[audio.begins :], filename=f"sample.{audio.extension}", media_type=audio.media_type
+        )
 
 
 def judge(audio: Audio, limits: Limits) -> None:
     """Returns if the audio will do; raises a SampleRefused if not."""
-    seconds = audio.duration_seconds
+    seconds, sounding = audio.duration_seconds, audio.sounding_seconds
     if seconds < limits.min_seconds:
         found = _below(seconds, limits.min_seconds)
-        raise SampleTooShort(f"Voice sample too short: {found} s, at least {limits.min_seconds:.1f} s needed")
+        raise SampleTooShort(
+            f"Voice sample too short: {found} s, at least {limits.min_seconds:.1f} s needed",
+            limit_seconds=limits.min_seconds,
+            actual_seconds=seconds,
+        )
 
     if seconds > limits.max_seconds:
-        raise SampleTooLong(f"Voice sample too long: more than the {limits.max_seconds:.1f} s allowed")
+        # How long it is beyond the limit, nobody looked.
+        raise SampleTooLong(
+            f"Voice sample too long: more than the {limits.max_seconds:.1f} s allowed",
+            limit_seconds=limits.max_seconds,
+        )
     if audio.sample_rate < limits.min_rate:
         raise SampleRateTooLow(
-            f"Voice sample rate too low: {audio.sample_rate} Hz, at least {limits.min_rate} Hz needed"
+            f"Voice sample rate too low: {audio.sample_rate} Hz, at least {limits.min_rate} Hz needed;"
+            f" this is {seconds:.1f} s of {audio.codec}. Record at {limits.min_rate} Hz or more (converting"
+            " adds nothing), or have VOICE_CLONE_MIN_SAMPLE_RATE lowered",
+            limit_hertz=limits.min_rate,
+            actual_hertz=audio.sample_rate,
         )
-    if audio.peak_dbfs < SILENCE_DBFS:
-        raise SampleSilent(f"Voice sample is silent: nothing in it is louder than {SILENCE_DBFS:.0f} dBFS")
+    if sounding < limits.min_sound_seconds:
+        found = _below(sounding, limits.min_sound_seconds)
+        raise SampleSilent(
+            f"Voice sample is silent: {found} s of its {seconds:.1f} s are louder than {SOUND_DBFS:.0f} dBFS,"
+            f" at least {limits.min_sound_seconds:.1f} s needed",
+            limit_seconds=limits.min_sound_seconds,
+            actual_seconds=sounding,
+        )
 
 
 def _below(seconds: float, limit: float) -> str:

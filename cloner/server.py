@@ -16,7 +16,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from precall.v1 import cloning_pb2
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
+from cloner.admission import Admission
 from cloner.agents import Agents
+from cloner.api_key import check_api_key
 from cloner.audio import Inspector
 from cloner.callers import Identities
 from cloner.creation import Creation
@@ -26,20 +28,42 @@ from cloner.janitor import Janitor, Terms
 from cloner.key import kept_beside
 from cloner.overrides import Overrides
 from cloner.preparation import Preparation
-from cloner.registry import Agents as AgentRows
-from cloner.registry import Calls, Deployment, Registry, opened
-from cloner.registry import Voices as VoiceRows
+from cloner.refusals import ServiceUnknown
+from cloner.registry import Store, opened
 from cloner.removal import Removal
+from cloner.room import Room
 from cloner.samples import Limits, Samples
 from cloner.service import CloningService
 from cloner.settings import MEBIBYTE, Settings
+from cloner.status import answer_failure
 from cloner.token import TokenCheck
 from cloner.voices import Voices
+from environment import address
+from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing
 from telemetry.rpc import RpcServerTracing
 
-__all__ = ["AddressInUse", "serving"]
+__all__ = ["AddressInUse", "checking_api_key", "serving"]
 
+TRANSPORT = (
+    # Else a second cloner on a taken port would start and take half of the calls.
+    ("grpc.so_reuseport", 0),
+    # What a sender may be ahead of us with a body that nobody has asked for. Measured on loopback with
+    # 200 such streams: 64 KB each; with the probe of the bandwidth on, up to megabytes.
+    ("grpc.http2.lookahead_bytes", 65_536),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.max_concurrent_streams", 256),
+    # Headers beyond what Admission takes come this far, so that it is Admission that answers.
+    ("grpc.max_metadata_size", 65_536),
+    ("grpc.absolute_max_metadata_size", 65_536),
+    # Clients ping every 10 seconds at the most, with or without a call under way, and are no nuisance.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients look up afresh where we are now and then; gRPC varies the age by a tenth. Calls take a minute.
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.max_connection_age_grace_ms", 90_000),
+    ("grpc.max_connection_idle_ms", 300_000),
+)
 SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"].full_name
 
 
@@ -61,15 +85,15 @@ async def serving(
         Inspector(
             workers=settings.audio_workers,
             max_seconds=settings.voice_clone_max_duration,
-            waiting=1_000,  # their memory is bounded by SAMPLE_BUFFER_MB
+            waiting=settings.cloner_max_requests,
         ) as inspector,
-        opened(settings.database_url, name=settings.precall_deployment, now=now()) as registry,
+        opened(settings.database_url, name=settings.precall_deployment, now=now()) as store,
         _http(settings, tracing) as http,
     ):
-        rooms = _rooms(settings, tracing, inspector=inspector, registry=registry, http=http, now=now)
-        server, health_servicer = _server(settings, tracing, rooms.service)
+        rooms = _rooms(settings, tracing, inspector=inspector, store=store, http=http, now=now)
+        server, health_servicer, admission = _server(settings, tracing, rooms)
         try:
-            port = server.add_insecure_port(f"{settings.cloner_host}:{settings.cloner_port}")
+            port = server.add_insecure_port(address(settings.cloner_host, settings.cloner_port))
         except RuntimeError as failure:
             raise AddressInUse from failure
         janitor = asyncio.create_task(rooms.janitor.run())
@@ -82,7 +106,11 @@ async def serving(
         finally:
             ends = loop.time() + settings.shutdown_grace_seconds
             await health_servicer.enter_graceful_shutdown()
-            await server.stop(settings.shutdown_grace_seconds)
+            # Whoever watches our health hears of it and sends calls elsewhere. The others hear of it by the
+            # end of their connections, and send again what we have not begun.
+            await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
+            admission.close()
+            await server.stop(max(0.0, ends - loop.time()))
             # What the janitor has begun is claimed, and done by the next process.
             janitor.cancel()
             await asyncio.gather(janitor, return_exceptions=True)
@@ -90,8 +118,22 @@ async def serving(
             await rooms.overrides.close()
 
 
+@asynccontextmanager
+async def checking_api_key(settings: Settings, tracing: TracerProvider) -> AsyncIterator[None]:
+    """Asks ElevenLabs beside the block whether it takes the key, and no longer than the block lasts."""
+    async with _http(settings, tracing) as http:
+        provider = ElevenLabs(http, attempts=settings.provider_attempts, concurrency=1, queue=1)
+        asking = asyncio.create_task(check_api_key(provider))
+        try:
+            yield
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+
 class _Rooms(NamedTuple):
     service: CloningService
+    memory: Room
     voices: Voices
     overrides: Overrides
     janitor: Janitor
@@ -102,30 +144,29 @@ def _rooms(
     tracing: TracerProvider,
     *,
     inspector: Inspector,
-    registry: Registry,
+    store: Store,
     http: httpx.AsyncClient,
     now: Callable[[], float],
 ) -> _Rooms:
     """Everything between the server and what is opened for it."""
     key = settings.caller_hash_key
     identities = Identities(
-        key.reveal().encode() if key else kept_beside(settings.database_url), settings.voice_reuse
+        key.reveal().encode() if key else kept_beside(settings.database_url),
+        settings.voice_reuse,
+        region=settings.default_region,
     )
-    voice_rows, agent_rows, calls = VoiceRows(registry), AgentRows(registry), Calls(registry)
-    shared = Deployment(registry)
     provider = ElevenLabs(
         http,
         attempts=settings.provider_attempts,
         concurrency=settings.provider_concurrency,
         queue=settings.provider_queue,
     )
-    removal = Removal(provider, voice_rows, agent_rows, now=now)
+    removal = Removal(provider, store, now=now)
     creation = Creation(
         provider,
-        voice_rows,
-        shared,
+        store,
         removal,
-        deployment=registry.name,
+        name=store.name,
         timeout_seconds=settings.provider_timeout_seconds,
         attempts=settings.provider_attempts,
         call_seconds=settings.call_max_minutes * 60,
@@ -135,21 +176,21 @@ def _rooms(
         max_bytes=settings.max_sample_bytes,
         min_seconds=settings.voice_clone_min_duration,
         max_seconds=settings.voice_clone_max_duration,
+        min_sound_seconds=settings.voice_clone_min_sound,
         min_rate=settings.voice_clone_min_sample_rate,
     )
-    samples = Samples(
-        inspector, tracing, limits=limits, max_held_bytes=int(settings.sample_buffer_mb * MEBIBYTE)
-    )
+    memory = Room(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
+    samples = Samples(inspector, tracing, limits=limits)
     voices = Voices(
-        creation, samples, voice_rows, calls, shared,
-        identities=identities,
+        creation, samples, store,
+        identities=identities, room=memory,
         check_seconds=settings.voice_check_minutes * 60,
         keep_seconds=settings.enrolment_keep_days * 86_400,
         require_consent=settings.require_consent, now=now,
     )  # fmt: skip
     overrides = Overrides(provider, believed_seconds=settings.agent_check_seconds, now=now)
     agents = Agents(
-        provider, agent_rows, overrides, mode=settings.agent_update,
+        provider, store, overrides, mode=settings.agent_update,
         presumed_seconds=settings.call_presumed_minutes * 60, now=now,
     )  # fmt: skip
     terms = Terms(
@@ -160,18 +201,18 @@ def _rooms(
         grace=settings.reconcile_grace_seconds,
     )
     janitor = Janitor(
-        registry, provider, voices=voices, creation=creation, removal=removal, tracing=tracing,
+        store, provider, voices=voices, creation=creation, removal=removal, tracing=tracing,
         terms=terms, now=now,
     )  # fmt: skip
     preparation = Preparation(
-        agents, voices, calls, agent_rows, overrides,
+        agents, voices, store, overrides,
         identities=identities,
         first_message=settings.default_first_message, require_consent=settings.require_consent,
         ended=janitor.wake, now=now,
     )  # fmt: skip
-    erasure = Erasure(identities, voice_rows, calls, removal, now=now)
-    service = CloningService(preparation, voices, voice_rows, erasure)
-    return _Rooms(service, voices, overrides, janitor)
+    erasure = Erasure(identities, store, removal, now=now)
+    service = CloningService(preparation, voices, store, erasure, identities=identities)
+    return _Rooms(service, memory, voices, overrides, janitor)
 
 
 @cache
@@ -198,19 +239,35 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
 
 
 def _server(
-    settings: Settings, tracing: TracerProvider, service: CloningService
-) -> tuple[grpc.aio.Server, Any]:
-    token = settings.cloner_token
+    settings: Settings, tracing: TracerProvider, rooms: _Rooms
+) -> tuple[grpc.aio.Server, "_Health", Admission]:
+    tokens = settings.cloner_token
+    admission = Admission(
+        rooms.memory,
+        most_calls=settings.cloner_max_requests,
+        max_bytes=settings.max_message_bytes,
+        body_seconds=settings.body_timeout_seconds,
+        guarded=bool(tokens),
+    )
     server = grpc.aio.server(
-        interceptors=(RpcServerTracing(tracing), *([TokenCheck(token)] if token else [])),
+        interceptors=(RpcServerTracing(tracing), *([TokenCheck(tokens)] if tokens else []), admission),
         options=(
-            ("grpc.max_receive_message_length", settings.max_message_bytes),
-            # Else a second cloner on a taken port would start and take half of the calls.
-            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", admission.hard_limit),
+            *TRANSPORT,
         ),
     )
-    add_CloningServiceServicer_to_server(service, server)
-    health_servicer = health.aio.HealthServicer()
+    add_CloningServiceServicer_to_server(rooms.service, server)
+    health_servicer = _Health()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return server, health_servicer
+    return server, health_servicer, admission
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """The standard health service, which answers a service that it does not know as all else is answered."""
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC names it
+        if request.service not in ("", SERVICE):
+            answer_failure(context, ServiceUnknown())
+            return health_pb2.HealthCheckResponse()
+        return await super().Check(request, context)

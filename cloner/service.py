@@ -1,12 +1,11 @@
 """The gRPC service: a request is checked, handed on, and its outcome answered."""
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 import msgspec
@@ -16,14 +15,16 @@ from opentelemetry.trace import get_current_span
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceServicer
 
-from cloner.callers import Caller
+from cloner.callers import CallName, Identities
 from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
-from cloner.failures import VoiceNotFound
-from cloner.preparation import Call, Preparation
-from cloner.registry import VoiceRow, by
-from cloner.registry import Voices as VoiceRows
-from cloner.status import FieldInvalid, answer_failure, reason_of
+from cloner.failures import FAIR_SECONDS, DeadlineTooShort, VoiceNotFound
+from cloner.fields import Fields
+from cloner.preparation import Begun, Call, Preparation
+from cloner.registry import RegistryUnavailable, Store, VoiceRow
+from cloner.registry import voices as rows
+from cloner.status import answer_failure, reason_of
+from cloner.turns import Urgency, as_urgent_as
 from cloner.voice import Voice, voice_of
 from cloner.voices import Voices
 from telemetry.logs import about
@@ -41,8 +42,12 @@ HEADROOM_SECONDS = 0.15
 LONGEST_TRAILING_GREETING = 4_000
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
-
-ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+MATCHES = {
+    None: pb.CALLER_MATCH_UNSPECIFIED,
+    0: pb.CALLER_MATCH_NONE,
+    1: pb.CALLER_MATCH_ONE,
+    2: pb.CALLER_MATCH_SEVERAL,
+}
 
 
 class CloningService(CloningServiceServicer):
@@ -51,20 +56,34 @@ class CloningService(CloningServiceServicer):
     A call that fails has its status set by `_answered` and returns an empty message, which is never sent.
     """
 
-    def __init__(self, preparation: Preparation, voices: Voices, rows: VoiceRows, erasure: Erasure) -> None:
+    def __init__(
+        self,
+        preparation: Preparation,
+        voices: Voices,
+        store: Store,
+        erasure: Erasure,
+        *,
+        identities: Identities,
+    ) -> None:
+        self._identities = identities
         self._preparation = preparation
         self._voices = voices
-        self._rows = rows
+        self._store = store
         self._erasure = erasure
 
     async def PrepareCall(self, request: pb.PrepareCallRequest, context: Context) -> pb.PrepareCallResponse:
         async with _answered(context, conversation_id=request.conversation_id) as answering:
+            fields = Fields(self._identities)
             call = Call(
-                agent_id=_id("agent_id", request.agent_id),
-                conversation_id=_text("conversation_id", request.conversation_id, most=256, required=True),
-                caller=_caller(request.caller, request.consent),
+                agent_id=fields.id("agent_id", request.agent_id),
+                conversation_id=fields.text(
+                    "conversation_id", request.conversation_id, most=256, required=True
+                ),
+                caller=fields.caller(request.caller, request.consent),
             )
-            sample = _sample(request.sample)
+            sample = fields.sample(request.sample)
+            fields.check()
+            del request  # as large as the sample, which is all that is needed of it now
             get_current_span().set_attributes(
                 {
                     "gen_ai.agent.id": call.agent_id,
@@ -73,9 +92,7 @@ class CloningService(CloningServiceServicer):
                 }
             )
             begun = await self._preparation.begin(call, sample)
-            answering.fallback = lambda: _fallback(
-                begun.agent_before, self._preparation.refused(call.agent_id)
-            )
+            answering.fallback = lambda: _fallback(begun, self._preparation.refused(call.agent_id))
             prepared = await self._preparation.prepare(begun, sample, deadline=answering.deadline)
             get_current_span().set_attributes(
                 {
@@ -100,18 +117,16 @@ class CloningService(CloningServiceServicer):
         async with _answered(
             context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
         ) as answering:
-            if not request.conversation_id.strip() and not request.call_sid.strip():
-                raise FieldInvalid("conversation_id", "is required, unless call_sid is given")
-            agent_id = _id("agent_id", request.agent_id)
+            fields = Fields(self._identities)
+            agent_id = fields.id("agent_id", request.agent_id)
+            named = _named(request, fields)
+            phone_number = fields.number("phone_number", request.phone_number)
+            fields.check()
             get_current_span().set_attribute("gen_ai.agent.id", agent_id)
-            if request.conversation_id:
-                get_current_span().set_attribute("gen_ai.conversation.id", _line(request.conversation_id))
+            if named[0] == "conversation_id":
+                get_current_span().set_attribute("gen_ai.conversation.id", named[1])
             opened = await self._preparation.open(
-                agent_id=agent_id,
-                conversation_id=_text("conversation_id", request.conversation_id, most=256),
-                call_sid=_text("call_sid", request.call_sid, most=256),
-                phone_number=_text("phone_number", request.phone_number, most=64),
-                deadline=answering.deadline,
+                agent_id=agent_id, named=named, phone_number=phone_number, deadline=answering.deadline
             )
             if opened.voice is not None:
                 get_current_span().set_attribute("precall.voice.id", opened.voice.voice_id)
@@ -123,12 +138,18 @@ class CloningService(CloningServiceServicer):
                 agent_before=_speech(opened.agent_before),
                 refused_leaves=sorted(opened.refused or ()),
                 settings_seen=opened.refused is not None,
+                caller_match=MATCHES[opened.persons],
             )
         return pb.OpenCallResponse()
 
     async def CloneVoice(self, request: pb.CloneVoiceRequest, context: Context) -> pb.CloneVoiceResponse:
-        async with _answered(context) as answering:
-            caller, sample = _caller(request.caller, request.consent), _sample(request.sample)
+        async with _answered(context, waits=True) as answering:
+            fields = Fields(self._identities)
+            caller = fields.caller(request.caller, request.consent)
+            sample = fields.sample(request.sample)
+            fields.id("request_id", request.request_id, required=False)
+            fields.check()
+            del request  # as large as the sample, which is all that is needed of it now
             get_current_span().set_attribute("precall.sample.size", len(sample))
             identity = await self._voices.identify(caller, sample)
             voice, reused = await self._voices.ahead(identity, caller, sample, deadline=answering.deadline)
@@ -137,7 +158,10 @@ class CloningService(CloningServiceServicer):
 
     async def GetVoice(self, request: pb.GetVoiceRequest, context: Context) -> pb.GetVoiceResponse:
         async with _answered(context):
-            row = await self._rows.by_voice_id(_id("voice_id", request.voice_id))
+            fields = Fields(self._identities)
+            voice_id = fields.id("voice_id", request.voice_id)
+            fields.check()
+            row = await self._store.read(rows.by_voice_id, voice_id)
             if row is None:
                 raise VoiceNotFound
             return pb.GetVoiceResponse(voice=_voice(voice_of(row)))
@@ -145,21 +169,18 @@ class CloningService(CloningServiceServicer):
 
     async def ListVoices(self, request: pb.ListVoicesRequest, context: Context) -> pb.ListVoicesResponse:
         async with _answered(context):
+            fields = Fields(self._identities)
             if not 0 <= request.page_size <= MAX_PAGE_SIZE:
-                raise FieldInvalid("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
+                fields.wrong("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
             size = request.page_size or PAGE_SIZE
-            person = number = None
-            if request.HasField("caller"):
-                whom = _caller(request.caller)
-                if not whom.phone_number:
-                    raise FieldInvalid("caller.phone_number", "is required")
-                person, number = self._erasure.named(whom)
-            rows = await self._rows.page(
-                before=_position(request.page_token), size=size, person=person, number=number
-            )
+            whom = fields.caller(request.caller, numbered=True) if request.HasField("caller") else None
+            before = fields.position(request.page_token)
+            fields.check()
+            person, number = (None, None) if whom is None else self._erasure.named(whom)
+            page = await self._store.read(rows.page, before=before, size=size, person=person, number=number)
             return pb.ListVoicesResponse(
-                voices=[_voice(voice_of(row)) for row in rows],
-                next_page_token=_token(rows[-1]) if len(rows) == size else "",
+                voices=[_voice(voice_of(row)) for row in page],
+                next_page_token=_token(page[-1]) if len(page) == size else "",
             )
         return pb.ListVoicesResponse()
 
@@ -167,13 +188,16 @@ class CloningService(CloningServiceServicer):
         self, request: pb.CompleteCallRequest, context: Context
     ) -> pb.CompleteCallResponse:
         async with _answered(context, conversation_id=request.conversation_id):
+            fields = Fields(self._identities)
             if not request.conversation_id and not request.call_id and not request.voice_id:
-                raise FieldInvalid("conversation_id", "is required, unless call_id or voice_id is given")
+                fields.wrong("conversation_id", "is required, unless call_id or voice_id is given")
+            conversation_id = fields.text("conversation_id", request.conversation_id, most=256)
+            call_id = fields.text("call_id", request.call_id, most=64)
+            agent_id = fields.text("agent_id", request.agent_id, most=128)
+            voice_id = fields.text("voice_id", request.voice_id, most=128)
+            fields.check()
             found = await self._preparation.complete(
-                conversation_id=_text("conversation_id", request.conversation_id, most=256),
-                call_id=_text("call_id", request.call_id, most=64),
-                agent_id=_text("agent_id", request.agent_id, most=128),
-                voice_id=_text("voice_id", request.voice_id, most=128),
+                conversation_id=conversation_id, call_id=call_id, agent_id=agent_id, voice_id=voice_id
             )
             return pb.CompleteCallResponse(found=found)
         return pb.CompleteCallResponse()
@@ -181,10 +205,13 @@ class CloningService(CloningServiceServicer):
     async def ReplaceVoice(
         self, request: pb.ReplaceVoiceRequest, context: Context
     ) -> pb.ReplaceVoiceResponse:
-        async with _answered(context) as answering:
-            caller, sample = _caller(request.caller, request.consent), _sample(request.sample)
-            if not caller.phone_number:
-                raise FieldInvalid("caller.phone_number", "is required")
+        async with _answered(context, waits=True) as answering:
+            fields = Fields(self._identities)
+            caller = fields.caller(request.caller, request.consent, numbered=True)
+            sample = fields.sample(request.sample)
+            fields.id("request_id", request.request_id, required=False)
+            fields.check()
+            del request  # as large as the sample, which is all that is needed of it now
             identity = await self._voices.identify(caller, sample)
             voice = await self._voices.replace(identity, caller, sample, deadline=answering.deadline)
             return pb.ReplaceVoiceResponse(voice=_voice(voice))
@@ -193,11 +220,15 @@ class CloningService(CloningServiceServicer):
     async def ForgetCaller(
         self, request: pb.ForgetCallerRequest, context: Context
     ) -> pb.ForgetCallerResponse:
-        async with _answered(context) as answering:
-            caller = _caller(request.caller)
+        async with _answered(context, waits=True) as answering:
+            fields = Fields(self._identities)
+            caller = fields.caller(request.caller)
             if bool(caller.phone_number) == bool(request.voice_id):
-                raise FieldInvalid("caller.phone_number", "or voice_id is required, and not both")
-            voice_id = _id("voice_id", request.voice_id) if request.voice_id else ""
+                fields.wrong("caller.phone_number", "or voice_id is required, and not both")
+            elif not request.voice_id:
+                fields.numbered(caller)
+            voice_id = fields.id("voice_id", request.voice_id, required=False)
+            fields.check()
             deleted, pending = await self._erasure.forget(caller, voice_id, deadline=answering.deadline)
             return pb.ForgetCallerResponse(voices_deleted=deleted, voices_pending=pending)
         return pb.ForgetCallerResponse()
@@ -214,20 +245,32 @@ class _Answering(msgspec.Struct):
 
 @asynccontextmanager
 async def _answered(
-    context: Context, *, conversation_id: str = "", longest: float = LONGEST_SECONDS
+    context: Context, *, conversation_id: str = "", longest: float = LONGEST_SECONDS, waits: bool = False
 ) -> AsyncIterator[_Answering]:
-    """Answers a failure as a status, in time, and tells span and log how the call ended."""
+    """Answers a failure as a status, in time, and tells span and log how the request ended.
+
+    One that `waits` is not for a call that is starting: it lets those go before it at ElevenLabs.
+    """
     began = time.monotonic()
     left = context.time_remaining()
     seconds = longest if left is None else max(0.0, min(left, longest))
     headroom = min(HEADROOM_SECONDS, seconds / 2)
     answering = _Answering(asyncio.get_running_loop().time() + seconds - headroom)
     outcome = "cancelled"
-    with about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})):
+    with (
+        about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
+        as_urgent_as(Urgency(call=not waits)),
+    ):
         try:
             # What asks ElevenLabs ends at the deadline by itself; the rest waits for the registry.
-            async with by(answering.deadline + headroom / 2):
-                yield answering
+            try:
+                async with asyncio.timeout_at(answering.deadline + headroom / 2):
+                    yield answering
+            except TimeoutError:
+                # Who gave the registry less than it may take has no reason to complain of it.
+                raise (
+                    DeadlineTooShort if seconds < min(FAIR_SECONDS, longest) else RegistryUnavailable
+                ) from None
             outcome = "success"
         except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
             outcome = reason_of(failure)
@@ -239,54 +282,23 @@ async def _answered(
             log.info("request answered", outcome=outcome, duration_ms=duration_ms)
 
 
-def _caller(caller: pb.Caller, consent: str = "") -> Caller:
-    return Caller(
-        consent=_text("consent", consent, most=200),
-        name=_text("caller.name", caller.name, most=200),
-        date_of_birth=_text("caller.date_of_birth", caller.date_of_birth, most=64),
-        phone_number=_text("caller.phone_number", caller.phone_number, most=64),
-    )
-
-
-def _sample(sample: bytes) -> bytes:
-    if not sample:
-        raise FieldInvalid("sample", "is required")
-    return sample
-
-
-def _id(field: str, text: str) -> str:
-    if not text:
-        raise FieldInvalid(field, "is required")
-    if not ID.fullmatch(text):
-        raise FieldInvalid(field, 'may hold letters, digits, "_" and "-", and at most 128 of them')
-    return text
-
-
-def _text(field: str, text: str, *, most: int, required: bool = False) -> str:
-    text = text.strip()
-    if required and not text:
-        raise FieldInvalid(field, "is required")
-    if len(text) > most:
-        raise FieldInvalid(field, f"may hold at most {most} characters")
-    if not text.isprintable():
-        raise FieldInvalid(field, "may hold printable characters only")
-    return text
+def _named(request: pb.OpenCallRequest, fields: Fields) -> tuple[CallName, str]:
+    """What names the call best: its conversation, else the telephone line, else the SIP trunk."""
+    names = {
+        "conversation_id": request.conversation_id,
+        "call_sid": request.call_sid,
+        "sip_call_id": request.sip_call_id,
+    }
+    given = {kind: text for kind, name in names.items() if (text := fields.text(kind, name, most=256))}
+    for kind, text in given.items():
+        return cast("CallName", kind), text
+    fields.wrong("conversation_id", "is required, unless call_sid or sip_call_id is given")
+    return "conversation_id", ""
 
 
 def _line(text: str) -> str:
     """What may stand in a log line before it has been checked."""
     return text[:256] if text.isprintable() else ""
-
-
-def _position(token: str) -> tuple[float, str] | None:
-    """Where a page begins: below this creation time and marker."""
-    if not token:
-        return None
-    at, _, marker = token.partition("_")
-    try:
-        return float.fromhex(at), marker
-    except (ValueError, OverflowError):
-        raise FieldInvalid("page_token", "is not one that ListVoices returned") from None
 
 
 def _token(row: VoiceRow) -> str:
@@ -309,13 +321,16 @@ def _timestamp(at: datetime) -> Timestamp:
     return stamp
 
 
-def _fallback(before: AgentVoice | None, refused: frozenset[str] | None) -> pb.FallbackInfo:
+def _fallback(begun: Begun, refused: frozenset[str] | None) -> pb.FallbackInfo:
     """What goes out with a failure, in the metadata of the call, which are bounded."""
-    speech = _speech(before)
+    speech = _speech(begun.agent_before)
     if speech is not None and len(speech.first_message.encode()) > LONGEST_TRAILING_GREETING:
         speech.first_message = ""
     return pb.FallbackInfo(
-        agent_before=speech, refused_leaves=sorted(refused or ()), settings_seen=refused is not None
+        agent_before=speech,
+        refused_leaves=sorted(refused or ()),
+        settings_seen=refused is not None,
+        call_id=begun.noted.call.id,
     )
 
 

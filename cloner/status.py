@@ -15,8 +15,9 @@ from opentelemetry.trace import get_current_span
 from precall.v1 import error_reason_pb2
 from precall.v1.error_reason_pb2 import ErrorReason
 
-from cloner import failures, samples
+from cloner import failures, refusals, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable
+from cloner.callers import ConversationMismatch
 from cloner.creation import VoiceNeedsVerification
 from cloner.registry import RegistryUnavailable
 from cloner.voices import ConsentMissing
@@ -32,12 +33,14 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 
 class FieldInvalid(Exception):
-    """A field of the request is missing, empty, or not of the form that its comment states."""
+    """Fields of the request are missing, empty, or not of the form that their comments state.
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field} {problem}")
-        self.field = field
-        self.problem = problem
+    `faults` are all of them, each a field and what is wrong with it.
+    """
+
+    def __init__(self, *faults: tuple[str, str]) -> None:
+        super().__init__("; ".join(f"{field} {problem}" for field, problem in faults))
+        self.faults = faults
 
 
 class Unauthenticated(Exception):
@@ -60,11 +63,18 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     failures.SampleRejected: (E.ERROR_REASON_SAMPLE_REJECTED, C.FAILED_PRECONDITION),
     VoiceNeedsVerification: (E.ERROR_REASON_VOICE_NEEDS_VERIFICATION, C.FAILED_PRECONDITION),
     ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
+    ConversationMismatch: (E.ERROR_REASON_CONVERSATION_MISMATCH, C.ALREADY_EXISTS),
     failures.VoiceNotFound: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     failures.AgentNotFound: (E.ERROR_REASON_AGENT_NOT_FOUND, C.NOT_FOUND),
     failures.AgentRejected: (E.ERROR_REASON_AGENT_REJECTED, C.FAILED_PRECONDITION),
     InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
-    samples.Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    refusals.Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    refusals.Stopping: (E.ERROR_REASON_CLONER_UNAVAILABLE, C.UNAVAILABLE),
+    refusals.MalformedMessage: (E.ERROR_REASON_MALFORMED_BODY, C.INVALID_ARGUMENT),
+    refusals.BodyTooLarge: (E.ERROR_REASON_BODY_TOO_LARGE, C.INVALID_ARGUMENT),
+    refusals.BodyTimeout: (E.ERROR_REASON_BODY_TIMEOUT, C.DEADLINE_EXCEEDED),
+    refusals.MethodUnknown: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
+    refusals.ServiceUnknown: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     RegistryUnavailable: (E.ERROR_REASON_REGISTRY_UNAVAILABLE, C.UNAVAILABLE),
     Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
     failures.Unauthorized: (E.ERROR_REASON_PROVIDER_UNAUTHORIZED, C.FAILED_PRECONDITION),
@@ -75,6 +85,15 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     failures.Busy: (E.ERROR_REASON_PROVIDER_BUSY, C.UNAVAILABLE),
     failures.Unavailable: (E.ERROR_REASON_PROVIDER_UNAVAILABLE, C.UNAVAILABLE),
     failures.TimedOut: (E.ERROR_REASON_PROVIDER_TIMEOUT, C.DEADLINE_EXCEEDED),
+    failures.DeadlineTooShort: (E.ERROR_REASON_DEADLINE_TOO_SHORT, C.DEADLINE_EXCEEDED),
+}
+# After how many seconds it is worth trying again, where whoever failed does not know better.
+WAITS = {
+    E.ERROR_REASON_RATE_LIMITED: 1.0,
+    E.ERROR_REASON_PROVIDER_BUSY: 1.0,
+    E.ERROR_REASON_PROVIDER_UNAVAILABLE: 1.0,
+    E.ERROR_REASON_CLONER_UNAVAILABLE: 1.0,
+    E.ERROR_REASON_REGISTRY_UNAVAILABLE: 1.0,
 }
 INTERNAL = "An internal error; the trace shows where."
 
@@ -96,15 +115,24 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
         log.error("bug", exception=where(failure))
         message = INTERNAL
     status = status_pb2.Status(code=code.value[0], message=message)
+    facts = failure.facts if isinstance(failure, samples.SampleRefused | refusals.BodyTooLarge) else {}
     info = error_details_pb2.ErrorInfo(
-        domain=DOMAIN, reason=reason_of(failure), metadata={"trace_id": trace_id(get_current_span())}
+        domain=DOMAIN,
+        reason=reason_of(failure),
+        metadata={**facts, "trace_id": trace_id(get_current_span())},
     )
     status.details.append(_packed(info))
     if isinstance(failure, FieldInvalid):
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=failure.field, description=failure.problem
-        )
-        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
+            for field, problem in failure.faults
+        ]
+        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+    asked = failure.retry_after if isinstance(failure, failures.ProviderFailure) else None
+    if (seconds := asked or WAITS.get(reason)) is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(1000 * seconds))
+        status.details.append(_packed(retry))
     status.details.extend(_packed(detail) for detail in more)
     context.set_code(code)
     context.set_details(message)

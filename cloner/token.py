@@ -1,7 +1,7 @@
 """The token that every call must carry, where the server has one."""
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -16,10 +16,13 @@ OPEN = "/grpc.health.v1.Health/"
 
 
 class TokenCheck(grpc.aio.ServerInterceptor):
-    """Refuses calls without `authorization: Bearer <token>`, before anything of them is looked at."""
+    """Refuses calls without `authorization: Bearer <token>`, before anything of them is looked at.
 
-    def __init__(self, token: Secret) -> None:
-        self._expected = f"Bearer {token.reveal()}".encode()
+    Any of the tokens will do, so that one can take the place of another while both are in use.
+    """
+
+    def __init__(self, tokens: Sequence[Secret]) -> None:
+        self._expected = tuple(token.reveal().encode() for token in tokens)
 
     async def intercept_service(
         self,
@@ -30,20 +33,20 @@ class TokenCheck(grpc.aio.ServerInterceptor):
         given = dict(handler_call_details.invocation_metadata or ()).get("authorization", b"")
         if isinstance(given, str):
             given = given.encode()
-        allowed = hmac.compare_digest(given, self._expected)
+        # The name of the scheme is written as one likes (RFC 9110, section 11.1).
+        scheme, _, credential = given.strip().partition(b" ")
+        credential = credential.strip()
+        # Each is compared, so that the time tells nothing of which one fits.
+        fitting = sum(hmac.compare_digest(credential, expected) for expected in self._expected)
+        allowed = scheme.lower() == b"bearer" and fitting > 0
         if handler is None or allowed or str(handler_call_details.method).startswith(OPEN):
             return handler
 
-        # The request stays bytes: nobody unknown gets anything parsed.
-        if handler.response_streaming or handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(_refuse_stream)
-        return grpc.unary_unary_rpc_method_handler(_refuse)
+        # A stream of requests, of which none is asked for: of a stranger only headers are taken in.
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(_refuse)
+        return grpc.stream_unary_rpc_method_handler(_refuse)
 
 
-async def _refuse(_request: Any, context: Any) -> bytes:
-    answer_failure(context, Unauthenticated())
-    return b""
-
-
-async def _refuse_stream(_requests: Any, context: Any) -> None:
+async def _refuse(_requests: Any, context: Any) -> None:
     answer_failure(context, Unauthenticated())

@@ -20,10 +20,11 @@ from cloner import failures
 from cloner.callers import Caller, Identities, Identity, voice_label
 from cloner.clones import STALE_SECONDS, Clone, Clones
 from cloner.creation import Creation, VoiceNeedsVerification
-from cloner.failures import ProviderFailure, TimedOut
-from cloner.registry import Calls, Deployment, NewVoiceRow, VoiceRow
-from cloner.registry import Voices as VoiceRows
+from cloner.failures import DeadlineTooShort, ProviderFailure, TimedOut
+from cloner.registry import NewVoiceRow, Store, VoiceRow, calls, deployment, voices
+from cloner.room import Room
 from cloner.samples import Recording, Samples
+from cloner.turns import urgency
 from cloner.voice import Voice, voice_of
 
 __all__ = ["ConsentMissing", "Voices"]
@@ -64,11 +65,10 @@ class Voices:
         self,
         creation: Creation,
         samples: Samples,
-        rows: VoiceRows,
-        calls: Calls,
-        shared: Deployment,
+        store: Store,
         *,
         identities: Identities,
+        room: Room,
         check_seconds: float,
         keep_seconds: float,
         require_consent: bool,
@@ -76,15 +76,14 @@ class Voices:
     ) -> None:
         self._creation = creation
         self._samples = samples
-        self._rows = rows
-        self._calls = calls
-        self._shared = shared
+        self._store = store
         self._identities = identities
+        self._room = room
         self._check_seconds = check_seconds
         self._keep_seconds = keep_seconds
         self._require_consent = require_consent
         self._now = now
-        self._clones = Clones(rows, now=now)
+        self._clones = Clones(store, now=now)
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     async def identify(self, caller: Caller, sample: bytes, *, call_id: str = "") -> Identity:
@@ -114,7 +113,7 @@ class Voices:
         last known failure or TimedOut is raised and the clone goes on by itself.
         """
         recording: Recording | None = None
-        row = row or await self._rows.of_caller(identity.caller)
+        row = row or await self._store.read(voices.of_caller, identity.caller)
         while True:
             clone = None
             self._require(caller, row)
@@ -128,10 +127,10 @@ class Voices:
             voice = await (self._made(clone, deadline) if clone else self._found(row, deadline))
             if voice is not None and await self._attached(call_id, voice.marker):
                 if caller.consent and not voice.consent:
-                    await self._rows.consented(voice.marker, caller.consent, now=self._now())
+                    await self._store.write(voices.consented, voice.marker, caller.consent, now=self._now())
                     voice = await self.formerly(voice.marker, caller) or voice
                 return voice, clone is None
-            row = await self._rows.of_caller(identity.caller)
+            row = await self._store.read(voices.of_caller, identity.caller)
 
     async def ahead(
         self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float
@@ -139,7 +138,7 @@ class Voices:
         """As `of`, for a caller who may call some day, and whose voice is kept until then."""
         while True:
             voice, reused = await self.of(identity, caller, sample, deadline=deadline)
-            if await self._rows.keep(voice.marker, until=self._now() + self._keep_seconds):
+            if await self._store.write(voices.keep, voice.marker, until=self._now() + self._keep_seconds):
                 return voice, reused
 
     async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
@@ -148,7 +147,7 @@ class Voices:
 
     async def formerly(self, marker: str | None, caller: Caller) -> Voice | None:
         """The voice that a call had, even if it is gone by now. Raises ConsentMissing."""
-        row = await self._rows.get(marker) if marker else None
+        row = await self._store.read(voices.get, marker) if marker else None
         if row is None or not row.voice_id:
             return None
         self._require(caller, row)
@@ -159,7 +158,7 @@ class Voices:
         self._require(caller, None)
         recording = await self._samples.inspect(sample, deadline=deadline)
         while True:
-            old = await self._rows.of_caller(identity.caller)
+            old = await self._store.read(voices.of_caller, identity.caller)
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
                 continue
@@ -171,10 +170,16 @@ class Voices:
     async def take_over(self, row: VoiceRow) -> None:
         """Finishes the story of an intent whose process died, unless somebody else does."""
         now = self._now()
-        if await self._rows.take_over(
-            row.marker, owner=self._clones.owner, stale=now - STALE_SECONDS, now=now
+        if await self._store.write(
+            voices.take_over,
+            row.marker,
+            dead=row.owner,
+            owner=self._clones.owner,
+            stale=now - STALE_SECONDS,
+            now=now,
         ):
             clone = Clone(row.marker)
+            clone.asked = True  # by the process that died
             self._clones.start(clone, self._resume(clone))
             with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):
                 await asyncio.shield(clone.task)
@@ -198,6 +203,8 @@ class Voices:
         if row.state == "ready":
             return await self._confirmed(row, deadline)
         if clone := self._clones.get(row.marker):
+            if urgency().call:
+                clone.urgency.hurry()
             get_current_span().add_link(clone.trace)
             return await self._made(clone, deadline)
         await self._settled(row, deadline)
@@ -214,9 +221,9 @@ class Voices:
             else:
                 if not found:
                     log.warning("voice lost at the provider", voice_id=row.voice_id)
-                    await self._rows.lost(row.marker, now=now)
+                    await self._store.write(voices.lost, row.marker, now=now)
                     return None
-                await self._rows.checked(row.marker, now=now)
+                await self._store.write(voices.checked, row.marker, now=now)
         return voice_of(row)
 
     def _require(self, caller: Caller, row: VoiceRow | None) -> None:
@@ -225,7 +232,7 @@ class Voices:
 
     async def _attached(self, call_id: str | None, marker: str) -> bool:
         """Whether the call has that voice now; False if the voice was given up meanwhile."""
-        return call_id is None or await self._calls.attach(call_id, marker, now=self._now())
+        return call_id is None or await self._store.write(calls.attach, call_id, marker, now=self._now())
 
     async def _settled(self, row: VoiceRow, deadline: float) -> None:
         """Waits for another process's clone. Raises what it failed for."""
@@ -238,13 +245,13 @@ class Voices:
                 await asyncio.shield(watch)
         except TimeoutError:
             raise TimedOut from None
-        settled = await self._rows.get(row.marker)
+        settled = await self._store.read(voices.get, row.marker)
         if settled is not None and settled.state == "failed" and settled.reason in JOINED_FAILURES:
             raise JOINED_FAILURES[settled.reason]
 
     async def _watch(self, marker: str) -> None:
         """Returns when another process's intent is settled, by it or in its place."""
-        while (row := await self._rows.get(marker)) is not None and row.state == "intended":
+        while (row := await self._store.read(voices.get, marker)) is not None and row.state == "intended":
             if row.alive_at < self._now() - STALE_SECONDS:
                 await self.take_over(row)
             else:
@@ -255,12 +262,12 @@ class Voices:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(clone.task)
         except TimeoutError:
-            raise clone.failure or TimedOut from None
+            raise clone.failure or (TimedOut() if clone.asked else DeadlineTooShort()) from None
 
     async def _intend(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
         """Writes down the intent and begins the clone, unless the caller has one by now."""
-        if await self._shared.month_resets_at() > self._now():
-            raise failures.MonthlyLimit
+        if (left := await self._store.read(deployment.month_resets_at) - self._now()) > 0:
+            raise failures.MonthlyLimit(retry_after=left)
         row, new = await self._new_row(wanted)
         if not new:
             return row, None
@@ -289,14 +296,14 @@ class Voices:
             consent=caller.consent,
             kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
         )
-        row = await self._rows.intend(new, call_id=wanted.call_id, now=now)
+        row = await self._store.write(voices.intend, new, call_id=wanted.call_id, now=now)
         return row, row.marker == marker
 
     async def _clone(self, clone: Clone, wanted: Wanted, recording: Recording) -> Voice:
         """Creates the voice and records it, under a new marker for each create that may have been lost."""
 
         async def intent() -> VoiceRow:
-            row = await self._rows.get(clone.marker)
+            row = await self._store.read(voices.get, clone.marker)
             if row is None or row.state != "intended" or row.owner != self._clones.owner:
                 row, new = await self._new_row(wanted)
                 if not new:
@@ -306,8 +313,10 @@ class Voices:
 
         def tell(failure: ProviderFailure | None) -> None:
             clone.failure = failure
+            clone.asked |= failure is None
 
-        with self._samples.holding(recording.sample):
+        # Counted by itself, because it may outlive the request that began it.
+        with self._room.holding(len(recording.sample)):
             row, voice_id = await self._creation.create(
                 intent, tell, sample=recording.sample, filename=recording.filename,
                 media_type=recording.media_type, for_call=wanted.call_id is not None,
@@ -316,7 +325,7 @@ class Voices:
 
     async def _resume(self, clone: Clone) -> Voice:
         """Looks for the voice of an intent whose process died, and records what became of it."""
-        row = await self._rows.get(clone.marker)
+        row = await self._store.read(voices.get, clone.marker)
         if row is None:
             raise Superseded
         voice_id = await self._creation.look(row.marker)
@@ -326,7 +335,7 @@ class Voices:
         return await self._recorded(row, voice_id)
 
     async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
-        if not await self._rows.record(row.marker, voice_id, now=self._now()):
+        if not await self._store.write(voices.record, row.marker, voice_id, now=self._now()):
             log.warning("voice no longer wanted", voice_id=voice_id)
             self._clones.begin(self._creation.discard(voice_id))
             raise Superseded

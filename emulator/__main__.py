@@ -21,7 +21,7 @@ import signal
 import sys
 
 from emulator.server import Emulator
-from emulator.settings import Settings, SettingsError, from_environ
+from emulator.settings import Settings, SettingsError, from_environ, oddities
 
 
 async def serve(settings: Settings) -> None:
@@ -44,6 +44,8 @@ def main() -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in ("uvicorn", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    for told in oddities(os.environ):
+        logging.getLogger("emulator").warning(told)
     try:
         asyncio.run(serve(settings))
     except OSError as error:

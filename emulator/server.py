@@ -149,7 +149,11 @@ class _Protocol(H11Protocol):
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound = socket.create_server(
+        (host, port),
+        family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+        dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+    )
     # Inherited by each connection. asyncio does it for sockets that name their protocol, which these do not;
     # without it every answer waits 40 ms for the client's delayed ACK.
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,6 +1,8 @@
 """What the emulator can be told when it starts."""
 
 import asyncio
+import difflib
+import ipaddress
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -10,6 +12,17 @@ from typing import NamedTuple, TypeVar
 T = TypeVar("T")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+KNOWN = {
+    "EMULATOR_HOST", "EMULATOR_PORT", "EMULATOR_API_KEY", "EMULATOR_CREATE_LATENCY_SECONDS",
+    "EMULATOR_LATENCY_SECONDS", "EMULATOR_VOICE_LIMIT", "EMULATOR_MONTHLY_LIMIT",
+    "EMULATOR_REPLICAS",  # docker-compose.yml's own
+}  # fmt: skip
+# What Kubernetes tells every container about a service called "emulator".
+OF_SERVICE = re.compile(
+    r"EMULATOR_(SERVICE_(HOST|PORT(_\w+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
 
 
 class Latency(NamedTuple):
@@ -59,7 +72,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 
     def read(variable: str, parse: Callable[[str], T], default: T) -> T:
         text = environ.get(variable, "").strip()
-        if not text:
+        if not text or _is_link(variable, text):
             return default
         try:
             return parse(text)
@@ -82,10 +95,37 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
+def oddities(environ: Mapping[str, str]) -> list[str]:
+    """What to tell about variables that stop nothing: a line each, without a value."""
+    told = []
+    for name in sorted(environ):
+        if not name.startswith("EMULATOR_") or not environ[name].strip():
+            continue
+        if _is_link(name, environ[name].strip()):
+            if name in KNOWN:
+                told.append(
+                    f"{name} was set by an orchestrator for a service of that name: it counts as not set"
+                )
+        elif name not in KNOWN and not OF_SERVICE.fullmatch(name):
+            near = difflib.get_close_matches(name, sorted(KNOWN), n=1)
+            told.append(f"unknown variable {name}{f', did you mean {near[0]}?' if near else ''}")
+    return told
+
+
+def _is_link(variable: str, text: str) -> bool:
+    return variable.endswith("_PORT") and re.fullmatch(r"(tcp|udp|sctp)://\S+", text) is not None
+
+
 def _host(text: str) -> str:
-    if not re.fullmatch(r"[0-9A-Za-z.:_-]+", text):
-        raise ValueError("a host name or an address")
-    return text
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError as error:
+            raise ValueError("a host name or an address, without a port") from error
+    elif not re.fullmatch(r"[0-9A-Za-z._-]+", host):
+        raise ValueError("a host name or an address, without a port")
+    return host
 
 
 def _port(text: str) -> int:

@@ -21,11 +21,13 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
+from environment import address
 from gateway.closing import Application, ClosingEarly
-from gateway.connection import Connection
+from gateway.connection import Connection, House
 from gateway.conversation_init import conversation_init
 from gateway.credential import Credential
 from gateway.desk import opened
+from gateway.head import AnsweringHead
 from gateway.health import Readiness, health_routes
 from gateway.post_call import post_call
 from gateway.problems import answered
@@ -67,7 +69,9 @@ def create_app(
         debug=False,
         logging_config=None,
     )
-    return ClosingEarly(HttpServerTracing(cast("Application", app), provider, untraced=UNTRACED))
+    return ClosingEarly(
+        HttpServerTracing(AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED)
+    )
 
 
 @asynccontextmanager
@@ -84,8 +88,8 @@ async def serving(
     SHUTDOWN_GRACE_SECONDS.
     """
     wires: list[grpc.aio.ClientInterceptor] = [RpcClientTracing(provider)]
-    if settings.cloner_token is not None:
-        wires.append(Credential(settings.cloner_token))
+    if settings.cloner_token:
+        wires.append(Credential(settings.cloner_token[0]))
     # Opened here, not at import: a grpc.aio channel belongs to the loop it is made on.
     async with (
         _channel(settings, *wires) as channel,
@@ -96,7 +100,8 @@ async def serving(
             uvicorn.Config(
                 app,
                 http=cast(
-                    "type[asyncio.Protocol]", partial(Connection, most=settings.precall_max_connections)
+                    "type[asyncio.Protocol]",
+                    partial(Connection, house=House(settings.precall_max_connections)),
                 ),
                 ws="none",
                 lifespan="off",
@@ -116,7 +121,7 @@ async def serving(
         task.add_done_callback(lambda _: server.up.set())
         try:
             await server.up.wait()
-            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            yield f"http://{address(host, port)}"
         finally:
             server.should_exit = True
             await task
@@ -124,10 +129,16 @@ async def serving(
 
 def listening(settings: Settings) -> socket.socket:
     """The socket that the settings ask for. Raises OSError where it cannot be had."""
-    host, port = settings.precall_webhook_host, settings.precall_webhook_port
+    host, port = settings.precall_webhook_host.strip("[]"), settings.precall_webhook_port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Reuses an address that an earlier process has just left, but not one that is being served.
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    return socket.create_server(
+        (host, port),
+        family=family,
+        backlog=BACKLOG,
+        # All addresses are those of IPv4 as well, as gRPC has it.
+        dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+    )
 
 
 class _Server(uvicorn.Server):
@@ -153,11 +164,15 @@ def _channel(settings: Settings, *interceptors: grpc.aio.ClientInterceptor) -> g
         options=[
             ("grpc.max_send_message_length", largest),
             ("grpc.max_receive_message_length", largest),
-            # The one rule by which anything is tried again is the cloner's.
-            ("grpc.enable_retries", 0),
+            # The one rule by which anything is tried again is the cloner's. gRPC alone sends again what no
+            # cloner has begun to handle, as when one stops; there is no retry policy beside that.
+            ("grpc.enable_retries", 1),
             # A proxy of the environment is for the internet, and the cloner is not there.
             ("grpc.enable_http_proxy", 0),
             ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+            # A name is looked up again when a cloner ends a connection, as each does now and then: that is
+            # how one that was added is found. By default this happens at most every 30 s.
+            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
             # By default a cloner that was restarted may stay away for two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),

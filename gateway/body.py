@@ -2,7 +2,8 @@
 
     BodyError BODY_TOO_LARGE   the sender's fault: larger than a delivery can be
     BodyError BODY_TIMEOUT     the sender's fault: too slow, or silent
-    BodyError RATE_LIMITED     nobody's fault: too many bodies are in flight
+    BodyError RATE_LIMITED     nobody's fault: too many bodies are in flight, and this one gave way or
+                               found no other that would
     ClientGone                 the client hung up; there is nobody to answer
 
 None of them leaves anything behind.
@@ -10,8 +11,9 @@ None of them leaves anything behind.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 __all__ = ["Bodies", "BodyError", "ClientGone", "Receive", "disconnected", "has_body", "read_body"]
@@ -20,6 +22,8 @@ Receive = Callable[[], Awaitable[Any]]
 Headers = Iterable[tuple[bytes, bytes]]
 Reason = Literal["BODY_TOO_LARGE", "BODY_TIMEOUT", "RATE_LIMITED"]
 
+# What a sender may be behind the least rate: a lost packet takes a second or two to be sent again.
+GRACE_SECONDS = 5.0
 LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
@@ -38,44 +42,115 @@ class ClientGone(Exception):
 class Share:
     """What one body holds of the bytes that all may hold together."""
 
-    def __init__(self, bodies: "Bodies", most: int) -> None:
+    def __init__(self, bodies: "Bodies", queue: "_Queue", most: int) -> None:
         self._bodies = bodies
+        self._queue = queue
         self._most = most
         self.size = 0
+        self.vouched = False
+        """Whether the sender is known, so that it gives way to nobody."""
+
+        self.gone = False
+        """Whether it gave way to others."""
+
+        self.interrupt: Callable[[], None] = lambda: None
+        """Ends the reading of the body."""
 
     def expect(self, size: int) -> None:
-        """Raises BodyError if what is held of a body of this size does not fit now. Takes nothing."""
-        if not self._bodies.fits(min(size, self._most)):
+        """Raises BodyError if a body of this size will not fit, whoever gives way. Takes nothing."""
+        if self._bodies.vouched + min(size, self._most) > self._bodies.capacity:
             raise BodyError("RATE_LIMITED")
 
     def hold(self, size: int) -> None:
-        """Says how many bytes are held from now on. Raises BodyError if all bodies hold too many."""
+        """Says how many bytes are held from now on. Raises BodyError where not even others can make room."""
         more = size - self.size
-        if more > 0 and not self._bodies.fits(more):
+        if self.gone or (more > 0 and not self._bodies.make_room(self, self._queue, more)):
             raise BodyError("RATE_LIMITED")
+        self._add(more)
+
+    def vouch(self) -> None:
+        """Says that the sender is known. Raises BodyError where the body had to give way before."""
+        if self.gone:
+            raise BodyError("RATE_LIMITED")
+        size = self.size
+        self._add(-size)
+        self.vouched = True
+        self._add(size)
+
+    def give_way(self) -> None:
+        """Leaves its bytes to others; its reading ends with RATE_LIMITED."""
+        self._add(-self.size)
+        self.gone = True
+        self.interrupt()
+
+    def end(self) -> None:
+        """Gives back what is held."""
+        self._add(-self.size)
+
+    def _add(self, more: int) -> None:
+        self.size += more
         self._bodies.used += more
-        self.size = size
+        if self.vouched:
+            self._bodies.vouched += more
+            return
+        self._queue.used += more
+        if self.size:
+            self._queue.shares.setdefault(self)
+        else:
+            self._queue.shares.pop(self, None)
+
+
+class _Queue:
+    """The bodies of one route whose senders are not known yet, the oldest first."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.used = 0
+        self.shares: dict[Share, None] = {}
+
+    def oldest_but(self, share: Share) -> Share | None:
+        """The one that gives way to this one."""
+        return next((other for other in self.shares if other is not share), None)
 
 
 class Bodies:
-    """Counts the bytes of all bodies in flight."""
+    """Counts the bytes of all bodies in flight.
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    What nobody has vouched for has a budget for each route, and gives way, the oldest first: to another
+    body of its route when that budget is used up, and to any when all is.
+    """
+
+    def __init__(self, capacity: int, budgets: Mapping[str, int]) -> None:
+        """`budgets` has the bytes for each route, each enough for the largest body of that route."""
+        self.capacity = capacity
         self.used = 0
+        self.vouched = 0
+        self._queues = {route: _Queue(budget) for route, budget in budgets.items()}
 
     @contextmanager
-    def share(self, most: int) -> Iterator[Share]:
+    def share(self, most: int, route: str) -> Iterator[Share]:
         """The share of a body of which so much is held at most, given back at the end of the block."""
-        share = Share(self, most)
+        share = Share(self, self._queues[route], most)
         try:
             yield share
         finally:
-            self.used -= share.size
+            share.end()
 
-    def fits(self, size: int) -> bool:
-        """Whether so many bytes more may be held now."""
-        return self.used + size <= self._capacity
+    def make_room(self, share: Share, queue: _Queue, more: int) -> bool:
+        """Whether so many bytes more may be held now; others may have given way for it."""
+        while not share.vouched and queue.used + more > queue.budget:
+            oldest = queue.oldest_but(share)
+            if oldest is None:
+                return False
+            oldest.give_way()
+        while self.used + more > self.capacity:
+            # The route that has most of its budget in use makes room first.
+            fullest = sorted(self._queues.values(), key=lambda queue: queue.used / queue.budget, reverse=True)
+            oldest = next((found for each in fullest if (found := each.oldest_but(share))), None)
+            if oldest is None:
+                return False
+            oldest.give_way()
+        return True
 
 
 async def read_body(
@@ -86,11 +161,13 @@ async def read_body(
     *,
     limit: int,
     seconds: float,
+    least_rate: float,
 ) -> float:
     """Feeds the body to `feed` piece by piece; returns the loop's time at which it began to arrive.
 
     `feed` tells `share` what it holds. A body that says that it is too large is refused before a
-    byte of it is read. Raises BodyError and ClientGone.
+    byte of it is read, one that comes with fewer than `least_rate` bytes a second before `seconds` are
+    over. Raises BodyError and ClientGone.
     """
     declared = _declared(headers)
     if declared > limit:
@@ -100,13 +177,17 @@ async def read_body(
     loop = asyncio.get_running_loop()
     began: float | None = None
     size = 0
+    ends = loop.time() + seconds
+    due = loop.time() + GRACE_SECONDS
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout_at(min(ends, due)) as clock:
+            share.interrupt = partial(_ring, clock)
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
-                began = began or loop.time()
+                now = loop.time()
+                began = began or now
                 chunk: bytes = message.get("body", b"")
                 size += len(chunk)
                 if size > limit:
@@ -114,8 +195,17 @@ async def read_body(
                 feed(chunk)
                 if not message.get("more_body", False):
                     return began
+                due = min(due + len(chunk) / least_rate, now + GRACE_SECONDS)
+                clock.reschedule(min(ends, due))
     except TimeoutError:
-        raise BodyError("BODY_TIMEOUT") from None
+        raise BodyError("RATE_LIMITED" if share.gone else "BODY_TIMEOUT") from None
+    finally:
+        share.interrupt = lambda: None
+
+
+def _ring(clock: asyncio.Timeout) -> None:
+    if not clock.expired():
+        clock.reschedule(asyncio.get_running_loop().time())
 
 
 async def disconnected(receive: Receive) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.body import has_body
 
-__all__ = ["ClosingEarly"]
+__all__ = ["Application", "ClosingEarly", "Receive", "Send"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

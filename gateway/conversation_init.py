@@ -19,25 +19,30 @@ from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import structs
 from opentelemetry.trace import get_current_span
-from precall.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse
+from precall.v1.cloning_pb2 import (
+    CALLER_MATCH_ONE,
+    CALLER_MATCH_SEVERAL,
+    OpenCallRequest,
+    OpenCallResponse,
+)
 
 from environment import Secret
 from gateway import opening, problems
-from gateway.body import read_body
 from gateway.description import OpenOperation, responses
-from gateway.desk import Desk, Progress, answered, lines, verified_body, verifier
-from gateway.initiation import Facts, Initiation, call_id, initiation
+from gateway.desk import Desk, Progress, answered, lines, read, verified_body, verifier, vouch
+from gateway.initiation import Facts, Initiation, initiation, unknown_call
 from gateway.opening import Opening
 from gateway.overrides import Speech
 from gateway.prepared import NOT_ACTIVATED, VOICE, remember
 from gateway.problems import Refusal, Unauthenticated
+from gateway.settings import MAX_INITIATION_BYTES
 
 __all__ = ["conversation_init"]
 
-# What ElevenLabs sends has a few hundred bytes; the headers of a SIP call may add to them.
-MAX_BODY_BYTES = 262_144
 # What is kept of the budget for bringing the answer out.
 HEADROOM_SECONDS = 0.1
+# What it is called that there is no voice although somebody is known by the number.
+UNKNOWN = {CALLER_MATCH_SEVERAL: "caller_ambiguous", CALLER_MATCH_ONE: "voice_unavailable"}
 STATUSES = (401, 408, 413, 429, 500)
 
 
@@ -56,25 +61,23 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
     """One call, from the bytes about it to its answer."""
     ends = progress.began + desk.settings.conversation_init_budget_ms / 1000 - HEADROOM_SECONDS
     content = await received(request, desk, progress, ends)
-    call = opening.read(content, own_numbers=desk.settings.own_numbers)
-    # Where nothing names the call, it is found by the name that its answer gives it.
-    named = call.conversation_id or call.call_sid or secrets.token_hex(16)
-    facts = known(call, named, progress)
+    call = opening.read(content, own_numbers=desk.own_numbers, region=desk.settings.default_region)
+    facts = known(desk, call, progress)
     if facts.agent_id is None:
         progress.outcome = "agent_unknown"
         return nobodys_voice(desk, facts)
     response = await desk.cloner.OpenCall(
         OpenCallRequest(
             agent_id=facts.agent_id,
-            conversation_id=call.conversation_id or "",
-            call_sid="" if call.conversation_id else named,
             phone_number=call.phone_number or "",
+            **(call.name or {"call_sid": secrets.token_hex(16)}),
         ),
         timeout=max(0.0, ends - asyncio.get_running_loop().time()),
     )
     remember(desk.overrides, facts.agent_id, response)
+    facts = progress.facts = structs.replace(facts, call_id=response.call_id)
     if not response.HasField("voice"):
-        progress.outcome = "caller_unknown"
+        progress.outcome = UNKNOWN.get(response.caller_match, "caller_unknown")
         return nobodys_voice(desk, facts)
     return greeted(desk, facts, response, progress)
 
@@ -86,25 +89,27 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
     """
     headers = request.scope["headers"]
     seconds = max(0.0, min(ends - progress.began, desk.settings.body_timeout_seconds))
-    with desk.bodies.share(MAX_BODY_BYTES) as share:
+    with desk.bodies.share(MAX_INITIATION_BYTES, "initiations") as share:
         if _carries(desk.settings.conversation_init_token, lines(headers, b"authorization")):
-            progress.verified = True
+            vouch(request, share, progress)
             content = bytearray()
 
             def feed(chunk: bytes) -> None:
                 content.extend(chunk)
                 share.hold(len(content))
 
-            await read_body(headers, request.receive, feed, share, limit=MAX_BODY_BYTES, seconds=seconds)
+            await read(request, desk, feed, share, limit=MAX_INITIATION_BYTES, seconds=seconds)
             return bytes(content)
         if not lines(headers, b"elevenlabs-signature"):
             raise Unauthenticated
         check = verifier(request, desk)
-        verified = await verified_body(request, check, share, progress, limit=MAX_BODY_BYTES, seconds=seconds)
+        verified = await verified_body(
+            request, desk, check, share, progress, limit=MAX_INITIATION_BYTES, seconds=seconds
+        )
         return verified.content
 
 
-def known(call: Opening, named: str, progress: Progress) -> Facts:
+def known(desk: Desk, call: Opening, progress: Progress) -> Facts:
     """What is known of the call before anybody was asked."""
     progress.conversation_id = call.conversation_id
     if call.agent_id is not None:
@@ -112,10 +117,10 @@ def known(call: Opening, named: str, progress: Progress) -> Facts:
     progress.facts = Facts(
         name=None,
         date_of_birth=None,
-        phone_number=call.phone_number,
+        phone_number=desk.settings.legible(call.phone_number),
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
-        call_id=call_id(call.agent_id, named),
+        call_id=unknown_call(),
     )
     return progress.facts
 
@@ -148,8 +153,7 @@ def otherwise(desk: Desk, progress: Progress, _: Refusal) -> Initiation | None:
     """What is answered whatever failed, to somebody we know."""
     if not progress.verified:
         return None
-    nothing = Opening(agent_id=None, conversation_id=None, call_sid=None, phone_number=None)
-    return nobodys_voice(desk, progress.facts or known(nothing, secrets.token_hex(16), progress))
+    return nobodys_voice(desk, progress.facts or known(desk, opening.NOTHING, progress))
 
 
 def _carries(token: Secret | None, authorization: list[str]) -> bool:

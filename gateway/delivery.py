@@ -18,16 +18,17 @@ import msgspec
 import pybase64
 from msgspec import Raw, Struct
 
+from callerid import holds_control, longest
 from gateway import form
+from gateway.loose_json import NotJson, distilled, fields, kept_by, text
 from gateway.signature import VerifiedBody
 
 __all__ = [
-    "AGENT_ID",
-    "MAX_FACT",
     "Delivery",
     "DeliveryError",
     "MediaType",
     "conversation",
+    "identifier",
     "media_type",
     "read",
 ]
@@ -36,12 +37,14 @@ EVENT = "pre_call"
 AGENT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 MAX_CONVERSATION_ID = 256
 MAX_NAME = 200
-MAX_FACT = 64
+MAX_BIRTH = 64
 MAX_CONSENT = 200
-# C0, DEL, C1 and the two line breaks that are not among them.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Where msgspec says what is wrong: "Expected `str`, got `int` - at `$.caller_metadata.name`".
 PATH = re.compile(r" - at `\$\.([a-z_.]+)`$")
+
+# What a browser's readAsDataURL puts in front of the base64: "data:video/webm;codecs=vp8,opus;base64,".
+DATA_URL = re.compile(rb"\s*data:[ -~]*?;\s*base64\s*,", re.IGNORECASE)
+MAX_PREFIX = 300
 
 NULL = Raw(b"null")
 
@@ -104,10 +107,6 @@ class _Metadata(Struct):
 
 class _Document(_Metadata):
     voice_sample: _Sample | None = None
-
-
-class _Conversation(Struct):
-    conversation_id: Raw = NULL
 
 
 M = TypeVar("M", bound=_Metadata)
@@ -193,19 +192,19 @@ def _delivery(metadata: _Metadata, sample: bytes, field: str, max_sample_bytes: 
         agent_id=agent_id,
         conversation_id=conversation_id,
         name=_fact(caller.name, "name", MAX_NAME),
-        date_of_birth=_fact(caller.date_of_birth, "date_of_birth", MAX_FACT),
-        phone_number=_fact(caller.phone_number, "phone_number", MAX_FACT),
+        date_of_birth=_fact(caller.date_of_birth, "date_of_birth", MAX_BIRTH),
+        phone_number=_fact(caller.phone_number, "phone_number", longest((caller.phone_number or "").strip())),
         consent=_fact(caller.consent, "consent", MAX_CONSENT),
         sample=sample,
     )
 
 
 def _fact(text: str | None, name: str, longest: int) -> str | None:
-    """What is known of the caller, trimmed; blank is not known."""
+    """What is known of the caller, trimmed, under the rule that the cloner has too; blank is not known."""
     text = (text or "").strip()
     if len(text) > longest:
         raise _invalid(f"caller_metadata.{name}", f"must have at most {longest} characters")
-    if CONTROL.search(text):
+    if holds_control(text):
         raise _invalid(f"caller_metadata.{name}", "must not hold control characters")
     return text or None
 
@@ -216,19 +215,37 @@ def _from_base64(token: Raw) -> bytes:
     if bytes(text[:1]) != b'"':
         raise _invalid("voice_sample.data", "must be a string of base64")
     try:
-        return pybase64.b64decode(text[1:-1], validate=True)
+        return pybase64.b64decode(text[1 + _prefix(bytes(text[1:MAX_PREFIX])) : -1], validate=True)
     except ValueError:
         pass
     # Some senders write "\/" for "/", or break the text into lines.
     try:
-        written = "".join(msgspec.json.decode(token, type=str).split())
-        return pybase64.b64decode(written, validate=True)
+        written = "".join(msgspec.json.decode(token, type=str).split()).encode("ascii")
+        return pybase64.b64decode(written[_prefix(written[:MAX_PREFIX]) :], validate=True)
     except ValueError:
         raise _invalid("voice_sample.data", "must be standard base64 with its padding") from None
 
 
+def _prefix(head: bytes) -> int:
+    """How long the "data:audio/wav;base64," is that browsers put in front; 0 where there is none."""
+    prefix = DATA_URL.match(head)
+    return prefix.end() if prefix else 0
+
+
 def _decoded(content: bytes, kind: type[M], what: str) -> M:
-    """Parses a JSON object. Fields that we do not know are passed over."""
+    """Parses a JSON object. Fields that we do not know are passed over, whatever they hold."""
+    try:
+        return _strictly(content, kind, what)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _strictly(distilled(content, kept_by(kind)), kind, what)
+    except (NotJson, ValueError):
+        raise DeliveryError("MALFORMED_BODY", f"{what} must be JSON, in UTF-8.") from None
+
+
+def _strictly(content: bytes, kind: type[M], what: str) -> M:
+    """Raises DeliveryError for a field of another kind, ValueError and RecursionError for what is no JSON."""
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as fault:
@@ -237,28 +254,22 @@ def _decoded(content: bytes, kind: type[M], what: str) -> M:
             raise DeliveryError("MALFORMED_BODY", f"{what} must be a JSON object.") from None
         wanted = "an object" if "Expected `object" in str(fault) else "a string"
         failure = _invalid(path[1], f"must be {wanted}")
-        failure.conversation_id = _found_conversation_id(content)
+        # This reads a body a second time, which nothing but such a fault causes.
+        failure.conversation_id = conversation(text(fields(content).get("conversation_id")))
         raise failure from None
-    except (ValueError, RecursionError):
-        raise DeliveryError("MALFORMED_BODY", f"{what} must be JSON, in UTF-8.") from None
 
 
-def _found_conversation_id(content: bytes) -> str | None:
-    """The conversation that a body with another field at fault is about.
-
-    This reads a body a second time, which nothing but such a fault causes.
-    """
-    try:
-        token = msgspec.json.decode(content, type=_Conversation).conversation_id
-        return conversation(msgspec.json.decode(token, type=str))
-    except (ValueError, RecursionError):
-        return None
-
-
-def conversation(text: str | None) -> str | None:
+def conversation(told: str | None) -> str | None:
     """The text where it may name a conversation, without blanks around it."""
-    text = (text or "").strip(" ")
-    return text if text and len(text) <= MAX_CONVERSATION_ID and text.isprintable() else None
+    told = (told or "").strip(" ")
+    # U+FFFD stands for what could not be read, so two conversations might have one name.
+    fits = told and len(told) <= MAX_CONVERSATION_ID and told.isprintable() and "\ufffd" not in told
+    return told if fits else None
+
+
+def identifier(told: str | None) -> str | None:
+    """The text where it may be an id of ElevenLabs'."""
+    return told if told and AGENT_ID.fullmatch(told) else None
 
 
 def _invalid(field: str, must: str) -> DeliveryError:

@@ -14,12 +14,15 @@ from litestar.openapi.spec import (
     Schema,
 )
 
+from callerid import LONGEST_ADDRESS
+
 __all__ = ["CompleteOperation", "DeliverOperation", "OpenOperation", "responses"]
 
 FAILURES = {
     400: "The body or one of its fields is invalid; nothing was done.",
     401: "The signature is missing, malformed, expired or not ours; nothing was done.",
     408: "The body did not arrive in time.",
+    409: "The conversation was asked about for another caller.",
     413: "The body or its sample is too large.",
     415: "The Content-Type is neither application/json nor multipart/form-data.",
     422: "The sample, the voice or the agent was refused.",
@@ -43,7 +46,9 @@ CALLER = _object(
     [],
     name=_text("The name to greet by.", max_length=200),
     date_of_birth=_text("As the sender writes it; it is not parsed.", max_length=64),
-    phone_number=_text("Best in E.164 form.", max_length=64),
+    phone_number=_text(
+        "Best in E.164 form; also as a tel:, sip: or whatsapp: address.", max_length=LONGEST_ADDRESS
+    ),
     consent=_text("Where the caller's consent to the clone is on record: a reference.", max_length=200),
 )
 METADATA = {
@@ -57,7 +62,8 @@ SAMPLE = _object(
     ["data"],
     format=_text("How the data is written.", enum=["base64"]),
     data=_text(
-        "The recording in standard base64: WAV, MP3, OGG, FLAC, M4A or WebM.", content_encoding="base64"
+        "The recording in standard base64, or a data: URL of it: WAV, MP3, OGG, FLAC, M4A or WebM.",
+        content_encoding="base64",
     ),
     duration_seconds=Schema(type=OpenAPIType.NUMBER, description="A hint. What the audio says counts."),
     sample_rate=Schema(type=OpenAPIType.INTEGER, description="A hint. What the audio says counts."),

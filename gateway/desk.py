@@ -17,11 +17,13 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from opentelemetry.trace import get_current_span
 
+from callerid import e164
 from gateway import problems
 from gateway.body import Bodies, ClientGone, Share, read_body
 from gateway.delivery import DeliveryError
 from gateway.initiation import Facts
 from gateway.overrides import Overrides
+from gateway.places import EXTENSION, Guest
 from gateway.problems import Refusal
 from gateway.settings import Settings
 from gateway.signature import VerifiedBody, Verifier
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     # The stub of an aio channel is a class of its own in the type stubs alone.
     from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
-__all__ = ["Desk", "Progress", "answered", "lines", "opened", "verified_body", "verifier"]
+__all__ = ["Desk", "Progress", "answered", "lines", "opened", "read", "verified_body", "verifier", "vouch"]
 
 log = structlog.get_logger()
 
@@ -44,6 +46,9 @@ class Desk(Struct, frozen=True, kw_only=True):
     cloner: "CloningServiceAsyncStub"
     bodies: Bodies
     overrides: Overrides
+    own_numbers: frozenset[str]
+    """The numbers that our agents call from, in E.164 form."""
+
     now: Callable[[], float]
 
 
@@ -78,12 +83,14 @@ Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 
 def opened(settings: Settings, cloner: "CloningServiceAsyncStub", now: Callable[[], float]) -> Desk:
     """One desk for all routes. `now` is the time of day that signatures are held against."""
+    region = settings.default_region
     return Desk(
         settings=settings,
         secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
         cloner=cloner,
-        bodies=Bodies(settings.max_buffered_bytes),
+        bodies=Bodies(settings.max_buffered_bytes, settings.unvouched_bytes),
         overrides=Overrides(settings.override_leaves),
+        own_numbers=frozenset(filter(None, (e164(number, region) for number in settings.own_numbers))),
         now=now,
     )
 
@@ -129,6 +136,7 @@ def verifier(request: Request[Any, Any, Any], desk: Desk) -> Verifier:
 
 async def verified_body(
     request: Request[Any, Any, Any],
+    desk: Desk,
     check: Verifier,
     share: Share,
     progress: Progress,
@@ -148,12 +156,54 @@ async def verified_body(
             trim(check)
         share.hold(check.kept)
 
-    progress.began = await read_body(
-        request.scope["headers"], request.receive, feed, share, limit=limit, seconds=seconds
-    )
+    progress.began = await read(request, desk, feed, share, limit=limit, seconds=seconds)
     body = check.finish()
-    progress.verified = True
+    vouch(request, share, progress)
     return body
+
+
+async def read(
+    request: Request[Any, Any, Any],
+    desk: Desk,
+    feed: Callable[[bytes], None],
+    share: Share,
+    *,
+    limit: int,
+    seconds: float,
+) -> float:
+    """Reads the body as read_body() does; whoever needs the room may end that while nobody has vouched."""
+    guest = _guest(request)
+    if guest is not None and not share.vouched:
+        guest.refuse = share.give_way
+    try:
+        return await read_body(
+            request.scope["headers"],
+            request.receive,
+            feed,
+            share,
+            limit=limit,
+            seconds=seconds,
+            least_rate=desk.settings.body_least_bytes_per_second,
+        )
+    finally:
+        if guest is not None:
+            guest.refuse = None
+
+
+def vouch(request: Request[Any, Any, Any], share: Share, progress: Progress) -> None:
+    """Says that the sender is known: the request gives way to nobody any more."""
+    share.vouch()
+    progress.verified = True
+    guest = _guest(request)
+    if guest is not None:
+        guest.vouch()
+
+
+def _guest(request: Request[Any, Any, Any]) -> Guest | None:
+    """Whose request it is, where the server says so."""
+    extensions: Any = request.scope.get("extensions") or {}
+    guest: Guest | None = extensions.get(EXTENSION)
+    return guest
 
 
 def tell(progress: Progress, status: int | None) -> None:

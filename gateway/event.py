@@ -14,13 +14,13 @@ type comes first there. Of every event that is too large, the first bytes have t
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
-import msgspec
 from msgspec import Raw, Struct
 
 from gateway.body import BodyError
-from gateway.delivery import DeliveryError, conversation
-from gateway.lenient import NULL, fields, identifier, text
+from gateway.delivery import DeliveryError, conversation, identifier
+from gateway.loose_json import BOM, Kept, NotJson, distilled, fields, text
 from gateway.signature import VerifiedBody, Verifier
 
 __all__ = ["Event", "read", "trim"]
@@ -32,9 +32,7 @@ AUDIO = "post_call_audio"
 # What is kept of an event that is not held.
 HEAD_BYTES = 65_536
 OPENING_BYTES = 512
-OPENING = re.compile(rb'\s*\{\s*"type"\s*:\s*"([^"\\]*)"')
-# A string, a sign or a bare word; possessive, so that no text makes it try twice.
-TOKEN = re.compile(rb'\s*+("(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^\s"{}\[\]:,]++)', re.DOTALL)
+OPENING = re.compile(rb'(?:%b)?\s*\{\s*"type"\s*:\s*"([^"\\]*)"' % BOM)
 
 Path = tuple[str, ...]
 TYPE = ("type",)
@@ -45,8 +43,7 @@ AGENT = ("data", "agent_id")
 START = ("data", "conversation_initiation_client_data")
 CALL = (*START, "dynamic_variables", "precall_call_id")
 VOICE = (*START, "conversation_config_override", "tts", "voice_id")
-PATHS = frozenset({TYPE, DATA, RECORDING, CONVERSATION, AGENT, CALL, VOICE})
-DEEPER = len(VOICE) + 1
+PATHS = (TYPE, RECORDING, CONVERSATION, AGENT, CALL, VOICE)
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -80,68 +77,66 @@ def trim(check: Verifier, most: int) -> None:
 
 def read(body: VerifiedBody) -> Event:
     """What the event says. Raises DeliveryError, and BodyError where too little of it was held."""
-    found = _in_whole(body.content) if body.whole else _in_part(body.content)
-    kind = text(found.get(TYPE))
-    if not kind and RECORDING in found:
+    told = _told(body.content) if body.whole else _found(distilled(body.content, KEPT, cut=True), KEPT)
+    kind = text(told.get(TYPE))
+    if not kind and RECORDING in told:
         kind = AUDIO
     event = Event(
         type=kind if kind in ENDING or kind == AUDIO else None,
-        conversation_id=conversation(text(found.get(CONVERSATION))),
-        call_id=identifier(found.get(CALL)),
-        agent_id=identifier(found.get(AGENT)),
-        voice_id=identifier(found.get(VOICE)),
+        conversation_id=conversation(text(told.get(CONVERSATION))),
+        call_id=identifier(text(told.get(CALL))),
+        agent_id=identifier(text(told.get(AGENT))),
+        voice_id=identifier(text(told.get(VOICE))),
     )
     if kind and (event.names_call or not event.ends_call):
         return event
     if not body.whole:
         raise BodyError("BODY_TOO_LARGE")
-    field = "type" if not kind else "data.conversation_id" if DATA in found else "data"
+    field = "type" if not kind else "data.conversation_id" if DATA in told else "data"
     raise DeliveryError(
         "FIELD_INVALID", f"{field} is required.", field=field, conversation_id=event.conversation_id
     )
 
 
-def _in_whole(content: bytes) -> Mapping[Path, bytes | Raw]:
-    """What stands at the paths that we know."""
+def _told(content: bytes) -> Mapping[Path, bytes | Raw]:
+    """What stands at the paths that we know; other fields may hold anything. Raises DeliveryError."""
     try:
-        event = msgspec.json.decode(content, type=dict[str, Raw])
-    except msgspec.ValidationError:
-        raise DeliveryError("MALFORMED_BODY", "The body must be a JSON object.") from None
+        found = _found(content, KEPT)
     except (ValueError, RecursionError):
-        raise DeliveryError("MALFORMED_BODY", "The body must be JSON, in UTF-8.") from None
-    data = fields(event.get("data"))
-    start = fields(data.get(START[-1]))
-    override = fields(start.get("conversation_config_override"))
-    found = {
-        TYPE: event.get("type"),
-        DATA: event.get("data") if data else None,
-        RECORDING: data.get("full_audio"),
-        CONVERSATION: data.get("conversation_id"),
-        AGENT: data.get("agent_id"),
-        CALL: fields(start.get("dynamic_variables")).get("precall_call_id"),
-        VOICE: fields(override.get("tts")).get("voice_id"),
-    }
-    return {path: token for path, token in found.items() if token is not None}
-
-
-def _in_part(head: bytes) -> Mapping[Path, bytes]:
-    """What stands at the paths that we know, as far as the beginning of an event goes."""
-    found: dict[Path, bytes] = {}
-    path: list[str] = []
-    is_value = False
-    at = 0
-    while token_at := TOKEN.match(head, at):
-        token, at = token_at[1], token_at.end()
-        place = tuple(path[:DEEPER])
-        if token in b"{[":
-            path.append("")
-        elif token in b"}]":
-            del path[-1:]
-        elif token == b":" and place in PATHS:
-            found.setdefault(place, NULL)
-        elif token.startswith(b'"') and is_value and place in PATHS:
-            found[place] = token
-        elif token.startswith(b'"') and not is_value and path:
-            path[-1] = text(token) or ""
-        is_value = token == b":"
+        try:
+            found = _found(distilled(content, KEPT), KEPT)
+        except NotJson:
+            raise DeliveryError("MALFORMED_BODY", "The body must be JSON, in UTF-8.") from None
+    if not found and not content.lstrip(BOM + b" \t\r\n").startswith(b"{"):
+        raise DeliveryError("MALFORMED_BODY", "The body must be a JSON object.")
     return found
+
+
+def _found(token: bytes | Raw, kept: Kept, path: Path = ()) -> dict[Path, bytes | Raw]:
+    """What stands at the paths that we know, and each object on the way to them.
+
+    Raises ValueError and RecursionError for what is no JSON.
+    """
+    found: dict[Path, bytes | Raw] = {path: token} if bytes(memoryview(token)[:1]) == b"{" else {}
+    members = fields(token)
+    for name, inner in kept.items():
+        value = members.get(name)
+        if value is not None and inner is None:
+            found[*path, name] = value
+        elif value is not None and inner is not None:
+            found |= _found(value, inner, (*path, name))
+    return found
+
+
+def _kept() -> Kept:
+    """The names of all paths, each below the one before it."""
+    kept: dict[str, Any] = {}
+    for path in PATHS:
+        inner = kept
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = None
+    return kept
+
+
+KEPT = _kept()

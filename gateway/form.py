@@ -1,5 +1,6 @@
 """Takes named parts out of a multipart/form-data body."""
 
+import re
 from collections.abc import Collection
 
 import multipart
@@ -8,8 +9,10 @@ __all__ = ["FormBroken", "PartRepeated", "options", "parts"]
 
 MAX_PARTS = 16
 MAX_HEADERS = 8
-MAX_HEADER = 2048
+MAX_HEADER = 4096
 MAX_BOUNDARY = 200  # RFC 2046 allows 70.
+# The name where it comes first, as nearly everybody sends it: nothing in the filename can be taken for one.
+NAME_FIRST = re.compile(r'form-data *; *name *= *(?:"([^"\\]*)"|([^\s;"]+)) *(?:;|$)', re.IGNORECASE)
 
 
 class FormBroken(Exception):
@@ -33,6 +36,7 @@ def options(header: str) -> tuple[str, dict[str, str]]:
 def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes]:
     """The content of each of the named parts that is there; other parts are passed over.
 
+    Of a part's headers its name alone counts: a filename may be missing, or anything at all.
     Raises FormBroken and PartRepeated.
     """
     if not 0 < len(boundary) <= MAX_BOUNDARY:
@@ -45,12 +49,13 @@ def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes
             max_header_size=MAX_HEADER,
             max_header_count=MAX_HEADERS,
             max_segment_count=MAX_PARTS,
-            strict=True,
+            # Filenames come in any charset, and in this one every byte is a character.
+            header_charset="latin-1",
         ) as parser:
             # In one piece, so that a part is cut out of the body once and never joined.
             for event in parser.parse(body):
                 if isinstance(event, multipart.MultipartSegment):
-                    name = event.name if event.name in names else ""
+                    name = written if (written := _name(event)) in names else ""
                     if name in found:
                         raise PartRepeated(name)
                     if name:
@@ -60,3 +65,8 @@ def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes
     except multipart.MultipartError:
         raise FormBroken from None
     return found
+
+
+def _name(part: multipart.MultipartSegment) -> str:
+    first = NAME_FIRST.match(part.header("Content-Disposition", ""))
+    return first[1] or first[2] or "" if first else part.name or ""

@@ -4,7 +4,7 @@ An override whose leaf is not switched on at the agent makes the conversation fa
 leaf that is null or empty. So only leaves that the operator named are sent, and only with content.
 """
 
-import hashlib
+import secrets
 from collections.abc import Collection, Mapping
 from typing import Literal
 
@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 from gateway.overrides import NOTHING, Speech
 from gateway.settings import PLACEHOLDER, RESERVED
 
-__all__ = ["Facts", "Initiation", "call_id", "initiation"]
+__all__ = ["Facts", "Initiation", "initiation", "unknown_call"]
 
 Value = str | int | float | bool
 
@@ -27,10 +27,12 @@ class Facts(Struct, frozen=True, kw_only=True):
     name: str | None
     date_of_birth: str | None
     phone_number: str | None
+    """In E.164 form, or as it was written where it has none."""
+
     agent_id: str | None
     conversation_id: str | None
     call_id: str
-    """Our own name for the call."""
+    """The cloner's name for the call; one that names no other call until the cloner has answered."""
 
     voice_id: str | None = None
     """The voice that will be heard, where that is the caller's."""
@@ -86,10 +88,9 @@ def initiation(
     )
 
 
-def call_id(agent_id: str | None, conversation: str) -> str:
-    """Our own name for the call, made as the proto says, so that it is known without the cloner."""
-    text = f"{agent_id or ''}\0{conversation}"
-    return f"call_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+def unknown_call() -> str:
+    """A name for a call that the cloner has not named, and that names no other call."""
+    return f"call_{secrets.token_hex(12)}"
 
 
 def _filled(value: Value, facts: Facts) -> Value:

@@ -6,18 +6,17 @@ Nothing here is an error: a call that nobody can be found for starts all the sam
 `caller_id` is a number of our own and `called_number` the person's.
 """
 
-import re
 from collections.abc import Collection
 
 from msgspec import Raw, Struct
 
-from gateway.delivery import MAX_FACT, conversation
-from gateway.lenient import fields, identifier, text
+from callerid import e164, holds_control, longest
+from gateway.delivery import conversation, identifier
+from gateway.loose_json import NotJson, distilled, fields, text
 
-__all__ = ["Opening", "read"]
+__all__ = ["NOTHING", "Opening", "read"]
 
-# The telephony of ElevenLabs writes numbers, a SIP trunk may write addresses: "sip:+31612345678@host".
-ADDRESS = re.compile(r"(?:sips?|tel):([^@;>]+)", re.IGNORECASE)
+KEPT = dict.fromkeys(("caller_id", "called_number", "agent_id", "call_sid", "conversation_id", "call_id"))
 
 
 class Opening(Struct, frozen=True, kw_only=True):
@@ -28,31 +27,55 @@ class Opening(Struct, frozen=True, kw_only=True):
     call_sid: str | None
     """What the telephone line calls it."""
 
+    sip_call_id: str | None
+    """What a SIP trunk calls it."""
+
     phone_number: str | None
-    """The number of the person, whoever calls whom."""
+    """The number of the person, whoever calls whom, as it was written. The cloner reads it."""
+
+    @property
+    def name(self) -> dict[str, str]:
+        """What names the call best, as a field of OpenCallRequest; empty where nothing does."""
+        for field in ("conversation_id", "call_sid", "sip_call_id"):
+            if name := getattr(self, field):
+                return {field: name}
+        return {}
 
 
-def read(content: bytes, *, own_numbers: Collection[str]) -> Opening:
-    """What the body says. `own_numbers` are those that our agents call from."""
-    told = fields(content)
+NOTHING = Opening(agent_id=None, conversation_id=None, call_sid=None, sip_call_id=None, phone_number=None)
+
+
+def read(content: bytes, *, own_numbers: Collection[str], region: str | None) -> Opening:
+    """What the body says.
+
+    `own_numbers` are those that our agents call from, in E.164 form, and `region` is the country in which
+    national forms are read.
+    """
+    told = _told(content)
     caller, called = _number(told.get("caller_id")), _number(told.get("called_number"))
-    outbound = caller is not None and any(_digits(caller) == _digits(own) for own in own_numbers)
+    outbound = bool(own_numbers) and caller is not None and e164(caller, region) in own_numbers
     return Opening(
-        agent_id=identifier(told.get("agent_id")),
+        agent_id=identifier(text(told.get("agent_id"))),
         conversation_id=conversation(text(told.get("conversation_id"))),
-        # A SIP call has a `call_id`, and not always a `call_sid`.
-        call_sid=conversation(text(told.get("call_sid"))) or conversation(text(told.get("call_id"))),
+        call_sid=conversation(text(told.get("call_sid"))),
+        sip_call_id=conversation(text(told.get("call_id"))),
         phone_number=called if outbound else caller,
     )
 
 
-def _digits(number: str) -> str:
-    """What two spellings of one number have in common."""
-    return "".join(re.findall("[0-9]", number))
+def _told(content: bytes) -> dict[str, Raw]:
+    """The fields that count, whatever the others hold; none of what is no JSON object."""
+    try:
+        return fields(content)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return fields(distilled(content, KEPT))
+    except (NotJson, ValueError):
+        return {}
 
 
 def _number(token: Raw | None) -> str | None:
-    written = (text(token) or "").strip()
-    address = ADDRESS.search(written)
-    number = address[1].strip() if address else written
-    return number if number and number.isprintable() and len(number) <= MAX_FACT else None
+    # Tabs and line ends are no more than blanks here, where nobody could be told of them.
+    number = " ".join((text(token) or "").split())
+    return number if number and not holds_control(number) and len(number) <= longest(number) else None

@@ -74,9 +74,10 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
     """What the event says; of its bytes nothing is held any more."""
     settings = desk.settings
     most = settings.max_held_event_bytes
-    with desk.bodies.share(most) as share:
+    with desk.bodies.share(most, "events") as share:
         body = await verified_body(
             request,
+            desk,
             verifier(request, desk),
             share,
             progress,

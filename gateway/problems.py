@@ -62,6 +62,11 @@ ANSWERS: Mapping[str, tuple[int, ErrorCode, str]] = {
     "PERMISSION_DENIED": (403, "INVALID_SIGNATURE", "The credential does not allow this."),
     "NOT_FOUND": (404, "VALIDATION_ERROR", "There is nothing at this path."),
     "METHOD_NOT_ALLOWED": (405, "VALIDATION_ERROR", "This path does not offer this method."),
+    "CONVERSATION_MISMATCH": (
+        409,
+        "VALIDATION_ERROR",
+        "This conversation was asked about for another caller.",
+    ),
     "BODY_TIMEOUT": (408, "VALIDATION_ERROR", "The body did not arrive in time."),
     "BODY_TOO_LARGE": (413, "VALIDATION_ERROR", "The body is larger than a delivery can be."),
     "SAMPLE_TOO_LARGE": (413, "VALIDATION_ERROR", "The voice sample is too large."),
@@ -91,6 +96,7 @@ ANSWERS: Mapping[str, tuple[int, ErrorCode, str]] = {
     "CLONER_UNAVAILABLE": (503, "PROVIDER_ERROR", "The cloner cannot be reached. Try again later."),
     "REGISTRY_UNAVAILABLE": (503, "PROVIDER_ERROR", "The voice registry cannot be reached. Try again later."),
     "PROVIDER_TIMEOUT": (504, "PROVIDER_ERROR", "There was no answer in time."),
+    "DEADLINE_TOO_SHORT": (504, "PROVIDER_ERROR", "The time ran out before anybody was asked."),
     "INTERNAL": (500, "INTERNAL_ERROR", "Something is wrong on our side."),
 }
 
@@ -107,6 +113,15 @@ CODES: Mapping[grpc.StatusCode, str] = {
 
 # What the cloner says to us, and not to the sender, who may be in the right: our token is not the cloner's.
 OUR_OWN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+
+# Said of the way between us and the cloner, of which the sender knows nothing: a cloner of another
+# version, and a request of ours that arrived too slowly.
+OF_THE_WAY = frozenset(
+    {
+        ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED),
+        ("BODY_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED),
+    }
+)
 
 # Litestar's own refusals. Any other status below 500 counts as a request that cannot be read.
 STATUSES: Mapping[int, str] = {
@@ -207,8 +222,13 @@ def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]
     if (info[0] if info is not None and info[0] in ANSWERS else code.name) in OUR_OWN:
         log.error("cloner refuses us, check CLONER_TOKEN", code=code.name)
         reason, message = "CLONER_UNAVAILABLE", ""
+    elif info is not None and (info[0], code) in OF_THE_WAY:
+        reason, message = "CLONER_UNAVAILABLE", ""
     elif info is not None and info[0] in ANSWERS:
         reason, message = info
+        # What gRPC calls the caller is called caller_metadata by whoever sent the delivery.
+        if reason == "FIELD_INVALID" and message.startswith("caller."):
+            message = f"caller_metadata.{message.removeprefix('caller.')}"
     elif info is not None:
         reason, message = codes.get(code, "INTERNAL"), info[1]
     elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (failure.details() or ""):

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from environment import Secret
+from callerid import e164, region_fault
+from environment import Host, Key, Target, Token
 
-__all__ = ["MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
+__all__ = ["MAX_INITIATION_BYTES", "MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
 
 MEBIBYTE = 1_048_576
 
@@ -19,10 +20,8 @@ PLACEHOLDER = re.compile(
 RESERVED = "precall_call_id"
 RESERVED_PREFIX = "system__"
 
-SHORTEST_NUMBER = 3
-
-# What goes through gRPC and HTTP as it is.
-TOKEN = re.compile(r"[ -~]+")
+# What ElevenLabs sends before a call has a few hundred bytes; the headers of a SIP call may add to them.
+MAX_INITIATION_BYTES = 262_144
 
 # A leaf of `conversation_config_override` that an answer may hold.
 Leaf = Literal["tts.voice_id", "agent.first_message"]
@@ -31,16 +30,16 @@ Leaf = Literal["tts.voice_id", "agent.first_message"]
 class Settings(Struct, frozen=True, kw_only=True):
     """Checked when built: a ValueError names every setting at fault."""
 
-    elevenlabs_webhook_secret: tuple[Secret, ...]
+    elevenlabs_webhook_secret: tuple[Key, ...]
     """Several while a secret is being replaced: a signature under any of them counts."""
 
-    precall_webhook_host: str = "0.0.0.0"  # noqa: S104  A container serves on all its addresses.
+    precall_webhook_host: Host = Host("0.0.0.0")  # noqa: S104  A container serves on all its addresses.
     precall_webhook_port: Annotated[int, Meta(ge=0, le=65_535)] = 3005
     """0 takes any free port."""
 
-    cloner_target: str = "localhost:50051"
-    cloner_token: Secret | None = None
-    """Goes with every call to the cloner, as `authorization: Bearer <token>`."""
+    cloner_target: Target = Target("localhost:50051")
+    cloner_token: tuple[Token, ...] = ()
+    """The first goes with every call to the cloner, as `authorization: Bearer <token>`."""
 
     precall_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 15_000
     """From the first byte of a body until its answer has left."""
@@ -48,11 +47,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     precall_fallback: Literal["error", "default_voice"] = "error"
     """What a signed delivery is answered that could not be prepared."""
 
-    conversation_init_token: Secret | None = None
+    conversation_init_token: Token | None = None
     """What `Authorization: Bearer` must carry at the initiation webhook; without it, a signature must do."""
 
     conversation_init_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 2_500
     """From the headers of an initiation webhook until its answer has left."""
+
+    default_region: str | None = None
+    """The country, by its two letters, in which a number without its country is read."""
 
     own_numbers: tuple[str, ...] = ()
     """The numbers that our agents call from: with one of these as the caller, the called is the person."""
@@ -65,8 +67,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
     """A body that has not arrived in full by then is refused."""
 
+    body_least_bytes_per_second: Annotated[float, Meta(gt=0, le=1_048_576)] = 8_192.0
+    """A body that comes more slowly, after the first five seconds, is refused."""
+
     body_buffer_mb: Annotated[float, Meta(gt=0, le=1_048_576)] = 512.0
-    """All bodies in flight together; a delivery that would go beyond it is refused."""
+    """All bodies in flight together. What nobody has signed yet gives way, and what is signed is refused."""
 
     post_call_max_mb: Annotated[float, Meta(gt=0, le=4_096)] = 100.0
     """The largest event after a call. Recordings come as such, and are not held."""
@@ -77,12 +82,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     post_call_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 60.0
     """An event after a call that has not arrived in full by then is refused."""
 
-    precall_max_connections: Annotated[int, Meta(ge=1)] = 1_000
-    """A connection beyond these is closed at once."""
+    precall_max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
+    """For one beyond these, the one that is idle longest is closed."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
-    shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+
+    def legible(self, number: str | None) -> str | None:
+        """A number as people and agents read it: in E.164 form, or as it was written where it has none."""
+        return None if number is None else e164(number, self.default_region) or number
 
     @property
     def max_sample_bytes(self) -> int:
@@ -112,6 +121,18 @@ class Settings(Struct, frozen=True, kw_only=True):
         """How many bytes of bodies are held at the same time."""
         return int(self.body_buffer_mb * MEBIBYTE)
 
+    @property
+    def unvouched_bytes(self) -> dict[str, int]:
+        """How many of them may be of bodies that nobody has signed yet, for each kind of body."""
+        parts = {
+            "deliveries": (8, self.max_body_bytes),
+            "events": (2, self.max_held_event_bytes),
+            "initiations": (1, MAX_INITIATION_BYTES),
+        }
+        return {
+            kind: max(self.max_buffered_bytes * of // 16, largest) for kind, (of, largest) in parts.items()
+        }
+
     def __post_init__(self) -> None:
         faults = [fault for name, value in self.dynamic_variables.items() for fault in _faults(name, value)]
         if not any(secret.reveal() for secret in self.elevenlabs_webhook_secret):
@@ -120,15 +141,15 @@ class Settings(Struct, frozen=True, kw_only=True):
             faults.append("BODY_BUFFER_MB must hold a delivery of the largest sample, half as large again")
         if self.max_buffered_bytes < self.max_held_event_bytes:
             faults.append("BODY_BUFFER_MB must hold POST_CALL_HELD_MB")
-        if any(len(re.findall("[0-9]", number)) < SHORTEST_NUMBER for number in self.own_numbers):
-            faults.append("OWN_NUMBERS: expected telephone numbers, comma-separated")
-        for name, token in (
-            ("CLONER_TOKEN", self.cloner_token), ("CONVERSATION_INIT_TOKEN", self.conversation_init_token)
-        ):  # fmt: skip
-            if token is not None and not TOKEN.fullmatch(token.reveal()):
-                faults.append(f"{name} must be printable ASCII")
+        if fault := region_fault(self.default_region):
+            faults.append(fault)
+        elif any(e164(number, self.default_region) is None for number in self.own_numbers):
+            faults.append(
+                "OWN_NUMBERS: expected telephone numbers such as +31612345678, comma-separated; "
+                "national ones need DEFAULT_REGION"
+            )
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError(*faults)
 
 
 def _faults(name: str, value: object) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
+from msgspec import structs
 from opentelemetry.trace import get_current_span
 from precall.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
 
@@ -23,7 +24,7 @@ from gateway.body import ClientGone, Receive, disconnected
 from gateway.delivery import MediaType
 from gateway.description import DeliverOperation, responses
 from gateway.desk import Desk, Progress, answered, lines, verified_body, verifier
-from gateway.initiation import Facts, call_id
+from gateway.initiation import Facts, unknown_call
 from gateway.prepared import FallbackCall, PreparedCall, fallback, prepared, remember
 from gateway.problems import Refusal
 from gateway.settings import Settings
@@ -60,20 +61,21 @@ async def handled(
     """One delivery, from its bytes to its answer."""
     settings = desk.settings
     # Held until the answer: what was made of the body is as large as the body was.
-    with desk.bodies.share(settings.max_body_bytes) as share:
+    with desk.bodies.share(settings.max_body_bytes, "deliveries") as share:
         # What the headers alone can be refused for is refused before the body is read, the
         # signature first, so that a stranger learns nothing of the rest.
         check = verifier(request, desk)
         media = delivery.media_type(lines(request.scope["headers"], b"content-type"))
         verified = await verified_body(
             request,
+            desk,
             check,
             share,
             progress,
             limit=settings.max_body_bytes,
             seconds=min(settings.body_timeout_seconds, settings.precall_budget_ms / 1000),
         )
-        prepare, facts = receive(verified, media, settings.max_sample_bytes, progress)
+        prepare, facts = receive(verified, media, settings, progress)
         # Not needed while the cloner works, which is most of the time.
         del verified, check
         response = await call_through(desk.cloner, prepare, request.receive, _left(settings, progress))
@@ -90,16 +92,17 @@ def without_voice(desk: Desk, progress: Progress, refused: Refusal) -> FallbackC
         return None
     if refused.fallback is not None:
         remember(desk.overrides, facts.agent_id, refused.fallback)
+        facts = structs.replace(facts, call_id=refused.fallback.call_id or facts.call_id)
     if desk.settings.precall_fallback == "error":
         return None
     return fallback(refused.reason, facts, desk.settings, desk.overrides, progress.duration_ms)
 
 
 def receive(
-    body: VerifiedBody, media: MediaType, max_sample_bytes: int, progress: Progress
+    body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
 ) -> tuple[PrepareCallRequest, Facts]:
     """The request to the cloner, and what the answer needs of it. Raises DeliveryError."""
-    call = delivery.read(body, media, max_sample_bytes=max_sample_bytes)
+    call = delivery.read(body, media, max_sample_bytes=settings.max_sample_bytes)
     progress.conversation_id = call.conversation_id
     get_current_span().set_attributes(
         {"gen_ai.agent.id": call.agent_id, "precall.sample.size": len(call.sample)}
@@ -107,10 +110,10 @@ def receive(
     facts = Facts(
         name=call.name,
         date_of_birth=call.date_of_birth,
-        phone_number=call.phone_number,
+        phone_number=settings.legible(call.phone_number),
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
-        call_id=call_id(call.agent_id, call.conversation_id),
+        call_id=unknown_call(),
     )
     progress.facts = facts
     caller = Caller(

@@ -4,10 +4,12 @@ Other people's exception texts can hold anything, a caller's name or a request's
 So an exception is logged as its type and the place where it was raised, never as its text.
 """
 
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal
 
@@ -15,10 +17,12 @@ import structlog
 from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-__all__ = ["about", "configure", "where"]
+from environment import Remark
+
+__all__ = ["about", "configure", "tell", "tell_ready", "where"]
 
 # These repeat for every request what the spans say better, or tell the values of an SQL statement.
-NOISY = ("aiosqlite", "alembic", "asyncpg", "httpcore", "httpx", "sqlalchemy", "uvicorn.access")
+NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
 
 
 def configure(service: str, *, level: str, form: Literal["text", "json"]) -> None:
@@ -63,6 +67,29 @@ def about(**facts: str) -> Iterator[None]:
     """Adds the facts to every log line that is written within the block."""
     with structlog.contextvars.bound_contextvars(**facts):
         yield
+
+
+def tell(remarks: Iterable[Remark]) -> None:
+    """Writes a line for each remark: an error where it is severe, else a warning."""
+    log = structlog.get_logger()
+    for remark in remarks:
+        log.log(
+            logging.ERROR if remark.is_severe else logging.WARNING,
+            remark.event,
+            variable=remark.variable,
+            **remark.facts,
+        )
+
+
+def tell_ready(service: str, address: str, *, form: Literal["text", "json"]) -> None:
+    """Writes the one line that says that a process serves, and where, whatever the level of the log."""
+    sentence = f"{service} ready on {address}"
+    if form == "json":
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        sentence = json.dumps(
+            {"event": sentence, "address": address, "service": service, "level": "info", "timestamp": now}
+        )
+    print(sentence, flush=True)
 
 
 def where(failure: BaseException) -> str:

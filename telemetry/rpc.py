@@ -1,4 +1,4 @@
-"""Client and server spans for unary gRPC calls, as interceptors for `grpc.aio`."""
+"""Client and server spans for gRPC calls with one answer, as interceptors for `grpc.aio`."""
 
 # Some of grpc's generics are generic in its type stubs alone.
 from __future__ import annotations
@@ -34,6 +34,7 @@ SERVER_FAILURES = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+UNTRACED = frozenset({"grpc.health.v1.Health/Check"})
 W3C = TraceContextTextMapPropagator()
 
 
@@ -88,13 +89,15 @@ class RpcClientTracing(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class RpcServerTracing(grpc.aio.ServerInterceptor):
-    """A server span around each unary call, continuing the caller's trace.
+    """A server span around each call with one answer, continuing the caller's trace.
+
+    Whether its request is a message or a stream of one makes no difference.
 
     gRPC is spoken inside the house, so the caller's context is taken as it comes; its baggage is
-    not. Calls of the services in `untraced`, such as health checks, get no span.
+    not. Calls of the methods in `untraced`, such as health checks, get no span.
     """
 
-    def __init__(self, provider: TracerProvider, *, untraced: tuple[str, ...] = ("grpc.",)) -> None:
+    def __init__(self, provider: TracerProvider, *, untraced: frozenset[str] = UNTRACED) -> None:
         self._tracer = provider.get_tracer("precall.rpc")
         self._untraced = untraced
 
@@ -105,8 +108,14 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         name = _text(handler_call_details.method).lstrip("/")
-        if handler is None or not handler.unary_unary or name.startswith(self._untraced):
+        if handler is None or handler.response_streaming or name in self._untraced:
             return handler
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._traced(name, handler.stream_unary, handler_call_details.invocation_metadata),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
         return grpc.unary_unary_rpc_method_handler(
             self._traced(name, handler.unary_unary, handler_call_details.invocation_metadata),
             request_deserializer=handler.request_deserializer,

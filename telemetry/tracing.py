@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
+import grpc
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.trace import Span, format_trace_id
 
-from environment import EnvironmentInvalid
-
 __all__ = ["trace_id", "tracing"]
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+COMPRESSIONS = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
 
 
 @contextmanager
@@ -22,9 +23,10 @@ def tracing(service: str, environ: Mapping[str, str]) -> Iterator[TracerProvider
     `OTEL_TRACES_EXPORTER` is `otlp`, `console` or `none`; unset, spans go to the endpoint that
     `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none. The SDK itself reads the
     sampler, batch, header, time-out and resource variables. A collector that is down or slow
-    delays nothing: spans wait in a bounded queue and are dropped when it is full.
+    delays nothing: spans wait in a bounded queue and are dropped when it is full. It is spoken to
+    directly: a proxy that `HTTP_PROXY` names is for the internet, and would see every span.
 
-    Raises EnvironmentInvalid for an exporter or a protocol that is not known.
+    `environ` must be without what cannot be used: see `telemetry.variables`.
     """
     exporter = _exporter(environ)
     # Attributes passed here would win over the environment, so the name is only a default.
@@ -49,25 +51,30 @@ def trace_id(span: Span) -> str:
 
 def _exporter(environ: Mapping[str, str]) -> SpanExporter | None:
     endpoint = any(environ.get(name) for name in ENDPOINTS)
-    match environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if endpoint else "none"):
-        case "none":
-            return None
-        case "console":
-            return ConsoleSpanExporter()
+    match environ.get("OTEL_TRACES_EXPORTER", "otlp" if endpoint else "none").lower():
         case "otlp":
             return _otlp(environ)
-    raise EnvironmentInvalid("OTEL_TRACES_EXPORTER: expected otlp, console or none")
+        case "console":
+            return ConsoleSpanExporter()
+        case _:
+            return None
 
 
 def _otlp(environ: Mapping[str, str]) -> SpanExporter:
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", environ.get("OTEL_EXPORTER_OTLP_PROTOCOL"))
     # Each exporter costs a quarter of a second to import; a process needs one at most.
-    if protocol in (None, "", "http/protobuf"):
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp
-
-        return OverHttp()
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGrpc
 
-        return OverGrpc()
-    raise EnvironmentInvalid("OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf or grpc")
+        compression = next((environ[name] for name in COMPRESSIONS if name in environ), "none")
+        # The options' type in the SDK knows no numbers.
+        return OverGrpc(
+            compression=grpc.Compression.Gzip if compression == "gzip" else grpc.Compression.NoCompression,
+            channel_options=cast("tuple[tuple[str, str]]", (("grpc.enable_http_proxy", 0),)),
+        )
+    import requests
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp
+
+    session = requests.Session()
+    session.trust_env = False
+    return OverHttp(session=session)

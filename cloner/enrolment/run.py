@@ -75,6 +75,7 @@ async def enrol(
     callers: Path,
     report: Path,
     at_once: int,
+    region: str | None = None,
 ) -> int:
     """The exit status: 0 if everybody has a voice, 1 if not, 2 for files that will not do, 130 for SIGINT."""
     console = Console(
@@ -82,7 +83,7 @@ async def enrol(
     )
     try:
         within = _folder(folder)
-        rows = read_callers(callers)
+        rows = read_callers(callers, region)
         with Report(report) as opened, _shown(console, len(rows)) as show:
             run = Run(stub, metadata, folder=within, report=opened, show=show)
             await run.through(rows, at_once)

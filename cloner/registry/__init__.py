@@ -1,30 +1,42 @@
 """What the cloner remembers: voices, calls and agents, in SQLite or Postgres.
 
-The only place that speaks SQL. Every function is one transaction, committed before it returns, so a
+The only place that speaks SQL. A transaction is a plain function in one of the modules `voices`,
+`calls`, `agents` and `deployment`; a Store carries it out and answers once it is committed, so a
 process may be killed between any two of them. Times are Unix seconds, in UTC, and come in as
 arguments.
 """
 
-from cloner.registry.agents import AgentRow, Agents
-from cloner.registry.calls import CallRow, Calls, NewCall, Noted
-from cloner.registry.database import Registry, RegistryUnavailable, by, opened
-from cloner.registry.deployment import Deployment
-from cloner.registry.lookup import VoiceRow
-from cloner.registry.voices import NewVoiceRow, Voices
+from cloner.registry import agents, calls, deployment, due, processes, voices
+from cloner.registry.agents import AgentRow
+from cloner.registry.calls import CallRow, NewCall, Noted
+from cloner.registry.opening import opened
+from cloner.registry.store import Store, by
+from cloner.registry.transaction import (
+    RegistryNotOpened,
+    RegistryUnavailable,
+    TextNotStorable,
+    Transaction,
+)
+from cloner.registry.voices import NewVoiceRow, VoiceRow
 
 __all__ = [
     "AgentRow",
-    "Agents",
     "CallRow",
-    "Calls",
-    "Deployment",
     "NewCall",
     "NewVoiceRow",
     "Noted",
-    "Registry",
+    "RegistryNotOpened",
     "RegistryUnavailable",
+    "Store",
+    "TextNotStorable",
+    "Transaction",
     "VoiceRow",
-    "Voices",
+    "agents",
     "by",
+    "calls",
+    "deployment",
+    "due",
     "opened",
+    "processes",
+    "voices",
 ]

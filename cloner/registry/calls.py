@@ -1,20 +1,34 @@
-"""Rows of calls: which conversations were asked about, and which are over."""
+"""Calls: which conversations were asked about, with which voice, and which are over.
+
+Whoever locks more than one row takes the agent first, then the call, then the voice, so that no two
+wait for each other.
+"""
 
 import msgspec
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert as insert_postgres
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cloner.registry.agents import AgentRow, alone_at, given
-from cloner.registry.database import Registry, unbroken
-from cloner.registry.lookup import VoiceRow, active, of_number, row_of
-from cloner.registry.schema import ACTIVE, calls, voices
+from cloner.registry import agents, voices
+from cloner.registry.agents import AgentRow
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Row, Transaction
+from cloner.registry.voices import VoiceRow
 
-__all__ = ["CallRow", "Calls", "NewCall", "Noted"]
+__all__ = [
+    "CallRow",
+    "NewCall",
+    "Noted",
+    "attach",
+    "begin",
+    "close_old",
+    "drop_ended",
+    "end",
+    "erase_caller",
+    "note_ended",
+    "open_call",
+    "unname",
+]
 
 
-class CallRow(msgspec.Struct, frozen=True, kw_only=True):
+class CallRow(msgspec.Struct, frozen=True):
     """One call."""
 
     id: str
@@ -22,9 +36,15 @@ class CallRow(msgspec.Struct, frozen=True, kw_only=True):
     conversation_id: str
     caller: str
     marker: str | None
-    named: bool
+    number: str | None
+    stated: str
     begun_at: float
     ended_at: float | None
+
+    @property
+    def named(self) -> bool:
+        """Whether a delivery has said who is calling. Else `caller` is whom the number found, or nobody."""
+        return bool(self.stated)
 
 
 class NewCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,196 +54,227 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str
     conversation_id: str
     caller: str
-    named: bool
-    """Whether that caller is calling, and does not only stand for whoever it is."""
+    number: str | None = None
+    stated: str = ""
+    """Who is calling, where a delivery says so."""
 
     begun_at: float
-
-
-FIELDS = (
-    calls.c.id, calls.c.agent_id, calls.c.conversation_id, calls.c.caller, calls.c.marker, calls.c.named,
-    calls.c.begun_at,
-    calls.c.ended_at,
-)  # fmt: skip
+    confirmed: bool = False
+    """Whether ElevenLabs itself calls the conversation so, and not only a delivery."""
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
     """A call in progress: its voice, ready or on its way, and what its agent was given by then.
 
-    Of two calls that are noted at once, at least one sees the other.
+    Of two calls that are noted at once, one sees the other.
     """
 
     call: CallRow
     voice: VoiceRow | None
     given: AgentRow | None
     turn: int
+    persons: int | None = None
+    """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
 
 
-@unbroken
-class Calls:
-    """The calls of one deployment."""
+# Stands for whoever a delivery has named for a call, where nothing came of it.
+NOBODY = "-"
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+# In the order of the row's fields.
+FIELDS = "id, agent_id, conversation_id, caller, marker, number, stated, begun_at, ended_at"
+SELECT = f"SELECT {FIELDS} FROM calls"
+# Whom a delivery has named comes first: to that call an agent may have been given.
+FIRST = "ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1"
+# A call that is known as no other conversation than the one that is told.
+NAMELESS = "(:conversation_id = '' OR conversation_id = '' OR conversation_id = :conversation_id)"
 
-    async def begin(self, new: NewCall) -> Noted:
-        """Notes that a call is in progress, with its voice where it or its caller has one.
+NOTED = Statement(f"""
+    INSERT INTO calls (id, agent_id, conversation_id, caller, number, stated, begun_at, confirmed)
+    VALUES (:id, :agent_id, :conversation_id, :caller, :number, :stated, :begun_at, :confirmed)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING {FIELDS}
+""")
+KNOWN = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
+NAMED = Statement("""
+    UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated WHERE id = :id
+""")
+UNNAMED = Statement("UPDATE calls SET stated = :nobody WHERE id = :id AND marker IS NULL")
+CONFIRMED = Statement("UPDATE calls SET confirmed = true WHERE id = :id")
+HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :id")
+ITS_VOICE = Statement(f"SELECT caller FROM voices WHERE marker = :marker AND {voices.ACTIVE} FOR UPDATE")
+OF_CONVERSATION = Statement(f"{SELECT} WHERE conversation_id = :conversation_id {FIRST}")
+OF_CONVERSATION_AT = Statement(
+    f"{SELECT} WHERE conversation_id = :conversation_id AND agent_id = :agent_id {FIRST}"
+)
+OF_ID = Statement(f"""
+    {SELECT} WHERE id = :id AND (:agent_id = '' OR agent_id = :agent_id) AND ({NAMELESS} OR NOT confirmed)
+""")
+OF_VOICE_AT = Statement(f"""
+    {SELECT} WHERE agent_id = :agent_id AND ended_at IS NULL AND {NAMELESS}
+        AND marker = (SELECT marker FROM voices WHERE voice_id = :voice_id)
+    {FIRST}
+""")
+ENDED = Statement("UPDATE calls SET ended_at = coalesce(ended_at, :now) WHERE id = :id")
+# What was opened from another number, or without its conversation, has rows of its own.
+ENDED_CONVERSATION = Statement("""
+    UPDATE calls SET ended_at = coalesce(ended_at, :now)
+    WHERE conversation_id = :conversation_id AND agent_id = :agent_id
+""")
+ENDED_NAMELESS = Statement("""
+    UPDATE calls SET ended_at = coalesce(ended_at, :now)
+    WHERE id = :id AND agent_id = :agent_id AND conversation_id = ''
+""")
+ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
+CLOSED_OLD = Statement("UPDATE calls SET ended_at = :now WHERE ended_at IS NULL AND begun_at <= :before")
+DROPPED = Statement("DELETE FROM calls WHERE ended_at < :before")
+ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who")
 
-        A call that was noted before keeps its time, its caller and its voice.
-        """
-        async with self._registry.transaction() as connection:
-            call = await self._note(connection, new)
-            voice = await row_of(connection, call.marker) if call.marker else None
-            if not call.named:
-                # The voice that the number found may be somebody else's.
-                if voice is not None and voice.caller != new.caller:
-                    voice = None
-                theirs = {"marker": voice and voice.marker, "caller": new.caller, "named": True}
-                await connection.execute(update(calls).where(calls.c.id == call.id).values(theirs))
-                call = msgspec.structs.replace(call, **theirs)
-            if voice is None:
-                voice = await active(connection, new.caller)
-            voice = await _used(connection, call, voice, now=new.begun_at)
-            noted = await self._noted(connection, call, voice)
-        return await self._seen(noted)
 
-    async def open(self, new: NewCall, *, number: str | None, require_consent: bool) -> Noted:
-        """Notes that a call is in progress, with its voice where it has one or its number finds one.
+def begin(tx: Transaction, new: NewCall) -> Noted | None:
+    """Notes that a call is in progress, with its voice where it or its caller has one.
 
-        Of a call whose caller a delivery has named, the number finds nothing.
-        """
-        async with self._registry.transaction() as connection:
-            call = await self._note(connection, new)
-            voice = await row_of(connection, call.marker) if call.marker else None
-            if voice is None and number is not None and not call.named and call.ended_at is None:
-                voice = await of_number(connection, number)
-            if voice is not None and require_consent and not voice.consent:
-                voice = None
-            voice = await _used(connection, call, voice, now=new.begun_at)
-            noted = await self._noted(connection, call, voice)
-        return await self._seen(noted)
-
-    async def attach(self, call_id: str, marker: str, *, now: float) -> bool:
-        """Says which voice a call has. False if that voice was given up meanwhile."""
-        async with self._registry.transaction() as connection:
-            # A call is always locked before its voice, so that no two wait for each other.
-            await connection.execute(select(calls.c.id).where(calls.c.id == call_id).with_for_update())
-            state = await connection.execute(
-                select(voices.c.caller).where(voices.c.marker == marker, ACTIVE).with_for_update()
-            )
-            caller = state.scalar_one_or_none()
-            if caller is None:
-                return False
-            await connection.execute(
-                update(calls).where(calls.c.id == call_id).values(marker=marker, caller=caller)
-            )
-            await connection.execute(update(voices).where(voices.c.marker == marker).values(used_at=now))
-            return True
-
-    async def end(
-        self,
-        *,
-        now: float,
-        call_id: str | None = None,
-        conversation_id: str | None = None,
-        agent_id: str | None = None,
-        voice_id: str | None = None,
-    ) -> CallRow | None:
-        """Ends the call that is found by its conversation, else by its id, else by agent and voice.
-
-        Returns it; None if there is none. One that was ended before keeps its time.
-        """
-        ways = []
-        if conversation_id:
-            ways.append(calls.c.conversation_id == conversation_id)
-        if call_id:
-            ways.append(calls.c.id == call_id)
-        if agent_id and voice_id:
-            of_voice = select(voices.c.marker).where(voices.c.voice_id == voice_id).scalar_subquery()
-            ways.append(
-                (calls.c.agent_id == agent_id) & (calls.c.marker == of_voice) & calls.c.ended_at.is_(None)
-            )
-        async with self._registry.transaction() as connection:
-            for way in ways:
-                wanted = select(*FIELDS).where(way).order_by(calls.c.begun_at.desc()).limit(1)
-                if agent_id:
-                    wanted = wanted.where(calls.c.agent_id == agent_id)
-                row = (await connection.execute(wanted)).one_or_none()
-                if row is not None:
-                    # A call that was opened without its conversation has a row of its own beside that.
-                    await connection.execute(
-                        update(calls)
-                        .where(calls.c.id.in_({row.id, call_id or row.id}))
-                        .values(ended_at=func.coalesce(calls.c.ended_at, now))
-                    )
-                    return CallRow(**row._mapping)
+    A call that was noted before keeps its time, its caller and its voice. None where it is another
+    caller's, and then nothing is noted.
+    """
+    agents.alone_at(tx, new.agent_id)
+    call = _note(tx, new)
+    if call.stated not in {"", NOBODY, new.stated}:
         return None
-
-    async def note_ended(self, new: NewCall, *, now: float) -> None:
-        """Notes that a call has ended which nobody asked about, so that a delivery for it comes too late."""
-        async with self._registry.transaction() as connection:
-            await self._note(connection, new)
-            await connection.execute(
-                update(calls).where(calls.c.id == new.id, calls.c.ended_at.is_(None)).values(ended_at=now)
-            )
-
-    async def close_old(self, *, before: float, now: float) -> int:
-        """Ends every call that began before then and was never reported as ended; says how many."""
-        change = (
-            update(calls).where(calls.c.ended_at.is_(None), calls.c.begun_at <= before).values(ended_at=now)
-        )
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(change)).rowcount
-
-    async def drop_ended(self, *, before: float) -> int:
-        """Removes rows of calls that ended before then; says how many."""
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(calls.delete().where(calls.c.ended_at < before))).rowcount
-
-    async def erase_caller(self, caller: str) -> None:
-        """Removes every row of a caller's calls."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(calls.delete().where(calls.c.caller == caller))
-
-    async def _note(self, connection: AsyncConnection, new: NewCall) -> CallRow:
-        """The row of a call, which is locked."""
-        kind = insert_postgres if self._registry.postgres else insert_sqlite
-        insert = kind(calls).values(msgspec.structs.asdict(new))
-        insert = insert.on_conflict_do_nothing(index_elements=[calls.c.id])
-        found = (await connection.execute(insert.returning(*FIELDS))).one_or_none()
-        if found is None:
-            known = select(*FIELDS).where(calls.c.id == new.id).with_for_update()
-            found = (await connection.execute(known)).one()
-        return CallRow(**found._mapping)
-
-    async def _noted(self, connection: AsyncConnection, call: CallRow, voice: VoiceRow | None) -> Noted:
-        row, turn = await given(connection, call.agent_id)
-        return Noted(call=call, voice=voice, given=row, turn=turn)
-
-    async def _seen(self, noted: Noted) -> Noted:
-        """The same, with what the agent was given before the call was committed.
-
-        Whoever gives the agent another voice after that sees the call. SQLite lets one at a time write,
-        so there was nobody meanwhile.
-        """
-        if not self._registry.postgres:
-            return noted
-        async with self._registry.transaction() as connection:
-            await alone_at(connection, noted.call.agent_id)
-            return await self._noted(connection, noted.call, noted.voice)
-
-
-async def _used(
-    connection: AsyncConnection, call: CallRow, voice: VoiceRow | None, *, now: float
-) -> VoiceRow | None:
-    """Says that the call has the voice; None if that was given up meanwhile."""
+    voice = voices.in_use(tx, call.marker) if call.marker else None
+    if call.stated != new.stated:
+        # The voice that the number found may be somebody else's.
+        if voice is not None and voice.caller != new.caller:
+            voice = None
+        marker = voice and voice.marker
+        theirs = {"marker": marker, "caller": new.caller, "number": new.number, "stated": new.stated}
+        tx.run(NAMED, id=call.id, **theirs)
+        call = msgspec.structs.replace(call, **theirs)
     if voice is None:
+        voice = voices.of_caller(tx, new.caller)
+    return _noted(tx, call, _used(tx, call, voice, now=new.begun_at))
+
+
+def open_call(
+    tx: Transaction, new: NewCall, *, apart: str, number: str | None, require_consent: bool
+) -> Noted:
+    """Notes that a call is in progress, with its voice where it has one or its number finds one.
+
+    Of a call whose caller a delivery has named, the number finds nothing. Of any other, whoever calls
+    from another number is another call, whose id is `apart`.
+    """
+    agents.alone_at(tx, new.agent_id)
+    call = _note(tx, new)
+    if not call.named and call.number != new.number:
+        call = _note(tx, msgspec.structs.replace(new, id=apart))
+    elif new.confirmed:
+        tx.run(CONFIRMED, id=call.id)
+    voice = voices.in_use(tx, call.marker) if call.marker else None
+    persons = None if voice is None else 1
+    if voice is None and not call.named and call.ended_at is None:
+        voice = None if number is None else voices.of_number(tx, number)
+        persons = 0 if number is None else 1
+        if voice is None and number is not None:
+            persons = voices.persons_of(tx, number)
+    if voice is not None and require_consent and not voice.consent:
+        voice = None
+    noted = _noted(tx, call, _used(tx, call, voice, now=new.begun_at))
+    return msgspec.structs.replace(noted, persons=persons)
+
+
+def attach(tx: Transaction, call_id: str, marker: str, *, now: float) -> bool:
+    """Says which voice a call has. False if that voice was given up meanwhile."""
+    tx.one(KNOWN, id=call_id)
+    voice = tx.one(ITS_VOICE, marker=marker)
+    if voice is None:
+        return False
+    tx.run(HAS, id=call_id, marker=marker, caller=voice[0])
+    return voices.used(tx, marker, now=now)
+
+
+def end(
+    tx: Transaction,
+    *,
+    now: float,
+    call_id: str | None = None,
+    conversation_id: str | None = None,
+    agent_id: str | None = None,
+    voice_id: str | None = None,
+) -> CallRow | None:
+    """Ends the call that is found by its conversation, else by its id, else by agent and voice.
+
+    Returns it; None if there is none. One that was ended before keeps its time. No call at another agent
+    is ended, and none that is known as another conversation. An id, which nobody can guess, may name a
+    call by whose conversation only a delivery has called it: whoever announces a call may not know how
+    ElevenLabs will.
+    """
+    told = {"conversation_id": conversation_id or "", "agent_id": agent_id or ""}
+    row = None
+    if conversation_id:
+        row = tx.one(OF_CONVERSATION_AT if agent_id else OF_CONVERSATION, **told)
+    if row is None and call_id:
+        row = tx.one(OF_ID, id=call_id, **told)
+    if row is None and agent_id and voice_id:
+        row = tx.one(OF_VOICE_AT, voice_id=voice_id, **told)
+    if row is None:
         return None
-    # A call is always locked before its voice, so that no two wait for each other.
-    use = update(voices).where(voices.c.marker == voice.marker, ACTIVE).values(used_at=now)
-    if (await connection.execute(use)).rowcount != 1:
+    call = _call(row)
+    tx.run(ENDED, id=call.id, now=now)
+    if call.conversation_id:
+        tx.run(ENDED_CONVERSATION, conversation_id=call.conversation_id, agent_id=call.agent_id, now=now)
+    if call_id:
+        tx.run(ENDED_NAMELESS, id=call_id, agent_id=call.agent_id, now=now)
+    return call
+
+
+def unname(tx: Transaction, call_id: str) -> None:
+    """Lets another caller be named where nothing came of the one who was: no voice, and none on its way.
+
+    The number finds nothing for the call all the same.
+    """
+    tx.run(UNNAMED, id=call_id, nobody=NOBODY)
+
+
+def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:
+    """Notes that a call has ended which nobody asked about, so that a delivery for it comes too late."""
+    _note(tx, new)
+    tx.run(ENDED_UNKNOWN, id=new.id, now=now)
+
+
+def close_old(tx: Transaction, *, before: float, now: float) -> int:
+    """Ends every call that began before then and was never reported as ended; says how many."""
+    return tx.run(CLOSED_OLD, before=before, now=now)
+
+
+def drop_ended(tx: Transaction, *, before: float) -> int:
+    """Removes rows of calls that ended before then; says how many."""
+    return tx.run(DROPPED, before=before)
+
+
+def erase_caller(tx: Transaction, who: str) -> None:
+    """Removes every row of the calls of a caller, of whom a delivery states, or of a number."""
+    tx.run(ERASED, who=who)
+
+
+def _note(tx: Transaction, new: NewCall) -> CallRow:
+    """The row of a call, which is locked."""
+    row = tx.one(NOTED, **msgspec.structs.asdict(new))
+    while row is None:
+        row = tx.one(KNOWN, id=new.id) or tx.one(NOTED, **msgspec.structs.asdict(new))
+    return _call(row)
+
+
+def _call(row: Row) -> CallRow:
+    return CallRow(*row)
+
+
+def _used(tx: Transaction, call: CallRow, voice: VoiceRow | None, *, now: float) -> VoiceRow | None:
+    """Says that the call has the voice; None if that was given up meanwhile."""
+    if voice is None or not voices.used(tx, voice.marker, now=now):
         return None
-    await connection.execute(
-        update(calls).where(calls.c.id == call.id).values(marker=voice.marker, caller=voice.caller)
-    )
+    tx.run(HAS, id=call.id, marker=voice.marker, caller=voice.caller)
     return voice
+
+
+def _noted(tx: Transaction, call: CallRow, voice: VoiceRow | None) -> Noted:
+    row, turn = agents.given(tx, call.agent_id)
+    return Noted(call=call, voice=voice, given=row, turn=turn)

@@ -1,32 +1,38 @@
 """The one row of the deployment: what all of its processes share."""
 
-from sqlalchemy import select, update
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Transaction
 
-from cloner.registry.database import Registry, unbroken
-from cloner.registry.schema import deployment
+__all__ = ["claim_reconciliation", "month_resets_at", "month_used_up", "settle"]
 
-__all__ = ["Deployment"]
+BEGUN = Statement("""
+    INSERT INTO deployment (id, name, created_at) VALUES (1, :name, :now) ON CONFLICT (id) DO NOTHING
+""")
+ITS_NAME = Statement("SELECT name, created_at FROM deployment")
+RESETS_AT = Statement("SELECT month_resets_at FROM deployment")
+USED_UP = Statement("UPDATE deployment SET month_resets_at = :until")
+CLAIMED = Statement("UPDATE deployment SET reconciled_until = :until WHERE reconciled_until <= :now")
 
 
-@unbroken
-class Deployment:
-    """What holds for the whole deployment."""
+def settle(tx: Transaction, name: str, now: float) -> tuple[str, float]:
+    """The deployment's name and when it began; a new one is called `name` and begins now."""
+    tx.run(BEGUN, name=name, now=now)
+    row = tx.one(ITS_NAME)
+    assert row is not None  # noqa: S101 - the insert saw to it
+    return str(row[0]), float(row[1])
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
 
-    async def month_resets_at(self) -> float:
-        """When the provider's monthly counter starts again; 0 where it is not known to be used up."""
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(select(deployment.c.month_resets_at))).scalar_one() or 0.0
+def month_resets_at(tx: Transaction) -> float:
+    """When the provider's monthly counter starts again; 0 where it is not known to be used up."""
+    row = tx.one(RESETS_AT)
+    return float(row[0] or 0) if row else 0.0
 
-    async def month_used_up(self, until: float) -> None:
-        """Notes that the provider's monthly counter is used up."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(update(deployment).values(month_resets_at=until))
 
-    async def claim_reconciliation(self, *, now: float, until: float) -> bool:
-        """Whether it is this process's turn to reconcile; until then it is nobody else's."""
-        change = update(deployment).where(deployment.c.reconciled_until <= now).values(reconciled_until=until)
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(change)).rowcount == 1
+def month_used_up(tx: Transaction, until: float) -> None:
+    """Notes that the provider's monthly counter is used up."""
+    tx.run(USED_UP, until=until)
+
+
+def claim_reconciliation(tx: Transaction, *, now: float, until: float) -> bool:
+    """Whether it is this process's turn to reconcile; until then it is nobody else's."""
+    return tx.run(CLAIMED, now=now, until=until) == 1

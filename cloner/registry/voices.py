@@ -1,16 +1,66 @@
-"""Rows of voices: who may create one, what became of it, and who removes it."""
+"""Voices: who may create one, what became of it, how it is found, and who removes it."""
+
+import json
 
 import msgspec
-from sqlalchemy import and_, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as insert_postgres
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
-from sqlalchemy.exc import IntegrityError
 
-from cloner.registry.database import Registry, unbroken
-from cloner.registry.lookup import FIELDS, VoiceRow, active, in_call, of_call, voice_row, voice_rows
-from cloner.registry.schema import ACTIVE, calls, voices
+from cloner.registry.processes import DEAD, SEEN, alive
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Transaction
 
-__all__ = ["NewVoiceRow", "Voices"]
+__all__ = [
+    "NewVoiceRow",
+    "VoiceRow",
+    "abandoned",
+    "by_voice_id",
+    "checked",
+    "claim_deletion",
+    "consented",
+    "drop_closed",
+    "erase",
+    "expire",
+    "fail",
+    "forget",
+    "get",
+    "in_use",
+    "intend",
+    "keep",
+    "known",
+    "least_recently_used",
+    "lost",
+    "of_caller",
+    "of_number",
+    "of_person_or_number",
+    "page",
+    "postpone_deletion",
+    "ready",
+    "record",
+    "release",
+    "take_over",
+    "used",
+]
+
+
+class VoiceRow(msgspec.Struct, frozen=True):
+    """One voice, or the intent to make one."""
+
+    marker: str
+    state: str
+    caller: str
+    person: str
+    replaces: str | None
+    greeting_name: str
+    voice_id: str | None
+    name: str
+    created_at: float
+    checked_at: float
+    owner: str
+    alive_at: float
+    tries: int
+    reason: str | None
+    traceparent: str
+    consent: str
+    consent_at: float | None
 
 
 class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,305 +79,358 @@ class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     kept_until: float
 
 
-@unbroken
-class Voices:
-    """The voices of one deployment."""
+# In the order of the row's fields.
+FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,
+    owner, {SEEN} AS alive_at, tries, reason, traceparent, consent, consent_at"""
+# Ready or on its way: a caller has one such voice at most.
+ACTIVE = "state IN ('intended', 'ready')"
+SELECT = f"SELECT {FIELDS} FROM voices"
+# A call that began after that, and has not ended, has the voice.
+IN_CALL = """EXISTS (
+    SELECT 1 FROM calls
+    WHERE calls.marker = voices.marker AND calls.ended_at IS NULL AND calls.begun_at > :busy_since
+)"""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+GET = Statement(f"{SELECT} WHERE marker = :marker")
+GET_LOCKED = Statement(f"{SELECT} WHERE marker = :marker FOR UPDATE")
+IN_USE = Statement(f"{SELECT} WHERE marker = :marker AND {ACTIVE}")
+OF_CALLER = Statement(f"{SELECT} WHERE caller = :caller AND {ACTIVE}")
+BY_VOICE_ID = Statement(f"{SELECT} WHERE voice_id = :voice_id AND state = 'ready'")
+# The newest voice of the one person who is known by the number.
+OF_NUMBER = Statement(f"""
+    {SELECT} WHERE number = :number AND state = 'ready' AND 1 = (
+        SELECT count(*) FROM (SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2) AS persons
+    )
+    ORDER BY created_at DESC LIMIT 1
+""")
+PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2")
+BELOW = """state = 'ready' AND (created_at, marker) < (:at, :below)
+    ORDER BY created_at DESC, marker DESC LIMIT :size"""
+PAGE = Statement(f"{SELECT} WHERE {BELOW}")
+PAGE_OF_PERSON = Statement(f"{SELECT} WHERE person = :person AND {BELOW}")
+PAGE_OF_NUMBER = Statement(f"{SELECT} WHERE number = :number AND {BELOW}")
+CALL = Statement("SELECT marker FROM calls WHERE id = :call_id FOR UPDATE")
+INTENDED = Statement(f"""
+    INSERT INTO voices (marker, caller, replaces, number, person, greeting_name, name, owner, traceparent,
+        consent, kept_until, state, created_at, used_at, checked_at, consent_at)
+    VALUES (:marker, :caller, :replaces, :number, :person, :greeting_name, :name, :owner, :traceparent,
+        :consent, :kept_until, 'intended', :now, :now, :now, :consent_at)
+    ON CONFLICT (caller) WHERE {ACTIVE} DO NOTHING
+""")
+CALL_HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :call_id")
+ANOTHERS = Statement("SELECT 1 FROM voices WHERE voice_id = :voice_id AND marker <> :marker")
+ANOTHER_ACTIVE = Statement(f"""
+    SELECT state FROM voices WHERE caller = :caller AND {ACTIVE} AND marker <> :marker FOR UPDATE
+""")
+REPLACED = Statement("""
+    UPDATE voices SET state = 'deleting', reason = 'replaced', due_at = :now, tries = 0
+    WHERE caller = :caller AND state = 'ready'
+""")
+RECORDED = Statement("""
+    UPDATE voices SET state = 'ready', voice_id = :voice_id, checked_at = :now, used_at = :now, reason = NULL,
+        closed_at = NULL, caller = :caller, replaces = NULL
+    WHERE marker = :marker
+""")
+CALLS_LEFT = Statement("UPDATE calls SET marker = NULL WHERE marker = :marker")
+FAILED = Statement("""
+    UPDATE voices SET state = 'failed', reason = :reason, closed_at = :now
+    WHERE marker = :marker AND state = 'intended'
+""")
+# By name: who waited for another taker finds another owner here.
+TAKEN_OVER = Statement(f"""
+    UPDATE voices SET owner = :owner
+    WHERE marker = :marker AND state = 'intended' AND owner = :dead AND {DEAD}
+""")
+ABANDONED = Statement(f"{SELECT} WHERE state = 'intended' AND {DEAD}")
+CONSENTED = Statement("""
+    UPDATE voices SET consent = :consent, consent_at = :now WHERE marker = :marker AND consent = ''
+""")
+KEPT = Statement(f"UPDATE voices SET kept_until = :until WHERE marker = :marker AND {ACTIVE}")
+USED = Statement(f"UPDATE voices SET used_at = :now WHERE marker = :marker AND {ACTIVE}")
+CHECKED = Statement("UPDATE voices SET checked_at = :now WHERE marker = :marker")
+LOST = Statement("""
+    UPDATE voices SET state = 'gone', closed_at = :now, reason = :reason, due_at = 0
+    WHERE marker = :marker AND state IN ('ready', 'deleting')
+""")
+RELEASE = """
+    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0
+    WHERE marker = :marker AND state = 'ready'
+"""
+RELEASED = Statement(RELEASE)
+RELEASED_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
+FORGOTTEN = Statement("""
+    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0, greeting_name = '',
+        number = NULL, consent = '', consent_at = NULL
+    WHERE marker = :marker AND state IN ('ready', 'deleting')
+""")
+EXPIRED = f"""
+    state = 'ready' AND used_at <= :unused_since AND kept_until <= :now AND NOT {IN_CALL}
+    AND coalesce(
+        (SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker), used_at
+    ) <= :unused_since
+"""
+EXPIRE = Statement(f"""
+    UPDATE voices SET state = 'deleting', reason = 'expired', due_at = :now, tries = 0 WHERE {EXPIRED}
+""")
+LEAST_RECENTLY_USED = Statement(f"""
+    {SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
+""")
+KEPT_OF_CALLER = Statement(f"""
+    {SELECT} WHERE state = 'ready' AND kept_until > :now AND caller = :caller AND NOT {IN_CALL} LIMIT 1
+""")
+KEPT_LEAST_RECENTLY_USED = Statement(f"""
+    {SELECT} WHERE state = 'ready' AND kept_until > :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
+""")
+DELETION_CLAIMED = Statement(f"""
+    UPDATE voices SET due_at = :until, tries = tries + 1
+    WHERE marker = (
+        SELECT marker FROM voices WHERE state = 'deleting' AND due_at <= :now
+        ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING {FIELDS}
+""")
+POSTPONED = Statement("""
+    UPDATE voices SET due_at = :due_at, tries = tries - :untried WHERE marker = :marker AND state = 'deleting'
+""")
+OF_PERSON = Statement(f"{SELECT} WHERE person = :person")
+ALL_OF_NUMBER = Statement(f"{SELECT} WHERE number = :number")
+CALLS_ERASED = Statement("DELETE FROM calls WHERE marker = :marker")
+ERASED = Statement("DELETE FROM voices WHERE marker = :marker AND state IN ('gone', 'failed')")
+DROPPED = Statement("DELETE FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :before")
+KNOWN = Statement(
+    f"{SELECT} WHERE marker IN (SELECT value FROM json_each(:markers))",
+    postgres=f"{SELECT} WHERE marker IN (SELECT json_array_elements_text(CAST(:markers AS json)))",
+)
+READY = Statement(f"{SELECT} WHERE state = 'ready'")
 
-    async def intend(self, new: NewVoiceRow, *, call_id: str | None, now: float) -> VoiceRow:
-        """Writes down that a voice is about to be created, unless the caller or the call has one.
 
-        Returns the row that counts: the new one, or the one that was there. Exactly one of those
-        who ask at the same time gets the new one.
-        """
-        async with self._registry.transaction() as connection:
-            if call_id is not None:
-                held = await of_call(connection, call_id)
-                if held is not None:
-                    return held
-            values = {
-                **msgspec.structs.asdict(new), "state": "intended", "created_at": now, "used_at": now,
-                "checked_at": now, "alive_at": now, "consent_at": now if new.consent else None,
-            }  # fmt: skip
-            insert = (insert_postgres if self._registry.postgres else insert_sqlite)(voices).values(values)
-            await connection.execute(
-                insert.on_conflict_do_nothing(index_elements=[voices.c.caller], index_where=ACTIVE)
-            )
-            row = await active(connection, new.caller)
-            assert row is not None  # noqa: S101 - the insert saw to it
-            if call_id is not None:
-                await connection.execute(
-                    update(calls).where(calls.c.id == call_id).values(marker=row.marker, caller=row.caller)
-                )
-            return row
+def get(tx: Transaction, marker: str) -> VoiceRow | None:
+    """The row of a marker."""
+    return _only(tx, GET, marker=marker)
 
-    async def get(self, marker: str) -> VoiceRow | None:
-        """The row of a marker."""
-        async with self._registry.transaction() as connection:
-            return voice_row(await connection.execute(select(*FIELDS).where(voices.c.marker == marker)))
 
-    async def by_voice_id(self, voice_id: str) -> VoiceRow | None:
-        """The row of a voice, if it is there to be used."""
-        async with self._registry.transaction() as connection:
-            wanted = select(*FIELDS).where(voices.c.voice_id == voice_id, voices.c.state == "ready")
-            return voice_row(await connection.execute(wanted))
+def in_use(tx: Transaction, marker: str) -> VoiceRow | None:
+    """The voice of a marker, if it is ready or on its way."""
+    return _only(tx, IN_USE, marker=marker)
 
-    async def of_caller(self, caller: str) -> VoiceRow | None:
-        """The caller's voice, ready or on its way."""
-        async with self._registry.transaction() as connection:
-            return await active(connection, caller)
 
-    async def page(
-        self,
-        *,
-        before: tuple[float, str] | None,
-        size: int,
-        person: str | None = None,
-        number: str | None = None,
-    ) -> list[VoiceRow]:
-        """Ready voices, newest first, from below the given creation time and marker.
+def of_caller(tx: Transaction, caller: str) -> VoiceRow | None:
+    """The caller's voice, ready or on its way."""
+    return _only(tx, OF_CALLER, caller=caller)
 
-        All of them, those of a person, or those of whoever calls from a number.
-        """
-        wanted = select(*FIELDS).where(voices.c.state == "ready")
-        if person is not None:
-            wanted = wanted.where(voices.c.person == person)
-        elif number is not None:
-            wanted = wanted.where(voices.c.number == number)
-        if before is not None:
-            at, marker = before
-            wanted = wanted.where(
-                or_(voices.c.created_at < at, and_(voices.c.created_at == at, voices.c.marker < marker))
-            )
-        wanted = wanted.order_by(voices.c.created_at.desc(), voices.c.marker.desc()).limit(size)
-        async with self._registry.transaction() as connection:
-            return voice_rows(await connection.execute(wanted))
 
-    async def record(self, marker: str, voice_id: str, *, now: float) -> bool:
-        """Makes an intended or failed voice ready; one that somebody else has recorded stays so.
+def of_number(tx: Transaction, number: str) -> VoiceRow | None:
+    """The newest voice of the one person who is known by this number; None where there are more.
 
-        False if it no longer can be: then nobody will use the voice, and whoever made it removes it.
-        """
-        this = voices.c.marker == marker
-        recorded = and_(voices.c.state == "ready", voices.c.voice_id == voice_id)
-        # What failed to replace another voice does not do so later.
-        late = and_(voices.c.state == "failed", voices.c.replaces.is_(None))
-        change = (
-            update(voices)
-            .where(this, or_(voices.c.state == "intended", late, recorded))
-            .values(
-                state="ready", voice_id=voice_id, checked_at=now, used_at=now, reason=None, closed_at=None,
-                caller=func.coalesce(voices.c.replaces, voices.c.caller), replaces=None,
-            )
-        )  # fmt: skip
-        replaced = select(voices.c.replaces).where(this, voices.c.state == "intended").scalar_subquery()
-        give_up = (
-            update(voices)
-            .where(voices.c.caller == replaced, voices.c.state == "ready")
-            .values(state="deleting", reason="replaced", due_at=now, tries=0)
-        )
-        async with self._registry.transaction() as connection:
-            try:
-                async with connection.begin_nested():
-                    await connection.execute(give_up)
-                    return (await connection.execute(change)).rowcount == 1
-            except IntegrityError:
-                # The caller has another voice by now.
-                return False
+    Whoever is still known counts, also without a voice.
+    """
+    return _only(tx, OF_NUMBER, number=number)
 
-    async def fail(self, marker: str, reason: str, *, now: float) -> None:
-        """Closes an intent of which nothing came, so that the caller may be tried again at once."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(update(calls).where(calls.c.marker == marker).values(marker=None))
-            await connection.execute(
-                update(voices)
-                .where(voices.c.marker == marker, voices.c.state == "intended")
-                .values(state="failed", reason=reason, closed_at=now)
-            )
 
-    async def keep_alive(self, markers: list[str], *, owner: str, now: float) -> None:
-        """Says that the owner is still at these intents."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(
-                update(voices)
-                .where(voices.c.marker.in_(markers), voices.c.owner == owner, voices.c.state == "intended")
-                .values(alive_at=now)
-            )
+def persons_of(tx: Transaction, number: str) -> int:
+    """How many persons are known by this number: 0, 1, or 2 for more."""
+    return len(tx.all(PERSONS, number=number))
 
-    async def take_over(self, marker: str, *, owner: str, stale: float, now: float) -> bool:
-        """Takes an intent whose owner gave no sign of life since `stale`. True for one taker only."""
-        change = (
-            update(voices)
-            .where(voices.c.marker == marker, voices.c.state == "intended", voices.c.alive_at < stale)
-            .values(owner=owner, alive_at=now)
-        )
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(change)).rowcount == 1
 
-    async def abandoned(self, *, stale: float) -> list[VoiceRow]:
-        """Intents whose owner gave no sign of life since `stale`."""
-        async with self._registry.transaction() as connection:
-            wanted = select(*FIELDS).where(voices.c.state == "intended", voices.c.alive_at < stale)
-            return voice_rows(await connection.execute(wanted))
+def by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
+    """The row of a voice, if it is there to be used."""
+    return _only(tx, BY_VOICE_ID, voice_id=voice_id)
 
-    async def consented(self, marker: str, consent: str, *, now: float) -> None:
-        """Keeps the consent with a voice that has none yet."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(
-                update(voices)
-                .where(voices.c.marker == marker, voices.c.consent == "")
-                .values(consent=consent, consent_at=now)
-            )
 
-    async def keep(self, marker: str, *, until: float) -> bool:
-        """Keeps a voice until then, calls or no calls. False if it was given up meanwhile."""
-        change = update(voices).where(voices.c.marker == marker, ACTIVE).values(kept_until=until)
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(change)).rowcount == 1
+def page(
+    tx: Transaction,
+    *,
+    before: tuple[float, str] | None,
+    size: int,
+    person: str | None = None,
+    number: str | None = None,
+) -> list[VoiceRow]:
+    """Ready voices, newest first, from below the given creation time and marker.
 
-    async def checked(self, marker: str, *, now: float) -> None:
-        """Notes that the provider has the voice."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(update(voices).where(voices.c.marker == marker).values(checked_at=now))
+    All of them, those of a person, or those of whoever calls from a number.
+    """
+    at, below = before or (float("inf"), "")
+    if person is not None:
+        return _every(tx, PAGE_OF_PERSON, person=person, at=at, below=below, size=size)
+    if number is not None:
+        return _every(tx, PAGE_OF_NUMBER, number=number, at=at, below=below, size=size)
+    return _every(tx, PAGE, at=at, below=below, size=size)
 
-    async def lost(self, marker: str, *, now: float, reason: str = "lost") -> None:
-        """Closes a voice that the provider no longer has."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(
-                update(voices)
-                .where(voices.c.marker == marker, voices.c.state.in_(("ready", "deleting")))
-                .values(state="gone", closed_at=now, reason=reason, due_at=0)
-            )
 
-    async def release(self, marker: str, reason: str, *, busy_since: float | None, now: float) -> bool:
-        """Gives a ready voice up for deletion, so that nobody begins to use it.
+def intend(tx: Transaction, new: NewVoiceRow, *, call_id: str | None, now: float) -> VoiceRow:
+    """Writes down that a voice is about to be created, unless the caller or the call has one.
 
-        With `busy_since`, only if no call that began since then and has not ended uses it.
-        """
-        change = update(voices).where(voices.c.marker == marker, voices.c.state == "ready")
-        if busy_since is not None:
-            change = change.where(~in_call(busy_since))
-        change = change.values(state="deleting", reason=reason, due_at=now, tries=0)
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(change)).rowcount == 1
+    Returns the row that counts: the new one, or the one that was there. Exactly one of those
+    who ask at the same time gets the new one.
+    """
+    if call_id is not None:
+        # The call is locked, so that it gets no second voice meanwhile.
+        call = tx.one(CALL, call_id=call_id)
+        held = in_use(tx, call[0]) if call is not None and call[0] else None
+        if held is not None:
+            return held
+    row = None
+    while row is None:
+        # One that was in the way may be over before it is looked at.
+        consent_at = now if new.consent else None
+        tx.run(INTENDED, **msgspec.structs.asdict(new), consent_at=consent_at, now=now)
+        row = of_caller(tx, new.caller)
+    alive(tx, new.owner, now=now)
+    if call_id is not None:
+        tx.run(CALL_HAS, call_id=call_id, marker=row.marker, caller=row.caller)
+    return row
 
-    async def forget(self, marker: str, reason: str, *, now: float) -> None:
-        """Gives a voice up for deletion, whatever uses it and why ever it was given up before."""
-        change = (
-            update(voices)
-            .where(voices.c.marker == marker, voices.c.state.in_(("ready", "deleting")))
-            .values(
-                state="deleting",
-                reason=reason,
-                due_at=now,
-                tries=0,
-                greeting_name="",
-                number=None,
-                consent="",
-                consent_at=None,
-            )
-        )
-        async with self._registry.transaction() as connection:
-            await connection.execute(change)
 
-    async def expire(self, *, unused_since: float, busy_since: float, now: float) -> int:
-        """Gives up every voice whose last call ended before `unused_since`; says how many.
+def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
+    """Makes an intended or failed voice ready; one that somebody else has recorded stays so.
 
-        Those that are kept for longer stay.
-        """
-        last_end = (
-            select(func.max(func.coalesce(calls.c.ended_at, calls.c.begun_at)))
-            .where(calls.c.marker == voices.c.marker)
-            .scalar_subquery()
-        )
-        change = (
-            update(voices)
-            .where(
-                voices.c.state == "ready",
-                ~in_call(busy_since),
-                func.coalesce(last_end, voices.c.used_at) <= unused_since,
-                voices.c.used_at <= unused_since,
-                voices.c.kept_until <= now,
-            )
-            .values(state="deleting", reason="expired", due_at=now, tries=0)
-        )
-        async with self._registry.transaction() as connection:
-            return (await connection.execute(change)).rowcount
+    False if it no longer can be: then nobody will use the voice, and whoever made it removes it.
+    """
+    row = _only(tx, GET_LOCKED, marker=marker)
+    if row is None:
+        return False
+    intended = row.state == "intended"
+    # What failed to replace another voice does not do so later.
+    late = row.state == "failed" and row.replaces is None
+    if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
+        return False
+    if tx.one(ANOTHERS, voice_id=voice_id, marker=marker) is not None:
+        return False
+    caller = row.replaces or row.caller
+    other = tx.one(ANOTHER_ACTIVE, caller=caller, marker=marker)
+    if other is not None:
+        if not (intended and row.replaces is not None and other[0] == "ready"):
+            # The caller has another voice by now.
+            return False
+        tx.run(REPLACED, caller=caller, now=now)
+    tx.run(RECORDED, marker=marker, voice_id=voice_id, caller=caller, now=now)
+    return True
 
-    async def least_recently_used(
-        self, *, busy_since: float, now: float, kept: bool, replaces: str | None
-    ) -> VoiceRow | None:
-        """The ready voice that no call uses and that was used the longest ago.
 
-        Those that are kept come last, and only with `kept`, or where it is to be replaced anyway.
-        """
-        is_kept = voices.c.kept_until > now
-        wanted = select(*FIELDS).where(voices.c.state == "ready", ~in_call(busy_since))
-        if not kept:
-            wanted = wanted.where(~is_kept | (voices.c.caller == replaces))
-        wanted = wanted.order_by(is_kept, voices.c.used_at).limit(1)
-        async with self._registry.transaction() as connection:
-            return voice_row(await connection.execute(wanted))
+def fail(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
+    """Closes an intent of which nothing came, so that the caller may be tried again at once."""
+    tx.run(CALLS_LEFT, marker=marker)
+    tx.run(FAILED, marker=marker, reason=reason, now=now)
 
-    async def claim_deletion(self, *, now: float, until: float) -> VoiceRow | None:
-        """One voice whose deletion is due, which until then is nobody else's to delete."""
-        chosen = (
-            select(voices.c.marker)
-            .where(voices.c.state == "deleting", voices.c.due_at <= now)
-            .order_by(voices.c.due_at)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
-        change = (
-            update(voices)
-            .where(voices.c.marker == chosen)
-            .values(due_at=until, tries=voices.c.tries + 1)
-            .returning(*FIELDS)
-        )
-        async with self._registry.transaction() as connection:
-            return voice_row(await connection.execute(change))
 
-    async def postpone_deletion(self, marker: str, *, due_at: float) -> None:
-        """Says when a deletion that failed may be tried again."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(
-                update(voices)
-                .where(voices.c.marker == marker, voices.c.state == "deleting")
-                .values(due_at=due_at)
-            )
+def take_over(tx: Transaction, marker: str, *, dead: str, owner: str, stale: float, now: float) -> bool:
+    """Takes an intent of a process that gave no sign of life since `stale`. True for one taker only."""
+    taken = tx.run(TAKEN_OVER, marker=marker, dead=dead, owner=owner, stale=stale) == 1
+    if taken:
+        alive(tx, owner, now=now)
+    return taken
 
-    async def of_person_or_number(self, person: str | None, number: str | None) -> list[VoiceRow]:
-        """Every row of a person, or of whoever calls from a number."""
-        which = voices.c.person == person if person is not None else voices.c.number == number
-        async with self._registry.transaction() as connection:
-            return voice_rows(await connection.execute(select(*FIELDS).where(which)))
 
-    async def erase(self, marker: str) -> None:
-        """Removes every row about a voice that is gone or never was."""
-        async with self._registry.transaction() as connection:
-            await connection.execute(calls.delete().where(calls.c.marker == marker))
-            await connection.execute(
-                voices.delete().where(voices.c.marker == marker, voices.c.state.in_(("gone", "failed")))
-            )
+def abandoned(tx: Transaction, *, stale: float) -> list[VoiceRow]:
+    """Intents of processes that gave no sign of life since `stale`."""
+    return _every(tx, ABANDONED, stale=stale)
 
-    async def drop_closed(self, *, before: float) -> int:
-        """Removes rows of voices that were closed before then; says how many."""
-        gone = voices.c.state.in_(("gone", "failed"))
-        async with self._registry.transaction() as connection:
-            return (
-                await connection.execute(voices.delete().where(gone, voices.c.closed_at < before))
-            ).rowcount
 
-    async def known(self, markers: list[str]) -> dict[str, VoiceRow]:
-        """The rows that there are of these markers."""
-        async with self._registry.transaction() as connection:
-            rows = voice_rows(await connection.execute(select(*FIELDS).where(voices.c.marker.in_(markers))))
-        return {row.marker: row for row in rows}
+def consented(tx: Transaction, marker: str, consent: str, *, now: float) -> None:
+    """Keeps the consent with a voice that has none yet."""
+    tx.run(CONSENTED, marker=marker, consent=consent, now=now)
 
-    async def ready(self) -> list[VoiceRow]:
-        """Every voice that should be at the provider."""
-        async with self._registry.transaction() as connection:
-            return voice_rows(await connection.execute(select(*FIELDS).where(voices.c.state == "ready")))
+
+def keep(tx: Transaction, marker: str, *, until: float) -> bool:
+    """Keeps a voice until then, calls or no calls. False if it was given up meanwhile."""
+    return tx.run(KEPT, marker=marker, until=until) == 1
+
+
+def used(tx: Transaction, marker: str, *, now: float) -> bool:
+    """Notes that a call has the voice. False if it was given up meanwhile."""
+    return tx.run(USED, marker=marker, now=now) == 1
+
+
+def checked(tx: Transaction, marker: str, *, now: float) -> None:
+    """Notes that the provider has the voice."""
+    tx.run(CHECKED, marker=marker, now=now)
+
+
+def lost(tx: Transaction, marker: str, *, now: float, reason: str = "lost") -> None:
+    """Closes a voice that the provider no longer has."""
+    tx.run(LOST, marker=marker, reason=reason, now=now)
+
+
+def release(tx: Transaction, marker: str, reason: str, *, busy_since: float | None, now: float) -> bool:
+    """Gives a ready voice up for deletion, so that nobody begins to use it.
+
+    With `busy_since`, only if no call that began since then and has not ended uses it.
+    """
+    if busy_since is None:
+        return tx.run(RELEASED, marker=marker, reason=reason, now=now) == 1
+    return tx.run(RELEASED_UNLESS_IN_CALL, marker=marker, reason=reason, now=now, busy_since=busy_since) == 1
+
+
+def forget(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
+    """Gives a voice up for deletion, whatever uses it and why ever it was given up before."""
+    tx.run(FORGOTTEN, marker=marker, reason=reason, now=now)
+
+
+def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> int:
+    """Gives up every voice whose last call ended before `unused_since`; says how many.
+
+    Those that are kept for longer stay.
+    """
+    return tx.run(EXPIRE, unused_since=unused_since, busy_since=busy_since, now=now)
+
+
+def least_recently_used(
+    tx: Transaction, *, busy_since: float, now: float, kept: bool, replaces: str | None
+) -> VoiceRow | None:
+    """The ready voice that no call uses and that was used the longest ago.
+
+    Those that are kept come last, and only with `kept`, or where it is to be replaced anyway.
+    """
+    row = _only(tx, LEAST_RECENTLY_USED, busy_since=busy_since, now=now)
+    if row is None and kept:
+        row = _only(tx, KEPT_LEAST_RECENTLY_USED, busy_since=busy_since, now=now)
+    elif row is None and replaces is not None:
+        row = _only(tx, KEPT_OF_CALLER, busy_since=busy_since, now=now, caller=replaces)
+    return row
+
+
+def claim_deletion(tx: Transaction, *, now: float, until: float) -> VoiceRow | None:
+    """One voice whose deletion is due, which until then is nobody else's to delete."""
+    return _only(tx, DELETION_CLAIMED, now=now, until=until)
+
+
+def postpone_deletion(tx: Transaction, marker: str, *, due_at: float, untried: int = 0) -> None:
+    """Says when a deletion that failed may be tried again, and how many of its tries were none."""
+    tx.run(POSTPONED, marker=marker, due_at=due_at, untried=untried)
+
+
+def of_person_or_number(tx: Transaction, person: str | None, number: str | None) -> list[VoiceRow]:
+    """Every row of a person, or of whoever calls from a number."""
+    if person is not None:
+        return _every(tx, OF_PERSON, person=person)
+    return _every(tx, ALL_OF_NUMBER, number=number) if number is not None else []
+
+
+def erase(tx: Transaction, marker: str) -> None:
+    """Removes every row about a voice that is gone or never was."""
+    tx.run(CALLS_ERASED, marker=marker)
+    tx.run(ERASED, marker=marker)
+
+
+def drop_closed(tx: Transaction, *, before: float) -> int:
+    """Removes rows of voices that were closed before then; says how many."""
+    return tx.run(DROPPED, before=before)
+
+
+def known(tx: Transaction, markers: list[str]) -> dict[str, VoiceRow]:
+    """The rows that there are of these markers."""
+    return {row.marker: row for row in _every(tx, KNOWN, markers=json.dumps(markers))}
+
+
+def ready(tx: Transaction) -> list[VoiceRow]:
+    """Every voice that should be at the provider."""
+    return _every(tx, READY)
+
+
+def _only(tx: Transaction, statement: Statement, **values: object) -> VoiceRow | None:
+    row = tx.one(statement, **values)
+    return None if row is None else VoiceRow(*row)
+
+
+def _every(tx: Transaction, statement: Statement, **values: object) -> list[VoiceRow]:
+    return [VoiceRow(*row) for row in tx.all(statement, **values)]

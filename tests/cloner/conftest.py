@@ -31,6 +31,7 @@ def cloning(spans, emulator_url, database: str) -> Cloning:
             "caller_hash_key": Secret("key-of-the-hashes"),
             "audio_workers": 1,
             "shutdown_grace_seconds": 5.0,
+            "drain_seconds": 0.0,
             **settings,
         }
         async with (

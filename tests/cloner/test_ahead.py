@@ -1,28 +1,22 @@
 """Voices that are taken ahead of a call: how long they are kept, and the consent that they need."""
 
 import asyncio
+import json
 import os
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from alembic import command
-from alembic.config import Config
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
-from sqlalchemy import create_engine
 
-from cloner.callers import Caller, Identities
-from cloner.registry.database import MIGRATIONS
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
 from tests.rows import values
@@ -398,7 +392,8 @@ async def test_consent_is_told_to_nobody(
         while b"cloner ready on " not in (line := await started.stdout.readline()):
             assert line, written.decode()
             written += line
-        async with grpc.aio.insecure_channel(line.split()[-1].decode()) as channel:
+        address = json.loads(line)["address"] if form == "json" else line.split()[-1].decode()
+        async with grpc.aio.insecure_channel(address) as channel:
             cloner = CloningServiceStub(channel)
             for way in ways(cloner, speech, consent=mark).values():
                 assert mark == (await way()).voice.consent
@@ -419,47 +414,6 @@ async def test_consent_is_told_to_nobody(
     assert (True, True) == (b"request answered" in written, b"inspect sample" in written)
     assert mark not in written.decode()
     assert not [request for request in emulator.requests if mark in f"{request.form} {request.json}"]
-
-
-@ON_SQLITE
-async def test_database_from_before(cloning, emulator: Emulator, database: str) -> None:
-    """A database of the first version keeps its voices, each known by its caller as the person."""
-    identity = Identities(b"key-of-the-hashes", "caller").of(
-        Caller(name=IVAN.name, phone_number=IVAN.phone_number), sample_digest="", call_id=""
-    )
-    voice = emulator.voices.add(name="Ivan_Clone", description="", labels={}, samples=[])
-    migrate(database, "0001")
-    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection, connection:
-        for marker, state, caller, number, voice_id in (
-            ("precall-a-1", "ready", identity.caller, identity.number, voice.voice_id),
-            ("precall-a-2", "gone", "b" * 64, None, None),
-        ):
-            connection.execute(
-                "INSERT INTO voices (marker, state, caller, number, greeting_name, voice_id, name, created_at,"
-                " used_at, checked_at) VALUES (?, ?, ?, ?, 'Ivan', ?, 'Ivan_Clone', ?, ?, ?)",
-                (marker, state, caller, number, voice_id, *[time.time()] * 3),
-            )
-    async with cloning() as cloner:
-        opening = pb.OpenCallRequest(
-            agent_id="agent_demo", conversation_id="conv_1", phone_number=IVAN.phone_number
-        )
-        opened = await cloner.OpenCall(opening, timeout=10)
-
-    assert (voice.voice_id, "Ivan", "") == (opened.voice.voice_id, opened.name, opened.voice.consent)
-    assert [(identity.caller,) * 2 + ("", None, 0.0), ("b" * 64, "b" * 64, "", None, 0.0)] == await values(
-        database, "SELECT caller, person, consent, consent_at, kept_until FROM voices ORDER BY marker"
-    )
-
-
-def migrate(database: str, revision: str) -> None:
-    """Brings an empty database to a revision."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = create_engine(database)
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    engine.dispose()
 
 
 async def test_replacement_that_fails(cloning, emulator: Emulator, speech: bytes, samples: Any) -> None:

@@ -13,21 +13,18 @@ import sys
 import wave
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import pytest
 import pytest_asyncio
 
-from cloner import audio
+from cloner import worker
 from cloner.audio import Audio, InspectionUnavailable, Inspector, SampleUnreadable
-from cloner.finding import SILENCE_DBFS, Format
+from cloner.finding import Format
+from tests.cloner.recordings import SPEECH, encoded, patched, recording
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SAMPLES = Path(__file__).parents[1] / "samples"
-SPEECH = {path.suffix[1:]: path.read_bytes() for path in SAMPLES.glob("speech.*")}
 # An hour and a half of joined OGG files, which takes any machine many seconds of processor time.
 ENDLESS = SPEECH["opus"] * 1000
 MAX_SECONDS = 60.0
@@ -47,59 +44,6 @@ async def unreadable(inspector: Inspector, sample: bytes) -> str:
     with pytest.raises(SampleUnreadable) as caught:
         await inspector.inspect(sample)
     return str(caught.value)
-
-
-def recording(
-    sound: np.ndarray, *, rate: int = 44100, width: int = 2, channels: int = 1, code: int = 1
-) -> bytes:
-    """A WAV file around the bytes of the array."""
-    data = sound.tobytes()
-    form = struct.pack("<HHIIHH", code, channels, rate, rate * width * channels, width * channels, 8 * width)
-    chunks = b"fmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data)) + data
-    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
-
-
-def encoded(
-    container: str,
-    codec: str,
-    *,
-    seconds: float = 2.0,
-    rate: int = 44100,
-    layout: str = "mono",
-    streams: int = 1,
-    video: bool = False,
-    loud: bool = True,
-) -> bytes:
-    """Noise, or silence, encoded by PyAV; further streams are half as long each, a video stands in front."""
-    file = io.BytesIO()
-    noise = np.random.default_rng(1)
-    with av.open(file, "w", format=container) as out:
-        if video:
-            picture = out.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
-        sounds: list[Any] = [out.add_stream(codec, rate=rate, layout=layout) for _ in range(streams)]
-        if video:
-            for _ in range(int(25 * seconds)):
-                grey = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 128, "u1"), format="rgb24")
-                out.mux(picture.encode(grey))
-            out.mux(picture.encode())
-        for number, stream in enumerate(sounds):
-            channels = stream.codec_context.channels
-            left = int(seconds * rate / 2**number)
-            while left > 0:
-                count = min(left, 1 << 16)
-                sound = noise.integers(-8000, 8000, (1, count * channels)).astype("i2")
-                frame = av.AudioFrame.from_ndarray(sound if loud else sound * 0, "s16", layout)
-                frame.sample_rate = rate
-                out.mux(stream.encode(frame))
-                left -= count
-            out.mux(stream.encode())
-    return file.getvalue()
-
-
-def patched(sample: bytes, mark: bytes, offset: int, value: bytes) -> bytes:
-    """The sample with other bytes so far behind the end of the mark."""
-    at = sample.index(mark) + len(mark) + offset
-    return sample[:at] + value + sample[at + len(value) :]
 
 
 def cpu_seconds(pid: int) -> float:
@@ -135,7 +79,7 @@ async def test_formats(
 
     assert (name, *upload, rate) == (found.format, found.media_type, found.extension, found.sample_rate)
     assert pytest.approx(seconds, abs=0.025) == found.duration_seconds
-    assert pytest.approx(-3.0, abs=0.5) == found.peak_dbfs
+    assert pytest.approx(5.08, abs=0.07) == found.sounding_seconds
 
 
 @pytest.mark.parametrize(
@@ -204,42 +148,6 @@ async def test_tagged(inspector: Inspector) -> None:
     assert ["mp3", "flac"] == found
 
 
-@pytest.mark.parametrize(
-    ("sound", "width", "code", "dbfs"),
-    [
-        (np.tile([128, 192], 5000).astype("u1"), 1, 1, -6.02),
-        (np.tile([128, 0], 5000).astype("u1"), 1, 1, 0.0),
-        (np.tile([0, -(2**14)], 5000).astype("<i2"), 2, 1, -6.02),
-        (np.tile([0, -(2**15)], 5000).astype("<i2"), 2, 1, 0.0),
-        (np.tile([0, 0, 0, 0, 0, 0x40], 5000).astype("u1"), 3, 1, -6.02),
-        (np.tile([0, 2**30], 5000).astype("<i4"), 4, 1, -6.02),
-        (np.tile([0, 2**62], 5000).astype("<i8"), 8, 1, -6.02),
-        (np.tile([0, 0.25], 5000).astype("<f4"), 4, 3, -12.04),
-        (np.tile([0, -2.0], 5000).astype("<f8"), 8, 3, 6.02),
-        (np.tile([np.nan, np.inf, 0.5], 4000).astype("<f4"), 4, 3, -6.02),
-        (np.full(5000, np.nan, "<f4"), 4, 3, SILENCE_DBFS),
-        (np.zeros(5000, "<i2"), 2, 1, SILENCE_DBFS),
-        (np.full(5000, 128, "u1"), 1, 1, SILENCE_DBFS),
-        (np.full(5000, 1e-9, "<f4"), 4, 3, SILENCE_DBFS),
-    ],
-)
-async def test_peak(inspector: Inspector, sound: np.ndarray, width: int, code: int, dbfs: float) -> None:
-    """Scales every kind of number to full scale, and knows a floor."""
-    found = await inspector.inspect(recording(sound, width=width, code=code))
-
-    assert pytest.approx(dbfs, abs=0.01) == found.peak_dbfs
-
-
-async def test_loud_on_one_side(inspector: Inspector) -> None:
-    """The peak is that of the loudest channel; the duration is not that of both together."""
-    sides = np.zeros((22050, 2), "<i2")
-    sides[:, 1] = 2**13
-
-    found = await inspector.inspect(recording(sides, channels=2))
-
-    assert pytest.approx((0.5, -12.04), abs=0.01) == (found.duration_seconds, found.peak_dbfs)
-
-
 @pytest.mark.parametrize(("container", "codec"), [("ipod", "aac"), ("webm", "libopus")])
 async def test_eight_channels(inspector: Inspector, container: str, codec: str) -> None:
     """As many channels as are let in can be measured."""
@@ -283,7 +191,6 @@ NOT_AUDIO = {
     "concat script": b"ffconcat version 1.0\nfile /etc/passwd\n",
     "bare AAC": encoded("adts", "aac"),
     "tagged AAC": b"ID3\x03\x00\x00\x00\x00\x00\x00" + encoded("adts", "aac"),
-    "Matroska": encoded("matroska", "libopus", rate=48000),
     "WebM": SPEECH["webm"][:200],
     "WAV without sound": recording(np.empty(0, "<i2")),
     "WAV without a format": b"RIFF\x00\x00\x00\x00WAVE" + bytes(1000),
@@ -433,15 +340,58 @@ async def test_killed_while_working() -> None:
 
 
 async def test_wall_clock() -> None:
-    """Stops a worker that takes too long, while others go on."""
+    """Stops a worker that has no time to be done, while others go on; the sample is not to blame."""
     async with Inspector(workers=2, wall_seconds=0.3, max_seconds=1e9) as inspector:
         slow = asyncio.create_task(inspector.inspect(ENDLESS))
         found = await inspector.inspect(SPEECH["wav"])
-        with pytest.raises(SampleUnreadable, match="takes too long"):
+        with pytest.raises(InspectionUnavailable, match="too busy"):
             await slow
         again = await inspector.inspect(SPEECH["wav"])
 
     assert [found] == [again]
+
+
+async def test_held_up() -> None:
+    """A sample whose worker had no time, rather than used it up, is heard when there is some."""
+    async with Inspector(workers=1, cpu_seconds=1, max_seconds=MAX_SECONDS) as inspector:
+        (pid,) = inspector.pids
+        os.kill(pid, signal.SIGSTOP)
+        waiting = asyncio.create_task(inspector.inspect(SPEECH["opus"]))
+        await asyncio.sleep(1.5)  # longer than what it may use
+        assert not waiting.done()
+        os.kill(pid, signal.SIGCONT)
+        found = await waiting
+
+        assert ("opus", {pid}) == (found.format, inspector.pids)
+
+
+async def test_stopped_for_good() -> None:
+    """A worker that gets no time at all is replaced; the sample is not to blame."""
+    async with Inspector(workers=1, wall_seconds=0.5, max_seconds=MAX_SECONDS) as inspector:
+        (pid,) = inspector.pids
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(InspectionUnavailable, match="too busy"):
+            await inspector.inspect(SPEECH["wav"])
+        await until(lambda: len(inspector.pids - {pid}) == 1)
+
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.timeout(240)
+async def test_beside_busy_loops() -> None:
+    """The costliest honest recording, ten minutes of eight channels, is heard beside whatever else goes on."""
+    minutes = 300 * encoded("ogg", "libopus", seconds=2, rate=48000, layout="7.1")
+    loops = [await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass") for _ in range(2)]
+    try:
+        async with Inspector(workers=1, wall_seconds=200, max_seconds=600.0) as inspector:
+            found = await inspector.inspect(minutes)
+    finally:
+        for loop in loops:
+            loop.kill()
+            await loop.wait()
+
+    assert pytest.approx(600.0, abs=1.0) == found.duration_seconds
 
 
 async def test_waited_in_vain() -> None:
@@ -451,7 +401,7 @@ async def test_waited_in_vain() -> None:
         late = asyncio.create_task(inspector.inspect(SPEECH["wav"]))
         outcomes = await asyncio.gather(slow, late, return_exceptions=True)
 
-    assert [SampleUnreadable, InspectionUnavailable] == [type(each) for each in outcomes]
+    assert [InspectionUnavailable] * 2 == [type(each) for each in outcomes]
 
 
 async def test_processor_time() -> None:
@@ -461,7 +411,7 @@ async def test_processor_time() -> None:
         problem = await unreadable(inspector, ENDLESS)
         found = await inspector.inspect(SPEECH["wav"])
 
-        assert "Voice sample unreadable: it takes too long to decode" == problem
+        assert "Voice sample unreadable: it takes too much processor time to decode" == problem
         assert ("wav", frozenset()) == (found.format, inspector.pids & pids)
 
 
@@ -526,7 +476,7 @@ async def test_holds_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
-        assert "ELEVENLABS_API_KEY" not in audio._environment()
+        assert "ELEVENLABS_API_KEY" not in worker._environment()
     finally:
         await inspector.__aexit__(None, None, None)
 

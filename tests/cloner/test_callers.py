@@ -22,6 +22,10 @@ from cloner.callers import Caller, Identities, greeting, voice_label
         ("Hi {name}!", "{{secret_variable}}", "Hi secret_variable!"),
         ("Hi {name}!", "Jan\n  Piet", "Hi Jan Piet!"),
         ("Hi {name}!", r"\1 {name}", r"Hi \1 name!"),
+        ("Hi {name}!", "Zoe\u0308", "Hi Zo\u00eb!"),
+        ("Hi {name}!", "\u5c71\u7530\u3000\u592a\u90ce", "Hi \u5c71\u7530 \u592a\u90ce!"),
+        ("Hi {name}!", "\U0001f468\u200d\U0001f469", "Hi \U0001f468\u200d\U0001f469!"),
+        ("Hallo {name}, fijn!", "\u200b\u00a0", "Hallo, fijn!"),
     ],
 )
 def test_greeting(template: str, name: str, expected: str) -> None:
@@ -40,6 +44,13 @@ def test_greeting(template: str, name: str, expected: str) -> None:
         ('"; DROP', "DROP"),
         ("x" * 100, "x" * 40),
         ("🙂", "Caller"),
+        ("Anna 🙂 \U0001f468\u200d\U0001f469 de\u00a0Wit", "Anna_de_Wit"),
+        ("Zoe\u0308", "Zo\u00eb"),
+        ("हिन्दी", "हिन्दी"),
+        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u062e"),
+        ("\u0301\u20dd", "Caller"),
+        ("\u202eanna\u202c", "anna"),
+        ("x" * 39 + " y", "x" * 39),
     ],
 )
 def test_voice_label(name: str, expected: str) -> None:
@@ -75,7 +86,29 @@ def told(reuse: str = "caller", sample: str = "sample 1", call_id: str = "call 1
             {"phone_number": "+31612345678", "date_of_birth": "1.1.2000"},
             False,
         ),
-        ({"phone_number": " ext 12 "}, {"phone_number": "ext 12"}, True),
+        ({"phone_number": "ext 12"}, {"phone_number": "ext 12"}, False),
+        ({"phone_number": "sip:anonymous@203.0.113.7"}, {"phone_number": "sip:anonymous@203.0.113.7"}, False),
+        ({"phone_number": "+10000000000"}, {"phone_number": "+10000000000"}, False),
+        (
+            {"phone_number": "+31612345678", "name": "Zo\u00eb"},
+            {"phone_number": "+31612345678", "name": "ZOE\u0308"},
+            True,
+        ),
+        (
+            {"phone_number": "+31612345678", "name": "straße"},
+            {"phone_number": "+31612345678", "name": "STRASSE"},
+            True,
+        ),
+        (
+            {"phone_number": "+31612345678", "name": "Anna\u00a0\u3000Maria"},
+            {"phone_number": "0031612345678", "name": " anna maria\u2003"},
+            True,
+        ),
+        (
+            {"phone_number": "+31612345678", "date_of_birth": "1\u00a0Jan  2000 "},
+            {"phone_number": '"A" <sip:+31612345678@host>', "date_of_birth": "1 Jan 2000"},
+            True,
+        ),
         ({"phone_number": "1", "name": "2"}, {"phone_number": "1", "name": "", "date_of_birth": "2"}, False),
     ],
 )
@@ -118,6 +151,14 @@ def test_identity_tells_nobody_else() -> None:
 
     assert 2 == len(hashes)
     assert all(re.fullmatch("[0-9a-f]{64}", text) for text in hashes)
+
+
+def test_region() -> None:
+    """A national form is a number where its country is known, and else nobody's."""
+    dutch, anywhere = (Identities(KEY, "caller", region=region) for region in ("NL", None))
+
+    assert dutch.number("06 12345678") == dutch.number("+31612345678") == anywhere.number("+31612345678")
+    assert anywhere.number("06 12345678") is None
 
 
 def test_number() -> None:

@@ -19,11 +19,13 @@ def database(tmp_path) -> str:
     return f"sqlite:///{tmp_path}/precall.sqlite3"
 
 
-async def command(port: int, *arguments: str, told: str = "", token: str = TOKEN) -> tuple[int, str, str]:
+async def command(
+    port: int, *arguments: str, told: str = "", token: str = TOKEN, **environ: str
+) -> tuple[int, str, str]:
     """Exit status and output of the command, asked of the cloner on that port."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cloner.command", *arguments,
-        env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": token},
+        env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": token} | environ,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate(told.encode())
@@ -33,7 +35,7 @@ async def command(port: int, *arguments: str, told: str = "", token: str = TOKEN
 @pytest.fixture
 async def cloner(cloning):
     """A cloner that wants its token, with one voice of Ivan's."""
-    async with cloning(cloner_token=Secret(TOKEN)) as stub:
+    async with cloning(cloner_token=(Secret(TOKEN),)) as stub:
         yield stub
 
 
@@ -59,6 +61,18 @@ async def test_forget(cloner, emulator: Emulator, speech: bytes) -> None:
 
     assert (0, "", "") == await command(cloner.port, "voices")
     assert [] == emulator.voices.custom
+
+
+async def test_region(cloner, speech: bytes) -> None:
+    """A number without its country is read in the one that the command is told, and only in a real one."""
+    await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
+    told = '{"phone_number": "06 12345678", "name": "Ivan"}'
+    status, _, err = await command(cloner.port, "forget", told=told, DEFAULT_REGION="31")
+    assert (2, True) == (status, "DEFAULT_REGION" in err)
+
+    assert (0, "1 voices deleted, 0 to be deleted later\n", "") == await command(
+        cloner.port, "forget", told=told, DEFAULT_REGION="NL"
+    )
 
 
 async def test_consent(cloner, speech: bytes, samples) -> None:
@@ -106,6 +120,9 @@ async def test_replace(cloner, emulator: Emulator, speech: bytes, samples, event
         (("forget",), "no json", TOKEN, 2, "expected a caller on standard input"),
         (("forget",), '{"phone": "1"}', TOKEN, 2, "expected a caller on standard input"),
         (("forget",), "{}", TOKEN, 1, "caller.phone_number"),
+        (("forget",), '{"phone_number": "n/a"}', TOKEN, 1, "caller.phone_number is not a phone number"),
+        (("forget",), '{"phone_number": "0612345678", "name": "Ivan"}', TOKEN, 1, "DEFAULT_REGION"),
+        (("voices", "--caller"), '{"phone_number": "anonymous"}', TOKEN, 1, "caller.phone_number"),
         (("replace", "/nowhere.mp3"), "{}", TOKEN, 2, "/nowhere.mp3: No such file"),
         (("voices",), "", "another-token-16", 1, "authorization"),
     ],

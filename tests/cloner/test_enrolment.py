@@ -35,7 +35,7 @@ def database(tmp_path) -> str:
 @pytest.fixture
 async def cloner(cloning):
     """A cloner that wants its token."""
-    async with cloning(cloner_token=Secret(TOKEN)) as stub:
+    async with cloning(cloner_token=(Secret(TOKEN),)) as stub:
         yield stub
 
 
@@ -181,6 +181,9 @@ async def test_known(cloner, emulator: Emulator, folder: Path, callers) -> None:
         (["ben\x1b[2J.mp3", "+31612345604", "", "", ""], "ben?[2J.mp3", "FIELD_INVALID", "file may hold printable characters only"),
         (["", "+31612345604", "", "", ""], "", "FIELD_INVALID", "file is empty"),
         (["ben.mp3", "", "Ben", "", ""], "ben.mp3", "FIELD_INVALID", "phone_number is empty"),
+        (["ben.mp3", "n/a", "Ben", "", ""], "ben.mp3", "FIELD_INVALID", "phone_number is not a phone number: write it with its country, as +31612345678, or set DEFAULT_REGION"),
+        (["ben.mp3", "06 12345604", "Ben", "", ""], "ben.mp3", "FIELD_INVALID", "phone_number is not a phone number: write it with its country, as +31612345678, or set DEFAULT_REGION"),
+        (["ben.mp3", "sip:+31612345601@host", "ADA", "1815-12-10", ""], "ben.mp3", "FIELD_INVALID", "the caller is the same as on line 2"),
         (["ben.mp3", "+31612345604", "B, Ben", "", "", ""], "", "FIELD_INVALID", "the line has 6 columns and the header 5: quote texts that hold a delimiter"),
         (["ben.mp3", "+31 6 12345601", " ada ", "1815-12-10", ""], "ben.mp3", "FIELD_INVALID", "the caller is the same as on line 2"),
         (["ben.mp3", "+31612345604", "B" * 201, "", ""], "ben.mp3", "FIELD_INVALID", "caller.name may hold at most 200 characters"),
@@ -350,7 +353,7 @@ async def test_out_of_reach(folder: Path, callers, unused_tcp_port: int) -> None
 async def test_token(cloning, folder: Path, callers) -> None:
     """A token that is refused ends the run."""
     path = callers(ADA, BEN)
-    async with cloning(cloner_token=Secret("another-token-of-it")) as cloner:
+    async with cloning(cloner_token=(Secret("another-token-of-it"),)) as cloner:
         status, _, _ = await enrol(cloner.port, folder, path, "--at-once", 1)
 
     assert (1, ["UNAUTHENTICATED"]) == (status, [row["reason"] for row in reported(path)])
@@ -359,7 +362,7 @@ async def test_token(cloning, folder: Path, callers) -> None:
 async def test_consent_required(cloning, emulator: Emulator, folder: Path, callers) -> None:
     """Refuses a line without a consent where the cloner requires one."""
     path = callers(ADA, CLEO)
-    async with cloning(cloner_token=Secret(TOKEN), require_consent=True) as cloner:
+    async with cloning(cloner_token=(Secret(TOKEN),), require_consent=True) as cloner:
         status, out, _ = await enrol(cloner.port, folder, path)
         kept = await consents(cloner)
 
@@ -441,6 +444,21 @@ def test_forms(tmp_path, content: str) -> None:
     (row,) = read_callers(path)
 
     assert ("ada.mp3", "+31612345601", "Ada", "") == (row.file, row.phone_number, row.name, row.fault)
+
+
+def test_number(tmp_path) -> None:
+    """A number is read once, here, in the country that is set."""
+    path = tmp_path / "callers.csv"
+    path.write_text(
+        "file,phone_number\na.mp3,06 12345601\nb.mp3,tel:+31612345602\nc.mp3,0031612345601\nd.mp3,anonymous\n"
+    )
+
+    assert [
+        ("+31612345601", ""),
+        ("+31612345602", ""),
+        ("+31612345601", "the caller is the same as on line 2"),
+        ("anonymous", "phone_number is not a phone number: write it with its country, as +31612345678"),
+    ] == [(row.phone_number, row.fault) for row in read_callers(path, "NL")]
 
 
 def test_line(tmp_path) -> None:

@@ -1,5 +1,7 @@
 import asyncio
+import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -36,12 +38,19 @@ async def process(**settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
         folder.cleanup()
 
 
+async def until_ready(started: asyncio.subprocess.Process) -> list[str]:
+    """The lines that a process prints until it serves, and the one that says where."""
+    lines = []
+    while line := (await asyncio.wait_for(started.stdout.readline(), 60)).decode():
+        lines.append(line.strip())
+        if line.startswith("cloner ready on "):
+            return lines
+    raise AssertionError((await started.stderr.read()).decode())
+
+
 async def ready(started: asyncio.subprocess.Process) -> str:
     """The address in the line that a process prints when it serves."""
-    while line := (await asyncio.wait_for(started.stdout.readline(), 30)).decode():
-        if line.startswith("cloner ready on "):
-            return line.removeprefix("cloner ready on ").strip()
-    raise AssertionError((await started.stderr.read()).decode())
+    return (await until_ready(started))[-1].removeprefix("cloner ready on ")
 
 
 async def test_faulty_settings() -> None:
@@ -56,12 +65,69 @@ async def test_faulty_settings() -> None:
         assert name in line
 
 
-async def test_faulty_exporter() -> None:
-    """An exporter that is not known stops the process as any other setting does."""
-    async with process(ELEVENLABS_API_KEY="k", OTEL_TRACES_EXPORTER="carrier-pigeon") as started:
-        _, err = await started.communicate()
+async def test_faulty_telemetry() -> None:
+    """What OpenTelemetry could not use is told, and takes nothing else down with it."""
+    async with process(
+        ELEVENLABS_API_KEY="k", CLONER_PORT="0", OTEL_TRACES_EXPORTER="carrier-pigeon",
+        OTEL_BSP_MAX_QUEUE_SIZE="256", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
+        OTEL_EXPORTER_OTLP_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_COMPRESSION="zstd",
+        OTEL_EXPORTER_OTLP_TIMEOUT="10s",
+    ) as started:  # fmt: skip
+        lines = await until_ready(started)
+        started.terminate()
+        _, err = await asyncio.wait_for(started.communicate(), 60)
 
-    assert (2, True) == (started.returncode, b"OTEL_TRACES_EXPORTER" in err)
+    assert (0, b"") == (started.returncode, err)
+    assert [
+        "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TIMEOUT",
+        "OTEL_TRACES_EXPORTER",
+    ] == sorted(re.search(r"variable=(\S+)", line)[1] for line in lines if "cannot be used" in line)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", ["::", "[::1]"])
+async def test_ipv6(host: str) -> None:
+    """A cloner serves on IPv6, and its own health check finds it there."""
+    settings = {"CLONER_HOST": host, "CLONER_TOKEN": "token-of-the-cloner"}
+    async with process(ELEVENLABS_API_KEY="k", CLONER_PORT="0", **settings) as started:
+        address = await ready(started)
+        port = address.rpartition(":")[2]
+        health = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cloner.health",
+            env={"PATH": os.environ["PATH"], **settings, "CLONER_PORT": port},
+        )  # fmt: skip
+        status = await health.wait()
+
+    assert (f"[{host.strip('[]')}]:{port}", 0) == (address, status)
+
+
+@pytest.mark.parametrize(
+    ("fault", "key", "level", "event"),
+    [
+        (None, API_KEY, "info", "ElevenLabs takes ELEVENLABS_API_KEY"),
+        (None, "another-key", "error", "ElevenLabs refuses ELEVENLABS_API_KEY"),
+        ("missing_permissions", API_KEY, "warning", "ELEVENLABS_API_KEY lacks a permission"),
+        ("system_busy", API_KEY, "warning", "ELEVENLABS_API_KEY could not be checked"),
+    ],
+)
+async def test_api_key_is_checked(
+    emulator: Emulator, emulator_url: str, fault: str | None, key: str, level: str, event: str
+) -> None:
+    """Every start says whether ElevenLabs takes the key, and never the key."""
+    if fault:
+        emulator.faults.set(Fault(method="GET", path="/v1/user/subscription", error=fault))
+    async with process(
+        ELEVENLABS_API_KEY=key, ELEVENLABS_BASE_URL=emulator_url, CLONER_PORT="0", LOG_FORMAT="json",
+        PROVIDER_ATTEMPTS="1",
+    ) as started:  # fmt: skip
+        async with asyncio.timeout(60):
+            while event not in (line := await started.stdout.readline()).decode():
+                assert line
+                assert key.encode() not in line
+
+    told = json.loads(line)
+    assert (level, event) == (told["level"], told["event"])
+    if fault == "missing_permissions":
+        assert "create_instant_voice_clone" == told["permission"]
 
 
 async def test_port_in_use() -> None:
@@ -85,7 +151,26 @@ async def test_database_that_is_not_there() -> None:
         _, err = await started.communicate()
 
     assert 1 == started.returncode
-    assert ["cloner: The registry of voices cannot be reached; try again later."] == err.decode().splitlines()
+    assert [
+        "cloner: DATABASE_URL: nothing listens at the host and port of the database"
+    ] == err.decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "line"),
+    [
+        ("sqlite:///:memory:", 2, "DATABASE_URL: expected the path of a SQLite file"),
+        ("sqlite:///missing/precall.sqlite3", 1, "missing does not exist"),
+        ("sqlite:////dev/null", 1, "DATABASE_URL: /dev/null is not a file"),
+    ],
+)
+async def test_database_that_cannot_be(url: str, status: int, line: str) -> None:
+    """What is in the way of a database is one line on standard error, and an exit status."""
+    async with process(ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=url) as started:
+        _, err = await started.communicate()
+
+    (told,) = err.decode().splitlines()
+    assert (status, True) == (started.returncode, line in told)
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])

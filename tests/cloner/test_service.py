@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,11 +18,17 @@ from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault, SearchLag
+from tests.cloner.recordings import SAMPLES
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
 AGENT = "/v1/convai/agents/{agent_id}"
 SEARCH = "/v2/voices"
+SILENT = "Voice sample is silent: 0.0 s of its 4.0 s are louder than -50 dBFS, at least 1.0 s needed"
+TELEPHONE = (
+    "Voice sample rate too low: 8000 Hz, at least 16000 Hz needed; this is 4.0 s of PCM. Record at 16000 Hz or"
+    " more (converting adds nothing), or have VOICE_CLONE_MIN_SAMPLE_RATE lowered"
+)
 SERVER_SPAN = "precall.v1.CloningService/PrepareCall"
 
 
@@ -177,8 +184,8 @@ async def test_invalid_field(
         (silence(2.1), ("SAMPLE_TOO_SHORT", "Voice sample too short: 2.1 s, at least 3.0 s needed")),
         (silence(2.99), ("SAMPLE_TOO_SHORT", "Voice sample too short: 2.9 s, at least 3.0 s needed")),
         (silence(350, 16_000), ("SAMPLE_TOO_LARGE", "Voice sample too large: more than the 10.0 MB allowed")),
-        (silence(4), ("SAMPLE_SILENT", "Voice sample is silent: nothing in it is louder than -50 dBFS")),
-        (silence(4, 8_000), ("SAMPLE_RATE_TOO_LOW", "Voice sample rate too low: 8000 Hz, at least 16000 Hz needed")),
+        (silence(4), ("SAMPLE_SILENT", SILENT)),
+        (silence(4, 8_000), ("SAMPLE_RATE_TOO_LOW", TELEPHONE)),
     ],
     ids=["short", "nearly long enough", "large", "silent", "rate"],
 )  # fmt: skip
@@ -198,6 +205,58 @@ async def test_sample_too_long(cloning, speech: bytes) -> None:
         reason, _, message = await refusal(cloner.PrepareCall(call(speech), timeout=10))
 
     assert ("SAMPLE_TOO_LONG", "Voice sample too long: more than the 4.0 s allowed") == (reason, message)
+
+
+async def test_busy_machine(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
+    """Who cannot be served because the machine has no time is told so, and may try again."""
+    workers = [
+        child for child in psutil.Process().children(recursive=True) if "cloner.inspection" in child.cmdline()
+    ]
+    assert workers
+    for worker in workers:
+        worker.suspend()
+    try:
+        reason, code, _ = await refusal(cloner.PrepareCall(call(speech), timeout=2))
+    finally:
+        for worker in workers:
+            worker.resume()
+
+    assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == (reason, code)
+    assert [] == emulator.requests.matching(path=CREATE)
+    assert (await cloner.PrepareCall(call(speech), timeout=20)).voice.voice_id in emulator.voices
+
+
+TAG = b"ID3\x03\x00\x00\x00\x00\x00\x10" + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("name", "front", "left_out", "expected"),
+    [
+        ("speech.wav", TAG, True, ("sample.wav", "audio/wav")),
+        ("speech.webm", TAG, True, ("sample.webm", "audio/webm")),
+        ("speech.mp3", TAG, False, ("sample.mp3", "audio/mpeg")),
+        ("speech.mp3", bytes(99), True, ("sample.mp3", "audio/mpeg")),
+        ("layer2.mp2", b"", True, ("sample.mp2", "audio/mpeg")),
+        ("gstreamer.webm", b"", True, ("sample.webm", "audio/webm")),
+        ("speech.flac", b"", True, ("sample.flac", "audio/flac")),
+    ],
+)
+async def test_what_is_sent_on(
+    cloner: CloningServiceStub,
+    emulator: Emulator,
+    name: str,
+    front: bytes,
+    left_out: bool,
+    expected: tuple[str, str],
+) -> None:
+    """ElevenLabs gets the recording itself, byte by byte, named by its content."""
+    sample = (SAMPLES / name).read_bytes()
+
+    await cloner.PrepareCall(call(front + sample), timeout=20)
+
+    (file,) = [part for part in emulator.requests.matching(path=CREATE)[0].form if part.filename]
+    assert expected == (file.filename, file.content_type)
+    assert hashlib.sha256(sample if left_out else front + sample).hexdigest() == file.sha256
 
 
 async def test_sample_unreadable(cloner: CloningServiceStub) -> None:
@@ -435,7 +494,7 @@ async def test_many_callers_at_one_agent(
 async def test_ten_megabytes(cloner: CloningServiceStub, emulator: Emulator) -> None:
     """The largest sample passes a caller with default options."""
     frames = 5 * 1024 * 1024 - 22
-    sample = silence(frames / 44_100)[:44] + (b"\x00\x20" * frames)
+    sample = silence(frames / 44_100)[:44] + (b"\x00\x20\x00\xe0" * frames)[: 2 * frames]
     assert 10 * 1024 * 1024 == len(sample)
 
     answer = await cloner.PrepareCall(call(sample), timeout=30)

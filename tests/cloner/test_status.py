@@ -6,7 +6,7 @@ from precall.v1.error_reason_pb2 import ErrorReason
 
 from cloner.status import TABLE
 
-PROTO = Path(__file__).parents[2] / "proto" / "voice" / "v1" / "error_reason.proto"
+PROTO = Path(__file__).parents[2] / "proto" / "precall" / "v1" / "error_reason.proto"
 # What the contract promises, as the proto's comments state it: "HTTP 422, gRPC INVALID_ARGUMENT."
 PROMISED = {
     name: code

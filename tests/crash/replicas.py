@@ -70,6 +70,9 @@ class World:
             "PRECALL_DEPLOYMENT": DEPLOYMENT,
             "AUDIO_WORKERS": "1",
             "PROVIDER_CONCURRENCY": "50",
+            # Every caller of a test may call at once.
+            "CLONER_MAX_REQUESTS": "500",
+            "DRAIN_SECONDS": "0",
             "RECONCILE_SECONDS": "1",
             "RECONCILE_GRACE_SECONDS": "0",
             **settings,
@@ -209,7 +212,7 @@ def delivery(name: str, sample: bytes, *, agent: str | None = None, number: int 
 
 
 async def _ready(process: asyncio.subprocess.Process, log: Path) -> str:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while (address := _address(log)) is None:
             assert process.returncode is None, _text(log)
             await asyncio.sleep(0.02)

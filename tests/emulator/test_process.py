@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from emulator.settings import Latency, Settings, SettingsError, from_environ
+from emulator.settings import Latency, Settings, SettingsError, from_environ, oddities
 
 KEY = "key-that-no-log-may-show"
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt sample-that-no-log-may-show"
@@ -155,6 +155,8 @@ def test_all_set() -> None:
     ("variable", "value"),
     [
         ("EMULATOR_HOST", "two words"),
+        ("EMULATOR_HOST", "localhost:8090"),
+        ("EMULATOR_HOST", "http://localhost"),
         ("EMULATOR_PORT", "65536"),
         ("EMULATOR_PORT", "-1"),
         ("EMULATOR_PORT", "٣"),
@@ -172,6 +174,25 @@ def test_malformed(variable: str, value: str) -> None:
         from_environ({variable: value})
 
     assert "\n" not in str(caught.value)
+
+
+def test_brackets() -> None:
+    """IPv6 may stand in brackets."""
+    assert ["::", "::1"] == [from_environ({"EMULATOR_HOST": host}).host for host in ("[::]", "::1")]
+
+
+def test_oddities() -> None:
+    """What Kubernetes sets counts as not set, and is told; so is what nobody reads, without its value."""
+    environ = {
+        "EMULATOR_PORT": "tcp://10.0.0.1:8090", "EMULATOR_PORT_8090_TCP": "tcp://10.0.0.1:8090",
+        "EMULATOR_SERVICE_HOST": "10.0.0.1", "EMULATOR_VOICES_LIMIT": "marked", "EMULATOR_REPLICAS": "1",
+    }  # fmt: skip
+
+    assert 8090 == from_environ(environ).port
+    assert [
+        "EMULATOR_PORT was set by an orchestrator for a service of that name: it counts as not set",
+        "unknown variable EMULATOR_VOICES_LIMIT, did you mean EMULATOR_VOICE_LIMIT?",
+    ] == oddities(environ)
 
 
 def test_key_is_not_shown() -> None:

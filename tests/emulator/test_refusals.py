@@ -136,7 +136,16 @@ async def test_not_audio(http: httpx.AsyncClient, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [WAV, b"ID3\x04", b"\xff\xfb\x90\x00", b"OggS", b"fLaC", b"\x00\x00\x00\x20ftypM4A ", b"\x1aE\xdf\xa3"],
+    [
+        WAV,
+        b"ID3\x04",
+        b"\xff\xfb\x90\x00",
+        b"OggS",
+        b"fLaC",
+        b"\x00\x00\x00\x20ftypM4A ",
+        b"\x00\x00\x00\x08wide",
+        b"\x1aE\xdf\xa3",
+    ],
 )
 async def test_audio(http: httpx.AsyncClient, head: bytes) -> None:
     """Takes whatever begins like audio."""

@@ -12,6 +12,7 @@ from precall.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse, Speech
 from pydantic import BaseModel
 
 from environment import Secret
+from tests.patterns import UNKNOWN_CALL
 
 Start = Callable[..., Awaitable[str]]
 
@@ -29,7 +30,7 @@ GREETED = {
     "type": "conversation_initiation_client_data",
     "dynamic_variables": {
         "customer_name": "Ivan", "number": "+31612345678", "visits": 3, "voice": "voice_1",
-        "precall_call_id": "call_bae0bbc943480adf128e35c8",
+        "precall_call_id": "call_1",
     },
     "conversation_config_override": {
         "agent": {"first_message": "Hallo Ivan, fijn dat je belt!"},
@@ -40,7 +41,7 @@ NOBODY = {
     "type": "conversation_initiation_client_data",
     "dynamic_variables": {
         "customer_name": "friend", "number": "+31612345678", "visits": 3, "voice": "unknown",
-        "precall_call_id": "call_bae0bbc943480adf128e35c8",
+        "precall_call_id": UNKNOWN_CALL,
     },
 }  # fmt: skip
 
@@ -92,7 +93,7 @@ async def test_nobody_known(start: Start, ask: Any, cloner: Any) -> None:
     """Gives every variable and nobody's voice where no caller is known."""
 
     async def unknown(_context: Any) -> OpenCallResponse:
-        return OpenCallResponse(call_id="call_1")
+        return OpenCallResponse(call_id="call_0123456789abcdef01234567")
 
     cloner.opening = unknown
     answer = await ask(await start())
@@ -105,7 +106,7 @@ async def test_agent_with_a_voice_of_somebody(start: Start, ask: Any, cloner: An
 
     async def unknown(_context: Any) -> OpenCallResponse:
         before = Speech(voice_id="voice_0", first_message="Hello!")
-        return OpenCallResponse(call_id="call_1", agent_before=before)
+        return OpenCallResponse(call_id="call_0123456789abcdef01234567", agent_before=before)
 
     async def gone(context: Any) -> OpenCallResponse:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
@@ -182,12 +183,21 @@ async def test_without_conversation(start: Start, ask: Any, cloner: Any) -> None
         await ask(url, body) for body in (older, older, older | {"call_sid": ""}, older | {"call_sid": ""})
     ]
 
-    names = [answer.json()["dynamic_variables"]["precall_call_id"] for answer in answers]
-    assert ["call_5e11d30fac74ee7d459fdf42"] * 2 == names[:2]
-    assert 3 == len(set(names))
+    assert [200] * 4 == [answer.status_code for answer in answers]
     asked = [(request.conversation_id, request.call_sid) for request in cloner.opened]
     assert [("", REQUEST["call_sid"])] * 2 == asked[:2]
     assert all(call_sid and not conversation for conversation, call_sid in asked[2:])
+    assert 3 == len(set(asked))
+
+
+async def test_without_anything_but_a_sip_call(start: Start, ask: Any, cloner: Any) -> None:
+    """What a SIP trunk calls a call is told as just that."""
+    older = REQUEST | {"conversation_id": "", "call_sid": "", "call_id": "conv_ivan"}
+    await ask(await start(), older)
+
+    assert [("", "", "conv_ivan")] == [
+        (request.conversation_id, request.call_sid, request.sip_call_id) for request in cloner.opened
+    ]
 
 
 async def test_outbound(start: Start, ask: Any, cloner: Any) -> None:

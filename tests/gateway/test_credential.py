@@ -30,12 +30,17 @@ def both(
 
 
 @pytest.mark.parametrize(
-    ("token", "expected"), [(None, [None, None]), (Secret(TOKEN), [f"Bearer {TOKEN}"] * 2)]
+    ("tokens", "expected"),
+    [
+        ((), [None, None]),
+        ((Secret(TOKEN),), [f"Bearer {TOKEN}"] * 2),
+        ((Secret(TOKEN), Secret("t0ken-of-the-past")), [f"Bearer {TOKEN}"] * 2),
+    ],
 )
-async def test_sent(gateway: Start, both: Any, cloner: Any, spans: Any, token: Any, expected: Any) -> None:
-    """Every call to the cloner carries the token, where there is one; nothing else does."""
+async def test_sent(gateway: Start, both: Any, cloner: Any, spans: Any, tokens: Any, expected: Any) -> None:
+    """Every call to the cloner carries the token, the first of several; nothing else does."""
     with capture_logs() as logged:
-        answers = await both(await gateway(cloner_token=token))
+        answers = await both(await gateway(cloner_token=tokens))
 
     assert [200, 200] == [answer.status_code for answer in answers]
     assert expected == cloner.credentials
@@ -52,7 +57,7 @@ async def test_refused(gateway: Start, both: Any, cloner: Any, code: grpc.Status
 
     cloner.reply = cloner.completed = refuse
     with capture_logs() as logged:
-        answers = await both(await gateway(cloner_token=Secret(TOKEN)))
+        answers = await both(await gateway(cloner_token=(Secret(TOKEN),)))
 
     assert [(503, "PROVIDER_ERROR", "CLONER_UNAVAILABLE")] * 2 == [
         (answer.status_code, answer.json()["error_code"], answer.json()["reason"]) for answer in answers

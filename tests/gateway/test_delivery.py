@@ -265,6 +265,64 @@ def test_required(refused: Callable[..., DeliveryError], name: str, value: Any) 
 
 
 @pytest.mark.parametrize(
+    "prefix",
+    [
+        "data:audio/wav;base64,",
+        "data:;base64,",
+        "DATA:audio/webm; codecs=opus; BASE64,",
+        "data:video/webm;codecs=vp8,opus;base64,",
+        'data:audio/webm;codecs="opus";base64,',
+    ],
+)
+@pytest.mark.parametrize("escaped", [False, True])
+def test_data_url(parse: Callable[..., Delivery], prefix: str, *, escaped: bool) -> None:
+    """Takes the sample as a browser reads it from a file, media type and all."""
+    body = written(voice_sample__data=prefix + ENCODED)
+
+    assert SAMPLE == parse(body.replace("/", "\\/") if escaped else body).sample
+
+
+ODD_FILENAMES = [
+    b"",
+    b'; filename=""',
+    b"; filename=",
+    b"; filename=a b.wav",
+    b'; filename="\xe9t\xe9.wav"',
+    b'; filename="\xff\xfe\x00\x80"',
+    '; filename="語\u2028.wav"'.encode(),
+    b"; filename*=UTF-8''na%C3%AFve.wav",
+    b"; filename=\"x\"; filename*=iso-8859-1'en'%A3.wav",
+    b"; filename*=nonsense",
+    rb'; filename="C:\recordings\a.wav"',
+    rb'; filename="C:\recordings\"',
+    rb'; filename="say \"hello\".wav"',
+    b'; filename="say "hello".wav"',
+    b'; filename="a"; name="metadata".wav"',
+    b'; filename="; name=metadata"',
+    b'; filename="never ends',
+    b'; filename="' + b"a" * 3000 + b'"',
+    b';\r\n filename="folded.wav"',
+]
+
+
+@pytest.mark.parametrize("more", ODD_FILENAMES, ids=[str(odd[:40]) for odd in ODD_FILENAMES])
+def test_filename_does_not_count(parse: Callable[..., Delivery], more: bytes) -> None:
+    """Goes by a part's name alone; nobody uses the filename, so nothing in it is a reason to refuse."""
+    head = b'Content-Disposition: form-data; name="voice_sample"' + more + b"\r\n\r\n"
+    odd = f"--{BOUNDARY}\r\n".encode() + head + SAMPLE + b"\r\n"
+
+    assert SAMPLE == parse(form(METADATA, odd), FORM).sample
+
+
+def test_filename_in_front(parse: Callable[..., Delivery]) -> None:
+    """Finds the name behind a filename that looks like one."""
+    head = b'Content-Disposition: form-data; filename="; name=metadata"; name="voice_sample"\r\n\r\n'
+    odd = f"--{BOUNDARY}\r\n".encode() + head + SAMPLE + b"\r\n"
+
+    assert SAMPLE == parse(form(METADATA, odd), FORM).sample
+
+
+@pytest.mark.parametrize(
     ("fields", "field"),
     [
         ({"type": ...}, "type"),
@@ -285,7 +343,9 @@ def test_required(refused: Callable[..., DeliveryError], name: str, value: Any) 
         ({"caller_metadata__name": 5}, "caller_metadata.name"),
         ({"caller_metadata__name": "é" * 201}, "caller_metadata.name"),
         ({"caller_metadata__name": "a\x00b"}, "caller_metadata.name"),
-        ({"caller_metadata__name": "a\u2028b"}, "caller_metadata.name"),
+        ({"caller_metadata__name": "a\x85b"}, "caller_metadata.name"),
+        ({"caller_metadata__phone_number": "1" * 65}, "caller_metadata.phone_number"),
+        ({"caller_metadata__phone_number": "sip:+31612345678@" + "h" * 240}, "caller_metadata.phone_number"),
         ({"caller_metadata__date_of_birth": 20071211}, "caller_metadata.date_of_birth"),
         ({"caller_metadata__date_of_birth": "1" * 65}, "caller_metadata.date_of_birth"),
         ({"caller_metadata__phone_number": 31612345678}, "caller_metadata.phone_number"),
@@ -307,7 +367,9 @@ def test_required(refused: Callable[..., DeliveryError], name: str, value: Any) 
         ({"voice_sample__data": "UklG!"}, "voice_sample.data"),
         ({"voice_sample__data": "UklGRg"}, "voice_sample.data"),
         ({"voice_sample__data": "Ukl-Rg__"}, "voice_sample.data"),
-        ({"voice_sample__data": "data:audio/wav;base64,UklG"}, "voice_sample.data"),
+        ({"voice_sample__data": "data:audio/wav,RIFF"}, "voice_sample.data"),
+        ({"voice_sample__data": "data:audio/wav;base64,"}, "voice_sample.data"),
+        ({"voice_sample__data": "data:audio/wav;base64,UklG!"}, "voice_sample.data"),
         ({"voice_sample__data": "ÜklG"}, "voice_sample.data"),
     ],
 )
@@ -335,16 +397,12 @@ def test_field_invalid(refused: Callable[..., DeliveryError], fields: dict[str, 
         b"5",
         b"not json",
         b"\xff\xfe{\x00}\x00",
-        b"\xef\xbb\xbf{}",
         written().encode() + b"}",
         written().encode("utf-16"),
-        b'{"type": NaN}',
-        b'{"conversation_id": Infinity}',
-        b'{"type": "\xff"}',
-        b'{"agent_id": "\\ud800"}',
         b'{"a":' * 100_000,
-        b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a":' + b"[" * 100_000 + b"]" * 99_999 + b"}",
         b"{'type': 'pre_call'}",
+        written().encode("utf-32"),
     ],
 )
 def test_malformed_json(refused: Callable[..., DeliveryError], body: bytes) -> None:

@@ -11,11 +11,12 @@ from opentelemetry.trace import StatusCode
 from precall.v1.cloning_pb2 import FallbackInfo, PrepareCallResponse, Speech
 from structlog.testing import capture_logs
 
+from tests.patterns import UNKNOWN_CALL
+
 Start = Callable[..., Awaitable[str]]
 Deliver = Callable[..., Coroutine[Any, Any, httpx.Response]]
 Document = Callable[..., bytes]
 
-CALL_ID = "call_bae0bbc943480adf128e35c8"
 FALLBACK = {
     "status": "fallback",
     "conversation_id": "conv_abc123xyz",
@@ -26,7 +27,7 @@ FALLBACK = {
     "voice_reused": False,
     "conversation_initiation_client_data": {
         "type": "conversation_initiation_client_data",
-        "dynamic_variables": {"who": "Ivan", "voice": "none", "precall_call_id": CALL_ID},
+        "dynamic_variables": {"who": "Ivan", "voice": "none", "precall_call_id": UNKNOWN_CALL},
     },
 }
 OWN = {"agent": {"first_message": "Hello!"}, "tts": {"voice_id": "voice_0"}}

@@ -1,9 +1,10 @@
+import re
 from typing import Any
 
 import msgspec
 import pytest
 
-from gateway.initiation import Facts, call_id, initiation
+from gateway.initiation import Facts, initiation, unknown_call
 from gateway.overrides import Speech
 
 KNOWN = Facts(
@@ -106,6 +107,9 @@ def test_names_are_not_templates() -> None:
     assert "{phone_number}" == actual["dynamic_variables"]["who"]
 
 
-def test_call_id() -> None:
-    r"""Names a call as the proto says; made with `printf 'agent_1\0conv_1' | sha256sum`."""
-    assert "call_16bc3fbc4863f99488345954" == call_id("agent_1", "conv_1")
+def test_unknown_call() -> None:
+    """A call that the cloner has not named gets a name that is nobody else's."""
+    names = {unknown_call() for _ in range(100)}
+
+    assert 100 == len(names)
+    assert all(re.fullmatch("call_[0-9a-f]{24}", name) for name in names)

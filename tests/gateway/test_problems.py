@@ -34,6 +34,7 @@ TABLE = {
         404: "NOT_FOUND",
         405: "METHOD_NOT_ALLOWED",
         408: "BODY_TIMEOUT",
+        409: "CONVERSATION_MISMATCH",
         413: "BODY_TOO_LARGE SAMPLE_TOO_LARGE",
         415: "UNSUPPORTED_MEDIA_TYPE",
     },
@@ -51,7 +52,7 @@ TABLE = {
         502: "PROVIDER_UNAUTHORIZED PROVIDER_PLAN_LIMIT VOICE_SLOTS_EXHAUSTED VOICE_MONTHLY_LIMIT "
         "PROVIDER_PROTOCOL",
         503: "PROVIDER_BUSY PROVIDER_UNAVAILABLE CLONER_UNAVAILABLE REGISTRY_UNAVAILABLE",
-        504: "PROVIDER_TIMEOUT",
+        504: "PROVIDER_TIMEOUT DEADLINE_TOO_SHORT",
     },
     "INTERNAL_ERROR": {500: "INTERNAL"},
 }
@@ -114,6 +115,18 @@ def test_reason_of_the_cloner(reason: str) -> None:
     refused = refusal(rpc_error(grpc.StatusCode.UNKNOWN, info(reason)))
 
     assert (reason, "The slots are full.") == (refused.reason, refused.message)
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED),
+        ("BODY_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED),
+    ],
+)
+def test_what_is_between_us_and_the_cloner(reason: str, code: grpc.StatusCode) -> None:
+    """A cloner without the method, or one that our request reached too slowly, is nothing to blame a sender for."""
+    assert "CLONER_UNAVAILABLE" == refusal(rpc_error(code, info(reason))).reason
 
 
 @pytest.mark.parametrize(
@@ -201,6 +214,16 @@ def test_codes_of_a_route() -> None:
         (rpc_error(grpc.StatusCode.UNAVAILABLE, info("NEWER"), message="Newer words."), "Newer words."),
         (rpc_error(grpc.StatusCode.UNAVAILABLE, info("X", "other"), message="Theirs."), ""),
         (rpc_error(grpc.StatusCode.UNAVAILABLE), ""),
+        (
+            rpc_error(
+                grpc.StatusCode.INVALID_ARGUMENT, info("FIELD_INVALID"), message="caller.name may not be so."
+            ),
+            "caller_metadata.name may not be so.",
+        ),
+        (
+            rpc_error(grpc.StatusCode.INVALID_ARGUMENT, info("FIELD_INVALID"), message="sample is required"),
+            "sample is required",
+        ),
     ],
 )
 def test_whose_words(failure: Exception, message: str) -> None:

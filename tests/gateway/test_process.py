@@ -1,5 +1,7 @@
 import asyncio
+import json
 import re
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -19,7 +21,11 @@ async def ready(process: Process) -> str:
     assert process.stdout is not None
     async with asyncio.timeout(20):
         line = (await process.stdout.readline()).decode()
-    match = re.fullmatch(r"gateway ready on (http://127\.0\.0\.1:\d+)\n", line)
+    if line.startswith("{"):
+        told = json.loads(line)
+        assert ("gateway", f"gateway ready on {told['address']}") == (told["service"], told["event"])
+        return str(told["address"])
+    match = re.fullmatch(r"gateway ready on (http://(?:127\.0\.0\.1|\[::1?\]):\d+)\n", line)
     assert match is not None, line
     return match[1]
 
@@ -44,6 +50,25 @@ async def test_idle(start: Start, signum: signal.Signals) -> None:
     assert 200 == answer.status_code
     assert (0, "") == (status, errors)
     assert "Traceback" not in output
+
+
+async def test_open_files(start: Start) -> None:
+    """May open as many files as there may be connections, or takes fewer of these and says so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        enough = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET)
+        too_many = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, PRECALL_MAX_CONNECTIONS=str(hard))
+        await ready(enough)
+        assert too_many.stdout is not None
+        told = await too_many.stdout.readline()
+        await ready(too_many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert resource.prlimit(enough.pid, resource.RLIMIT_NOFILE)[0] >= 1_000 + 64
+    assert b"fewer connections than set" in told
+    assert str(hard - 128).encode() in told
 
 
 async def test_in_flight(
@@ -126,7 +151,10 @@ async def test_grace(
             {"ELEVENLABS_WEBHOOK_SECRET": SECRET, "DYNAMIC_VARIABLES": '{"who": "{nickname}"}'},
             ["DYNAMIC_VARIABLES", "who"],
         ),
-        ({"ELEVENLABS_WEBHOOK_SECRET": SECRET, "OTEL_TRACES_EXPORTER": "smoke"}, ["OTEL_TRACES_EXPORTER"]),
+        (
+            {"ELEVENLABS_WEBHOOK_SECRET": f"{SECRET}\u200b", "CLONER_TARGET": "tcp://10.0.0.1:50051"},
+            ["ELEVENLABS_WEBHOOK_SECRET", "CLONER_TARGET"],
+        ),
     ],
 )
 async def test_bad_settings(start: Start, environ: dict[str, str], named: list[str]) -> None:
@@ -149,3 +177,49 @@ async def test_port_taken(start: Start) -> None:
 
     assert (1, "") == (status, output)
     assert f"gateway: cannot listen on 127.0.0.1:{port}: Address already in use\n" == errors
+
+
+@pytest.mark.parametrize("host", ["::", "[::]", "::1"])
+async def test_ipv6(start: Start, host: str) -> None:
+    """Serves on IPv6, and on all addresses of IPv4 as well where that is what `::` says."""
+    process = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, PRECALL_WEBHOOK_HOST=host)
+    address = await ready(process)
+    port = address.rpartition(":")[2]
+    names = ["[::1]", *(["127.0.0.1"] if "::1" not in host else [])]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        statuses = [(await client.get(f"http://{name}:{port}/health")).status_code for name in names]
+    process.terminate()
+    status, _, errors = await ended(process)
+
+    assert f"http://[{host.strip('[]')}]:{port}" == address
+    assert [200] * len(names) == statuses
+    assert (0, "") == (status, errors)
+
+
+async def test_oddities_are_told(start: Start) -> None:
+    """Nothing of the kind stops the process; each has one line, without a value."""
+    process = await start(
+        ELEVENLABS_WEBHOOK_SECRET="everybody-knows-this-secret-so-change-it",
+        PRECALL_WEBHOOK_PORT="tcp://10.1.2.3:3005", PRECALL_WEBHOOK_PORT_3005_TCP="tcp://10.1.2.3:3005",
+        PRECALL_WEBHOOK_SERVICE_HOST="10.1.2.3", PRECALL_BUDGET="marked-value", CLONER_PORT="50051",
+        OTEL_TRACES_EXPORTER="smoke", OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="many", OTEL_BSP_SCHEDULE_DELAY="0",
+        OTEL_PYTHON_CONTEXT="marked-value", LOG_FORMAT="json",
+    )  # fmt: skip
+    lines = []
+    async with asyncio.timeout(60):
+        while "ready on" not in (line := json.loads(await process.stdout.readline()))["event"]:
+            lines.append((line["level"], line["variable"], line.get("did_you_mean")))
+    process.terminate()
+    status, output, errors = await ended(process)
+
+    assert [
+        ("error", "ELEVENLABS_WEBHOOK_SECRET", None),
+        ("warning", "OTEL_BSP_SCHEDULE_DELAY", None),
+        ("warning", "OTEL_PYTHON_CONTEXT", None),
+        ("warning", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", None),
+        ("warning", "OTEL_TRACES_EXPORTER", None),
+        ("warning", "PRECALL_BUDGET", "PRECALL_BUDGET_MS"),
+        ("warning", "PRECALL_WEBHOOK_PORT", None),
+    ] == sorted(lines)
+    assert (0, "") == (status, errors)
+    assert "marked-value" not in output

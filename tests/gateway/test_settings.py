@@ -21,13 +21,15 @@ def test_defaults() -> None:
         precall_fallback="error",
         conversation_init_token=None,
         conversation_init_budget_ms=2500,
+        default_region=None,
         own_numbers=(),
         dynamic_variables={},
         override_leaves=("tts.voice_id", "agent.first_message"),
         voice_clone_max_size_mb=10.0,
         body_timeout_seconds=10.0,
+        body_least_bytes_per_second=8_192.0,
         body_buffer_mb=512,
-        cloner_token=None,
+        cloner_token=(),
         post_call_max_mb=100.0,
         post_call_held_mb=8.0,
         post_call_timeout_seconds=60.0,
@@ -43,19 +45,21 @@ def test_all() -> None:
     actual = read(
         Settings,
         {
-            "ELEVENLABS_WEBHOOK_SECRET": "one, two",
+            "ELEVENLABS_WEBHOOK_SECRET": "secret-number-one, secret-number-two",
             "PRECALL_WEBHOOK_HOST": "::1",
             "PRECALL_WEBHOOK_PORT": "0",
             "CLONER_TARGET": "dns:///cloner:50051",
             "PRECALL_BUDGET_MS": "8000",
             "PRECALL_FALLBACK": "default_voice",
-            "CONVERSATION_INIT_TOKEN": "token",
+            "CONVERSATION_INIT_TOKEN": "token-of-the-initiation",
             "CONVERSATION_INIT_BUDGET_MS": "900",
-            "OWN_NUMBERS": "+31201234567, +31 800 1234",
+            "DEFAULT_REGION": "NL",
+            "OWN_NUMBERS": "+31201234567, 0800 1234, tel:+31-20-1234568",
             "DYNAMIC_VARIABLES": '{"who": "{name|friend}", "visits": 3, "vip": true, "rate": 0.5, "code": "5"}',
             "OVERRIDE_LEAVES": "tts.voice_id",
             "VOICE_CLONE_MAX_SIZE_MB": "2.5",
             "BODY_TIMEOUT_SECONDS": "4",
+            "BODY_LEAST_BYTES_PER_SECOND": "1000",
             "BODY_BUFFER_MB": "64",
             "CLONER_TOKEN": "token-of-the-cloner",
             "POST_CALL_MAX_MB": "50",
@@ -69,21 +73,23 @@ def test_all() -> None:
     )
 
     expected = Settings(
-        elevenlabs_webhook_secret=(Secret("one"), Secret("two")),
+        elevenlabs_webhook_secret=(Secret("secret-number-one"), Secret("secret-number-two")),
         precall_webhook_host="::1",
         precall_webhook_port=0,
         cloner_target="dns:///cloner:50051",
         precall_budget_ms=8000,
         precall_fallback="default_voice",
-        conversation_init_token=Secret("token"),
+        conversation_init_token=Secret("token-of-the-initiation"),
         conversation_init_budget_ms=900,
-        own_numbers=("+31201234567", "+31 800 1234"),
+        default_region="NL",
+        own_numbers=("+31201234567", "0800 1234", "tel:+31-20-1234568"),
         dynamic_variables={"who": "{name|friend}", "visits": 3, "vip": True, "rate": 0.5, "code": "5"},
         override_leaves=("tts.voice_id",),
         voice_clone_max_size_mb=2.5,
         body_timeout_seconds=4.0,
+        body_least_bytes_per_second=1_000.0,
         body_buffer_mb=64.0,
-        cloner_token=Secret("token-of-the-cloner"),
+        cloner_token=(Secret("token-of-the-cloner"),),
         post_call_max_mb=50.0,
         post_call_held_mb=0.5,
         post_call_timeout_seconds=30.0,
@@ -99,7 +105,7 @@ def test_all() -> None:
 
 def test_secret_from_file(tmp_path: Path) -> None:
     """The secrets may come from a file."""
-    (tmp_path / "secret").write_text("one,two\n")
+    (tmp_path / "secret").write_text("secret-number-one,secret-number-two\n")
     (tmp_path / "token").write_text("token-of-the-cloner\n")
     (tmp_path / "init").write_text("token-of-the-initiation\n")
 
@@ -112,8 +118,8 @@ def test_secret_from_file(tmp_path: Path) -> None:
         },
     )
 
-    assert (Secret("one"), Secret("two")) == actual.elevenlabs_webhook_secret
-    assert Secret("token-of-the-cloner") == actual.cloner_token
+    assert (Secret("secret-number-one"), Secret("secret-number-two")) == actual.elevenlabs_webhook_secret
+    assert (Secret("token-of-the-cloner"),) == actual.cloner_token
     assert Secret("token-of-the-initiation") == actual.conversation_init_token
 
 
@@ -149,6 +155,12 @@ def test_token_refused(name: str, token: str) -> None:
         ("PRECALL_FALLBACK", "silence"),
         ("CONVERSATION_INIT_BUDGET_MS", "199"),
         ("OWN_NUMBERS", "+31201234567,ours"),
+        ("OWN_NUMBERS", "+31201234567,020 7654321"),
+        ("OWN_NUMBERS", "+10000000000"),
+        ("OWN_NUMBERS", "anonymous"),
+        ("DEFAULT_REGION", "31"),
+        ("DEFAULT_REGION", "Netherlands"),
+        ("DEFAULT_REGION", "UK"),
         ("OVERRIDE_LEAVES", "tts.voice_id,agent.prompt"),
         ("VOICE_CLONE_MAX_SIZE_MB", "0"),
         ("VOICE_CLONE_MAX_SIZE_MB", "nan"),
@@ -164,6 +176,20 @@ def test_token_refused(name: str, token: str) -> None:
         ("SHUTDOWN_GRACE_SECONDS", "-1"),
         ("DYNAMIC_VARIABLES", "not json"),
         ("DYNAMIC_VARIABLES", "[]"),
+        ("DYNAMIC_VARIABLES", "[" * 100_000),
+        ("DYNAMIC_VARIABLES", '{"a": 1e999}'),
+        ("DYNAMIC_VARIABLES", "\udcff"),
+        ("CLONER_TARGET", "http://cloner:50051"),
+        ("CLONER_TARGET", "cloner"),
+        ("PRECALL_WEBHOOK_HOST", "0.0.0.0:3005"),
+        ("PRECALL_BUDGET_MS", "1e999"),
+        ("PRECALL_BUDGET_MS", "9" * 5_000),
+        ("SHUTDOWN_GRACE_SECONDS", "1e999"),
+        ("OVERRIDE_LEAVES", ","),
+        ("ELEVENLABS_WEBHOOK_SECRET", "long-enough-to-be-one, short"),
+        ("CONVERSATION_INIT_TOKEN", "fifteen-letters"),
+        ("CLONER_TOKEN", "fifteen-letters"),
+        ("CLONER_TOKEN", ","),
         ("DYNAMIC_VARIABLES", '{"a": null}'),
         ("DYNAMIC_VARIABLES", '{"a": {"b": 1}}'),
         ("DYNAMIC_VARIABLES", '{"": "x"}'),
@@ -183,6 +209,15 @@ def test_refused(name: str, value: str) -> None:
 
     assert name in str(fault.value)
     assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("number", ["020 7654321", "+10000000000", "sip:reception@203.0.113.7"])
+def test_own_number_is_not_repeated(number: str) -> None:
+    """A number of our own that is none is a fault whose text says what to change, and not the number."""
+    with pytest.raises(EnvironmentInvalid, match=r"OWN_NUMBERS.*DEFAULT_REGION") as fault:
+        read(Settings, LEAST | {"OWN_NUMBERS": number})
+
+    assert number not in str(fault.value)
 
 
 def test_every_fault_is_named() -> None:

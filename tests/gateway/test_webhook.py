@@ -401,7 +401,19 @@ async def test_description(gateway: Start, client: httpx.AsyncClient) -> None:
     webhook = described["paths"]["/webhook"]["post"]
     assert ["ElevenLabs-Signature"] == [parameter["name"] for parameter in webhook["parameters"]]
     assert {"application/json", "multipart/form-data"} == webhook["requestBody"]["content"].keys()
-    assert {"200", "400", "401", "408", "413", "415", "422", "429", "500", "502", "503", "504"} == webhook[
-        "responses"
-    ].keys()
+    assert {
+        "200",
+        "400",
+        "401",
+        "408",
+        "409",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "502",
+        "503",
+        "504",
+    } == webhook["responses"].keys()
     assert {"PreparedCall", "FallbackCall", "Problem"} <= described["components"]["schemas"].keys()

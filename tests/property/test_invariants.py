@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.postgres import new_database
+from tests.postgres import drop_database, new_database
 from tests.property.steps import steps
 from tests.property.world import Violated, world
 
@@ -74,7 +73,4 @@ async def _live(url: str, folder: Path, story: list[Any], chosen: dict[str, Any]
 
 async def _drop(url: str) -> None:
     """Removes a database, because a long run makes hundreds."""
-    server, _, name = url.rpartition("/")
-    connection = await asyncpg.connect(f"{server}/postgres")
-    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await connection.close()
+    await asyncio.to_thread(drop_database, url)

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -23,11 +24,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
-from sqlalchemy import select
 
 from cloner.callers import Caller, Identities, Identity
-from cloner.registry import Registry, opened
-from cloner.registry.schema import agents, calls, voices
+from cloner.registry import opened
 from emulator import Emulator, Fault, Latency, Settings
 from emulator.agents import PREMADE
 from emulator.voices import Voice
@@ -57,6 +56,7 @@ from tests.property.steps import (
     Start,
     Vanish,
 )  # fmt: skip
+from tests.rows import rows as rows_of
 
 __all__ = ["Violated", "World", "world"]
 
@@ -97,9 +97,7 @@ def sample(caller: int, take: int) -> bytes:
 class World(Judge):
     """One deployment. `settings` are the operator's."""
 
-    def __init__(
-        self, registry: Registry, url: str, folder: Path, clock: Clock, settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, url: str, folder: Path, clock: Clock, settings: dict[str, Any]) -> None:
         provider = Emulator(
             Settings(
                 api_key=SECRETS["elevenlabs_api_key"], latency=Latency(0, 0.005), create_latency=Latency(0.01, 0.05),
@@ -116,7 +114,6 @@ class World(Judge):
             auto=settings["agent_update"] == "auto",
         )
         self.clock = clock
-        self.registry = registry
         self.settings = {
             "cloner_port": 0, "database_url": url, "audio_workers": 1, "shutdown_grace_seconds": 0.0, **settings,
         }  # fmt: skip
@@ -489,7 +486,7 @@ class World(Judge):
     async def _unsettled(self) -> list[str]:
         """What is wrong for as long as something is under way, and after that must not be."""
         wrong: list[str] = []
-        rows = await self._rows(voices)
+        rows = await self._rows("voices")
         known = {row.voice_id: row.state for row in rows if row.state in ("ready", "deleting")}
         there = {voice.voice_id for voice in self._ours()}
         wrong += [
@@ -501,7 +498,7 @@ class World(Judge):
         wrong += [
             f"{row.marker} of {row.caller[:6]} is still intended" for row in rows if row.state == "intended"
         ]
-        given = {row.agent_id: row.voice_id for row in await self._rows(agents) if row.marker}
+        given = {row.agent_id: row.voice_id for row in await self._rows("agents") if row.marker}
         for agent in AGENTS:
             voice_id, _ = self._spoken(agent)
             if voice_id not in self.provider.voices:
@@ -522,7 +519,7 @@ class World(Judge):
                 for row in rows
                 if row.caller == hashed
             ]
-            called = [row for row in await self._rows(calls) if row.caller == hashed]
+            called = [row for row in await self._rows("calls") if row.caller == hashed]
             wrong += [f"{caller} was forgotten and has {len(called)} calls"] if called else []
         return wrong
 
@@ -538,19 +535,18 @@ class World(Judge):
                 wrong += [] if expected else [f"{agent} speaks with {voice_id}"]
             elif (voice_id, first_message) != self.had[agent]:
                 wrong.append(f"{agent} had {self.had[agent]} and has {(voice_id, first_message)}")
-        open_still = [row for row in await self._rows(calls) if row.ended_at is None]
+        open_still = [row for row in await self._rows("calls") if row.ended_at is None]
         return wrong + [f"{row.conversation_id or row.id} never ended" for row in open_still]
 
     async def _written(self) -> list[str]:
         """What is left in the registry when nobody has called for ages."""
-        tables = {"calls": calls, "voices": voices}
-        counts = {name: len(await self._rows(table)) for name, table in tables.items()}
+        counts = {table: len(await self._rows(table)) for table in ("calls", "voices")}
         wrong = [f"{count} rows of {name} are left" for name, count in counts.items() if count]
-        return wrong + [f"{row.agent_id} is not let go" for row in await self._rows(agents) if row.marker]
+        return wrong + [f"{row.agent_id} is not let go" for row in await self._rows("agents") if row.marker]
 
     async def _known_by(self, number: int) -> set[int]:
         """Who is known by the number of a caller: whoever has any row."""
-        rows = {(row.number, row.person) for row in await self._rows(voices)}
+        rows = {(row.number, row.person) for row in await self._rows("voices")}
         return {
             caller for caller in sharing(number) if (identity(caller).number, identity(caller).person) in rows
         }
@@ -568,9 +564,9 @@ class World(Judge):
 
     # What everything above is made of.
 
-    async def _rows(self, table: Any) -> list[Any]:
-        async with self.registry.transaction() as connection:
-            return list(await connection.execute(select(table)))
+    async def _rows(self, table: str) -> list[Any]:
+        found = await rows_of(self.settings["database_url"], f"SELECT * FROM {table}")
+        return [SimpleNamespace(**row) for row in found]
 
     def bugs(self) -> list[str]:
         """The lines that a cloner writes when something happens that nobody thought of."""
@@ -603,8 +599,8 @@ def _brief(message: Any) -> str:
 async def world(url: str, folder: Path, **settings: Any) -> AsyncIterator[World]:
     """A world of its own, with both replicas running, all of which is gone afterwards."""
     clock = Clock()
-    async with opened(url, name=DEPLOYMENT, now=clock()) as registry:
-        made = World(registry, url, folder, clock, settings)
+    async with opened(url, name=DEPLOYMENT, now=clock()):
+        made = World(url, folder, clock, settings)
         async with made.provider.listening() as made.settings["elevenlabs_base_url"]:
             try:
                 await asyncio.gather(made._start(0), made._start(1))

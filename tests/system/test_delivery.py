@@ -158,7 +158,7 @@ async def test_strangers_cause_no_work(system, speech: bytes, spans, asked, sign
 async def test_ten_megabytes(system, silence, form: str) -> None:
     """The largest sample passes both hops in both forms; one byte more is refused."""
     frames = 5 * 1024 * 1024 - 22
-    sample = silence(frames / 44_100)[:44] + (b"\x00\x20" * frames)
+    sample = silence(frames / 44_100)[:44] + (b"\x00\x20\x00\xe0" * frames)[: 2 * frames]
 
     answer = await system.deliver(sample, form=form)
     refused = await system.deliver(sample + b"\x00", form=form)

@@ -59,7 +59,7 @@ class Process:
         while b" ready on " not in (line := await self._process.stdout.readline()):
             assert line, self.written.decode()
             self.written += line
-        self.address = line.decode().split()[-1]
+        self.address = json.loads(line)["address"] if line.startswith(b"{") else line.decode().split()[-1]
         self._reading = asyncio.create_task(self._process.stdout.read())
         return self
 

@@ -250,7 +250,9 @@ async def test_collector_that_does_not_answer(running, speech: bytes, monkeypatc
             async with running(tracing=provider) as system:
                 for number in range(20):
                     caller = {"phone_number": f"+316123450{number:02}"}
-                    answer = await system.deliver(speech, caller_metadata=caller)
+                    answer = await system.deliver(
+                        speech, conversation_id=f"conv_{number}", caller_metadata=caller
+                    )
                     assert 200 == answer.status_code
                     if answers and not number:
                         await asked.wait()

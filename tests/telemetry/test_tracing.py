@@ -4,7 +4,6 @@ import gzip
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from environment import EnvironmentInvalid
 from telemetry.tracing import tracing
 
 
@@ -25,20 +24,44 @@ def test_service_name(monkeypatch, environ: dict[str, str], service: str) -> Non
         assert service == provider.resource.attributes["service.name"]
 
 
-@pytest.mark.parametrize(
-    ("environ", "named"),
-    [
-        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER"),
-        (
-            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/xml"},
-            "OTEL_EXPORTER_OTLP_PROTOCOL",
-        ),
-    ],
-)
-def test_faulty_settings(environ: dict[str, str], named: str) -> None:
-    """What is not known is refused at start, and named."""
-    with pytest.raises(EnvironmentInvalid, match=named), tracing("gateway", environ):
-        pass
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_no_proxy(monkeypatch, protocol: str) -> None:
+    """A proxy that the environment names for the internet sees no span, and no header of a collector's."""
+    connections = 0
+
+    async def proxy(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.close()
+
+    def trace(environ: dict[str, str]) -> None:
+        with tracing("gateway", environ) as provider:
+            provider.get_tracer("t").start_span("one").end()
+
+    async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        environ = {
+            # Nothing listens there: the span is lost at once.
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.2:1",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+            **dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "grpc_proxy"), url),
+        }
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        await asyncio.to_thread(trace, environ)
+
+    assert 0 == connections
+
+
+def test_switched_off(monkeypatch) -> None:
+    """OTEL_SDK_DISABLED leaves nothing to be sent."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+
+    with tracing("gateway", {}) as provider:
+        assert not provider.get_tracer("t").start_span("one").is_recording()
 
 
 async def test_last_spans_are_sent_at_the_end(monkeypatch) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18precall/v1/cloning.proto\x12\nprecall.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"C\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rdate_of_birth\x18\x02 \x01(\t\x12\x14\n\x0cphone_number\x18\x03 \x01(\t\"\x9b\x01\n\x05Voice\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63onsent\x18\x04 \x01(\t\x12\x30\n\x0c\x63onsent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x06Speech\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x15\n\rfirst_message\x18\x02 \x01(\t\"g\n\x0c\x46\x61llbackInfo\x12(\n\x0c\x61gent_before\x18\x01 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x16\n\x0erefused_leaves\x18\x02 \x03(\t\x12\x15\n\rsettings_seen\x18\x03 \x01(\x08\"\x84\x01\n\x12PrepareCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\"\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x05 \x01(\t\"\xe5\x01\n\x13PrepareCallResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\x12\x15\n\ragent_updated\x18\x03 \x01(\x08\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\x12\x16\n\x0erefused_leaves\x18\x06 \x03(\t\x12(\n\x0c\x61gent_before\x18\x07 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x15\n\rsettings_seen\x18\x08 \x01(\x08\"d\n\x0fOpenCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61ll_sid\x18\x03 \x01(\t\x12\x14\n\x0cphone_number\x18\x04 \x01(\t\"\xc3\x01\n\x10OpenCallResponse\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12 \n\x05voice\x18\x02 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12(\n\x0c\x61gent_before\x18\x05 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x16\n\x0erefused_leaves\x18\x06 \x03(\t\x12\x15\n\rsettings_seen\x18\x07 \x01(\x08\"X\n\x11\x43loneVoiceRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\t\"L\n\x12\x43loneVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\"#\n\x0fGetVoiceRequest\x12\x10\n\x08voice_id\x18\x01 \x01(\t\"4\n\x10GetVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\"^\n\x11ListVoicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x12.precall.v1.Caller\"P\n\x12ListVoicesResponse\x12!\n\x06voices\x18\x01 \x03(\x0b\x32\x11.precall.v1.Voice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x13\x43ompleteCallRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x10\n\x08voice_id\x18\x04 \x01(\t\"%\n\x14\x43ompleteCallResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"Z\n\x13ReplaceVoiceRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\t\"8\n\x14ReplaceVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\"K\n\x13\x46orgetCallerRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x10\n\x08voice_id\x18\x02 \x01(\t\"F\n\x14\x46orgetCallerResponse\x12\x16\n\x0evoices_deleted\x18\x01 \x01(\x05\x12\x16\n\x0evoices_pending\x18\x02 \x01(\x05\x32\x81\x05\n\x0e\x43loningService\x12N\n\x0bPrepareCall\x12\x1e.precall.v1.PrepareCallRequest\x1a\x1f.precall.v1.PrepareCallResponse\x12\x45\n\x08OpenCall\x12\x1b.precall.v1.OpenCallRequest\x1a\x1c.precall.v1.OpenCallResponse\x12K\n\nCloneVoice\x12\x1d.precall.v1.CloneVoiceRequest\x1a\x1e.precall.v1.CloneVoiceResponse\x12\x45\n\x08GetVoice\x12\x1b.precall.v1.GetVoiceRequest\x1a\x1c.precall.v1.GetVoiceResponse\x12K\n\nListVoices\x12\x1d.precall.v1.ListVoicesRequest\x1a\x1e.precall.v1.ListVoicesResponse\x12Q\n\x0c\x43ompleteCall\x12\x1f.precall.v1.CompleteCallRequest\x1a .precall.v1.CompleteCallResponse\x12Q\n\x0cReplaceVoice\x12\x1f.precall.v1.ReplaceVoiceRequest\x1a .precall.v1.ReplaceVoiceResponse\x12Q\n\x0c\x46orgetCaller\x12\x1f.precall.v1.ForgetCallerRequest\x1a .precall.v1.ForgetCallerResponseBW\n\x0e\x64\x65v.precall.v1P\x01Z6github.com/precall/precall/gen/go/precall/v1;precallv1\xaa\x02\nPrecall.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18precall/v1/cloning.proto\x12\nprecall.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"C\n\x06\x43\x61ller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rdate_of_birth\x18\x02 \x01(\t\x12\x14\n\x0cphone_number\x18\x03 \x01(\t\"\x9b\x01\n\x05Voice\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63onsent\x18\x04 \x01(\t\x12\x30\n\x0c\x63onsent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x06Speech\x12\x10\n\x08voice_id\x18\x01 \x01(\t\x12\x15\n\rfirst_message\x18\x02 \x01(\t\"x\n\x0c\x46\x61llbackInfo\x12(\n\x0c\x61gent_before\x18\x01 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x16\n\x0erefused_leaves\x18\x02 \x03(\t\x12\x15\n\rsettings_seen\x18\x03 \x01(\x08\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\t\"\x84\x01\n\x12PrepareCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\"\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x05 \x01(\t\"\xe5\x01\n\x13PrepareCallResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\x12\x15\n\ragent_updated\x18\x03 \x01(\x08\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\t\x12\x16\n\x0erefused_leaves\x18\x06 \x03(\t\x12(\n\x0c\x61gent_before\x18\x07 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x15\n\rsettings_seen\x18\x08 \x01(\x08\"y\n\x0fOpenCallRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61ll_sid\x18\x03 \x01(\t\x12\x14\n\x0cphone_number\x18\x04 \x01(\t\x12\x13\n\x0bsip_call_id\x18\x05 \x01(\t\"\xf2\x01\n\x10OpenCallResponse\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12 \n\x05voice\x18\x02 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\rfirst_message\x18\x04 \x01(\t\x12(\n\x0c\x61gent_before\x18\x05 \x01(\x0b\x32\x12.precall.v1.Speech\x12\x16\n\x0erefused_leaves\x18\x06 \x03(\t\x12\x15\n\rsettings_seen\x18\x07 \x01(\x08\x12-\n\x0c\x63\x61ller_match\x18\x08 \x01(\x0e\x32\x17.precall.v1.CallerMatch\"l\n\x11\x43loneVoiceRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"L\n\x12\x43loneVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\x12\x14\n\x0cvoice_reused\x18\x02 \x01(\x08\"#\n\x0fGetVoiceRequest\x12\x10\n\x08voice_id\x18\x01 \x01(\t\"4\n\x10GetVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\"^\n\x11ListVoicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x12.precall.v1.Caller\"P\n\x12ListVoicesResponse\x12!\n\x06voices\x18\x01 \x03(\x0b\x32\x11.precall.v1.Voice\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x13\x43ompleteCallRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x10\n\x08voice_id\x18\x04 \x01(\t\"%\n\x14\x43ompleteCallResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"n\n\x13ReplaceVoiceRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63onsent\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"8\n\x14ReplaceVoiceResponse\x12 \n\x05voice\x18\x01 \x01(\x0b\x32\x11.precall.v1.Voice\"K\n\x13\x46orgetCallerRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.precall.v1.Caller\x12\x10\n\x08voice_id\x18\x02 \x01(\t\"F\n\x14\x46orgetCallerResponse\x12\x16\n\x0evoices_deleted\x18\x01 \x01(\x05\x12\x16\n\x0evoices_pending\x18\x02 \x01(\x05*r\n\x0b\x43\x61llerMatch\x12\x1c\n\x18\x43\x41LLER_MATCH_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41LLER_MATCH_NONE\x10\x01\x12\x14\n\x10\x43\x41LLER_MATCH_ONE\x10\x02\x12\x18\n\x14\x43\x41LLER_MATCH_SEVERAL\x10\x03\x32\x81\x05\n\x0e\x43loningService\x12N\n\x0bPrepareCall\x12\x1e.precall.v1.PrepareCallRequest\x1a\x1f.precall.v1.PrepareCallResponse\x12\x45\n\x08OpenCall\x12\x1b.precall.v1.OpenCallRequest\x1a\x1c.precall.v1.OpenCallResponse\x12K\n\nCloneVoice\x12\x1d.precall.v1.CloneVoiceRequest\x1a\x1e.precall.v1.CloneVoiceResponse\x12\x45\n\x08GetVoice\x12\x1b.precall.v1.GetVoiceRequest\x1a\x1c.precall.v1.GetVoiceResponse\x12K\n\nListVoices\x12\x1d.precall.v1.ListVoicesRequest\x1a\x1e.precall.v1.ListVoicesResponse\x12Q\n\x0c\x43ompleteCall\x12\x1f.precall.v1.CompleteCallRequest\x1a .precall.v1.CompleteCallResponse\x12Q\n\x0cReplaceVoice\x12\x1f.precall.v1.ReplaceVoiceRequest\x1a .precall.v1.ReplaceVoiceResponse\x12Q\n\x0c\x46orgetCaller\x12\x1f.precall.v1.ForgetCallerRequest\x1a .precall.v1.ForgetCallerResponseBW\n\x0e\x64\x65v.precall.v1P\x01Z6github.com/precall/precall/gen/go/precall/v1;precallv1\xaa\x02\nPrecall.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'precall.v1.cloning_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.precall.v1P\001Z6github.com/precall/precall/gen/go/precall/v1;precallv1\252\002\nPrecall.V1'
+  _globals['_CALLERMATCH']._serialized_start=2124
+  _globals['_CALLERMATCH']._serialized_end=2238
   _globals['_CALLER']._serialized_start=73
   _globals['_CALLER']._serialized_end=140
   _globals['_VOICE']._serialized_start=143
@@ -40,39 +42,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPEECH']._serialized_start=300
   _globals['_SPEECH']._serialized_end=349
   _globals['_FALLBACKINFO']._serialized_start=351
-  _globals['_FALLBACKINFO']._serialized_end=454
-  _globals['_PREPARECALLREQUEST']._serialized_start=457
-  _globals['_PREPARECALLREQUEST']._serialized_end=589
-  _globals['_PREPARECALLRESPONSE']._serialized_start=592
-  _globals['_PREPARECALLRESPONSE']._serialized_end=821
-  _globals['_OPENCALLREQUEST']._serialized_start=823
-  _globals['_OPENCALLREQUEST']._serialized_end=923
-  _globals['_OPENCALLRESPONSE']._serialized_start=926
-  _globals['_OPENCALLRESPONSE']._serialized_end=1121
-  _globals['_CLONEVOICEREQUEST']._serialized_start=1123
-  _globals['_CLONEVOICEREQUEST']._serialized_end=1211
-  _globals['_CLONEVOICERESPONSE']._serialized_start=1213
-  _globals['_CLONEVOICERESPONSE']._serialized_end=1289
-  _globals['_GETVOICEREQUEST']._serialized_start=1291
-  _globals['_GETVOICEREQUEST']._serialized_end=1326
-  _globals['_GETVOICERESPONSE']._serialized_start=1328
-  _globals['_GETVOICERESPONSE']._serialized_end=1380
-  _globals['_LISTVOICESREQUEST']._serialized_start=1382
-  _globals['_LISTVOICESREQUEST']._serialized_end=1476
-  _globals['_LISTVOICESRESPONSE']._serialized_start=1478
-  _globals['_LISTVOICESRESPONSE']._serialized_end=1558
-  _globals['_COMPLETECALLREQUEST']._serialized_start=1560
-  _globals['_COMPLETECALLREQUEST']._serialized_end=1659
-  _globals['_COMPLETECALLRESPONSE']._serialized_start=1661
-  _globals['_COMPLETECALLRESPONSE']._serialized_end=1698
-  _globals['_REPLACEVOICEREQUEST']._serialized_start=1700
-  _globals['_REPLACEVOICEREQUEST']._serialized_end=1790
-  _globals['_REPLACEVOICERESPONSE']._serialized_start=1792
-  _globals['_REPLACEVOICERESPONSE']._serialized_end=1848
-  _globals['_FORGETCALLERREQUEST']._serialized_start=1850
-  _globals['_FORGETCALLERREQUEST']._serialized_end=1925
-  _globals['_FORGETCALLERRESPONSE']._serialized_start=1927
-  _globals['_FORGETCALLERRESPONSE']._serialized_end=1997
-  _globals['_CLONINGSERVICE']._serialized_start=2000
-  _globals['_CLONINGSERVICE']._serialized_end=2641
+  _globals['_FALLBACKINFO']._serialized_end=471
+  _globals['_PREPARECALLREQUEST']._serialized_start=474
+  _globals['_PREPARECALLREQUEST']._serialized_end=606
+  _globals['_PREPARECALLRESPONSE']._serialized_start=609
+  _globals['_PREPARECALLRESPONSE']._serialized_end=838
+  _globals['_OPENCALLREQUEST']._serialized_start=840
+  _globals['_OPENCALLREQUEST']._serialized_end=961
+  _globals['_OPENCALLRESPONSE']._serialized_start=964
+  _globals['_OPENCALLRESPONSE']._serialized_end=1206
+  _globals['_CLONEVOICEREQUEST']._serialized_start=1208
+  _globals['_CLONEVOICEREQUEST']._serialized_end=1316
+  _globals['_CLONEVOICERESPONSE']._serialized_start=1318
+  _globals['_CLONEVOICERESPONSE']._serialized_end=1394
+  _globals['_GETVOICEREQUEST']._serialized_start=1396
+  _globals['_GETVOICEREQUEST']._serialized_end=1431
+  _globals['_GETVOICERESPONSE']._serialized_start=1433
+  _globals['_GETVOICERESPONSE']._serialized_end=1485
+  _globals['_LISTVOICESREQUEST']._serialized_start=1487
+  _globals['_LISTVOICESREQUEST']._serialized_end=1581
+  _globals['_LISTVOICESRESPONSE']._serialized_start=1583
+  _globals['_LISTVOICESRESPONSE']._serialized_end=1663
+  _globals['_COMPLETECALLREQUEST']._serialized_start=1665
+  _globals['_COMPLETECALLREQUEST']._serialized_end=1764
+  _globals['_COMPLETECALLRESPONSE']._serialized_start=1766
+  _globals['_COMPLETECALLRESPONSE']._serialized_end=1803
+  _globals['_REPLACEVOICEREQUEST']._serialized_start=1805
+  _globals['_REPLACEVOICEREQUEST']._serialized_end=1915
+  _globals['_REPLACEVOICERESPONSE']._serialized_start=1917
+  _globals['_REPLACEVOICERESPONSE']._serialized_end=1973
+  _globals['_FORGETCALLERREQUEST']._serialized_start=1975
+  _globals['_FORGETCALLERREQUEST']._serialized_end=2050
+  _globals['_FORGETCALLERRESPONSE']._serialized_start=2052
+  _globals['_FORGETCALLERRESPONSE']._serialized_end=2122
+  _globals['_CLONINGSERVICE']._serialized_start=2241
+  _globals['_CLONINGSERVICE']._serialized_end=2882
 # @@protoc_insertion_point(module_scope)

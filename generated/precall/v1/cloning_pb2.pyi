@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CallerMatch:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CallerMatchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallerMatch.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CALLER_MATCH_UNSPECIFIED: _CallerMatch.ValueType  # 0
+    """Nobody was looked for: a delivery has named the caller and no voice came of it, or the call is over."""
+    CALLER_MATCH_NONE: _CallerMatch.ValueType  # 1
+    """Nobody is known by the number, or there is none."""
+    CALLER_MATCH_ONE: _CallerMatch.ValueType  # 2
+    """One caller is known. Where there is no voice all the same, it is lost, not made yet, or lacks a consent
+    that is required.
+    """
+    CALLER_MATCH_SEVERAL: _CallerMatch.ValueType  # 3
+    """More than one caller is known by the number, so it tells of none of them."""
+
+class CallerMatch(_CallerMatch, metaclass=_CallerMatchEnumTypeWrapper):
+    """CallerMatch says how many callers are known by a call or its number."""
+
+CALLER_MATCH_UNSPECIFIED: CallerMatch.ValueType  # 0
+"""Nobody was looked for: a delivery has named the caller and no voice came of it, or the call is over."""
+CALLER_MATCH_NONE: CallerMatch.ValueType  # 1
+"""Nobody is known by the number, or there is none."""
+CALLER_MATCH_ONE: CallerMatch.ValueType  # 2
+"""One caller is known. Where there is no voice all the same, it is lost, not made yet, or lacks a consent
+that is required.
+"""
+CALLER_MATCH_SEVERAL: CallerMatch.ValueType  # 3
+"""More than one caller is known by the number, so it tells of none of them."""
+Global___CallerMatch: _TypeAlias = CallerMatch  # noqa: Y015
+
 @_typing.final
 class Caller(_message.Message):
     """Caller says who is calling. All parts together tell one caller from another."""
@@ -29,12 +62,16 @@ class Caller(_message.Message):
     DATE_OF_BIRTH_FIELD_NUMBER: _builtins.int
     PHONE_NUMBER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Optional. The name to greet by, at most 200 characters. Without it the greeting has none."""
+    """Optional. The name to greet by: at most 200 characters, none of them a control character. Without
+    it the greeting has none. Names are compared in NFC, without regard to case and kinds of spaces.
+    """
     date_of_birth: _builtins.str
     """Optional. The date of birth as the sender writes it, at most 64 characters. It is not parsed."""
     phone_number: _builtins.str
-    """Optional. The phone number, best in E.164 form such as "+31612345678"; at most 64 characters.
-    Without one the bytes of the sample help to tell callers apart.
+    """Optional. The phone number, best in E.164 form such as "+31612345678"; at most 64 characters, or 256
+    as a `tel:`, `sip:` or `whatsapp:` address, with or without a display name. What no numbering plan
+    has, such as "anonymous" or zeros, counts as no number. Without one the bytes of the sample help to
+    tell callers apart.
     """
     def __init__(
         self,
@@ -128,8 +165,11 @@ class FallbackInfo(_message.Message):
     AGENT_BEFORE_FIELD_NUMBER: _builtins.int
     REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
     SETTINGS_SEEN_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
     settings_seen: _builtins.bool
     """Whether the agent's own settings were seen, as in PrepareCallResponse."""
+    call_id: _builtins.str
+    """Names the call, as in PrepareCallResponse."""
     @_builtins.property
     def agent_before(self) -> Global___Speech:
         """What the agent had before it was given a caller's voice: override the conversation with it.
@@ -146,10 +186,11 @@ class FallbackInfo(_message.Message):
         agent_before: Global___Speech | None = ...,
         refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
         settings_seen: _builtins.bool = ...,
+        call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,9 +263,8 @@ class PrepareCallResponse(_message.Message):
     first_message: _builtins.str
     """The greeting for this caller, in one line of text."""
     call_id: _builtins.str
-    """Names this call; the same for every request with the same agent and conversation. It tells
-    nothing about the caller. It is "call_" and the first 24 hex digits of the SHA-256 of `agent_id`,
-    a NUL and `conversation_id`.
+    """Names this call; the same for every request with the same agent and conversation, at any process
+    and after a restart. It is opaque, tells nothing about the caller, and nobody outside can compute it.
     """
     settings_seen: _builtins.bool
     """Whether the agent's own settings were seen. Where they were not, `refused_leaves` is empty and
@@ -276,19 +316,24 @@ class OpenCallRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     CALL_SID_FIELD_NUMBER: _builtins.int
     PHONE_NUMBER_FIELD_NUMBER: _builtins.int
+    SIP_CALL_ID_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Required. The agent that will take the call: letters, digits, "_" and "-", at most 128."""
     conversation_id: _builtins.str
     """The conversation that is about to start: at most 256 printable characters. Required unless
-    `call_sid` is given.
+    `call_sid` or `sip_call_id` is given. Where it is given, the other two do not count.
     """
     call_sid: _builtins.str
     """What the telephone line calls the call, where it has no conversation yet: at most 256 printable
-    characters. Required unless `conversation_id` is given.
+    characters. It is never mistaken for a conversation or a `sip_call_id` of the same text.
     """
     phone_number: _builtins.str
-    """Optional. The number of the person on the line, best in E.164 form; at most 64 characters. A
-    number can be forged: it finds a voice, and proves nothing.
+    """Optional. The number of the person on the line, under the rules of Caller.phone_number. A number can
+    be forged: it finds a voice, and proves nothing.
+    """
+    sip_call_id: _builtins.str
+    """What a SIP trunk calls the call, where it has neither a conversation nor a `call_sid`: at most 256
+    printable characters.
     """
     def __init__(
         self,
@@ -297,10 +342,11 @@ class OpenCallRequest(_message.Message):
         conversation_id: _builtins.str = ...,
         call_sid: _builtins.str = ...,
         phone_number: _builtins.str = ...,
+        sip_call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "call_sid", b"call_sid", "conversation_id", b"conversation_id", "phone_number", b"phone_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "call_sid", b"call_sid", "conversation_id", b"conversation_id", "phone_number", b"phone_number", "sip_call_id", b"sip_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -319,9 +365,10 @@ class OpenCallResponse(_message.Message):
     AGENT_BEFORE_FIELD_NUMBER: _builtins.int
     REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
     SETTINGS_SEEN_FIELD_NUMBER: _builtins.int
+    CALLER_MATCH_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
-    """Names this call, as in PrepareCallResponse, with `call_sid` in the place of a conversation that
-    is not given.
+    """Names this call, as in PrepareCallResponse. While no PrepareCall has said who is calling, the same
+    conversation, `call_sid` or `sip_call_id` from another number is another call, with an id of its own.
     """
     name: _builtins.str
     """The name to greet by. Empty where it, or the voice, is not known."""
@@ -329,6 +376,8 @@ class OpenCallResponse(_message.Message):
     """The greeting for this caller, in one line of text. Empty without a voice."""
     settings_seen: _builtins.bool
     """Whether the agent's own settings were seen, as in PrepareCallResponse."""
+    caller_match: Global___CallerMatch.ValueType
+    """How many callers are known by the call or its number."""
     @_builtins.property
     def voice(self) -> Global___Voice:
         """The caller's voice. Absent where nobody's voice is to be used: no caller is known by the number,
@@ -355,10 +404,11 @@ class OpenCallResponse(_message.Message):
         agent_before: Global___Speech | None = ...,
         refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
         settings_seen: _builtins.bool = ...,
+        caller_match: Global___CallerMatch.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "first_message", b"first_message", "name", b"name", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "caller_match", b"caller_match", "first_message", b"first_message", "name", b"name", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -373,10 +423,16 @@ class CloneVoiceRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     sample: _builtins.bytes
     """Required. The recording, under the limits of PrepareCallRequest.sample."""
     consent: _builtins.str
     """Optional. The caller's consent, as in PrepareCallRequest."""
+    request_id: _builtins.str
+    """Optional. A name of the sender's own for this request: letters, digits, "_" and "-", at most 128.
+    A request that is repeated under the same name within a day gets the same answer, at any process,
+    and makes nothing new. Another request under that name is answered FIELD_INVALID.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. Whose voice it is."""
@@ -387,10 +443,11 @@ class CloneVoiceRequest(_message.Message):
         caller: Global___Caller | None = ...,
         sample: _builtins.bytes = ...,
         consent: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "request_id", b"request_id", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,7 +543,7 @@ class ListVoicesRequest(_message.Message):
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. Only the voices of this caller, told as for the voice. With a phone number alone, of
-        everybody who called from it. A phone number is required.
+        everybody who called from it. A phone number is required; what is none is FIELD_INVALID.
         """
 
     def __init__(
@@ -543,9 +600,13 @@ class CompleteCallRequest(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     VOICE_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Optional. The conversation, under the limits of PrepareCallRequest.conversation_id."""
+    """Optional. The conversation, under the limits of PrepareCallRequest.conversation_id. Where it is
+    given, no call ends that ElevenLabs knows as another conversation, which it said by OpenCall.
+    """
     call_id: _builtins.str
-    """Optional. The `call_id` of PrepareCallResponse."""
+    """Optional. The `call_id` of PrepareCallResponse or OpenCallResponse; it counts together with
+    `agent_id`, which must be the call's.
+    """
     agent_id: _builtins.str
     """Optional. The agent of the call. With a conversation or a `call_id` it must fit the call."""
     voice_id: _builtins.str
@@ -597,14 +658,20 @@ class ReplaceVoiceRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     sample: _builtins.bytes
     """Required. The recording, under the limits of PrepareCallRequest.sample."""
     consent: _builtins.str
     """Optional. The caller's consent, as in PrepareCallRequest."""
+    request_id: _builtins.str
+    """Optional. A name of the sender's own for this request: letters, digits, "_" and "-", at most 128.
+    A request that is repeated under the same name within a day gets the same answer, at any process,
+    and makes nothing new. Another request under that name is answered FIELD_INVALID.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Required. Whose voice it is, told as it was told for the voice that there is. A phone number is
-        required.
+        required; what is none is FIELD_INVALID.
         """
 
     def __init__(
@@ -613,10 +680,11 @@ class ReplaceVoiceRequest(_message.Message):
         caller: Global___Caller | None = ...,
         sample: _builtins.bytes = ...,
         consent: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "request_id", b"request_id", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -659,7 +727,7 @@ class ForgetCallerRequest(_message.Message):
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. The caller, told as for the voice. With a phone number alone, everybody who called from
-        it is forgotten.
+        it is forgotten. What is no phone number is FIELD_INVALID.
         """
 
     def __init__(

@@ -31,15 +31,24 @@ class CloningServiceStub:
 
     Every failure is a google.rpc.Status whose details hold one google.rpc.ErrorInfo: `domain` is
     "precall", `reason` is the name of an ErrorReason without its prefix, and `metadata` holds
-    `trace_id`, 32 hex digits. A failure with the reason FIELD_INVALID also holds one
-    google.rpc.BadRequest that names each field at fault.
+    `trace_id`, 32 hex digits, and where a limit was not kept to, the limit and what was found. A failure
+    with the reason FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault,
+    and one after which waiting helps holds a google.rpc.RetryInfo that says how long.
 
     Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
-    it the answer is UNAUTHENTICATED.
+    it the answer is UNAUTHENTICATED, and nothing of the request is read.
+
+    A server handles so many calls at once, 64 by default, and so many bytes of samples. One more is
+    answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
+    seconds, by default, is answered BODY_TIMEOUT.
+
+    A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
+    time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
 
     A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
 
-    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
+    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
+    passes before anybody was asked is answered DEADLINE_TOO_SHORT.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
 
@@ -54,11 +63,16 @@ class CloningServiceStub:
     It may be repeated, at once or later, at any process: requests of one caller create one voice, and
     requests for one conversation name the same one. A caller who hangs up, or a deadline that
     passes, does not stop a clone that has begun; the next request finds it. A call that was
-    reported as ended no longer touches its agent.
+    reported as ended no longer touches its agent. A conversation has one caller: a request for another
+    one is answered CONVERSATION_MISMATCH, and nothing is done.
     """
     OpenCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]
     """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
     known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+
+    Where a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Else
+    each number is judged by itself, also for a conversation, `call_sid` or `sip_call_id` that was opened
+    from another number before.
 
     It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
     ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
@@ -105,15 +119,24 @@ class CloningServiceAsyncStub(CloningServiceStub):
 
     Every failure is a google.rpc.Status whose details hold one google.rpc.ErrorInfo: `domain` is
     "precall", `reason` is the name of an ErrorReason without its prefix, and `metadata` holds
-    `trace_id`, 32 hex digits. A failure with the reason FIELD_INVALID also holds one
-    google.rpc.BadRequest that names each field at fault.
+    `trace_id`, 32 hex digits, and where a limit was not kept to, the limit and what was found. A failure
+    with the reason FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault,
+    and one after which waiting helps holds a google.rpc.RetryInfo that says how long.
 
     Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
-    it the answer is UNAUTHENTICATED.
+    it the answer is UNAUTHENTICATED, and nothing of the request is read.
+
+    A server handles so many calls at once, 64 by default, and so many bytes of samples. One more is
+    answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
+    seconds, by default, is answered BODY_TIMEOUT.
+
+    A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
+    time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
 
     A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
 
-    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
+    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
+    passes before anybody was asked is answered DEADLINE_TOO_SHORT.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
 
@@ -125,11 +148,16 @@ class CloningServiceAsyncStub(CloningServiceStub):
     It may be repeated, at once or later, at any process: requests of one caller create one voice, and
     requests for one conversation name the same one. A caller who hangs up, or a deadline that
     passes, does not stop a clone that has begun; the next request finds it. A call that was
-    reported as ended no longer touches its agent.
+    reported as ended no longer touches its agent. A conversation has one caller: a request for another
+    one is answered CONVERSATION_MISMATCH, and nothing is done.
     """
     OpenCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]  # type: ignore[assignment]
     """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
     known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+
+    Where a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Else
+    each number is judged by itself, also for a conversation, `call_sid` or `sip_call_id` that was opened
+    from another number before.
 
     It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
     ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
@@ -175,15 +203,24 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every failure is a google.rpc.Status whose details hold one google.rpc.ErrorInfo: `domain` is
     "precall", `reason` is the name of an ErrorReason without its prefix, and `metadata` holds
-    `trace_id`, 32 hex digits. A failure with the reason FIELD_INVALID also holds one
-    google.rpc.BadRequest that names each field at fault.
+    `trace_id`, 32 hex digits, and where a limit was not kept to, the limit and what was found. A failure
+    with the reason FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault,
+    and one after which waiting helps holds a google.rpc.RetryInfo that says how long.
 
     Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
-    it the answer is UNAUTHENTICATED.
+    it the answer is UNAUTHENTICATED, and nothing of the request is read.
+
+    A server handles so many calls at once, 64 by default, and so many bytes of samples. One more is
+    answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
+    seconds, by default, is answered BODY_TIMEOUT.
+
+    A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
+    time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
 
     A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
 
-    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds.
+    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
+    passes before anybody was asked is answered DEADLINE_TOO_SHORT.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
     """
 
@@ -199,7 +236,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         It may be repeated, at once or later, at any process: requests of one caller create one voice, and
         requests for one conversation name the same one. A caller who hangs up, or a deadline that
         passes, does not stop a clone that has begun; the next request finds it. A call that was
-        reported as ended no longer touches its agent.
+        reported as ended no longer touches its agent. A conversation has one caller: a request for another
+        one is answered CONVERSATION_MISMATCH, and nothing is done.
         """
 
     @_abc_1.abstractmethod
@@ -210,6 +248,10 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cloning_pb2.OpenCallResponse, _abc.Awaitable[_cloning_pb2.OpenCallResponse]]:
         """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
         known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+
+        Where a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Else
+        each number is judged by itself, also for a conversation, `call_sid` or `sip_call_id` that was opened
+        from another number before.
 
         It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
         ElevenLabs is asked for little and not for long; an answer leaves within two seconds.

@@ -64,12 +64,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The path or service exists but does not offer this method.
     HTTP 405, gRPC UNIMPLEMENTED.
     """
+    ERROR_REASON_CONVERSATION_MISMATCH: _ErrorReason.ValueType  # 38
+    """This agent and conversation were asked about before, for another caller. A conversation has one.
+    HTTP 409, gRPC ALREADY_EXISTS.
+    """
     ERROR_REASON_BODY_TIMEOUT: _ErrorReason.ValueType  # 11
     """The body did not arrive in time.
-    HTTP 408, gRPC -.
+    HTTP 408, gRPC DEADLINE_EXCEEDED.
     """
     ERROR_REASON_BODY_TOO_LARGE: _ErrorReason.ValueType  # 12
-    """The body is larger than a delivery with the largest allowed sample can be.
+    """The body is larger than a request with the largest allowed sample can be, or a call's metadata are.
     HTTP 413, gRPC INVALID_ARGUMENT.
     """
     ERROR_REASON_SAMPLE_TOO_LARGE: _ErrorReason.ValueType  # 13
@@ -89,7 +93,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 422, gRPC INVALID_ARGUMENT.
     """
     ERROR_REASON_SAMPLE_SILENT: _ErrorReason.ValueType  # 17
-    """The sample never gets louder than -50 dBFS.
+    """Too little of the sample is louder than -50 dBFS, by default less than a second.
     HTTP 422, gRPC INVALID_ARGUMENT.
     """
     ERROR_REASON_SAMPLE_RATE_TOO_LOW: _ErrorReason.ValueType  # 18
@@ -153,7 +157,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 503, gRPC UNAVAILABLE.
     """
     ERROR_REASON_CLONER_UNAVAILABLE: _ErrorReason.ValueType  # 33
-    """The gateway cannot reach the cloner. Try again later.
+    """The cloner cannot be reached, or is stopping. Try again: another process may take the call.
     HTTP 503, gRPC UNAVAILABLE.
     """
     ERROR_REASON_REGISTRY_UNAVAILABLE: _ErrorReason.ValueType  # 34
@@ -161,7 +165,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 503, gRPC UNAVAILABLE.
     """
     ERROR_REASON_PROVIDER_TIMEOUT: _ErrorReason.ValueType  # 35
-    """ElevenLabs did not answer in time. What was begun is finished; the next request finds it.
+    """ElevenLabs was asked and did not answer in time. What was begun is finished; the next request finds it.
     HTTP 504, gRPC DEADLINE_EXCEEDED.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 36
@@ -171,6 +175,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_VOICE_NOT_ACTIVATED: _ErrorReason.ValueType  # 37
     """The voice exists, but neither the agent nor an override may carry it. A reason to fall back, never a failure.
     HTTP -, gRPC -.
+    """
+    ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 39
+    """The caller's deadline passed before anybody was asked. Send a longer one.
+    HTTP 504, gRPC DEADLINE_EXCEEDED.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -223,12 +231,16 @@ ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 10
 """The path or service exists but does not offer this method.
 HTTP 405, gRPC UNIMPLEMENTED.
 """
+ERROR_REASON_CONVERSATION_MISMATCH: ErrorReason.ValueType  # 38
+"""This agent and conversation were asked about before, for another caller. A conversation has one.
+HTTP 409, gRPC ALREADY_EXISTS.
+"""
 ERROR_REASON_BODY_TIMEOUT: ErrorReason.ValueType  # 11
 """The body did not arrive in time.
-HTTP 408, gRPC -.
+HTTP 408, gRPC DEADLINE_EXCEEDED.
 """
 ERROR_REASON_BODY_TOO_LARGE: ErrorReason.ValueType  # 12
-"""The body is larger than a delivery with the largest allowed sample can be.
+"""The body is larger than a request with the largest allowed sample can be, or a call's metadata are.
 HTTP 413, gRPC INVALID_ARGUMENT.
 """
 ERROR_REASON_SAMPLE_TOO_LARGE: ErrorReason.ValueType  # 13
@@ -248,7 +260,7 @@ ERROR_REASON_SAMPLE_TOO_LONG: ErrorReason.ValueType  # 16
 HTTP 422, gRPC INVALID_ARGUMENT.
 """
 ERROR_REASON_SAMPLE_SILENT: ErrorReason.ValueType  # 17
-"""The sample never gets louder than -50 dBFS.
+"""Too little of the sample is louder than -50 dBFS, by default less than a second.
 HTTP 422, gRPC INVALID_ARGUMENT.
 """
 ERROR_REASON_SAMPLE_RATE_TOO_LOW: ErrorReason.ValueType  # 18
@@ -312,7 +324,7 @@ ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 32
 HTTP 503, gRPC UNAVAILABLE.
 """
 ERROR_REASON_CLONER_UNAVAILABLE: ErrorReason.ValueType  # 33
-"""The gateway cannot reach the cloner. Try again later.
+"""The cloner cannot be reached, or is stopping. Try again: another process may take the call.
 HTTP 503, gRPC UNAVAILABLE.
 """
 ERROR_REASON_REGISTRY_UNAVAILABLE: ErrorReason.ValueType  # 34
@@ -320,7 +332,7 @@ ERROR_REASON_REGISTRY_UNAVAILABLE: ErrorReason.ValueType  # 34
 HTTP 503, gRPC UNAVAILABLE.
 """
 ERROR_REASON_PROVIDER_TIMEOUT: ErrorReason.ValueType  # 35
-"""ElevenLabs did not answer in time. What was begun is finished; the next request finds it.
+"""ElevenLabs was asked and did not answer in time. What was begun is finished; the next request finds it.
 HTTP 504, gRPC DEADLINE_EXCEEDED.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 36
@@ -330,5 +342,9 @@ HTTP 500, gRPC INTERNAL.
 ERROR_REASON_VOICE_NOT_ACTIVATED: ErrorReason.ValueType  # 37
 """The voice exists, but neither the agent nor an override may carry it. A reason to fall back, never a failure.
 HTTP -, gRPC -.
+"""
+ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 39
+"""The caller's deadline passed before anybody was asked. Send a longer one.
+HTTP 504, gRPC DEADLINE_EXCEEDED.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

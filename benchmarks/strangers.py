@@ -1,0 +1,203 @@
+"""`python -m benchmarks.strangers`: what strangers cost a gateway, and whether deliveries still arrive.
+
+For each kind of attack, for some seconds: how many of the signed deliveries that were sent beside it were
+answered with a voice, how long the slowest of them took, and the most memory that the gateway held.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.__main__ import event, speech
+from benchmarks.system import SECRET, System, peak
+
+Attack = Callable[[str, int], Awaitable[None]]
+
+FORGED = f"ElevenLabs-Signature: t={{}},v0={'0' * 64}\r\n"
+ROUTES = ("/webhook", "/webhook/post-call", "/webhook/conversation-init")
+
+
+async def nothing(_host: str, _port: int) -> None:
+    """No attack, to compare with."""
+    await asyncio.Event().wait()
+
+
+async def pipelining(host: str, port: int, connections: int = 40) -> None:
+    """Requests one after the other without waiting for an answer, and without reading any."""
+    await asyncio.gather(
+        *(_flood(host, port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 500) for _ in range(connections))
+    )
+
+
+async def tiny_chunks(host: str, port: int, connections: int = 40) -> None:
+    """Bodies in chunks of one byte."""
+    head = _head("/webhook", "Transfer-Encoding: chunked")
+    await asyncio.gather(*(_flood(host, port, b"1\r\nx\r\n" * 10_000, head) for _ in range(connections)))
+
+
+async def reconnecting(host: str, port: int, connections: int = 40) -> None:
+    """One refused request for each connection."""
+
+    async def ask() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+                await reader.read()
+                writer.close()
+
+    await asyncio.gather(*(ask() for _ in range(connections)))
+
+
+async def stalled_bodies(host: str, port: int, connections: int = 64) -> None:
+    """Bodies with a made-up signature that stop before their last byte, on every route, again and again."""
+
+    async def stall(route: str) -> None:
+        size = 262_144 if route.endswith("init") else 8 * 1_048_576
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(_head(route, f"Content-Length: {size}"))
+                writer.write(bytes(size - 1))
+                await writer.drain()
+                await reader.read()
+                writer.close()
+            # Who sends as much as the machine takes measures the machine.
+            await asyncio.sleep(2)
+
+    await asyncio.gather(*(stall(route) for route in ROUTES for _ in range(connections)))
+
+
+async def idle_sockets(host: str, port: int, connections: int = 1_200) -> None:
+    """Connections that say nothing."""
+    await _hold(host, port, b"", connections)
+
+
+async def slow_headers(host: str, port: int, connections: int = 1_200) -> None:
+    """Headers that never end."""
+    await _hold(host, port, b"GET / HTTP/1.1\r\nX: ", connections)
+
+
+ATTACKS: tuple[Callable[[str, int], Awaitable[None]], ...] = (
+    nothing, pipelining, tiny_chunks, reconnecting, stalled_bodies, idle_sockets, slow_headers,
+)  # fmt: skip
+
+
+async def _flood(host: str, port: int, piece: bytes, head: bytes = b"") -> None:
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.write(head)
+            while not writer.is_closing():
+                writer.write(piece)
+                await writer.drain()
+
+
+async def _hold(host: str, port: int, said: bytes, connections: int) -> None:
+    held = []
+    for _ in range(connections):
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.write(said)
+            held.append(writer)
+    await asyncio.Event().wait()
+
+
+def _head(route: str, *lines: str) -> bytes:
+    given = "".join(f"{line}\r\n" for line in ("Host: x", "Content-Type: application/json", *lines))
+    return f"POST {route} HTTP/1.1\r\n{given}{FORGED.format(int(time.time()))}\r\n".encode()
+
+
+def attacked(attack: str, url: str) -> None:
+    """One attack, for as long as this process is let live."""
+    place = urlsplit(url)
+    chosen = next(each for each in ATTACKS if each.__name__ == attack)
+    asyncio.run(chosen(place.hostname, place.port))  # type: ignore[arg-type]
+
+
+async def honest(url: str, deliveries: int, seconds: float) -> tuple[int, float]:
+    """How many of the deliveries were answered with 200, and the seconds that the slowest took."""
+    sample = base64.b64encode(speech(200 * 1024)).decode()
+
+    async def deliver(http: httpx.AsyncClient, number: int) -> tuple[bool, float]:
+        body = json.dumps({**event(number), "voice_sample": {"format": "base64", "data": sample}}).encode()
+        stamp = str(int(time.time()))
+        digest = hmac.new(SECRET.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+        headers = {"ElevenLabs-Signature": f"t={stamp},v0={digest}", "Content-Type": "application/json"}
+        began = time.monotonic()
+        try:
+            answer = await http.post(f"{url}/webhook", content=body, headers=headers)
+        except httpx.HTTPError:
+            return False, time.monotonic() - began
+        return answer.status_code == 200, time.monotonic() - began
+
+    outcomes = []
+    for number in range(deliveries):
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
+            outcomes.append(await deliver(http, number % 5))
+        await asyncio.sleep(seconds / deliveries)
+    return sum(taken for taken, _ in outcomes), max(took for _, took in outcomes)
+
+
+async def measured(system: System, attack: str, deliveries: int, seconds: float) -> tuple[int, float, float]:
+    """Deliveries taken, the slowest in seconds, the gateway's peak of memory in MB."""
+    attacker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.strangers", "--attack", attack, "--url", system.url)
+    )
+    try:
+        await asyncio.sleep(2)
+        taken, slowest = await honest(system.url, deliveries, seconds)
+    finally:
+        attacker.kill()
+        await attacker.wait()
+    return taken, slowest, peak(system.processes["gateway"].pid)
+
+
+def main() -> int:
+    """The exit status: 1 where a delivery was lost."""
+    arguments = argparse.ArgumentParser(prog="benchmarks.strangers", description=__doc__)
+    arguments.add_argument("--deliveries", type=int, default=20, help="beside each attack (default 20)")
+    arguments.add_argument("--seconds", type=float, default=15, help="that they are spread over (default 15)")
+    arguments.add_argument("--attack", help="attack only, with this one")
+    arguments.add_argument("--only", help="measure this one alone")
+    arguments.add_argument("--url", help="whom to attack")
+    chosen = arguments.parse_args()
+    if chosen.attack:
+        attacked(chosen.attack, chosen.url)
+        return 0
+    table = Table()
+    for column in ("attack", "deliveries taken", "slowest", "gateway's peak"):
+        table.add_column(column)
+    lost = 0
+    for attack in ATTACKS:
+        if chosen.only and chosen.only != attack.__name__:
+            continue
+        with System() as system:
+            taken, slowest, most = asyncio.run(
+                measured(system, attack.__name__, chosen.deliveries, chosen.seconds)
+            )
+        lost += chosen.deliveries - taken
+        table.add_row(
+            attack.__name__.replace("_", " "),
+            f"{taken} of {chosen.deliveries}",
+            f"{slowest:.2f} s",
+            f"{most:.0f} MB",
+        )
+    Console().print(table)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

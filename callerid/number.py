@@ -1,0 +1,162 @@
+"""The one reader of telephone numbers: whatever a sender writes, E.164 or nothing.
+
+    "+31 (0)6 1234-0012"                           with visual separators, odd spaces, any digits
+    "0031612340012", "31612340012"                 00 or nothing for the plus
+    "06 1234 0012"                                 a national form, where DEFAULT_REGION says of which country
+    "tel:+31-6-12340012;ext=5"                     RFC 3966, phone-context included
+    "sip:+31612340012;npdi@10.0.0.1;user=phone"    the user part, never the host
+    "whatsapp:+31612340012", "31612340012@s.whatsapp.net"
+    '"Anna" <sip:+31612340012@example.com>;tag=1'  the address, never the display name
+
+Only a number that its numbering plan can have is one. Whatever else stands where a number is expected
+("anonymous", zeros, an IP address, an extension of a switchboard) is shared by many people, so it is
+nothing, and identifies nobody. The plans are those of libphonenumber, which has a new range some weeks
+after it was opened; until then a number in it is nothing, which costs a voice and mixes nobody up.
+
+An extension is dropped: the line is the number, and who speaks on it is told by the name.
+"""
+
+import re
+import unicodedata
+from urllib.parse import unquote
+
+import phonenumbers
+from phonenumbers import PhoneNumber, PhoneNumberFormat
+
+__all__ = ["LONGEST", "LONGEST_ADDRESS", "e164", "longest", "region_fault"]
+
+# The characters that a number may have as it is written; an address has a host, names and tags beside it.
+LONGEST = 64
+LONGEST_ADDRESS = 256
+
+# How telephone networks and Twilio write "anonymous", "restricted", "blocked", "unknown" and "unavailable".
+WITHHELD = frozenset({"266696687", "7378742833", "2562533", "8656696", "86282452253"})
+# What follows the "@" of a WhatsApp id that is no person's number, whatever its digits look like.
+NO_PERSON = frozenset({"lid", "g.us", "broadcast", "newsletter"})
+
+# Blanks that Unicode does not count as spaces, and marks that show nothing.
+BLANK = dict.fromkeys(map(ord, "\t\n\v\f\r\x85\u2800\u115f\u1160\u3164\uffa0"), " ")
+HIDDEN = re.compile("[\u034f\u20e3\ufe00-\ufe0f]")
+SIGNS = str.maketrans({"\u2795": "+", "\u2212": "-", "\u00b7": ".", "\u2022": ".", "\u30fb": "."})
+
+# One entry of a list of addresses; quoted texts and what stands in angle brackets may hold commas.
+ENTRY = re.compile(r'(?>"(?:\\.|[^"\\])*+"|<[^<>]*+>|[^,"<>])++')
+ANGLED = re.compile(r'(?:"(?:\\.|[^"\\])*+"|[^<"])*+<([^<>]*+)>')
+SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]*)\s*:\s*(?://)?", re.IGNORECASE)
+SCHEMES = frozenset({"tel", "sip", "sips", "whatsapp", "sms", "callto"})
+CONTEXT = re.compile(r";\s*phone-context\s*=\s*(\+[0-9().\s-]+)", re.IGNORECASE)
+EXTENSION = re.compile(r"(?:extension|ext|x|#)\s*[.:=]?\s*[0-9]{1,7}\s*$", re.IGNORECASE)
+WRITTEN = re.compile(r"[\s(]*(\+[\s+]*)?([0-9\s./()~-]+)")
+ADDRESS = re.compile(r"\s*[0-9]{1,3}(?:\.[0-9]{1,3}){3}\s*")
+MOST_DIGITS = 24
+
+
+def longest(text: str) -> int:
+    """How many characters a number may have that is written like this one."""
+    return LONGEST_ADDRESS if re.search("[:@<]", text) else LONGEST
+
+
+def region_fault(region: str | None) -> str:
+    """What is wrong with DEFAULT_REGION; nothing if that is not set, or a country's letters (ISO 3166)."""
+    if region is None or region.upper() in phonenumbers.SUPPORTED_REGIONS:
+        return ""
+    return "DEFAULT_REGION: expected the two letters of a country, such as NL"
+
+
+def e164(text: str, region: str | None) -> str | None:
+    """The number as "+" and digits; None for what is no number, or several. Never raises.
+
+    `region` is the country in which a national form is read; without one it is no number.
+    """
+    if len(text) > longest(text):
+        return None
+    entries = ENTRY.findall(_plain(text))
+    # A display name may hold commas and numbers: only what stands in brackets counts beside it.
+    angled = [found[1] for entry in entries if (found := ANGLED.match(entry))]
+    numbers = {number for entry in angled or entries if (number := _of_address(entry, region))}
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def _plain(text: str) -> str:
+    """The text in plain digits, spaces and signs, without what cannot be seen."""
+    text = unicodedata.normalize("NFKC", text.translate(BLANK)).translate(SIGNS).translate(BLANK)
+    return "".join(_character(character) for character in HIDDEN.sub("", text))
+
+
+def _character(character: str) -> str:
+    match unicodedata.category(character):
+        case "Cf":
+            return ""
+        case "Zs" | "Zl" | "Zp":
+            return " "
+        case "Pd":
+            return "-"
+        case "Nd":
+            return str(unicodedata.decimal(character))
+        case _:
+            return character
+
+
+def _of_address(address: str, region: str | None) -> str | None:
+    """The number of one address, or of a number that stands by itself."""
+    scheme = SCHEME.match(address)
+    if scheme is not None:
+        if scheme[1].lower() not in SCHEMES:
+            return None
+        address = address[scheme.end() :]
+    user, at, host = address.partition("@")
+    if re.split("[;:?>]", host, maxsplit=1)[0].strip().lower() in NO_PERSON:
+        return None
+    context = CONTEXT.search(address)
+    if scheme is not None or at:
+        # Parameters, and in a SIP address a password, follow the number.
+        user = _plain(unquote(re.split("[;:?]", user, maxsplit=1)[0]))
+    elif "%" in user:
+        user = _plain(unquote(user))
+    written = EXTENSION.sub("", user.partition(";")[0])
+    return _read(written, region, context[1] if context else None)
+
+
+def _read(written: str, region: str | None, context: str | None) -> str | None:
+    found = WRITTEN.fullmatch(written)
+    digits = _digits(found[2]) if found is not None else ""
+    if found is None or len(digits) > MOST_DIGITS or digits in WITHHELD or _is_ip_address(written):
+        return None
+    international = found[1] is not None
+    if not international and context is not None:
+        international, digits = True, _digits(context) + digits
+    number = _international(digits) if international else _bare(digits, region)
+    return None if number is None else phonenumbers.format_number(number, PhoneNumberFormat.E164)
+
+
+def _international(digits: str) -> PhoneNumber | None:
+    return _valid("+" + digits.removeprefix("00"), None)
+
+
+def _bare(digits: str, region: str | None) -> PhoneNumber | None:
+    """The number of digits without a plus."""
+    if digits.startswith("00") and (number := _international(digits)) is not None:
+        return number
+    national = _valid(digits, region) if region is not None else None
+    if national is not None:
+        written = phonenumbers.format_number(national, PhoneNumberFormat.NATIONAL)
+        if _digits(written) == digits:
+            return national
+    # Not as the country writes its own numbers, so more likely one without its plus than without its 0.
+    return _international(digits) or national
+
+
+def _is_ip_address(written: str) -> bool:
+    return bool(ADDRESS.fullmatch(written)) and all(int(part) < 256 for part in written.split("."))
+
+
+def _digits(text: str) -> str:
+    return "".join(re.findall("[0-9]", text))
+
+
+def _valid(digits: str, region: str | None) -> PhoneNumber | None:
+    try:
+        number = phonenumbers.parse(digits, region and region.upper())
+    except phonenumbers.NumberParseException:
+        return None
+    return number if phonenumbers.is_valid_number(number) else None

@@ -1,0 +1,44 @@
+"""The cloner as a process: it serves until it is told to stop."""
+
+import asyncio
+import signal
+import sys
+
+import structlog
+import uvloop
+from opentelemetry.sdk.trace import TracerProvider
+
+from cloner.audio import InspectionUnavailable
+from cloner.key import KeyUnavailable
+from cloner.registry import RegistryUnavailable
+from cloner.server import AddressInUse, checking_api_key, serving
+from cloner.settings import Settings
+from environment import address
+from telemetry import logs
+
+__all__ = ["run"]
+
+
+def run(settings: Settings, provider: TracerProvider) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status, 1 if nothing can be served."""
+    return uvloop.run(_serve(settings, provider))
+
+
+async def _serve(settings: Settings, provider: TracerProvider) -> int:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopped.set)
+    try:
+        async with serving(settings, provider) as port, checking_api_key(settings, provider):
+            structlog.get_logger().info("speaking to", url=settings.elevenlabs_base_url)
+            logs.tell_ready("cloner", address(settings.cloner_host, port), form=settings.log_format)
+            await stopped.wait()
+    except AddressInUse:
+        where = address(settings.cloner_host, settings.cloner_port)
+        print(f"cloner: cannot serve on {where}; is it in use?", file=sys.stderr)
+        return 1
+    except (InspectionUnavailable, KeyUnavailable, RegistryUnavailable) as failure:
+        print(f"cloner: {failure}", file=sys.stderr)
+        return 1
+    return 0

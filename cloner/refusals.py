@@ -1,0 +1,79 @@
+"""Why a call is refused before anybody works at it. Nothing was done, and nothing was asked of anybody.
+
+Refused                   at fault              waiting helps
+├── MalformedMessage      the caller            no
+├── BodyTooLarge          the caller            no
+├── BodyTimeout           the caller's network  no
+├── MethodUnknown         the caller            no
+├── ServiceUnknown        the caller            no
+├── Overloaded            nobody                yes
+└── Stopping              nobody                yes
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "BodyTimeout",
+    "BodyTooLarge",
+    "MalformedMessage",
+    "MethodUnknown",
+    "Overloaded",
+    "Refused",
+    "ServiceUnknown",
+    "Stopping",
+]
+
+
+class Refused(Exception):
+    """A call that nobody works at. Its text is one fixed sentence."""
+
+    sentence: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__(self.sentence)
+
+
+class MalformedMessage(Refused):
+    """The bytes of the request are not a message of its type, or there are none."""
+
+    sentence = "The request is not a message of the type that this method takes."
+
+
+class BodyTooLarge(Refused):
+    """The request, or its metadata, are larger than allowed."""
+
+    sentence = "The request is larger than this method takes."
+
+    def __init__(self, *, limit: int, actual: int) -> None:
+        super().__init__()
+        self.facts = {"limit_bytes": str(limit), "actual_bytes": str(actual)}
+
+
+class BodyTimeout(Refused):
+    """The request did not arrive in full in the time that it has."""
+
+    sentence = "The request did not arrive in time."
+
+
+class MethodUnknown(Refused):
+    """There is no such service, or it has no such method."""
+
+    sentence = "This server has no such method."
+
+
+class ServiceUnknown(Refused):
+    """Somebody asked after the health of a service that is not served here."""
+
+    sentence = "This server has no such service."
+
+
+class Overloaded(Refused):
+    """As many calls, or as many bytes of samples, are being handled as may be."""
+
+    sentence = "Too much is going on at once; try again in a moment."
+
+
+class Stopping(Refused):
+    """This process is about to end. Another one may take the call."""
+
+    sentence = "This process is stopping; try again, so that another one takes the call."

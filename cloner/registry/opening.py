@@ -1,0 +1,178 @@
+"""Opens the registry: makes what is missing, brings it up to date, and says what is in the way."""
+
+import asyncio
+import contextlib
+import re
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from cloner.address import is_sqlite, postgres_url, sqlite_file
+from cloner.registry import deployment
+from cloner.registry.sqlite import SqliteStore, connected, made_private
+from cloner.registry.store import Store
+from cloner.registry.transaction import RegistryNotOpened, RegistryUnavailable
+
+__all__ = ["MIGRATIONS", "opened"]
+
+log = structlog.get_logger()
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# Any number will do, as long as every replica takes the same.
+MIGRATION_LOCK = 7_274_496_313
+MIGRATION_SECONDS = 60
+
+# What Postgres or its client library says when it lets nobody in, and what an operator should read.
+REFUSALS = (
+    (r"password authentication failed|no password supplied", "Postgres refuses the user or the password"),
+    (r'role ".*" does not exist|Peer authentication|authentication failed', "Postgres refuses the user"),
+    (r'database ".*" does not exist|no such database', "the database does not exist on the server"),
+    (r"no pg_hba.conf entry.*(no encryption|SSL off)|SSL(/TLS)? (is )?required|requires SSL",
+     "Postgres lets nobody in from here without TLS: add ?sslmode=require, or see its pg_hba.conf"),
+    (r"no pg_hba.conf entry", "Postgres lets nobody in from here: see its pg_hba.conf"),
+    (r"does not support SSL|SSL was required", "the server does not speak TLS, which the URL asks for"),
+    (r"certificate", "the certificate of the server is not one that the URL lets us trust"),
+    (r"could not translate host name|name or service not known|failed to resolve|[Nn]o address",
+     "the host of the database is not found"),
+    (r"[Cc]onnection refused", "nothing listens at the host and port of the database"),
+    (r"No such file or directory", "nothing listens at the socket of the database"),
+    (r"timeout|timed out", "the host of the database does not answer"),
+    (r"too many (clients|connections)|remaining connection slots", "Postgres has no connection left"),
+    (r"starting up|shutting down|recovery mode", "Postgres is just starting or stopping; try again later"),
+    (r"read-only|session is not", "no server of the URL may be written to"),
+    (r"invalid .*(value|option)|unrecognized|unsupported startup", "a parameter of the URL is not one"),
+    (r"permission denied", "the user may not make tables in this database"),
+)  # fmt: skip
+
+
+@asynccontextmanager
+async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Store]:
+    """Opens the database at the URL and applies what migrations it lacks, however many start at once.
+
+    `name` is what the deployment should be called if the database is new; one that has a name keeps
+    it, and an empty one makes one up. Raises RegistryNotOpened.
+    """
+    store = await asyncio.to_thread(_up_to_date, url)
+    try:
+        try:
+            row = await store.write(deployment.settle, name or secrets.token_hex(4), now)
+        except RegistryUnavailable as failure:
+            raise RegistryNotOpened("DATABASE_URL: the database cannot be written to") from failure
+        store.name, store.created_at = row
+        yield store
+    finally:
+        await store.close()
+
+
+def _up_to_date(url: str) -> Store:
+    return _of_file(sqlite_file(url)) if is_sqlite(url) else _of_server(postgres_url(url))
+
+
+def _of_file(path: Path) -> Store:
+    made_private(path)
+    try:
+        with contextlib.closing(connected(path)) as connection:
+            if _lacks(_sqlite_revision(connection)):
+                connection.execute(f"PRAGMA busy_timeout={MIGRATION_SECONDS * 1000}")
+                _migrate("sqlite://", connection, _sqlite_revision, "BEGIN IMMEDIATE")
+        return SqliteStore(path)
+    except (sqlite3.Error, OSError) as failure:
+        raise RegistryNotOpened(f"DATABASE_URL: {path} {_file_problem(failure)}") from failure
+
+
+def _file_problem(failure: Exception) -> str:
+    match getattr(failure, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+            return "is not a SQLite database, or a broken one"
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return "is held by another process"
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return "cannot be written, or its folder cannot"
+        case sqlite3.SQLITE_FULL:
+            return "cannot be written: the disk is full"
+        case _:
+            return "cannot be used as a SQLite database"
+
+
+def _of_server(url: str) -> Store:
+    import psycopg
+
+    from cloner.registry import postgres
+
+    try:
+        with postgres.connected(url) as connection:
+            if _lacks(_postgres_revision(connection)):
+                alone = f"BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+                _migrate("postgresql+psycopg://", connection, _postgres_revision, alone)
+    except psycopg.Error as failure:
+        raise RegistryNotOpened(f"DATABASE_URL: {_server_problem(failure)}") from failure
+    return postgres.PostgresStore(url)
+
+
+def _server_problem(failure: Exception) -> str:
+    """What is in the way. What Postgres itself says may hold names, so it is only read."""
+    text = str(failure)
+    for pattern, problem in REFUSALS:
+        if re.search(pattern, text):
+            return problem
+    return "the database cannot be reached, or does not let us work"
+
+
+def _sqlite_revision(connection: sqlite3.Connection) -> str | None:
+    wanted = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
+    if connection.execute(wanted).fetchone() is None:
+        return None
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _postgres_revision(connection: Any) -> str | None:
+    if connection.execute(b"SELECT to_regclass('alembic_version')").fetchone()[0] is None:
+        return None
+    row = connection.execute(b"SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _lacks(revision: str | None) -> bool:
+    """Whether a database of that revision is to be migrated. Raises RegistryNotOpened for a newer one."""
+    known = _known()
+    if revision is not None and revision not in known:
+        raise RegistryNotOpened(
+            f"DATABASE_URL: the database was made by another release (revision {revision}, and this one"
+            f" knows {known[-1]}): run that release, or restore a back-up"
+        )
+    return revision != known[-1]
+
+
+def _known() -> list[str]:
+    """The revisions that there are, oldest first: each file's name begins with its own."""
+    return sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def _migrate(dialect: str, connection: Any, revision: Callable[[Any], str | None], alone: str) -> None:
+    """Applies what migrations are missing, in one transaction, which begins `alone`.
+
+    Only here is SQLAlchemy loaded: a database that is up to date is opened without.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import StaticPool, create_engine
+
+    engine = create_engine(dialect, creator=lambda: connection, poolclass=StaticPool)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    # Told to be within a transaction, Alembic begins and ends none.
+    with engine.begin() as borrowed:
+        # Not before: SQLAlchemy takes back whatever it finds begun on a connection that it gets to know.
+        connection.execute(alone)
+        before = revision(connection)
+        if _lacks(before):
+            config.attributes["connection"] = borrowed
+            command.upgrade(config, "head")
+    if _lacks(before):
+        log.info("registry migrated", before=before or "empty", after=_known()[-1])

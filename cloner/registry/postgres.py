@@ -1,0 +1,213 @@
+"""The registry in Postgres: a few threads, each with a connection while it is at a transaction.
+
+No session is relied upon, so that a pooler that gives each transaction another connection may stand
+between: nothing is prepared, and what is set or locked is so until the end of the transaction.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+import psycopg
+import structlog
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
+
+from cloner.registry.statement import Statement
+from cloner.registry.store import Job, Store
+from cloner.registry.transaction import RegistryUnavailable, Row, checked
+
+__all__ = ["PostgresStore", "PostgresTransaction", "connected"]
+
+log = structlog.get_logger()
+
+CONNECTIONS = 10
+# A transaction that takes longer is given up, by the server, and a moment later by us.
+SERVER_SECONDS = 9
+LONGEST_SECONDS = 10.0
+# How often a transaction that met another one is run anew.
+ATTEMPTS = 8
+WATCH_SECONDS = 1.0
+# What the URL may say otherwise.
+DEFAULTS: dict[str, str | int] = {
+    "application_name": "precall",
+    "client_encoding": "UTF8",
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# One message to the server. Whoever is suspended in a transaction keeps its locks no longer than that.
+BEGIN = (
+    f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '{SERVER_SECONDS}s';"
+    f" SET LOCAL idle_in_transaction_session_timeout = '{SERVER_SECONDS}s'"
+).encode()
+# Another transaction was in the way, which is over by now.
+MET = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
+# The server that we are connected to may write no more; another one may by now.
+DEMOTED = errors.ReadOnlySqlTransaction
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+
+class PostgresTransaction:
+    """A transaction on a Postgres connection."""
+
+    postgres = True
+
+    def __init__(self, connection: Connection) -> None:
+        self._cursor = connection.cursor()
+
+    def one(self, statement: Statement, /, **values: object) -> Row | None:
+        return self._cursor.execute(statement.postgres, checked(values)).fetchone()
+
+    def all(self, statement: Statement, /, **values: object) -> list[Row]:
+        return self._cursor.execute(statement.postgres, checked(values)).fetchall()
+
+    def run(self, statement: Statement, /, **values: object) -> int:
+        return self._cursor.execute(statement.postgres, checked(values)).rowcount
+
+
+class PostgresStore(Store):
+    """A registry in a database that several machines may share.
+
+    A connection that turns out to be dead before anything was committed is replaced, once; a
+    transaction that met another one is run anew, a bounded number of times.
+    """
+
+    postgres = True
+
+    def __init__(self, url: str, *, longest_seconds: float = LONGEST_SECONDS) -> None:
+        super().__init__()
+        self._url = url
+        self._longest_seconds = longest_seconds
+        self._threads = ThreadPoolExecutor(CONNECTIONS, "registry")
+        # The one that was used last is taken first, so that those that nobody needs stay idle.
+        self._free: list[Connection] = []
+        self._running: dict[Connection, float] = {}
+        self._cut: set[Connection] = set()
+        self._lock = threading.Lock()
+        self._watch: asyncio.TimerHandle | None = None
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._watch is not None:
+            self._watch.cancel()
+        while self._free:
+            self._free.pop().close()
+
+    async def _write(self, job: Job) -> Any:
+        return await self._in_thread(job, begin=True)
+
+    async def _read(self, job: Job) -> Any:
+        # Each statement sees what was committed before it, within a transaction and without.
+        return await self._in_thread(job, begin=False)
+
+    async def _in_thread(self, job: Job, *, begin: bool) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._watch is None:
+            self._watch = loop.call_later(WATCH_SECONDS, self._watched)
+        try:
+            future = loop.run_in_executor(self._threads, self._carried_out, job, begin)
+        except RuntimeError as failure:  # the store is closed
+            raise RegistryUnavailable from failure
+        return await future
+
+    def _carried_out(self, job: Job, begin: bool) -> Any:  # noqa: FBT001 - from one place only
+        """What the job returns. Runs in a thread."""
+        met = 0
+        reconnected = False
+        while True:
+            committing = False
+            connection: Connection | None = None
+            try:
+                connection = self._taken()
+                if begin:
+                    connection.execute(BEGIN)
+                outcome = job(PostgresTransaction(connection))
+                committing = True
+                if begin:
+                    connection.execute(b"COMMIT")
+            except psycopg.Error as failure:
+                usable, cut = self._given_back(connection, keep=not isinstance(failure, DEMOTED))
+                if isinstance(failure, MET) and met < ATTEMPTS:
+                    met += 1
+                    time.sleep(random.uniform(0, 0.01 * met))  # noqa: S311 - so that not both come back at once
+                    continue
+                nothing_done = connection is not None and not (committing and begin)
+                if nothing_done and not usable and not cut and not reconnected:
+                    reconnected = True
+                    continue
+                # The text may hold values and addresses; the type says enough.
+                log.warning("registry not available", reason=type(failure).__name__)
+                raise RegistryUnavailable from failure
+            except BaseException:
+                self._given_back(connection, keep=True)
+                raise
+            self._given_back(connection, keep=True)
+            return outcome
+
+    def _taken(self) -> Connection:
+        """A connection that nobody else has until it is given back."""
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = connected(self._url)
+        with self._lock:
+            self._running[connection] = time.monotonic() + self._longest_seconds
+        return connection
+
+    def _given_back(self, connection: Connection | None, *, keep: bool) -> tuple[bool, bool]:
+        """Whether it can be used again, and whether it was cut for taking too long."""
+        if connection is None:
+            return False, False
+        if (
+            not connection.closed
+            and connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE
+        ):
+            with contextlib.suppress(psycopg.Error):
+                connection.execute(b"ROLLBACK")
+        with self._lock:
+            del self._running[connection]
+            cut = connection in self._cut
+            self._cut.discard(connection)
+            usable = keep and not cut and not connection.closed
+            if usable:
+                self._free.append(connection)
+            else:
+                connection.close()
+        return usable, cut
+
+    def _watched(self) -> None:
+        """Cuts off connections that no longer answer, so that no thread waits for ever."""
+        self._watch = None
+        now = time.monotonic()
+        with self._lock:
+            for connection, ends in self._running.items():
+                if ends < now and connection not in self._cut:
+                    self._cut.add(connection)
+                    with contextlib.suppress(OSError, psycopg.Error):
+                        _cut_off(connection)
+            busy = bool(self._running)
+        if busy:
+            self._watch = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watched)
+
+
+def connected(url: str) -> Connection:
+    """A connection that begins no transaction by itself and prepares nothing. Raises psycopg.Error."""
+    told = conninfo_to_dict(url)
+    defaults = {name: value for name, value in DEFAULTS.items() if name not in told}
+    return psycopg.connect(url, autocommit=True, prepare_threshold=None, **defaults)  # type: ignore[arg-type]
+
+
+def _cut_off(connection: Connection) -> None:
+    """Ends the connection under the thread that waits for it, whose next step then fails."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as its:
+        its.shutdown(socket.SHUT_RDWR)

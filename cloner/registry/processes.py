@@ -1,0 +1,31 @@
+"""Processes that are at intents, and their last signs of life: one row each, however much it is at."""
+
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Transaction
+
+__all__ = ["DEAD", "SEEN", "alive", "drop_dead"]
+
+# Of the process that is at a voice: its last sign of life, and whether that is too long ago.
+SEEN = "coalesce((SELECT alive_at FROM processes WHERE processes.owner = voices.owner), 0)"
+DEAD = "NOT EXISTS (SELECT 1 FROM processes WHERE processes.owner = voices.owner AND alive_at >= :stale)"
+# Every transaction that writes down an intent says so: only the first one in a while has a row to change.
+FRESH_SECONDS = 1.0
+
+RENEWED = Statement("""
+    UPDATE processes SET alive_at = :now WHERE owner = :owner AND alive_at < :now - :fresh
+""")
+FIRST = Statement("""
+    INSERT INTO processes (owner, alive_at) VALUES (:owner, :now) ON CONFLICT (owner) DO NOTHING
+""")
+DROPPED = Statement("DELETE FROM processes WHERE alive_at < :before")
+
+
+def alive(tx: Transaction, owner: str, *, now: float) -> None:
+    """Says that a process is still at its intents."""
+    if tx.run(RENEWED, owner=owner, now=now, fresh=FRESH_SECONDS) == 0:
+        tx.run(FIRST, owner=owner, now=now)
+
+
+def drop_dead(tx: Transaction, *, before: float) -> int:
+    """Removes rows of processes that gave no sign of life since then; says how many."""
+    return tx.run(DROPPED, before=before)

@@ -1,0 +1,297 @@
+"""The registry in a SQLite file: one thread writes, another reads."""
+
+import asyncio
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from cloner.registry.statement import Statement
+from cloner.registry.store import Job, Store
+from cloner.registry.transaction import RegistryNotOpened, RegistryUnavailable, Row, checked
+
+__all__ = ["SqliteStore", "SqliteTransaction", "connected", "made_private"]
+
+log = structlog.get_logger()
+
+# How long another process may have the file for itself.
+BUSY_SECONDS = 10.0
+# How long SQLite itself waits. Its pauses grow to 100 ms, in which others would pass; so it is asked anew.
+BUSY_MS = 50
+MOST_AT_ONCE = 200
+STATEMENTS = 256
+CACHE_KIB = 32_768
+
+
+class SqliteTransaction:
+    """A transaction on a SQLite connection."""
+
+    postgres = False
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def one(self, statement: Statement, /, **values: object) -> Row | None:
+        # A statement is over, and lets others go on, when all of its rows are read.
+        rows = self._connection.execute(statement.sqlite, checked(values)).fetchall()
+        return rows[0] if rows else None
+
+    def all(self, statement: Statement, /, **values: object) -> list[Row]:
+        return self._connection.execute(statement.sqlite, checked(values)).fetchall()
+
+    def run(self, statement: Statement, /, **values: object) -> int:
+        return self._connection.execute(statement.sqlite, checked(values)).rowcount
+
+
+class SqliteStore(Store):
+    """A registry in a file of this machine.
+
+    Everybody who waits to write shares one commit, with a savepoint each, so that one failure is one
+    failure. Reads take no lock. A file that is deleted or replaced is not written to any more.
+    """
+
+    postgres = False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._missing = False
+        self._writing, self._reading = connected(path), connected(path)
+        self._reading.execute("PRAGMA query_only=ON")
+        # Only the writer waits by itself, so that it can do so in short turns.
+        self._reading.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+        self._files = self._seen()
+        self._write_lane = _Lane("registry-write", self._write_all)
+        self._read_lane = _Lane("registry-read", self._read_all)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._write_lane.end()
+        self._read_lane.end()
+        self._reading.close()
+        self._writing.close()
+
+    async def _write(self, job: Job) -> object:
+        return await self._write_lane.put(job)
+
+    async def _read(self, job: Job) -> object:
+        return await self._read_lane.put(job)
+
+    def _write_all(self, tasks: "list[_Task]") -> None:
+        """Does all of it in one transaction of SQLite."""
+        connection, transaction = self._writing, SqliteTransaction(self._writing)
+        try:
+            self._require_file()
+            _begin(connection)
+            for task in tasks:
+                if len(tasks) == 1:
+                    task.outcome = task.job(transaction)
+                else:
+                    _apart(connection, transaction, task)
+            connection.execute("COMMIT")
+            # What was committed into a file that nobody finds again is not kept.
+            self._require_file()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, those who wait are told
+            if connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            for task in tasks:
+                task.failure = task.failure or failure
+
+    def _read_all(self, tasks: "list[_Task]") -> None:
+        """Answers all of it from one view of the file, which is newer than every question."""
+        connection, transaction = self._reading, SqliteTransaction(self._reading)
+        try:
+            self._require_file()
+            connection.execute("BEGIN")
+            for task in tasks:
+                try:
+                    task.outcome = task.job(transaction)
+                except Exception as failure:  # noqa: BLE001 - as above
+                    task.failure = failure
+        except Exception as failure:  # noqa: BLE001 - as above
+            for task in tasks:
+                task.failure = task.failure or failure
+        finally:
+            if connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+
+    def _seen(self) -> list[tuple[int, int]]:
+        """Which files have our names: the database, and what was committed to it last."""
+        stats = [os.stat(f"{self._path}{suffix}") for suffix in ("", "-wal")]  # noqa: PTH116 - one call each
+        return [(stat.st_dev, stat.st_ino) for stat in stats]
+
+    def _require_file(self) -> None:
+        """Raises RegistryUnavailable if the file has another place, or there is another in its place."""
+        try:
+            missing = self._seen() != self._files
+        except OSError:
+            missing = True
+        if missing != self._missing:
+            self._missing = missing
+            if missing:
+                log.error(
+                    "registry file deleted or replaced; no work is taken until the cloner is started anew",
+                    path=str(self._path),
+                )
+            else:
+                log.info("registry file back in its place", path=str(self._path))
+        if missing:
+            raise RegistryUnavailable
+
+
+class _Task:
+    """A transaction that somebody waits for, and what became of it."""
+
+    __slots__ = ("failure", "future", "job", "outcome")
+
+    def __init__(self, job: Job, future: "asyncio.Future[object]") -> None:
+        self.job = job
+        self.future = future
+        self.outcome: object = None
+        self.failure: Exception | None = None
+
+    def tell(self) -> None:
+        """Answers whoever waits, if somebody still does."""
+        if self.future.done():
+            return
+        if self.failure is None:
+            self.future.set_result(self.outcome)
+        else:
+            self.future.set_exception(self.failure)
+
+
+class _Lane:
+    """A thread that does what is put to it, in order, and as much at once as there is."""
+
+    def __init__(self, name: str, work: Callable[[list[_Task]], None]) -> None:
+        self._work = work
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        self._ended = False
+
+    def put(self, job: Job) -> "asyncio.Future[object]":
+        """What the job returns, once it is done. Raises RegistryUnavailable."""
+        if self._ended:
+            raise RegistryUnavailable
+        future = asyncio.get_running_loop().create_future()
+        self._tasks.put(_Task(job, future))
+        return future
+
+    def end(self) -> None:
+        """Waits until all is done that was put."""
+        self._ended = True
+        self._tasks.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        going_on = True
+        while going_on:
+            batch = [self._tasks.get()]
+            while len(batch) < MOST_AT_ONCE:
+                try:
+                    batch.append(self._tasks.get_nowait())
+                except queue.Empty:
+                    break
+            going_on = None not in batch
+            # Whoever waits no more wants nothing begun.
+            tasks = [task for task in batch if task is not None and not task.future.cancelled()]
+            if tasks:
+                self._work(tasks)
+                _told(tasks)
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    """A connection that begins no transaction by itself."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
+    )
+    connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+    _until_free(lambda: connection.execute("PRAGMA journal_mode=WAL"))
+    # What was committed is on the disk, also after a power cut.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+    # The log beside the file appears with the first look.
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    return connection
+
+
+def made_private(path: Path) -> None:
+    """Makes the file, or one that is there, its owner's alone. SQLite gives its other files the same mode.
+
+    Raises RegistryNotOpened.
+    """
+    if not path.parent.is_dir():
+        raise RegistryNotOpened(f"DATABASE_URL: the folder {path.parent} does not exist")
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not path.is_file():
+            raise RegistryNotOpened(f"DATABASE_URL: {path} is not a file")
+        for suffix in ("", "-wal", "-shm"):
+            # Another's file may be shared on purpose.
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                Path(f"{path}{suffix}").chmod(0o600)
+    except OSError as failure:
+        raise RegistryNotOpened(
+            f"DATABASE_URL: {path} can be neither written nor made ({failure.strerror})"
+        ) from failure
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    _until_free(lambda: connection.execute("BEGIN IMMEDIATE"))
+
+
+def _until_free(step: Callable[[], object]) -> None:
+    """Waits while another process has the file for itself, for as long as that may take."""
+    ends = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            step()
+            return
+        except sqlite3.OperationalError as failure:
+            busy = failure.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or time.monotonic() > ends:
+                raise
+
+
+def _apart(connection: sqlite3.Connection, transaction: SqliteTransaction, task: _Task) -> None:
+    """Does one of several; what it changed is taken back if it fails."""
+    connection.execute("SAVEPOINT task")
+    try:
+        task.outcome = task.job(transaction)
+    except Exception as failure:  # noqa: BLE001 - told to whoever waits for it
+        task.failure = failure
+        # A disk that is full may have ended the transaction of all; then this fails, for all.
+        connection.execute("ROLLBACK TO task")
+    connection.execute("RELEASE task")
+
+
+def _told(tasks: list[_Task]) -> None:
+    """Answers everybody at once: waking a loop costs more than what it is woken for."""
+    for task in tasks:
+        if isinstance(task.failure, sqlite3.Error):
+            # The text may hold values; the names say enough.
+            reason = getattr(task.failure, "sqlite_errorname", type(task.failure).__name__)
+            log.warning("registry not available", reason=reason)
+            task.failure = RegistryUnavailable()
+    loops = {task.future.get_loop() for task in tasks}
+    for loop in loops:
+        theirs = [task for task in tasks if task.future.get_loop() is loop]
+        # A loop that is closed has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_tell, theirs)
+
+
+def _tell(tasks: list[_Task]) -> None:
+    for task in tasks:
+        task.tell()

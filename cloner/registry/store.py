@@ -1,0 +1,90 @@
+"""Runs transactions: plain functions, in threads that own the connections, for whoever awaits them."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
+
+import structlog
+
+from cloner.registry.transaction import RegistryUnavailable, Transaction
+
+__all__ = ["Job", "Store", "by"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Job: TypeAlias = Callable[[Transaction], Any]
+
+log = structlog.get_logger()
+
+# Whoever calls waits until its own deadline; this bounds the memory of those who wait.
+MOST_WAITING = 10_000
+
+
+class Store(ABC):
+    """A database that is up to date. `name` and `created_at` are those of the deployment.
+
+    A transaction is a function whose first argument is the Transaction; the others are given behind it.
+    It is committed before it is answered. Whoever stops waiting harms nothing: the transaction is
+    carried out to its end, or never begun.
+    """
+
+    postgres: ClassVar[bool]
+    """Whether several processes on several machines may share it."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.created_at = 0.0
+        self._waiting = 0
+
+    async def write(
+        self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
+    ) -> T:
+        """What the transaction returns, once it is committed. Raises RegistryUnavailable."""
+        return await self._waited(self._write(lambda transaction: work(transaction, *args, **named)))
+
+    async def read(
+        self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
+    ) -> T:
+        """What a transaction that changes nothing returns; it waits for no lock.
+
+        It sees whatever was committed before it was asked. Raises RegistryUnavailable.
+        """
+        return await self._waited(self._read(lambda transaction: work(transaction, *args, **named)))
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Waits for what is running, and closes every connection."""
+
+    @abstractmethod
+    async def _write(self, job: Job) -> Any: ...
+
+    @abstractmethod
+    async def _read(self, job: Job) -> Any: ...
+
+    async def _waited(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._waiting >= MOST_WAITING:
+            work.close()
+            log.warning("registry not available", reason="too many are waiting")
+            raise RegistryUnavailable
+        self._waiting += 1
+        try:
+            return await work
+        finally:
+            self._waiting -= 1
+
+
+@asynccontextmanager
+async def by(deadline: float) -> AsyncIterator[None]:
+    """A block that asks the registry and nobody else; raises RegistryUnavailable at the deadline.
+
+    Whether what was asked for is done then, nobody knows.
+    """
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        log.warning("registry did not answer in time")
+        raise RegistryUnavailable from None

@@ -1,0 +1,62 @@
+"""What a transaction may do, and what can go wrong with it."""
+
+from typing import Any, Protocol
+
+from cloner.registry.statement import Statement
+
+__all__ = ["RegistryNotOpened", "RegistryUnavailable", "Row", "TextNotStorable", "Transaction", "checked"]
+
+Row = tuple[Any, ...]
+
+
+class Transaction(Protocol):
+    """A transaction that is under way, within one function that runs from its begin to its commit.
+
+    The function may run again from its start, in a new transaction, when another one was in its way.
+    """
+
+    @property
+    def postgres(self) -> bool:
+        """Whether others may write at the same time, so that what is read must be locked."""
+
+    def one(self, statement: Statement, /, **values: object) -> Row | None:
+        """The only row, if there is one."""
+
+    def all(self, statement: Statement, /, **values: object) -> list[Row]:
+        """Every row."""
+
+    def run(self, statement: Statement, /, **values: object) -> int:
+        """How many rows were changed."""
+
+
+class RegistryUnavailable(Exception):
+    """The database cannot be reached, answered an error, or did not answer in time."""
+
+    def __init__(self, message: str = "The registry of voices cannot be reached; try again later.") -> None:
+        super().__init__(message)
+
+
+class RegistryNotOpened(RegistryUnavailable):
+    """The database cannot be opened at start. The text says why, in one line without secrets."""
+
+
+class TextNotStorable(Exception):
+    """A text holds what a database cannot: NUL, or half of a character. Nothing was changed."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} holds a character that cannot be stored.")
+
+
+def checked(values: dict[str, object]) -> dict[str, object]:
+    """The same values. Raises TextNotStorable, alike for both databases."""
+    for name, value in values.items():
+        if isinstance(value, str):
+            if "\0" in value:
+                raise TextNotStorable(name)
+            if not value.isascii():
+                try:
+                    value.encode()
+                except UnicodeEncodeError:
+                    # Not as the cause: it holds the text.
+                    raise TextNotStorable(name) from None
+    return values

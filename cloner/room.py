@@ -1,0 +1,98 @@
+"""Bounds the bytes of requests and samples that are in memory at once."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from cloner.refusals import Overloaded
+
+__all__ = ["Room", "Share"]
+
+# After how many bytes that were left the memory is tidied up: while others stay, and when none does.
+MUCH = 128 * 1_048_576
+LITTLE = 16 * 1_048_576
+TIDY_SECONDS = 1.0
+
+
+class Share:
+    """A part of the room, for as long as somebody holds it."""
+
+    def __init__(self, room: "Room", size: int) -> None:
+        self._room = room
+        self._size = size
+
+    def resize(self, size: int) -> None:
+        """Makes the share as large as what is held turned out to be."""
+        self._room.change(size - self._size)
+        self._size = size
+
+    def give_back(self) -> None:
+        """Ends the share. May be repeated."""
+        self.resize(0)
+
+
+class Room:
+    """So many bytes. Whoever finds no room waits in order; one who finds it empty always fits.
+
+    `left` is called, beside the loop, a second after much was left or all of it.
+    """
+
+    def __init__(self, size: int, *, left: Callable[[], None] = lambda: None) -> None:
+        self._size = size
+        self._tidy = left
+        self._left = 0
+        self._tidying: asyncio.TimerHandle | None = None
+        self._taken = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def wait(self, size: int, *, seconds: float) -> Share:
+        """A share of that size, once there is one. Raises Overloaded when that takes too long."""
+        if self._waiting or not self._fits(size):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            entry = (size, turn)
+            self._waiting.append(entry)
+            try:
+                async with asyncio.timeout(seconds):
+                    await turn
+            except BaseException as end:
+                if turn.done() and not turn.cancelled():
+                    self.change(-size)
+                else:
+                    with contextlib.suppress(ValueError):
+                        self._waiting.remove(entry)
+                    self.change(0)
+                if isinstance(end, TimeoutError):
+                    raise Overloaded from None
+                raise
+        else:
+            self._taken += size
+        return Share(self, size)
+
+    @contextlib.contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Counts what a request that was let in holds beyond its own share. Never waits, never refuses."""
+        self._taken += size
+        try:
+            yield
+        finally:
+            self.change(-size)
+
+    def change(self, size: int) -> None:
+        """Takes that much more, or less, and lets in whom it makes room for."""
+        self._taken += size
+        self._left -= min(size, 0)
+        if self._tidying is None and self._left >= (MUCH if self._taken else LITTLE):
+            self._tidying = asyncio.get_running_loop().call_later(TIDY_SECONDS, self._tidy_up)
+        while self._waiting and self._fits(self._waiting[0][0]):
+            wanted, turn = self._waiting.popleft()
+            if not turn.done():
+                self._taken += wanted
+                turn.set_result(None)
+
+    def _tidy_up(self) -> None:
+        self._tidying, self._left = None, 0
+        asyncio.get_running_loop().run_in_executor(None, self._tidy)
+
+    def _fits(self, size: int) -> bool:
+        return self._taken == 0 or self._taken + size <= self._size

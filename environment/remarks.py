@@ -1,0 +1,81 @@
+"""What is odd about a process's environment and yet stops nothing: told in the log at every start."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from environment.secret import Secret
+
+__all__ = ["Remark", "is_injected", "remarks"]
+
+PREFIXES = ("PRECALL_", "CLONER_", "VOICE_CLONE_")
+"""A variable that begins so is meant for us."""
+
+KNOWN = frozenset({
+    "CLONER_HOST", "CLONER_PORT", "CLONER_TARGET", "CLONER_TOKEN", "CLONER_TOKEN_FILE",
+    "PRECALL_BUDGET_MS", "PRECALL_DEPLOYMENT", "PRECALL_FALLBACK", "PRECALL_MAX_CONNECTIONS",
+    "PRECALL_WEBHOOK_HOST", "PRECALL_WEBHOOK_PORT",
+    "VOICE_CLONE_AUTO_DELETE", "VOICE_CLONE_KEEP_HOURS", "VOICE_CLONE_MAX_DURATION",
+    "VOICE_CLONE_MAX_SIZE_MB", "VOICE_CLONE_MIN_DURATION", "VOICE_CLONE_MIN_SAMPLE_RATE",
+    # What docker-compose.yml reads, and one .env may serve it as well as the processes.
+    "PRECALL_PUBLISH_ADDRESS",
+})  # fmt: skip
+"""Those of every process: one file of variables may serve them all."""
+
+# What Kubernetes, and Docker's links before it, tell every container about a service called "cloner":
+# CLONER_PORT itself, CLONER_SERVICE_HOST, CLONER_SERVICE_PORT_GRPC, CLONER_PORT_50051_TCP_ADDR.
+LINK = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+", re.IGNORECASE)
+OF_SERVICE = re.compile(
+    r".*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+
+
+class Remark(NamedTuple):
+    """One line for the log."""
+
+    event: str
+    variable: str
+    is_severe: bool = False
+    facts: Mapping[str, str] = {}
+
+
+def is_injected(name: str, text: str) -> bool:
+    """Whether an orchestrator set the variable, for a service that has the name of one of ours."""
+    return name.endswith(("_PORT", "_HOST")) and LINK.fullmatch(text) is not None
+
+
+def remarks(settings: msgspec.Struct, environ: Mapping[str, str]) -> list[Remark]:
+    """What to tell an operator about what these settings were read from. No value is repeated."""
+    return [*_published(settings), *_injected(settings, environ), *_unknown(settings, environ)]
+
+
+def _published(settings: msgspec.Struct) -> Iterator[Remark]:
+    for field in settings.__struct_fields__:
+        value = getattr(settings, field)
+        secrets = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(secret, Secret) and secret.is_published for secret in secrets):
+            yield Remark(
+                "everybody knows this secret: it is published, so change it", field.upper(), is_severe=True
+            )
+
+
+def _injected(settings: msgspec.Struct, environ: Mapping[str, str]) -> Iterator[Remark]:
+    for field in settings.__struct_fields__:
+        name = field.upper()
+        if is_injected(name, environ.get(name, "").strip()):
+            yield Remark("an orchestrator set this for a service of that name: it counts as not set", name)
+
+
+def _unknown(settings: msgspec.Struct, environ: Mapping[str, str]) -> Iterator[Remark]:
+    own = {field.upper() for field in settings.__struct_fields__}
+    known = own | KNOWN | {f"{name}_FILE" for name in own if f"{name}_FILE" in KNOWN}
+    for name in sorted(environ):
+        if not name.upper().startswith(PREFIXES) or name in known or OF_SERVICE.fullmatch(name):
+            continue
+        if is_injected(name, environ[name]) or not environ[name].strip():
+            continue
+        near = difflib.get_close_matches(name.upper(), sorted(known), n=1)
+        yield Remark("unknown variable", name, facts={"did_you_mean": near[0]} if near else {})

@@ -1,0 +1,143 @@
+"""Secrets: what one may look like, where it comes from, and how it keeps itself out of sight.
+
+A secret that arrives damaged (in quotes, with a line end in it, with a character that nobody sees) works
+nowhere, and nobody can tell why from a refused request. So it is refused when it is read.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Self
+
+__all__ = ["ApiKey", "Key", "Secret", "Token", "check_ends", "file_text", "secret_text"]
+
+SHORTEST = 16
+LARGEST_FILE = 65_536
+
+BOM = b"\xef\xbb\xbf"
+QUOTES = ("\"'`\u2018\u201c", "\"'`\u2019\u201d")
+# Letters, marks and symbols by their category that are drawn as nothing at all.
+BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
+# What stands in docker-compose.yml, and what documents of all kinds say in the place of a secret.
+PUBLISHED = re.compile(
+    r"everybody-knows|change[-_ ]?(me|this)|your[-_ ](secret|token|key)|^<.*>$", re.IGNORECASE
+)
+
+
+class Secret:
+    """A text that does not show itself in a log line, a `repr` or a format string."""
+
+    __slots__ = ("_text",)
+
+    shortest: ClassVar[int] = 1
+    """How many visible characters it needs."""
+    alphabet: ClassVar[re.Pattern[str] | None] = None
+    """What it may consist of, where that is less than everything that can be seen."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Takes what an operator wrote. Raises ValueError, which says what is wrong and not with what."""
+        check_ends(text)
+        if cls.alphabet is not None:
+            if not cls.alphabet.fullmatch(text):
+                raise ValueError(
+                    f"must be printable ASCII{'' if cls.alphabet.match(' ') else ' without spaces'}"
+                )
+        elif not all(_is_seen(character) for character in text):
+            raise ValueError("must not hold characters that cannot be seen")
+        if sum(_counts(character) for character in text) < cls.shortest:
+            raise ValueError(f"must be at least {cls.shortest} characters")
+        return cls(text)
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it stands in this project's own files, so that it is no secret."""
+        return self.shortest > 1 and PUBLISHED.search(self._text) is not None
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class ApiKey(Secret):
+    """A key that somebody else made, and that goes into a header."""
+
+    __slots__ = ()
+    alphabet = re.compile(r"[!-~]+")
+
+
+class Token(Secret):
+    """A secret of ours that goes into a header."""
+
+    __slots__ = ()
+    shortest = SHORTEST
+    alphabet = re.compile(r"[ -~]+")
+
+
+class Key(Secret):
+    """A secret of ours that signatures or hashes are computed with."""
+
+    __slots__ = ()
+    shortest = SHORTEST
+
+
+def secret_text(name: str, environ: Mapping[str, str]) -> str | None:
+    """The text of the variable, or of the file that `<NAME>_FILE` names; None where neither is set.
+
+    A BOM and one line end at its end are no part of a file's text. Raises ValueError, which names the
+    variable at fault.
+    """
+    text, path = environ.get(name, "").strip(" \t"), environ.get(f"{name}_FILE", "").strip()
+    if not path:
+        return text if text.strip() else None
+    if text.strip():
+        raise ValueError(f"{name} and {name}_FILE are both set: one of them has to go")
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except OSError as failure:
+        raise ValueError(f"{name}_FILE cannot be read ({failure.strerror})") from failure
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"{name}_FILE is larger than {LARGEST_FILE} bytes")
+    try:
+        text = file_text(content)
+    except UnicodeDecodeError as failure:
+        raise ValueError(f"{name}_FILE must be UTF-8") from failure
+    if not text.strip():
+        raise ValueError(f"{name}_FILE is empty")
+    return text
+
+
+def check_ends(text: str) -> None:
+    """Raises ValueError for what editors and shells add to a secret, or to a list of them."""
+    if len(text.splitlines()) > 1 or text.endswith(("\n", "\r")):
+        raise ValueError("must be one line")
+    if len(text) > 1 and (text[0], text[-1]) in zip(*QUOTES, strict=True):
+        raise ValueError("must not stand in quotes: they would be part of it")
+
+
+def file_text(content: bytes) -> str:
+    """What a file says, without a BOM and one line end at its end. Raises UnicodeDecodeError."""
+    return content.removeprefix(BOM).removesuffix(b"\n").removesuffix(b"\r").decode().strip(" \t")
+
+
+def _is_seen(character: str) -> bool:
+    return character == " " or not (unicodedata.category(character)[0] in "CZ" or BLANK.match(character))
+
+
+def _counts(character: str) -> bool:
+    """Whether the character makes a secret longer: a space and an accent of its own do not."""
+    return unicodedata.category(character)[0] not in "CZM"

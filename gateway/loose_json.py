@@ -1,0 +1,230 @@
+"""Finds the fields that count in JSON whose other fields may hold what is not quite JSON.
+
+    distilled()   the same document with nothing but the fields that count, for a strict reader
+    fields()      what an object holds; nothing for what is none
+    text()        the text behind a JSON string; None for what is none
+
+What a strict reader refuses a whole document for is passed over here: a byte order mark, bytes that are
+not UTF-8, lone surrogates, unknown escapes, control characters in strings, NaN, Infinity, numbers of any
+size, nesting of any depth. The rest of the grammar holds.
+
+    NotJson   the sender's fault: the document is not JSON, however loosely it is read
+
+Of a name that stands twice in an object the last counts, as for the strict reader: both are kept.
+
+The document is read once from left to right, without recursion, most of it within regular expressions
+that never try twice. That costs about ten times what a strict reader costs, so it is for documents that a
+strict reader has refused.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from itertools import islice
+from typing import Union, get_args
+
+import msgspec
+from msgspec import Raw, Struct
+
+__all__ = ["BOM", "NULL", "Kept", "NotJson", "distilled", "fields", "kept_by", "text"]
+
+BOM = b"\xef\xbb\xbf"
+NULL = b"null"
+
+# The names that count in an object: each with those that count in its value, or None for all of a value.
+Kept = Mapping[str, Union["Kept", None]]
+
+# Every repetition is possessive, so that no text makes it try twice.
+W = rb"[ \t\r\n]*+"
+STRING = rb'"(?:[^"\\]++|\\.)*+"'
+NUMBER = rb"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+"
+SCALAR = rb"(?:%b|(?:%b|true|false|null|NaN|-?+Infinity)(?=[ \t\r\n,}\]]|\Z))" % (STRING, NUMBER)
+NAMED = STRING + W + rb":" + W
+# A container that holds no other, as most do.
+FLAT = rb"(?:\[%b(?:%b%b(?:,%b%b%b)*+)?+\]|\{%b(?:%b%b%b(?:,%b%b%b%b)*+)?+\})" % (
+    *(W, SCALAR, W, W, SCALAR, W),
+    *(W, NAMED, SCALAR, W, W, NAMED, SCALAR, W),
+)  # fmt: skip
+ITEM = rb"(?:%b|%b)" % (SCALAR, FLAT)
+OPENING = rb"(\[(?:%b\[)*+|\{)" % W
+
+SPACE = re.compile(W)
+VALUE = re.compile(W + rb"(?:(%b)|([{\[]))" % SCALAR, re.DOTALL)
+NAME = re.compile(W + rb"(%b)%b:" % (STRING, W), re.DOTALL)
+EMPTY = re.compile(W + rb"[}\]]")
+NEXT = re.compile(W + rb"([,}\]])")
+# All items that a comma follows, then the last one, or the bracket of one that is looked into.
+IN_ARRAY = re.compile(rb"(?:%b%b%b,)*+%b(?:%b(?=%b\])|%b)" % (W, ITEM, W, W, ITEM, W, OPENING), re.DOTALL)
+IN_OBJECT = re.compile(
+    rb"(?:%b%b%b%b,)*+%b%b(?:%b(?=%b\})|%b)" % (W, NAMED, ITEM, W, W, NAMED, ITEM, W, OPENING), re.DOTALL
+)
+CLOSING = re.compile(rb"(?:%b[}\]])++" % W)
+BRACKET = re.compile(rb"[}\]]")
+CLOSES = bytes.maketrans(b"[{", b"]}")
+BLANKS = b" \t\r\n"
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class NotJson(Exception):
+    """The document is not JSON, however loosely it is read."""
+
+
+def distilled(content: bytes, kept: Kept, *, cut: bool = False) -> bytes:
+    """The document with nothing but the fields that count. Raises NotJson.
+
+    Their strings are such that every reader takes them; a value that is neither string nor object is a
+    simple one of its kind, and so is a string that cannot be read. Of a document that was `cut`, this is
+    what stands in front of the first thing that cannot be read; a field whose value is cut is null.
+    """
+    found: list[bytes] = []
+    end = 0
+    try:
+        end = _keep(content, len(BOM) if content.startswith(BOM) else 0, kept, found)
+    except NotJson:
+        if not cut:
+            raise
+    if not cut and content[end:].strip(BLANKS):
+        raise NotJson
+    return b"".join(found) or NULL
+
+
+def kept_by(kind: type[Struct]) -> Kept:
+    """The fields that a structure is read from."""
+    return {
+        field.encode_name: next(
+            (kept_by(option) for option in get_args(field.type) if issubclass(option, Struct)), None
+        )
+        for field in msgspec.structs.fields(kind)
+    }
+
+
+def fields(token: bytes | Raw | None) -> dict[str, Raw]:
+    """What an object holds; nothing for what is none.
+
+    Raises ValueError and RecursionError for what `distilled` alone can read.
+    """
+    try:
+        return msgspec.json.decode(token or NULL, type=dict[str, Raw])
+    except msgspec.ValidationError:
+        return {}
+
+
+def text(token: bytes | Raw | None) -> str | None:
+    """The text behind a JSON string, U+FFFD for what is no character; None for what is no string."""
+    written = bytes(token or NULL)
+    try:
+        return msgspec.json.decode(written, type=str)
+    except ValueError:
+        if not written.startswith(b'"'):
+            return None
+    try:
+        read = json.loads(written.decode(errors="replace"), strict=False)
+    except ValueError:
+        return None
+    return SURROGATE.sub("\ufffd", read)
+
+
+def _keep(content: bytes, at: int, kept: Kept | None, found: list[bytes]) -> int:
+    """Writes what counts of the value that begins here; returns where it ends. No deeper than `kept`."""
+    value = VALUE.match(content, at)
+    if value is None:
+        raise NotJson
+    scalar, bracket = value.groups()
+    if bracket == b"{" and kept is not None:
+        found.append(b"{")
+        try:
+            return _keep_members(content, value.end(), kept, found)
+        finally:
+            found.append(b"}")
+    if bracket is None:
+        found.append(_simple(scalar))
+        return value.end()
+    end = _passed(content, value.end(), bracket)
+    found.append(b"{}" if bracket == b"{" else b"[]")
+    return end
+
+
+def _keep_members(content: bytes, at: int, kept: Kept, found: list[bytes]) -> int:
+    """Writes the members that count of an object whose bracket was read; returns where it ends."""
+    comma = b""
+    following = EMPTY.match(content, at)
+    while following is None or following[0][-1:] == b",":
+        name = NAME.match(content, at)
+        if name is None:
+            raise NotJson
+        key = text(name[1])
+        if key is None or key not in kept:
+            value = VALUE.match(content, name.end())
+            if value is None:
+                raise NotJson
+            at = value.end() if value[2] is None else _passed(content, value.end(), value[2])
+        else:
+            found += comma, msgspec.json.encode(key), b":"
+            comma, size = b",", len(found)
+            try:
+                at = _keep(content, name.end(), kept[key], found)
+            finally:
+                if len(found) == size:
+                    found.append(NULL)
+        following = NEXT.match(content, at)
+        if following is None:
+            raise NotJson
+        at = following.end()
+    if not following[0].endswith(b"}"):
+        raise NotJson
+    return following.end()
+
+
+def _simple(token: bytes) -> bytes:
+    """The value as every reader takes it."""
+    if not token.startswith(b'"'):
+        return token if token in (NULL, b"true", b"false") else b"0"
+    try:
+        msgspec.json.decode(token, type=str)
+    except ValueError:
+        read = text(token)
+        return b"0" if read is None else msgspec.json.encode(read)
+    return token
+
+
+def _passed(content: bytes, at: int, bracket: bytes) -> int:
+    """Where a container ends whose first bracket was read."""
+    stack = bytearray(bracket)
+    while True:
+        if not EMPTY.match(content, at):
+            at, deeper = _pass_items(content, at, stack)
+            if deeper:
+                continue
+        # Nothing is left in the container that is the last on the stack.
+        while closing := CLOSING.match(content, at):
+            brackets = closing[0].translate(None, BLANKS)
+            size = min(len(brackets), len(stack))
+            if stack[: -size - 1 : -1].translate(CLOSES) != brackets[:size]:
+                raise NotJson
+            del stack[-size:]
+            if not stack:
+                # Further brackets belong to what this container stands in.
+                return next(islice(BRACKET.finditer(content, at), size - 1, None)).end()
+            at, deeper = _pass_items(content, _comma(content, closing.end()), stack)
+            if deeper:
+                break
+        else:
+            raise NotJson
+
+
+def _pass_items(content: bytes, at: int, stack: bytearray) -> tuple[int, bool]:
+    """Passes over the items of a container up to its end, or to one that now is on the stack."""
+    items = (IN_ARRAY if stack.endswith(b"[") else IN_OBJECT).match(content, at)
+    if items is None:
+        raise NotJson
+    opened = (items[1] or b"").translate(None, BLANKS)
+    stack += opened
+    return items.end(), bool(opened)
+
+
+def _comma(content: bytes, at: int) -> int:
+    following = NEXT.match(content, at)
+    if following is None or following[1] != b",":
+        raise NotJson
+    return following.end()

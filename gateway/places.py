@@ -1,0 +1,126 @@
+"""Who is connected, who gives way when every place is taken, and whose turn it is.
+
+A newcomer is always let in while anybody is there who has less of a claim:
+
+    idle        no request is under way; the one that is idle longest goes first
+    beginning   the headers of a request are incomplete, for the longest time
+    asking      a request is under way of somebody we do not know, for the longest time
+
+Only where everybody is known, which is to say that every place is taken by work, a newcomer is turned away.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Protocol
+
+__all__ = ["EXTENSION", "Claim", "Guest", "Places", "Turns"]
+
+# Where a request's scope has the guest whose request it is.
+EXTENSION = "precall.guest"
+
+# How many who gave way may still be on their way out with an answer.
+LEAVING = 64
+
+
+class Claim(IntEnum):
+    """What somebody is doing on a connection, those who give way first before the others."""
+
+    IDLE = 0
+    BEGINNING = 1
+    ASKING = 2
+    KNOWN = 3
+
+
+class Guest(Protocol):
+    """Somebody who is connected."""
+
+    refuse: Callable[[], None] | None
+    """Answers the request that is under way at once, where it can be refused."""
+
+    def vouch(self) -> None:
+        """Says that the sender of the request that is under way is known."""
+
+    def give_way(self, *, at_once: bool) -> None:
+        """Makes room; with a word of why where there is one and it need not be `at_once`."""
+
+
+class Places:
+    """Takes no more connections than there are places."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._claims: dict[Guest, Claim] = {}
+        # Each in the order in which they came to it, so that nobody is searched for.
+        self._orders: dict[Claim, dict[Guest, None]] = {claim: {} for claim in Claim}
+        self._leaving: set[Guest] = set()
+
+    def enter(self, guest: Guest) -> bool:
+        """Whether there is a place; somebody else may have given way for it."""
+        if len(self._claims) >= self._most and not self._make_room():
+            return False
+        self._put(guest, Claim.IDLE)
+        return True
+
+    def now(self, guest: Guest, claim: Claim) -> None:
+        """Says what somebody does from now on."""
+        before = self._claims.get(guest)
+        if before is not None:
+            del self._orders[before][guest]
+            self._put(guest, claim)
+
+    def leave(self, guest: Guest) -> None:
+        """Says that somebody is gone."""
+        claim = self._claims.pop(guest, None)
+        if claim is not None:
+            del self._orders[claim][guest]
+        self._leaving.discard(guest)
+
+    def _make_room(self) -> bool:
+        for claim in (Claim.IDLE, Claim.BEGINNING, Claim.ASKING):
+            for guest in self._orders[claim]:
+                self.leave(guest)
+                at_once = len(self._leaving) >= LEAVING
+                self._leaving.add(guest)
+                guest.give_way(at_once=at_once)
+                return True
+        return False
+
+    def _put(self, guest: Guest, claim: Claim) -> None:
+        self._claims[guest] = claim
+        self._orders[claim][guest] = None
+
+
+class Turns:
+    """Begins only so many requests each time the event loop comes round, in the order they came.
+
+    However many strangers ask at once, what is under way goes on between them.
+    """
+
+    AT_ONCE = 8
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._left = self.AT_ONCE
+        self._resets = False
+
+    def take(self, begin: Callable[[], None]) -> None:
+        """Calls `begin`, now or when its turn comes."""
+        if self._left and not self._waiting:
+            self._left -= 1
+            begin()
+        else:
+            self._waiting.append(begin)
+        if not self._resets:
+            self._resets = True
+            asyncio.get_running_loop().call_soon(self._come_round)
+
+    def _come_round(self) -> None:
+        self._left = self.AT_ONCE
+        while self._left and self._waiting:
+            self._left -= 1
+            self._waiting.popleft()()
+        self._resets = self._left < self.AT_ONCE
+        if self._resets:
+            asyncio.get_running_loop().call_soon(self._come_round)

@@ -1,0 +1,60 @@
+"""The gateway as a process: it serves until it is told to stop."""
+
+import asyncio
+import resource
+import signal
+import sys
+
+import structlog
+import uvloop
+from msgspec import structs
+from opentelemetry.sdk.trace import TracerProvider
+
+from environment import address
+from gateway.app import listening, serving
+from gateway.settings import Settings
+from telemetry import logs
+
+__all__ = ["run"]
+
+log = structlog.get_logger()
+
+# Descriptors that no client's connection needs: files, the cloner, traces, and those on their way out.
+RESERVED_DESCRIPTORS = 128
+
+
+def run(settings: Settings, provider: TracerProvider) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status."""
+    return uvloop.run(_serve(_with_descriptors(settings), provider))
+
+
+def _with_descriptors(settings: Settings) -> Settings:
+    """The settings with no more connections than this process may have open; it is let have all it can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.precall_max_connections + RESERVED_DESCRIPTORS
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return settings
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == wanted:
+        return settings
+    most = max(1, allowed - RESERVED_DESCRIPTORS)
+    log.warning("fewer connections than set, raise the limit of open files", most=most, open_files=allowed)
+    return structs.replace(settings, precall_max_connections=most)
+
+
+async def _serve(settings: Settings, provider: TracerProvider) -> int:
+    stopped = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
+    try:
+        listener = listening(settings)
+    except OSError as failure:
+        where = address(settings.precall_webhook_host, settings.precall_webhook_port)
+        why = str(failure.strerror).partition(" (")[0]
+        print(f"gateway: cannot listen on {where}: {why}", file=sys.stderr)
+        return 1
+    async with serving(settings, provider, listener) as url:
+        logs.tell_ready("gateway", url, form=settings.log_format)
+        await stopped.wait()
+    return 0

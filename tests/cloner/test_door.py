@@ -1,0 +1,412 @@
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
+
+from emulator import Emulator, Fault
+from environment import Secret
+from tests.cloner.test_process import API_KEY, process, ready
+from tests.cloner.wire import Wire
+
+CREATE = "/v1/voices/add"
+SERVICE = "/precall.v1.CloningService"
+TOKEN = "token-of-the-cloner-in-tests"
+MEBIBYTE = 1_048_576
+STALLED = b"\0" + (10 * MEBIBYTE).to_bytes(4) + bytes(10 * MEBIBYTE - 1)
+
+
+@pytest.fixture
+def database(tmp_path) -> str:
+    """SQLite alone: nothing here is about databases."""
+    return f"sqlite:///{tmp_path}/precall.sqlite3"
+
+
+def call(sample: bytes, number: int = 1) -> pb.PrepareCallRequest:
+    """A request of one of many callers."""
+    caller = pb.Caller(name="Ivan", phone_number=f"+3161234{number:04}")
+    return pb.PrepareCallRequest(
+        agent_id="agent_demo", conversation_id=f"conv_{number}", caller=caller, sample=sample
+    )
+
+
+def bearer(text: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call that carries that."""
+    return (("authorization", text),)
+
+
+async def failure(answer: Any) -> grpc.aio.AioRpcError:
+    """How a call fails that must."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await answer
+    return caught.value
+
+
+def detail(failed: grpc.aio.AioRpcError, kind: type[Message]) -> Any:
+    """One of the details of a failure."""
+    status = rpc_status.from_call(failed)
+    assert status is not None, failed
+    found = kind()
+    assert any(each.Unpack(found) for each in status.details), status
+    return found
+
+
+def reason(failed: grpc.aio.AioRpcError) -> tuple[str, grpc.StatusCode]:
+    """What a failure tells of itself, in the one shape."""
+    info = detail(failed, error_details_pb2.ErrorInfo)
+    assert "precall" == info.domain
+    assert re.fullmatch("[0-9a-f]{32}", info.metadata["trace_id"])
+    return info.reason, failed.code()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [f"{SERVICE}/PrepareCall", f"{SERVICE}/GetVoice", f"{SERVICE}/Nothing", "/grpc.health.v1.Health/Check"],
+)
+async def test_strangers_are_not_read(method: str) -> None:
+    """Two hundred bodies of 10 MB that nobody vouches for take up nothing, and their streams end at once."""
+    async with process(ELEVENLABS_API_KEY="k", CLONER_PORT="0", CLONER_TOKEN=TOKEN) as started:
+        port = int((await ready(started)).rpartition(":")[2])
+        memory = psutil.Process(started.pid)
+        wires = [await Wire.open(port) for _ in range(4)]
+        before = memory.memory_info().rss
+
+        async def stranger(wire: Wire) -> int:
+            stream = wire.begin(method)
+            await wire.send(stream, STALLED)
+            await wire.end_of(stream)
+            return wire.sent[stream]
+
+        sent = await asyncio.gather(*(stranger(wire) for wire in wires for _ in range(50)))
+
+        grown = memory.memory_info().rss - before
+        for wire in wires:
+            await wire.close()
+
+    assert 70_000 > max(sent)
+    assert 20 * MEBIBYTE > grown
+
+
+async def test_stalled_bodies(cloning, speech: bytes) -> None:
+    """A body that does not arrive in time is cut off, and no small call has to wait for one."""
+    async with cloning(body_timeout_seconds=1.5) as cloner:
+        wire = await Wire.open(cloner.port)
+        streams = [wire.begin(f"{SERVICE}/PrepareCall") for _ in range(64)]
+        for stream in streams:
+            await wire.send(stream, STALLED[:1000])
+
+        await cloner.ListVoices(pb.ListVoicesRequest(), timeout=1)
+
+        ends = [await wire.end_of(stream) for stream in streams]
+        await wire.close()
+        assert (await cloner.PrepareCall(call(speech), timeout=10)).voice.voice_id
+
+    assert any(b"did not arrive in time" in end for end in ends)
+
+
+async def test_slow_body_says_so(cloning) -> None:
+    """Whoever sends too slowly is told, in the shape of every failure."""
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+        yield b""
+
+    async with cloning(body_timeout_seconds=0.3) as cloner, channel(cloner.port) as wire:
+        answer = wire.stream_unary(f"{SERVICE}/PrepareCall")(never(), timeout=10)
+
+        assert ("BODY_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED) == reason(await failure(answer))
+
+
+async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> None:
+    """One call too many is refused before its body is read, and told when to come again; reads are served."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    async with cloning(cloner_max_requests=2) as cloner:
+        held = [asyncio.ensure_future(cloner.PrepareCall(call(speech, n), timeout=20)) for n in (1, 2)]
+        await emulator.requests.wait(2, path=CREATE, stage="held")
+
+        refused = await failure(cloner.PrepareCall(call(speech, 3), timeout=10))
+        wire = await Wire.open(cloner.port)
+        stream = wire.begin(f"{SERVICE}/PrepareCall")
+        await wire.send(stream, STALLED)
+        await wire.end_of(stream)
+        await wire.close()
+        assert [] == list((await cloner.ListVoices(pb.ListVoicesRequest(), timeout=5)).voices)
+        emulator.faults.clear()
+        emulator.faults.release()
+        await asyncio.gather(*held)
+        assert (await cloner.PrepareCall(call(speech, 3), timeout=10)).voice.voice_id
+
+    assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
+    assert 1 <= detail(refused, error_details_pb2.RetryInfo).retry_delay.seconds
+    assert 70_000 > wire.sent[stream]
+
+
+async def test_voices_ahead_of_time_leave_places_to_calls(cloning, emulator: Emulator, speech: bytes) -> None:
+    """However many voices are cloned ahead of time, a call still gets in."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    async with cloning(cloner_max_requests=4, provider_concurrency=10) as cloner:
+        ahead = [asyncio.ensure_future(cloner.CloneVoice(clone(speech, n), timeout=20)) for n in range(4)]
+        await emulator.requests.wait(3, path=CREATE, stage="held")
+        starting = asyncio.ensure_future(cloner.PrepareCall(call(speech, 9), timeout=20))
+        await emulator.requests.wait(4, path=CREATE, stage="held")
+        emulator.faults.clear()
+        emulator.faults.release()
+        answers = await asyncio.gather(*ahead, return_exceptions=True)
+
+        assert (await starting).voice.voice_id
+
+    (refused,) = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
+
+
+def clone(sample: bytes, number: int) -> pb.CloneVoiceRequest:
+    """A request to clone a voice ahead of time."""
+    caller = pb.Caller(name="Maria", phone_number=f"+3161999{number:04}")
+    return pb.CloneVoiceRequest(caller=caller, sample=sample)
+
+
+def channel(port: int) -> grpc.aio.Channel:
+    """A channel to a server on this machine that sends messages of any size."""
+    return grpc.aio.insecure_channel(
+        f"127.0.0.1:{port}",
+        options=(("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 100_000)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "metadata", "expected"),
+    [
+        ("PrepareCall", b"\xff\xff\xff", (), ("MALFORMED_BODY", "INVALID_ARGUMENT")),
+        ("GetVoice", b"\x0a\xff", (), ("MALFORMED_BODY", "INVALID_ARGUMENT")),
+        ("PrepareCall", bytes(17 * MEBIBYTE), (), ("BODY_TOO_LARGE", "INVALID_ARGUMENT")),
+        ("ListVoices", bytes(17 * MEBIBYTE), (), ("BODY_TOO_LARGE", "INVALID_ARGUMENT")),
+        ("GetVoice", b"", (("x-much", "y" * 20_000),), ("BODY_TOO_LARGE", "INVALID_ARGUMENT")),
+        ("Nothing", b"", (), ("METHOD_NOT_ALLOWED", "UNIMPLEMENTED")),
+        ("/no.such.Service/Nothing", b"", (), ("METHOD_NOT_ALLOWED", "UNIMPLEMENTED")),
+        ("/grpc.health.v1.Health/List", b"", (), ("METHOD_NOT_ALLOWED", "UNIMPLEMENTED")),
+        ("/grpc.health.v1.Health/Nothing", b"", (), ("METHOD_NOT_ALLOWED", "UNIMPLEMENTED")),
+        ("/grpc.health.v1.Health/Check", b"\x0a\x01x", (), ("NOT_FOUND", "NOT_FOUND")),
+        ("/grpc.health.v1.Health/Check", b"\xff", (), ("MALFORMED_BODY", "INVALID_ARGUMENT")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)  # fmt: skip
+async def test_every_refusal_has_one_shape(
+    cloning, caplog, capsys, method: str, body: bytes, metadata: Any, expected: tuple[str, str]
+) -> None:
+    """Whatever layer refuses a call, the answer says why in our words, and the log does not fill."""
+    path = method if method.startswith("/") else f"{SERVICE}/{method}"
+    async with cloning() as cloner, channel(cloner.port) as wire:
+        failed = await failure(wire.unary_unary(path)(body, timeout=10, metadata=metadata))
+
+    told, code = reason(failed)
+    assert expected == (told, code.name)
+    assert not re.search(r"[a-z][A-Z]|exception|<class|Error", failed.details())
+    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "error" not in capsys.readouterr().out
+
+
+async def test_limits_are_told(cloning, silence: Callable[..., bytes]) -> None:
+    """A limit that was not kept to is told with what was found."""
+    async with cloning() as cloner, channel(cloner.port) as wire:
+        raw = wire.unary_unary(f"{SERVICE}/PrepareCall")(bytes(17 * MEBIBYTE), timeout=10)
+        large = await failure(raw)
+        sample = await failure(cloner.PrepareCall(call(bytes(10 * MEBIBYTE + 1)), timeout=10))
+        short = await failure(cloner.PrepareCall(call(silence(2.0)), timeout=10))
+
+    def facts(failed: grpc.aio.AioRpcError) -> dict[str, str]:
+        told = dict(detail(failed, error_details_pb2.ErrorInfo).metadata)
+        del told["trace_id"]
+        return told
+
+    assert {"limit_bytes": "16777216", "actual_bytes": "17825792"} == facts(large)
+    assert {"limit_bytes": "10485760", "actual_bytes": "10485761"} == facts(sample)
+    assert {"limit_seconds": "3", "actual_seconds": "2"} == facts(short)
+
+
+async def test_every_field_at_fault(cloning, asked) -> None:
+    """All that is wrong with a request is told at once."""
+    request = pb.PrepareCallRequest(
+        agent_id="../x", caller=pb.Caller(name="x" * 201, date_of_birth="\0", phone_number="1" * 65), consent="a\nb"
+    )  # fmt: skip
+    async with cloning() as cloner:
+        failed = await failure(cloner.PrepareCall(request, timeout=10))
+
+    violations = detail(failed, error_details_pb2.BadRequest).field_violations
+    assert [
+        "agent_id", "conversation_id", "consent", "caller.name", "caller.date_of_birth", "caller.phone_number",
+        "sample",
+    ] == [violation.field for violation in violations]  # fmt: skip
+    assert [] == asked()
+
+
+@pytest.mark.parametrize("method", ["CloneVoice", "ReplaceVoice"])
+async def test_request_id(cloning, speech: bytes, method: str) -> None:
+    """A name that a sender gives a request keeps to the form of every id."""
+    requests = {"CloneVoice": pb.CloneVoiceRequest, "ReplaceVoice": pb.ReplaceVoiceRequest}
+    caller = pb.Caller(phone_number="+31612345678")
+    async with cloning() as cloner:
+        behavior = getattr(cloner, method)
+        failed = await failure(
+            behavior(requests[method](caller=caller, sample=speech, request_id="a b"), timeout=10)
+        )
+        taken = await behavior(requests[method](caller=caller, sample=speech, request_id="a-b"), timeout=10)
+
+    (violation,) = detail(failed, error_details_pb2.BadRequest).field_violations
+    assert "request_id" == violation.field
+    assert taken.voice.voice_id
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        (f"Bearer {TOKEN}", True),
+        (f"bearer {TOKEN}", True),
+        (f"BEARER   {TOKEN} ", True),
+        (f"Bearer{TOKEN}", False),
+        (f"Basic {TOKEN}", False),
+        (TOKEN, False),
+        (f"Bearer {TOKEN}x", False),
+        (f"Bearer {TOKEN.upper()}", False),
+        ("Bearer ", False),
+        ("", False),
+    ],
+)
+async def test_bearer(cloning, given: str, allowed: bool) -> None:
+    """The name of the scheme is written as one likes, the token is not."""
+    async with cloning(cloner_token=(Secret(TOKEN),)) as cloner:
+        answer = cloner.ListVoices(pb.ListVoicesRequest(), timeout=5, metadata=bearer(given))
+        if allowed:
+            assert [] == list((await answer).voices)
+        else:
+            assert ("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED) == reason(await failure(answer))
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.06, 0.1, 0.2])
+async def test_short_deadline_is_nobody_elses_fault(
+    cloning, emulator: Emulator, speech: bytes, seconds: float
+) -> None:
+    """Where time runs out before anybody was asked, neither the registry nor ElevenLabs is blamed."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    told = set()
+    async with cloning() as cloner:
+        answers = [cloner.PrepareCall(call(speech, n), timeout=seconds) for n in range(20)]
+        for answer in answers:
+            failed = await failure(answer)
+            if rpc_status.from_call(failed) is not None:  # else gRPC itself was the first to say so
+                told.add(reason(failed)[0])
+        emulator.faults.clear()
+        emulator.faults.release()
+
+    assert {"DEADLINE_TOO_SHORT", "PROVIDER_TIMEOUT", "PROVIDER_BUSY"} >= told
+    assert len(emulator.requests.matching(path=CREATE)) or told <= {"DEADLINE_TOO_SHORT"}
+
+
+async def test_pings(cloning) -> None:
+    """A client that pings now and then with no call under way is not cut off."""
+    async with cloning() as cloner:
+        wire = await Wire.open(cloner.port)
+        for _ in range(4):
+            wire.ping()
+            await asyncio.sleep(5.2)
+        stream = wire.begin(f"{SERVICE}/ListVoices")
+        await wire.send(stream, bytes(5), end=True)
+        end = await wire.end_of(stream)
+        gone = wire.told_to_go
+        await wire.close()
+
+    assert b"grpc-status" in end
+    assert not gone
+
+
+async def test_open_watch_does_not_delay_the_end(emulator_url: str) -> None:
+    """Whoever watches the health hears that it ends, and nobody waits for them."""
+    async with process(
+        ELEVENLABS_API_KEY=API_KEY, ELEVENLABS_BASE_URL=emulator_url, CLONER_PORT="0", DRAIN_SECONDS="0.2"
+    ) as started, grpc.aio.insecure_channel(await ready(started)) as wire:  # fmt: skip
+        watch = health_pb2_grpc.HealthStub(wire).Watch(health_pb2.HealthCheckRequest())
+        assert health_pb2.HealthCheckResponse.SERVING == (await watch.read()).status
+
+        started.terminate()
+
+        assert health_pb2.HealthCheckResponse.NOT_SERVING == (await watch.read()).status
+        ended = await failure(watch.read())
+        await asyncio.wait_for(started.wait(), 15)
+
+    assert ("CLONER_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE) == reason(ended)
+    assert 0 == started.returncode
+
+
+async def test_drain(emulator_url: str) -> None:
+    """Between NOT_SERVING and the end calls are still served."""
+    async with process(
+        ELEVENLABS_API_KEY=API_KEY, ELEVENLABS_BASE_URL=emulator_url, CLONER_PORT="0", DRAIN_SECONDS="3"
+    ) as started, grpc.aio.insecure_channel(address := await ready(started)) as wire:  # fmt: skip
+        watch = health_pb2_grpc.HealthStub(wire).Watch(health_pb2.HealthCheckRequest())
+        assert health_pb2.HealthCheckResponse.SERVING == (await watch.read()).status
+        started.terminate()
+        assert health_pb2.HealthCheckResponse.NOT_SERVING == (await watch.read()).status
+
+        # A newcomer, too, who has not heard of it.
+        async with grpc.aio.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),)) as new:
+            await CloningServiceStub(new).ListVoices(pb.ListVoicesRequest(), timeout=2)
+
+        await asyncio.wait_for(started.wait(), 15)
+
+    assert 0 == started.returncode
+
+
+@pytest.mark.parametrize("policy", ["pick_first", "round_robin"])
+async def test_rolling_restart(emulator_url: str, tmp_path, policy: str) -> None:
+    """Two cloners are restarted one after the other, and no call of a client without retries of its own is lost."""
+    settings = {
+        "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url, "DRAIN_SECONDS": "0.5",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/precall.sqlite3", "CALLER_HASH_KEY": "key-of-the-hashes",
+    }  # fmt: skip
+    failed: list[str] = []
+    answered = 0
+    done = asyncio.Event()
+
+    async def keep_calling(stub: CloningServiceStub) -> None:
+        nonlocal answered
+        while not done.is_set():
+            try:
+                await stub.ListVoices(pb.ListVoicesRequest(), timeout=10)
+                answered += 1
+            except grpc.aio.AioRpcError as lost:
+                failed.append(f"{lost.code().name}: {lost.details()}")
+            await asyncio.sleep(0.01)
+
+    async with process(**settings, CLONER_PORT="0") as first, process(**settings, CLONER_PORT="0") as second:
+        ports = [(await ready(each)).rpartition(":")[2] for each in (first, second)]
+        target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        options = (("grpc.service_config", f'{{"loadBalancingConfig": [{{"{policy}": {{}}}}]}}'),)
+        async with grpc.aio.insecure_channel(target, options) as wire:
+            calling = [asyncio.create_task(keep_calling(CloningServiceStub(wire))) for _ in range(4)]
+            for old, port in zip((first, second), ports, strict=True):
+                before = answered
+                while answered < before + 50:
+                    await asyncio.sleep(0.01)
+                old.terminate()
+                await asyncio.wait_for(old.wait(), 20)
+                before = answered
+                while answered < before + 50:
+                    await asyncio.sleep(0.01)
+                if old is first:
+                    third = process(**settings, CLONER_PORT=port)
+                    await ready(await third.__aenter__())
+                else:
+                    done.set()
+            await asyncio.gather(*calling)
+        await third.__aexit__(None, None, None)
+
+    assert [] == failed

@@ -1,0 +1,559 @@
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import socket
+import sqlite3
+import stat
+import threading
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cloner.registry import (
+    NewCall,
+    NewVoiceRow,
+    RegistryNotOpened,
+    RegistryUnavailable,
+    Store,
+    TextNotStorable,
+    Transaction,
+    agents,
+    calls,
+    deployment,
+    due,
+    opened,
+    processes,
+    voices,
+)
+from cloner.registry.postgres import PostgresStore
+from cloner.registry.statement import PARAMETER, Statement
+from tests.postgres import new_database, on_server
+from tests.rows import values
+from tests.system.relay import Relay
+
+NOW = 1_765_000_000.0
+ENDED = Statement("SELECT ended_at FROM calls WHERE id = :id")
+FOR_UPDATE = Statement("SELECT id FROM calls WHERE id = :id FOR UPDATE")
+END = Statement("UPDATE calls SET ended_at = coalesce(ended_at, 0) + 1 WHERE id = :id")
+WITHOUT_TLS = "Postgres lets nobody in from here without TLS: add ?sslmode=require, or see its pg_hba.conf"
+FOUND = "SELECT id FROM calls ORDER BY id"
+
+
+class Broken(Exception):
+    """A transaction of a test that goes wrong by itself."""
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[Store]:
+    """An open registry, on both databases."""
+    async with opened(database, name="tested", now=NOW) as made:
+        yield made
+
+
+def new(name: str, conversation: str = "conv") -> NewCall:
+    """A call that is noted by its name."""
+    return NewCall(
+        id=name, agent_id=f"agent_{name}", conversation_id=conversation, caller="c", named=True, begun_at=NOW
+    )
+
+
+def begin_and_break(tx: Transaction, name: str) -> None:
+    """Changes something, and goes wrong after that."""
+    calls.begin(tx, new(name))
+    raise Broken
+
+
+def ended(tx: Transaction, name: str) -> float | None:
+    """When a call ended."""
+    row = tx.one(ENDED, id=name)
+    return row[0] if row else None
+
+
+async def test_statement_is_translated_once() -> None:
+    """One text serves both: parameters by name, locks for Postgres alone, percent signs as they are."""
+    statement = Statement(
+        "SELECT '50%' FROM t WHERE a = :a AND b = :b_c ORDER BY a LIMIT 1 FOR UPDATE SKIP LOCKED"
+    )
+
+    assert "SELECT '50%' FROM t WHERE a = :a AND b = :b_c ORDER BY a LIMIT 1" == statement.sqlite
+    assert (
+        b"SELECT '50%%' FROM t WHERE a = %(a)s AND b = %(b_c)s ORDER BY a LIMIT 1 FOR UPDATE SKIP LOCKED"
+        == statement.postgres
+    )
+
+
+async def test_one_failure_is_one_failure(store: Store, database: str) -> None:
+    """Of many that are written at once, those that go wrong leave nothing, and the others all stay."""
+    waiting = [
+        store.write(begin_and_break, f"bad_{number}") if number % 3 == 0 else store.write(calls.begin, new(f"good_{number}"))
+        for number in range(30)
+    ]  # fmt: skip
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [number % 3 == 0 for number in range(30)] == [isinstance(outcome, Broken) for outcome in outcomes]
+    assert sorted((f"good_{number}",) for number in range(30) if number % 3) == await values(database, FOUND)
+
+
+async def test_answered_after_the_commit(store: Store, database: str) -> None:
+    """Whoever is told that a transaction is done finds it on another connection."""
+    for number in range(20):
+        await store.write(calls.begin, new(f"call_{number:02}"))
+
+        assert number + 1 == len(await values(database, FOUND))
+
+
+async def test_reads_what_was_written(store: Store) -> None:
+    """A read sees every transaction that was answered before, however many are written meanwhile."""
+
+    async def write_and_read(number: int) -> float | None:
+        await store.write(calls.begin, new(f"call_{number}"))
+        await store.write(calls.end, now=NOW + number, call_id=f"call_{number}")
+        return await store.read(ended, f"call_{number}")
+
+    assert [NOW + number for number in range(40)] == await asyncio.gather(
+        *(write_and_read(number) for number in range(40))
+    )
+
+
+async def test_read_does_not_wait_for_a_write(store: Store) -> None:
+    """A read is answered while a transaction is under way, from what was there before that."""
+    await store.write(calls.begin, new("call"))
+    begun, released = threading.Event(), threading.Event()
+
+    def slow(tx: Transaction) -> None:
+        tx.run(END, id="call")
+        begun.set()
+        released.wait(30)
+
+    writing = asyncio.create_task(store.write(slow))
+    assert await asyncio.to_thread(begun.wait, 30)
+    before = await asyncio.wait_for(store.read(ended, "call"), 30)
+    released.set()
+    await writing
+
+    assert (None, 1.0) == (before, await store.read(ended, "call"))
+
+
+async def test_cancelled_waiter(store: Store, database: str) -> None:
+    """A waiter that goes away breaks nothing off: what had begun is done, what had not is never begun."""
+    begun, released = threading.Event(), threading.Event()
+
+    def slow(tx: Transaction) -> None:
+        begun.set()
+        released.wait(30)
+        calls.begin(tx, new("begun"))
+
+    # On Postgres, several are carried out at once: as many as there are threads, and the last waits.
+    running = [asyncio.create_task(store.write(slow)) for _ in range(10 if store.postgres else 1)]
+    assert await asyncio.to_thread(begun.wait, 30)
+    await asyncio.sleep(0.2)
+    waiting = asyncio.create_task(store.write(calls.begin, new("never begun")))
+    await asyncio.sleep(0.05)
+    for task in (*running, waiting):
+        task.cancel()
+    await asyncio.gather(*running, waiting, return_exceptions=True)
+    released.set()
+    await store.write(calls.begin, new("later"))
+    while [("begun",), ("later",)] != (found := await values(database, FOUND)):
+        assert ("never begun",) not in found
+        await asyncio.sleep(0.02)
+
+
+async def test_close_waits_for_what_runs(database: str) -> None:
+    """What was begun before the store is closed is committed, and afterwards nothing is taken."""
+    async with opened(database, name="tested", now=NOW) as store:
+        writing = [
+            asyncio.ensure_future(store.write(calls.begin, new(f"call_{number}"))) for number in range(5)
+        ]
+        await asyncio.sleep(0)
+    await asyncio.gather(*writing)
+
+    assert 5 == len(await values(database, FOUND))
+    with pytest.raises(RegistryUnavailable):
+        await store.write(calls.begin, new("late"))
+
+
+@pytest.mark.parametrize("text", ["Iv\0an", "Ivan \ud800"], ids=["NUL", "half a character"])
+async def test_text_that_no_database_stores(store: Store, database: str, text: str) -> None:
+    """It is refused in words of ours, without the text, and those who wrote at the same time are served."""
+    refused, kept = await asyncio.gather(
+        store.write(calls.begin, new("bad", text)),
+        store.write(calls.begin, new("good")),
+        return_exceptions=True,
+    )
+
+    assert isinstance(refused, TextNotStorable)
+    assert "conversation_id holds a character that cannot be stored." == str(refused)
+    assert not isinstance(kept, BaseException)
+    assert [("good",)] == await values(database, FOUND)
+
+
+async def test_many_wait_in_order(store: Store) -> None:
+    """Plain load is served: a thousand who ask at once are all answered."""
+    await store.write(calls.begin, new("call"))
+    await asyncio.gather(*(store.write(lambda tx: tx.run(END, id="call")) for _ in range(1_000)))
+
+    assert 1_000.0 == await store.read(ended, "call")
+
+
+async def test_one_commit_for_all_who_wait(tmp_path: Path) -> None:
+    """On SQLite, those who wait while one commits share the next commit."""
+    path = tmp_path / "registry.sqlite3"
+    async with opened(f"sqlite:///{path}", name="tested", now=NOW) as store:
+        with closing(sqlite3.connect(path)) as other:
+            before = other.execute("PRAGMA data_version").fetchone()[0]
+            begun, released = threading.Event(), threading.Event()
+
+            def slow(_: Transaction) -> None:
+                begun.set()
+                released.wait(30)
+
+            first = asyncio.create_task(store.write(slow))
+            assert await asyncio.to_thread(begun.wait, 30)
+            others = [
+                asyncio.create_task(store.write(calls.begin, new(f"call_{number}"))) for number in range(50)
+            ]
+            await asyncio.sleep(0)
+            seen = set()
+            released.set()
+            while not all(task.done() for task in others):
+                seen.add(other.execute("SELECT count(*) FROM calls").fetchone()[0])
+                await asyncio.sleep(0)
+            await asyncio.gather(first, *others)
+            after = other.execute("PRAGMA data_version").fetchone()[0]
+
+    assert after > before
+    # Never was a part of them to be seen.
+    assert seen <= {0, 50}
+
+
+@pytest.mark.parametrize("made", [None, 0o644], ids=["new", "readable by all"])
+async def test_file_is_its_owners_alone(tmp_path: Path, made: int | None) -> None:
+    """The file and those beside it can be read by nobody else, also where the file was readable before."""
+    path = tmp_path / "registry.sqlite3"
+    if made is not None:
+        path.touch(made)
+        path.chmod(made)
+    before = os.umask(0)
+    try:
+        async with opened(f"sqlite:///{path}", name="tested", now=NOW) as store:
+            await store.write(calls.begin, new("call"))
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+
+    assert dict.fromkeys(("registry.sqlite3", "registry.sqlite3-wal", "registry.sqlite3-shm"), 0o600) == modes
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"], ids=["database", "log"])
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+async def test_file_that_goes_away(
+    tmp_path: Path, suffix: str, replaced: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that nobody will find again is written to no more; that is told once."""
+    path, aside = tmp_path / "registry.sqlite3", tmp_path / "aside"
+    async with opened(f"sqlite:///{path}", name="tested", now=NOW) as store:
+        await store.write(calls.begin, new("call"))
+        Path(f"{path}{suffix}").rename(aside)
+        if replaced:
+            shutil.copy(aside, f"{path}{suffix}")
+        for _ in range(3):
+            with pytest.raises(RegistryUnavailable):
+                await store.write(calls.begin, new("lost"))
+            with pytest.raises(RegistryUnavailable):
+                await store.read(ended, "call")
+        told = capsys.readouterr().out
+        aside.rename(f"{path}{suffix}")
+        await store.write(calls.begin, new("found again"))
+
+    assert 1 == told.count("registry file deleted or replaced")
+    assert [("call",), ("found again",)] == await values(f"sqlite:///{path}", FOUND)
+
+
+async def test_held_by_another_process_for_a_while(tmp_path: Path) -> None:
+    """Who needs the file waits until another process lets it go."""
+    path = tmp_path / "registry.sqlite3"
+    async with opened(f"sqlite:///{path}", name="tested", now=NOW) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writing = asyncio.create_task(store.write(calls.begin, new("call")))
+            assert None is await asyncio.wait_for(store.read(ended, "call"), 10)
+            await asyncio.sleep(0.3)
+            assert not writing.done()
+            other.execute("ROLLBACK")
+            await asyncio.wait_for(writing, 10)
+
+
+async def test_connections_that_died(postgres: str) -> None:
+    """After Postgres was restarted, the first request is served as if nothing had been."""
+    database = new_database(postgres)
+    async with opened(database, name="tested", now=NOW) as store:
+        await store.write(calls.begin, new("call"))
+        name = database.rpartition("/")[2]
+        on_server(
+            postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
+        await store.write(calls.begin, new("another"))
+        on_server(
+            postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
+
+        assert None is await store.read(ended, "another")
+
+    assert [("another",), ("call",)] == await values(database, FOUND)
+
+
+async def test_connection_that_dies_within(postgres: str) -> None:
+    """A transaction whose connection dies before its commit is run anew, and counts once."""
+    database = new_database(postgres)
+    runs = []
+
+    def dying(tx: Transaction) -> None:
+        runs.append(1)
+        tx.run(END, id="call")
+        if len(runs) == 1:
+            with contextlib.suppress(psycopg.Error):
+                tx.one(Statement("SELECT pg_terminate_backend(pg_backend_pid())"))
+            tx.run(END, id="call")
+
+    async with opened(database, name="tested", now=NOW) as store:
+        await store.write(calls.begin, new("call"))
+        await store.write(dying)
+
+        assert (2, 1.0) == (len(runs), await store.read(ended, "call"))
+
+
+async def test_deadlock_is_run_anew(postgres: str) -> None:
+    """Two that wait for each other are both carried out."""
+    database = new_database(postgres)
+    met = threading.Barrier(2)
+    tries = {"ab": 0, "ba": 0}
+
+    def both(tx: Transaction, order: str) -> None:
+        tries[order] += 1
+        tx.one(FOR_UPDATE, id=order[0])
+        if tries[order] == 1:
+            met.wait(30)
+        tx.run(END, id=order[1])
+
+    async with opened(database, name="tested", now=NOW) as store:
+        await store.write(calls.begin, new("a"))
+        await store.write(calls.begin, new("b"))
+        await asyncio.gather(store.write(both, "ab"), store.write(both, "ba"))
+
+        assert (1.0, 1.0) == (await store.read(ended, "a"), await store.read(ended, "b"))
+    assert 3 == sum(tries.values())
+
+
+async def test_server_that_hangs(postgres: str) -> None:
+    """A server that no longer answers is given up in a bounded time, and served by again when it is back."""
+    database = new_database(postgres)
+    async with opened(database, name="tested", now=NOW):
+        pass
+    address, _, name = database.partition("@")[2].partition("/")
+    async with Relay(address).listening() as relay:
+        store = PostgresStore(f"postgresql://precall@{relay.address}/{name}", longest_seconds=0.5)
+        await store.write(calls.begin, new("call"))
+        await relay.hang()
+        with pytest.raises(RegistryUnavailable):
+            await asyncio.wait_for(store.write(calls.begin, new("lost")), 30)
+        await relay.mend()
+        await asyncio.wait_for(store.write(calls.begin, new("later")), 30)
+        await store.close()
+
+    assert [("call",), ("later",)] == await values(database, FOUND)
+
+
+async def test_url_as_libpq_takes_it(postgres: str) -> None:
+    """What managed databases put into their URLs is taken, and reaches the server."""
+    database = new_database(postgres)
+    parameters = (
+        "sslmode=prefer&application_name=front%20desk&connect_timeout=7&channel_binding=prefer"
+        "&target_session_attrs=read-write&options=-c%20statement_timeout%3D4321"
+    )
+    shown = Statement("SELECT current_setting('application_name'), current_setting('statement_timeout')")
+    for scheme in ("postgresql", "postgres", "postgresql+asyncpg"):
+        url = f"{scheme}://{database.partition('://')[2]}?{parameters}"
+        async with opened(url, name="tested", now=NOW) as store:
+            assert ("front desk", "4321ms") == await store.read(lambda tx: tx.one(shown))
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
+async def test_newer_database(database: str) -> None:
+    """A database that another release has migrated is refused in one line, and left as it is."""
+    async with opened(database, name="tested", now=NOW) as store:
+        await store.write(lambda tx: tx.run(Statement("UPDATE alembic_version SET version_num = '9999'")))
+    with pytest.raises(RegistryNotOpened) as caught:
+        async with opened(database, name="tested", now=NOW):
+            pass
+
+    assert (
+        "DATABASE_URL: the database was made by another release (revision 9999, and this one knows 0001):"
+        " run that release, or restore a back-up"
+    ) == str(caught.value)
+    assert [("9999",)] == await values(database, "SELECT version_num FROM alembic_version")
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("missing/registry.sqlite3", "the folder {0}/missing does not exist"),
+        ("folder", "{0}/folder can be neither written nor made (Is a directory)"),
+        ("pipe", "{0}/pipe is not a file"),
+        ("text", "{0}/text is not a SQLite database, or a broken one"),
+        ("loop", "{0}/loop can be neither written nor made (Too many levels of symbolic links)"),
+    ],
+)
+async def test_file_that_cannot_be_opened(tmp_path: Path, place: str, problem: str) -> None:
+    """Whatever is in the way of a file is told in one line."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("This is a letter and no database. " * 100)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(RegistryNotOpened) as caught:
+        async with opened(f"sqlite:///{tmp_path / place}", name=None, now=NOW):
+            pass
+
+    assert f"DATABASE_URL: {problem.format(tmp_path)}" == str(caught.value)
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize(
+    ("user", "rest", "problem"),
+    [
+        ("guest:secret-of-mine", "postgres", "Postgres refuses the user or the password"),
+        ("guest", "postgres", "Postgres refuses the user or the password"),
+        ("tls", "postgres", WITHOUT_TLS),
+        ("stranger", "postgres", WITHOUT_TLS),
+        ("precall", "nowhere", "the database does not exist on the server"),
+        ("precall", "postgres?sslmode=require", "the server does not speak TLS, which the URL asks for"),
+        ("precall", "postgres?options=-c%20nothing%3D1", "a parameter of the URL is not one"),
+    ],
+)  # fmt: skip
+async def test_server_that_lets_nobody_in(postgres: str, user: str, rest: str, problem: str) -> None:
+    """Whatever is in the way of a server is told in one line, without a secret."""
+    assert f"DATABASE_URL: {problem}" == await refused(f"{postgres.replace('precall', user)}/{rest}")
+
+
+async def test_server_that_is_not_there() -> None:
+    """A host that is not known, one where nothing listens and one that is silent are told apart."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert "DATABASE_URL: the host of the database does not answer" == await refused(
+            f"postgresql://127.0.0.1:{port}/x?connect_timeout=2"
+        )
+    assert "DATABASE_URL: nothing listens at the host and port of the database" == await refused(
+        f"postgresql://127.0.0.1:{port}/x"
+    )
+    assert "DATABASE_URL: the host of the database is not found" == await refused(
+        "postgresql://database.invalid/x"
+    )
+
+
+async def refused(url: str) -> str:
+    """What is told of a database that cannot be opened."""
+    with pytest.raises(RegistryNotOpened) as caught:
+        async with opened(url, name=None, now=NOW):
+            pass
+    return str(caught.value)
+
+
+async def test_one_taker_of_an_intent(store: Store) -> None:
+    """Of all who find a process dead at the same time, one takes its intent; of one that lives, nobody."""
+    await store.write(voices.intend, intent("Ivan", owner="dead"), call_id=None, now=NOW)
+
+    async def take(number: int, at: float) -> bool:
+        return await store.write(
+            voices.take_over, "Ivan", dead="dead", owner=f"taker_{number}", stale=at - 8, now=at
+        )
+
+    assert [False] * 5 == await asyncio.gather(*(take(number, NOW + 7) for number in range(5)))
+    await store.write(processes.alive, "dead", now=NOW + 5)
+    assert [False] * 5 == await asyncio.gather(*(take(number, NOW + 12) for number in range(5)))
+    assert [] == await store.read(voices.abandoned, stale=NOW + 4)
+    assert ["Ivan"] == [row.marker for row in await store.read(voices.abandoned, stale=NOW + 6)]
+    assert [False] * 9 + [True] == sorted(
+        await asyncio.gather(*(take(number, NOW + 14) for number in range(10)))
+    )
+
+
+async def test_one_intent_of_many(store: Store) -> None:
+    """Of all who want a voice for one caller at the same time, one gets to make it, and all learn which."""
+    rows = await asyncio.gather(
+        *(
+            store.write(voices.intend, intent(f"marker_{number}", caller="Ivan"), call_id=None, now=NOW)
+            for number in range(20)
+        )
+    )
+
+    assert 1 == len({row.marker for row in rows})
+    assert {"intended"} == {row.state for row in rows}
+
+
+async def test_what_is_due(store: Store) -> None:
+    """Nothing is due in a quiet registry; each kind of work is, once there is something to do."""
+    await store.write(deployment.claim_reconciliation, now=NOW, until=NOW + 600)
+
+    async def due_at(now: float) -> list[str]:
+        found = await store.read(
+            due.what_is_due,
+            now=now, busy_since=now - 7200, unused_since=now - 86_400, dropped_before=now - 2_592_000, stale=now - 8,
+        )  # fmt: skip
+        return [
+            kind for kind in ("close", "restore", "delete", "resume", "reconcile") if getattr(found, kind)
+        ]
+
+    assert [] == await due_at(NOW)
+    await store.write(voices.intend, intent("Ivan"), call_id=None, now=NOW)
+    assert ([], ["resume"]) == (await due_at(NOW + 8), await due_at(NOW + 9))
+    assert await store.write(voices.record, "Ivan", "voice_1", now=NOW)
+    assert ([], ["reconcile"]) == (await due_at(NOW + 9), await due_at(NOW + 600))
+    await store.write(deployment.claim_reconciliation, now=NOW + 600, until=NOW + 1e9)
+    assert ([], ["close"]) == (await due_at(NOW + 86_399), await due_at(NOW + 86_400))
+    await store.write(voices.release, "Ivan", "expired", busy_since=None, now=NOW + 5)
+    assert ([], ["delete"]) == (await due_at(NOW + 4), await due_at(NOW + 5))
+    await store.write(voices.lost, "Ivan", now=NOW + 10)
+    assert ([], ["close"]) == (await due_at(NOW + 2_592_010), await due_at(NOW + 2_592_011))
+    await store.write(voices.erase, "Ivan")
+    await store.write(calls.begin, new("call"))
+    assert ([], ["close"]) == (await due_at(NOW + 7_199), await due_at(NOW + 7_200))
+
+
+async def test_nothing_is_looked_through(tmp_path: Path) -> None:
+    """What is asked every second and for every call finds its rows by an index, however many there are."""
+    path = tmp_path / "registry.sqlite3"
+    async with opened(f"sqlite:///{path}", name="tested", now=NOW):
+        pass
+    asked = {
+        name: statement.sqlite
+        for module in (agents, calls, due, voices)
+        for name, statement in vars(module).items()
+        if isinstance(statement, Statement) and statement is not agents.ALONE
+    }
+    # What finds every ready voice, and agents, of which there are few.
+    asked = {name: text for name, text in asked.items() if name not in {"READY", "KNOWN"}}
+    with closing(sqlite3.connect(path)) as connection:
+        looked_through = {
+            f"{name}: {row[3]}"
+            for name, text in asked.items()
+            for row in connection.execute(
+                f"EXPLAIN QUERY PLAN {text}", dict.fromkeys(PARAMETER.findall(text))
+            )
+            if re.match(r"SCAN (voices|calls)\b(?! USING INDEX ix_voices_(intended|used|newest|due))", row[3])
+        }
+
+    assert 40 < len(asked)
+    assert set() == looked_through
+
+
+def intent(marker: str, *, caller: str = "c", owner: str = "process") -> NewVoiceRow:
+    """A voice that is about to be made."""
+    return NewVoiceRow(
+        marker=marker, caller=caller, replaces=None, number=None, person=caller, greeting_name="", name="n",
+        owner=owner, traceparent="", consent="", kept_until=0.0,
+    )  # fmt: skip

@@ -1,0 +1,215 @@
+import asyncio
+import time
+
+import pytest
+from precall.v1 import cloning_pb2 as pb
+
+from cloner.failures import Busy
+from cloner.turns import Turns, Urgency, ahead, as_urgent_as
+from emulator import Emulator, Fault
+
+CREATE = "/v1/voices/add"
+
+
+@pytest.fixture
+def database(tmp_path) -> str:
+    """SQLite alone: nothing here is about databases."""
+    return f"sqlite:///{tmp_path}/precall.sqlite3"
+
+
+class Work:
+    """Pieces of work that take a turn each, and end when they are told to."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._ends: dict[str, asyncio.Event] = {}
+        self.begun: list[str] = []
+
+    async def begin(self, name: str, *, urgency: Urgency, seconds: float = 30) -> "asyncio.Task[None]":
+        """A piece that has its turn, or waits for it."""
+
+        async def work() -> None:
+            with as_urgent_as(urgency):
+                async with self._turns.one(asyncio.get_running_loop().time() + seconds):
+                    self.begun.append(name)
+                    await self._ends[name].wait()
+
+        self._ends[name] = asyncio.Event()
+        task = asyncio.create_task(work())
+        await settled()
+        return task
+
+    async def end(self, name: str) -> None:
+        """Ends a piece that has its turn."""
+        self._ends[name].set()
+        await settled()
+
+
+async def settled() -> None:
+    """Lets everything go on that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def urgent() -> Urgency:
+    """A call waits for it."""
+    return Urgency(call=True)
+
+
+def idle() -> Urgency:
+    """Nobody waits for it."""
+    return Urgency(call=False)
+
+
+async def test_calls_go_first() -> None:
+    """A turn that becomes free is the next call's, whoever came before it."""
+    work = Work(Turns(2, 100))
+    await work.begin("ahead 1", urgency=idle())
+    await work.begin("ahead 2", urgency=idle())
+    await work.begin("call 1", urgency=urgent())
+    await work.begin("call 2", urgency=urgent())
+    assert ["ahead 1", "call 1"] == work.begun
+
+    await work.end("ahead 1")
+    assert ["ahead 1", "call 1", "call 2"] == work.begun
+    await work.end("call 1")
+    assert ["ahead 1", "call 1", "call 2"] == work.begun, "one turn is kept for calls"
+    await work.end("call 2")
+    assert "ahead 2" == work.begun[-1]
+
+
+async def test_one_turn_in_all() -> None:
+    """Where there is one turn only, work ahead of time gets it, too."""
+    work = Work(Turns(1, 100))
+    await work.begin("ahead 1", urgency=idle())
+    await work.begin("ahead 2", urgency=idle())
+    await work.begin("call", urgency=urgent())
+
+    await work.end("ahead 1")
+
+    assert ["ahead 1", "call"] == work.begun
+
+
+async def test_work_that_a_call_comes_to_need() -> None:
+    """It gets the turn that is kept for calls at once."""
+    work, mine = Work(Turns(2, 100)), idle()
+    await work.begin("ahead", urgency=idle())
+    await work.begin("needed", urgency=mine)
+    assert ["ahead"] == work.begun
+
+    mine.hurry()
+    await settled()
+
+    assert ["ahead", "needed"] == work.begun
+
+
+async def test_queue_is_bounded_for_each() -> None:
+    """Work ahead of time that fills its queue leaves a call its own."""
+    work = Work(Turns(1, 1))
+    await work.begin("running", urgency=urgent())
+    await work.begin("waiting", urgency=idle())
+    refused = await work.begin("refused", urgency=idle())
+    await work.begin("call", urgency=urgent())
+
+    with pytest.raises(Busy):
+        await refused
+    await work.end("running")
+    assert ["running", "call"] == work.begun
+
+
+async def test_waiting_ends() -> None:
+    """Who gives up, or runs out of time, takes no turn with them."""
+    work = Work(Turns(1, 100))
+    await work.begin("running", urgency=urgent())
+    gives_up = await work.begin("gives up", urgency=urgent())
+    late = await work.begin("late", urgency=urgent(), seconds=0.01)
+    gives_up.cancel()
+    with pytest.raises(Busy):
+        await late
+    await work.begin("call", urgency=urgent())
+
+    await work.end("running")
+
+    assert ["running", "call"] == work.begun
+
+
+async def test_work_begun_there_is_as_urgent() -> None:
+    """A task that is begun by work ahead of time waits as that does."""
+    turns = Turns(2, 100)
+
+    async def full() -> bool:
+        return turns.full
+
+    async with turns.one(asyncio.get_running_loop().time() + 1):
+        with ahead():
+            task = asyncio.create_task(full())
+        assert await task
+        assert not await full()
+
+
+async def test_call_among_enrolments(cloning, emulator: Emulator, speech: bytes) -> None:
+    """While sixty voices are being cloned ahead of time, a new caller is answered in about a clone's time."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, delay_seconds=2.0))
+    async with cloning() as cloner:
+        enrolling = [
+            asyncio.ensure_future(
+                cloner.CloneVoice(
+                    pb.CloneVoiceRequest(caller=pb.Caller(phone_number=f"+3161234{n:04}"), sample=speech),
+                    timeout=60,
+                )
+            )
+            for n in range(60)
+        ]
+        await emulator.requests.wait(4, path=CREATE)
+        began = time.monotonic()
+        prepared = await cloner.PrepareCall(
+            pb.PrepareCallRequest(
+                agent_id="agent_demo", conversation_id="conv_1", sample=speech,
+                caller=pb.Caller(name="Ivan", phone_number="+31687654321"),
+            ),
+            timeout=30,
+        )  # fmt: skip
+        took = time.monotonic() - began
+        for each in enrolling:
+            each.cancel()
+
+    assert prepared.voice.voice_id
+    assert 6 > took, "fifteen rounds of enrolments take thirty seconds"
+
+
+async def test_call_that_needs_an_enrolment(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A caller whose voice still waits to be cloned ahead of time calls: that clone goes next."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=2, hold="before"))
+    caller = pb.Caller(name="Ivan", phone_number="+31612345678")
+    async with cloning(provider_concurrency=2) as cloner:
+
+        def enrol(number: str, name: str = "") -> asyncio.Future:
+            request = pb.CloneVoiceRequest(caller=pb.Caller(name=name, phone_number=number), sample=speech)
+            return asyncio.ensure_future(cloner.CloneVoice(request, timeout=60))
+
+        first = enrol("+31687654321")
+        await emulator.requests.wait(1, path=CREATE, stage="held")
+        others = [enrol(f"+3168765{n:04}") for n in range(5)]
+        awaited = enrol("+31612345678", "Ivan")
+        await asyncio.sleep(0.5)  # by then they all wait, as the one turn for them is taken
+        assert 1 == len(emulator.requests.matching(path=CREATE))
+
+        calling = asyncio.ensure_future(
+            cloner.PrepareCall(
+                pb.PrepareCallRequest(
+                    agent_id="agent_demo", conversation_id="conv_1", caller=caller, sample=speech
+                ),
+                timeout=30,
+            )
+        )
+        await emulator.requests.wait(2, path=CREATE, stage="held")
+        emulator.faults.release()
+
+        assert (await calling).voice == (await awaited).voice
+        await asyncio.gather(first, *others)
+
+    names = [
+        next(part.text or "" for part in request.form if part.name == "name")
+        for request in emulator.requests.matching(path=CREATE)
+    ]
+    assert names[1].startswith("Ivan")
