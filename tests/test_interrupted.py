@@ -3,13 +3,23 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for temporary files that everybody may enter, as /tmp is: root runs Postgres as nobody."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
 
 
 def environ(uv: str, folder: Path) -> dict[str, str]:
@@ -21,24 +31,29 @@ def environ(uv: str, folder: Path) -> dict[str, str]:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_soak(number: signal.Signals, uv: str, tmp_path: Path) -> None:
+def test_soak(number: signal.Signals, uv: str, folder: Path) -> None:
     """Stopped in the middle, `just soak` leaves no Postgres, no cloner and no folder behind."""
     process = subprocess.Popen(
-        ["just", "soak", "1"], cwd=ROOT, env=environ(uv, tmp_path), start_new_session=True,
+        ["just", "soak", "1"], cwd=ROOT, env=environ(uv, folder), start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    with process:
-        while not (found := list(tmp_path.glob("precall-postgres-*/data/postmaster.pid"))):
+    try:
+        while not any(
+            "ready to accept" in log.read_text() for log in folder.glob("precall-postgres-*/data/log")
+        ):
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.1)
-        started = psutil.Process(process.pid).children(recursive=True)
-        started.append(psutil.Process(int(found[0].read_text().split()[0])))
-
+        (pid,) = folder.glob("precall-postgres-*/data/postmaster.pid")
+        started = [
+            *psutil.Process(process.pid).children(recursive=True),
+            psutil.Process(int(pid.read_text().split()[0])),
+        ]
+    finally:
         # A terminal that goes away tells everybody in it; a service manager tells the one that it started.
         (os.killpg if number == signal.SIGHUP else os.kill)(process.pid, number)
         process.communicate()
 
-    assert ([], []) == (psutil.wait_procs(started, timeout=30)[1], left(tmp_path))
+    assert ([], []) == (psutil.wait_procs(started, timeout=30)[1], left(folder))
 
 
 def left(folder: Path) -> list[str]:
@@ -46,8 +61,8 @@ def left(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if not path.name.startswith(("pytest-of-", "uv-"))]
 
 
-def test_generated(uv: str, tmp_path: Path) -> None:
+def test_generated(uv: str, folder: Path) -> None:
     """The check of what is generated finds no difference, and leaves no folder."""
-    subprocess.run(["just", "check-generated"], cwd=ROOT, env=environ(uv, tmp_path), check=True)
+    subprocess.run(["just", "check-generated"], cwd=ROOT, env=environ(uv, folder), check=True)
 
-    assert [] == left(tmp_path)
+    assert [] == left(folder)

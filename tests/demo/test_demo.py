@@ -105,9 +105,9 @@ async def test_stopped(number: signal.Signals, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_killed() -> None:
+async def test_killed(tmp_path: Path) -> None:
     """Killed where it can do nothing any more, it takes its processes along."""
-    process = await start()
+    process = await start(folder=tmp_path)
     await read_until(process, "up in ")
     started = children(process)
 
