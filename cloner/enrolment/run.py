@@ -31,6 +31,7 @@ __all__ = ["enrol"]
 SECONDS = 90.0
 LARGEST_BYTES = 256 * 1_048_576
 DOMAIN = "precall"
+TOO_LARGE = ("SAMPLE_TOO_LARGE", "The cloner takes no recording of this size.")
 DETAILS_KEY = "grpc-status-details-bin"
 
 # What every further line would meet as well.
@@ -231,9 +232,11 @@ def _why(failure: grpc.aio.AioRpcError) -> tuple[str, str]:
         for detail in status.details:
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info) and info.domain == DOMAIN:
+                if info.reason == "BODY_TOO_LARGE":
+                    return TOO_LARGE
                 return info.reason, " ".join(status.message.split())
     if "larger than max" in (failure.details() or ""):
-        return "SAMPLE_TOO_LARGE", "The cloner takes no recording of this size."
+        return TOO_LARGE
     return CODES.get(failure.code(), ("INTERNAL", "The cloner failed, and does not say why."))
 
 

@@ -58,7 +58,7 @@ async def store(database: str) -> AsyncIterator[Store]:
 def new(name: str, conversation: str = "conv") -> NewCall:
     """A call that is noted by its name."""
     return NewCall(
-        id=name, agent_id=f"agent_{name}", conversation_id=conversation, caller="c", named=True, begun_at=NOW
+        id=name, agent_id=f"agent_{name}", conversation_id=conversation, caller="c", stated="c", begun_at=NOW
     )
 
 

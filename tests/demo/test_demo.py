@@ -60,14 +60,17 @@ async def test_main_job() -> None:
         r"voices left at ElevenLabs: (\w+)_Clone_\w+$", written, flags=re.MULTILINE
     )
     traces = re.split(r"^trace [0-9a-f]{32}", written, flags=re.MULTILINE)[1:]
+    # A voice whose agent is just being put back is tried again.
     roots = [
         "POST /webhook/conversation-init",
         "POST /webhook",
         "POST /webhook",
         "restore agent",
-        "delete voice",
+        *["delete voice"] * (len(traces) - 4),
     ]
-    assert [0, 1, 0, 0, 0] == [trace.count("POST /v1/voices/add") for trace in traces]
+    assert len(traces) >= 5
+    assert [0, 1, 0] == [trace.count("POST /v1/voices/add") for trace in traces[:3]]
+    assert [0] * (len(traces) - 4) + [1] == [trace.count("DELETE /v1/voices/") for trace in traces[3:]]
     for trace, root in zip(traces, roots, strict=True):
         rows = [line for line in trace.splitlines() if re.match(r"(gateway|cloner) ", line)]
         assert root == " ".join(rows[0].split()[1:3])
@@ -80,7 +83,7 @@ async def test_main_job() -> None:
     assert [told[0], told[1], told[0]] == told
     last = written.splitlines()[-4:]
     assert [*told, "done"] == [re.search(r"\w{20}|^done", line)[0] for line in last]
-    assert len(written.splitlines()) < 70
+    assert len(written.splitlines()) < 70 + 3 * (len(traces) - len(roots[:5]))
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from environment import EnvironmentInvalid, Secret
 from gateway.settings import Settings as OfGateway
 
 ROOT = Path(__file__).parents[2]
-BOTH = {"LOG_LEVEL", "LOG_FORMAT", "SHUTDOWN_GRACE_SECONDS"}
+BOTH = {"DEFAULT_REGION", "LOG_LEVEL", "LOG_FORMAT", "SHUTDOWN_GRACE_SECONDS"}
 # Defaults that no value of the class says.
 IN_WORDS = {
     "CALLER_HASH_KEY": "kept beside a SQLite file",

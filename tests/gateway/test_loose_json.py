@@ -203,7 +203,7 @@ READERS: list[tuple[dict[str, Any], Callable[[bytes], Any]]] = [
     (DELIVERY, delivered),
     (DELIVERY, delivered_as_form),
     (ENDED, lambda content: event.read(signed(content))),
-    (STARTING, lambda content: opening.read(content, own_numbers=())),
+    (STARTING, lambda content: opening.read(content, own_numbers=(), region=None)),
 ]
 
 
@@ -259,7 +259,7 @@ def test_missing_where_nothing_is_an_error() -> None:
     """What cannot be used counts as missing where a call must go on."""
     content = json.dumps(STARTING).encode().replace(b'"CA1"', rb'"CA\ud800"').replace(b'"agent_1"', b"NaN")
 
-    found = opening.read(content, own_numbers=())
+    found = opening.read(content, own_numbers=(), region=None)
 
     assert (None, None, "+31612345678") == (found.agent_id, found.call_sid, found.phone_number)
 
