@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from emulator import NO_LATENCY, Emulator, Settings
+from tests.kit.inspection import Inspection
 from tests.postgres import new_database
 from tests.postgres import running as running_postgres
 
@@ -145,6 +146,13 @@ def postgres() -> Iterator[str]:
     """A Postgres server, as a URL without a database."""
     with running_postgres() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def inspection() -> Iterator[Inspection]:
+    """An audio worker that is open, for every cloner that wants no other."""
+    with Inspection() as opened:
+        yield opened
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
