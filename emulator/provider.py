@@ -7,7 +7,6 @@ from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers.base import BaseRouteHandler
 from litestar.params import FromPath
-from litestar.types import Guard
 
 from emulator.agents import AgentQuery, Agents
 from emulator.catalogue import LISTS, VoicePage, VoiceQuery, search
@@ -26,15 +25,12 @@ HTTPRequest = Request[Any, Any, Any]
 OK = {"status": "ok"}
 
 
-def _key_guard(api_key: str) -> Guard:
-    def authenticate(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        given = connection.headers.get("xi-api-key")
-        if not given:
-            raise refused("missing_api_key")
-        if given != api_key:
-            raise refused("invalid_api_key")
-
-    return authenticate
+def _authenticate(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    given = connection.headers.get("xi-api-key")
+    if not given:
+        raise refused("missing_api_key")
+    if given != connection.scope["state"]["workspace"].settings.api_key:
+        raise refused("invalid_api_key")
 
 
 @post("/v1/voices/add", status_code=200)
@@ -187,9 +183,9 @@ HANDLERS = (
 )
 
 
-def provider_router(api_key: str) -> Router:
-    """The provider's API, open to those who know the key."""
-    return Router("/", route_handlers=HANDLERS, guards=[_key_guard(api_key)])
+def provider_router() -> Router:
+    """The provider's API, open to those who know the key of the workspace."""
+    return Router("/", route_handlers=HANDLERS, guards=[_authenticate])
 
 
 def provider_routes() -> Routes:
