@@ -3,7 +3,6 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -52,7 +51,7 @@ Running = Callable[..., AbstractAsyncContextManager[System]]
 
 
 @pytest.fixture
-def running(spans, emulator: Emulator, emulator_url: str, tmp_path: Path, inspection: Inspection) -> Running:
+def running(spans, emulator: Emulator, emulator_url: str, sqlite: str, inspection: Inspection) -> Running:
     """Runs gateway and cloner with these settings, in front of the emulator."""
 
     @asynccontextmanager
@@ -66,7 +65,7 @@ def running(spans, emulator: Emulator, emulator_url: str, tmp_path: Path, inspec
             elevenlabs_api_key=Secret(API_KEY),
             elevenlabs_base_url=emulator_url,
             cloner_port=0,
-            database_url=f"sqlite:///{tmp_path}/precall.sqlite3",
+            database_url=sqlite,
             audio_workers=1,
             shutdown_grace_seconds=5.0,
             **(of_cloner or {}),
