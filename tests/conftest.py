@@ -8,6 +8,7 @@ import wave
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 from opentelemetry.sdk.resources import Resource
@@ -32,6 +33,11 @@ def pytest_configure() -> None:
     What the tests started stops then, and what they made goes.
     """
     keep_in_memory()
+    # How fast examples run and are made is told by how busy the machine is.
+    hypothesis.settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("any machine")
     worker = "PYTEST_XDIST_WORKER" in os.environ
 
     def interrupt(number: int, _: object) -> None:
