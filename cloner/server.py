@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, NamedTuple
 
 import grpc
@@ -119,7 +120,7 @@ def _rooms(
         concurrency=settings.provider_concurrency,
         queue=settings.provider_queue,
     )
-    removal = Removal(provider, voice_rows, agent_rows, now=now)
+    removal = Removal(provider, voice_rows, agent_rows, calls, now=now)
     creation = Creation(
         provider,
         voice_rows,
@@ -149,7 +150,7 @@ def _rooms(
     )  # fmt: skip
     overrides = Overrides(provider, believed_seconds=settings.agent_check_seconds, now=now)
     agents = Agents(
-        provider, agent_rows, overrides, mode=settings.agent_update,
+        provider, agent_rows, voice_rows, overrides, mode=settings.agent_update,
         presumed_seconds=settings.call_presumed_minutes * 60, now=now,
     )  # fmt: skip
     terms = Terms(
@@ -192,6 +193,8 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
             tracing,
             captured=("x-trace-id",),
         ),
+        # A cookie of theirs would be kept, and sent along, for as long as the process lives.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         # The environment's proxies would see every caller's voice without anybody having said so.
         trust_env=False,
     )

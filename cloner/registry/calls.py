@@ -103,6 +103,14 @@ class Calls:
             noted = await self._noted(connection, call, voice)
         return await self._seen(noted)
 
+    async def latest(self, *, call_id: str | None = None, marker: str | None = None) -> CallRow | None:
+        """The call of that id, or the last one that had the voice."""
+        which = calls.c.id == call_id if marker is None else calls.c.marker == marker
+        wanted = select(*FIELDS).where(which).order_by(calls.c.begun_at.desc()).limit(1)
+        async with self._registry.transaction() as connection:
+            row = (await connection.execute(wanted)).one_or_none()
+        return None if row is None else CallRow(**row._mapping)
+
     async def attach(self, call_id: str, marker: str, *, now: float) -> bool:
         """Says which voice a call has. False if that voice was given up meanwhile."""
         async with self._registry.transaction() as connection:

@@ -74,6 +74,12 @@ class Voices:
             wanted = select(*FIELDS).where(voices.c.voice_id == voice_id, voices.c.state == "ready")
             return voice_row(await connection.execute(wanted))
 
+    async def marker_of(self, voice_id: str) -> str | None:
+        """The marker under which a voice is known, whatever became of it; None if it is none of ours."""
+        async with self._registry.transaction() as connection:
+            wanted = select(voices.c.marker).where(voices.c.voice_id == voice_id)
+            return (await connection.execute(wanted)).scalar_one_or_none()
+
     async def of_caller(self, caller: str) -> VoiceRow | None:
         """The caller's voice, ready or on its way."""
         async with self._registry.transaction() as connection:
