@@ -12,8 +12,8 @@
                                there are so many, or 408 after `timeout` seconds (5) with what there is.
     DELETE /emulator/requests  Forget them.
     GET    /emulator/state     Voices (premade included), agents, counters, and how many requests are held.
-    PATCH  /emulator/state     Set `voice_limit`, `monthly_limit` (null: none), `monthly_used`, or `permissions`:
-                               a list of what the API key may do (see `emulator.permissions`).
+    PATCH  /emulator/state     Set `voice_limit`, `monthly_limit` (or null), `monthly_used` or `permissions`:
+                               which the API key then has and no others: see `emulator.permissions`.
     POST   /emulator/voices    Place a voice past all limits: `voice_id`, `name`, and any other field of one.
     POST   /emulator/agents    Place an agent: `agent_id`, and any other part of one over the defaults.
 
