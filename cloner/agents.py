@@ -18,7 +18,7 @@ from cloner.elevenlabs import AgentVoice, ElevenLabs
 from cloner.failures import ProviderFailure, Unauthorized
 from cloner.notices import Notices
 from cloner.overrides import Overrides
-from cloner.registry import AgentRow, Noted, Store, agents, voices
+from cloner.registry import AgentRow, Given, Noted, RegistryUnavailable, Store, agents, voices
 
 __all__ = ["Agents", "Reading"]
 
@@ -28,16 +28,25 @@ log = structlog.get_logger()
 UPDATE_SECONDS = 0.5
 # How much longer than its update an agent stays in our hands, where nobody knows what became of it.
 AFTERMATH_SECONDS = 30.0
+# How long a delivery that comes again is answered as the one before: ElevenLabs is not asked anew.
+DECIDED_SECONDS = 10.0
 # Voices of agents that are known not to be ours, so that nobody looks them up for each call.
 OTHERS = 10_000
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """How an agent speaks, what we gave it, and how often we had changed it before it was read."""
+    """How an agent speaks, and what we had given it before it was read."""
 
     now: AgentVoice
-    given: AgentRow | None
-    turn: int
+    before: Given
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What an agent was to be given for a call, and whether it was; believed until then."""
+
+    until: float
+    wanted: AgentVoice
+    updated: bool
 
 
 class Agents:
@@ -66,6 +75,29 @@ class Agents:
         self._now = now
         self._notices = Notices(now=now)
         self._others: LRUCache[str, bool] = LRUCache(OTHERS)
+        self._decided: LRUCache[str, Decision] = LRUCache(OTHERS)
+        self._letting_go: dict[str, asyncio.Task[None]] = {}
+
+    def others_since(self) -> float | None:
+        """Since when other callers' calls at an agent count that are not over; None where none do."""
+        return self._now() - self._presumed if self._mode == "auto" else None
+
+    def decided(self, noted: Noted, wanted: AgentVoice) -> bool | None:
+        """Whether the agent has what is wanted for a call; None where ElevenLabs must be asked.
+
+        It need not be asked for a moment after it was, where that did not fail, nor while others' calls are
+        in progress.
+        """
+        if self._mode == "never" or noted.shared:
+            return False
+        found = self._decided.get(noted.call.id)
+        if found is None or found.wanted != wanted or found.until < self._now():
+            return None
+        return found.updated
+
+    async def close(self) -> None:
+        """Waits for what is still to be written down of updates that are done."""
+        await asyncio.gather(*self._letting_go.values())
 
     async def read(self, noted: Noted, *, deadline: float) -> Reading | None:
         """How the agent of a call speaks now, or None when nobody can tell: the call goes on without.
@@ -84,7 +116,7 @@ class Agents:
         if agent.voice is None:
             self._overrides.missed(agent_id, failures.ProtocolBroken())
             return None
-        return Reading(agent.voice, noted.given, noted.turn)
+        return Reading(agent.voice, noted.agent)
 
     async def give(
         self,
@@ -108,40 +140,48 @@ class Agents:
             return False
         before = reading.now
         ours = await self._is_ours(reading)
-        if ours and reading.given is None:
+        if ours and reading.before.row is None:
             # What it had before that voice is not written down anywhere, so it cannot be put back either.
             if self._notices.due(agent_id, "left alone"):
                 log.warning(
-                    "agent left alone", agent_id=agent_id, voice_id=before.voice_id, reason="OursAlready"
+                    "agent left alone", agent_id=agent_id, voice_id=before.voice_id, reason="ours already"
                 )
             return False
         row = _intended(agent_id, reading, wanted, ours=ours, call_id=call_id, marker=marker)
         if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
             # Nothing empty can be an override: in other calls this caller's greeting would be heard.
             return False
+        if (earlier := self._letting_go.get(agent_id)) is not None:
+            await asyncio.shield(earlier)
         now, holder = self._now(), secrets.token_hex(8)
         until = now + left + AFTERMATH_SECONDS
         if not await self._store.write(
             agents.intend,
             row,
-            turn=reading.turn,
+            turn=reading.before.turn,
             caller=caller,
-            others_since=now - self._presumed if self._mode == "auto" else None,
+            others_since=self.others_since(),
             holder=holder,
             now=now,
             until=until,
         ):
+            self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, updated=False)
             return False
         kept, given = 0.0, False
         try:
             updated = await self._updated(agent_id, before, wanted, deadline)
             given, kept = bool(updated), until if updated is None else 0.0
+            if given:
+                self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, updated=True)
         except asyncio.CancelledError:
             kept = until
             raise
         finally:
-            held = await asyncio.shield(self._let_go(row, holder, until=kept, given=given))
-        return given and held
+            # The answer does not wait for it; whoever wants the agent next does.
+            letting_go = asyncio.create_task(self._let_go(row, holder, until=kept, given=given))
+            self._letting_go[agent_id] = letting_go
+            letting_go.add_done_callback(lambda done: self._let_go_of(agent_id, done))
+        return given
 
     async def _updated(
         self, agent_id: str, before: AgentVoice, wanted: AgentVoice, deadline: float
@@ -162,7 +202,8 @@ class Agents:
         voice_id = reading.now.voice_id
         if voice_id is None or voice_id in self._others:
             return False
-        if reading.given is not None and reading.given.gave_voice(voice_id):
+        row = reading.before.row
+        if row is not None and row.gave_voice(voice_id):
             return True
         if await self._store.read(voices.marker_of, voice_id) is not None:
             return True
@@ -170,17 +211,26 @@ class Agents:
         return False
 
     def _missed(self, agent_id: str, failure: ProviderFailure) -> None:
-        if self._notices.due(agent_id, type(failure).__name__):
+        if self._notices.due(agent_id, failure.reason):
             needed = {"permission_needed": "convai_write"} if isinstance(failure, Unauthorized) else {}
-            log.warning("agent not updated", agent_id=agent_id, reason=type(failure).__name__, **needed)
+            log.warning("agent not updated", agent_id=agent_id, reason=failure.reason, **needed)
 
-    async def _let_go(self, row: AgentRow, holder: str, *, until: float, given: bool) -> bool:
-        """False if the hold had run out, as when the clock is set or the machine was suspended."""
-        held = await self._store.write(agents.let_go, row.agent_id, holder=holder, until=until, given=given)
-        if not held and (given or until):
-            log.warning("agent updated too late", agent_id=row.agent_id)
-            await self._store.write(agents.strayed, row)
-        return held
+    async def _let_go(self, row: AgentRow, holder: str, *, until: float, given: bool) -> None:
+        """Ends the hold of an agent. It may have run out, when the clock was set or the machine suspended."""
+        try:
+            held = await self._store.write(
+                agents.let_go, row.agent_id, holder=holder, until=until, given=given
+            )
+            if not held and (given or until):
+                log.warning("agent updated too late", agent_id=row.agent_id)
+                await self._store.write(agents.strayed, row)
+        except RegistryUnavailable as failure:
+            # The hold runs out by itself, and then the agent is put back where nobody knows what it has.
+            log.warning("agent still held", agent_id=row.agent_id, reason=failure.reason)
+
+    def _let_go_of(self, agent_id: str, done: "asyncio.Task[None]") -> None:
+        if self._letting_go.get(agent_id) is done:
+            del self._letting_go[agent_id]
 
 
 def _intended(
@@ -190,7 +240,7 @@ def _intended(
 
     Where a value of ours still stands, what it had before that is what it had. `ours` says so of its voice.
     """
-    now, given = reading.now, reading.given
+    now, given = reading.now, reading.before.row
     greets = given is not None and given.gave_message(now.first_message)
     former = None
     if given is not None and ours and now.voice_id != wanted.voice_id:

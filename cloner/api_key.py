@@ -27,6 +27,6 @@ async def check_api_key(provider: ElevenLabs) -> None:
         else:
             log.warning("ELEVENLABS_API_KEY lacks a permission", permission=refusal.permission or "unknown")
     except ProviderFailure as failure:
-        log.warning("ELEVENLABS_API_KEY could not be checked", reason=type(failure).__name__)
+        log.warning("ELEVENLABS_API_KEY could not be checked", reason=failure.reason)
     else:
         log.info("ElevenLabs takes ELEVENLABS_API_KEY")

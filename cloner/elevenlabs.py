@@ -10,6 +10,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import httpx
@@ -56,6 +57,10 @@ class ElevenLabs:
         """Whether the next request would have to wait for its turn."""
         return self._turns.full
 
+    def turn(self, deadline: float) -> AbstractAsyncContextManager[None]:
+        """A turn to send one request, waited for until the deadline. Raises Busy."""
+        return self._turns.one(deadline)
+
     async def create_voice(
         self,
         *,
@@ -67,12 +72,8 @@ class ElevenLabs:
         sample: bytes,
         deadline: float,
         resent: int = 0,
-        sending: Callable[[], None] = lambda: None,
     ) -> NewVoice:
-        """Clones a voice from the sample. Sent once; see `maybe_done` of what it raises.
-
-        `sending` is called when its turn has come and it is about to be sent.
-        """
+        """Clones a voice from the sample, within a `turn`. Sent once; see `maybe_done` of what it raises."""
         boundary, length, body = _form(
             {"name": name, "description": description, "labels": msgspec.json.encode(labels).decode()},
             filename=filename,
@@ -90,9 +91,8 @@ class ElevenLabs:
             extensions={"url_template": "/v1/voices/add", "resend_count": resent},
         )
         answer = await self._send(
-            request, deadline, most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING, changes=True,
-            sending=sending,
-        )  # fmt: skip
+            request, deadline, most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING, changes=True
+        )
         return _read_done(answer, answers.read_new_voice)
 
     async def get_voice(self, voice_id: str, *, deadline: float) -> ListedVoice:
@@ -179,9 +179,10 @@ class ElevenLabs:
                 method, path, extensions={"url_template": template, "resend_count": resent}, **content
             )
             one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
-            return await self._send(
-                request, one, most=most, refused=refused, gone=gone, changes=method != "GET"
-            )
+            async with self.turn(one):
+                return await self._send(
+                    request, one, most=most, refused=refused, gone=gone, changes=method != "GET"
+                )
 
         return await retrying(
             attempt, (Busy, Unavailable, TimedOut), attempts=self._attempts, deadline=deadline
@@ -196,14 +197,9 @@ class ElevenLabs:
         refused: type[ProviderFailure],
         gone: Mapping[str, type[ProviderFailure]],
         changes: bool,
-        sending: Callable[[], None] = lambda: None,
     ) -> bytes:
-        """The body of a successful answer, asked for when it is this request's turn."""
-        async with self._turns.one(deadline):
-            sending()
-            response, body = await exchange(
-                self._http, request, deadline=deadline, most=most, changes=changes
-            )
+        """The body of a successful answer."""
+        response, body = await exchange(self._http, request, deadline=deadline, most=most, changes=changes)
         if response.is_success:
             return body
         raise failures.classify(response.status_code, response.headers, body, refused=refused, gone=gone)

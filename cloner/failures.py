@@ -54,6 +54,9 @@ FAIR_SECONDS = 1.0
 class ProviderFailure(Exception):
     """A request to ElevenLabs failed."""
 
+    reason: ClassVar[str]
+    """The name of its ErrorReason in the proto, without the prefix."""
+
     sentence: ClassVar[str]
 
     def __init__(self, *, maybe_done: bool = False, retry_after: float | None = None) -> None:
@@ -65,6 +68,7 @@ class ProviderFailure(Exception):
 class Unauthorized(ProviderFailure):
     """The API key is not valid, or lacks a permission."""
 
+    reason = "PROVIDER_UNAUTHORIZED"
     sentence = "ElevenLabs refused the API key, or the key lacks a permission."
 
     permission: str | None = None
@@ -74,72 +78,84 @@ class Unauthorized(ProviderFailure):
 class PlanLimit(ProviderFailure):
     """The plan does not include this, or its credits are used up."""
 
+    reason = "PROVIDER_PLAN_LIMIT"
     sentence = "The ElevenLabs plan does not include voice cloning, or its credits are used up."
 
 
 class SlotsExhausted(ProviderFailure):
     """Every voice slot of the plan is taken."""
 
+    reason = "VOICE_SLOTS_EXHAUSTED"
     sentence = "Every voice slot of the ElevenLabs plan is taken."
 
 
 class MonthlyLimit(ProviderFailure):
     """The plan's voice additions and edits of this month are used up."""
 
+    reason = "VOICE_MONTHLY_LIMIT"
     sentence = "The monthly voice additions of the ElevenLabs plan are used up."
 
 
 class SampleRejected(ProviderFailure):
     """ElevenLabs does not clone from this sample."""
 
+    reason = "SAMPLE_REJECTED"
     sentence = "ElevenLabs refused the voice sample; send a clear recording of one speaker."
 
 
 class AgentNotFound(ProviderFailure):
     """There is no such agent in the workspace of the API key."""
 
+    reason = "AGENT_NOT_FOUND"
     sentence = "ElevenLabs knows no agent with this agent_id."
 
 
 class AgentRejected(ProviderFailure):
     """ElevenLabs refused the voice or the greeting for this agent."""
 
+    reason = "AGENT_REJECTED"
     sentence = "ElevenLabs refused the change to the agent."
 
 
 class VoiceNotFound(ProviderFailure):
     """There is no such voice in the workspace of the API key."""
 
+    reason = "NOT_FOUND"
     sentence = "There is no such voice."
 
 
 class ProtocolBroken(ProviderFailure):
     """The answer cannot be read, or is one that the API does not give to a correct request."""
 
+    reason = "PROVIDER_PROTOCOL"
     sentence = "ElevenLabs answered something that cannot be read."
 
 
 class Busy(ProviderFailure):
     """ElevenLabs handles as much as it may, or our own connections to it are all in use."""
 
+    reason = "PROVIDER_BUSY"
     sentence = "ElevenLabs is too busy; try again later."
 
 
 class Unavailable(ProviderFailure):
     """ElevenLabs cannot be reached, broke the connection, or failed."""
 
+    reason = "PROVIDER_UNAVAILABLE"
     sentence = "ElevenLabs is not available; try again later."
 
 
 class TimedOut(ProviderFailure):
     """ElevenLabs was asked and did not answer in time."""
 
+    reason = "PROVIDER_TIMEOUT"
     sentence = "ElevenLabs did not answer in time; what was begun is finished, so try again."
 
 
 class DeadlineTooShort(TimedOut):
     """The caller's deadline passed before anybody was asked."""
 
+    reason = "DEADLINE_TOO_SHORT"
     sentence = "The deadline passed before anybody was asked; send a longer one."
 
 

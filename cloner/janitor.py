@@ -16,16 +16,15 @@ from opentelemetry.trace import Link, Span, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from cloner import failures
-from cloner.clones import STALE_SECONDS
-from cloner.creation import Creation, marker_in
+from cloner.cloning import STALE_SECONDS, Cloning
 from cloner.elevenlabs import ElevenLabs, ListedVoice
 from cloner.failures import ProviderFailure
+from cloner.marked import Marked, marker_in
 from cloner.postponed import ids_of, pause_after, put_off
 from cloner.registry import RegistryUnavailable, Store, VoiceRow, agents, calls, deployment, due, processes
 from cloner.registry import voices as rows
 from cloner.removal import Removal
 from cloner.turns import ahead
-from cloner.voices import Voices
 from telemetry.logs import where
 
 __all__ = ["Janitor", "Terms"]
@@ -54,34 +53,33 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Janitor:
-    """Works until it is cancelled. `now` tells the time, in Unix seconds."""
+    """Works until it is cancelled. Whoever sets `woken` says that something may be due now.
+
+    `now` tells the time, in Unix seconds.
+    """
 
     def __init__(
         self,
         store: Store,
         provider: ElevenLabs,
         *,
-        voices: Voices,
-        creation: Creation,
+        cloning: Cloning,
+        marked: Marked,
         removal: Removal,
         tracing: TracerProvider,
         terms: Terms,
+        woken: asyncio.Event,
         now: Callable[[], float],
     ) -> None:
         self._store = store
         self._provider = provider
-        self._voices = voices
-        self._creation = creation
+        self._cloning = cloning
+        self._marked = marked
         self._removal = removal
         self._tracer = tracing.get_tracer("precall.janitor")
         self._terms = terms
         self._now = now
-        self._woken = asyncio.Event()
-
-    def wake(self) -> None:
-        """Says that something may be due now."""
-        self._woken.set()
-        self._woken = asyncio.Event()
+        self._woken = woken
 
     async def run(self) -> None:
         """Looks every second, or when woken, and does what is due; no kind of work waits for another."""
@@ -106,7 +104,7 @@ class Janitor:
     async def _look(self, told: dict[str, list[asyncio.Event]]) -> None:
         """Asks the registry one question, which is all that an idle process asks, and tells who is wanted."""
         while True:
-            woken = self._woken
+            self._woken.clear()
             now, terms = self._now(), self._terms
             try:
                 found = await self._store.read(
@@ -118,7 +116,7 @@ class Janitor:
                     stale=now - STALE_SECONDS,
                 )
             except RegistryUnavailable as failure:
-                log.warning("put off", work="look", reason=type(failure).__name__)
+                log.warning("put off", work="look", reason=failure.reason)
             except Exception as bug:  # noqa: BLE001 - the next time it may work
                 log.error("bug", exception=where(bug))
             else:
@@ -129,7 +127,7 @@ class Janitor:
             # Not wait_for: before Python 3.12 it can lose a cancellation.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
-                    await woken.wait()
+                    await self._woken.wait()
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], wanted: asyncio.Event) -> None:
         """Does one kind of work when it is wanted. What fails is due again later, and told in the log."""
@@ -139,7 +137,7 @@ class Janitor:
             try:
                 await work()
             except (ProviderFailure, RegistryUnavailable) as failure:
-                log.warning("put off", work=work.__name__.strip("_"), reason=type(failure).__name__)
+                log.warning("put off", work=work.__name__.strip("_"), reason=failure.reason)
             except Exception as bug:  # noqa: BLE001 - the next time it may work
                 log.error("bug", exception=where(bug))
 
@@ -156,7 +154,7 @@ class Janitor:
         await self._store.write(rows.drop_closed, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
         # What was given up is due at once.
-        self.wake()
+        self._woken.set()
 
     async def _restore(self) -> None:
         """Gives agents back what they had before a call that is over."""
@@ -167,7 +165,7 @@ class Janitor:
             ):
                 await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
             # A voice may have waited for that.
-            self.wake()
+            self._woken.set()
 
     async def _delete(self) -> None:
         """Deletes voices that were given up."""
@@ -186,7 +184,7 @@ class Janitor:
                         return
                     continue
                 except ProviderFailure as failure:
-                    reason = type(failure).__name__
+                    reason = failure.reason
                 pause = pause_after(row.tries)
                 await self._store.write(rows.postpone_deletion, row.marker, due_at=self._now() + pause)
                 ids = ids_of(await self._store.read(calls.latest, marker=row.marker), row)
@@ -196,7 +194,7 @@ class Janitor:
         """Finishes the story of clones whose process died."""
         for row in await self._store.read(rows.abandoned, stale=self._now() - STALE_SECONDS):
             with self._span("resume clone", row):
-                await self._voices.take_over(row)
+                await self._cloning.adopt(row)
 
     async def _reconcile(self) -> None:
         """Compares the registry with what ElevenLabs has, and makes the two agree."""
@@ -254,7 +252,7 @@ class Janitor:
             return None
         if row is not None and row.state in ("intended", "ready", "deleting"):
             return None
-        if await self._creation.is_anothers(voice.voice_id, marker):
+        if await self._marked.is_anothers(voice.voice_id, marker):
             return None
         lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
         if row is not None and lost_answer:
@@ -268,7 +266,7 @@ class Janitor:
                 ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {
                     "voice_id": voice.voice_id
                 }
-                reason, pause = type(failure).__name__, self._terms.reconcile
+                reason, pause = failure.reason, self._terms.reconcile
                 put_off("orphan not deleted yet", reason, ids, next_try_seconds=pause)
                 return None
             log.info("voice deleted", voice_id=voice.voice_id, why="orphan")
@@ -277,7 +275,7 @@ class Janitor:
     async def _is_there(self, row: VoiceRow) -> bool:
         """Asks for one voice, because a list may lag behind."""
         try:
-            return await self._creation.still_there(row, deadline=_soon(WORK_SECONDS))
+            return await self._marked.is_there(row, deadline=_soon(WORK_SECONDS))
         except failures.ProviderFailure:
             return True
 

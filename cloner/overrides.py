@@ -43,9 +43,9 @@ class Overrides:
 
     def missed(self, agent_id: str, failure: ProviderFailure) -> None:
         """Tells the log, once in a while, that an agent cannot be read, and what the key may lack."""
-        if self._notices.due(agent_id, type(failure).__name__):
+        if self._notices.due(agent_id, failure.reason):
             needed = {"permission_needed": "convai_read"} if isinstance(failure, Unauthorized) else {}
-            log.warning("agent not read", agent_id=agent_id, reason=type(failure).__name__, **needed)
+            log.warning("agent not read", agent_id=agent_id, reason=failure.reason, **needed)
 
     def known(self, agent_id: str) -> frozenset[str] | None:
         """The leaves that are known to be refused; None where the agent's settings were never seen."""

@@ -67,7 +67,7 @@ class Removal:
         try:
             await self._restore(row, deadline)
         except failures.ProviderFailure as failure:
-            await self._put_off(row, type(failure).__name__)
+            await self._put_off(row, failure.reason)
             raise
         self._tries.pop(row.agent_id, None)
         await self._store.write(agents.restored, row.agent_id, holder=self._holder)

@@ -22,13 +22,14 @@ from cloner.agents import Agents
 from cloner.api_key import check_api_key
 from cloner.audio import Inspector
 from cloner.callers import Identities
-from cloner.creation import Creation
+from cloner.calls import Calls
+from cloner.cloning import Cloning
 from cloner.elevenlabs import ElevenLabs
 from cloner.erasure import Erasure
 from cloner.janitor import Janitor, Terms
 from cloner.key import kept_beside
+from cloner.marked import Marked
 from cloner.overrides import Overrides
-from cloner.preparation import Preparation
 from cloner.refusals import ServiceUnknown
 from cloner.registry import Store, opened
 from cloner.removal import Removal
@@ -115,7 +116,9 @@ async def serving(
             # What the janitor has begun is claimed, and done by the next process.
             janitor.cancel()
             await asyncio.gather(janitor, return_exceptions=True)
-            await rooms.voices.finish(max(0.0, ends - loop.time()))
+            await rooms.cloning.finish(max(0.0, ends - loop.time()))
+            await rooms.voices.close()
+            await rooms.agents.close()
             await rooms.overrides.close()
 
 
@@ -135,7 +138,9 @@ async def checking_api_key(settings: Settings, tracing: TracerProvider) -> Async
 class _Rooms(NamedTuple):
     service: CloningService
     memory: Room
+    cloning: Cloning
     voices: Voices
+    agents: Agents
     overrides: Overrides
     janitor: Janitor
 
@@ -162,17 +167,18 @@ def _rooms(
         concurrency=settings.provider_concurrency,
         queue=settings.provider_queue,
     )
+    memory = Room(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
+    marked = Marked(provider, store)
     removal = Removal(provider, store, now=now)
-    creation = Creation(
-        provider,
-        store,
-        removal,
-        name=store.name,
+    cloning = Cloning(
+        provider, store, marked, removal,
+        room=memory,
         timeout_seconds=settings.provider_timeout_seconds,
         attempts=settings.provider_attempts,
         call_seconds=settings.call_max_minutes * 60,
+        keep_seconds=settings.enrolment_keep_days * 86_400,
         now=now,
-    )
+    )  # fmt: skip
     limits = Limits(
         max_bytes=settings.max_sample_bytes,
         min_seconds=settings.voice_clone_min_duration,
@@ -180,11 +186,10 @@ def _rooms(
         min_sound_seconds=settings.voice_clone_min_sound,
         min_rate=settings.voice_clone_min_sample_rate,
     )
-    memory = Room(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
     samples = Samples(inspector, tracing, limits=limits)
     voices = Voices(
-        creation, samples, store,
-        identities=identities, room=memory,
+        cloning, marked, samples, store,
+        identities=identities,
         check_seconds=settings.voice_check_minutes * 60,
         keep_seconds=settings.enrolment_keep_days * 86_400,
         require_consent=settings.require_consent, now=now,
@@ -201,19 +206,20 @@ def _rooms(
         reconcile=settings.reconcile_seconds,
         grace=settings.reconcile_grace_seconds,
     )
+    due = asyncio.Event()
     janitor = Janitor(
-        store, provider, voices=voices, creation=creation, removal=removal, tracing=tracing,
-        terms=terms, now=now,
+        store, provider, cloning=cloning, marked=marked, removal=removal, tracing=tracing,
+        terms=terms, woken=due, now=now,
     )  # fmt: skip
-    preparation = Preparation(
-        agents, voices, store, overrides,
+    calls = Calls(
+        agents, voices, samples, store, overrides,
         identities=identities,
         first_message=settings.default_first_message, require_consent=settings.require_consent,
-        ended=janitor.wake, now=now,
+        due=due, now=now,
     )  # fmt: skip
     erasure = Erasure(identities, store, removal, now=now)
-    service = CloningService(preparation, voices, store, erasure, identities=identities)
-    return _Rooms(service, memory, voices, overrides, janitor)
+    service = CloningService(calls, voices, store, erasure, identities=identities)
+    return _Rooms(service, memory, cloning, voices, agents, overrides, janitor)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeAlias, cast
@@ -16,11 +16,11 @@ from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceServicer
 
 from cloner.callers import CallName, Identities
+from cloner.calls import Begun, Call, Calls
 from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
 from cloner.failures import FAIR_SECONDS, DeadlineTooShort, VoiceNotFound
 from cloner.fields import Fields
-from cloner.preparation import Begun, Call, Preparation
 from cloner.registry import RegistryUnavailable, Store, VoiceRow
 from cloner.registry import voices as rows
 from cloner.status import answer_failure, reason_of
@@ -50,6 +50,15 @@ MATCHES = {
 }
 
 
+class _Answering(msgspec.Struct):
+    """A call that is being answered: when its work must end, and what a failure is told beside why."""
+
+    deadline: float
+    """On the event loop's clock."""
+
+    begun: Begun | None = None
+
+
 class CloningService(CloningServiceServicer):
     """Serves precall.v1.CloningService; the proto says what each call does.
 
@@ -58,7 +67,7 @@ class CloningService(CloningServiceServicer):
 
     def __init__(
         self,
-        preparation: Preparation,
+        calls: Calls,
         voices: Voices,
         store: Store,
         erasure: Erasure,
@@ -66,13 +75,13 @@ class CloningService(CloningServiceServicer):
         identities: Identities,
     ) -> None:
         self._identities = identities
-        self._preparation = preparation
+        self._calls = calls
         self._voices = voices
         self._store = store
         self._erasure = erasure
 
     async def PrepareCall(self, request: pb.PrepareCallRequest, context: Context) -> pb.PrepareCallResponse:
-        async with _answered(context, conversation_id=request.conversation_id) as answering:
+        async with self._answered(context, conversation_id=request.conversation_id) as answering:
             fields = Fields(self._identities)
             call = Call(
                 agent_id=fields.id("agent_id", request.agent_id),
@@ -91,9 +100,8 @@ class CloningService(CloningServiceServicer):
                     "precall.sample.size": len(sample),
                 }
             )
-            begun = await self._preparation.begin(call, sample)
-            answering.fallback = lambda: _fallback(begun, self._preparation.refused(call.agent_id))
-            prepared = await self._preparation.prepare(begun, sample, deadline=answering.deadline)
+            answering.begun = begun = await self._calls.begin(call, sample)
+            prepared = await self._calls.prepare(begun, sample, deadline=answering.deadline)
             get_current_span().set_attributes(
                 {
                     "precall.voice.id": prepared.voice.voice_id,
@@ -114,7 +122,7 @@ class CloningService(CloningServiceServicer):
         return pb.PrepareCallResponse()
 
     async def OpenCall(self, request: pb.OpenCallRequest, context: Context) -> pb.OpenCallResponse:
-        async with _answered(
+        async with self._answered(
             context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
         ) as answering:
             fields = Fields(self._identities)
@@ -125,7 +133,7 @@ class CloningService(CloningServiceServicer):
             get_current_span().set_attribute("gen_ai.agent.id", agent_id)
             if named[0] == "conversation_id":
                 get_current_span().set_attribute("gen_ai.conversation.id", named[1])
-            opened = await self._preparation.open(
+            opened = await self._calls.open(
                 agent_id=agent_id, named=named, phone_number=phone_number, deadline=answering.deadline
             )
             if opened.voice is not None:
@@ -143,7 +151,7 @@ class CloningService(CloningServiceServicer):
         return pb.OpenCallResponse()
 
     async def CloneVoice(self, request: pb.CloneVoiceRequest, context: Context) -> pb.CloneVoiceResponse:
-        async with _answered(context, waits=True) as answering:
+        async with self._answered(context, waits=True) as answering:
             fields = Fields(self._identities)
             caller = fields.caller(request.caller, request.consent)
             sample = fields.sample(request.sample)
@@ -157,7 +165,7 @@ class CloningService(CloningServiceServicer):
         return pb.CloneVoiceResponse()
 
     async def GetVoice(self, request: pb.GetVoiceRequest, context: Context) -> pb.GetVoiceResponse:
-        async with _answered(context):
+        async with self._answered(context):
             fields = Fields(self._identities)
             voice_id = fields.id("voice_id", request.voice_id)
             fields.check()
@@ -168,7 +176,7 @@ class CloningService(CloningServiceServicer):
         return pb.GetVoiceResponse()
 
     async def ListVoices(self, request: pb.ListVoicesRequest, context: Context) -> pb.ListVoicesResponse:
-        async with _answered(context):
+        async with self._answered(context):
             fields = Fields(self._identities)
             if not 0 <= request.page_size <= MAX_PAGE_SIZE:
                 fields.wrong("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
@@ -187,7 +195,7 @@ class CloningService(CloningServiceServicer):
     async def CompleteCall(
         self, request: pb.CompleteCallRequest, context: Context
     ) -> pb.CompleteCallResponse:
-        async with _answered(context, conversation_id=request.conversation_id):
+        async with self._answered(context, conversation_id=request.conversation_id):
             fields = Fields(self._identities)
             if not request.conversation_id and not request.call_id and not request.voice_id:
                 fields.wrong("conversation_id", "is required, unless call_id or voice_id is given")
@@ -196,7 +204,7 @@ class CloningService(CloningServiceServicer):
             agent_id = fields.text("agent_id", request.agent_id, most=128)
             voice_id = fields.text("voice_id", request.voice_id, most=128)
             fields.check()
-            found = await self._preparation.complete(
+            found = await self._calls.complete(
                 conversation_id=conversation_id, call_id=call_id, agent_id=agent_id, voice_id=voice_id
             )
             return pb.CompleteCallResponse(found=found)
@@ -205,7 +213,7 @@ class CloningService(CloningServiceServicer):
     async def ReplaceVoice(
         self, request: pb.ReplaceVoiceRequest, context: Context
     ) -> pb.ReplaceVoiceResponse:
-        async with _answered(context, waits=True) as answering:
+        async with self._answered(context, waits=True) as answering:
             fields = Fields(self._identities)
             caller = fields.caller(request.caller, request.consent, numbered=True)
             sample = fields.sample(request.sample)
@@ -220,7 +228,7 @@ class CloningService(CloningServiceServicer):
     async def ForgetCaller(
         self, request: pb.ForgetCallerRequest, context: Context
     ) -> pb.ForgetCallerResponse:
-        async with _answered(context, waits=True) as answering:
+        async with self._answered(context, waits=True) as answering:
             fields = Fields(self._identities)
             caller = fields.caller(request.caller)
             if bool(caller.phone_number) == bool(request.voice_id):
@@ -233,53 +241,49 @@ class CloningService(CloningServiceServicer):
             return pb.ForgetCallerResponse(voices_deleted=deleted, voices_pending=pending)
         return pb.ForgetCallerResponse()
 
+    @asynccontextmanager
+    async def _answered(
+        self,
+        context: Context,
+        *,
+        conversation_id: str = "",
+        longest: float = LONGEST_SECONDS,
+        waits: bool = False,
+    ) -> AsyncIterator[_Answering]:
+        """Answers a failure as a status, in time, and tells span and log how the request ended.
 
-class _Answering(msgspec.Struct):
-    """A call that is being answered: when its work must end, and what a failure is told beside why."""
-
-    deadline: float
-    """On the event loop's clock."""
-
-    fallback: Callable[[], pb.FallbackInfo] | None = None
-
-
-@asynccontextmanager
-async def _answered(
-    context: Context, *, conversation_id: str = "", longest: float = LONGEST_SECONDS, waits: bool = False
-) -> AsyncIterator[_Answering]:
-    """Answers a failure as a status, in time, and tells span and log how the request ended.
-
-    One that `waits` is not for a call that is starting: it lets those go before it at ElevenLabs.
-    """
-    began = time.monotonic()
-    left = context.time_remaining()
-    seconds = longest if left is None else max(0.0, min(left, longest))
-    headroom = min(HEADROOM_SECONDS, seconds / 2)
-    answering = _Answering(asyncio.get_running_loop().time() + seconds - headroom)
-    outcome = "cancelled"
-    with (
-        about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
-        as_urgent_as(Urgency(call=not waits)),
-    ):
-        try:
-            # What asks ElevenLabs ends at the deadline by itself; the rest waits for the registry.
+        One that `waits` is not for a call that is starting: it lets those go before it at ElevenLabs.
+        """
+        began = time.monotonic()
+        left = context.time_remaining()
+        seconds = longest if left is None else max(0.0, min(left, longest))
+        headroom = min(HEADROOM_SECONDS, seconds / 2)
+        answering = _Answering(asyncio.get_running_loop().time() + seconds - headroom)
+        outcome = "cancelled"
+        with (
+            about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
+            as_urgent_as(Urgency(call=not waits)),
+        ):
             try:
-                async with asyncio.timeout_at(answering.deadline + headroom / 2):
-                    yield answering
-            except TimeoutError:
-                # Who gave the registry less than it may take has no reason to complain of it.
-                raise (
-                    DeadlineTooShort if seconds < min(FAIR_SECONDS, longest) else RegistryUnavailable
-                ) from None
-            outcome = "success"
-        except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
-            outcome = reason_of(failure)
-            more = [] if answering.fallback is None else [answering.fallback()]
-            answer_failure(context, failure, *more)
-        finally:
-            get_current_span().set_attribute("precall.outcome", outcome)
-            duration_ms = round((time.monotonic() - began) * 1000)
-            log.info("request answered", outcome=outcome, duration_ms=duration_ms)
+                # What asks ElevenLabs ends at the deadline by itself; the rest waits for the registry.
+                try:
+                    async with asyncio.timeout_at(answering.deadline + headroom / 2):
+                        yield answering
+                except TimeoutError:
+                    # Who gave the registry less than it may take has no reason to complain of it.
+                    raise (
+                        DeadlineTooShort if seconds < min(FAIR_SECONDS, longest) else RegistryUnavailable
+                    ) from None
+                outcome = "success"
+            except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
+                outcome = reason_of(failure)
+                begun = answering.begun
+                more = [] if begun is None else [_fallback(begun, self._calls.refused(begun.call.agent_id))]
+                answer_failure(context, failure, *more)
+            finally:
+                get_current_span().set_attribute("precall.outcome", outcome)
+                duration_ms = round((time.monotonic() - began) * 1000)
+                log.info("request answered", outcome=outcome, duration_ms=duration_ms)
 
 
 def _named(request: pb.OpenCallRequest, fields: Fields) -> tuple[CallName, str]:
@@ -330,7 +334,7 @@ def _fallback(begun: Begun, refused: frozenset[str] | None) -> pb.FallbackInfo:
         agent_before=speech,
         refused_leaves=sorted(refused or ()),
         settings_seen=refused is not None,
-        call_id=begun.noted.call.id,
+        call_id=begun.call_id,
     )
 
 

@@ -18,7 +18,7 @@ from precall.v1.error_reason_pb2 import ErrorReason
 from cloner import failures, refusals, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable
 from cloner.callers import ConversationMismatch
-from cloner.creation import VoiceNeedsVerification
+from cloner.marked import VoiceNeedsVerification
 from cloner.registry import RegistryUnavailable
 from cloner.voices import ConsentMissing
 from telemetry.logs import where
@@ -52,7 +52,24 @@ class Unauthenticated(Exception):
 
 E = error_reason_pb2
 C = grpc.StatusCode
+# What went wrong at ElevenLabs names its reason itself.
+PROVIDER: dict[type[failures.ProviderFailure], grpc.StatusCode] = {
+    failures.SampleRejected: C.FAILED_PRECONDITION,
+    failures.VoiceNotFound: C.NOT_FOUND,
+    failures.AgentNotFound: C.NOT_FOUND,
+    failures.AgentRejected: C.FAILED_PRECONDITION,
+    failures.Unauthorized: C.FAILED_PRECONDITION,
+    failures.PlanLimit: C.FAILED_PRECONDITION,
+    failures.SlotsExhausted: C.FAILED_PRECONDITION,
+    failures.MonthlyLimit: C.FAILED_PRECONDITION,
+    failures.ProtocolBroken: C.INTERNAL,
+    failures.Busy: C.UNAVAILABLE,
+    failures.Unavailable: C.UNAVAILABLE,
+    failures.TimedOut: C.DEADLINE_EXCEEDED,
+    failures.DeadlineTooShort: C.DEADLINE_EXCEEDED,
+}
 TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
+    **{kind: (ErrorReason.Value(f"ERROR_REASON_{kind.reason}"), code) for kind, code in PROVIDER.items()},
     FieldInvalid: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
     samples.SampleTooLarge: (E.ERROR_REASON_SAMPLE_TOO_LARGE, C.INVALID_ARGUMENT),
     samples.SampleTooShort: (E.ERROR_REASON_SAMPLE_TOO_SHORT, C.INVALID_ARGUMENT),
@@ -60,13 +77,9 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     samples.SampleSilent: (E.ERROR_REASON_SAMPLE_SILENT, C.INVALID_ARGUMENT),
     samples.SampleRateTooLow: (E.ERROR_REASON_SAMPLE_RATE_TOO_LOW, C.INVALID_ARGUMENT),
     SampleUnreadable: (E.ERROR_REASON_SAMPLE_UNREADABLE, C.INVALID_ARGUMENT),
-    failures.SampleRejected: (E.ERROR_REASON_SAMPLE_REJECTED, C.FAILED_PRECONDITION),
     VoiceNeedsVerification: (E.ERROR_REASON_VOICE_NEEDS_VERIFICATION, C.FAILED_PRECONDITION),
     ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
     ConversationMismatch: (E.ERROR_REASON_CONVERSATION_MISMATCH, C.ALREADY_EXISTS),
-    failures.VoiceNotFound: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
-    failures.AgentNotFound: (E.ERROR_REASON_AGENT_NOT_FOUND, C.NOT_FOUND),
-    failures.AgentRejected: (E.ERROR_REASON_AGENT_REJECTED, C.FAILED_PRECONDITION),
     InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Stopping: (E.ERROR_REASON_CLONER_UNAVAILABLE, C.UNAVAILABLE),
@@ -77,15 +90,6 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     refusals.ServiceUnknown: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     RegistryUnavailable: (E.ERROR_REASON_REGISTRY_UNAVAILABLE, C.UNAVAILABLE),
     Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
-    failures.Unauthorized: (E.ERROR_REASON_PROVIDER_UNAUTHORIZED, C.FAILED_PRECONDITION),
-    failures.PlanLimit: (E.ERROR_REASON_PROVIDER_PLAN_LIMIT, C.FAILED_PRECONDITION),
-    failures.SlotsExhausted: (E.ERROR_REASON_VOICE_SLOTS_EXHAUSTED, C.FAILED_PRECONDITION),
-    failures.MonthlyLimit: (E.ERROR_REASON_VOICE_MONTHLY_LIMIT, C.FAILED_PRECONDITION),
-    failures.ProtocolBroken: (E.ERROR_REASON_PROVIDER_PROTOCOL, C.INTERNAL),
-    failures.Busy: (E.ERROR_REASON_PROVIDER_BUSY, C.UNAVAILABLE),
-    failures.Unavailable: (E.ERROR_REASON_PROVIDER_UNAVAILABLE, C.UNAVAILABLE),
-    failures.TimedOut: (E.ERROR_REASON_PROVIDER_TIMEOUT, C.DEADLINE_EXCEEDED),
-    failures.DeadlineTooShort: (E.ERROR_REASON_DEADLINE_TOO_SHORT, C.DEADLINE_EXCEEDED),
 }
 # After how many seconds it is worth trying again, where whoever failed does not know better.
 WAITS = {

@@ -1,28 +1,18 @@
-"""Finds a caller's voice or clones it: one voice for one caller, and none that nobody knows of.
-
-The intent to clone is written down before ElevenLabs is asked, under a marker that the voice will
-carry. Whatever happens then, somebody finishes the story: this process, whoever needs that voice
-next, or the janitor. A clone that has begun is finished whatever becomes of the request.
-"""
+"""Finds a caller's voice, or has one made: one voice for one caller, whoever asks at the same time."""
 
 import asyncio
-import contextlib
 import hashlib
-import uuid
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import Callable
 
-import msgspec
 import structlog
-from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
+from opentelemetry.trace import get_current_span
 
 from cloner import failures
-from cloner.callers import Caller, Identities, Identity, voice_label
-from cloner.clones import STALE_SECONDS, Clone, Clones
-from cloner.creation import Creation, VoiceNeedsVerification
+from cloner.callers import Caller, Identities, Identity
+from cloner.cloning import STALE_SECONDS, Clone, Cloning, Superseded, Wanted
 from cloner.failures import DeadlineTooShort, ProviderFailure, TimedOut
-from cloner.registry import NewVoiceRow, Store, VoiceRow, calls, deployment, voices
-from cloner.room import Room
+from cloner.marked import Marked, VoiceNeedsVerification
+from cloner.registry import Store, VoiceRow, calls, voices
 from cloner.samples import Recording, Samples
 from cloner.turns import urgency
 from cloner.voice import Voice, voice_of
@@ -45,49 +35,40 @@ class ConsentMissing(Exception):
         super().__init__("The caller's consent is required: send its reference as `consent`.")
 
 
-class Superseded(Exception):
-    """The intent was given up for another while it was worked at. Whoever waits looks again."""
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be cloned: for whom, for which call, and whether in the place of the voice that there is."""
-
-    identity: Identity
-    caller: Caller
-    call_id: str | None = None
-    replaces: bool = False
-
-
 class Voices:
-    """Finds or clones voices. `now` tells the time, in Unix seconds.
+    """Finds voices, and has them made. `now` tells the time, in Unix seconds.
 
-    Voices that are taken ahead of time are kept for `keep_seconds` at the least. With
-    `require_consent`, no voice is made or used without a consent.
+    A voice that was not seen at ElevenLabs for `check_seconds` is looked for there before it is used.
+    What is made ahead of time is kept for `keep_seconds` at the least. With `require_consent`, no voice is
+    made or used without a consent.
+
+    Whatever waits for a voice raises ConsentMissing, a ProviderFailure, VoiceNeedsVerification or
+    RegistryUnavailable. When its deadline passes, it raises the last known failure, or TimedOut, or
+    DeadlineTooShort if ElevenLabs was not asked by then; the clone goes on by itself.
     """
 
     def __init__(
         self,
-        creation: Creation,
+        cloning: Cloning,
+        marked: Marked,
         samples: Samples,
         store: Store,
         *,
         identities: Identities,
-        room: Room,
         check_seconds: float,
         keep_seconds: float,
         require_consent: bool,
         now: Callable[[], float],
     ) -> None:
-        self._creation = creation
+        self._cloning = cloning
+        self._marked = marked
         self._samples = samples
         self._store = store
         self._identities = identities
-        self._room = room
         self._check_seconds = check_seconds
         self._keep_seconds = keep_seconds
         self._require_consent = require_consent
         self._now = now
-        self._clones = Clones(store, now=now)
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     async def identify(self, caller: Caller, sample: bytes, *, call_id: str = "") -> Identity:
@@ -98,58 +79,74 @@ class Voices:
             digest = await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
         return self._identities.of(caller, sample_digest=digest, call_id=call_id)
 
-    async def of(
-        self,
-        identity: Identity,
-        caller: Caller,
-        sample: bytes,
-        *,
-        deadline: float,
-        call_id: str | None = None,
-        row: VoiceRow | None = None,
-        permit: Callable[[], Awaitable[object]] | None = None,
-    ) -> tuple[Voice, bool]:
-        """The caller's voice, and whether it was there already.
+    async def follow(
+        self, row: VoiceRow | None, wanted: Wanted, *, deadline: float, attached: bool = False
+    ) -> Voice | None:
+        """The voice that the caller has, ready or on its way, or None. `row` is what is known of it.
 
-        `row` is what is known of it. `permit` is waited for just before a clone would begin, and
-        stops it by raising. Raises ConsentMissing, what Samples raise, a
-        ProviderFailure, VoiceNeedsVerification or RegistryUnavailable. When the deadline passes, the
-        last known failure or TimedOut is raised and the clone goes on by itself.
+        `attached` says that the call of what is wanted has the voice of the row already.
         """
-        recording: Recording | None = None
-        row = row or await self._store.read(voices.of_caller, identity.caller)
-        clones = 0
         for _ in range(ROUNDS):
-            clone = None
-            self._require(caller, row)
+            self._require(wanted.caller, row)
             if row is None:
-                if clones == CLONES:
-                    break
-                clones += 1
-                if recording is None:
-                    recording = await self._samples.inspect(sample, deadline=deadline)
-                    if permit is not None:
-                        await permit()
-                wanted = Wanted(identity=identity, caller=caller, call_id=call_id)
-                row, clone = await self._intend(wanted, recording)
-            voice = await (self._made(clone, deadline) if clone else self._found(row, deadline))
-            if voice is not None and await self._attached(call_id, voice.marker):
-                if caller.consent and not voice.consent:
-                    await self._store.write(voices.consented, voice.marker, caller.consent, now=self._now())
-                    voice = await self.formerly(voice.marker, caller) or voice
+                return None
+            voice = await self._found(row, deadline)
+            done = attached and voice is not None and voice.marker == row.marker and row.state == "ready"
+            if voice is not None and (done or await self._attach(wanted.call_id, voice.marker)):
+                return await self._consented(voice, wanted.caller)
+            row = await self._store.read(voices.of_caller, wanted.identity.caller)
+        raise failures.Busy
+
+    async def find_or_clone(
+        self, wanted: Wanted, recording: Recording, *, deadline: float
+    ) -> tuple[Voice, bool]:
+        """The voice made of the recording, or the one that the caller has by now; whether it is that one."""
+        for _ in range(CLONES):
+            self._require(wanted.caller, None)
+            row, clone = await self._cloning.begin(wanted, recording)
+            if clone is None:
+                voice = await self.follow(row, wanted, deadline=deadline)
+            else:
+                voice = await self._made(clone, deadline)
+            if voice is not None:
                 return voice, clone is None
-            row = await self._store.read(voices.of_caller, identity.caller)
-        log.warning("voice given up", clones=clones)
+        log.warning("voice given up", clones=CLONES)
         raise failures.Busy
 
     async def ahead(
         self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float
     ) -> tuple[Voice, bool]:
-        """As `of`, for a caller who may call some day, and whose voice is kept until then."""
+        """The voice of a caller who may call some day, kept until then, and whether it was there already.
+
+        Also raises what Samples raise.
+        """
+        wanted = Wanted(identity=identity, caller=caller)
         for _ in range(CLONES):
-            voice, reused = await self.of(identity, caller, sample, deadline=deadline)
+            row = await self._store.read(voices.of_caller, identity.caller)
+            voice, reused = await self.follow(row, wanted, deadline=deadline), True
+            if voice is None:
+                recording = await self._samples.inspect(sample, deadline=deadline)
+                voice, reused = await self.find_or_clone(wanted, recording, deadline=deadline)
             if await self._store.write(voices.keep, voice.marker, until=self._now() + self._keep_seconds):
                 return voice, reused
+        raise failures.Busy
+
+    async def replace(self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float) -> Voice:
+        """A new voice for the caller, kept as by `ahead`. Once it is there, the one that there was goes.
+
+        Also raises what Samples raise.
+        """
+        self._require(caller, None)
+        recording = await self._samples.inspect(sample, deadline=deadline)
+        for _ in range(ROUNDS):
+            old = await self._store.read(voices.of_caller, identity.caller)
+            if old is not None and old.state == "intended":
+                await self._found(old, deadline)
+                continue
+            wanted = Wanted(identity=identity, caller=caller, replaces=old is not None)
+            _, clone = await self._cloning.begin(wanted, recording)
+            if clone is not None and (voice := await self._made(clone, deadline)) is not None:
+                return voice
         raise failures.Busy
 
     async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
@@ -168,41 +165,8 @@ class Voices:
         self._require(caller, row)
         return voice_of(row)
 
-    async def replace(self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float) -> Voice:
-        """A new voice for the caller, kept as by `ahead`. Once it is there, the one that there was goes."""
-        self._require(caller, None)
-        recording = await self._samples.inspect(sample, deadline=deadline)
-        for _ in range(ROUNDS):
-            old = await self._store.read(voices.of_caller, identity.caller)
-            if old is not None and old.state == "intended":
-                await self._found(old, deadline)
-                continue
-            wanted = Wanted(identity=identity, caller=caller, replaces=old is not None)
-            _, clone = await self._intend(wanted, recording)
-            if clone is not None and (voice := await self._made(clone, deadline)) is not None:
-                return voice
-        raise failures.Busy
-
-    async def take_over(self, row: VoiceRow) -> None:
-        """Finishes the story of an intent whose process died, unless somebody else does."""
-        now = self._now()
-        if await self._store.write(
-            voices.take_over,
-            row.marker,
-            dead=row.owner,
-            owner=self._clones.owner,
-            stale=now - STALE_SECONDS,
-            now=now,
-        ):
-            clone = Clone(row.marker)
-            clone.asked = True  # by the process that died
-            self._clones.start(clone, self._resume(clone))
-            with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):
-                await asyncio.shield(clone.task)
-
-    async def finish(self, grace_seconds: float) -> None:
-        """Waits for what is under way, and gives up what is left after the grace."""
-        await self._clones.finish(grace_seconds)
+    async def close(self) -> None:
+        """Stops looking at clones of other processes."""
         for watch in self._watches.values():
             watch.cancel()
         await asyncio.gather(*self._watches.values(), return_exceptions=True)
@@ -210,15 +174,18 @@ class Voices:
     async def _made(self, clone: Clone, deadline: float) -> Voice | None:
         """What this process's clone makes; None if that is not wanted any more."""
         try:
-            return await self._wait(clone, deadline)
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(clone.task)
         except Superseded:
             return None
+        except TimeoutError:
+            raise clone.failure or (TimedOut() if clone.asked else DeadlineTooShort()) from None
 
     async def _found(self, row: VoiceRow, deadline: float) -> Voice | None:
         """The voice of a row, ready or on its way; None when what there is must be looked up again."""
         if row.state == "ready":
             return await self._confirmed(row, deadline)
-        if clone := self._clones.get(row.marker):
+        if clone := self._cloning.under_way(row.marker):
             if urgency().call:
                 clone.urgency.hurry()
             get_current_span().add_link(clone.trace)
@@ -235,9 +202,9 @@ class Voices:
     async def _seen(self, row: VoiceRow, deadline: float) -> bool | None:
         """Whether ElevenLabs has the voice of a ready row, noted as such; None if nobody can tell."""
         try:
-            found = await self._creation.still_there(row, deadline=deadline)
+            found = await self._marked.is_there(row, deadline=deadline)
         except ProviderFailure as failure:
-            log.warning("voice not checked", voice_id=row.voice_id, reason=type(failure).__name__)
+            log.warning("voice not checked", voice_id=row.voice_id, reason=failure.reason)
             return None
         if found:
             await self._store.write(voices.checked, row.marker, now=self._now())
@@ -250,7 +217,14 @@ class Voices:
         if self._require_consent and not caller.consent and not (row is not None and row.consent):
             raise ConsentMissing
 
-    async def _attached(self, call_id: str | None, marker: str) -> bool:
+    async def _consented(self, voice: Voice, caller: Caller) -> Voice:
+        """The voice with the consent that is told now, where it had none."""
+        if not caller.consent or voice.consent:
+            return voice
+        await self._store.write(voices.consented, voice.marker, caller.consent, now=self._now())
+        return await self.formerly(voice.marker, caller) or voice
+
+    async def _attach(self, call_id: str | None, marker: str) -> bool:
         """Whether the call has that voice now; False if the voice was given up meanwhile."""
         return call_id is None or await self._store.write(calls.attach, call_id, marker, now=self._now())
 
@@ -273,106 +247,17 @@ class Voices:
         """Returns when another process's intent is settled, by it or in its place."""
         while (row := await self._store.read(voices.get, marker)) is not None and row.state == "intended":
             if row.alive_at < self._now() - STALE_SECONDS:
-                await self.take_over(row)
+                await self._cloning.adopt(row)
             else:
                 await asyncio.sleep(WATCH_SECONDS)
-
-    async def _wait(self, clone: Clone, deadline: float) -> Voice:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await asyncio.shield(clone.task)
-        except TimeoutError:
-            raise clone.failure or (TimedOut() if clone.asked else DeadlineTooShort()) from None
-
-    async def _intend(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
-        """Writes down the intent and begins the clone, unless the caller has one by now."""
-        if (left := await self._store.read(deployment.month_resets_at) - self._now()) > 0:
-            raise failures.MonthlyLimit(retry_after=left)
-        row, new = await self._new_row(wanted)
-        if not new:
-            return row, None
-        clone = Clone(row.marker)
-        self._clones.start(clone, self._clone(clone, wanted, recording))
-        return row, clone
-
-    async def _new_row(self, wanted: Wanted) -> tuple[VoiceRow, bool]:
-        """The row of the caller's voice, and whether it is a new one, which is ours to work at."""
-        now, token = self._now(), uuid.uuid4().hex
-        marker = self._creation.marker(token)
-        made = datetime.fromtimestamp(now, UTC)
-        span = get_current_span().get_span_context()
-        identity, caller = wanted.identity, wanted.caller
-        new = NewVoiceRow(
-            marker=marker,
-            # Until it is there, the caller has the voice that it replaces.
-            caller=token if wanted.replaces else identity.caller,
-            replaces=identity.caller if wanted.replaces else None,
-            number=identity.number,
-            person=identity.person,
-            greeting_name=caller.name,
-            name=f"{voice_label(caller.name)}_Clone_{made:%Y%m%d_%H%M%S}_{token[-6:]}",
-            owner=self._clones.owner,
-            traceparent=f"00-{format_trace_id(span.trace_id)}-{format_span_id(span.span_id)}-01",
-            consent=caller.consent,
-            kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
-        )
-        row = await self._store.write(voices.intend, new, call_id=wanted.call_id, now=now)
-        return row, row.marker == marker
-
-    async def _clone(self, clone: Clone, wanted: Wanted, recording: Recording) -> Voice:
-        """Creates the voice and records it, under a new marker for each create that may have been lost."""
-
-        async def intent() -> VoiceRow:
-            row = await self._store.read(voices.get, clone.marker)
-            if row is None or row.state != "intended" or row.owner != self._clones.owner:
-                row, new = await self._new_row(wanted)
-                if not new:
-                    raise Superseded
-                self._clones.move(clone, row.marker)
-            return row
-
-        def tell(failure: ProviderFailure | None) -> None:
-            clone.failure = failure
-            clone.asked |= failure is None
-
-        # Counted by itself, because it may outlive the request that began it.
-        with self._room.holding(len(recording.sample)):
-            row, voice_id = await self._creation.create(
-                intent, tell, sample=recording.sample, filename=recording.filename,
-                media_type=recording.media_type, for_call=wanted.call_id is not None,
-            )  # fmt: skip
-        return await self._recorded(row, voice_id)
-
-    async def _resume(self, clone: Clone) -> Voice:
-        """Looks for the voice of an intent whose process died, and records what became of it."""
-        row = await self._store.read(voices.get, clone.marker)
-        if row is None:
-            raise Superseded
-        voice_id = await self._creation.look(row.marker)
-        if voice_id is None:
-            raise Superseded
-        log.info("voice found by its marker", voice_id=voice_id)
-        return await self._recorded(row, voice_id)
-
-    async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
-        if not await self._store.write(voices.record, row.marker, voice_id, now=self._now()):
-            if await self._creation.is_anothers(voice_id, row.marker):
-                raise failures.ProtocolBroken
-            log.warning("voice no longer wanted", voice_id=voice_id)
-            self._clones.begin(self._creation.discard(voice_id, row.marker))
-            raise Superseded
-        return voice_of(msgspec.structs.replace(row, voice_id=voice_id))
 
 
 # What is raised for a request that waited for another process's clone, by the reason in its row.
 JOINED_FAILURES: dict[str, type[Exception]] = {
-    **{
-        kind.__name__: kind
-        for kind in (
-            failures.Unauthorized, failures.PlanLimit, failures.SlotsExhausted, failures.MonthlyLimit,
-            failures.SampleRejected, failures.ProtocolBroken, failures.Busy, failures.Unavailable,
-            failures.TimedOut,
-        )
-    },
-    VoiceNeedsVerification.__name__: VoiceNeedsVerification,
+    kind.reason: kind
+    for kind in (
+        failures.Unauthorized, failures.PlanLimit, failures.SlotsExhausted, failures.MonthlyLimit,
+        failures.SampleRejected, failures.ProtocolBroken, failures.Busy, failures.Unavailable,
+        failures.TimedOut, VoiceNeedsVerification,
+    )
 }  # fmt: skip

@@ -7,7 +7,7 @@ arguments.
 """
 
 from cloner.registry import agents, calls, deployment, due, processes, voices
-from cloner.registry.agents import AgentRow
+from cloner.registry.agents import AgentRow, Given
 from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.opening import opened
 from cloner.registry.store import Store, by
@@ -22,6 +22,7 @@ from cloner.registry.voices import NewVoiceRow, VoiceRow
 __all__ = [
     "AgentRow",
     "CallRow",
+    "Given",
     "NewCall",
     "NewVoiceRow",
     "Noted",

@@ -32,6 +32,8 @@ class Transaction(Protocol):
 class RegistryUnavailable(Exception):
     """The database cannot be reached, answered an error, or did not answer in time."""
 
+    reason = "REGISTRY_UNAVAILABLE"
+
     def __init__(self, message: str = "The registry of voices cannot be reached; try again later.") -> None:
         super().__init__(message)
 

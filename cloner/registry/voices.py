@@ -4,11 +4,13 @@ import json
 
 import msgspec
 
+from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, alive
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
 __all__ = [
+    "Intent",
     "NewVoiceRow",
     "VoiceRow",
     "abandoned",
@@ -78,6 +80,13 @@ class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str
     consent: str
     kept_until: float
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of the wish to create a voice: the row that counts, or when there may be one again."""
+
+    row: VoiceRow | None
+    month_resets_at: float = 0.0
 
 
 # In the order of the row's fields.
@@ -265,19 +274,21 @@ def page(
     return _every(tx, PAGE, at=at, below=below, size=size)
 
 
-def intend(tx: Transaction, new: NewVoiceRow, *, call_id: str | None, now: float) -> VoiceRow:
+def intend(tx: Transaction, new: NewVoiceRow, *, call_id: str | None, now: float) -> Intent:
     """Writes down that a voice is about to be created, unless the caller or the call has one.
 
-    Returns the row that counts: the new one, or the one that was there. Exactly one of those
-    who ask at the same time gets the new one.
+    The row that counts is the new one, or the one that was there. Exactly one of those who ask at the
+    same time gets the new one. While the provider's monthly counter is used up there is no new one.
     """
     if call_id is not None:
         # The call is locked, so that it gets no second voice meanwhile.
         call = tx.one(CALL, call_id=call_id)
         held = in_use(tx, call[0]) if call is not None and call[0] else None
         if held is not None:
-            return held
-    row = None
+            return Intent(row=held)
+    row = of_caller(tx, new.caller)
+    if row is None and (resets_at := month_resets_at(tx)) > now:
+        return Intent(row=None, month_resets_at=resets_at)
     while row is None:
         # One that was in the way may be over before it is looked at.
         consent_at = now if new.consent else None
@@ -286,7 +297,7 @@ def intend(tx: Transaction, new: NewVoiceRow, *, call_id: str | None, now: float
     alive(tx, new.owner, now=now)
     if call_id is not None:
         tx.run(CALL_HAS, call_id=call_id, marker=row.marker, caller=row.caller)
-    return row
+    return Intent(row=row)
 
 
 def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:

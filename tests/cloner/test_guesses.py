@@ -394,7 +394,9 @@ async def test_key_that_may_not_delete_voices(cloning, emulator: Emulator, speec
             emulator.permissions.set(["voices_write", "convai_read", "convai_write", "voices_read"])
             await eventually(lambda: not emulator.voices.custom)
 
-    assert {"Unauthorized"} == {line["reason"] for line in logs if line["event"] == "voice not deleted yet"}
+    assert {"PROVIDER_UNAUTHORIZED"} == {
+        line["reason"] for line in logs if line["event"] == "voice not deleted yet"
+    }
 
 
 async def test_key_that_may_not_clone(cloning, emulator: Emulator, speech: bytes) -> None:

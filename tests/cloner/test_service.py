@@ -420,10 +420,10 @@ async def test_budget_that_ends_does_not_stop_a_create(
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     began = time.monotonic()
 
-    reason, code, _ = await refusal(cloner.PrepareCall(call(speech), timeout=1))
+    reason, code, _ = await refusal(cloner.PrepareCall(call(speech), timeout=4))
 
     assert ("PROVIDER_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED) == (reason, code)
-    assert 1 > time.monotonic() - began
+    assert 4 > time.monotonic() - began
     emulator.faults.release()
     await emulator.requests.wait(path=CREATE, stage="finished")
     assert (await cloner.PrepareCall(call(speech), timeout=10)).voice_reused

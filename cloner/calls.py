@@ -9,15 +9,16 @@ from callerid import spoken
 from cloner import callers
 from cloner.agents import Agents, Reading
 from cloner.callers import Caller, CallName, ConversationMismatch, Identities, Identity
+from cloner.cloning import Wanted
 from cloner.elevenlabs import AgentVoice
 from cloner.failures import AgentRejected
 from cloner.overrides import Overrides
 from cloner.registry import NewCall, Noted, Store, calls
-from cloner.registry import agents as agent_rows
+from cloner.samples import Samples
 from cloner.voice import Voice
 from cloner.voices import Voices
 
-__all__ = ["Begun", "Call", "Opened", "Preparation", "Prepared"]
+__all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
 
 # How long anything waits to hear from the agent before it goes on without.
 AGENT_SECONDS = 1.0
@@ -39,6 +40,11 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     call: Call
     identity: Identity
     noted: Noted
+
+    @property
+    def call_id(self) -> str:
+        """Our own name for the call."""
+        return self.noted.call.id
 
     @property
     def agent_before(self) -> AgentVoice | None:
@@ -74,34 +80,37 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """The overrides that the agent's own settings refuse; None where those were not seen."""
 
 
-class Preparation:
+class Calls:
     """Opens and prepares calls, and ends them.
 
-    `ended` is called after each end; `now` tells Unix seconds.
+    `due` is set after each end, as an agent is to be put back then; `now` tells Unix seconds.
     """
 
     def __init__(
         self,
         agents: Agents,
         voices: Voices,
+        samples: Samples,
         store: Store,
         overrides: Overrides,
         *,
         identities: Identities,
         first_message: str,
         require_consent: bool,
-        ended: Callable[[], None],
+        due: asyncio.Event,
         now: Callable[[], float],
     ) -> None:
         self._agents = agents
         self._voices = voices
+        self._samples = samples
         self._store = store
         self._overrides = overrides
         self._identities = identities
         self._first_message = first_message
         self._require_consent = require_consent
-        self._ended = ended
+        self._due = due
         self._now = now
+        self._under_way: dict[str, asyncio.Future[Prepared]] = {}
 
     async def open(
         self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
@@ -160,121 +169,143 @@ class Preparation:
                 stated=identity.stated,
                 begun_at=self._now(),
             ),
+            others_since=self._agents.others_since(),
         )
         if noted is None:
             raise ConversationMismatch
         return Begun(call=call, identity=identity, noted=noted)
 
     async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
-        """Finds or clones the caller's voice and gives it to the agent where that harms no other call.
+        """Finds or clones the caller's voice, and gives it to the agent where that harms no other call.
 
-        The agent is read while the voice is looked for, so that one that does not exist costs no
-        voice. Where an agent refuses a voice that turns out to be lost, another is made. Raises what
-        Agents and Voices raise.
+        Where the agent refuses a voice that turns out to be lost, another is made. A delivery that comes
+        again while the first is at it has the answer of the first. Raises what Voices, Samples and Agents
+        raise.
         """
+        first = self._under_way.get(begun.call_id)
+        if first is not None:
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait({first}, timeout=max(0.0, left))
+            if first.done() and not first.cancelled():
+                return msgspec.structs.replace(first.result(), voice_reused=True)
+            begun = await self.begin(begun.call, sample)
+        # Nobody waits for one that waited in vain: it may not have the time that others have.
+        answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        if first is None:
+            self._under_way[begun.call_id] = answer
         try:
-            return await self._prepare(begun, sample, deadline=deadline)
-        except AgentRejected:
-            refused = (await self.begin(begun.call, sample)).noted.voice
-            if refused is None or not await self._voices.lost(refused, deadline=deadline):
-                raise
-        # Noted anew, as the call has no voice any more and the agent was changed, or nearly so.
-        return await self._prepare(await self.begin(begun.call, sample), sample, deadline=deadline)
+            try:
+                prepared = await self._prepare(begun, sample, deadline=deadline)
+            except AgentRejected:
+                refused = (await self.begin(begun.call, sample)).noted.voice
+                if refused is None or not await self._voices.lost(refused, deadline=deadline):
+                    raise
+                # Noted anew: the call has no voice any more, and the agent was changed, or nearly so.
+                anew = await self.begin(begun.call, sample)
+                prepared = await self._prepare(anew, sample, deadline=deadline)
+            answer.set_result(prepared)
+            return prepared
+        finally:
+            answer.cancel()
+            if first is None:
+                del self._under_way[begun.call_id]
 
     async def _prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
-        call, identity, noted = begun.call, begun.identity, begun.noted
-        call_id = noted.call.id
-        first_message = callers.greeting(self._first_message, call.caller.name)
-        ended = noted.call.ended_at is not None
-        if ended and (voice := await self._voices.formerly(noted.call.marker, call.caller)) is not None:
-            # A delivery that comes again after its call: nothing is made or changed for it any more.
-            return Prepared(
-                voice=voice,
-                voice_reused=True,
-                agent_updated=False,
-                first_message=first_message,
-                call_id=call_id,
-                agent_before=begun.agent_before,
-                refused=self.refused(call.agent_id),
-            )
+        call, noted = begun.call, begun.noted
+        wanted = Wanted(identity=begun.identity, caller=call.caller, call_id=begun.call_id)
+
+        if noted.call.ended_at is not None:
+            voice = await self._voices.formerly(noted.call.marker, call.caller)
+            if voice is not None:
+                # A delivery that comes again after its call: nothing is made or changed for it any more.
+                return self._answer(begun, voice, reused=True, updated=False)
+
+        if noted.again and noted.voice is not None and noted.voice.state == "ready":
+            voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
+            if voice is not None:
+                updated = self._agents.decided(noted, self._wanted(begun, voice))
+                if updated is not None:
+                    # A delivery that comes again in its call: ElevenLabs would say what it said before.
+                    return self._answer(begun, voice, reused=True, updated=updated)
+
+        # The agent is read while the voice is looked for, so that one that does not exist costs no voice.
         reading = asyncio.create_task(self._agents.read(noted, deadline=deadline))
         # A sample that is refused ends this before anybody asks what became of the reading.
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            voice, reused = await self._voices.of(
-                identity, call.caller, sample, deadline=deadline, call_id=call_id, row=noted.voice,
-                permit=lambda: _told(reading),
-            )  # fmt: skip
+            voice, reused = (
+                await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True),
+                True,
+            )
+            if voice is None:
+                recording = await self._samples.inspect(sample, deadline=deadline)
+                await _told(reading)
+                voice, reused = await self._voices.find_or_clone(wanted, recording, deadline=deadline)
             agent = await _told(reading)
         except Exception:
             # A failure is not remembered: whoever the next delivery names may be somebody else.
-            await self._store.write(calls.unname, call_id)
+            await self._store.write(calls.unname, begun.call_id)
             raise
         finally:
             reading.cancel()
+
         updated = await self._agents.give(
             call.agent_id,
             agent,
-            AgentVoice(voice.voice_id, first_message),
-            call_id=call_id,
-            caller=identity.caller,
+            self._wanted(begun, voice),
+            call_id=begun.call_id,
+            caller=begun.identity.caller,
             marker=voice.marker,
             deadline=deadline,
         )
-        before = begun.agent_before or (agent.now if agent is not None and updated else None)
-        return Prepared(
-            voice=voice,
-            voice_reused=reused,
-            agent_updated=updated,
-            first_message=first_message,
-            call_id=call_id,
-            agent_before=before,
-            refused=self.refused(call.agent_id),
-        )
+        before = agent.now if agent is not None and updated else None
+        return self._answer(begun, voice, reused=reused, updated=updated, before=before)
 
     def refused(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent's own settings refuse; None where those were not seen."""
         return self._overrides.known(agent_id)
 
-    async def _still(self, noted: Noted, *, deadline: float) -> Voice | None:
-        return None if noted.voice is None else await self._voices.still(noted.voice, deadline=deadline)
-
     async def complete(self, *, conversation_id: str, call_id: str, agent_id: str, voice_id: str) -> bool:
-        """Ends a call, so that its agent gets back what it had; False if no such call is known.
+        """Ends a call, so that its agent gets back what it had; False if nobody had asked about such a call.
 
         Raises RegistryUnavailable.
         """
-        now = self._now()
-        call = await self._store.write(
-            calls.end,
+        found = await self._store.write(
+            calls.complete,
             conversation_id=conversation_id,
             call_id=call_id,
             agent_id=agent_id,
             voice_id=voice_id,
-            now=now,
+            id_of=lambda agent, conversation: self._identities.call_id(
+                agent, "conversation_id", conversation
+            ),
+            now=self._now(),
         )
-        if call is not None:
-            await self._store.write(agent_rows.withdraw, call_id=call.id)
-            agent_id = call.agent_id
-        if agent_id and conversation_id and (call is None or not call.conversation_id):
-            # A delivery for it that is still on its way must not touch the agent any more.
-            unknown = self._identities.call_id(agent_id, "conversation_id", conversation_id)
-            await self._store.write(
-                calls.note_ended,
-                NewCall(
-                    id=unknown,
-                    agent_id=agent_id,
-                    conversation_id=conversation_id,
-                    caller=unknown,
-                    begun_at=now if call is None else call.begun_at,
-                ),
-                now=now,
-            )
-        # One that ended as it began is one that nobody had asked about.
-        if call is None or call.ended_at == call.begun_at:
-            return False
-        self._ended()
-        return True
+        if found:
+            self._due.set()
+        return found
+
+    def _greeting(self, begun: Begun) -> str:
+        return callers.greeting(self._first_message, begun.call.caller.name)
+
+    def _wanted(self, begun: Begun, voice: Voice) -> AgentVoice:
+        return AgentVoice(voice.voice_id, self._greeting(begun))
+
+    def _answer(
+        self, begun: Begun, voice: Voice, *, reused: bool, updated: bool, before: AgentVoice | None = None
+    ) -> Prepared:
+        return Prepared(
+            voice=voice,
+            voice_reused=reused,
+            agent_updated=updated,
+            first_message=self._greeting(begun),
+            call_id=begun.call_id,
+            agent_before=begun.agent_before or before,
+            refused=self.refused(begun.call.agent_id),
+        )
+
+    async def _still(self, noted: Noted, *, deadline: float) -> Voice | None:
+        return None if noted.voice is None else await self._voices.still(noted.voice, deadline=deadline)
 
 
 async def _told(reading: "asyncio.Task[Reading | None]") -> Reading | None:
@@ -284,5 +315,5 @@ async def _told(reading: "asyncio.Task[Reading | None]") -> Reading | None:
 
 
 def _before(noted: Noted) -> AgentVoice | None:
-    given = noted.given
+    given = noted.agent.row
     return AgentVoice(given.before_voice_id, given.before_first_message) if given is not None else None
