@@ -11,7 +11,7 @@ ENV UV_COMPILE_BYTECODE=1 \
 RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /build
 # The dependencies first: they change less often than our own code, and their layer is kept.
-COPY pyproject.toml uv.lock README.md ./
+COPY pyproject.toml uv.lock README.md LICENSE ./
 RUN uv sync --frozen --no-dev --no-install-project
 COPY callerid callerid
 COPY environment environment

@@ -23,6 +23,7 @@ down:
 generate into="generated":
     {{uv}} run python -m grpc_tools.protoc --proto_path=proto --python_out={{into}} --grpc_python_out={{into}} \
         --mypy_out=quiet:{{into}} --mypy_grpc_out=quiet:{{into}} precall/v1/cloning.proto precall/v1/error_reason.proto
+    touch {{into}}/precall/py.typed
 
 # Put code and proto files into the house style.
 format:
@@ -39,9 +40,34 @@ check:
     {{uv}} run lint-imports
     {{uv}} run buf lint
     {{uv}} run buf format --diff --exit-code
+    {{just_executable()}} check-contract
     {{just_executable()}} check-generated
     {{uv}} run hadolint Dockerfile
     {{uv}} run shellcheck .ci/run
+
+# The contract only grows: nothing that landed is taken away or changed. What landed is the commit where this work
+# left the main branch, of the origin if there is one; on the main branch itself, the commit before, unless there is
+# uncommitted work. A clone that holds neither, a first commit and a folder without git have nothing to compare with.
+# `git archive` and not buf's own `.git#ref=`, which knows neither work trees nor the shallow clones of CI.
+[private]
+check-contract:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    landed=
+    for main in origin/HEAD origin/main main HEAD; do
+        landed=$(git merge-base HEAD "$main" 2>/dev/null) && break
+    done
+    if [ -n "$landed" ] && [ "$landed" = "$(git rev-parse HEAD)" ] && git diff --quiet HEAD -- proto; then
+        landed=$(git rev-parse --quiet --verify HEAD^) || landed=
+    fi
+    if [ -z "$landed" ] || ! git rev-parse --quiet --verify "$landed:proto" > /dev/null; then
+        echo "check-contract: nothing that landed before is here to compare with"
+        exit
+    fi
+    before=$(mktemp -d)
+    trap 'rm -r "$before"' EXIT
+    git archive "$landed" proto | tar --extract --directory "$before"
+    {{uv}} run buf breaking --against "$before/proto"
 
 # What is generated is what the proto files say.
 [private]
@@ -52,6 +78,26 @@ check-generated:
 # Pass every check and every test.
 test: check
     {{uv}} run pytest -n 4 --dist worksteal
+
+# Which lines and branches the tests run, also in processes that they start; fails below the floor in pyproject.toml.
+coverage:
+    {{uv}} run coverage erase
+    -{{uv}} run coverage run -m pytest -n 4 --dist worksteal
+    {{uv}} run coverage combine --quiet
+    {{uv}} run coverage report
+
+# Pass every test with each supported Python that this machine has.
+pythons:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for version in 3.11 3.12 3.13; do
+        if {{uv}} python find --no-project "$version" > /dev/null 2>&1; then
+            echo "== Python $version"
+            {{uv}} run --isolated --python "$version" pytest -q -n 4 --dist worksteal
+        else
+            echo "== Python $version is not here: {{uv}} python install $version"
+        fi
+    done
 
 # Try random histories of deliveries, faults and kills for so many minutes.
 [no-exit-message]

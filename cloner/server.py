@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, NamedTuple
@@ -75,24 +75,25 @@ class AddressInUse(Exception):
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, tracing: TracerProvider, *, now: Callable[[], float] = time.time
+    settings: Settings,
+    tracing: TracerProvider,
+    *,
+    now: Callable[[], float] = time.time,
+    inspector: Inspector | None = None,
 ) -> AsyncIterator[int]:
     """Serves until the block ends, then finishes what is in flight. Yields the port.
 
-    Raises AddressInUse, RegistryUnavailable, KeyUnavailable, and what the Inspector raises when its
-    workers do not start.
+    An inspector that is given is open and stays open, so that several cloners, one after the other, can
+    share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, and what the Inspector
+    raises when its workers do not start.
     """
     # The workers come first, so that they hold no socket of the server.
     async with (
-        Inspector(
-            workers=settings.audio_workers,
-            max_seconds=settings.voice_clone_max_duration,
-            waiting=settings.cloner_max_requests,
-        ) as inspector,
+        nullcontext(inspector) if inspector else _inspector(settings) as opened_inspector,
         opened(settings.database_url, name=settings.precall_deployment, now=now()) as store,
         _http(settings, tracing) as http,
     ):
-        rooms = _rooms(settings, tracing, inspector=inspector, store=store, http=http, now=now)
+        rooms = _rooms(settings, tracing, inspector=opened_inspector, store=store, http=http, now=now)
         server, health_servicer, admission = _server(settings, tracing, rooms)
         try:
             port = server.add_insecure_port(address(settings.cloner_host, settings.cloner_port))
@@ -120,6 +121,14 @@ async def serving(
             await rooms.voices.close()
             await rooms.agents.close()
             await rooms.overrides.close()
+
+
+def _inspector(settings: Settings) -> Inspector:
+    return Inspector(
+        workers=settings.audio_workers,
+        max_seconds=settings.voice_clone_max_duration,
+        waiting=settings.cloner_max_requests,
+    )
 
 
 @asynccontextmanager

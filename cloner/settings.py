@@ -26,7 +26,7 @@ Deployment = Annotated[
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What an operator may set. README.md describes each variable."""
+    """What an operator may set. docs/CONFIGURATION.md describes each variable."""
 
     elevenlabs_api_key: ApiKey
     elevenlabs_base_url: BaseUrl = BaseUrl("https://api.elevenlabs.io")

@@ -7,7 +7,6 @@ from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers.base import BaseRouteHandler
 from litestar.params import FromPath
-from litestar.types import Guard
 
 from emulator.agents import AgentQuery, Agents
 from emulator.catalogue import LISTS, VoicePage, VoiceQuery, search
@@ -15,7 +14,6 @@ from emulator.errors import refused
 from emulator.faults import Fault
 from emulator.inputs import checked, json_object, query
 from emulator.journal import Received
-from emulator.permissions import Permissions
 from emulator.routes import Routes
 from emulator.settings import Settings
 from emulator.voice_form import VoiceForm
@@ -27,16 +25,14 @@ HTTPRequest = Request[Any, Any, Any]
 OK = {"status": "ok"}
 
 
-def _key_guard(api_key: str, permissions: Permissions) -> Guard:
-    def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        given = connection.headers.get("xi-api-key")
-        if not given:
-            raise refused("missing_api_key")
-        if given != api_key:
-            raise refused("invalid_api_key")
-        permissions.require(handler.opt["permission"])
-
-    return authenticate
+def _authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    given = connection.headers.get("xi-api-key")
+    if not given:
+        raise refused("missing_api_key")
+    workspace = connection.scope["state"]["workspace"]
+    if given != workspace.settings.api_key:
+        raise refused("invalid_api_key")
+    workspace.permissions.require(handler.opt["permission"])
 
 
 @post("/v1/voices/add", status_code=200, permission="create_instant_voice_clone")
@@ -189,9 +185,9 @@ HANDLERS = (
 )
 
 
-def provider_router(api_key: str, permissions: Permissions) -> Router:
-    """The provider's API, open to those who know the key, as far as it may be used."""
-    return Router("/", route_handlers=HANDLERS, guards=[_key_guard(api_key, permissions)])
+def provider_router() -> Router:
+    """The provider's API, open to those who know the key of the workspace, as far as it may be used."""
+    return Router("/", route_handlers=HANDLERS, guards=[_authenticate])
 
 
 def provider_routes() -> Routes:

@@ -6,13 +6,14 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from typing import Any
 
 import uvicorn
 from litestar import Litestar, Request, Response
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.types import Scope
+from litestar.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from emulator.agents import Agents
@@ -51,40 +52,18 @@ class Emulator:
         self.faults = Faults(routes)
         self.requests = Requests()
         self.permissions = Permissions()
-        app = Litestar(
-            route_handlers=[
-                provider_router(settings.api_key, self.permissions),
-                control_router(),
-                call_router(),
-            ],
-            dependencies={
-                "settings": _given(settings),
-                "voices": _given(self.voices),
-                "agents": _given(self.agents),
-                "calls": _given(self.calls),
-                "faults": _given(self.faults),
-                "requests": _given(self.requests),
-                "permissions": _given(self.permissions),
-                "received": Provide(_received, sync_to_thread=False),
-                "fault": Provide(_fault, sync_to_thread=False),
-            },
-            exception_handlers={
-                Refused: _answer_refusal,
-                HTTPException: _answer_http_exception,
-                Exception: _answer_bug,
-            },
-            openapi_config=None,
-            logging_config=None,
-            request_max_body_size=None,
-        )
         self._wire = Wire(
-            app=app,
+            app=self._serve,
             routes=routes,
             requests=self.requests,
             faults=self.faults,
             latency=settings.latency,
             clock=clock,
         )
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["workspace"] = self
+        await _application()(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def listening(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
@@ -93,6 +72,7 @@ class Emulator:
         On the way out, requests under way are hung up on. Raises `OSError` where the address cannot be had.
         """
         bound = _bind(host, port)
+        _application()  # not at the first request, which would wait for it
         name = f"[{host}]" if ":" in host else host
         config = uvicorn.Config(
             self._wire,
@@ -113,6 +93,30 @@ class Emulator:
             self._wire.close()
             server.leave.set()
             await serving
+
+
+@cache
+def _application() -> Litestar:
+    """The routes. One application serves every workspace: making one takes as long as a usual test."""
+    return Litestar(
+        route_handlers=[provider_router(), control_router(), call_router()],
+        dependencies={
+            **{
+                part: _of_workspace(part)
+                for part in ("settings", "voices", "agents", "calls", "faults", "requests", "permissions")
+            },
+            "received": Provide(_received, sync_to_thread=False),
+            "fault": Provide(_fault, sync_to_thread=False),
+        },
+        exception_handlers={
+            Refused: _answer_refusal,
+            HTTPException: _answer_http_exception,
+            Exception: _answer_bug,
+        },
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=None,
+    )
 
 
 class _Server(uvicorn.Server):
@@ -167,8 +171,11 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _given(value: object) -> Provide:
-    return Provide(lambda: value, sync_to_thread=False)
+def _of_workspace(part: str) -> Provide:
+    def find(scope: Scope) -> Any:
+        return getattr(scope["state"]["workspace"], part)
+
+    return Provide(find, sync_to_thread=False)
 
 
 def _received(scope: Scope) -> Received:

@@ -16,7 +16,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from emulator import NO_LATENCY, Emulator, Settings
-from tests.postgres import new_database
+from tests.kit.databases import Databases, migrate
+from tests.kit.inspection import Inspection
+from tests.kit.storage import keep_in_memory
 from tests.postgres import running as running_postgres
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -25,7 +27,11 @@ BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adop
 
 
 def pytest_configure() -> None:
-    """Lets SIGTERM and SIGHUP end the tests as Ctrl-C does: what they started stops, what they made goes."""
+    """Keeps files in memory, and lets SIGTERM and SIGHUP end the tests as Ctrl-C does.
+
+    What the tests started stops then, and what they made goes.
+    """
+    keep_in_memory()
     worker = "PYTEST_XDIST_WORKER" in os.environ
 
     def interrupt(number: int, _: object) -> None:
@@ -147,12 +153,45 @@ def postgres() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def inspection() -> Iterator[Inspection]:
+    """An audio worker that is open, for every cloner that wants no other."""
+    with Inspection() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: str) -> Databases:
+    """The databases of the Postgres server."""
+    return Databases(postgres)
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What a SQLite file with all tables and no rows holds."""
+    path = tmp_path_factory.mktemp("migrated") / "precall.sqlite3"
+    migrate(f"sqlite:///{path}")
+    return path.read_bytes()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, migrated_file: bytes) -> str:
+    """The URL of a SQLite database with all tables and no rows."""
+    path = tmp_path / "precall.sqlite3"
+    path.write_bytes(migrated_file)
+    return f"sqlite:///{path}"
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, of each kind."""
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database with all tables and no rows, of each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/precall.sqlite3"
-    return new_database(request.getfixturevalue("postgres"))
+        yield request.getfixturevalue("sqlite")
+        return
+    databases = request.getfixturevalue("databases")
+    url = databases.take()
+    yield url
+    databases.give_back(url)
 
 
 @pytest.fixture

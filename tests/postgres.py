@@ -80,18 +80,18 @@ def keep() -> None:
             run("pg_ctl", "-w", "-m", "immediate", "stop")
 
 
-def new_database(server: str) -> str:
-    """Makes an empty database on the server, and says its URL."""
+def new_database(server: str, *, template: str = "template1") -> str:
+    """Makes a database on the server, empty or as its template is, and says its URL."""
     name = f"precall_{uuid.uuid4().hex}"
 
-    on_server(server, f"CREATE DATABASE {name}")
+    on_server(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     return f"{server}/{name}"
 
 
 def drop_database(url: str) -> None:
     """Ends every connection to a database, and removes it."""
     server, _, name = url.rpartition("/")
-    on_server(server, f"DROP DATABASE {name} WITH (FORCE)")
+    on_server(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def on_server(server: str, statement: str) -> None:

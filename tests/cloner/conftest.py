@@ -10,13 +10,14 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from cloner.server import serving
 from cloner.settings import Settings
 from environment import Secret
+from tests.kit.inspection import OF_ITS_OWN, Inspection
 
 API_KEY = "key-of-the-emulator"
 Cloning = Callable[..., AbstractAsyncContextManager[CloningServiceStub]]
 
 
 @pytest.fixture
-def cloning(spans, emulator_url, database: str) -> Cloning:
+def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloning:
     """Serves a cloner with these settings, and yields a client of it."""
 
     @asynccontextmanager
@@ -35,7 +36,12 @@ def cloning(spans, emulator_url, database: str) -> Cloning:
             **settings,
         }
         async with (
-            serving(Settings(**chosen), spans.provider("cloner"), now=now) as port,
+            serving(
+                Settings(**chosen),
+                spans.provider("cloner"),
+                now=now,
+                inspector=None if settings.keys() & OF_ITS_OWN else inspection,
+            ) as port,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             stub = CloningServiceStub(channel)

@@ -14,9 +14,9 @@ CALLER = pb.Caller(phone_number="+31612345678", name="Ivan")
 
 
 @pytest.fixture
-def database(tmp_path) -> str:
+def database(sqlite: str) -> str:
     """SQLite alone: what differs between databases is tried by test_lifecycle.py, crash/ and property/."""
-    return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return sqlite
 
 
 async def command(

@@ -27,9 +27,9 @@ STALLED = b"\0" + (10 * MEBIBYTE).to_bytes(4) + bytes(10 * MEBIBYTE - 1)
 
 
 @pytest.fixture
-def database(tmp_path) -> str:
+def database(sqlite: str) -> str:
     """SQLite alone: nothing here is about databases."""
-    return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return sqlite
 
 
 def call(sample: bytes, number: int = 1) -> pb.PrepareCallRequest:

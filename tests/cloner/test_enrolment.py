@@ -27,9 +27,9 @@ CLEO = ["cleo.mp3", "+31612345603", "Cleo", "", ""]
 
 
 @pytest.fixture
-def database(tmp_path) -> str:
+def database(sqlite: str) -> str:
     """SQLite alone: what differs between databases is tried by test_lifecycle.py, crash/ and property/."""
-    return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return sqlite
 
 
 @pytest.fixture

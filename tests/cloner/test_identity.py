@@ -19,9 +19,9 @@ NO_NUMBERS = [
 
 
 @pytest.fixture
-def database(tmp_path) -> str:
+def database(sqlite: str) -> str:
     """SQLite alone: nothing here differs between databases."""
-    return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return sqlite
 
 
 async def refused(answer: Any) -> tuple[list[str], str]:

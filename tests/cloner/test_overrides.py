@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,9 +24,9 @@ PATIENT, IMPATIENT = 10.0, 0.6
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> str:
+def database(sqlite: str) -> str:
     """SQLite alone: nothing of this is in the database."""
-    return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return sqlite
 
 
 def preparing(sample: bytes, conversation: str = "conv_1") -> pb.PrepareCallRequest:

@@ -33,9 +33,9 @@ SERVER_SPAN = "precall.v1.CloningService/PrepareCall"
 
 
 @pytest.fixture
-def database(tmp_path) -> str:
+def database(sqlite: str) -> str:
     """SQLite alone: what differs between databases is tried by test_lifecycle.py, crash/ and property/."""
-    return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return sqlite
 
 
 def call(voice_sample: bytes, **changes: Any) -> pb.PrepareCallRequest:

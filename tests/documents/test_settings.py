@@ -38,10 +38,9 @@ def fields(settings: Any) -> dict[str, Any]:
 
 
 def documented(process: str) -> dict[str, str]:
-    """What README's table of this process says: variable to default, as it stands there."""
-    table = re.search(
-        rf"\| {process} \| default \| meaning \|\n(.*?)\n\n", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+    """What docs/CONFIGURATION.md says of this process: variable to default, as it stands there."""
+    text = (ROOT / "docs" / "CONFIGURATION.md").read_text()
+    table = re.search(rf"\| {process} \| default \| meaning \|\n(.*?)\n(?:\n|$)", text, re.DOTALL)
     found: dict[str, str] = {}
     for row in table[1].splitlines()[1:]:
         names, default = re.split(r"(?<!\\)\|", row)[1:3]
@@ -57,7 +56,7 @@ def _defaults(text: str, count: int) -> list[str]:
 
 
 def as_documented(field: Any) -> str:
-    """A default, as README says it."""
+    """A default, as docs/CONFIGURATION.md says it."""
     name, default = field.name.upper(), field.default
     if name in IN_WORDS:
         return IN_WORDS[name]
@@ -73,7 +72,7 @@ def as_documented(field: Any) -> str:
 
 
 @pytest.mark.parametrize(("process", "settings"), [("gateway", OfGateway), ("cloner", OfCloner)])
-def test_readme(process: str, settings: Any) -> None:
+def test_table(process: str, settings: Any) -> None:
     """Every setting of a process has its row, with its default."""
     told = documented(process) | {name: one for name, one in documented("both").items() if name in BOTH}
 
@@ -88,7 +87,7 @@ def _number(text: str) -> object:
     return float(plain) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", plain) else text
 
 
-def test_readme_of_the_emulator() -> None:
+def test_table_of_the_emulator() -> None:
     """The emulator's rows hold its defaults."""
     told = {name: default.strip("`") for name, default in documented("emulator").items()}
 
@@ -133,7 +132,14 @@ def test_published_secrets() -> None:
     """A secret that stands in the project's own files is known as such at every start."""
     text = "".join(
         (ROOT / name).read_text()
-        for name in ("docker-compose.yml", ".env.example", "README.md", "docs/DEPLOYMENT.md", "docs/API.md")
+        for name in (
+            "docker-compose.yml",
+            ".env.example",
+            "README.md",
+            "docs/CONFIGURATION.md",
+            "docs/DEPLOYMENT.md",
+            "docs/API.md",
+        )
     )
     names = "ELEVENLABS_WEBHOOK_SECRET|CLONER_TOKEN|CONVERSATION_INIT_TOKEN|CALLER_HASH_KEY"
     written = set(re.findall(rf"(?:{names})(?:: \$\{{[A-Z_]+:-|=)([^\s}}]+)", text))

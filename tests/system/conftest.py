@@ -3,7 +3,6 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +15,7 @@ from emulator import Emulator
 from environment import Secret
 from gateway import app as gateway
 from gateway.settings import Settings as GatewaySettings
+from tests.kit.inspection import OF_ITS_OWN, Inspection
 from tests.system.signing import event, signed
 
 API_KEY = "key-of-the-emulator"
@@ -51,7 +51,7 @@ Running = Callable[..., AbstractAsyncContextManager[System]]
 
 
 @pytest.fixture
-def running(spans, emulator: Emulator, emulator_url: str, tmp_path: Path) -> Running:
+def running(spans, emulator: Emulator, emulator_url: str, sqlite: str, inspection: Inspection) -> Running:
     """Runs gateway and cloner with these settings, in front of the emulator."""
 
     @asynccontextmanager
@@ -65,12 +65,16 @@ def running(spans, emulator: Emulator, emulator_url: str, tmp_path: Path) -> Run
             elevenlabs_api_key=Secret(API_KEY),
             elevenlabs_base_url=emulator_url,
             cloner_port=0,
-            database_url=f"sqlite:///{tmp_path}/precall.sqlite3",
+            database_url=sqlite,
             audio_workers=1,
             shutdown_grace_seconds=5.0,
             **(of_cloner or {}),
         )
-        async with cloner.serving(cloner_settings, tracing or spans.provider("cloner")) as port:
+        async with cloner.serving(
+            cloner_settings,
+            tracing or spans.provider("cloner"),
+            inspector=None if (of_cloner or {}).keys() & OF_ITS_OWN else inspection,
+        ) as port:
             gateway_settings = GatewaySettings(
                 **{
                     "elevenlabs_webhook_secret": (Secret(SECRET),),

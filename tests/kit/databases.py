@@ -1,0 +1,80 @@
+"""Databases with their tables and nothing in them: migrated once, and copied or emptied for each test."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+
+from cloner.registry.opening import _up_to_date
+from tests.postgres import drop_database, new_database
+
+# What a test may have changed beside rows of tables: columns, indexes, triggers, functions, settings, revision.
+SHAPE = """
+SELECT md5(string_agg(part, ' ' ORDER BY part)) FROM (
+    SELECT concat_ws(':', attrelid::regclass, attname, atttypid, attnotnull) AS part FROM pg_attribute
+        WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+    UNION ALL SELECT tgname::text FROM pg_trigger
+    UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT setconfig::text FROM pg_db_role_setting
+    UNION ALL SELECT version_num FROM alembic_version
+) AS parts
+"""
+OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+TABLES = """
+SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables
+    WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+"""
+
+
+class Databases:
+    """The databases of a Postgres server. One that a test has left as it was made goes to a later test.
+
+    Making one takes the server as long as a usual test takes, and so does removing it; emptying it does not.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._template = new_database(server)
+        migrate(self._template)
+        with psycopg.connect(self._template) as connection:
+            self._shape = _one(connection, SHAPE)
+            self._tables = _one(connection, TABLES)
+        self._free: list[str] = []
+
+    def take(self) -> str:
+        """The URL of one, for one test alone."""
+        if self._free:
+            return self._free.pop()
+        return new_database(self._server, template=self._template.rpartition("/")[2])
+
+    def give_back(self, url: str) -> None:
+        """Empties it, or removes it if it is not what it was."""
+        try:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(OTHERS)
+                if self._shape == _one(connection, SHAPE):
+                    connection.execute(f"TRUNCATE {self._tables} RESTART IDENTITY")
+                    self._free.append(url)
+                    return
+        except psycopg.Error:
+            pass  # it is gone, or cannot be entered any more
+        drop_database(url)
+
+
+def migrate(url: str) -> None:
+    """Gives an empty database its tables, as a cloner does when it starts."""
+    # In a thread: the one that runs the tests may have a loop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, _migrate(url)).result()
+
+
+async def _migrate(url: str) -> None:
+    store = await asyncio.to_thread(_up_to_date, url)
+    await store.close()
+
+
+def _one(connection: psycopg.Connection, query: str) -> object:
+    return connection.execute(query).fetchone()[0]
