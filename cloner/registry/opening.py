@@ -86,7 +86,10 @@ def _up_to_date(url: str) -> Store:
             made_private(sqlite_file(url))
             with contextlib.closing(connected(sqlite_file(url))) as connection:
                 bring_up_to_date(connection)
-            return SqliteStore(sqlite_file(url))
+            try:
+                return SqliteStore(sqlite_file(url))
+            except FileNotFoundError as failure:
+                raise RegistryNotOpened(f"DATABASE_URL: {sqlite_file(url)} was just deleted") from failure
 
         from cloner.registry import postgres
 
@@ -112,7 +115,7 @@ def telling_problems(url: str) -> Iterator[None]:
     if is_sqlite(url):
         try:
             yield
-        except (sqlite3.Error, OSError) as failure:
+        except sqlite3.Error as failure:
             problem = f"{sqlite_file(url)} {_file_problem(failure)}"
             raise RegistryNotOpened(f"DATABASE_URL: {problem}") from failure
         return
@@ -125,7 +128,7 @@ def telling_problems(url: str) -> Iterator[None]:
         raise RegistryNotOpened(f"DATABASE_URL: {_server_problem(failure)}") from failure
 
 
-def _file_problem(failure: Exception) -> str:
+def _file_problem(failure: sqlite3.Error) -> str:
     match getattr(failure, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return "is not a SQLite database, or a broken one"
