@@ -38,7 +38,7 @@ from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
 from environment import EnvironmentInvalid, Key, read
 from telemetry import logs
 
-__all__ = ["main"]
+__all__ = ["main", "reading"]
 
 PROGRAM = "precall-registry"
 
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             case "backup":
                 _back_up(settings, chosen.file)
             case "check":
-                with _opened(chosen.file) as (_, source):
+                with reading(chosen.file) as (_, source):
                     _say(f"{chosen.file} is whole: {_what(source)}")
             case "restore":
                 _restore(settings, chosen)
@@ -136,7 +136,7 @@ def _back_up(settings: Settings, name: str) -> None:
 
 def _restore(settings: Settings, chosen: argparse.Namespace) -> None:
     url = settings.database_url
-    with _opened(chosen.file) as (heading, source):
+    with reading(chosen.file) as (heading, source):
         place = _place_of_key(settings, heading, chosen)
         with restoring(url, source, replace=chosen.replace) as restored:
             # Before it is committed: a registry without its key would get another one at its next start.
@@ -191,7 +191,7 @@ def _made(name: str) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[tuple[archive.Heading, Snapshot]]:
+def reading(name: str) -> Iterator[tuple[archive.Heading, Snapshot]]:
     """A back-up that was read to its end and found whole. Raises BackupInvalid."""
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
