@@ -556,3 +556,22 @@ async def test_keys_are_not_told(another, tmp_path: Path) -> None:
 
     assert [0, 2] == [made[0], refused[0]]
     assert secret not in "".join((*made[1:], *refused[1:], (tmp_path / "kept").read_text()))
+
+
+async def test_back_up_of_an_older_release(database: str) -> None:
+    """What release after release wrote is taken: the file is as revision 0001 had it."""
+    old = Path(__file__).parents[1] / "backups" / "0001.backup"
+    restored = await registry("restore", old, database, CALLER_HASH_KEY="0123456789abcdef0123456789abcdef")
+
+    assert (0, "") == (restored[0], restored[2])
+    assert [("1a2b3c4d", 1767000000.25)] == await values(database, "SELECT name, created_at FROM deployment")
+    assert [("call_1", "conv_1", True)] == [
+        (*row[:2], bool(row[2]))
+        for row in await values(database, "SELECT id, conversation_id, confirmed FROM calls")
+    ]
+    assert [("voice_1", "ready", "Zoë", "form 17", 1767321000.0)] == await values(
+        database, "SELECT voice_id, state, greeting_name, consent, consent_at FROM voices"
+    )
+    assert [("agent_1", "voice_0", 3)] == await values(
+        database, "SELECT agent_id, before_voice_id, turn FROM agents"
+    )
