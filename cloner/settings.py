@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from callerid import region_fault
-from cloner.address import address_problem, is_sqlite
+from cloner.address import DEFAULT_URL, address_problem, is_sqlite
 from environment import ApiKey, BaseUrl, Host, Key, Token, is_loopback
 
 __all__ = ["MEBIBYTE", "Settings"]
@@ -39,7 +39,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     cloner_max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
 
-    database_url: str = "sqlite:///precall.sqlite3"
+    database_url: str = DEFAULT_URL
     caller_hash_key: Key | None = None
     precall_deployment: Deployment | None = None
 

@@ -12,6 +12,7 @@ from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.opening import opened
 from cloner.registry.store import Store, by
 from cloner.registry.transaction import (
+    RegistryNewer,
     RegistryNotOpened,
     RegistryUnavailable,
     TextNotStorable,
@@ -26,6 +27,7 @@ __all__ = [
     "NewCall",
     "NewVoiceRow",
     "Noted",
+    "RegistryNewer",
     "RegistryNotOpened",
     "RegistryUnavailable",
     "Store",

@@ -4,7 +4,15 @@ from typing import Any, Protocol
 
 from cloner.registry.statement import Statement
 
-__all__ = ["RegistryNotOpened", "RegistryUnavailable", "Row", "TextNotStorable", "Transaction", "checked"]
+__all__ = [
+    "RegistryNewer",
+    "RegistryNotOpened",
+    "RegistryUnavailable",
+    "Row",
+    "TextNotStorable",
+    "Transaction",
+    "checked",
+]
 
 Row = tuple[Any, ...]
 
@@ -40,6 +48,10 @@ class RegistryUnavailable(Exception):
 
 class RegistryNotOpened(RegistryUnavailable):
     """The database cannot be opened at start. The text says why, in one line without secrets."""
+
+
+class RegistryNewer(RegistryNotOpened):
+    """The database was migrated by another release than this one."""
 
 
 class TextNotStorable(Exception):
