@@ -19,7 +19,7 @@ from cloner import failures, refusals, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable
 from cloner.callers import ConversationMismatch
 from cloner.creation import VoiceNeedsVerification
-from cloner.registry import RegistryUnavailable
+from cloner.registry import RegistryUnavailable, RequestDiffers, RequestForgotten, TextNotStorable
 from cloner.voices import ConsentMissing
 from telemetry.logs import where
 from telemetry.tracing import trace_id
@@ -54,6 +54,7 @@ E = error_reason_pb2
 C = grpc.StatusCode
 TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     FieldInvalid: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
+    RequestDiffers: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
     samples.SampleTooLarge: (E.ERROR_REASON_SAMPLE_TOO_LARGE, C.INVALID_ARGUMENT),
     samples.SampleTooShort: (E.ERROR_REASON_SAMPLE_TOO_SHORT, C.INVALID_ARGUMENT),
     samples.SampleTooLong: (E.ERROR_REASON_SAMPLE_TOO_LONG, C.INVALID_ARGUMENT),
@@ -65,6 +66,7 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
     ConversationMismatch: (E.ERROR_REASON_CONVERSATION_MISMATCH, C.ALREADY_EXISTS),
     failures.VoiceNotFound: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
+    RequestForgotten: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     failures.AgentNotFound: (E.ERROR_REASON_AGENT_NOT_FOUND, C.NOT_FOUND),
     failures.AgentRejected: (E.ERROR_REASON_AGENT_REJECTED, C.FAILED_PRECONDITION),
     InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
@@ -82,6 +84,8 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     failures.SlotsExhausted: (E.ERROR_REASON_VOICE_SLOTS_EXHAUSTED, C.FAILED_PRECONDITION),
     failures.MonthlyLimit: (E.ERROR_REASON_VOICE_MONTHLY_LIMIT, C.FAILED_PRECONDITION),
     failures.ProtocolBroken: (E.ERROR_REASON_PROVIDER_PROTOCOL, C.INTERNAL),
+    # What requests say is checked before; what is left is what ElevenLabs said of a voice or an agent.
+    TextNotStorable: (E.ERROR_REASON_PROVIDER_PROTOCOL, C.INTERNAL),
     failures.Busy: (E.ERROR_REASON_PROVIDER_BUSY, C.UNAVAILABLE),
     failures.Unavailable: (E.ERROR_REASON_PROVIDER_UNAVAILABLE, C.UNAVAILABLE),
     failures.TimedOut: (E.ERROR_REASON_PROVIDER_TIMEOUT, C.DEADLINE_EXCEEDED),
@@ -122,10 +126,11 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
         metadata={**facts, "trace_id": trace_id(get_current_span())},
     )
     status.details.append(_packed(info))
-    if isinstance(failure, FieldInvalid):
+    faults = failure.faults if isinstance(failure, FieldInvalid | RequestDiffers) else ()
+    if faults:
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
-            for field, problem in failure.faults
+            for field, problem in faults
         ]
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
     asked = failure.retry_after if isinstance(failure, failures.ProviderFailure) else None

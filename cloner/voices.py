@@ -21,7 +21,7 @@ from cloner.callers import Caller, Identities, Identity, voice_label
 from cloner.clones import STALE_SECONDS, Clone, Clones
 from cloner.creation import Creation, VoiceNeedsVerification
 from cloner.failures import DeadlineTooShort, ProviderFailure, TimedOut
-from cloner.registry import NewVoiceRow, Store, VoiceRow, calls, deployment, voices
+from cloner.registry import NamedRequest, NewVoiceRow, Store, VoiceRow, calls, deployment, requests, voices
 from cloner.room import Room
 from cloner.samples import Recording, Samples
 from cloner.turns import urgency
@@ -46,11 +46,12 @@ class Superseded(Exception):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be cloned: for whom, for which call, and whether in the place of the voice that there is."""
+    """What is to be cloned: for whom, for which call or request, and whether it replaces what there is."""
 
     identity: Identity
     caller: Caller
     call_id: str | None = None
+    request: NamedRequest | None = None
     replaces: bool = False
 
 
@@ -102,6 +103,7 @@ class Voices:
         *,
         deadline: float,
         call_id: str | None = None,
+        request: NamedRequest | None = None,
         row: VoiceRow | None = None,
         permit: Callable[[], Awaitable[object]] | None = None,
     ) -> tuple[Voice, bool]:
@@ -122,7 +124,7 @@ class Voices:
                     recording = await self._samples.inspect(sample, deadline=deadline)
                     if permit is not None:
                         await permit()
-                wanted = Wanted(identity=identity, caller=caller, call_id=call_id)
+                wanted = Wanted(identity=identity, caller=caller, call_id=call_id, request=request)
                 row, clone = await self._intend(wanted, recording)
             voice = await (self._made(clone, deadline) if clone else self._found(row, deadline))
             if voice is not None and await self._attached(call_id, voice.marker):
@@ -133,13 +135,29 @@ class Voices:
             row = await self._store.read(voices.of_caller, identity.caller)
 
     async def ahead(
-        self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float
+        self,
+        identity: Identity,
+        caller: Caller,
+        sample: bytes,
+        *,
+        deadline: float,
+        request: NamedRequest | None = None,
     ) -> tuple[Voice, bool]:
-        """As `of`, for a caller who may call some day, and whose voice is kept until then."""
+        """As `of`, for a caller who may call some day, and whose voice is kept until then.
+
+        A `request` that is repeated gets the answer that it got before. Raises RequestDiffers or
+        RequestForgotten beside what `of` raises.
+        """
         while True:
-            voice, reused = await self.of(identity, caller, sample, deadline=deadline)
+            if request is not None and (answered := await self._answered(request, deadline)) is not None:
+                return answered
+            voice, reused = await self.of(identity, caller, sample, deadline=deadline, request=request)
             if await self._store.write(voices.keep, voice.marker, until=self._now() + self._keep_seconds):
-                return voice, reused
+                if request is None:
+                    return voice, reused
+                await self._store.write(
+                    requests.settle, request, voice.marker, reused=reused, now=self._now()
+                )
 
     async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
         """The voice of a row, if it is ready, and not known by the deadline to be lost."""
@@ -153,16 +171,31 @@ class Voices:
         self._require(caller, row)
         return voice_of(row)
 
-    async def replace(self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float) -> Voice:
-        """A new voice for the caller, kept as by `ahead`. Once it is there, the one that there was goes."""
+    async def replace(
+        self,
+        identity: Identity,
+        caller: Caller,
+        sample: bytes,
+        *,
+        deadline: float,
+        request: NamedRequest | None = None,
+    ) -> Voice:
+        """A new voice for the caller, kept as by `ahead`. Once it is there, the one that there was goes.
+
+        A `request` that is repeated gets the voice that it got before, as by `ahead`.
+        """
         self._require(caller, None)
-        recording = await self._samples.inspect(sample, deadline=deadline)
+        recording: Recording | None = None
         while True:
+            if request is not None and (answered := await self._answered(request, deadline)) is not None:
+                return answered[0]
+            if recording is None:
+                recording = await self._samples.inspect(sample, deadline=deadline)
             old = await self._store.read(voices.of_caller, identity.caller)
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
                 continue
-            wanted = Wanted(identity=identity, caller=caller, replaces=old is not None)
+            wanted = Wanted(identity=identity, caller=caller, request=request, replaces=old is not None)
             _, clone = await self._intend(wanted, recording)
             if clone is not None and (voice := await self._made(clone, deadline)) is not None:
                 return voice
@@ -190,6 +223,19 @@ class Voices:
         for watch in self._watches.values():
             watch.cancel()
         await asyncio.gather(*self._watches.values(), return_exceptions=True)
+
+    async def _answered(self, request: NamedRequest, deadline: float) -> tuple[Voice, bool] | None:
+        """What the request was answered before, at whichever process; None where it is as good as new.
+
+        Waits for a voice that is on its way, and finishes the story of one whose process died.
+        """
+        while (answer := await self._store.read(requests.answer, request, now=self._now())) is not None:
+            row = await self._store.read(voices.get, answer.marker)
+            if row is not None and row.voice_id:
+                return voice_of(row), answer.reused
+            if row is not None:
+                await self._found(row, deadline)
+        return None
 
     async def _made(self, clone: Clone, deadline: float) -> Voice | None:
         """What this process's clone makes; None if that is not wanted any more."""
@@ -296,7 +342,9 @@ class Voices:
             consent=caller.consent,
             kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
         )
-        row = await self._store.write(voices.intend, new, call_id=wanted.call_id, now=now)
+        row = await self._store.write(
+            voices.intend, new, call_id=wanted.call_id, request=wanted.request, now=now
+        )
         return row, row.marker == marker
 
     async def _clone(self, clone: Clone, wanted: Wanted, recording: Recording) -> Voice:
