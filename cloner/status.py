@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 DOMAIN = "precall"
 DETAILS_KEY = "grpc-status-details-bin"
+# Tells the gRPC of a client that has a retry policy not to send the call again by itself.
+PUSHBACK = ("grpc-retry-pushback-ms", "-1")
 
 
 class FieldInvalid(Exception):
@@ -76,6 +78,7 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     refusals.BodyTooLarge: (E.ERROR_REASON_BODY_TOO_LARGE, C.INVALID_ARGUMENT),
     refusals.BodyTimeout: (E.ERROR_REASON_BODY_TIMEOUT, C.DEADLINE_EXCEEDED),
     refusals.MethodUnknown: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
+    refusals.TooManyWatch: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
     refusals.ServiceUnknown: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     RegistryUnavailable: (E.ERROR_REASON_REGISTRY_UNAVAILABLE, C.UNAVAILABLE),
     Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
@@ -141,7 +144,11 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
     status.details.extend(_packed(detail) for detail in more)
     context.set_code(code)
     context.set_details(message)
-    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+    # What ElevenLabs or the registry fail at was tried again here; another process could do no better.
+    final = code is C.UNAVAILABLE and reason != E.ERROR_REASON_CLONER_UNAVAILABLE
+    context.set_trailing_metadata(
+        ((DETAILS_KEY, status.SerializeToString()), *((PUSHBACK,) if final else ()))
+    )
 
 
 def _row(failure: Exception) -> tuple[ErrorReason.ValueType, grpc.StatusCode]:
