@@ -23,7 +23,9 @@ from cloner.refusals import (
     MalformedMessage,
     MethodUnknown,
     Overloaded,
+    Refused,
     Stopping,
+    TooManyWatch,
 )
 from cloner.room import Room, Share
 from cloner.status import answer_failure, reason_of
@@ -51,20 +53,24 @@ ROOM_SECONDS = 2.0
 # How many requests without a sample are read at once, and how many streams are open.
 SMALL_READS = 4
 MOST_STREAMS = 64
+# How many watch the health: each client that balances calls does. Anybody may, so that their number must not
+# keep anybody else from calling: one more goes without.
+MOST_WATCHES = 256
 MAX_METADATA_BYTES = 16_384
 
 
 class Places:
     """Counts the calls of one kind that are under way."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, full: type[Refused] = Overloaded) -> None:
         self._free = most
+        self._full = full
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Takes a place for as long as the block lasts. Raises Overloaded at once where none is free."""
+        """Takes a place for as long as the block lasts. Raises Overloaded, or as told, if none is free."""
         if self._free <= 0:
-            raise Overloaded
+            raise self._full
         self._free -= 1
         try:
             yield
@@ -95,6 +101,7 @@ class Admission(grpc.aio.ServerInterceptor):
         self._small = Places(most_calls)
         self._health = Places(most_calls)
         self._streams = Places(MOST_STREAMS)
+        self._watches = Places(MOST_WATCHES, TooManyWatch)
         self._closed = asyncio.Event()
 
     def close(self) -> None:
@@ -154,7 +161,7 @@ class Admission(grpc.aio.ServerInterceptor):
         async def call(requests: Any, context: Context) -> None:
             try:
                 self._open()
-                with self._streams.one():
+                with (self._watches if method.startswith(HEALTH) else self._streams).one():
                     if handler.request_streaming:
                         await self._piped(handler.stream_stream(requests, context), context)
                         return

@@ -101,6 +101,15 @@ class Identities:
         """
         return f"call_{self._hash('call', agent_id, kind, name, number)[:24]}"
 
+    def request(self, request_id: str) -> str:
+        """What a sender's own name for a request is kept as."""
+        return self._hash("request", request_id)
+
+    def content(self, method: str, caller: Caller, *, sample_digest: str) -> str:
+        """What a request asks for: equal for two exactly when they say the same."""
+        told = (caller.name, caller.date_of_birth, caller.phone_number, caller.consent)
+        return self._hash("content", method, *told, sample_digest)
+
     def _hash(self, *parts: str) -> str:
         # Lengths in front, so that no two lists of parts read alike.
         text = "".join(f"{len(part)}:{part}" for part in parts)

@@ -30,7 +30,7 @@ from cloner.callers import Caller, Identity, voice_label
 from cloner.elevenlabs import ElevenLabs, NewVoice
 from cloner.failures import ProviderFailure
 from cloner.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
-from cloner.registry import NewVoiceRow, Store, VoiceRow, deployment, processes, voices
+from cloner.registry import NamedRequest, NewVoiceRow, Store, VoiceRow, deployment, processes, voices
 from cloner.removal import Removal
 from cloner.retry import retrying
 from cloner.room import Room
@@ -56,11 +56,12 @@ class Superseded(Exception):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be cloned: for whom, for which call, and whether in the place of the voice that there is."""
+    """What is to be cloned: for whom, for which call or request, and whether it replaces what there is."""
 
     identity: Identity
     caller: Caller
     call_id: str | None = None
+    request: NamedRequest | None = None
     replaces: bool = False
 
 
@@ -199,7 +200,9 @@ class Cloning:
             consent=caller.consent,
             kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
         )
-        intent = await self._store.write(voices.intend, new, call_id=wanted.call_id, now=now)
+        intent = await self._store.write(
+            voices.intend, new, call_id=wanted.call_id, request=wanted.request, now=now
+        )
         if intent.row is None:
             raise failures.MonthlyLimit(retry_after=max(1.0, intent.month_resets_at - now))
         return intent.row, intent.row.marker == new.marker

@@ -97,7 +97,9 @@ class Fields:
             return None
         at, _, marker = token.partition("_")
         try:
-            return float.fromhex(at), marker
+            if ID.fullmatch(marker):
+                return float.fromhex(at), marker
         except (ValueError, OverflowError):
-            self.wrong("page_token", "is not one that ListVoices returned")
-            return None
+            pass
+        self.wrong("page_token", "is not one that ListVoices returned")
+        return None

@@ -21,7 +21,17 @@ from cloner.elevenlabs import ElevenLabs, ListedVoice
 from cloner.failures import ProviderFailure
 from cloner.marked import Marked, marker_in
 from cloner.postponed import ids_of, pause_after, put_off
-from cloner.registry import RegistryUnavailable, Store, VoiceRow, agents, calls, deployment, due, processes
+from cloner.registry import (
+    RegistryUnavailable,
+    Store,
+    VoiceRow,
+    agents,
+    calls,
+    deployment,
+    due,
+    processes,
+    requests,
+)
 from cloner.registry import voices as rows
 from cloner.removal import Removal
 from cloner.turns import ahead
@@ -153,6 +163,7 @@ class Janitor:
         await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
         await self._store.write(rows.drop_closed, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
+        await self._store.write(requests.drop_old, before=now - requests.KEPT_SECONDS)
         # What was given up is due at once.
         self._woken.set()
 

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 import httpx
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.sdk.trace import TracerProvider
-from precall.v1 import cloning_pb2
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
 from cloner.admission import Admission
@@ -30,14 +29,13 @@ from cloner.janitor import Janitor, Terms
 from cloner.key import kept_beside
 from cloner.marked import Marked
 from cloner.overrides import Overrides
-from cloner.refusals import ServiceUnknown
+from cloner.readiness import SERVICE, Health, Readiness
 from cloner.registry import Store, opened
 from cloner.removal import Removal
 from cloner.room import Room
 from cloner.samples import Limits, Samples
 from cloner.service import CloningService
 from cloner.settings import MEBIBYTE, Settings
-from cloner.status import answer_failure
 from cloner.token import TokenCheck
 from cloner.voices import Voices
 from environment import address
@@ -66,7 +64,6 @@ TRANSPORT = (
     ("grpc.max_connection_age_grace_ms", 90_000),
     ("grpc.max_connection_idle_ms", 300_000),
 )
-SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"].full_name
 
 
 class AddressInUse(Exception):
@@ -99,10 +96,11 @@ async def serving(
             port = server.add_insecure_port(address(settings.cloner_host, settings.cloner_port))
         except RuntimeError as failure:
             raise AddressInUse from failure
+        readiness = Readiness(store, health_servicer, patience_seconds=settings.registry_patience_seconds)
         janitor = asyncio.create_task(rooms.janitor.run())
+        await readiness.look()
         await server.start()
-        for name in ("", SERVICE):
-            await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        watching = asyncio.create_task(readiness.run())
         loop = asyncio.get_running_loop()
         try:
             yield port
@@ -115,8 +113,9 @@ async def serving(
             admission.close()
             await server.stop(max(0.0, ends - loop.time()))
             # What the janitor has begun is claimed, and done by the next process.
-            janitor.cancel()
-            await asyncio.gather(janitor, return_exceptions=True)
+            for task in (janitor, watching):
+                task.cancel()
+            await asyncio.gather(janitor, watching, return_exceptions=True)
             await rooms.cloning.finish(max(0.0, ends - loop.time()))
             await rooms.voices.close()
             await rooms.agents.close()
@@ -258,7 +257,7 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
 
 def _server(
     settings: Settings, tracing: TracerProvider, rooms: _Rooms
-) -> tuple[grpc.aio.Server, "_Health", Admission]:
+) -> tuple[grpc.aio.Server, Health, Admission]:
     tokens = settings.cloner_token
     admission = Admission(
         rooms.memory,
@@ -275,17 +274,7 @@ def _server(
         ),
     )
     add_CloningServiceServicer_to_server(rooms.service, server)
-    health_servicer = _Health()
+    health_servicer = Health()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server, health_servicer, admission
-
-
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """The standard health service, which answers a service that it does not know as all else is answered."""
-
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC names it
-        if request.service not in ("", SERVICE):
-            answer_failure(context, ServiceUnknown())
-            return health_pb2.HealthCheckResponse()
-        return await super().Check(request, context)

@@ -1,6 +1,7 @@
 """The gRPC service: a request is checked, handed on, and its outcome answered."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,13 +16,13 @@ from opentelemetry.trace import get_current_span
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceServicer
 
-from cloner.callers import CallName, Identities
+from cloner.callers import Caller, CallName, Identities
 from cloner.calls import Begun, Call, Calls
 from cloner.elevenlabs import AgentVoice
 from cloner.erasure import Erasure
 from cloner.failures import FAIR_SECONDS, DeadlineTooShort, VoiceNotFound
 from cloner.fields import Fields
-from cloner.registry import RegistryUnavailable, Store, VoiceRow
+from cloner.registry import NamedRequest, RegistryUnavailable, Store, VoiceRow
 from cloner.registry import voices as rows
 from cloner.status import answer_failure, reason_of
 from cloner.turns import Urgency, as_urgent_as
@@ -155,12 +156,15 @@ class CloningService(CloningServiceServicer):
             fields = Fields(self._identities)
             caller = fields.caller(request.caller, request.consent)
             sample = fields.sample(request.sample)
-            fields.id("request_id", request.request_id, required=False)
+            request_id = fields.id("request_id", request.request_id, required=False)
             fields.check()
             del request  # as large as the sample, which is all that is needed of it now
             get_current_span().set_attribute("precall.sample.size", len(sample))
             identity = await self._voices.identify(caller, sample)
-            voice, reused = await self._voices.ahead(identity, caller, sample, deadline=answering.deadline)
+            named = await self._request("CloneVoice", request_id, caller, sample)
+            voice, reused = await self._voices.ahead(
+                identity, caller, sample, deadline=answering.deadline, request=named
+            )
             return pb.CloneVoiceResponse(voice=_voice(voice), voice_reused=reused)
         return pb.CloneVoiceResponse()
 
@@ -217,11 +221,14 @@ class CloningService(CloningServiceServicer):
             fields = Fields(self._identities)
             caller = fields.caller(request.caller, request.consent, numbered=True)
             sample = fields.sample(request.sample)
-            fields.id("request_id", request.request_id, required=False)
+            request_id = fields.id("request_id", request.request_id, required=False)
             fields.check()
             del request  # as large as the sample, which is all that is needed of it now
             identity = await self._voices.identify(caller, sample)
-            voice = await self._voices.replace(identity, caller, sample, deadline=answering.deadline)
+            named = await self._request("ReplaceVoice", request_id, caller, sample)
+            voice = await self._voices.replace(
+                identity, caller, sample, deadline=answering.deadline, request=named
+            )
             return pb.ReplaceVoiceResponse(voice=_voice(voice))
         return pb.ReplaceVoiceResponse()
 
@@ -240,6 +247,18 @@ class CloningService(CloningServiceServicer):
             deleted, pending = await self._erasure.forget(caller, voice_id, deadline=answering.deadline)
             return pb.ForgetCallerResponse(voices_deleted=deleted, voices_pending=pending)
         return pb.ForgetCallerResponse()
+
+    async def _request(
+        self, method: str, request_id: str, caller: Caller, sample: bytes
+    ) -> NamedRequest | None:
+        """The request by its name and content; None where its sender gave it no name."""
+        if not request_id:
+            return None
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
+        return NamedRequest(
+            key=self._identities.request(request_id),
+            content=self._identities.content(method, caller, sample_digest=digest),
+        )
 
     @asynccontextmanager
     async def _answered(

@@ -64,6 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     agent_check_seconds: Seconds = 60.0
     call_presumed_minutes: Minutes = 15.0
     call_max_minutes: Minutes = 120.0
+    registry_patience_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
     registry_keep_days: Annotated[float, Meta(gt=0, le=YEARS * 366)] = 30.0
     reconcile_seconds: Annotated[float, Meta(gt=0, le=YEARS * 366 * 86_400)] = 600.0
     reconcile_grace_seconds: Seconds = 120.0

@@ -19,7 +19,7 @@ from cloner import failures, refusals, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable
 from cloner.callers import ConversationMismatch
 from cloner.marked import VoiceNeedsVerification
-from cloner.registry import RegistryUnavailable
+from cloner.registry import RegistryUnavailable, RequestDiffers, RequestForgotten, TextNotStorable
 from cloner.voices import ConsentMissing
 from telemetry.logs import where
 from telemetry.tracing import trace_id
@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 DOMAIN = "precall"
 DETAILS_KEY = "grpc-status-details-bin"
+# Tells the gRPC of a client that has a retry policy not to send the call again by itself.
+PUSHBACK = ("grpc-retry-pushback-ms", "-1")
 
 
 class FieldInvalid(Exception):
@@ -71,6 +73,7 @@ PROVIDER: dict[type[failures.ProviderFailure], grpc.StatusCode] = {
 TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     **{kind: (ErrorReason.Value(f"ERROR_REASON_{kind.reason}"), code) for kind, code in PROVIDER.items()},
     FieldInvalid: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
+    RequestDiffers: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
     samples.SampleTooLarge: (E.ERROR_REASON_SAMPLE_TOO_LARGE, C.INVALID_ARGUMENT),
     samples.SampleTooShort: (E.ERROR_REASON_SAMPLE_TOO_SHORT, C.INVALID_ARGUMENT),
     samples.SampleTooLong: (E.ERROR_REASON_SAMPLE_TOO_LONG, C.INVALID_ARGUMENT),
@@ -80,6 +83,7 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     VoiceNeedsVerification: (E.ERROR_REASON_VOICE_NEEDS_VERIFICATION, C.FAILED_PRECONDITION),
     ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
     ConversationMismatch: (E.ERROR_REASON_CONVERSATION_MISMATCH, C.ALREADY_EXISTS),
+    RequestForgotten: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Stopping: (E.ERROR_REASON_CLONER_UNAVAILABLE, C.UNAVAILABLE),
@@ -87,9 +91,12 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     refusals.BodyTooLarge: (E.ERROR_REASON_BODY_TOO_LARGE, C.INVALID_ARGUMENT),
     refusals.BodyTimeout: (E.ERROR_REASON_BODY_TIMEOUT, C.DEADLINE_EXCEEDED),
     refusals.MethodUnknown: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
+    refusals.TooManyWatch: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
     refusals.ServiceUnknown: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     RegistryUnavailable: (E.ERROR_REASON_REGISTRY_UNAVAILABLE, C.UNAVAILABLE),
     Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
+    # What requests say is checked before; what is left is what ElevenLabs said of a voice or an agent.
+    TextNotStorable: (E.ERROR_REASON_PROVIDER_PROTOCOL, C.INTERNAL),
 }
 # After how many seconds it is worth trying again, where whoever failed does not know better.
 WAITS = {
@@ -126,10 +133,11 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
         metadata={**facts, "trace_id": trace_id(get_current_span())},
     )
     status.details.append(_packed(info))
-    if isinstance(failure, FieldInvalid):
+    faults = failure.faults if isinstance(failure, FieldInvalid | RequestDiffers) else ()
+    if faults:
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
-            for field, problem in failure.faults
+            for field, problem in faults
         ]
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
     asked = failure.retry_after if isinstance(failure, failures.ProviderFailure) else None
@@ -140,7 +148,11 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
     status.details.extend(_packed(detail) for detail in more)
     context.set_code(code)
     context.set_details(message)
-    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+    # What ElevenLabs or the registry fail at was tried again here; another process could do no better.
+    final = code is C.UNAVAILABLE and reason != E.ERROR_REASON_CLONER_UNAVAILABLE
+    context.set_trailing_metadata(
+        ((DETAILS_KEY, status.SerializeToString()), *((PUSHBACK,) if final else ()))
+    )
 
 
 def _row(failure: Exception) -> tuple[ErrorReason.ValueType, grpc.StatusCode]:

@@ -12,7 +12,7 @@ from cloner.callers import Caller, Identities, Identity
 from cloner.cloning import STALE_SECONDS, Clone, Cloning, Superseded, Wanted
 from cloner.failures import DeadlineTooShort, ProviderFailure, TimedOut
 from cloner.marked import Marked, VoiceNeedsVerification
-from cloner.registry import Store, VoiceRow, calls, voices
+from cloner.registry import NamedRequest, Store, VoiceRow, calls, requests, voices
 from cloner.samples import Recording, Samples
 from cloner.turns import urgency
 from cloner.voice import Voice, voice_of
@@ -114,36 +114,59 @@ class Voices:
         raise failures.Busy
 
     async def ahead(
-        self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float
+        self,
+        identity: Identity,
+        caller: Caller,
+        sample: bytes,
+        *,
+        deadline: float,
+        request: NamedRequest | None = None,
     ) -> tuple[Voice, bool]:
         """The voice of a caller who may call some day, kept until then, and whether it was there already.
 
-        Also raises what Samples raise.
+        A `request` that is repeated gets the answer that it got before. Also raises what Samples raise, and
+        RequestDiffers or RequestForgotten.
         """
-        wanted = Wanted(identity=identity, caller=caller)
+        wanted = Wanted(identity=identity, caller=caller, request=request)
         for _ in range(CLONES):
+            if request is not None and (answered := await self._answered(request, deadline)) is not None:
+                return answered
             row = await self._store.read(voices.of_caller, identity.caller)
             voice, reused = await self.follow(row, wanted, deadline=deadline), True
             if voice is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
                 voice, reused = await self.find_or_clone(wanted, recording, deadline=deadline)
-            if await self._store.write(voices.keep, voice.marker, until=self._now() + self._keep_seconds):
-                return voice, reused
+            now = self._now()
+            if await self._store.write(voices.keep, voice.marker, until=now + self._keep_seconds):
+                if request is None:
+                    return voice, reused
+                await self._store.write(requests.settle, request, voice.marker, reused=reused, now=now)
         raise failures.Busy
 
-    async def replace(self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float) -> Voice:
+    async def replace(
+        self,
+        identity: Identity,
+        caller: Caller,
+        sample: bytes,
+        *,
+        deadline: float,
+        request: NamedRequest | None = None,
+    ) -> Voice:
         """A new voice for the caller, kept as by `ahead`. Once it is there, the one that there was goes.
 
-        Also raises what Samples raise.
+        A `request` that is repeated gets the voice that it got before. Raises what `ahead` raises.
         """
         self._require(caller, None)
-        recording = await self._samples.inspect(sample, deadline=deadline)
+        recording: Recording | None = None
         for _ in range(ROUNDS):
+            if request is not None and (answered := await self._answered(request, deadline)) is not None:
+                return answered[0]
+            recording = recording or await self._samples.inspect(sample, deadline=deadline)
             old = await self._store.read(voices.of_caller, identity.caller)
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
                 continue
-            wanted = Wanted(identity=identity, caller=caller, replaces=old is not None)
+            wanted = Wanted(identity=identity, caller=caller, request=request, replaces=old is not None)
             _, clone = await self._cloning.begin(wanted, recording)
             if clone is not None and (voice := await self._made(clone, deadline)) is not None:
                 return voice
@@ -170,6 +193,19 @@ class Voices:
         for watch in self._watches.values():
             watch.cancel()
         await asyncio.gather(*self._watches.values(), return_exceptions=True)
+
+    async def _answered(self, request: NamedRequest, deadline: float) -> tuple[Voice, bool] | None:
+        """What the request was answered before, at whichever process; None where it is as good as new.
+
+        Waits for a voice that is on its way, and finishes the story of one whose process died.
+        """
+        while (answer := await self._store.read(requests.answer, request, now=self._now())) is not None:
+            row = await self._store.read(voices.get, answer.marker)
+            if row is not None and row.voice_id:
+                return voice_of(row), answer.reused
+            if row is not None:
+                await self._found(row, deadline)
+        return None
 
     async def _made(self, clone: Clone, deadline: float) -> Voice | None:
         """What this process's clone makes; None if that is not wanted any more."""

@@ -4,6 +4,7 @@ import json
 
 import msgspec
 
+from cloner.registry import requests
 from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, alive
 from cloner.registry.statement import Statement
@@ -274,12 +275,23 @@ def page(
     return _every(tx, PAGE, at=at, below=below, size=size)
 
 
-def intend(tx: Transaction, new: NewVoiceRow, *, call_id: str | None, now: float) -> Intent:
-    """Writes down that a voice is about to be created, unless the caller or the call has one.
+def intend(
+    tx: Transaction,
+    new: NewVoiceRow,
+    *,
+    call_id: str | None,
+    now: float,
+    request: requests.NamedRequest | None = None,
+) -> Intent:
+    """Writes down that a voice is about to be created, unless the caller, call or request has one.
 
     The row that counts is the new one, or the one that was there. Exactly one of those who ask at the
     same time gets the new one. While the provider's monthly counter is used up there is no new one.
+    Raises RequestDiffers or RequestForgotten.
     """
+    answer = None if request is None else requests.take(tx, request, now=now)
+    if answer is not None and (made := get(tx, answer.marker)) is not None:
+        return Intent(row=made)
     if call_id is not None:
         # The call is locked, so that it gets no second voice meanwhile.
         call = tx.one(CALL, call_id=call_id)
@@ -297,6 +309,8 @@ def intend(tx: Transaction, new: NewVoiceRow, *, call_id: str | None, now: float
     alive(tx, new.owner, now=now)
     if call_id is not None:
         tx.run(CALL_HAS, call_id=call_id, marker=row.marker, caller=row.caller)
+    if request is not None and row.marker == new.marker:
+        requests.lead(tx, request, row.marker, reused=False, now=now)
     return Intent(row=row)
 
 
@@ -383,6 +397,7 @@ def release(tx: Transaction, marker: str, reason: str, *, busy_since: float | No
 def forget(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
     """Gives a voice up for deletion, whatever uses it and why ever it was given up before."""
     tx.run(FORGOTTEN, marker=marker, reason=reason, now=now)
+    requests.forget_voice(tx, marker)
 
 
 def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> int:
@@ -429,6 +444,7 @@ def erase(tx: Transaction, marker: str) -> None:
     """Removes every row about a voice that is gone or never was."""
     tx.run(CALLS_ERASED, marker=marker)
     tx.run(ERASED, marker=marker)
+    requests.forget_voice(tx, marker)
 
 
 def drop_closed(tx: Transaction, *, before: float) -> int:
