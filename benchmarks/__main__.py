@@ -17,6 +17,8 @@ from rich.console import Console
 from benchmarks import comparison, costs, report
 from benchmarks.client import RequestFailed
 from benchmarks.deliveries import SIZES
+from benchmarks.endurance import endurance
+from benchmarks.growth import growth
 from benchmarks.report import Row
 from benchmarks.system import Subject, peer, provider, system, traced
 from benchmarks.turns import Length
@@ -74,6 +76,13 @@ def _run(length: Length, console: Console) -> None:
         figures.append(costs.idle(ours, IDLE_SECONDS[length]))
         status.update("memory")
         figures += costs.held(elevenlabs, 2 if tiny else None)
+        if length is not SHORT:
+            status.update("under load")
+            peak = rows[0].ours.rate
+            figures += endurance(ours, peak, 2 if tiny else 600)
+    if length is LONG:
+        with console.status("growth"), provider() as elevenlabs:
+            figures += growth(elevenlabs, length, 1_000_000)
     print(_titled("Figures", report.figures(figures)), flush=True)
     print(watch.told())
 

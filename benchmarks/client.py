@@ -6,6 +6,7 @@ of an answer, and what it sends was put together before.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from urllib.parse import urlsplit
@@ -74,10 +75,13 @@ class Connection(asyncio.Protocol):
             if not self._answered.done():
                 self._answered.set_result(answer)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the other side has closed it."""
+        return self._transport.is_closing()
+
     async def exchange(self, request: Request) -> bytes:
         """Sends the request, and returns its answer with its headers."""
-        if self._transport.is_closing():
-            raise RequestFailed("the connection was closed")
         self._answered = asyncio.get_running_loop().create_future()
         self._transport.writelines(request.pieces)
         return await self._answered
@@ -118,34 +122,36 @@ async def send(
 
 async def send_evenly(
     url: str, requests: Iterator[Request], *, rate: float, at_most: int, seconds: float, expected: bytes
-) -> Answered:
-    """Sends requests at a steady rate, whether or not the ones before were answered. Raises RequestFailed.
+) -> tuple[Answered, list[str]]:
+    """Sends requests at a steady rate, whether or not those before were answered; says how others failed.
 
     Waiting for one of the `at_most` connections counts as part of the time that a request takes.
     """
-    idle: asyncio.Queue[Connection] = asyncio.Queue()
-    connections = await connected(url, at_most)
-    for connection in connections:
-        idle.put_nowait(connection)
+    room, idle = asyncio.Semaphore(at_most), deque[Connection]()
     times: list[float] = []
+    failures: list[str] = []
     began = time.perf_counter()
 
     async def one(request: Request, due: float) -> None:
-        connection = await idle.get()
-        waited = (time.perf_counter() - due) * 1000
-        times.append(waited + await _timed(connection, request, expected))
-        idle.put_nowait(connection)
+        async with room:
+            connection = idle.pop() if idle else None
+            if connection is None or connection.closed:
+                (connection,) = await connected(url, 1)
+            waited = (time.perf_counter() - due) * 1000
+            try:
+                times.append(waited + await _timed(connection, request, expected))
+            except RequestFailed as failure:
+                failures.append(str(failure))
+            idle.append(connection)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for number, request in enumerate(islice(requests, int(rate * seconds))):
-                due = began + number / rate
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(one(request, due))
-        return Answered(times, time.perf_counter() - began)
-    finally:
-        for connection in connections:
-            connection.close()
+    async with asyncio.TaskGroup() as group:
+        for number, request in enumerate(islice(requests, int(rate * seconds))):
+            due = began + number / rate
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            group.create_task(one(request, due))
+    for connection in idle:
+        connection.close()
+    return Answered(times, time.perf_counter() - began), failures
 
 
 async def ask(url: str, path: str, method: str = "POST") -> bytes:
@@ -154,7 +160,7 @@ async def ask(url: str, path: str, method: str = "POST") -> bytes:
     try:
         head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n".encode()
         async with asyncio.timeout(PATIENCE_SECONDS):
-            return (await connection.exchange(Request((head,)))).partition(END)[2]
+            return (await connection.exchange(Request((head,), "", ""))).partition(END)[2]
     finally:
         connection.close()
 

@@ -12,7 +12,17 @@ from benchmarks.report import Row, at_least, at_most
 from benchmarks.system import Subject
 from benchmarks.turns import FASTEST, Length, Measured, Side, measured
 
-__all__ = ["KNOWN", "NEW", "VOICE", "known_callers", "known_rows", "make_known", "new_rows", "warm"]
+__all__ = [
+    "KNOWN",
+    "NEW",
+    "OVERRIDE",
+    "VOICE",
+    "known_callers",
+    "known_rows",
+    "make_known",
+    "new_rows",
+    "warm",
+]
 
 # What an answer holds that went the whole way.
 VOICE = b'"voice_id":"'

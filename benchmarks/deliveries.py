@@ -11,12 +11,23 @@ import itertools
 import json
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-__all__ = ["SECRET", "SIZES", "TOKEN", "Form", "Request", "deliveries", "initiations", "speech", "text_of"]
+__all__ = [
+    "SECRET",
+    "SIZES",
+    "TOKEN",
+    "Form",
+    "Request",
+    "deliveries",
+    "ends",
+    "initiations",
+    "speech",
+    "text_of",
+]
 
 SECRET = "not-a-secret-at-all"  # noqa: S105 - it signs what goes to this machine's loopback
 TOKEN = "not-a-secret-either"  # noqa: S105 - as above
@@ -25,6 +36,7 @@ SPEECH = Path(__file__).parent.parent / "tests" / "samples" / "speech.wav"
 SIZES = {"200 KB": 200 * 1024, "1 MB": 1024 * 1024, "10 MB": 10 * 1024 * 1024}
 BOUNDARY = "--------a-boundary-that-is-in-no-recording"
 
+AGENT = "agent_bench"
 BEARER = f"Authorization: Bearer {TOKEN}"
 # Behind +316: new callers have lower numbers.
 KNOWN_FROM = 80_000_000
@@ -33,9 +45,11 @@ Form = Literal["JSON", "form"]
 
 
 class Request(NamedTuple):
-    """One request, as the pieces that are written one after the other."""
+    """One request, as the pieces that are written one after the other, and the call that it is about."""
 
     pieces: tuple[bytes, ...]
+    agent_id: str
+    conversation_id: str
 
 
 def speech(size: int) -> bytes:
@@ -71,18 +85,33 @@ def deliveries(
     for turn in itertools.count():
         number = next(_numbers)
         subscriber = 10_000_000 + number if callers is None else KNOWN_FROM + turn % callers
+        agent_id = f"agent_bench_{number if agents is None else f'shared_{turn % agents}'}"
         event = {
             "type": "pre_call",
             "event_timestamp": int(time.time()),
             "conversation_id": f"conv_bench_{number}",
-            "agent_id": f"agent_bench_{number if agents is None else f'shared_{turn % agents}'}",
+            "agent_id": agent_id,
             "caller_metadata": {
                 "name": "Ivan",
                 "date_of_birth": "11.12.2007",
                 "phone_number": f"+316{subscriber}",
             },
         }  # fmt: skip
-        yield _signed(*(_json(event, shared) if form == "JSON" else _form(event, shared)))
+        content_type, body = _json(event, shared) if form == "JSON" else _form(event, shared)
+        pieces = _signed("/webhook", content_type, body)
+        yield Request(pieces, agent_id, f"conv_bench_{number}")
+
+
+def ends(prepared: Iterable[Request]) -> Iterator[Request]:
+    """What ElevenLabs sends when the calls are over."""
+    for _, agent_id, conversation_id in prepared:
+        event = {
+            "type": "post_call_transcription",
+            "event_timestamp": int(time.time()),
+            "data": {"agent_id": agent_id, "conversation_id": conversation_id, "status": "done"},
+        }
+        pieces = _signed("/webhook/post-call", "application/json", (json.dumps(event).encode(),))
+        yield Request(pieces, agent_id, conversation_id)
 
 
 def initiations(callers: int) -> Iterator[Request]:
@@ -91,11 +120,11 @@ def initiations(callers: int) -> Iterator[Request]:
         number = next(_numbers)
         call = {
             "caller_id": f"+316{KNOWN_FROM + turn % callers}", "called_number": "+31201234567",
-            "agent_id": "agent_bench", "call_sid": "CA0", "conversation_id": f"conv_bench_{number}",
+            "agent_id": AGENT, "call_sid": "CA0", "conversation_id": f"conv_bench_{number}",
         }  # fmt: skip
         body = json.dumps(call).encode()
         head = _head("/webhook/conversation-init", "application/json", BEARER, len(body))
-        yield Request((head + body,))
+        yield Request((head + body,), AGENT, f"conv_bench_{number}")
 
 
 def _json(event: dict[str, object], text: bytes) -> tuple[str, tuple[bytes, ...]]:
@@ -115,15 +144,14 @@ def _form(event: dict[str, object], sample: bytes) -> tuple[str, tuple[bytes, ..
     )
 
 
-def _signed(content_type: str, body: tuple[bytes, ...]) -> Request:
+def _signed(path: str, content_type: str, body: tuple[bytes, ...]) -> tuple[bytes, ...]:
     stamp = str(int(time.time()))
     digest = hmac.new(SECRET.encode(), f"{stamp}.".encode(), hashlib.sha256)
     for piece in body:
         digest.update(piece)
     signature = f"ElevenLabs-Signature: t={stamp},v0={digest.hexdigest()}"
     first, *rest = body
-    head = _head("/webhook", content_type, signature, sum(map(len, body)))
-    return Request((head + first, *rest))
+    return (_head(path, content_type, signature, sum(map(len, body))) + first, *rest)
 
 
 def _head(path: str, content_type: str, credential: str, length: int) -> bytes:

@@ -34,6 +34,8 @@ FIGURES = [
     "CPU of an idle cloner, over 0.5 s",
     "monolith: peak memory, 2 x 10 MB held at the provider",
     "Precall: peak memory, 2 x 10 MB held at the provider",
+    "70% of the peak for 2 s: resident memory, early / late",
+    "70% of the peak for 2 s: descriptors, early / late",
 ]
 
 
@@ -60,6 +62,10 @@ def test_tiny(uv: str) -> None:
 
     assert (0, "") == (done.returncode, done.stderr)
     found = tables(done.stdout)
+    # That one tells the rate, which is measured.
+    (told,) = [row for row in found["Figures"] if "new callers at" in row[0]]
+    found["Figures"].remove(told)
+    assert ("70% of the peak for 2 s", "0 failed") == (told[0].partition(":")[0], told[1].rpartition(", ")[2])
     assert {
         "Not traced": NEW + KNOWN,
         "Everything traced, by both": [
