@@ -64,8 +64,13 @@ DECODERS = (
     "pcm_s64be,pcm_s64le,pcm_f32be,pcm_f32le,pcm_f64be,pcm_f64le"
 )
 
-# With the first, WAV opens in 1.2 ms instead of 9; what it is too little for gets the default.
-PROBE_SIZES = ("32768", "5000000")
+Options = dict[str, str]
+
+# How ffmpeg reads, at first and, where that is too little, again; the second is its default.
+READINGS = ({"probesize": "32768"}, {"probesize": "5000000"})
+# WAV comes in packets of any size: in ffmpeg's own, of 2 to 4 KB, 10 MB take 23 ms to decode, in these 5.
+# The first one is enough to see that it is no PCM. Larger ones take longer to open.
+READINGS_OF_WAV = ({"probesize": "4096", "max_size": "16384"}, READINGS[1])
 
 LEAST_ROOM = 64 << 20  # bytes that must be left for a sample; the imports alone take about 200 MB
 SAMPLE_RATES = range(1_000, 768_001)
@@ -88,9 +93,9 @@ def find_out(data: Bytes, max_seconds: float) -> Finding:
     if container.kind in ("mp4", "quicktime"):
         _check_index(data, container)
     fault = ""
-    for probe_size in PROBE_SIZES:
+    for reading in READINGS_OF_WAV if container.kind == "wav" else READINGS:
         try:
-            return _decode(data, container, probe_size, max_seconds)
+            return _decode(data, container, reading, max_seconds)
         except MemoryError:
             raise
         except Unreadable as error:
@@ -134,12 +139,12 @@ class _Window:
         return self._at - self._begins
 
 
-def _decode(data: Bytes, container: Container, probe_size: str, max_seconds: float) -> Finding:
+def _decode(data: Bytes, container: Container, reading: Options, max_seconds: float) -> Finding:
     """Of a recording with several tracks, the first that can be decoded."""
     fault = NO_SOUND
     foreign: list[str] = []
     for track in range(MOST_TRACKS):
-        with _opened(data, container, probe_size) as opened:
+        with _opened(data, container, reading) as opened:
             if not opened.streams.audio:
                 raise Unreadable(_soundless(opened))
             if track >= len(opened.streams.audio):
@@ -162,8 +167,8 @@ def _decode(data: Bytes, container: Container, probe_size: str, max_seconds: flo
 
 
 @contextlib.contextmanager
-def _opened(data: Bytes, container: Container, probe_size: str) -> Iterator[InputContainer]:
-    options = {"probesize": probe_size, "threads": "1", "codec_whitelist": DECODERS}
+def _opened(data: Bytes, container: Container, reading: Options) -> Iterator[InputContainer]:
+    options = {**reading, "threads": "1", "codec_whitelist": DECODERS}
     with av.open(
         _Window(data, container),
         "r",

@@ -1,6 +1,7 @@
 """How much of a recording sounds, counted while it is decoded."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,7 @@ def _energy(windows: NDArray[np.float32], curves: NDArray[np.float32], full: flo
     return energy
 
 
+@lru_cache(maxsize=32)
 def _curves(window: int) -> NDArray[np.float32]:
     """An orthonormal basis of the curves of the lowest degrees over so many samples."""
     degrees = min(DRIFT, window - 1)
