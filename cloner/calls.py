@@ -6,17 +6,17 @@ from collections.abc import Callable
 import msgspec
 
 from callerid import spoken
-from cloner import callers
-from cloner.agents import Agents, Reading
-from cloner.callers import Caller, CallName, ConversationMismatch, Identities, Identity
-from cloner.cloning import Wanted
-from cloner.elevenlabs import AgentVoice
-from cloner.failures import AgentRejected
-from cloner.overrides import Overrides
+from cloner.agents.giving import Agents, Reading
+from cloner.agents.overrides import Overrides
+from cloner.provider.elevenlabs import AgentVoice
+from cloner.provider.failures import AgentRejected
 from cloner.registry import NewCall, Noted, Store, calls
-from cloner.samples import Samples
-from cloner.voice import Voice
-from cloner.voices import Voices
+from cloner.voices import callers
+from cloner.voices.callers import Caller, CallName, ConversationMismatch, Identities, Identity
+from cloner.voices.cloning import Wanted
+from cloner.voices.finding import Voices
+from cloner.voices.samples import Samples
+from cloner.voices.voice import Voice
 
 __all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
 

@@ -15,12 +15,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, Span, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from cloner import failures
-from cloner.cloning import STALE_SECONDS, Cloning
-from cloner.elevenlabs import ElevenLabs, ListedVoice
-from cloner.failures import ProviderFailure
-from cloner.marked import Marked, marker_in
-from cloner.postponed import ids_of, pause_after, put_off
+from cloner.provider import failures
+from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
+from cloner.provider.failures import ProviderFailure
+from cloner.provider.turns import ahead
 from cloner.registry import (
     RegistryUnavailable,
     Store,
@@ -33,8 +31,10 @@ from cloner.registry import (
     requests,
 )
 from cloner.registry import voices as rows
-from cloner.removal import Removal
-from cloner.turns import ahead
+from cloner.voices.cloning import STALE_SECONDS, Cloning
+from cloner.voices.marked import Marked, marker_in
+from cloner.voices.postponed import ids_of, pause_after, put_off
+from cloner.voices.removal import Removal
 from telemetry.logs import where
 
 __all__ = ["Janitor", "Terms"]

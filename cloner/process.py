@@ -8,11 +8,11 @@ import structlog
 import uvloop
 from opentelemetry.sdk.trace import TracerProvider
 
-from cloner.audio import InspectionUnavailable
-from cloner.key import KeyUnavailable
+from cloner.audio.inspector import InspectionUnavailable
 from cloner.registry import RegistryNewer, RegistryUnavailable
 from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
+from cloner.voices.key import KeyUnavailable
 from environment import address
 from telemetry import logs
 

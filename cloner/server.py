@@ -16,28 +16,28 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
-from cloner.admission import Admission
-from cloner.agents import Agents
-from cloner.api_key import check_api_key
-from cloner.audio import Inspector
-from cloner.callers import Identities
+from cloner.agents.giving import Agents
+from cloner.agents.overrides import Overrides
+from cloner.audio.inspector import Inspector
 from cloner.calls import Calls
-from cloner.cloning import Cloning
-from cloner.elevenlabs import ElevenLabs
-from cloner.erasure import Erasure
 from cloner.janitor import Janitor, Terms
-from cloner.key import kept_beside
-from cloner.marked import Marked
-from cloner.overrides import Overrides
-from cloner.readiness import SERVICE, Health, Readiness
+from cloner.provider.api_key import check_api_key
+from cloner.provider.elevenlabs import ElevenLabs
 from cloner.registry import Store, opened
-from cloner.removal import Removal
 from cloner.room import Room
-from cloner.samples import Limits, Samples
-from cloner.service import CloningService
+from cloner.rpc.admission import Admission
+from cloner.rpc.readiness import SERVICE, Health, Readiness
+from cloner.rpc.service import CloningService
+from cloner.rpc.token import TokenCheck
 from cloner.settings import MEBIBYTE, Settings
-from cloner.token import TokenCheck
-from cloner.voices import Voices
+from cloner.voices.callers import Identities
+from cloner.voices.cloning import Cloning
+from cloner.voices.erasure import Erasure
+from cloner.voices.finding import Voices
+from cloner.voices.key import kept_beside
+from cloner.voices.marked import Marked
+from cloner.voices.removal import Removal
+from cloner.voices.samples import Limits, Samples
 from environment import address
 from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing

@@ -22,17 +22,17 @@ from opentelemetry.sdk.trace import TracerProvider
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from environment import address
-from gateway.closing import Application, ClosingEarly
-from gateway.connection import Connection, House
-from gateway.conversation_init import conversation_init
-from gateway.credential import Credential
-from gateway.desk import opened
-from gateway.head import AnsweringHead
-from gateway.health import Readiness, health_routes
-from gateway.post_call import post_call
-from gateway.problems import answered
+from gateway.answering import opened
+from gateway.edge.closing import Application, ClosingEarly
+from gateway.edge.connection import Connection, House
+from gateway.edge.credential import Credential
+from gateway.edge.head import AnsweringHead
+from gateway.edge.problems import answered
+from gateway.health.route import Readiness, health_routes
+from gateway.initiation.route import conversation_init
+from gateway.postcall.route import post_call
+from gateway.precall.route import webhook
 from gateway.settings import MEBIBYTE, Settings
-from gateway.webhook import webhook
 from telemetry.http_server import HttpServerTracing
 from telemetry.rpc import RpcClientTracing
 

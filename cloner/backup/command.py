@@ -30,11 +30,11 @@ import msgspec
 
 from cloner.address import DEFAULT_URL, address_problem, is_sqlite
 from cloner.backup import archive
-from cloner.key import KeyUnavailable, check_of, file_beside, found_beside, put
 from cloner.private_file import publishing
 from cloner.registry import RegistryNewer, RegistryNotOpened
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
+from cloner.voices.key import KeyUnavailable, check_of, file_beside, found_beside, put
 from environment import EnvironmentInvalid, Key, read
 from telemetry import logs
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 
-from cloner.elevenlabs import ElevenLabs
+from cloner.provider.elevenlabs import ElevenLabs
 
 Writer = asyncio.StreamWriter
 

@@ -13,10 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloner import failures
-from cloner.answers import read_agent, read_deleted, read_new_voice, read_page, read_reset, read_voice
-from cloner.elevenlabs import AgentVoice, ElevenLabs
-from cloner.failures import ProtocolBroken, ProviderFailure, classify
+from cloner.provider import failures
+from cloner.provider.answers import (
+    read_agent,
+    read_deleted,
+    read_new_voice,
+    read_page,
+    read_reset,
+    read_voice,
+)
+from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
+from cloner.provider.failures import ProtocolBroken, ProviderFailure, classify
 from tests.cloner.adversary import Adversary, client_of, http_answer
 
 Ask = Callable[[ElevenLabs, float], Awaitable[Any]]

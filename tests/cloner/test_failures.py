@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from cloner import failures
-from cloner.failures import classify
+from cloner.provider import failures
+from cloner.provider.failures import classify
 
 GONE = {"agent_not_found": failures.AgentNotFound, "voice_not_found": failures.VoiceNotFound}
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from cloner.audio import Audio, Inspector, SampleUnreadable
-from cloner.samples import (
+from cloner.audio.inspector import Audio, Inspector, SampleUnreadable
+from cloner.voices.samples import (
     Limits,
     SampleRateTooLow,
     SampleRefused,

@@ -210,7 +210,9 @@ async def test_sample_too_long(cloning, speech: bytes) -> None:
 async def test_busy_machine(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
     """Who cannot be served because the machine has no time is told so, and may try again."""
     workers = [
-        child for child in psutil.Process().children(recursive=True) if "cloner.inspection" in child.cmdline()
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "cloner.audio.inspection" in child.cmdline()
     ]
     assert workers
     for worker in workers:
