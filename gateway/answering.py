@@ -22,10 +22,10 @@ from gateway.conversation.overrides import Overrides
 from gateway.conversation.start_data import Facts
 from gateway.edge import problems
 from gateway.edge.body import Bodies, ClientGone, Share, read_body
+from gateway.edge.fault import DeliveryError
 from gateway.edge.places import EXTENSION, Guest
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody, Verifier
-from gateway.precall.request import DeliveryError
 from gateway.settings import Settings
 from telemetry.logs import about
 

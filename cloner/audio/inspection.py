@@ -1,4 +1,4 @@
-"""The process that decodes samples: `python -m cloner.audio.inspection`, which the inspector alone starts.
+"""The process that decodes samples: `python -m cloner.audio.inspection`, started by the inspector alone.
 
 It is handed one sample after the other as an open file and answers each with one line of JSON.
 Whatever a sample does to it, it does to this process alone, which holds no socket but the one to

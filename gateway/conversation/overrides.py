@@ -5,15 +5,22 @@ remembered, for answers that have to do without the cloner.
 """
 
 from collections.abc import Collection
+from typing import get_args
 
 import structlog
 from cachetools import LRUCache, TTLCache
 from msgspec import Struct
+from precall.v1.cloning_pb2 import FallbackInfo, OpenCallResponse, PrepareCallResponse
 
-__all__ = ["NOTHING", "Overrides", "Speech"]
+from gateway.settings import Leaf
+
+__all__ = ["GREETING", "NOTHING", "NOT_ACTIVATED", "VOICE", "Overrides", "Speech", "remember"]
 
 log = structlog.get_logger()
 
+VOICE, GREETING = get_args(Leaf)
+# The reason of a fallback where there is a voice that nobody would hear.
+NOT_ACTIVATED = "VOICE_NOT_ACTIVATED"
 AGENTS = 10_000
 # As long as a call that nobody reported as ended keeps its agent to itself.
 REMEMBERED_SECONDS = 900
@@ -69,3 +76,14 @@ class Overrides:
 
     def _known(self, agent_id: str | None) -> Told:
         return self._told.get(agent_id or "", Told())
+
+
+def remember(
+    overrides: Overrides, agent_id: str, told: PrepareCallResponse | OpenCallResponse | FallbackInfo
+) -> None:
+    """Keeps what the cloner told of the agent."""
+    before = Speech()
+    if told.HasField("agent_before"):
+        spoken = told.agent_before
+        before = Speech(voice_id=spoken.voice_id or None, first_message=spoken.first_message or None)
+    overrides.told(agent_id, refused=told.refused_leaves if told.settings_seen else None, before=before)

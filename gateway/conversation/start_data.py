@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from gateway.conversation.overrides import NOTHING, Speech
+from gateway.conversation.overrides import GREETING, NOTHING, VOICE, Speech
 from gateway.settings import PLACEHOLDER, RESERVED
 
 __all__ = ["Facts", "Initiation", "initiation", "unknown_call"]
@@ -77,9 +77,9 @@ def initiation(
     values[RESERVED] = facts.call_id
     agent: AgentOverride | UnsetType = UNSET
     tts: SpeechOverride | UnsetType = UNSET
-    if speech.first_message and "agent.first_message" in leaves:
+    if speech.first_message and GREETING in leaves:
         agent = AgentOverride(first_message=speech.first_message)
-    if speech.voice_id and "tts.voice_id" in leaves:
+    if speech.voice_id and VOICE in leaves:
         tts = SpeechOverride(voice_id=speech.voice_id)
     overrides = agent is not UNSET or tts is not UNSET
     return Initiation(

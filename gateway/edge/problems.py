@@ -19,8 +19,8 @@ from opentelemetry.trace import get_current_span
 from precall.v1.cloning_pb2 import FallbackInfo
 
 from gateway.edge.body import BodyError
+from gateway.edge.fault import DeliveryError
 from gateway.edge.signature import SignatureError
-from gateway.precall.request import DeliveryError
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 

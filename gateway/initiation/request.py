@@ -11,8 +11,8 @@ from collections.abc import Collection
 from msgspec import Raw, Struct
 
 from callerid import e164, holds_control, longest
+from gateway.edge.fault import conversation, identifier
 from gateway.edge.loose_json import NotJson, distilled, fields, text
-from gateway.precall.request import conversation, identifier
 
 __all__ = ["NOTHING", "Opening", "read"]
 

@@ -28,14 +28,13 @@ from precall.v1.cloning_pb2 import (
 
 from environment import Secret
 from gateway.answering import Desk, Progress, answered, lines, read, verified_body, verifier, vouch
-from gateway.conversation.overrides import Speech
+from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Speech, remember
 from gateway.conversation.start_data import Facts, Initiation, initiation, unknown_call
 from gateway.edge import problems
 from gateway.edge.openapi import OpenOperation, responses
 from gateway.edge.problems import Refusal, Unauthenticated
 from gateway.initiation import request as opening
 from gateway.initiation.request import Opening
-from gateway.precall.answer import NOT_ACTIVATED, VOICE, remember
 from gateway.settings import MAX_INITIATION_BYTES
 
 __all__ = ["conversation_init"]

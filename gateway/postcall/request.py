@@ -19,9 +19,9 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from gateway.edge.body import BodyError
+from gateway.edge.fault import DeliveryError, conversation, identifier
 from gateway.edge.loose_json import BOM, Kept, NotJson, distilled, fields, text
 from gateway.edge.signature import VerifiedBody, Verifier
-from gateway.precall.request import DeliveryError, conversation, identifier
 
 __all__ = ["Event", "read", "trim"]
 

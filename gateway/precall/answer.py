@@ -3,16 +3,13 @@
 from typing import Literal
 
 from msgspec import Struct, field, structs
-from precall.v1.cloning_pb2 import FallbackInfo, OpenCallResponse, PrepareCallResponse
+from precall.v1.cloning_pb2 import PrepareCallResponse
 
-from gateway.conversation.overrides import Overrides, Speech
+from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Overrides, Speech, remember
 from gateway.conversation.start_data import Facts, Initiation, initiation
 from gateway.settings import Settings
 
-__all__ = ["NOT_ACTIVATED", "VOICE", "FallbackCall", "PreparedCall", "fallback", "prepared", "remember"]
-
-VOICE = "tts.voice_id"
-NOT_ACTIVATED = "VOICE_NOT_ACTIVATED"
+__all__ = ["FallbackCall", "PreparedCall", "fallback", "prepared"]
 
 
 class CallerInfo(Struct, frozen=True, kw_only=True):
@@ -97,17 +94,6 @@ def fallback(
             speech=overrides.before(facts.agent_id),
         ),
     )
-
-
-def remember(
-    overrides: Overrides, agent_id: str, told: PrepareCallResponse | OpenCallResponse | FallbackInfo
-) -> None:
-    """Keeps what the cloner told of the agent."""
-    before = Speech()
-    if told.HasField("agent_before"):
-        spoken = told.agent_before
-        before = Speech(voice_id=spoken.voice_id or None, first_message=spoken.first_message or None)
-    overrides.told(agent_id, refused=told.refused_leaves if told.settings_seen else None, before=before)
 
 
 def _info(facts: Facts) -> CallerInfo:

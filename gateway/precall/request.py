@@ -1,18 +1,11 @@
 """Reads what a verified body says. Knows no web framework.
 
-Every DeliveryError is the sender's fault, and nothing was done yet:
-
-    UNSUPPORTED_MEDIA_TYPE   neither application/json nor multipart/form-data
-    MALFORMED_BODY           not JSON, not a form, or not an object
-    FIELD_INVALID            one field is missing, empty, of the wrong type or out of range
-    SAMPLE_TOO_LARGE         the sample is larger than allowed
-
-No message quotes what the sender wrote.
+Every DeliveryError is the sender's fault, and nothing was done yet.
 """
 
 import re
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 import pybase64
@@ -20,22 +13,18 @@ from msgspec import Raw, Struct
 
 from callerid import holds_control, longest
 from gateway.edge import form
+from gateway.edge.fault import AGENT_ID, MAX_CONVERSATION_ID, DeliveryError, conversation
 from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
 from gateway.edge.signature import VerifiedBody
 
 __all__ = [
     "Delivery",
-    "DeliveryError",
     "MediaType",
-    "conversation",
-    "identifier",
     "media_type",
     "read",
 ]
 
 EVENT = "pre_call"
-AGENT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-MAX_CONVERSATION_ID = 256
 MAX_NAME = 200
 MAX_BIRTH = 64
 MAX_CONSENT = 200
@@ -47,22 +36,6 @@ DATA_URL = re.compile(rb"\s*data:[ -~]*?;\s*base64\s*,", re.IGNORECASE)
 MAX_PREFIX = 300
 
 NULL = Raw(b"null")
-
-Reason = Literal["MALFORMED_BODY", "FIELD_INVALID", "SAMPLE_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"]
-
-
-class DeliveryError(Exception):
-    """The delivery cannot be used as it is."""
-
-    def __init__(
-        self, reason: Reason, message: str, *, field: str | None = None, conversation_id: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.field = field
-        # Known where it could be read, so that the sender finds the call it is about.
-        self.conversation_id = conversation_id
 
 
 class MediaType(Struct, frozen=True, kw_only=True):
@@ -257,19 +230,6 @@ def _strictly(content: bytes, kind: type[M], what: str) -> M:
         # This reads a body a second time, which nothing but such a fault causes.
         failure.conversation_id = conversation(text(fields(content).get("conversation_id")))
         raise failure from None
-
-
-def conversation(told: str | None) -> str | None:
-    """The text where it may name a conversation, without blanks around it."""
-    told = (told or "").strip(" ")
-    # U+FFFD stands for what could not be read, so two conversations might have one name.
-    fits = told and len(told) <= MAX_CONVERSATION_ID and told.isprintable() and "\ufffd" not in told
-    return told if fits else None
-
-
-def identifier(told: str | None) -> str | None:
-    """The text where it may be an id of ElevenLabs'."""
-    return told if told and AGENT_ID.fullmatch(told) else None
 
 
 def _invalid(field: str, must: str) -> DeliveryError:

@@ -20,6 +20,7 @@ from opentelemetry.trace import get_current_span
 from precall.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
 
 from gateway.answering import Desk, Progress, answered, lines, verified_body, verifier
+from gateway.conversation.overrides import remember
 from gateway.conversation.start_data import Facts, unknown_call
 from gateway.edge import problems
 from gateway.edge.body import ClientGone, Receive, disconnected
@@ -27,7 +28,7 @@ from gateway.edge.openapi import DeliverOperation, responses
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody
 from gateway.precall import request as delivery
-from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared, remember
+from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
 from gateway.precall.request import MediaType
 from gateway.settings import Settings
 

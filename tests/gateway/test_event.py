@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.edge.body import BodyError
+from gateway.edge.fault import DeliveryError
 from gateway.edge.signature import VerifiedBody, Verifier
 from gateway.postcall.request import HEAD_BYTES, Event, read, trim
-from gateway.precall.request import DeliveryError
 
 MOST = 100_000
 

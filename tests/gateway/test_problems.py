@@ -12,10 +12,10 @@ from precall.v1.error_reason_pb2 import ErrorReason
 from structlog.testing import capture_logs
 
 from gateway.edge.body import BodyError
+from gateway.edge.fault import DeliveryError
 from gateway.edge.problems import ANSWERS, Refusal, answer, refusal
 from gateway.edge.signature import Reason as SignatureReason
 from gateway.edge.signature import SignatureError
-from gateway.precall.request import DeliveryError
 
 PROTO = Path(__file__).parents[2] / "proto/precall/v1/error_reason.proto"
 ROW = re.compile(r"HTTP (?P<status>\d+|-), gRPC [A-Z_-]+\.\s+ERROR_REASON_(?P<reason>[A-Z_]+) =")
