@@ -1,112 +1,124 @@
-"""`python -m benchmarks`: CPU time and memory of gateway, cloner and audio worker, for each size and form.
+"""`python -m benchmarks`, or `just bench`: this system beside a monolith that does the same, in one run.
 
-Every delivery is of a caller that nobody knows yet, so each one takes the whole way: signature, body,
-gRPC, decoding, upload, agent. The emulator answers at once and runs beside the others; its own time
-is not counted.
+Both take the same deliveries over the loopback, in turns, and ask the same stand-in for ElevenLabs, which
+answers at once. Who sends and who stands in share the machine's cores with them, and take the same from both.
 """
 
 import argparse
-import base64
-import json
+import os
 import sys
-import wave
-from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
-from pathlib import Path
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 
-import httpx
+import psutil
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import initiation
-from benchmarks.system import Encode, System
+from benchmarks import comparison, costs, report
+from benchmarks.client import RequestFailed
+from benchmarks.deliveries import SIZES
+from benchmarks.endurance import endurance
+from benchmarks.growth import growth
+from benchmarks.report import Row
+from benchmarks.system import Subject, peer, provider, system, traced
+from benchmarks.turns import Length
+from demo.processes import ProcessFailed
 
-SPEECH = Path(__file__).parent.parent / "tests" / "samples" / "speech.wav"
-SIZES = {"200 KB": 200 * 1024, "1 MB": 1024 * 1024, "10 MB": 10 * 1024 * 1024}
+SHORT = Length(3, 0.8)
+LONG = Length(5, 4.0)
+TINY = Length(1, 1.0, most=4)
+
+IDLE_SECONDS = {SHORT: 8.0, LONG: 60.0, TINY: 0.5}
 
 
-def main() -> int:
-    """The exit status: 0 once every delivery was answered with a voice."""
-    arguments = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    arguments.add_argument("--deliveries", type=int, default=40, help="of each size and form (default 40)")
-    arguments.add_argument("--at-once", type=int, default=4, help="for the peak of memory (default 4)")
-    arguments.add_argument(
-        "--initiations", type=int, default=1000, help="calls of the initiation webhook (default 1000)"
+def main(given: Sequence[str] | None = None) -> int:
+    """The exit status: 0 once everything was measured, whether or not the targets are met."""
+    arguments = argparse.ArgumentParser(
+        prog="benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    chosen = arguments.parse_args()
-    console = Console()
-    table = Table(title="one delivery", title_justify="left")
-    for column in ("sample", "form", "gateway", "cloner", "worker", "ms alone"):
-        table.add_column(column, justify="left" if column in ("sample", "form") else "right")
-    for name, size in SIZES.items():
-        sample = speech(size)
-        for form, encode in (("JSON", as_json), ("multipart", as_form)):
-            with console.status(f"{name} as {form}"), System() as system:
-                table.add_row(name, form, *measured(system, sample, encode, chosen.deliveries))
-    console.print(table)
-    console.print("gateway, cloner, worker: CPU-ms; alone: median time of one delivery after another")
-    with console.status("peak of memory"), System() as system:
-        sample = speech(SIZES["10 MB"])
-        with ThreadPoolExecutor(chosen.at_once) as pool:
-            list(pool.map(lambda n: system.deliver(as_json, sample, n), range(1, 1 + 4 * chosen.at_once)))
-        peaks = system.peaks()
-    with console.status("initiation webhook"), System() as system:
-        told = initiation.measured(system, chosen.initiations)
-    console.print("initiation webhook, of a known caller, in ms:")
-    for how, (half, most) in told.items():
-        console.print(f"  {how}: p50 {half:.1f}, p99 {most:.1f}")
-    console.print(
-        f"peak memory with {chosen.at_once} deliveries of 10 MB at once: "
-        + ", ".join(f"{name} {mb:.0f} MB" for name, mb in peaks.items())
-    )
+    how = arguments.add_mutually_exclusive_group()
+    how.add_argument("--long", action="store_true", help="longer rounds; growth; ten minutes under load")
+    how.add_argument("--tiny", action="store_true", help="a few requests of each kind: no measurement")
+    chosen = arguments.parse_args(given)
+    length = LONG if chosen.long else TINY if chosen.tiny else SHORT
+    try:
+        _run(length, Console(stderr=True))
+    except (ProcessFailed, RequestFailed) as failure:
+        print(f"benchmarks: {failure}", file=sys.stderr)
+        return 1
     return 0
 
 
-def measured(system: System, sample: bytes, encode: Encode, deliveries: int) -> list[str]:
-    """CPU-ms of each process for one delivery, and the median of the times."""
-    for number in range(5):
-        system.deliver(encode, sample, number)
-    before = system.cpu()
-    times = sorted(system.deliver(encode, sample, 100 + number) for number in range(deliveries))
-    after = system.cpu()
-    each = [f"{(after[name] - before[name]) / deliveries:.1f}" for name in after]
-    return [*each, f"{times[len(times) // 2]:.1f}"]
+def _run(length: Length, console: Console) -> None:
+    tiny = length is TINY
+    watch = Watch()
+    with ExitStack() as stack:
+        status = stack.enter_context(console.status("starting"))
+        elevenlabs = stack.enter_context(provider())
+        theirs, ours = stack.enter_context(peer(elevenlabs)), stack.enter_context(system(elevenlabs))
+        comparison.warm(theirs, ours)
+        status.update("new callers")
+        new, standard = comparison.new_rows(theirs, ours, length)
+        status.update("known callers")
+        rows = [*new, *comparison.known_rows(ours, standard, length)]
+        print(_titled("Not traced", report.rows(rows)), flush=True)
+        status.update("everything traced")
+        on = [
+            stack.enter_context(peer(elevenlabs, **traced(elevenlabs))),
+            stack.enter_context(system(elevenlabs, **traced(elevenlabs))),
+        ]
+        traced_rows, figures = _traced(ours, on[0], on[1], length)
+        print(_titled("Everything traced, by both", report.rows(traced_rows)), flush=True)
+        status.update("floor")
+        large = next(row for row in new if "10 MB JSON" in row.name).ours
+        figures += costs.floor_figures(large, 1 if tiny else 7)
+        status.update("idle")
+        figures.append(costs.idle(ours, IDLE_SECONDS[length]))
+        status.update("memory")
+        figures += costs.held(elevenlabs, 2 if tiny else None)
+        if length is not SHORT:
+            status.update("under load")
+            peak = rows[0].ours.rate
+            figures += endurance(ours, peak, 2 if tiny else 600)
+    if length is LONG:
+        with console.status("growth"), provider() as elevenlabs:
+            figures += growth(elevenlabs, length, 1_000_000)
+    print(_titled("Figures", report.figures(figures)), flush=True)
+    print(watch.told())
 
 
-def speech(size: int) -> bytes:
-    """A WAV file of that many bytes, the speech over and over and slowed down, so that 200 KB do."""
-    with wave.open(str(SPEECH)) as source:
-        parameters, frames = source.getparams(), source.readframes(source.getnframes())
-    wanted = (size - 44) // 2 * 2
-    file = BytesIO()
-    with wave.open(file, "wb") as target:
-        target.setparams(parameters)
-        target.setframerate(16_000)
-        target.writeframes((frames * (wanted // len(frames) + 1))[:wanted])
-    return file.getvalue()
+def _traced(
+    off: Subject, peer_on: Subject, on: Subject, length: Length
+) -> tuple[list[Row], list[report.Figure]]:
+    comparison.warm(peer_on, on)
+    rows, _ = comparison.new_rows(peer_on, on, length, ("200 KB",) if length is SHORT else tuple(SIZES))
+    comparison.make_known(on)
+    more, figures = costs.telemetry(off, on, length)
+    return [*rows, *more], figures
 
 
-def event(number: int) -> dict[str, object]:
-    """A pre-call event of a caller of their own."""
-    return {
-        "type": "pre_call",
-        "conversation_id": f"conv_{number}",
-        "agent_id": "agent_demo",
-        "caller_metadata": {"name": "Ivan", "phone_number": f"+31612{number:06}"},
-    }
+class Watch:
+    """Tells how much of the machine others took, which says how far the figures can be trusted."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._busy = _busy_seconds()
+
+    def told(self) -> str:
+        """For how long was measured, and what others did meanwhile. Call it when all processes have ended."""
+        took = time.monotonic() - self._began
+        ours = sum(os.times()[:4])
+        others = max(0.0, _busy_seconds() - self._busy - ours) / (took * (os.cpu_count() or 1))
+        return f"Took {took:.0f} s on {os.cpu_count()} cores, of whose time others took {others:.0%}."
 
 
-def as_json(http: httpx.Client, sample: bytes, number: int) -> httpx.Request:
-    """The delivery as JSON."""
-    data = {"format": "base64", "data": base64.b64encode(sample).decode()}
-    return http.build_request("POST", "/webhook", json={**event(number), "voice_sample": data})
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
-def as_form(http: httpx.Client, sample: bytes, number: int) -> httpx.Request:
-    """The delivery as a multipart form."""
-    metadata = json.dumps(event(number)).encode()
-    files = [("metadata", (None, metadata)), ("voice_sample", ("sample.wav", sample))]
-    return http.build_request("POST", "/webhook", files=files)
+def _titled(title: str, table: str) -> str:
+    return f"\n## {title}\n\n{table}\n"
 
 
 if __name__ == "__main__":

@@ -6,22 +6,20 @@ answered with a voice, how long the slowest of them took, and the most memory th
 
 import argparse
 import asyncio
-import base64
 import contextlib
-import hashlib
-import hmac
-import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from urllib.parse import urlsplit
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.__main__ import event, speech
-from benchmarks.system import SECRET, System, peak
+from benchmarks.client import RequestFailed, send
+from benchmarks.comparison import VOICE
+from benchmarks.deliveries import SIZES, deliveries, speech
+from benchmarks.system import Subject, provider, system
 
 Attack = Callable[[str, int], Awaitable[None]]
 
@@ -127,42 +125,35 @@ def attacked(attack: str, url: str) -> None:
     asyncio.run(chosen(place.hostname, place.port))  # type: ignore[arg-type]
 
 
-async def honest(url: str, deliveries: int, seconds: float) -> tuple[int, float]:
-    """How many of the deliveries were answered with 200, and the seconds that the slowest took."""
-    sample = base64.b64encode(speech(200 * 1024)).decode()
+async def honest(url: str, count: int, seconds: float) -> tuple[int, float]:
+    """How many of the deliveries were answered with a voice, and the seconds that the slowest took.
 
-    async def deliver(http: httpx.AsyncClient, number: int) -> tuple[bool, float]:
-        body = json.dumps({**event(number), "voice_sample": {"format": "base64", "data": sample}}).encode()
-        stamp = str(int(time.time()))
-        digest = hmac.new(SECRET.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
-        headers = {"ElevenLabs-Signature": f"t={stamp},v0={digest}", "Content-Type": "application/json"}
-        began = time.monotonic()
-        try:
-            answer = await http.post(f"{url}/webhook", content=body, headers=headers)
-        except httpx.HTTPError:
-            return False, time.monotonic() - began
-        return answer.status_code == 200, time.monotonic() - began
-
+    Each comes over a connection of its own, from one of a few callers.
+    """
     outcomes = []
-    for number in range(deliveries):
-        async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
-            outcomes.append(await deliver(http, number % 5))
-        await asyncio.sleep(seconds / deliveries)
+    for delivery in islice(deliveries(speech(SIZES["200 KB"]), "JSON", callers=5), count):
+        began, taken = time.monotonic(), False
+        with contextlib.suppress(RequestFailed, OSError, TimeoutError):
+            await send(url, [delivery], at_once=1, seconds=0, expected=VOICE)
+            taken = True
+        outcomes.append((taken, time.monotonic() - began))
+        await asyncio.sleep(seconds / count)
     return sum(taken for taken, _ in outcomes), max(took for _, took in outcomes)
 
 
-async def measured(system: System, attack: str, deliveries: int, seconds: float) -> tuple[int, float, float]:
+async def measured(ours: Subject, attack: str, count: int, seconds: float) -> tuple[int, float, float]:
     """Deliveries taken, the slowest in seconds, the gateway's peak of memory in MB."""
     attacker = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.strangers", "--attack", attack, "--url", system.url)
+        *(sys.executable, "-m", "benchmarks.strangers", "--attack", attack, "--url", ours.url)
     )
+    ours.begin()
     try:
         await asyncio.sleep(2)
-        taken, slowest = await honest(system.url, deliveries, seconds)
+        taken, slowest = await honest(ours.url, count, seconds)
     finally:
         attacker.kill()
         await attacker.wait()
-    return taken, slowest, peak(system.processes["gateway"].pid)
+    return taken, slowest, ours.used().peak_mb["gateway"]
 
 
 def main() -> int:
@@ -184,9 +175,9 @@ def main() -> int:
     for attack in ATTACKS:
         if chosen.only and chosen.only != attack.__name__:
             continue
-        with System() as system:
+        with provider() as elevenlabs, system(elevenlabs) as ours:
             taken, slowest, most = asyncio.run(
-                measured(system, attack.__name__, chosen.deliveries, chosen.seconds)
+                measured(ours, attack.__name__, chosen.deliveries, chosen.seconds)
             )
         lost += chosen.deliveries - taken
         table.add_row(

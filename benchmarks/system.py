@@ -1,89 +1,142 @@
-"""Gateway, cloner and emulator as processes of their own, and what they have used."""
+"""What is measured, and what it is measured with: processes of their own on the loopback."""
 
-import hashlib
-import hmac
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import NamedTuple
 
-import httpx
 import psutil
 
-from demo.processes import running
+from benchmarks.deliveries import SECRET, TOKEN
+from demo.processes import ProcessFailed, running, started
 
-__all__ = ["SECRET", "TOKEN", "Encode", "System", "peak"]
+__all__ = ["Subject", "Usage", "peer", "provider", "system", "traced"]
 
-SECRET = "not-a-secret-at-all"  # noqa: S105 - it signs what goes to this machine's loopback
-TOKEN = "not-a-secret-either"  # noqa: S105 - as above
+PEER = Path(__file__).parent / "peer"
+PEER_WORKERS = 2
+MEBIBYTE = 1_048_576
+# What Linux makes of this: the most that a process has held is counted anew.
+FORGET_PEAK = "5"
 
-Encode = Callable[[httpx.Client, bytes, int], httpx.Request]
+
+class Usage(NamedTuple):
+    """What the processes of a subject used, by the part that they play."""
+
+    cpu_ms: dict[str, float]
+    peak_mb: dict[str, float]
 
 
-class System:
-    """Gateway, cloner and emulator, started for one measurement."""
+class Subject:
+    """One system that takes deliveries, as its processes."""
 
-    def __enter__(self) -> Self:
-        self._stack = ExitStack()
-        folder = self._stack.enter_context(TemporaryDirectory(prefix="precall-"))
-        _, provider = self._stack.enter_context(
-            running("emulator", {
-                "EMULATOR_PORT": "0", "EMULATOR_API_KEY": "k", "EMULATOR_LATENCY_SECONDS": "0",
-                "EMULATOR_CREATE_LATENCY_SECONDS": "0", "EMULATOR_VOICE_LIMIT": "100000",
-                "EMULATOR_MONTHLY_LIMIT": "none",
-            })
-        )  # fmt: skip
-        quiet = {"LOG_LEVEL": "WARNING"}
-        cloner, target = self._stack.enter_context(
+    def __init__(self, name: str, url: str, parts: dict[str, list[psutil.Process]]) -> None:
+        self.name = name
+        self.url = url
+        self.parts = parts
+        self._before: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """From here on is counted."""
+        for process in self._processes():
+            Path(f"/proc/{process.pid}/clear_refs").write_text(FORGET_PEAK)
+        self._before = self._cpu()
+
+    def used(self) -> Usage:
+        """CPU-ms and peak of memory since `begin`."""
+        after = self._cpu()
+        return Usage(
+            {part: after[part] - self._before[part] for part in self.parts},
+            {part: sum(map(_peak, each)) for part, each in self.parts.items()},
+        )
+
+    def resident_mb(self) -> float:
+        """The memory that all of them hold now."""
+        return sum(process.memory_info().rss for process in self._processes()) / MEBIBYTE
+
+    def descriptors(self) -> int:
+        """The files and sockets that all of them have open now."""
+        return sum(process.num_fds() for process in self._processes())
+
+    def _processes(self) -> list[psutil.Process]:
+        return [process for each in self.parts.values() for process in each]
+
+    def _cpu(self) -> dict[str, float]:
+        return {part: sum(map(_cpu_ms, each)) for part, each in self.parts.items()}
+
+
+@contextmanager
+def provider() -> Iterator[str]:
+    """Runs the stand-in for ElevenLabs, and yields its address."""
+    with running("benchmarks.provider", {}) as (_, url):
+        yield url
+
+
+def traced(collector: str) -> dict[str, str]:
+    """The settings with which everything is traced, and sent there."""
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_TRACES_SAMPLER": "always_on"}
+
+
+@contextmanager
+def system(
+    elevenlabs: str, *, name: str = "Precall", database: str | None = None, **settings: str
+) -> Iterator[Subject]:
+    """Runs gateway and cloner, with a SQLite file of their own unless a database is given."""
+    quiet = {"LOG_LEVEL": "WARNING", **settings}
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="precall-bench-"))
+        cloner, target = stack.enter_context(
             running("cloner", {
-                "CLONER_PORT": "0", "DATABASE_URL": f"sqlite:///{folder}/precall.sqlite3",
-                "ELEVENLABS_BASE_URL": provider, "ELEVENLABS_API_KEY": "k",
-                "AUDIO_WORKERS": "1", **quiet,
+                "CLONER_PORT": "0", "DATABASE_URL": database or f"sqlite:///{folder}/precall.sqlite3",
+                "CALLER_HASH_KEY": "not-a-secret-at-all-not-at-all-0",
+                "ELEVENLABS_BASE_URL": elevenlabs, "ELEVENLABS_API_KEY": "k",
+                # The stand-in lists no voices.
+                "RECONCILE_SECONDS": "1000000",
+                **quiet,
             })
         )  # fmt: skip
-        gateway, url = self._stack.enter_context(
+        gateway, url = stack.enter_context(
             running("gateway", {
                 "PRECALL_WEBHOOK_HOST": "127.0.0.1", "PRECALL_WEBHOOK_PORT": "0", "CLONER_TARGET": target,
                 "ELEVENLABS_WEBHOOK_SECRET": SECRET, "CONVERSATION_INIT_TOKEN": TOKEN, **quiet,
             })
         )  # fmt: skip
-        self.url = url
-        self._http = self._stack.enter_context(httpx.Client(base_url=url, timeout=60, trust_env=False))
         parent = psutil.Process(cloner.pid)
-        (worker,) = parent.children()
-        self.processes = {"gateway": psutil.Process(gateway.pid), "cloner": parent, "worker": worker}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def deliver(self, encode: Encode, sample: bytes, number: int) -> float:
-        """Delivers the sample of the caller of this number; the milliseconds until it was answered."""
-        request = encode(self._http, sample, number)
-        stamp = str(int(time.time()))
-        digest = hmac.new(SECRET.encode(), stamp.encode() + b"." + request.read(), hashlib.sha256)
-        request.headers["ElevenLabs-Signature"] = f"t={stamp},v0={digest.hexdigest()}"
-        began = time.perf_counter()
-        self._http.send(request).raise_for_status()
-        return (time.perf_counter() - began) * 1000
-
-    def cpu(self) -> dict[str, float]:
-        """The CPU-ms that each process has used so far."""
-        return {
-            name: (process.cpu_times().user + process.cpu_times().system) * 1000
-            for name, process in self.processes.items()
-        }
-
-    def peaks(self) -> dict[str, float]:
-        """The most memory that each process has held, in MB."""
-        return {name: peak(process.pid) for name, process in self.processes.items()}
+        parts = {"gateway": [psutil.Process(gateway.pid)], "cloner": [parent], "audio": parent.children()}
+        yield Subject(name, url, parts)
 
 
-def peak(pid: int) -> float:
+@contextmanager
+def peer(elevenlabs: str, *, name: str = "monolith", **settings: str) -> Iterator[Subject]:
+    """Runs the monolith with two workers, in the environment that the recipe made for it."""
+    python = PEER / ".venv" / "bin" / "python"
+    if not python.exists():
+        raise ProcessFailed("the monolith has no environment: run the benchmark by `just bench`")
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    command = [
+        str(python), "-m", "uvicorn", "monolith:app", "--app-dir", str(PEER), "--port", str(port),
+        "--workers", str(PEER_WORKERS), "--no-access-log",
+    ]  # fmt: skip
+    given = {
+        "ELEVENLABS_WEBHOOK_SECRET": SECRET, "ELEVENLABS_BASE_URL": elevenlabs, "ELEVENLABS_API_KEY": "k",
+    }  # fmt: skip
+    ready = r"Application startup complete"
+    with started("monolith", command, {**given, **settings}, ready=ready, times=PEER_WORKERS) as (process, _):
+        parent = psutil.Process(process.pid)
+        processes = [parent, *parent.children(recursive=True)]
+        yield Subject(name, f"http://127.0.0.1:{port}", {"monolith": processes})
+
+
+def _cpu_ms(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system) * 1000
+
+
+def _peak(process: psutil.Process) -> float:
     """The most memory that a process has held, in MB, as Linux counts it."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return 0.0

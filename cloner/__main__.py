@@ -9,7 +9,10 @@ from telemetry.variables import drop_unusable
 
 
 def main() -> int:
-    """The exit status: 0 after SIGTERM or SIGINT, 2 for a faulty setting, 1 if nothing can be served."""
+    """The exit status: 0 after SIGTERM or SIGINT, 1 if nothing can be served.
+
+    2 for a faulty setting, or a database of another release.
+    """
     try:
         settings = read(Settings, os.environ)
     except EnvironmentInvalid as fault:

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-__all__ = ["address_problem", "is_sqlite", "postgres_url", "sqlite_file"]
+__all__ = ["DEFAULT_URL", "address_problem", "is_sqlite", "postgres_url", "sqlite_file"]
+
+DEFAULT_URL = "sqlite:///precall.sqlite3"
 
 # A driver in the scheme, as other tools want it, says nothing that counts here.
 SCHEME = re.compile(r"(?P<kind>sqlite|postgres(?:ql)?)(?:\+[a-z0-9_]+)?://")

@@ -12,19 +12,29 @@ import msgspec
 import structlog
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, Span, StatusCode, get_current_span
+from opentelemetry.trace import Link, Span, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from cloner import failures
-from cloner.clones import STALE_SECONDS
-from cloner.creation import Creation, marker_in
-from cloner.elevenlabs import ElevenLabs, ListedVoice
-from cloner.failures import ProviderFailure
-from cloner.registry import RegistryUnavailable, Store, VoiceRow, agents, calls, deployment, due, processes
+from cloner.provider import failures
+from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
+from cloner.provider.failures import ProviderFailure
+from cloner.provider.turns import ahead
+from cloner.registry import (
+    RegistryUnavailable,
+    Store,
+    VoiceRow,
+    agents,
+    calls,
+    deployment,
+    due,
+    processes,
+    requests,
+)
 from cloner.registry import voices as rows
-from cloner.removal import Removal
-from cloner.turns import ahead
-from cloner.voices import Voices
+from cloner.voices.cloning import STALE_SECONDS, Cloning
+from cloner.voices.marked import Marked, marker_in
+from cloner.voices.postponed import ids_of, pause_after, put_off
+from cloner.voices.removal import Removal
 from telemetry.logs import where
 
 __all__ = ["Janitor", "Terms"]
@@ -35,8 +45,10 @@ TICK_SECONDS = 1.0
 WORK_SECONDS = 30.0  # for one deletion, one restoration, or one page of a list
 CLAIM_SECONDS = 60.0
 DELETIONS_AT_ONCE = 3
-PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 300.0)
 PAGE_SIZE = 100
+# A list has an end: no account has as many voices as this many pages hold.
+MOST_PAGES = 200
+PAGE_SECONDS = 0.1  # between two pages
 W3C = TraceContextTextMapPropagator()
 
 
@@ -51,34 +63,33 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Janitor:
-    """Works until it is cancelled. `now` tells the time, in Unix seconds."""
+    """Works until it is cancelled. Whoever sets `woken` says that something may be due now.
+
+    `now` tells the time, in Unix seconds.
+    """
 
     def __init__(
         self,
         store: Store,
         provider: ElevenLabs,
         *,
-        voices: Voices,
-        creation: Creation,
+        cloning: Cloning,
+        marked: Marked,
         removal: Removal,
         tracing: TracerProvider,
         terms: Terms,
+        woken: asyncio.Event,
         now: Callable[[], float],
     ) -> None:
         self._store = store
         self._provider = provider
-        self._voices = voices
-        self._creation = creation
+        self._cloning = cloning
+        self._marked = marked
         self._removal = removal
         self._tracer = tracing.get_tracer("precall.janitor")
         self._terms = terms
         self._now = now
-        self._woken = asyncio.Event()
-
-    def wake(self) -> None:
-        """Says that something may be due now."""
-        self._woken.set()
-        self._woken = asyncio.Event()
+        self._woken = woken
 
     async def run(self) -> None:
         """Looks every second, or when woken, and does what is due; no kind of work waits for another."""
@@ -103,7 +114,7 @@ class Janitor:
     async def _look(self, told: dict[str, list[asyncio.Event]]) -> None:
         """Asks the registry one question, which is all that an idle process asks, and tells who is wanted."""
         while True:
-            woken = self._woken
+            self._woken.clear()
             now, terms = self._now(), self._terms
             try:
                 found = await self._store.read(
@@ -115,7 +126,7 @@ class Janitor:
                     stale=now - STALE_SECONDS,
                 )
             except RegistryUnavailable as failure:
-                log.warning("put off", work="look", reason=type(failure).__name__)
+                log.warning("put off", work="look", reason=failure.reason)
             except Exception as bug:  # noqa: BLE001 - the next time it may work
                 log.error("bug", exception=where(bug))
             else:
@@ -126,7 +137,7 @@ class Janitor:
             # Not wait_for: before Python 3.12 it can lose a cancellation.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
-                    await woken.wait()
+                    await self._woken.wait()
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], wanted: asyncio.Event) -> None:
         """Does one kind of work when it is wanted. What fails is due again later, and told in the log."""
@@ -136,7 +147,7 @@ class Janitor:
             try:
                 await work()
             except (ProviderFailure, RegistryUnavailable) as failure:
-                log.warning("put off", work=work.__name__.strip("_"), reason=type(failure).__name__)
+                log.warning("put off", work=work.__name__.strip("_"), reason=failure.reason)
             except Exception as bug:  # noqa: BLE001 - the next time it may work
                 log.error("bug", exception=where(bug))
 
@@ -152,16 +163,20 @@ class Janitor:
         await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
         await self._store.write(rows.drop_closed, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
+        await self._store.write(requests.drop_old, before=now - requests.KEPT_SECONDS)
         # What was given up is due at once.
-        self.wake()
+        self._woken.set()
 
     async def _restore(self) -> None:
         """Gives agents back what they had before a call that is over."""
         while (agent := await self._removal.claim()) is not None:
-            with self._span("restore agent", await self._store.read(rows.get, agent.marker)):
+            with (
+                self._span("restore agent", await self._store.read(rows.get, agent.marker)),
+                contextlib.suppress(ProviderFailure),  # told; the next agent does not wait for this one
+            ):
                 await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
             # A voice may have waited for that.
-            self.wake()
+            self._woken.set()
 
     async def _delete(self) -> None:
         """Deletes voices that were given up."""
@@ -170,8 +185,7 @@ class Janitor:
             row = await self._store.write(rows.claim_deletion, now=now, until=now + CLAIM_SECONDS)
             if row is None:
                 return
-            with self._span("delete voice", row) as span:
-                pause = PAUSES[min(row.tries, len(PAUSES)) - 1]
+            with self._span("delete voice", row):
                 try:
                     if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
                         # Most often its agent is just being put back, which tells when it is done.
@@ -181,15 +195,17 @@ class Janitor:
                         return
                     continue
                 except ProviderFailure as failure:
-                    span.set_status(StatusCode.ERROR)
-                    log.warning("voice not deleted yet", voice_id=row.voice_id, reason=type(failure).__name__)
+                    reason = failure.reason
+                pause = pause_after(row.tries)
                 await self._store.write(rows.postpone_deletion, row.marker, due_at=self._now() + pause)
+                ids = ids_of(await self._store.read(calls.latest, marker=row.marker), row)
+                put_off("voice not deleted yet", reason, ids, tries=row.tries, next_try_seconds=pause)
 
     async def _resume(self) -> None:
         """Finishes the story of clones whose process died."""
         for row in await self._store.read(rows.abandoned, stale=self._now() - STALE_SECONDS):
             with self._span("resume clone", row):
-                await self._voices.take_over(row)
+                await self._cloning.adopt(row)
 
     async def _reconcile(self) -> None:
         """Compares the registry with what ElevenLabs has, and makes the two agree."""
@@ -203,7 +219,7 @@ class Janitor:
             known = await self._store.read(rows.known, list(listed))
             removed = adopted = 0
             for marker, voice in listed.items():
-                match await self._judged(known.get(marker), voice, now):
+                match await self._judged(marker, known.get(marker), voice, now):
                     case "adopted":
                         adopted += 1
                     case "removed":
@@ -221,8 +237,12 @@ class Janitor:
     async def _listed(self) -> dict[str, ListedVoice]:
         """The voices of this deployment at ElevenLabs, by their markers."""
         found: dict[str, ListedVoice] = {}
+        tokens: set[str | None] = set()
         token: str | None = None
-        while True:
+        while token not in tokens and len(tokens) < MOST_PAGES:
+            if tokens:
+                await asyncio.sleep(PAGE_SECONDS)
+            tokens.add(token)
             page = await self._provider.search_voices(
                 self._store.name, page_size=PAGE_SIZE, page_token=token, deadline=_soon(WORK_SECONDS)
             )
@@ -232,13 +252,18 @@ class Janitor:
             token = page.next_page_token
             if not page.has_more or not token:
                 return found
+        # What is not in it is asked for by itself, so nothing is lost by that.
+        log.warning("the list of voices has no end", pages=len(tokens), voices=len(found))
+        return found
 
-    async def _judged(self, row: VoiceRow | None, voice: ListedVoice, now: float) -> str | None:
+    async def _judged(self, marker: str, row: VoiceRow | None, voice: ListedVoice, now: float) -> str | None:
         """Takes in a voice that a lost create made, or removes one that nobody will use."""
         made = voice.created_at_unix
         if made is None or made < int(self._store.created_at) or made > now - self._terms.grace:
             return None
         if row is not None and row.state in ("intended", "ready", "deleting"):
+            return None
+        if await self._marked.is_anothers(voice.voice_id, marker):
             return None
         lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
         if row is not None and lost_answer:
@@ -246,14 +271,22 @@ class Janitor:
                 if await self._store.write(rows.record, row.marker, voice.voice_id, now=now):
                     return "adopted"
         with self._span("delete voice", row):
-            await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))
-        log.info("voice deleted", voice_id=voice.voice_id, why="orphan")
+            try:
+                await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))
+            except ProviderFailure as failure:
+                ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {
+                    "voice_id": voice.voice_id
+                }
+                reason, pause = failure.reason, self._terms.reconcile
+                put_off("orphan not deleted yet", reason, ids, next_try_seconds=pause)
+                return None
+            log.info("voice deleted", voice_id=voice.voice_id, why="orphan")
         return "removed"
 
     async def _is_there(self, row: VoiceRow) -> bool:
         """Asks for one voice, because a list may lag behind."""
         try:
-            return await self._creation.still_there(row, deadline=_soon(WORK_SECONDS))
+            return await self._marked.is_there(row, deadline=_soon(WORK_SECONDS))
         except failures.ProviderFailure:
             return True
 

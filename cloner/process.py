@@ -8,11 +8,11 @@ import structlog
 import uvloop
 from opentelemetry.sdk.trace import TracerProvider
 
-from cloner.audio import InspectionUnavailable
-from cloner.key import KeyUnavailable
-from cloner.registry import RegistryUnavailable
+from cloner.audio.inspector import InspectionUnavailable
+from cloner.registry import RegistryNewer, RegistryUnavailable
 from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
+from cloner.voices.key import KeyUnavailable
 from environment import address
 from telemetry import logs
 
@@ -20,7 +20,10 @@ __all__ = ["run"]
 
 
 def run(settings: Settings, provider: TracerProvider) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit status, 1 if nothing can be served."""
+    """Serves until SIGTERM or SIGINT; returns the exit status.
+
+    2 if the database is another release's, 1 if nothing can be served.
+    """
     return uvloop.run(_serve(settings, provider))
 
 
@@ -40,5 +43,5 @@ async def _serve(settings: Settings, provider: TracerProvider) -> int:
         return 1
     except (InspectionUnavailable, KeyUnavailable, RegistryUnavailable) as failure:
         print(f"cloner: {failure}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(failure, RegistryNewer) else 1
     return 0

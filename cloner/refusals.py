@@ -6,6 +6,7 @@ Refused                   at fault              waiting helps
 ├── BodyTimeout           the caller's network  no
 ├── MethodUnknown         the caller            no
 ├── ServiceUnknown        the caller            no
+├── TooManyWatch          nobody                no: calls are served without
 ├── Overloaded            nobody                yes
 └── Stopping              nobody                yes
 """
@@ -21,6 +22,7 @@ __all__ = [
     "Refused",
     "ServiceUnknown",
     "Stopping",
+    "TooManyWatch",
 ]
 
 
@@ -65,6 +67,12 @@ class ServiceUnknown(Refused):
     """Somebody asked after the health of a service that is not served here."""
 
     sentence = "This server has no such service."
+
+
+class TooManyWatch(Refused):
+    """As many watch the health as may. gRPC clients that are told so take the server to be healthy."""
+
+    sentence = "As many watch the health as may; ask by Check, or take this server to be healthy."
 
 
 class Overloaded(Refused):

@@ -6,38 +6,38 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import cache
-from typing import Any, NamedTuple
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import NamedTuple
 
 import grpc
 import httpx
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.sdk.trace import TracerProvider
-from precall.v1 import cloning_pb2
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
-from cloner.admission import Admission
-from cloner.agents import Agents
-from cloner.api_key import check_api_key
-from cloner.audio import Inspector
-from cloner.callers import Identities
-from cloner.creation import Creation
-from cloner.elevenlabs import ElevenLabs
-from cloner.erasure import Erasure
+from cloner.agents.giving import Agents
+from cloner.agents.overrides import Overrides
+from cloner.audio.inspector import Inspector
+from cloner.calls import Calls
 from cloner.janitor import Janitor, Terms
-from cloner.key import kept_beside
-from cloner.overrides import Overrides
-from cloner.preparation import Preparation
-from cloner.refusals import ServiceUnknown
+from cloner.provider.api_key import check_api_key
+from cloner.provider.elevenlabs import ElevenLabs
 from cloner.registry import Store, opened
-from cloner.removal import Removal
 from cloner.room import Room
-from cloner.samples import Limits, Samples
-from cloner.service import CloningService
+from cloner.rpc.admission import Admission
+from cloner.rpc.readiness import SERVICE, Health, Readiness
+from cloner.rpc.service import CloningService
+from cloner.rpc.token import TokenCheck
 from cloner.settings import MEBIBYTE, Settings
-from cloner.status import answer_failure
-from cloner.token import TokenCheck
-from cloner.voices import Voices
+from cloner.voices.callers import Identities
+from cloner.voices.cloning import Cloning
+from cloner.voices.erasure import Erasure
+from cloner.voices.finding import Voices
+from cloner.voices.key import kept_beside
+from cloner.voices.marked import Marked
+from cloner.voices.removal import Removal
+from cloner.voices.samples import Limits, Samples
 from environment import address
 from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing
@@ -64,7 +64,6 @@ TRANSPORT = (
     ("grpc.max_connection_age_grace_ms", 90_000),
     ("grpc.max_connection_idle_ms", 300_000),
 )
-SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"].full_name
 
 
 class AddressInUse(Exception):
@@ -97,10 +96,11 @@ async def serving(
             port = server.add_insecure_port(address(settings.cloner_host, settings.cloner_port))
         except RuntimeError as failure:
             raise AddressInUse from failure
+        readiness = Readiness(store, health_servicer, patience_seconds=settings.registry_patience_seconds)
         janitor = asyncio.create_task(rooms.janitor.run())
+        await readiness.look()
         await server.start()
-        for name in ("", SERVICE):
-            await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        watching = asyncio.create_task(readiness.run())
         loop = asyncio.get_running_loop()
         try:
             yield port
@@ -113,9 +113,12 @@ async def serving(
             admission.close()
             await server.stop(max(0.0, ends - loop.time()))
             # What the janitor has begun is claimed, and done by the next process.
-            janitor.cancel()
-            await asyncio.gather(janitor, return_exceptions=True)
-            await rooms.voices.finish(max(0.0, ends - loop.time()))
+            for task in (janitor, watching):
+                task.cancel()
+            await asyncio.gather(janitor, watching, return_exceptions=True)
+            await rooms.cloning.finish(max(0.0, ends - loop.time()))
+            await rooms.voices.close()
+            await rooms.agents.close()
             await rooms.overrides.close()
 
 
@@ -143,7 +146,9 @@ async def checking_api_key(settings: Settings, tracing: TracerProvider) -> Async
 class _Rooms(NamedTuple):
     service: CloningService
     memory: Room
+    cloning: Cloning
     voices: Voices
+    agents: Agents
     overrides: Overrides
     janitor: Janitor
 
@@ -170,17 +175,18 @@ def _rooms(
         concurrency=settings.provider_concurrency,
         queue=settings.provider_queue,
     )
+    memory = Room(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
+    marked = Marked(provider, store)
     removal = Removal(provider, store, now=now)
-    creation = Creation(
-        provider,
-        store,
-        removal,
-        name=store.name,
+    cloning = Cloning(
+        provider, store, marked, removal,
+        room=memory,
         timeout_seconds=settings.provider_timeout_seconds,
         attempts=settings.provider_attempts,
         call_seconds=settings.call_max_minutes * 60,
+        keep_seconds=settings.enrolment_keep_days * 86_400,
         now=now,
-    )
+    )  # fmt: skip
     limits = Limits(
         max_bytes=settings.max_sample_bytes,
         min_seconds=settings.voice_clone_min_duration,
@@ -188,11 +194,10 @@ def _rooms(
         min_sound_seconds=settings.voice_clone_min_sound,
         min_rate=settings.voice_clone_min_sample_rate,
     )
-    memory = Room(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
     samples = Samples(inspector, tracing, limits=limits)
     voices = Voices(
-        creation, samples, store,
-        identities=identities, room=memory,
+        cloning, marked, samples, store,
+        identities=identities,
         check_seconds=settings.voice_check_minutes * 60,
         keep_seconds=settings.enrolment_keep_days * 86_400,
         require_consent=settings.require_consent, now=now,
@@ -209,19 +214,20 @@ def _rooms(
         reconcile=settings.reconcile_seconds,
         grace=settings.reconcile_grace_seconds,
     )
+    due = asyncio.Event()
     janitor = Janitor(
-        store, provider, voices=voices, creation=creation, removal=removal, tracing=tracing,
-        terms=terms, now=now,
+        store, provider, cloning=cloning, marked=marked, removal=removal, tracing=tracing,
+        terms=terms, woken=due, now=now,
     )  # fmt: skip
-    preparation = Preparation(
-        agents, voices, store, overrides,
+    calls = Calls(
+        agents, voices, samples, store, overrides,
         identities=identities,
         first_message=settings.default_first_message, require_consent=settings.require_consent,
-        ended=janitor.wake, now=now,
+        due=due, now=now,
     )  # fmt: skip
     erasure = Erasure(identities, store, removal, now=now)
-    service = CloningService(preparation, voices, store, erasure, identities=identities)
-    return _Rooms(service, memory, voices, overrides, janitor)
+    service = CloningService(calls, voices, store, erasure, identities=identities)
+    return _Rooms(service, memory, cloning, voices, agents, overrides, janitor)
 
 
 @cache
@@ -242,6 +248,8 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
             tracing,
             captured=("x-trace-id",),
         ),
+        # A cookie of theirs would be kept, and sent along, for as long as the process lives.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         # The environment's proxies would see every caller's voice without anybody having said so.
         trust_env=False,
     )
@@ -249,7 +257,7 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
 
 def _server(
     settings: Settings, tracing: TracerProvider, rooms: _Rooms
-) -> tuple[grpc.aio.Server, "_Health", Admission]:
+) -> tuple[grpc.aio.Server, Health, Admission]:
     tokens = settings.cloner_token
     admission = Admission(
         rooms.memory,
@@ -266,17 +274,7 @@ def _server(
         ),
     )
     add_CloningServiceServicer_to_server(rooms.service, server)
-    health_servicer = _Health()
+    health_servicer = Health()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server, health_servicer, admission
-
-
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """The standard health service, which answers a service that it does not know as all else is answered."""
-
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC names it
-        if request.service not in ("", SERVICE):
-            answer_failure(context, ServiceUnknown())
-            return health_pb2.HealthCheckResponse()
-        return await super().Check(request, context)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from callerid import region_fault
-from cloner.address import address_problem, is_sqlite
+from cloner.address import DEFAULT_URL, address_problem, is_sqlite
 from environment import ApiKey, BaseUrl, Host, Key, Token, is_loopback
 
 __all__ = ["MEBIBYTE", "Settings"]
@@ -39,7 +39,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     cloner_max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
 
-    database_url: str = "sqlite:///precall.sqlite3"
+    database_url: str = DEFAULT_URL
     caller_hash_key: Key | None = None
     precall_deployment: Deployment | None = None
 
@@ -64,6 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     agent_check_seconds: Seconds = 60.0
     call_presumed_minutes: Minutes = 15.0
     call_max_minutes: Minutes = 120.0
+    registry_patience_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
     registry_keep_days: Annotated[float, Meta(gt=0, le=YEARS * 366)] = 30.0
     reconcile_seconds: Annotated[float, Meta(gt=0, le=YEARS * 366 * 86_400)] = 600.0
     reconcile_grace_seconds: Seconds = 120.0

@@ -1,4 +1,4 @@
-"""`python -m demo.leash PARENT MODULE`: becomes `python -m MODULE`, which is told to stop when PARENT dies.
+"""`python -m demo.leash PARENT PROGRAM ...`: becomes the program, which is told to stop when PARENT dies.
 
 Whatever ends the demo, and be it SIGKILL, no process of its own stays behind.
 """
@@ -13,13 +13,13 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Does not return."""
-    parent, module = int(sys.argv[1]), sys.argv[2]
+    parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         # Kept by exec, and by a fork lost: it is about this process alone.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before it could be told that this is wanted
         sys.exit(1)
-    os.execv(sys.executable, [sys.executable, "-m", module])  # noqa: S606 - our own interpreter and module
+    os.execv(command[0], command)  # noqa: S606 - what whoever started this wants to run
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import Empty, Queue
 
-__all__ = ["ProcessFailed", "running", "stop"]
+__all__ = ["ProcessFailed", "running", "started", "stop"]
 
 READY_SECONDS = 60
 STOP_SECONDS = 40
@@ -26,9 +26,19 @@ def running(module: str, settings: Mapping[str, str]) -> Iterator[tuple[subproce
     The process is stopped when the block ends, if it has not been before, and when this process dies. Call it
     from the main thread: to Linux, a thread that ends is a parent that dies.
     """
+    ready = rf"^{re.escape(module)} ready on (\S+)"
+    with started(module, [sys.executable, "-m", module], settings, ready=ready) as (process, found):
+        yield process, found[1]
+
+
+@contextmanager
+def started(
+    name: str, command: Sequence[str], settings: Mapping[str, str], *, ready: str, times: int = 1
+) -> Iterator[tuple[subprocess.Popen[str], re.Match[str]]]:
+    """As `running`, for any program: it is ready when so many of its lines match."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own modules
-        [sys.executable, "-m", "demo.leash", str(os.getpid()), module],
+    process = subprocess.Popen(  # noqa: S603 - the callers' own programs
+        [sys.executable, "-m", "demo.leash", str(os.getpid()), *command],
         env={**inherited, **settings},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -40,7 +50,7 @@ def running(module: str, settings: Mapping[str, str]) -> Iterator[tuple[subproce
     lines: Queue[str | None] = Queue()
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
     try:
-        yield process, _ready(module, lines)
+        yield process, _ready(name, lines, ready, times)
     finally:
         stop(process)
 
@@ -62,7 +72,7 @@ def _read(output: Iterable[str], lines: "Queue[str | None]") -> None:
     lines.put(None)
 
 
-def _ready(module: str, lines: "Queue[str | None]") -> str:
+def _ready(name: str, lines: "Queue[str | None]", ready: str, times: int) -> re.Match[str]:
     written: list[str] = []
     while True:
         try:
@@ -70,7 +80,9 @@ def _ready(module: str, lines: "Queue[str | None]") -> str:
         except Empty:
             line = None
         if line is None:
-            raise ProcessFailed(f"{module} did not get ready:\n{''.join(written)}")
+            raise ProcessFailed(f"{name} did not get ready:\n{''.join(written)}")
         written.append(line)
-        if match := re.search(rf"^{module} ready on (\S+)", line):
-            return match[1]
+        if match := re.search(ready, line):
+            times -= 1
+            if not times:
+                return match

@@ -23,6 +23,7 @@ from emulator.control import control_router
 from emulator.errors import ERRORS, Refused
 from emulator.faults import Fault, Faults
 from emulator.journal import Received, Requests
+from emulator.permissions import Permissions
 from emulator.provider import provider_router, provider_routes
 from emulator.settings import Settings
 from emulator.voices import Voices
@@ -36,9 +37,9 @@ logger = logging.getLogger("emulator")
 class Emulator:
     """One workspace of the provider, in memory.
 
-    `voices`, `agents`, `calls`, `faults` and `requests` may be read and changed at any time, from the loop it
-    listens on. They outlive `listening`, which may be entered again: that is a provider that was down for a
-    while.
+    `voices`, `agents`, `calls`, `permissions`, `faults` and `requests` may be read and changed at any time,
+    from the loop it listens on. They outlive `listening`, which may be entered again: that is a provider that
+    was down for a while.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
@@ -50,6 +51,7 @@ class Emulator:
         self.calls = Calls(agents=self.agents, voices=self.voices, clock=clock)
         self.faults = Faults(routes)
         self.requests = Requests()
+        self.permissions = Permissions()
         self._wire = Wire(
             app=self._serve,
             routes=routes,
@@ -101,7 +103,7 @@ def _application() -> Litestar:
         dependencies={
             **{
                 part: _of_workspace(part)
-                for part in ("settings", "voices", "agents", "calls", "faults", "requests")
+                for part in ("settings", "voices", "agents", "calls", "faults", "requests", "permissions")
             },
             "received": Provide(_received, sync_to_thread=False),
             "fault": Provide(_fault, sync_to_thread=False),

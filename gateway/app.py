@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import json
 import math
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -22,17 +22,17 @@ from opentelemetry.sdk.trace import TracerProvider
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from environment import address
-from gateway.closing import Application, ClosingEarly
-from gateway.connection import Connection, House
-from gateway.conversation_init import conversation_init
-from gateway.credential import Credential
-from gateway.desk import opened
-from gateway.head import AnsweringHead
-from gateway.health import Readiness, health_routes
-from gateway.post_call import post_call
-from gateway.problems import answered
+from gateway.answering import opened
+from gateway.edge.closing import Application, ClosingEarly
+from gateway.edge.connection import Connection, House
+from gateway.edge.credential import Credential
+from gateway.edge.head import AnsweringHead
+from gateway.edge.problems import answered
+from gateway.health.route import Readiness, health_routes
+from gateway.initiation.route import conversation_init
+from gateway.postcall.route import post_call
+from gateway.precall.route import webhook
 from gateway.settings import MEBIBYTE, Settings
-from gateway.webhook import webhook
 from telemetry.http_server import HttpServerTracing
 from telemetry.rpc import RpcClientTracing
 
@@ -40,10 +40,14 @@ if TYPE_CHECKING:
     # The stub of an aio channel is a class of its own in the type stubs alone.
     from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
-__all__ = ["create_app", "listening", "serving"]
+__all__ = ["SERVICE_CONFIG", "channel", "create_app", "listening", "serving"]
 
 UNTRACED = {"/health", "/health/live", "/health/ready"}
 BACKLOG = 1024
+# Published: docs/API.md says what stands in it, and any client of the cloner may use it.
+SERVICE_CONFIG = Path(__file__).parent / "service_config.json"
+# Requests that are larger than that are not kept for being sent again once gRPC has begun to send them.
+RETRY_BUFFER = 2 * MEBIBYTE
 
 
 def create_app(
@@ -92,10 +96,10 @@ async def serving(
         wires.append(Credential(settings.cloner_token[0]))
     # Opened here, not at import: a grpc.aio channel belongs to the loop it is made on.
     async with (
-        _channel(settings, *wires) as channel,
-        _channel(settings) as untraced,
+        channel(settings, *wires) as cloner,
+        channel(settings) as untraced,
     ):
-        app = create_app(settings, provider, CloningServiceStub(channel), Readiness(untraced), now=now)
+        app = create_app(settings, provider, CloningServiceStub(cloner), Readiness(untraced), now=now)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -157,19 +161,21 @@ class _Server(uvicorn.Server):
         self.up.set()
 
 
-def _channel(settings: Settings, *interceptors: grpc.aio.ClientInterceptor) -> grpc.aio.Channel:
+def channel(settings: Settings, *interceptors: grpc.aio.ClientInterceptor) -> grpc.aio.Channel:
+    """A channel to the cloners, for the loop that runs."""
     largest = max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE)
     return grpc.aio.insecure_channel(
         settings.cloner_target,
         options=[
             ("grpc.max_send_message_length", largest),
             ("grpc.max_receive_message_length", largest),
-            # The one rule by which anything is tried again is the cloner's. gRPC alone sends again what no
-            # cloner has begun to handle, as when one stops; there is no retry policy beside that.
+            # What ElevenLabs or the registry fail at is tried again by the cloner alone, which has gRPC leave
+            # it at that. What is sent again from here is what a cloner that ends left without an answer.
             ("grpc.enable_retries", 1),
+            ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER),
             # A proxy of the environment is for the internet, and the cloner is not there.
             ("grpc.enable_http_proxy", 0),
-            ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+            ("grpc.service_config", SERVICE_CONFIG.read_text()),
             # A name is looked up again when a cloner ends a connection, as each does now and then: that is
             # how one that was added is found. By default this happens at most every 30 s.
             ("grpc.dns_min_time_between_resolutions_ms", 1_000),

@@ -1,7 +1,7 @@
 """The gateway's settings. Each field is an environment variable, its name in lower case."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -62,7 +62,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dynamic_variables: dict[str, str | int | float | bool] = {}
     """Name to value. A text may hold placeholders."""
 
-    override_leaves: tuple[Leaf, ...] = ("tts.voice_id", "agent.first_message")
+    override_leaves: tuple[Leaf, ...] = get_args(Leaf)
     voice_clone_max_size_mb: Annotated[float, Meta(gt=0, le=256)] = 10.0
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
     """A body that has not arrived in full by then is refused."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from callerid import e164
-from cloner.callers import Caller, Identities
+from cloner.voices.callers import Caller, Identities
 
 __all__ = ["FileInvalid", "Row", "read_callers"]
 

@@ -1,17 +1,19 @@
 """What the cloner remembers: voices, calls and agents, in SQLite or Postgres.
 
 The only place that speaks SQL. A transaction is a plain function in one of the modules `voices`,
-`calls`, `agents` and `deployment`; a Store carries it out and answers once it is committed, so a
+`calls`, `agents`, `requests` and `deployment`; a Store carries it out and answers once it is committed, so a
 process may be killed between any two of them. Times are Unix seconds, in UTC, and come in as
 arguments.
 """
 
-from cloner.registry import agents, calls, deployment, due, processes, voices
-from cloner.registry.agents import AgentRow
+from cloner.registry import agents, calls, deployment, due, processes, requests, voices
+from cloner.registry.agents import AgentRow, Given
 from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.opening import opened
+from cloner.registry.requests import NamedRequest, RequestDiffers, RequestForgotten
 from cloner.registry.store import Store, by
 from cloner.registry.transaction import (
+    RegistryNewer,
     RegistryNotOpened,
     RegistryUnavailable,
     TextNotStorable,
@@ -22,11 +24,16 @@ from cloner.registry.voices import NewVoiceRow, VoiceRow
 __all__ = [
     "AgentRow",
     "CallRow",
+    "Given",
+    "NamedRequest",
     "NewCall",
     "NewVoiceRow",
     "Noted",
+    "RegistryNewer",
     "RegistryNotOpened",
     "RegistryUnavailable",
+    "RequestDiffers",
+    "RequestForgotten",
     "Store",
     "TextNotStorable",
     "Transaction",
@@ -38,5 +45,6 @@ __all__ = [
     "due",
     "opened",
     "processes",
+    "requests",
     "voices",
 ]

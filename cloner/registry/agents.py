@@ -10,12 +10,14 @@ from cloner.registry.transaction import Transaction
 
 __all__ = [
     "AgentRow",
+    "Given",
     "alone_at",
     "claim",
     "given",
     "intend",
     "let_go",
     "restored",
+    "shared",
     "speaking",
     "strayed",
     "withdraw",
@@ -50,6 +52,13 @@ class AgentRow(msgspec.Struct, frozen=True):
     def gave_message(self, first_message: str | None) -> bool:
         """Whether a greeting that the agent has is one that we gave it."""
         return first_message is not None and first_message in (self.first_message, self.former_first_message)
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent was given, if it still has it, and how often it was changed so far."""
+
+    row: AgentRow | None
+    turn: int
 
 
 # In the order of the row's fields.
@@ -148,13 +157,13 @@ def alone_at(tx: Transaction, agent_id: str) -> None:
         tx.one(ALONE, agent_id=agent_id)
 
 
-def given(tx: Transaction, agent_id: str) -> tuple[AgentRow | None, int]:
-    """What the agent was given, if it still has it, and how often it was changed so far."""
+def given(tx: Transaction, agent_id: str) -> Given:
+    """What the agent was given, if it still has it."""
     row = tx.one(GIVEN, agent_id=agent_id)
     if row is None:
-        return None, 0
+        return Given(row=None, turn=0)
     *fields, turn = row
-    return (AgentRow(*fields) if row[1] else None), turn
+    return Given(row=AgentRow(*fields) if row[1] else None, turn=turn)
 
 
 def intend(
@@ -180,12 +189,15 @@ def intend(
     if call is None or call[0] is not None or voice is None or voice[0] != "ready":
         return False
     # Every call is noted before this is asked, or looks at the agent after it is answered.
-    if others_since is not None:
-        other = tx.one(OTHER_CALL, agent_id=row.agent_id, caller=caller, others_since=others_since)
-        if other is not None:
-            return False
+    if others_since is not None and shared(tx, row.agent_id, caller=caller, since=others_since):
+        return False
     values = msgspec.structs.asdict(row)
     return tx.run(INTENDED, **values, turn=turn, holder=holder, now=now, until=until) == 1
+
+
+def shared(tx: Transaction, agent_id: str, *, caller: str, since: float) -> bool:
+    """Whether another caller's call at the agent began since then and is not over."""
+    return tx.one(OTHER_CALL, agent_id=agent_id, caller=caller, others_since=since) is not None
 
 
 def let_go(tx: Transaction, agent_id: str, *, holder: str, until: float = 0.0, given: bool = False) -> bool:

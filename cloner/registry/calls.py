@@ -4,10 +4,12 @@ Whoever locks more than one row takes the agent first, then the call, then the v
 wait for each other.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from cloner.registry import agents, voices
-from cloner.registry.agents import AgentRow
+from cloner.registry.agents import Given
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
 from cloner.registry.voices import VoiceRow
@@ -19,9 +21,11 @@ __all__ = [
     "attach",
     "begin",
     "close_old",
+    "complete",
     "drop_ended",
     "end",
     "erase_caller",
+    "latest",
     "note_ended",
     "open_call",
     "unname",
@@ -71,8 +75,13 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
 
     call: CallRow
     voice: VoiceRow | None
-    given: AgentRow | None
-    turn: int
+    agent: Given
+    again: bool = False
+    """Whether a delivery had asked about this call before, for the same caller, and got a voice."""
+
+    shared: bool = False
+    """Whether another caller's call is in progress at the agent, where that counts."""
+
     persons: int | None = None
     """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
 
@@ -94,6 +103,7 @@ NOTED = Statement(f"""
     ON CONFLICT (id) DO NOTHING
     RETURNING {FIELDS}
 """)
+GET = Statement(f"{SELECT} WHERE id = :id")
 KNOWN = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
 NAMED = Statement("""
     UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated WHERE id = :id
@@ -102,6 +112,7 @@ UNNAMED = Statement("UPDATE calls SET stated = :nobody WHERE id = :id AND marker
 CONFIRMED = Statement("UPDATE calls SET confirmed = true WHERE id = :id")
 HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :id")
 ITS_VOICE = Statement(f"SELECT caller FROM voices WHERE marker = :marker AND {voices.ACTIVE} FOR UPDATE")
+LATEST_WITH_VOICE = Statement(f"{SELECT} WHERE marker = :marker ORDER BY begun_at DESC LIMIT 1")
 OF_CONVERSATION = Statement(f"{SELECT} WHERE conversation_id = :conversation_id {FIRST}")
 OF_CONVERSATION_AT = Statement(
     f"{SELECT} WHERE conversation_id = :conversation_id AND agent_id = :agent_id {FIRST}"
@@ -130,14 +141,17 @@ DROPPED = Statement("DELETE FROM calls WHERE ended_at < :before")
 ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who")
 
 
-def begin(tx: Transaction, new: NewCall) -> Noted | None:
+def begin(tx: Transaction, new: NewCall, *, others_since: float | None = None) -> Noted | None:
     """Notes that a call is in progress, with its voice where it or its caller has one.
+
+    Other callers' calls at the agent count that began since `others_since`, if that is told.
 
     A call that was noted before keeps its time, its caller and its voice. None where it is another
     caller's, and then nothing is noted.
     """
     agents.alone_at(tx, new.agent_id)
-    call = _note(tx, new)
+    call, known = _note(tx, new)
+    again = known and call.stated == new.stated and call.marker is not None
     if call.stated not in {"", NOBODY, new.stated}:
         return None
     voice = voices.in_use(tx, call.marker) if call.marker else None
@@ -151,7 +165,16 @@ def begin(tx: Transaction, new: NewCall) -> Noted | None:
         call = msgspec.structs.replace(call, **theirs)
     if voice is None:
         voice = voices.of_caller(tx, new.caller)
-    return _noted(tx, call, _used(tx, call, voice, now=new.begun_at))
+    voice = _used(tx, call, voice, now=new.begun_at)
+    return Noted(
+        call=call,
+        voice=voice,
+        agent=agents.given(tx, call.agent_id),
+        again=again,
+        shared=again
+        and others_since is not None
+        and agents.shared(tx, call.agent_id, caller=call.caller, since=others_since),
+    )
 
 
 def open_call(
@@ -163,9 +186,9 @@ def open_call(
     from another number is another call, whose id is `apart`.
     """
     agents.alone_at(tx, new.agent_id)
-    call = _note(tx, new)
+    call, _ = _note(tx, new)
     if not call.named and call.number != new.number:
-        call = _note(tx, msgspec.structs.replace(new, id=apart))
+        call, _ = _note(tx, msgspec.structs.replace(new, id=apart))
     elif new.confirmed:
         tx.run(CONFIRMED, id=call.id)
     voice = voices.in_use(tx, call.marker) if call.marker else None
@@ -177,8 +200,14 @@ def open_call(
             persons = voices.persons_of(tx, number)
     if voice is not None and require_consent and not voice.consent:
         voice = None
-    noted = _noted(tx, call, _used(tx, call, voice, now=new.begun_at))
-    return msgspec.structs.replace(noted, persons=persons)
+    voice = _used(tx, call, voice, now=new.begun_at)
+    return Noted(call=call, voice=voice, agent=agents.given(tx, call.agent_id), persons=persons)
+
+
+def latest(tx: Transaction, *, call_id: str | None = None, marker: str | None = None) -> CallRow | None:
+    """The call of that id, or the last one that had the voice."""
+    row = tx.one(GET, id=call_id) if marker is None else tx.one(LATEST_WITH_VOICE, marker=marker)
+    return None if row is None else _call(row)
 
 
 def attach(tx: Transaction, call_id: str, marker: str, *, now: float) -> bool:
@@ -226,6 +255,44 @@ def end(
     return call
 
 
+def complete(
+    tx: Transaction,
+    *,
+    now: float,
+    conversation_id: str,
+    call_id: str,
+    agent_id: str,
+    voice_id: str,
+    id_of: Callable[[str, str], str],
+) -> bool:
+    """Ends a call as `end` does and has its agent put back; False if nobody had asked about the call.
+
+    `id_of` tells the id of the call at an agent with a conversation. If nobody has asked about that one so
+    far, a delivery for it that is still on its way comes too late, and touches no agent.
+    """
+    call = end(
+        tx, now=now, call_id=call_id, conversation_id=conversation_id, agent_id=agent_id, voice_id=voice_id
+    )
+    if call is not None:
+        agents.withdraw(tx, call_id=call.id)
+        agent_id = call.agent_id
+    if agent_id and conversation_id and (call is None or not call.conversation_id):
+        unknown = id_of(agent_id, conversation_id)
+        note_ended(
+            tx,
+            NewCall(
+                id=unknown,
+                agent_id=agent_id,
+                conversation_id=conversation_id,
+                caller=unknown,
+                begun_at=now if call is None else call.begun_at,
+            ),
+            now=now,
+        )
+    # `note_ended` stores a call that nobody had asked about as one that ended when it began.
+    return call is not None and call.ended_at != call.begun_at
+
+
 def unname(tx: Transaction, call_id: str) -> None:
     """Lets another caller be named where nothing came of the one who was: no voice, and none on its way.
 
@@ -255,12 +322,14 @@ def erase_caller(tx: Transaction, who: str) -> None:
     tx.run(ERASED, who=who)
 
 
-def _note(tx: Transaction, new: NewCall) -> CallRow:
-    """The row of a call, which is locked."""
-    row = tx.one(NOTED, **msgspec.structs.asdict(new))
-    while row is None:
-        row = tx.one(KNOWN, id=new.id) or tx.one(NOTED, **msgspec.structs.asdict(new))
-    return _call(row)
+def _note(tx: Transaction, new: NewCall) -> tuple[CallRow, bool]:
+    """The row of a call, which is locked, and whether it was there already."""
+    while True:
+        if (row := tx.one(NOTED, **msgspec.structs.asdict(new))) is not None:
+            return _call(row), False
+        # One that was in the way may be over before it is looked at.
+        if (row := tx.one(KNOWN, id=new.id)) is not None:
+            return _call(row), True
 
 
 def _call(row: Row) -> CallRow:
@@ -268,13 +337,13 @@ def _call(row: Row) -> CallRow:
 
 
 def _used(tx: Transaction, call: CallRow, voice: VoiceRow | None, *, now: float) -> VoiceRow | None:
-    """Says that the call has the voice; None if that was given up meanwhile."""
+    """Says that the call has the voice; None if that was given up meanwhile.
+
+    A call that is over uses no voice any more.
+    """
+    if call.ended_at is not None:
+        return voice
     if voice is None or not voices.used(tx, voice.marker, now=now):
         return None
     tx.run(HAS, id=call.id, marker=voice.marker, caller=voice.caller)
     return voice
-
-
-def _noted(tx: Transaction, call: CallRow, voice: VoiceRow | None) -> Noted:
-    row, turn = agents.given(tx, call.agent_id)
-    return Noted(call=call, voice=voice, given=row, turn=turn)

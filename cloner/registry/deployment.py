@@ -3,7 +3,7 @@
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
-__all__ = ["claim_reconciliation", "month_resets_at", "month_used_up", "settle"]
+__all__ = ["claim_reconciliation", "month_resets_at", "month_used_up", "settle", "touch"]
 
 BEGUN = Statement("""
     INSERT INTO deployment (id, name, created_at) VALUES (1, :name, :now) ON CONFLICT (id) DO NOTHING
@@ -11,6 +11,7 @@ BEGUN = Statement("""
 ITS_NAME = Statement("SELECT name, created_at FROM deployment")
 RESETS_AT = Statement("SELECT month_resets_at FROM deployment")
 USED_UP = Statement("UPDATE deployment SET month_resets_at = :until")
+TOUCHED = Statement("UPDATE deployment SET name = name")
 CLAIMED = Statement("UPDATE deployment SET reconciled_until = :until WHERE reconciled_until <= :now")
 
 
@@ -31,6 +32,11 @@ def month_resets_at(tx: Transaction) -> float:
 def month_used_up(tx: Transaction, until: float) -> None:
     """Notes that the provider's monthly counter is used up."""
     tx.run(USED_UP, until=until)
+
+
+def touch(tx: Transaction) -> None:
+    """Writes what is there, to see whether anything can be written."""
+    tx.run(TOUCHED)
 
 
 def claim_reconciliation(tx: Transaction, *, now: float, until: float) -> bool:

@@ -5,8 +5,8 @@ import contextlib
 import re
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,20 @@ from cloner.address import is_sqlite, postgres_url, sqlite_file
 from cloner.registry import deployment
 from cloner.registry.sqlite import SqliteStore, connected, made_private
 from cloner.registry.store import Store
-from cloner.registry.transaction import RegistryNotOpened, RegistryUnavailable
+from cloner.registry.transaction import RegistryNewer, RegistryNotOpened, RegistryUnavailable
 
-__all__ = ["MIGRATIONS", "opened"]
+__all__ = [
+    "MIGRATIONS",
+    "MIGRATION_LOCK",
+    "bring_up_to_date",
+    "known_revisions",
+    "lacks_migrations",
+    "migrate",
+    "opened",
+    "postgres_revision",
+    "sqlite_revision",
+    "telling_problems",
+]
 
 log = structlog.get_logger()
 
@@ -70,22 +81,54 @@ async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Sto
 
 
 def _up_to_date(url: str) -> Store:
-    return _of_file(sqlite_file(url)) if is_sqlite(url) else _of_server(postgres_url(url))
+    with telling_problems(url):
+        if is_sqlite(url):
+            made_private(sqlite_file(url))
+            with contextlib.closing(connected(sqlite_file(url))) as connection:
+                bring_up_to_date(connection)
+            try:
+                return SqliteStore(sqlite_file(url))
+            except FileNotFoundError as failure:
+                raise RegistryNotOpened(f"DATABASE_URL: {sqlite_file(url)} was just deleted") from failure
+
+        from cloner.registry import postgres
+
+        with postgres.connected(postgres_url(url)) as connection:
+            bring_up_to_date(connection)
+        return postgres.PostgresStore(postgres_url(url))
 
 
-def _of_file(path: Path) -> Store:
-    made_private(path)
+def bring_up_to_date(connection: Any) -> None:
+    """Applies what migrations the database lacks. Raises RegistryNewer, and what its driver raises."""
+    if isinstance(connection, sqlite3.Connection):
+        if lacks_migrations(sqlite_revision(connection)):
+            connection.execute(f"PRAGMA busy_timeout={MIGRATION_SECONDS * 1000}")
+            _migrate_alone("sqlite://", connection, sqlite_revision, "BEGIN IMMEDIATE")
+    elif lacks_migrations(postgres_revision(connection)):
+        alone = f"BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+        _migrate_alone("postgresql+psycopg://", connection, postgres_revision, alone)
+
+
+@contextmanager
+def telling_problems(url: str) -> Iterator[None]:
+    """A block that works on the database; what its driver raises becomes a RegistryNotOpened."""
+    if is_sqlite(url):
+        try:
+            yield
+        except sqlite3.Error as failure:
+            problem = f"{sqlite_file(url)} {_file_problem(failure)}"
+            raise RegistryNotOpened(f"DATABASE_URL: {problem}") from failure
+        return
+
+    import psycopg
+
     try:
-        with contextlib.closing(connected(path)) as connection:
-            if _lacks(_sqlite_revision(connection)):
-                connection.execute(f"PRAGMA busy_timeout={MIGRATION_SECONDS * 1000}")
-                _migrate("sqlite://", connection, _sqlite_revision, "BEGIN IMMEDIATE")
-        return SqliteStore(path)
-    except (sqlite3.Error, OSError) as failure:
-        raise RegistryNotOpened(f"DATABASE_URL: {path} {_file_problem(failure)}") from failure
+        yield
+    except psycopg.Error as failure:
+        raise RegistryNotOpened(f"DATABASE_URL: {_server_problem(failure)}") from failure
 
 
-def _file_problem(failure: Exception) -> str:
+def _file_problem(failure: sqlite3.Error) -> str:
     match getattr(failure, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return "is not a SQLite database, or a broken one"
@@ -99,21 +142,6 @@ def _file_problem(failure: Exception) -> str:
             return "cannot be used as a SQLite database"
 
 
-def _of_server(url: str) -> Store:
-    import psycopg
-
-    from cloner.registry import postgres
-
-    try:
-        with postgres.connected(url) as connection:
-            if _lacks(_postgres_revision(connection)):
-                alone = f"BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
-                _migrate("postgresql+psycopg://", connection, _postgres_revision, alone)
-    except psycopg.Error as failure:
-        raise RegistryNotOpened(f"DATABASE_URL: {_server_problem(failure)}") from failure
-    return postgres.PostgresStore(url)
-
-
 def _server_problem(failure: Exception) -> str:
     """What is in the way. What Postgres itself says may hold names, so it is only read."""
     text = str(failure)
@@ -123,7 +151,8 @@ def _server_problem(failure: Exception) -> str:
     return "the database cannot be reached, or does not let us work"
 
 
-def _sqlite_revision(connection: sqlite3.Connection) -> str | None:
+def sqlite_revision(connection: sqlite3.Connection) -> str | None:
+    """The last migration of a SQLite database; None for an empty one."""
     wanted = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
     if connection.execute(wanted).fetchone() is None:
         return None
@@ -131,31 +160,46 @@ def _sqlite_revision(connection: sqlite3.Connection) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _postgres_revision(connection: Any) -> str | None:
+def postgres_revision(connection: Any) -> str | None:
+    """The last migration of a Postgres database; None for an empty one."""
     if connection.execute(b"SELECT to_regclass('alembic_version')").fetchone()[0] is None:
         return None
     row = connection.execute(b"SELECT version_num FROM alembic_version").fetchone()
     return None if row is None else str(row[0])
 
 
-def _lacks(revision: str | None) -> bool:
-    """Whether a database of that revision is to be migrated. Raises RegistryNotOpened for a newer one."""
-    known = _known()
+def lacks_migrations(revision: str | None) -> bool:
+    """Whether a database of that revision is to be migrated. Raises RegistryNewer."""
+    known = known_revisions()
     if revision is not None and revision not in known:
-        raise RegistryNotOpened(
+        raise RegistryNewer(
             f"DATABASE_URL: the database was made by another release (revision {revision}, and this one"
             f" knows {known[-1]}): run that release, or restore a back-up"
         )
     return revision != known[-1]
 
 
-def _known() -> list[str]:
+def known_revisions() -> list[str]:
     """The revisions that there are, oldest first: each file's name begins with its own."""
     return sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _migrate(dialect: str, connection: Any, revision: Callable[[Any], str | None], alone: str) -> None:
-    """Applies what migrations are missing, in one transaction, which begins `alone`.
+def _migrate_alone(dialect: str, connection: Any, revision: Callable[[Any], str | None], alone: str) -> None:
+    """Applies what migrations are missing, in one transaction, which begins `alone`."""
+    before = None
+
+    def begin() -> bool:
+        nonlocal before
+        connection.execute(alone)
+        before = revision(connection)
+        return lacks_migrations(before)
+
+    if migrate(dialect, connection, begin=begin):
+        log.info("registry migrated", before=before or "empty", after=known_revisions()[-1])
+
+
+def migrate(dialect: str, connection: Any, *, begin: Callable[[], bool], to: str = "head") -> bool:
+    """Applies migrations in one transaction, if its first step finds that there are some to apply.
 
     Only here is SQLAlchemy loaded: a database that is up to date is opened without.
     """
@@ -169,10 +213,8 @@ def _migrate(dialect: str, connection: Any, revision: Callable[[Any], str | None
     # Told to be within a transaction, Alembic begins and ends none.
     with engine.begin() as borrowed:
         # Not before: SQLAlchemy takes back whatever it finds begun on a connection that it gets to know.
-        connection.execute(alone)
-        before = revision(connection)
-        if _lacks(before):
-            config.attributes["connection"] = borrowed
-            command.upgrade(config, "head")
-    if _lacks(before):
-        log.info("registry migrated", before=before or "empty", after=_known()[-1])
+        if not begin():
+            return False
+        config.attributes["connection"] = borrowed
+        command.upgrade(config, to)
+    return True

@@ -70,6 +70,10 @@ class SqliteStore(Store):
         self._write_lane = _Lane("registry-write", self._write_all)
         self._read_lane = _Lane("registry-read", self._read_all)
 
+    @property
+    def gone(self) -> bool:
+        return self._missing
+
     async def close(self) -> None:
         await asyncio.to_thread(self._close)
 

@@ -1,6 +1,7 @@
 """Runs transactions: plain functions, in threads that own the connections, for whoever awaits them."""
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -38,12 +39,31 @@ class Store(ABC):
         self.name = ""
         self.created_at = 0.0
         self._waiting = 0
+        # When something was first asked that nothing was answered since, and when it last was answered.
+        self._asked: dict[str, float] = {}
+        self._heard = {"write": time.monotonic()}
+
+    @property
+    def gone(self) -> bool:
+        """Whether the database is not there any more, and will not be before this process is started anew."""
+        return False
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long it has answered nothing of what it was asked to read, or to write; 0 if it has."""
+        now = time.monotonic()
+        return max((now - asked for asked in self._asked.values()), default=0.0)
+
+    @property
+    def write_seconds(self) -> float:
+        """How long ago it last carried out a transaction that may change something."""
+        return time.monotonic() - self._heard["write"]
 
     async def write(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
     ) -> T:
         """What the transaction returns, once it is committed. Raises RegistryUnavailable."""
-        return await self._waited(self._write(lambda transaction: work(transaction, *args, **named)))
+        return await self._waited("write", self._write(lambda transaction: work(transaction, *args, **named)))
 
     async def read(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
@@ -52,7 +72,7 @@ class Store(ABC):
 
         It sees whatever was committed before it was asked. Raises RegistryUnavailable.
         """
-        return await self._waited(self._read(lambda transaction: work(transaction, *args, **named)))
+        return await self._waited("read", self._read(lambda transaction: work(transaction, *args, **named)))
 
     @abstractmethod
     async def close(self) -> None:
@@ -64,16 +84,24 @@ class Store(ABC):
     @abstractmethod
     async def _read(self, job: Job) -> Any: ...
 
-    async def _waited(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _waited(self, kind: str, work: Coroutine[Any, Any, T]) -> T:
         if self._waiting >= MOST_WAITING:
             work.close()
             log.warning("registry not available", reason="too many are waiting")
             raise RegistryUnavailable
         self._waiting += 1
+        self._asked.setdefault(kind, time.monotonic())
+        answered = True
         try:
             return await work
+        except (RegistryUnavailable, asyncio.CancelledError):
+            answered = False
+            raise
         finally:
             self._waiting -= 1
+            if answered:
+                self._asked.pop(kind, None)
+                self._heard[kind] = time.monotonic()
 
 
 @asynccontextmanager

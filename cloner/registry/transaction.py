@@ -4,7 +4,15 @@ from typing import Any, Protocol
 
 from cloner.registry.statement import Statement
 
-__all__ = ["RegistryNotOpened", "RegistryUnavailable", "Row", "TextNotStorable", "Transaction", "checked"]
+__all__ = [
+    "RegistryNewer",
+    "RegistryNotOpened",
+    "RegistryUnavailable",
+    "Row",
+    "TextNotStorable",
+    "Transaction",
+    "checked",
+]
 
 Row = tuple[Any, ...]
 
@@ -32,12 +40,18 @@ class Transaction(Protocol):
 class RegistryUnavailable(Exception):
     """The database cannot be reached, answered an error, or did not answer in time."""
 
+    reason = "REGISTRY_UNAVAILABLE"
+
     def __init__(self, message: str = "The registry of voices cannot be reached; try again later.") -> None:
         super().__init__(message)
 
 
 class RegistryNotOpened(RegistryUnavailable):
     """The database cannot be opened at start. The text says why, in one line without secrets."""
+
+
+class RegistryNewer(RegistryNotOpened):
+    """The database was migrated by another release than this one."""
 
 
 class TextNotStorable(Exception):

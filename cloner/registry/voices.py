@@ -4,11 +4,14 @@ import json
 
 import msgspec
 
+from cloner.registry import requests
+from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, alive
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
 __all__ = [
+    "Intent",
     "NewVoiceRow",
     "VoiceRow",
     "abandoned",
@@ -28,6 +31,7 @@ __all__ = [
     "known",
     "least_recently_used",
     "lost",
+    "marker_of",
     "of_caller",
     "of_number",
     "of_person_or_number",
@@ -79,6 +83,13 @@ class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     kept_until: float
 
 
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of the wish to create a voice: the row that counts, or when there may be one again."""
+
+    row: VoiceRow | None
+    month_resets_at: float = 0.0
+
+
 # In the order of the row's fields.
 FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,
     owner, {SEEN} AS alive_at, tries, reason, traceparent, consent, consent_at"""
@@ -96,6 +107,7 @@ GET_LOCKED = Statement(f"{SELECT} WHERE marker = :marker FOR UPDATE")
 IN_USE = Statement(f"{SELECT} WHERE marker = :marker AND {ACTIVE}")
 OF_CALLER = Statement(f"{SELECT} WHERE caller = :caller AND {ACTIVE}")
 BY_VOICE_ID = Statement(f"{SELECT} WHERE voice_id = :voice_id AND state = 'ready'")
+MARKER_OF = Statement("SELECT marker FROM voices WHERE voice_id = :voice_id")
 # The newest voice of the one person who is known by the number.
 OF_NUMBER = Statement(f"""
     {SELECT} WHERE number = :number AND state = 'ready' AND 1 = (
@@ -209,6 +221,12 @@ def get(tx: Transaction, marker: str) -> VoiceRow | None:
     return _only(tx, GET, marker=marker)
 
 
+def marker_of(tx: Transaction, voice_id: str) -> str | None:
+    """The marker under which a voice is known, whatever became of it; None if it is none of ours."""
+    row = tx.one(MARKER_OF, voice_id=voice_id)
+    return None if row is None else row[0]
+
+
 def in_use(tx: Transaction, marker: str) -> VoiceRow | None:
     """The voice of a marker, if it is ready or on its way."""
     return _only(tx, IN_USE, marker=marker)
@@ -257,19 +275,32 @@ def page(
     return _every(tx, PAGE, at=at, below=below, size=size)
 
 
-def intend(tx: Transaction, new: NewVoiceRow, *, call_id: str | None, now: float) -> VoiceRow:
-    """Writes down that a voice is about to be created, unless the caller or the call has one.
+def intend(
+    tx: Transaction,
+    new: NewVoiceRow,
+    *,
+    call_id: str | None,
+    now: float,
+    request: requests.NamedRequest | None = None,
+) -> Intent:
+    """Writes down that a voice is about to be created, unless the caller, call or request has one.
 
-    Returns the row that counts: the new one, or the one that was there. Exactly one of those
-    who ask at the same time gets the new one.
+    The row that counts is the new one, or the one that was there. Exactly one of those who ask at the
+    same time gets the new one. While the provider's monthly counter is used up there is no new one.
+    Raises RequestDiffers or RequestForgotten.
     """
+    answer = None if request is None else requests.take(tx, request, now=now)
+    if answer is not None and (made := get(tx, answer.marker)) is not None:
+        return Intent(row=made)
     if call_id is not None:
         # The call is locked, so that it gets no second voice meanwhile.
         call = tx.one(CALL, call_id=call_id)
         held = in_use(tx, call[0]) if call is not None and call[0] else None
         if held is not None:
-            return held
-    row = None
+            return Intent(row=held)
+    row = of_caller(tx, new.caller)
+    if row is None and (resets_at := month_resets_at(tx)) > now:
+        return Intent(row=None, month_resets_at=resets_at)
     while row is None:
         # One that was in the way may be over before it is looked at.
         consent_at = now if new.consent else None
@@ -278,7 +309,9 @@ def intend(tx: Transaction, new: NewVoiceRow, *, call_id: str | None, now: float
     alive(tx, new.owner, now=now)
     if call_id is not None:
         tx.run(CALL_HAS, call_id=call_id, marker=row.marker, caller=row.caller)
-    return row
+    if request is not None and row.marker == new.marker:
+        requests.lead(tx, request, row.marker, reused=False, now=now)
+    return Intent(row=row)
 
 
 def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
@@ -364,6 +397,7 @@ def release(tx: Transaction, marker: str, reason: str, *, busy_since: float | No
 def forget(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
     """Gives a voice up for deletion, whatever uses it and why ever it was given up before."""
     tx.run(FORGOTTEN, marker=marker, reason=reason, now=now)
+    requests.forget_voice(tx, marker)
 
 
 def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> int:
@@ -410,6 +444,7 @@ def erase(tx: Transaction, marker: str) -> None:
     """Removes every row about a voice that is gone or never was."""
     tx.run(CALLS_ERASED, marker=marker)
     tx.run(ERASED, marker=marker)
+    requests.forget_voice(tx, marker)
 
 
 def drop_closed(tx: Transaction, *, before: float) -> int:

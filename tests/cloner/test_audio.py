@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from cloner import worker
-from cloner.audio import Audio, InspectionUnavailable, Inspector, SampleUnreadable
-from cloner.finding import Format
+from cloner.audio import worker
+from cloner.audio.finding import Format
+from cloner.audio.inspector import Audio, InspectionUnavailable, Inspector, SampleUnreadable
 from tests.cloner.recordings import SPEECH, encoded, patched, recording
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -483,7 +483,7 @@ async def test_holds_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PARENT = """
 import asyncio, sys, uvloop
-from cloner.audio import Inspector
+from cloner.audio.inspector import Inspector
 
 async def main():
     async with Inspector(workers=1, wall_seconds=60, cpu_seconds=60, max_seconds=1e9) as inspector:

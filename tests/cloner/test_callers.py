@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from cloner.callers import Caller, Identities, greeting, voice_label
+from cloner.voices.callers import Caller, Identities, greeting, voice_label
 
 
 @pytest.mark.parametrize(

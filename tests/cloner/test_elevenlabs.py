@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cloner import failures
-from cloner.elevenlabs import AgentVoice, ElevenLabs
+from cloner.provider import failures
+from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from emulator import Emulator, Fault
 
 API_KEY = "key-of-the-emulator"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cloner.key import KeyUnavailable, kept_beside
+from cloner.voices.key import KeyUnavailable, kept_beside
 
 
 def url(folder: Path) -> str:

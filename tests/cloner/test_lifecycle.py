@@ -469,3 +469,53 @@ async def test_idle_cloner_writes_nothing(
                 seen.append(version)
                 await asyncio.sleep(1.2)
                 assert len(seen) < 20, "it writes every tick"
+
+
+async def test_replays_are_answered_from_what_is_known(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A delivery that comes again in its call has the same answer, and ElevenLabs is not asked anew."""
+    async with cloning() as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        asked = len(emulator.requests.matching())
+
+        again = [await cloner.PrepareCall(call(speech), timeout=10) for _ in range(5)]
+        at_once = await asyncio.gather(*(cloner.PrepareCall(call(speech), timeout=10) for _ in range(16)))
+
+    assert asked == len(emulator.requests.matching())
+    for answer in (*again, *at_once):
+        assert (first.voice.voice_id, True, True, first.agent_before) == (
+            answer.voice.voice_id, answer.voice_reused, answer.agent_updated, answer.agent_before,
+        )  # fmt: skip
+
+
+async def test_replays_while_the_first_is_under_way(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Those who come while the voice is made wait for the one answer, each for as long as it may."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning() as cloner:
+        first = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=30))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        others = [asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=30)) for _ in range(16)]
+        impatient = await reason(cloner.PrepareCall(call(speech), timeout=1.5))
+        emulator.faults.release()
+        answers = await asyncio.gather(first, *others)
+
+    assert "did not answer in time" in impatient
+    assert 1 == len({answer.voice.voice_id for answer in answers})
+    assert [False, *[True] * 16] == [answer.voice_reused for answer in answers]
+    assert [True] * 17 == [answer.agent_updated for answer in answers]
+    assert 1 == len(emulator.requests.matching(method="PATCH"))
+    assert 2 >= len(emulator.requests.matching(method="GET", path=AGENT))
+
+
+async def test_replays_after_the_end_keep_no_voice(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """Who sends a delivery again and again after its call does not keep the caller's voice for ever."""
+    clock = Clock()
+    async with cloning(voice_clone_keep_hours=1.0, now=clock) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        await end(cloner)
+        for _ in range(4):
+            clock.ahead += 1_000
+            answer = await cloner.PrepareCall(call(speech), timeout=10)
+            assert not answer.agent_updated
+        await eventually(lambda: not emulator.voices.custom)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from cloner.audio import Audio, Inspector, SampleUnreadable
-from cloner.samples import (
+from cloner.audio.inspector import Audio, Inspector, SampleUnreadable
+from cloner.voices.samples import (
     Limits,
     SampleRateTooLow,
     SampleRefused,
@@ -504,6 +504,7 @@ FOREIGN = {
     "AC-3": (encoded("ac3", "ac3"), f"is AC-3; {TAKEN}"),
     "E-AC-3": (encoded("eac3", "eac3"), f"is E-AC-3; {TAKEN}"),
     "AC-3 in WAV": (encoded("wav", "ac3"), f"holds AC-3, which is not taken here; {TAKEN}"),
+    "AC-3 in WAV that says PCM": (recording(np.frombuffer(encoded("ac3", "ac3"), "<i2"), channels=2), f"holds AC-3, which is not taken here; {TAKEN}"),
     "AC-3 in MP4": (encoded("mp4", "ac3"), f"holds AC-3, which is not taken here; {TAKEN}"),
     "WMA": (encoded("asf", "libmp3lame"), f"is WMA or WMV (ASF); {TAKEN}"),
     "AIFF": (encoded("aiff", "pcm_s16be"), f"is AIFF; {TAKEN}"),

@@ -210,7 +210,9 @@ async def test_sample_too_long(cloning, speech: bytes) -> None:
 async def test_busy_machine(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
     """Who cannot be served because the machine has no time is told so, and may try again."""
     workers = [
-        child for child in psutil.Process().children(recursive=True) if "cloner.inspection" in child.cmdline()
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "cloner.audio.inspection" in child.cmdline()
     ]
     assert workers
     for worker in workers:
@@ -276,7 +278,6 @@ async def test_sample_unreadable(cloner: CloningServiceStub) -> None:
         ("POST", CREATE, {"error": "system_busy"}, "PROVIDER_BUSY", grpc.StatusCode.UNAVAILABLE),
         ("POST", CREATE, {"error": "service_unavailable"}, "PROVIDER_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE),
         ("GET", AGENT, {"error": "agent_not_found"}, "AGENT_NOT_FOUND", grpc.StatusCode.NOT_FOUND),
-        ("GET", AGENT, {"error": "invalid_api_key"}, "PROVIDER_UNAUTHORIZED", grpc.StatusCode.FAILED_PRECONDITION),
         ("PATCH", AGENT, {"status": 400, "body": {"detail": "no"}}, "AGENT_REJECTED",
          grpc.StatusCode.FAILED_PRECONDITION),
     ],
@@ -421,10 +422,10 @@ async def test_budget_that_ends_does_not_stop_a_create(
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     began = time.monotonic()
 
-    reason, code, _ = await refusal(cloner.PrepareCall(call(speech), timeout=1))
+    reason, code, _ = await refusal(cloner.PrepareCall(call(speech), timeout=4))
 
     assert ("PROVIDER_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED) == (reason, code)
-    assert 1 > time.monotonic() - began
+    assert 4 > time.monotonic() - began
     emulator.faults.release()
     await emulator.requests.wait(path=CREATE, stage="finished")
     assert (await cloner.PrepareCall(call(speech), timeout=10)).voice_reused

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from precall.v1.error_reason_pb2 import ErrorReason
 
-from cloner.status import TABLE
+from cloner.rpc.status import TABLE
 
 PROTO = Path(__file__).parents[2] / "proto" / "precall" / "v1" / "error_reason.proto"
 # What the contract promises, as the proto's comments state it: "HTTP 422, gRPC INVALID_ARGUMENT."
@@ -24,7 +24,8 @@ def test_codes(failure: type[Exception]) -> None:
 
 def test_every_failure_has_a_row() -> None:
     """No failure of the provider or of a sample is taken for a bug."""
-    from cloner import failures, samples
+    from cloner.provider import failures
+    from cloner.voices import samples
 
     raised = {
         kind

@@ -4,8 +4,8 @@ import time
 import pytest
 from precall.v1 import cloning_pb2 as pb
 
-from cloner.failures import Busy
-from cloner.turns import Turns, Urgency, ahead, as_urgent_as
+from cloner.provider.failures import Busy
+from cloner.provider.turns import Turns, Urgency, ahead, as_urgent_as
 from emulator import Emulator, Fault
 
 CREATE = "/v1/voices/add"

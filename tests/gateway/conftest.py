@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from precall.v1.cloning_pb2 import (
     CompleteCallRequest,
     CompleteCallResponse,
@@ -154,6 +155,9 @@ async def cloner_target(cloner: Cloner) -> AsyncIterator[str]:
         options=[("grpc.max_receive_message_length", 32 * 1_048_576), ("grpc.so_reuseport", 0)]
     )
     add_CloningServiceServicer_to_server(cloner, server)
+    healthy = health.aio.HealthServicer()
+    await healthy.set("precall.v1.CloningService", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield f"127.0.0.1:{port}"

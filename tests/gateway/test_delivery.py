@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery import Delivery, DeliveryError, media_type, read
-from gateway.signature import Verifier
+from gateway.edge.fault import DeliveryError
+from gateway.edge.signature import Verifier
+from gateway.precall.request import Delivery, media_type, read
 
 LIMIT = 1000
 SAMPLE = bytes(range(256))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.body import BodyError
-from gateway.delivery import DeliveryError
-from gateway.event import HEAD_BYTES, Event, read, trim
-from gateway.signature import VerifiedBody, Verifier
+from gateway.edge.body import BodyError
+from gateway.edge.fault import DeliveryError
+from gateway.edge.signature import VerifiedBody, Verifier
+from gateway.postcall.request import HEAD_BYTES, Event, read, trim
 
 MOST = 100_000
 

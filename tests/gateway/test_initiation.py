@@ -4,8 +4,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.initiation import Facts, initiation, unknown_call
-from gateway.overrides import Speech
+from gateway.conversation.overrides import Speech
+from gateway.conversation.start_data import Facts, initiation, unknown_call
 
 KNOWN = Facts(
     name="Ivan",

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import event, opening
-from gateway.delivery import Delivery, DeliveryError, MediaType
-from gateway.delivery import read as read_delivery
-from gateway.loose_json import NotJson, distilled, text
-from gateway.signature import VerifiedBody, Verifier
+from gateway.edge.fault import DeliveryError
+from gateway.edge.loose_json import NotJson, distilled, text
+from gateway.edge.signature import VerifiedBody, Verifier
+from gateway.initiation import request as opening
+from gateway.postcall import request as event
+from gateway.precall.request import Delivery, MediaType
+from gateway.precall.request import read as read_delivery
 
 KEPT = {"a": None, "b": {"c": None, "d": {"e": None}}}
 

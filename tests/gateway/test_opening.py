@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from gateway.opening import Opening, read
+from gateway.initiation.request import Opening, read
 
 TWILIO = {
     "caller_id": "+31612345678",

@@ -1,6 +1,6 @@
 from structlog.testing import capture_logs
 
-from gateway.overrides import NOTHING, Overrides, Speech
+from gateway.conversation.overrides import NOTHING, Overrides, Speech
 
 BOTH = ("tts.voice_id", "agent.first_message")
 

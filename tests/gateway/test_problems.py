@@ -11,11 +11,11 @@ from opentelemetry.trace import format_trace_id
 from precall.v1.error_reason_pb2 import ErrorReason
 from structlog.testing import capture_logs
 
-from gateway.body import BodyError
-from gateway.delivery import DeliveryError
-from gateway.problems import ANSWERS, Refusal, answer, refusal
-from gateway.signature import Reason as SignatureReason
-from gateway.signature import SignatureError
+from gateway.edge.body import BodyError
+from gateway.edge.fault import DeliveryError
+from gateway.edge.problems import ANSWERS, Refusal, answer, refusal
+from gateway.edge.signature import Reason as SignatureReason
+from gateway.edge.signature import SignatureError
 
 PROTO = Path(__file__).parents[2] / "proto/precall/v1/error_reason.proto"
 ROW = re.compile(r"HTTP (?P<status>\d+|-), gRPC [A-Z_-]+\.\s+ERROR_REASON_(?P<reason>[A-Z_]+) =")

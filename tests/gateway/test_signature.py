@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.signature import SignatureError, VerifiedBody, Verifier
+from gateway.edge.signature import SignatureError, VerifiedBody, Verifier
 
 # printf '1702425485.{"type":"pre_call"}' | openssl dgst -sha256 -hmac test-webhook-secret-0001
 AT = 1702425485

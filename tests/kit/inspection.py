@@ -5,7 +5,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from cloner.audio import Audio, Inspector
+from cloner.audio.inspector import Audio, Inspector
 
 # What of a cloner's settings its Inspector is made of: a test that gives one of them gets one of its own.
 OF_ITS_OWN = frozenset({"audio_workers", "voice_clone_max_duration", "cloner_max_requests"})

@@ -25,8 +25,8 @@ from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
-from cloner.callers import Caller, Identities, Identity
 from cloner.registry import opened
+from cloner.voices.callers import Caller, Identities, Identity
 from emulator import Emulator, Fault, Latency, Settings
 from emulator.agents import PREMADE
 from emulator.voices import Voice

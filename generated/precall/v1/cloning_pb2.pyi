@@ -429,9 +429,13 @@ class CloneVoiceRequest(_message.Message):
     consent: _builtins.str
     """Optional. The caller's consent, as in PrepareCallRequest."""
     request_id: _builtins.str
-    """Optional. A name of the sender's own for this request: letters, digits, "_" and "-", at most 128.
-    A request that is repeated under the same name within a day gets the same answer, at any process,
-    and makes nothing new. Another request under that name is answered FIELD_INVALID.
+    """Optional. A name of the sender's own for this request: letters, digits, "_" and "-", at most 128, such
+    as a UUID. Whoever shares the token shares the names; CloneVoice and ReplaceVoice share them too.
+
+    A request that is repeated under the same name within a day gets the same answer, at any process
+    and after a restart, and makes nothing new. While the first one is under way the others wait for
+    it. Another request under that name is answered FIELD_INVALID; one whose voice was forgotten since
+    (ForgetCaller), NOT_FOUND. What has failed is not remembered: the name is then as good as new.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
@@ -664,9 +668,8 @@ class ReplaceVoiceRequest(_message.Message):
     consent: _builtins.str
     """Optional. The caller's consent, as in PrepareCallRequest."""
     request_id: _builtins.str
-    """Optional. A name of the sender's own for this request: letters, digits, "_" and "-", at most 128.
-    A request that is repeated under the same name within a day gets the same answer, at any process,
-    and makes nothing new. Another request under that name is answered FIELD_INVALID.
+    """Optional. A name of the sender's own for this request, under the rules of CloneVoiceRequest.request_id.
+    With one, a request may be repeated after an answer that was lost.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:

@@ -197,7 +197,8 @@ class CloningServiceServicer:
         deleted, and agents that speak with it get back what they had before; one that cannot be made
         changes nothing. The new voice is kept as that of CloneVoice.
 
-        It may be repeated; each time it makes a new voice.
+        Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
+        `request_id` each request makes a new voice, also one that is repeated because its answer was lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -104,7 +104,8 @@ class CloningServiceStub:
     deleted, and agents that speak with it get back what they had before; one that cannot be made
     changes nothing. The new voice is kept as that of CloneVoice.
 
-    It may be repeated; each time it makes a new voice.
+    Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
+    `request_id` each request makes a new voice, also one that is repeated because its answer was lost.
     """
     ForgetCaller: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ForgetCallerRequest, _cloning_pb2.ForgetCallerResponse]
     """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
@@ -189,7 +190,8 @@ class CloningServiceAsyncStub(CloningServiceStub):
     deleted, and agents that speak with it get back what they had before; one that cannot be made
     changes nothing. The new voice is kept as that of CloneVoice.
 
-    It may be repeated; each time it makes a new voice.
+    Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
+    `request_id` each request makes a new voice, also one that is repeated because its answer was lost.
     """
     ForgetCaller: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ForgetCallerRequest, _cloning_pb2.ForgetCallerResponse]  # type: ignore[assignment]
     """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
@@ -313,7 +315,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         deleted, and agents that speak with it get back what they had before; one that cannot be made
         changes nothing. The new voice is kept as that of CloneVoice.
 
-        It may be repeated; each time it makes a new voice.
+        Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
+        `request_id` each request makes a new voice, also one that is repeated because its answer was lost.
         """
 
     @_abc_1.abstractmethod

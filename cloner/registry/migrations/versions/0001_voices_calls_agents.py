@@ -1,4 +1,4 @@
-"""The tables: the deployment, its voices, calls and agents, and the processes that are at them.
+"""The tables: the deployment, its voices, calls, agents and requests, and the processes that are at them.
 
 voices  one row for each create that was intended, whatever became of it
 
@@ -9,6 +9,7 @@ voices  one row for each create that was intended, whatever became of it
 calls   one row for each conversation that was asked about
 agents  what an agent had before it was given a caller's voice, until that is put back
 processes  those that are at intents, and their last signs of life
+requests   those that their senders named, and the voices that came of them; for a day
 
 Of a caller, number and date of birth are stored as keyed hashes only.
 """
@@ -104,6 +105,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("owner", name="pk_processes"),
     )
     op.create_table(
+        "requests",
+        # The sender's name for it, and what it asked for, sample included, as keyed hashes.
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("content", sa.Text, nullable=False),
+        # The voice that came of it, once the intent to make it is written down.
+        sa.Column("marker", sa.Text),
+        sa.Column("reused", sa.Boolean, nullable=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.PrimaryKeyConstraint("key", name="pk_requests"),
+    )
+    op.create_index("ix_requests_marker", "requests", ["marker"])
+    op.create_index("ix_requests_at", "requests", ["at"])
+    op.create_table(
         "calls",
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("agent_id", sa.Text, nullable=False),
@@ -154,5 +168,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("agents", "calls", "processes", "voices", "deployment"):
+    for table in ("agents", "calls", "requests", "processes", "voices", "deployment"):
         op.drop_table(table)

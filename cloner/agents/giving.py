@@ -1,0 +1,259 @@
+"""Gives a voice to an agent, but never while somebody else's call there is known to be in progress.
+
+An agent is shared by every call it takes: what it is given for one caller, all would hear. What it
+had before is written down before it is changed, and put back by `cloner.voices.removal`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+import structlog
+from cachetools import LRUCache
+
+from cloner.agents.notices import Notices
+from cloner.agents.overrides import Overrides
+from cloner.provider import failures
+from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
+from cloner.provider.failures import ProviderFailure, Unauthorized
+from cloner.registry import AgentRow, Given, Noted, RegistryUnavailable, Store, agents, voices
+
+__all__ = ["Agents", "Reading"]
+
+log = structlog.get_logger()
+
+# What an update needs at the least: one that is begun with less would end after the answer left.
+UPDATE_SECONDS = 0.5
+# How much longer than its update an agent stays in our hands, where nobody knows what became of it.
+AFTERMATH_SECONDS = 30.0
+# How long a delivery that comes again is answered as the one before: ElevenLabs is not asked anew.
+DECIDED_SECONDS = 10.0
+# Voices of agents that are known not to be ours, so that nobody looks them up for each call.
+OTHERS = 10_000
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """How an agent speaks, and what we had given it before it was read."""
+
+    now: AgentVoice
+    before: Given
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What an agent was to be given for a call, and whether it was; believed until then."""
+
+    until: float
+    wanted: AgentVoice
+    updated: bool
+
+
+class Agents:
+    """Reads and updates agents.
+
+    A call counts as in progress for `presumed_seconds` after its first request, until it is reported
+    as ended. `auto` updates an agent only while no other caller's call is in progress there; `always`
+    and `never` do as they say. `now` tells the time, in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        provider: ElevenLabs,
+        store: Store,
+        overrides: Overrides,
+        *,
+        mode: Literal["auto", "always", "never"],
+        presumed_seconds: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._provider = provider
+        self._store = store
+        self._overrides = overrides
+        self._mode = mode
+        self._presumed = presumed_seconds
+        self._now = now
+        self._notices = Notices(now=now)
+        self._others: LRUCache[str, bool] = LRUCache(OTHERS)
+        self._decided: LRUCache[str, Decision] = LRUCache(OTHERS)
+        self._letting_go: dict[str, asyncio.Task[None]] = {}
+
+    def others_since(self) -> float | None:
+        """Since when other callers' calls at an agent count that are not over; None where none do."""
+        return self._now() - self._presumed if self._mode == "auto" else None
+
+    def decided(self, noted: Noted, wanted: AgentVoice) -> bool | None:
+        """Whether the agent has what is wanted for a call; None where ElevenLabs must be asked.
+
+        It need not be asked for a moment after it was, where that did not fail, nor while others' calls are
+        in progress.
+        """
+        if self._mode == "never" or noted.shared:
+            return False
+        found = self._decided.get(noted.call.id)
+        if found is None or found.wanted != wanted or found.until < self._now():
+            return None
+        return found.updated
+
+    async def close(self) -> None:
+        """Waits for what is still to be written down of updates that are done."""
+        await asyncio.gather(*self._letting_go.values())
+
+    async def read(self, noted: Noted, *, deadline: float) -> Reading | None:
+        """How the agent of a call speaks now, or None when nobody can tell: the call goes on without.
+
+        Raises AgentNotFound and nothing else of the provider's.
+        """
+        agent_id = noted.call.agent_id
+        try:
+            agent = await self._provider.read_agent(agent_id, deadline=deadline)
+        except failures.AgentNotFound:
+            raise
+        except ProviderFailure as failure:
+            self._overrides.missed(agent_id, failure)
+            return None
+        self._overrides.saw(agent_id, agent.refused)
+        if agent.voice is None:
+            self._overrides.missed(agent_id, failures.ProtocolBroken())
+            return None
+        return Reading(agent.voice, noted.agent)
+
+    async def give(
+        self,
+        agent_id: str,
+        reading: Reading | None,
+        wanted: AgentVoice,
+        *,
+        call_id: str,
+        caller: str,
+        marker: str,
+        deadline: float,
+    ) -> bool:
+        """Whether the agent now speaks with the voice and the greeting.
+
+        An update that fails is left out, because the answer's override carries the voice; of the
+        provider's failures AgentRejected and AgentNotFound alone are raised, as no override can mend
+        those. Without knowing what was there before, nothing is changed.
+        """
+        left = deadline - asyncio.get_running_loop().time()
+        if reading is None or self._mode == "never" or left < UPDATE_SECONDS:
+            return False
+        before = reading.now
+        ours = await self._is_ours(reading)
+        if ours and reading.before.row is None:
+            # What it had before that voice is not written down anywhere, so it cannot be put back either.
+            if self._notices.due(agent_id, "left alone"):
+                log.warning(
+                    "agent left alone", agent_id=agent_id, voice_id=before.voice_id, reason="ours already"
+                )
+            return False
+        row = _intended(agent_id, reading, wanted, ours=ours, call_id=call_id, marker=marker)
+        if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
+            # Nothing empty can be an override: in other calls this caller's greeting would be heard.
+            return False
+        if (earlier := self._letting_go.get(agent_id)) is not None:
+            await asyncio.shield(earlier)
+        now, holder = self._now(), secrets.token_hex(8)
+        until = now + left + AFTERMATH_SECONDS
+        if not await self._store.write(
+            agents.intend,
+            row,
+            turn=reading.before.turn,
+            caller=caller,
+            others_since=self.others_since(),
+            holder=holder,
+            now=now,
+            until=until,
+        ):
+            self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, updated=False)
+            return False
+        kept, given = 0.0, False
+        try:
+            updated = await self._updated(agent_id, before, wanted, deadline)
+            given, kept = bool(updated), until if updated is None else 0.0
+            if given:
+                self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, updated=True)
+        except asyncio.CancelledError:
+            kept = until
+            raise
+        finally:
+            # The answer does not wait for it; whoever wants the agent next does.
+            letting_go = asyncio.create_task(self._let_go(row, holder, until=kept, given=given))
+            self._letting_go[agent_id] = letting_go
+            letting_go.add_done_callback(lambda done: self._let_go_of(agent_id, done))
+        return given
+
+    async def _updated(
+        self, agent_id: str, before: AgentVoice, wanted: AgentVoice, deadline: float
+    ) -> bool | None:
+        """Whether the agent has what is wanted now; None if nobody knows."""
+        if before == wanted:
+            return True
+        try:
+            return await self._provider.update_agent(agent_id, wanted, deadline=deadline) == wanted
+        except (failures.AgentRejected, failures.AgentNotFound):
+            raise
+        except ProviderFailure as failure:
+            self._missed(agent_id, failure)
+            return None if failure.maybe_done else False
+
+    async def _is_ours(self, reading: Reading) -> bool:
+        """Whether the voice that the agent has is one that we made, given to it or not."""
+        voice_id = reading.now.voice_id
+        if voice_id is None or voice_id in self._others:
+            return False
+        row = reading.before.row
+        if row is not None and row.gave_voice(voice_id):
+            return True
+        if await self._store.read(voices.marker_of, voice_id) is not None:
+            return True
+        self._others[voice_id] = True
+        return False
+
+    def _missed(self, agent_id: str, failure: ProviderFailure) -> None:
+        if self._notices.due(agent_id, failure.reason):
+            needed = {"permission_needed": "convai_write"} if isinstance(failure, Unauthorized) else {}
+            log.warning("agent not updated", agent_id=agent_id, reason=failure.reason, **needed)
+
+    async def _let_go(self, row: AgentRow, holder: str, *, until: float, given: bool) -> None:
+        """Ends the hold of an agent. It may have run out, when the clock was set or the machine suspended."""
+        try:
+            held = await self._store.write(
+                agents.let_go, row.agent_id, holder=holder, until=until, given=given
+            )
+            if not held and (given or until):
+                log.warning("agent updated too late", agent_id=row.agent_id)
+                await self._store.write(agents.strayed, row)
+        except RegistryUnavailable as failure:
+            # The hold runs out by itself, and then the agent is put back where nobody knows what it has.
+            log.warning("agent still held", agent_id=row.agent_id, reason=failure.reason)
+
+    def _let_go_of(self, agent_id: str, done: "asyncio.Task[None]") -> None:
+        if self._letting_go.get(agent_id) is done:
+            del self._letting_go[agent_id]
+
+
+def _intended(
+    agent_id: str, reading: Reading, wanted: AgentVoice, *, ours: bool, call_id: str, marker: str
+) -> AgentRow:
+    """What is written down before an agent is changed.
+
+    Where a value of ours still stands, what it had before that is what it had. `ours` says so of its voice.
+    """
+    now, given = reading.now, reading.before.row
+    greets = given is not None and given.gave_message(now.first_message)
+    former = None
+    if given is not None and ours and now.voice_id != wanted.voice_id:
+        former = given.marker if now.voice_id == given.voice_id else given.former_marker
+    return AgentRow(
+        agent_id=agent_id,
+        marker=marker,
+        call_id=call_id,
+        voice_id=wanted.voice_id or "",
+        first_message=wanted.first_message or "",
+        before_voice_id=given.before_voice_id if given and ours else now.voice_id,
+        before_first_message=given.before_first_message if given and greets else now.first_message,
+        former_marker=former,
+        former_voice_id=now.voice_id if ours else None,
+        former_first_message=now.first_message if greets else None,
+    )

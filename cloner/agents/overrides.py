@@ -1,0 +1,82 @@
+"""Which overrides of a conversation the agents' own settings refuse, as far as that is known.
+
+An override that is not switched on at the agent makes the conversation fail, so it is worth a look.
+What was seen is believed for a while, because a call that starts waits for nobody.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from cachetools import LRUCache
+
+from cloner.agents.notices import Notices
+from cloner.provider.elevenlabs import ElevenLabs
+from cloner.provider.failures import ProviderFailure, Unauthorized
+
+__all__ = ["Overrides"]
+
+log = structlog.get_logger()
+
+AGENTS = 10_000
+READ_SECONDS = 10.0
+# How long nobody waits for an agent again that could not be read.
+AGAIN_SECONDS = 5.0
+
+
+class Overrides:
+    """What is known of the agents that were seen last. `now` tells the time, in Unix seconds."""
+
+    def __init__(self, provider: ElevenLabs, *, believed_seconds: float, now: Callable[[], float]) -> None:
+        self._provider = provider
+        self._believed = believed_seconds
+        self._now = now
+        self._notices = Notices(now=now)
+        self._refused: LRUCache[str, frozenset[str]] = LRUCache(AGENTS)
+        self._until: LRUCache[str, float] = LRUCache(AGENTS)
+        self._readings: dict[str, asyncio.Task[None]] = {}
+
+    def saw(self, agent_id: str, refused: frozenset[str]) -> None:
+        """Keeps what an agent's settings said just now."""
+        self._refused[agent_id] = refused
+        self._until[agent_id] = self._now() + self._believed
+
+    def missed(self, agent_id: str, failure: ProviderFailure) -> None:
+        """Tells the log, once in a while, that an agent cannot be read, and what the key may lack."""
+        if self._notices.due(agent_id, failure.reason):
+            needed = {"permission_needed": "convai_read"} if isinstance(failure, Unauthorized) else {}
+            log.warning("agent not read", agent_id=agent_id, reason=failure.reason, **needed)
+
+    def known(self, agent_id: str) -> frozenset[str] | None:
+        """The leaves that are known to be refused; None where the agent's settings were never seen."""
+        return self._refused.get(agent_id)
+
+    async def refused(self, agent_id: str, *, deadline: float) -> frozenset[str] | None:
+        """The same, looked up by the deadline if what is known is old. Raises nothing of the provider's."""
+        if self._until.get(agent_id, 0.0) <= self._now():
+            reading = self._readings.get(agent_id)
+            if reading is None:
+                reading = self._readings[agent_id] = asyncio.create_task(self._read(agent_id))
+                reading.add_done_callback(lambda _: self._readings.pop(agent_id, None))
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.shield(reading)
+            except TimeoutError:
+                # Whoever comes next does not wait for the same look; it is believed once it is answered.
+                self._until[agent_id] = self._now() + AGAIN_SECONDS
+        return self.known(agent_id)
+
+    async def close(self) -> None:
+        """Gives up what is being read."""
+        readings = list(self._readings.values())
+        for reading in readings:
+            reading.cancel()
+        await asyncio.gather(*readings, return_exceptions=True)
+
+    async def _read(self, agent_id: str) -> None:
+        try:
+            deadline = asyncio.get_running_loop().time() + READ_SECONDS
+            self.saw(agent_id, (await self._provider.read_agent(agent_id, deadline=deadline)).refused)
+        except ProviderFailure as failure:
+            self._until[agent_id] = self._now() + AGAIN_SECONDS
+            self.missed(agent_id, failure)

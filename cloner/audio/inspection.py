@@ -1,0 +1,361 @@
+"""The process that decodes samples: `python -m cloner.audio.inspection`, started by the inspector alone.
+
+It is handed one sample after the other as an open file and answers each with one line of JSON.
+Whatever a sample does to it, it does to this process alone, which holds no socket but the one to
+its parent, no secret, and only as much time and memory as it was given.
+"""
+
+import contextlib
+import ctypes
+import math
+import mmap
+import os
+import re
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import av
+import msgspec
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+
+from cloner.audio.container import WANTED, Container, Kind, find_container, find_index
+from cloner.audio.finding import Finding, Format, Reply, Unreadable
+from cloner.audio.foreign import CODECS
+from cloner.audio.frames import Bytes
+from cloner.audio.sounding import Sounding
+
+# The demuxer is named, never guessed: a playlist, a concat script or an image sequence cannot be opened.
+DEMUXERS: dict[Kind, str] = {
+    "wav": "wav",
+    "mpeg": "mp3",
+    "ogg": "ogg",
+    "flac": "flac",
+    "mp4": "mov",
+    "quicktime": "mov",
+    "webm": "matroska",
+    "matroska": "matroska",
+}
+FORMATS: dict[Kind, Format] = {
+    "wav": "wav",
+    "mpeg": "mp3",
+    "ogg": "ogg",
+    "flac": "flac",
+    "mp4": "m4a",
+    "quicktime": "mov",
+    "webm": "webm",
+    "matroska": "matroska",
+}
+# What a voice comes as. Everything else, all of video included, is never even opened by ffmpeg.
+DECODERS = (
+    "aac,adpcm_ima_qt,adpcm_ima_wav,adpcm_ms,alac,flac,gsm_ms,mp2,mp2float,mp3,mp3float,opus,vorbis,"
+    "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16be,pcm_s16le,pcm_s24be,pcm_s24le,pcm_s32be,pcm_s32le,"
+    "pcm_s64be,pcm_s64le,pcm_f32be,pcm_f32le,pcm_f64be,pcm_f64le"
+)
+
+Options = dict[str, str]
+
+# How ffmpeg reads, at first and, where that is too little, again; the second is its default.
+READINGS = ({"probesize": "32768"}, {"probesize": "5000000"})
+# WAV comes in packets of any size: in ffmpeg's own, of 2 to 4 KB, 10 MB take 23 ms to decode, in these 5.
+# The first one is enough to see that it is no PCM. Larger ones take longer to open.
+READINGS_OF_WAV = ({"probesize": "4096", "max_size": "16384"}, READINGS[1])
+
+LEAST_ROOM = 64 << 20  # bytes that must be left for a sample; the imports alone take about 200 MB
+SAMPLE_RATES = range(1_000, 768_001)
+MAX_CHANNELS = 8
+MOST_TRACKS = 8  # of sound, looked at one after the other until one can be decoded
+DAMAGED_PLACES = 1_000  # stepped over while reading; a file with more of them is read no further
+BEYOND_SECONDS = 1.0  # decoded beyond the limit, so that nobody mistakes the limit for the duration
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+
+# How the description of a track begins that is encrypted.
+ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
+
+NO_SOUND = "holds no sound that can be decoded: it is damaged or cut short"
+
+
+def find_out(data: Bytes, max_seconds: float) -> Finding:
+    """Decodes a sample and says what it is, or raises Unreadable; stops soon after `max_seconds` of sound."""
+    container = find_container(data)
+    if container.kind in ("mp4", "quicktime"):
+        _check_index(data, container)
+    fault = ""
+    for reading in READINGS_OF_WAV if container.kind == "wav" else READINGS:
+        try:
+            return _decode(data, container, reading, max_seconds)
+        except MemoryError:
+            raise
+        except Unreadable as error:
+            fault = str(error)
+        except Exception:  # noqa: BLE001 - what hostile bytes make PyAV raise is listed nowhere
+            fault = fault or "cannot be decoded: it is damaged or cut short"
+    raise Unreadable(fault)
+
+
+def _check_index(data: Bytes, container: Container) -> None:
+    """Raises Unreadable where the index is missing, or where it says that the sound is encrypted."""
+    index = find_index(data, container)
+    if index is None:
+        raise Unreadable(
+            "is an MP4 without its index (moov): it was cut short or never finished; send the whole file"
+        )
+    if ENCRYPTED.search(data[slice(*index)]):  # it would decode to noise
+        raise Unreadable(f"is encrypted; {WANTED}, without copy protection")
+
+
+class _Window:
+    """The part of a sample that is the recording, as much of a file as PyAV asks for."""
+
+    def __init__(self, data: Bytes, container: Container) -> None:
+        self._data = data
+        self._begins = container.begins
+        self._ends = container.ends
+        self._at = container.begins
+
+    def read(self, size: int) -> bytes:
+        piece = self._data[self._at : min(self._at + size, self._ends)]
+        self._at += len(piece)
+        return piece
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: self._begins, os.SEEK_CUR: self._at, os.SEEK_END: self._ends}[whence]
+        self._at = max(self._begins, base + offset)
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._at - self._begins
+
+
+def _decode(data: Bytes, container: Container, reading: Options, max_seconds: float) -> Finding:
+    """Of a recording with several tracks, the first that can be decoded."""
+    fault = NO_SOUND
+    foreign: list[str] = []
+    for track in range(MOST_TRACKS):
+        with _opened(data, container, reading) as opened:
+            if not opened.streams.audio:
+                raise Unreadable(_soundless(opened))
+            if track >= len(opened.streams.audio):
+                break
+            stream = opened.streams.audio[track]
+            codec = stream.codec_context
+            if codec is None or codec.name not in DECODERS.split(","):
+                foreign.append(_name(codec.name if codec else ""))
+                continue
+            if codec.channels > MAX_CHANNELS:
+                fault = f"has {codec.channels} channels, more than {MAX_CHANNELS}"
+                continue
+            try:
+                return _listen(container, opened, stream, max_seconds)
+            except Unreadable as error:
+                fault = str(error)
+    if foreign and fault == NO_SOUND:
+        raise Unreadable(f"holds {' and '.join(dict.fromkeys(foreign))}, which is not taken here; {WANTED}")
+    raise Unreadable(fault)
+
+
+@contextlib.contextmanager
+def _opened(data: Bytes, container: Container, reading: Options) -> Iterator[InputContainer]:
+    options = {**reading, "threads": "1", "codec_whitelist": DECODERS}
+    with av.open(
+        _Window(data, container),
+        "r",
+        DEMUXERS[container.kind],
+        options=options,
+        metadata_errors="replace",
+        io_open=_refuse,
+    ) as opened:
+        yield opened
+
+
+def _soundless(opened: InputContainer) -> str:
+    if _has_pictures(opened):
+        return f"is a video without sound; {WANTED}"
+    return "holds no sound"
+
+
+def _has_pictures(opened: InputContainer) -> bool:
+    """Whether a video moves in it; a cover does not."""
+    return any(not stream.disposition & Disposition.attached_pic for stream in opened.streams.video)
+
+
+def _name(codec: str) -> str:
+    """What people call the codec."""
+    if codec in CODECS:
+        return CODECS[codec]
+    if codec.startswith("pcm_"):
+        return "PCM"
+    return codec or "an unknown codec"
+
+
+def _refuse(*_: Any) -> NoReturn:
+    """Opens nothing that a sample refers to."""
+    raise PermissionError("a sample may not refer to other files")
+
+
+def _listen(container: Container, opened: InputContainer, stream: AudioStream, max_seconds: float) -> Finding:
+    """Counts and measures what is really there; what the headers claim is not asked."""
+    for other in opened.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
+    codec = stream.codec_context
+    codec.thread_count = 1
+    sounding = Sounding()
+    samples: Counter[int] = Counter()
+    heard = 0.0
+    for frame in _frames(opened, stream):
+        rate = frame.sample_rate
+        if rate not in SAMPLE_RATES:
+            raise Unreadable(f"has an absurd sample rate: {rate} Hz")
+        if frame.layout.nb_channels not in range(1, MAX_CHANNELS + 1):
+            raise Unreadable(f"has {frame.layout.nb_channels} channels, more than {MAX_CHANNELS}")
+        sounding.hear(frame)
+        samples[rate] += frame.samples
+        heard += frame.samples / rate
+        if heard > max_seconds + BEYOND_SECONDS:
+            break
+    if not heard:
+        raise Unreadable(NO_SOUND)
+
+    sounding.finish()
+    return Finding(
+        format=_format(container.kind, codec.name),
+        codec=_name(codec.name),
+        pictures=_has_pictures(opened),
+        begins=container.begins,
+        # Not `heard`, whose rounding errors would make three seconds fall short of three seconds.
+        duration_seconds=sum(count / rate for rate, count in samples.items()),
+        sounding_seconds=sounding.seconds,
+        # It may change on the way: HE-AAC starts at half of it, joined OGG files at anything.
+        sample_rate=max(samples, key=lambda rate: samples[rate] / rate),
+    )
+
+
+def _format(kind: Kind, codec: str) -> Format:
+    if kind == "ogg" and codec == "opus":
+        return "opus"
+    if kind == "mpeg" and codec.startswith("mp2"):
+        return "mp2"
+    return FORMATS[kind]
+
+
+def _frames(opened: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+    for packet in _packets(opened, stream):
+        try:
+            yield from packet.decode()
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            continue
+
+
+def _packets(opened: InputContainer, stream: AudioStream) -> "Iterator[av.Packet[AudioStream]]":
+    for _ in range(DAMAGED_PLACES):
+        try:
+            yield from opened.demux(stream)
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            continue
+        return
+
+
+def answer(sample: IO[bytes], max_seconds: float) -> Reply:
+    """Says what the sample is or why that cannot be said; only running out of memory is raised."""
+    if not os.fstat(sample.fileno()).st_size:
+        return Reply(fault="is empty")
+    try:
+        data = mmap.mmap(sample.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError:
+        raise MemoryError from None
+    with data:
+        return _answer(data, max_seconds)
+
+
+def _answer(data: Bytes, max_seconds: float) -> Reply:
+    try:
+        return Reply(finding=find_out(data, max_seconds))
+    except Unreadable as error:
+        return Reply(fault=str(error))
+
+
+def serve(parent: socket.socket, *, max_seconds: float, cpu_seconds: int) -> None:
+    """Answers until the parent is gone, or until memory ran out once, since nobody knows who holds it."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
+        if not message:
+            return
+        _allow_cpu(cpu_seconds)
+        with os.fdopen(descriptors[0], "rb", buffering=0) as sample:
+            try:
+                reply, worn_out = answer(sample, max_seconds), False
+            except MemoryError:
+                reply, worn_out = Reply(fault="needs too much memory"), True
+        parent.sendall(msgspec.json.encode(reply) + b"\n")
+        if worn_out:
+            return
+
+
+def _allow_cpu(seconds: int) -> None:
+    """Ends this process with SIGXCPU once it has used so much more processor time."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = math.ceil(time.process_time()) + seconds
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+    )
+
+
+def _bind(memory_mb: int) -> None:
+    """Gives up what decoding does not need; nothing of this can be taken back."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole group. The parent decides, by closing the socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        # A core handler that is a pipe does not ask for RLIMIT_CORE, and the sample is somebody's voice.
+        libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+
+
+def _tone() -> bytes:
+    """A tenth of a second of 16 bit WAV, to warm up with."""
+    sound = np.sin(np.arange(4410) / 16)
+    frames = (sound * 2**14).astype("<i2").tobytes()
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH", b"RIFF", 36 + len(frames), b"WAVE", b"fmt ", 16, 1, 1, 44100, 88200, 2, 16
+    )
+    return header + struct.pack("<4sI", b"data", len(frames)) + frames
+
+
+def main(descriptor: str, max_seconds: str, cpu_seconds: str, memory_mb: str) -> None:
+    """Gets ready, says so, and serves."""
+    _bind(int(memory_mb))
+    av.logging.set_level(None)
+    bytearray(LEAST_ROOM)  # raises MemoryError now, not once for every sample
+    with socket.socket(fileno=int(descriptor)) as parent:
+        ready = _answer(_tone(), 1.0)
+        # From here on ffmpeg and the C library have nobody to talk to; until here a traceback is welcome.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        parent.sendall(msgspec.json.encode(ready) + b"\n")
+        serve(parent, max_seconds=float(max_seconds), cpu_seconds=int(cpu_seconds))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,316 @@
+"""What the bytes of a voice sample are, found out by decoding all of them in a worker process.
+
+                             at fault                 what to do
+    SampleUnreadable         the sample               refuse it
+    InspectionUnavailable    nobody: too much work    try again later
+
+This process never parses a sample. A worker (`cloner.audio.inspection`) does, where the worst of samples
+can do no more than use up the time and the memory it was given; it is then refused, and the worker
+is replaced.
+"""
+
+import asyncio
+import contextlib
+import math
+import signal
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import structlog
+
+from cloner.audio.finding import Finding, Format
+from cloner.audio.worker import Worker, file_of
+
+__all__ = ["Audio", "InspectionUnavailable", "Inspector", "SampleUnreadable"]
+
+log = structlog.get_logger()
+
+MOST_CPU_SECONDS = 3_600
+START_SECONDS = 30.0  # for a worker to import what it needs on a machine that is busy starting
+LONGEST_PAUSE = 5.0  # between two tries to start one
+PATIENCE_SECONDS = 5.0  # for a worker to be done with a sample that nobody waits for any more
+
+UPLOADED_AS: dict[Format, tuple[str, str]] = {
+    "wav": ("audio/wav", "wav"),
+    "mp3": ("audio/mpeg", "mp3"),
+    "mp2": ("audio/mpeg", "mp2"),
+    "ogg": ("audio/ogg", "ogg"),
+    "opus": ("audio/ogg", "ogg"),
+    "flac": ("audio/flac", "flac"),
+    "m4a": ("audio/mp4", "m4a"),
+    "mov": ("video/quicktime", "mov"),  # there is no other, whether pictures move in it or not
+    "webm": ("audio/webm", "webm"),
+    "matroska": ("audio/x-matroska", "mka"),
+}
+WITH_PICTURES: dict[Format, tuple[str, str]] = {
+    "ogg": ("video/ogg", "ogv"),
+    "opus": ("video/ogg", "ogv"),
+    "m4a": ("video/mp4", "mp4"),
+    "webm": ("video/webm", "webm"),
+    "matroska": ("video/x-matroska", "mkv"),
+}
+
+# Where a tag in front is as good as part of the format, and every decoder expects it.
+TAGGED: frozenset[Format] = frozenset({"mp3", "mp2", "flac"})
+
+
+class SampleUnreadable(Exception):
+    """Not a recording that can be decoded, or not within the limits. The text can be shown."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"Voice sample unreadable: it {problem}")
+
+
+class InspectionUnavailable(Exception):
+    """No worker was free in time, or none could be started. Nothing is wrong with the sample."""
+
+    def __init__(self, message: str = "Too many voice samples at once, try again later") -> None:
+        super().__init__(message)
+
+
+class Audio(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sample is, whatever its headers claim.
+
+    `format` is wav, mp3, mp2 (MPEG Layer II), ogg (Vorbis or FLAC in OGG), opus (in OGG), flac, m4a (any
+    audio in MP4), mov (in QuickTime), webm or matroska; `codec` is what people call what is in it;
+    `media_type` and `extension` are what to upload it as. `sample_rate` is the decoder's, so 48000 for
+    Opus. `sounding_seconds` are those that are louder than SOUND_DBFS. `begins` is how many bytes stand
+    in front that other decoders would stumble over: a foreign tag, a piece of a frame.
+    """
+
+    format: Format
+    codec: str
+    media_type: str
+    extension: str
+    begins: int
+    duration_seconds: float
+    sounding_seconds: float
+    sample_rate: int
+
+
+class Inspector:
+    """Owns the worker processes; inspections run side by side in them, the others wait their turn.
+
+    `async with` returns once every worker is ready, or raises InspectionUnavailable. Enter it before
+    a gRPC server is made: a worker holds none of its parent's sockets, but starting one beside a busy
+    server takes longer. A worker that dies is replaced; none outlives this process, however it ends.
+
+    A sample may cost `cpu_seconds` of processor time and `memory_mb` of addresses, or it is refused. How
+    long that takes depends on what else the machine does, which is nobody's fault: who waited `wall_seconds`
+    for a turn, or for an answer, hears InspectionUnavailable. At most `waiting` wait for their turn.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        wall_seconds: float = 60.0,
+        cpu_seconds: int | None = None,
+        memory_mb: int = 1024,
+        max_seconds: float,
+        waiting: int = 64,
+    ) -> None:
+        self._workers = workers
+        self._wall_seconds = wall_seconds
+        self._capacity = workers + waiting
+        cpu_seconds = enough_cpu_seconds(max_seconds) if cpu_seconds is None else cpu_seconds
+        self._arguments = (str(max_seconds), str(cpu_seconds), str(memory_mb))
+        self._unfinished: set[_Job] = set()
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._alive: set[Worker] = set()
+        self._tending: list[asyncio.Task[None]] = []
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """The worker processes there are at the moment."""
+        return frozenset(worker.pid for worker in self._alive)
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self._stop_all)
+            try:
+                async with asyncio.TaskGroup() as starting:
+                    started = [starting.create_task(self._start()) for _ in range(self._workers)]
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+            undo.pop_all()
+        self._tending = [asyncio.create_task(self._tend(task.result())) for task in started]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tending:
+            task.cancel()
+        await asyncio.gather(*self._tending, return_exceptions=True)
+        self._tending = []
+        for job in self._unfinished:
+            job.fail(InspectionUnavailable("The service is stopping"))
+        await self._stop_all()
+
+    async def inspect(self, sample: bytes) -> Audio:
+        """Says what the sample is. The duration of one longer than `max_seconds` is only that: longer.
+
+        Raises SampleUnreadable or InspectionUnavailable. May be cancelled at any time.
+        """
+        if len(self._unfinished) >= self._capacity or not self._tending:
+            raise InspectionUnavailable
+        job = _Job(sample)
+        self._unfinished.add(job)
+        self._jobs.put_nowait(job)
+        try:
+            async with asyncio.timeout(self._wall_seconds):
+                await job.begun.wait()
+            # A try, a fresh worker and another try: the two tries are timed where they are made.
+            async with asyncio.timeout(3 * self._wall_seconds):
+                finding = await job.done
+        except TimeoutError:
+            raise InspectionUnavailable from None
+        finally:
+            self._unfinished.discard(job)
+            job.abandon()
+        return _audio(finding, sample)
+
+    async def _tend(self, worker: Worker) -> None:
+        """Gives one worker after the other one job after the other."""
+        job: _Job | None = None
+        coming = asyncio.create_task(self._jobs.get())
+        try:
+            while True:
+                if worker.gone:
+                    log.warning("inspection worker replaced", exit_status=await self._stop(worker))
+                    worker = await self._replacement()
+                if job is None:
+                    await asyncio.wait((coming, worker.line), return_when=asyncio.FIRST_COMPLETED)
+                    if worker.line.done():  # nothing was asked, so this is its end
+                        worker.gone = True
+                        continue
+                    job = coming.result()
+                    coming = asyncio.create_task(self._jobs.get())
+                if not await self._work(worker, job):
+                    job = None
+        finally:
+            coming.cancel()
+
+    async def _work(self, worker: Worker, job: "_Job") -> bool:
+        """Does the job, whoever still waits for it; says whether it needs another worker and another try."""
+        if job.done.done():
+            return False
+        job.begun.set()
+        job.tries += 1
+        try:
+            with file_of(job.sample) as descriptor, contextlib.suppress(ConnectionError):
+                worker.ask(descriptor)  # its end, if it has just died, is heard below
+        except OSError as failure:  # no descriptor or no memory left, here
+            log.error("sample not handed over", problem=failure.strerror)
+            job.fail(InspectionUnavailable())
+            return False
+        await self._listen(worker, job)
+        if not worker.line.done():
+            job.fail(
+                InspectionUnavailable("This machine is too busy to look at the voice sample; try again later")
+            )
+            worker.gone = True
+            return False
+        reply = worker.heard()
+        if reply is None:
+            worker.gone = True
+            if await self._stop(worker) == -signal.SIGXCPU:
+                job.fail(SampleUnreadable("takes too much processor time to decode"))
+            elif job.tries > 1:
+                job.fail(SampleUnreadable("cannot be decoded"))
+            return not job.done.done()
+        if reply.finding is None:
+            job.fail(SampleUnreadable(reply.fault))
+        else:
+            job.succeed(reply.finding)
+        return False
+
+    async def _listen(self, worker: Worker, job: "_Job") -> None:
+        """Waits for what the worker says, and not much longer than somebody waits for the job."""
+        await asyncio.wait(
+            (worker.line, job.done), timeout=self._wall_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if job.done.done() and not worker.line.done():
+            # A new worker costs more than the rest of a usual sample.
+            await asyncio.wait((worker.line,), timeout=PATIENCE_SECONDS)
+
+    async def _start(self) -> Worker:
+        try:
+            worker = Worker(self._arguments)
+        except OSError as failure:
+            raise InspectionUnavailable(f"No inspection worker can start: {failure.strerror}") from failure
+        self._alive.add(worker)
+        await asyncio.wait((worker.line,), timeout=START_SECONDS)
+        if not worker.line.done() or worker.heard() is None:
+            status = await self._stop(worker)
+            raise InspectionUnavailable(f"An inspection worker did not start (exit status {status})")
+        return worker
+
+    async def _replacement(self) -> Worker:
+        pause = 0.1
+        while True:
+            try:
+                return await self._start()
+            except InspectionUnavailable as failure:
+                log.error("no inspection worker", problem=str(failure))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _stop(self, worker: Worker) -> int:
+        status = await worker.stop()
+        self._alive.discard(worker)
+        return status
+
+    async def _stop_all(self) -> None:
+        await asyncio.gather(*map(self._stop, tuple(self._alive)))
+
+
+class _Job:
+    """A sample somebody waits to hear about, for as long as they do."""
+
+    def __init__(self, sample: bytes) -> None:
+        self.sample = sample
+        self.tries = 0
+        self.begun = asyncio.Event()
+        self.done: asyncio.Future[Finding] = asyncio.get_running_loop().create_future()
+
+    def succeed(self, finding: Finding) -> None:
+        if not self.done.done():
+            self.done.set_result(finding)
+
+    def fail(self, failure: Exception) -> None:
+        self.begun.set()
+        if not self.done.done():
+            self.done.set_exception(failure)
+
+    def abandon(self) -> None:
+        """Lets the sample go; the job may stay in the queue for a while."""
+        self.sample = b""
+        if not self.done.cancel() and not self.done.cancelled():
+            self.done.exception()  # nobody may be left to hear it, which asyncio would complain about
+
+
+def enough_cpu_seconds(max_seconds: float) -> int:
+    """What the costliest honest recording of that length needs, several times over.
+
+    Eight channels of Opus, ten minutes long, take 3 to 6 s; nothing that was tried takes longer.
+    """
+    return min(5 + math.ceil(max_seconds / 20), MOST_CPU_SECONDS)
+
+
+def _audio(finding: Finding, sample: bytes) -> Audio:
+    names = WITH_PICTURES if finding.pictures else UPLOADED_AS
+    media_type, extension = names.get(finding.format) or UPLOADED_AS[finding.format]
+    tagged = finding.format in TAGGED and sample.startswith(b"ID3")
+    return Audio(
+        format=finding.format,
+        codec=finding.codec,
+        media_type=media_type,
+        extension=extension,
+        begins=0 if tagged else finding.begins,
+        duration_seconds=finding.duration_seconds,
+        sounding_seconds=finding.sounding_seconds,
+        sample_rate=finding.sample_rate,
+    )

@@ -1,0 +1,5 @@
+"""Keeps a registry in a file, and puts it back, as a command for operators.
+
+`archive` is the form of the file, `command` what an operator types. What is read from a database and
+written to one is the registry's own matter.
+"""

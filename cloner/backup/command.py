@@ -1,0 +1,228 @@
+"""`precall-registry`: keeps the registry of voices in a file, and puts it back.
+
+    precall-registry backup FILE      while cloners are at it; FILE must not be there yet
+    precall-registry check FILE       whether a back-up is whole, and what it holds
+    precall-registry restore FILE     while no cloner is; only where there is no registry yet,
+                                      or with --replace
+
+DATABASE_URL says where the registry is, as it does for the cloner (sqlite:///precall.sqlite3). A
+back-up of either database can be restored into the other. "-" is standard output or standard input.
+
+A back-up holds what the registry holds, names to greet by among it, and the key that is kept beside a
+SQLite file, with which phone numbers can be found out: keep it as you keep the registry. A key that is
+told by CALLER_HASH_KEY is not in it; one that is set is held against the key of the back-up.
+
+Exit status: 0 if it was done, 1 if it cannot be done as things are, 2 for what cannot be right: a
+setting, a file that is no whole back-up, anything of a newer release.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Literal
+
+import msgspec
+
+from cloner.address import DEFAULT_URL, address_problem, is_sqlite
+from cloner.backup import archive
+from cloner.private_file import publishing
+from cloner.registry import RegistryNewer, RegistryNotOpened
+from cloner.registry.restoring import restoring
+from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
+from cloner.voices.key import KeyUnavailable, check_of, file_beside, found_beside, put
+from environment import EnvironmentInvalid, Key, read
+from telemetry import logs
+
+__all__ = ["main", "reading"]
+
+PROGRAM = "precall-registry"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the registry is, as the cloner is told it."""
+
+    database_url: str = DEFAULT_URL
+    caller_hash_key: Key | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+
+    def __post_init__(self) -> None:
+        if problem := address_problem(self.database_url):
+            raise ValueError(f"DATABASE_URL: {problem}")
+
+    @property
+    def key(self) -> bytes | None:
+        """The key of the hashes, if the environment tells it."""
+        return self.caller_hash_key.reveal().encode() if self.caller_hash_key else None
+
+
+class KeyMissing(Exception):
+    """Without its key the registry would know nobody again. The text says what to do."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 0 if it was done, 1 if it cannot be as things are, 2 for what cannot be right."""
+    chosen = _parser().parse_args(arguments)
+    # So that what was begun is taken back, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        settings = read(Settings, os.environ)
+        logs.configure(PROGRAM, level=settings.log_level, form=settings.log_format)
+        match chosen.command:
+            case "backup":
+                _back_up(settings, chosen.file)
+            case "check":
+                with reading(chosen.file) as (_, source):
+                    _say(f"{chosen.file} is whole: {_what(source)}")
+            case "restore":
+                _restore(settings, chosen)
+    except KeyboardInterrupt:
+        return 130
+    except (EnvironmentInvalid, KeyMissing, RegistryNewer) as fault:
+        return _refused(str(fault), 2)
+    except archive.BackupInvalid as fault:
+        return _refused(f"{chosen.file} {fault}", 2)
+    except (RegistryNotOpened, KeyUnavailable) as failure:
+        return _refused(str(failure), 1)
+    except OSError as failure:
+        return _refused(f"{failure.filename or chosen.file}: {failure.strerror}", 1)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, told in (
+        ("backup", "write the registry to a new file"),
+        ("check", "read a back-up, and change nothing"),
+        ("restore", "write a back-up into the database"),
+    ):
+        commands.add_parser(name, help=told).add_argument("file", metavar="FILE")
+    restore = commands.choices["restore"]
+    restore.add_argument(
+        "--replace", action="store_true", help="also where there is a registry, which then is no more"
+    )
+    restore.add_argument(
+        "--key-file", type=Path, help="where the key goes that the back-up holds, if not beside a SQLite file"
+    )
+    return parser
+
+
+def _back_up(settings: Settings, name: str) -> None:
+    with _made(name) as file, snapshot(settings.database_url) as source:
+        kept = None
+        if settings.key is None and is_sqlite(settings.database_url):
+            kept = found_beside(settings.database_url)
+        key = settings.key or kept
+        heading = archive.Heading(
+            precall_registry_backup=archive.FORM,
+            made_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            database="sqlite" if is_sqlite(settings.database_url) else "postgres",
+            revision=source.revision,
+            deployment=source.name,
+            key=kept.decode() if kept else None,
+            key_check=check_of(key) if key else None,
+        )
+        counts = archive.write(file, heading, source)
+    _say(f"{name} holds {_counted(counts)} of deployment {source.name}, {_of_key(heading)}", name)
+
+
+def _restore(settings: Settings, chosen: argparse.Namespace) -> None:
+    url = settings.database_url
+    with reading(chosen.file) as (heading, source):
+        place = _place_of_key(settings, heading, chosen)
+        with restoring(url, source, replace=chosen.replace) as restored:
+            # Before it is committed: a registry without its key would get another one at its next start.
+            if place is not None and heading.key is not None and not place.exists():
+                put(place, heading.key.encode(), replace=False)
+                place = None
+        if place is not None and heading.key is not None:
+            put(place, heading.key.encode(), replace=True)
+        _say(f"restored {_what(source)}")
+        if restored.replaced:
+            _say(f"{restored.given_up} voices of the registry that was there are deleted by the next cloner")
+
+
+def _place_of_key(settings: Settings, heading: archive.Heading, chosen: argparse.Namespace) -> Path | None:
+    """Where the key of the back-up is to be written; None where it is, or where the environment tells it.
+
+    Raises KeyMissing, or KeyUnavailable where another key would have to go.
+    """
+    sqlite = is_sqlite(settings.database_url)
+    if settings.key is not None:
+        if heading.key_check not in (None, check_of(settings.key)):
+            raise KeyMissing("CALLER_HASH_KEY is not the key of the back-up, by which its callers are known")
+        return None
+    if heading.key is None:
+        beside = found_beside(settings.database_url) if sqlite else None
+        if heading.key_check is None and sqlite:
+            return None
+        if beside is None or heading.key_check != check_of(beside):
+            raise KeyMissing("CALLER_HASH_KEY is required: the back-up does not hold the key of its callers")
+        return None
+    place: Path | None = chosen.key_file or (file_beside(settings.database_url) if sqlite else None)
+    if place is None:
+        raise KeyMissing(
+            "CALLER_HASH_KEY is required, or --key-file FILE, where the key goes that the back-up holds"
+        )
+    if place.exists():
+        if place.read_bytes().strip() == heading.key.encode():
+            return None
+        if not chosen.replace:
+            raise KeyUnavailable(f"{place} is another key than the back-up's, which --replace replaces")
+    return place
+
+
+@contextlib.contextmanager
+def _made(name: str) -> Iterator[IO[bytes]]:
+    if name == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with publishing(Path(name)) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[tuple[archive.Heading, Snapshot]]:
+    """A back-up that was read to its end and found whole. Raises BackupInvalid."""
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
+        heading, line = archive.heading_of(file)
+        try:
+            source = stack.enter_context(assembled(heading.revision, archive.parts(file, line)))
+        except RowsInvalid:
+            raise archive.BackupInvalid(archive.DAMAGED) from None
+        yield heading, source
+
+
+def _what(source: Snapshot) -> str:
+    counts = {table.name: source.count(table.name) for table in source.tables}
+    return f"{_counted(counts)} of deployment {source.name}"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return f"{counts['voices']} voices, {counts['calls']} calls and {counts['agents']} agents"
+
+
+def _of_key(heading: archive.Heading) -> str:
+    if heading.key is not None:
+        return "with its key"
+    return "without its key, which is CALLER_HASH_KEY"
+
+
+def _say(sentence: str, name: str = "") -> None:
+    # What is written to standard output must be nothing but the back-up.
+    print(sentence, file=sys.stderr if name == "-" else sys.stdout, flush=True)
+
+
+def _refused(reason: str, status: int) -> int:
+    print(f"{PROGRAM}: {reason}", file=sys.stderr)
+    return status

@@ -1,0 +1,319 @@
+"""The path of one call, from who is calling to what the call needs, and its end."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from callerid import spoken
+from cloner.agents.giving import Agents, Reading
+from cloner.agents.overrides import Overrides
+from cloner.provider.elevenlabs import AgentVoice
+from cloner.provider.failures import AgentRejected
+from cloner.registry import NewCall, Noted, Store, calls
+from cloner.voices import callers
+from cloner.voices.callers import Caller, CallName, ConversationMismatch, Identities, Identity
+from cloner.voices.cloning import Wanted
+from cloner.voices.finding import Voices
+from cloner.voices.samples import Samples
+from cloner.voices.voice import Voice
+
+__all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
+
+# How long anything waits to hear from the agent before it goes on without.
+AGENT_SECONDS = 1.0
+# What a call that is opened may take of its time to ask ElevenLabs; the rest is for the answer.
+ASKING_SHARE = 0.5
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that is about to start."""
+
+    agent_id: str
+    conversation_id: str
+    caller: Caller
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that is noted, and who is calling."""
+
+    call: Call
+    identity: Identity
+    noted: Noted
+
+    @property
+    def call_id(self) -> str:
+        """Our own name for the call."""
+        return self.noted.call.id
+
+    @property
+    def agent_before(self) -> AgentVoice | None:
+        """What the agent had before it was given a caller's voice, where it was."""
+        return _before(self.noted)
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known for a call without a sample. No voice is nobody's voice."""
+
+    call_id: str
+    voice: Voice | None
+    name: str
+    first_message: str
+    agent_before: AgentVoice | None
+    refused: frozenset[str] | None
+    """The overrides that the agent's own settings refuse; None where those were not seen."""
+
+    persons: int | None
+    """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call needs."""
+
+    voice: Voice
+    voice_reused: bool
+    agent_updated: bool
+    first_message: str
+    call_id: str
+    agent_before: AgentVoice | None
+    refused: frozenset[str] | None
+    """The overrides that the agent's own settings refuse; None where those were not seen."""
+
+
+class Calls:
+    """Opens and prepares calls, and ends them.
+
+    `due` is set after each end, as an agent is to be put back then; `now` tells Unix seconds.
+    """
+
+    def __init__(
+        self,
+        agents: Agents,
+        voices: Voices,
+        samples: Samples,
+        store: Store,
+        overrides: Overrides,
+        *,
+        identities: Identities,
+        first_message: str,
+        require_consent: bool,
+        due: asyncio.Event,
+        now: Callable[[], float],
+    ) -> None:
+        self._agents = agents
+        self._voices = voices
+        self._samples = samples
+        self._store = store
+        self._overrides = overrides
+        self._identities = identities
+        self._first_message = first_message
+        self._require_consent = require_consent
+        self._due = due
+        self._now = now
+        self._under_way: dict[str, asyncio.Future[Prepared]] = {}
+
+    async def open(
+        self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
+    ) -> Opened:
+        """What is known for a call of which there is no sample. Nothing is cloned or changed for it.
+
+        ElevenLabs is asked only for what is not known well enough, and only for a share of the time
+        that there is. Raises RegistryUnavailable.
+        """
+        kind, name = named
+        call_id = self._identities.call_id(agent_id, kind, name)
+        number = self._identities.number(phone_number)
+        noted = await self._store.write(
+            calls.open_call,
+            NewCall(
+                id=call_id,
+                agent_id=agent_id,
+                conversation_id=name if kind == "conversation_id" else "",
+                caller=number or call_id,
+                number=number,
+                begun_at=self._now(),
+                confirmed=kind == "conversation_id",
+            ),
+            apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
+            number=self._identities.by_number(phone_number),
+            require_consent=self._require_consent,
+        )
+        now = asyncio.get_running_loop().time()
+        asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
+        voice, refused = await asyncio.gather(
+            self._still(noted, deadline=asking), self._overrides.refused(agent_id, deadline=asking)
+        )
+        greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
+        return Opened(
+            call_id=noted.call.id,
+            voice=voice,
+            name=greeted,
+            first_message=callers.greeting(self._first_message, greeted) if voice is not None else "",
+            agent_before=_before(noted),
+            refused=refused,
+            persons=noted.persons,
+        )
+
+    async def begin(self, call: Call, sample: bytes) -> Begun:
+        """Notes a call that is to be prepared. Raises ConversationMismatch and RegistryUnavailable."""
+        call_id = self._identities.call_id(call.agent_id, "conversation_id", call.conversation_id)
+        identity = await self._voices.identify(call.caller, sample, call_id=call_id)
+        noted = await self._store.write(
+            calls.begin,
+            NewCall(
+                id=call_id,
+                agent_id=call.agent_id,
+                conversation_id=call.conversation_id,
+                caller=identity.caller,
+                number=identity.number,
+                stated=identity.stated,
+                begun_at=self._now(),
+            ),
+            others_since=self._agents.others_since(),
+        )
+        if noted is None:
+            raise ConversationMismatch
+        return Begun(call=call, identity=identity, noted=noted)
+
+    async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
+        """Finds or clones the caller's voice, and gives it to the agent where that harms no other call.
+
+        Where the agent refuses a voice that turns out to be lost, another is made. A delivery that comes
+        again while the first is at it has the answer of the first. Raises what Voices, Samples and Agents
+        raise.
+        """
+        first = self._under_way.get(begun.call_id)
+        if first is not None:
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait({first}, timeout=max(0.0, left))
+            if first.done() and not first.cancelled():
+                return msgspec.structs.replace(first.result(), voice_reused=True)
+            begun = await self.begin(begun.call, sample)
+        # Nobody waits for one that waited in vain: it may not have the time that others have.
+        answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        if first is None:
+            self._under_way[begun.call_id] = answer
+        try:
+            try:
+                prepared = await self._prepare(begun, sample, deadline=deadline)
+            except AgentRejected:
+                refused = (await self.begin(begun.call, sample)).noted.voice
+                if refused is None or not await self._voices.lost(refused, deadline=deadline):
+                    raise
+                # Noted anew: the call has no voice any more, and the agent was changed, or nearly so.
+                anew = await self.begin(begun.call, sample)
+                prepared = await self._prepare(anew, sample, deadline=deadline)
+            answer.set_result(prepared)
+            return prepared
+        finally:
+            answer.cancel()
+            if first is None:
+                del self._under_way[begun.call_id]
+
+    async def _prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
+        call, noted = begun.call, begun.noted
+        wanted = Wanted(identity=begun.identity, caller=call.caller, call_id=begun.call_id)
+
+        if noted.call.ended_at is not None:
+            voice = await self._voices.formerly(noted.call.marker, call.caller)
+            if voice is not None:
+                # A delivery that comes again after its call: nothing is made or changed for it any more.
+                return self._answer(begun, voice, reused=True, updated=False)
+
+        if noted.again and noted.voice is not None and noted.voice.state == "ready":
+            voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
+            if voice is not None:
+                updated = self._agents.decided(noted, self._wanted(begun, voice))
+                if updated is not None:
+                    # A delivery that comes again in its call: ElevenLabs would say what it said before.
+                    return self._answer(begun, voice, reused=True, updated=updated)
+
+        # The agent is read while the voice is looked for, so that one that does not exist costs no voice.
+        reading = asyncio.create_task(self._agents.read(noted, deadline=deadline))
+        # A sample that is refused ends this before anybody asks what became of the reading.
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            voice, reused = (
+                await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True),
+                True,
+            )
+            if voice is None:
+                recording = await self._samples.inspect(sample, deadline=deadline)
+                await _told(reading)
+                voice, reused = await self._voices.find_or_clone(wanted, recording, deadline=deadline)
+            agent = await _told(reading)
+        except Exception:
+            # A failure is not remembered: whoever the next delivery names may be somebody else.
+            await self._store.write(calls.unname, begun.call_id)
+            raise
+        finally:
+            reading.cancel()
+
+        updated = await self._agents.give(
+            call.agent_id,
+            agent,
+            self._wanted(begun, voice),
+            call_id=begun.call_id,
+            caller=begun.identity.caller,
+            marker=voice.marker,
+            deadline=deadline,
+        )
+        before = agent.now if agent is not None and updated else None
+        return self._answer(begun, voice, reused=reused, updated=updated, before=before)
+
+    def refused(self, agent_id: str) -> frozenset[str] | None:
+        """The overrides that the agent's own settings refuse; None where those were not seen."""
+        return self._overrides.known(agent_id)
+
+    async def complete(self, *, conversation_id: str, call_id: str, agent_id: str, voice_id: str) -> bool:
+        """Ends a call, so that its agent gets back what it had; False if nobody had asked about such a call.
+
+        Raises RegistryUnavailable.
+        """
+        found = await self._store.write(
+            calls.complete,
+            conversation_id=conversation_id,
+            call_id=call_id,
+            agent_id=agent_id,
+            voice_id=voice_id,
+            id_of=lambda agent, conversation: self._identities.call_id(
+                agent, "conversation_id", conversation
+            ),
+            now=self._now(),
+        )
+        if found:
+            self._due.set()
+        return found
+
+    def _greeting(self, begun: Begun) -> str:
+        return callers.greeting(self._first_message, begun.call.caller.name)
+
+    def _wanted(self, begun: Begun, voice: Voice) -> AgentVoice:
+        return AgentVoice(voice.voice_id, self._greeting(begun))
+
+    def _answer(
+        self, begun: Begun, voice: Voice, *, reused: bool, updated: bool, before: AgentVoice | None = None
+    ) -> Prepared:
+        return Prepared(
+            voice=voice,
+            voice_reused=reused,
+            agent_updated=updated,
+            first_message=self._greeting(begun),
+            call_id=begun.call_id,
+            agent_before=begun.agent_before or before,
+            refused=self.refused(begun.call.agent_id),
+        )
+
+    async def _still(self, noted: Noted, *, deadline: float) -> Voice | None:
+        return None if noted.voice is None else await self._voices.still(noted.voice, deadline=deadline)
+
+
+async def _told(reading: "asyncio.Task[Reading | None]") -> Reading | None:
+    """What the reading of the agent found, or None if that takes long. Raises what it raised."""
+    done, _ = await asyncio.wait({reading}, timeout=AGENT_SECONDS)
+    return reading.result() if done else None
+
+
+def _before(noted: Noted) -> AgentVoice | None:
+    given = noted.agent.row
+    return AgentVoice(given.before_voice_id, given.before_first_message) if given is not None else None

@@ -1,0 +1,244 @@
+"""The part of the ElevenLabs API that a clone needs, over httpx.
+
+Every method takes the `deadline` on the event loop's clock, ends before it, and raises a
+ProviderFailure and nothing else. Reads, agent updates and deletions are tried again here, under the
+one retry rule; `create_voice` is sent once, because only whoever knows its marker can tell whether
+a second one is safe.
+"""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from cloner.provider import answers, failures
+from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, VoicePage
+from cloner.provider.exchange import exchange
+from cloner.provider.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
+from cloner.provider.retry import retrying
+from cloner.provider.turns import Turns
+
+__all__ = ["Agent", "AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "VoicePage"]
+
+T = TypeVar("T")
+
+READ_SECONDS = 10.0  # for one try of a read, an agent update or a deletion
+# The longest answers that are read: a few words, one voice or the account, an agent with its prompt
+# and its tools, a hundred voices with all that ElevenLabs tells of each.
+SHORT_BYTES, ONE_BYTES, AGENT_BYTES, PAGE_BYTES = 65_536, 1_048_576, 4 * 1_048_576, 8 * 1_048_576
+# An id may be part of a path: of a voice as it is stored, of an agent as the requests may name it.
+PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# By which words ElevenLabs says that what was asked for is not there.
+NOTHING: Mapping[str, type[ProviderFailure]] = {}
+NO_VOICE = {"voice_not_found": failures.VoiceNotFound}
+NO_AGENT = {"agent_not_found": failures.AgentNotFound}
+# A piece of the upload: a larger one would be encrypted in one go while the loop waits.
+PIECE_BYTES = 262_144
+
+
+class ElevenLabs:
+    """Speaks to ElevenLabs with a client that it is given and does not close.
+
+    At most `concurrency` requests are under way; others wait, calls first, under the rules of Turns.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, *, attempts: int, concurrency: int, queue: int) -> None:
+        self._http = http
+        self._attempts = attempts
+        self._turns = Turns(concurrency, queue)
+
+    @property
+    def full(self) -> bool:
+        """Whether the next request would have to wait for its turn."""
+        return self._turns.full
+
+    def turn(self, deadline: float) -> AbstractAsyncContextManager[None]:
+        """A turn to send one request, waited for until the deadline. Raises Busy."""
+        return self._turns.one(deadline)
+
+    async def create_voice(
+        self,
+        *,
+        name: str,
+        description: str,
+        labels: dict[str, str],
+        filename: str,
+        media_type: str,
+        sample: bytes,
+        deadline: float,
+        resent: int = 0,
+    ) -> NewVoice:
+        """Clones a voice from the sample, within a `turn`. Sent once; see `maybe_done` of what it raises."""
+        boundary, length, body = _form(
+            {"name": name, "description": description, "labels": msgspec.json.encode(labels).decode()},
+            filename=filename,
+            media_type=media_type,
+            sample=sample,
+        )
+        request = self._http.build_request(
+            "POST",
+            "/v1/voices/add",
+            content=body,
+            headers={
+                "Content-Type": f"multipart/form-data; boundary={boundary}",
+                "Content-Length": str(length),
+            },
+            extensions={"url_template": "/v1/voices/add", "resend_count": resent},
+        )
+        answer = await self._send(
+            request, deadline, most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING, changes=True
+        )
+        return _read_done(answer, answers.read_new_voice)
+
+    async def get_voice(self, voice_id: str, *, deadline: float) -> ListedVoice:
+        """Reads one voice; VoiceNotFound if ElevenLabs says that there is none."""
+        answer = await self._tried(
+            "GET", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id}, most=ONE_BYTES, gone=NO_VOICE
+        )
+        return answers.read_voice(answer, voice_id)
+
+    async def search_voices(
+        self, search: str, *, deadline: float, page_size: int = 10, page_token: str | None = None
+    ) -> VoicePage:
+        """One page, newest first, of the cloned voices whose name, description or labels hold the text."""
+        params: dict[str, str | int] = {
+            "search": search, "category": "cloned", "page_size": page_size,
+            "sort": "created_at_unix", "sort_direction": "desc", "include_total_count": "false",
+        }  # fmt: skip
+        if page_token:
+            params["next_page_token"] = page_token
+        answer = await self._tried("GET", "/v2/voices", deadline, {}, most=PAGE_BYTES, params=params)
+        return answers.read_page(answer)
+
+    async def delete_voice(self, voice_id: str, *, deadline: float) -> None:
+        """Deletes a voice. One of which ElevenLabs says that there is none counts as deleted."""
+        try:
+            answer = await self._tried(
+                "DELETE", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
+                most=SHORT_BYTES, gone=NO_VOICE,
+            )  # fmt: skip
+        except failures.VoiceNotFound:
+            return
+        _read_done(answer, answers.read_deleted)
+
+    async def read_agent(self, agent_id: str, *, deadline: float) -> Agent:
+        """How the agent speaks now, and what it lets be overridden.
+
+        AgentNotFound if ElevenLabs says that there is none.
+        """
+        answer = await self._tried(
+            "GET", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
+            most=AGENT_BYTES, gone=NO_AGENT,
+        )  # fmt: skip
+        return answers.read_agent(answer)
+
+    async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
+        """Gives the agent a voice, a greeting or both, and touches nothing else. Returns what it has then."""
+        config: dict[str, dict[str, str]] = {}
+        if wanted.voice_id is not None:
+            config["tts"] = {"voice_id": wanted.voice_id}
+        if wanted.first_message is not None:
+            config["agent"] = {"first_message": wanted.first_message}
+        answer = await self._tried(
+            "PATCH", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
+            most=AGENT_BYTES, refused=failures.AgentRejected,
+            gone={**NO_AGENT, "voice_not_found": failures.AgentRejected},
+            json={"conversation_config": config},
+        )  # fmt: skip
+        after = _read_done(answer, answers.read_agent).voice
+        if after is None:
+            raise ProtocolBroken(maybe_done=True)
+        return after
+
+    async def month_resets_at(self, *, deadline: float) -> int | None:
+        """When the monthly counters start again, in Unix seconds, if ElevenLabs tells."""
+        answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
+        return answers.read_reset(answer)
+
+    async def _tried(
+        self,
+        method: str,
+        template: str,
+        deadline: float,
+        ids: dict[str, str],
+        *,
+        most: int,
+        refused: type[ProviderFailure] = ProtocolBroken,
+        gone: Mapping[str, type[ProviderFailure]] = NOTHING,
+        **content: Any,
+    ) -> bytes:
+        path = _path(template, ids)
+
+        async def attempt(resent: int) -> bytes:
+            request = self._http.build_request(
+                method, path, extensions={"url_template": template, "resend_count": resent}, **content
+            )
+            one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
+            async with self.turn(one):
+                return await self._send(
+                    request, one, most=most, refused=refused, gone=gone, changes=method != "GET"
+                )
+
+        return await retrying(
+            attempt, (Busy, Unavailable, TimedOut), attempts=self._attempts, deadline=deadline
+        )
+
+    async def _send(
+        self,
+        request: httpx.Request,
+        deadline: float,
+        *,
+        most: int,
+        refused: type[ProviderFailure],
+        gone: Mapping[str, type[ProviderFailure]],
+        changes: bool,
+    ) -> bytes:
+        """The body of a successful answer."""
+        response, body = await exchange(self._http, request, deadline=deadline, most=most, changes=changes)
+        if response.is_success:
+            return body
+        raise failures.classify(response.status_code, response.headers, body, refused=refused, gone=gone)
+
+
+def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:
+    """The answer to a request that was acted upon, as far as anybody can tell who cannot read it."""
+    try:
+        return read(body)
+    except ProtocolBroken as failure:
+        raise ProtocolBroken(maybe_done=True) from failure
+
+
+def _path(template: str, ids: dict[str, str]) -> str:
+    """A path of the API. An id that does not fit is not sent: it would name something else."""
+    if not all(PART.fullmatch(value) for value in ids.values()):
+        raise ProtocolBroken
+    return template.format_map(ids)
+
+
+def _form(
+    texts: dict[str, str], *, filename: str, media_type: str, sample: bytes
+) -> tuple[str, int, AsyncIterator[bytes]]:
+    """A multipart form: its boundary, its length, and its body in pieces, the sample not copied whole."""
+    boundary = secrets.token_hex(16)
+    head = "".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
+        for name, text in texts.items()
+    )
+    head += (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{filename}"\r\n'
+        f"Content-Type: {media_type}\r\n\r\n"
+    )
+    first, last = head.encode(), f"\r\n--{boundary}--\r\n".encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield first
+        for start in range(0, len(sample), PIECE_BYTES):
+            yield sample[start : start + PIECE_BYTES]
+        yield last
+
+    return boundary, len(first) + len(sample) + len(last), pieces()

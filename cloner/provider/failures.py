@@ -1,0 +1,311 @@
+"""What can go wrong at ElevenLabs, and how its error answers tell.
+
+    ProviderFailure         at fault            tried again
+    ├── Unauthorized        operator: the key   no
+    ├── PlanLimit           operator: the plan  no
+    ├── SlotsExhausted      operator: the plan  no
+    ├── MonthlyLimit        operator: the plan  no
+    ├── SampleRejected      the sample          no
+    ├── AgentNotFound       the request         no
+    ├── AgentRejected       the agent           no
+    ├── VoiceNotFound       the request         no
+    ├── ProtocolBroken      ElevenLabs          no
+    ├── Busy                ElevenLabs          yes
+    ├── Unavailable         ElevenLabs          yes
+    └── TimedOut            ElevenLabs          reads, agent updates and deletions
+        └── DeadlineTooShort  whoever set it    no: nobody was asked
+
+`maybe_done` says whether what was asked for may have been done all the same. The text of a failure
+is our own fixed sentence, never ElevenLabs' words, which can repeat what was sent.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+from cloner.provider import loose_json
+
+__all__ = [
+    "FAIR_SECONDS",
+    "AgentNotFound",
+    "AgentRejected",
+    "Busy",
+    "DeadlineTooShort",
+    "MonthlyLimit",
+    "PlanLimit",
+    "ProtocolBroken",
+    "ProviderFailure",
+    "SampleRejected",
+    "SlotsExhausted",
+    "TimedOut",
+    "Unauthorized",
+    "Unavailable",
+    "VoiceNotFound",
+    "classify",
+]
+
+
+# What anybody here answers in when all is well. Who gave less, and got no answer, gave too little.
+FAIR_SECONDS = 1.0
+
+
+class ProviderFailure(Exception):
+    """A request to ElevenLabs failed."""
+
+    reason: ClassVar[str]
+    """The name of its ErrorReason in the proto, without the prefix."""
+
+    sentence: ClassVar[str]
+
+    def __init__(self, *, maybe_done: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(self.sentence)
+        self.maybe_done = maybe_done
+        self.retry_after = retry_after
+
+
+class Unauthorized(ProviderFailure):
+    """The API key is not valid, or lacks a permission."""
+
+    reason = "PROVIDER_UNAUTHORIZED"
+    sentence = "ElevenLabs refused the API key, or the key lacks a permission."
+
+    permission: str | None = None
+    """The permission that a valid key lacks, as ElevenLabs calls it; "" if it does not say which."""
+
+
+class PlanLimit(ProviderFailure):
+    """The plan does not include this, or its credits are used up."""
+
+    reason = "PROVIDER_PLAN_LIMIT"
+    sentence = "The ElevenLabs plan does not include voice cloning, or its credits are used up."
+
+
+class SlotsExhausted(ProviderFailure):
+    """Every voice slot of the plan is taken."""
+
+    reason = "VOICE_SLOTS_EXHAUSTED"
+    sentence = "Every voice slot of the ElevenLabs plan is taken."
+
+
+class MonthlyLimit(ProviderFailure):
+    """The plan's voice additions and edits of this month are used up."""
+
+    reason = "VOICE_MONTHLY_LIMIT"
+    sentence = "The monthly voice additions of the ElevenLabs plan are used up."
+
+
+class SampleRejected(ProviderFailure):
+    """ElevenLabs does not clone from this sample."""
+
+    reason = "SAMPLE_REJECTED"
+    sentence = "ElevenLabs refused the voice sample; send a clear recording of one speaker."
+
+
+class AgentNotFound(ProviderFailure):
+    """There is no such agent in the workspace of the API key."""
+
+    reason = "AGENT_NOT_FOUND"
+    sentence = "ElevenLabs knows no agent with this agent_id."
+
+
+class AgentRejected(ProviderFailure):
+    """ElevenLabs refused the voice or the greeting for this agent."""
+
+    reason = "AGENT_REJECTED"
+    sentence = "ElevenLabs refused the change to the agent."
+
+
+class VoiceNotFound(ProviderFailure):
+    """There is no such voice in the workspace of the API key."""
+
+    reason = "NOT_FOUND"
+    sentence = "There is no such voice."
+
+
+class ProtocolBroken(ProviderFailure):
+    """The answer cannot be read, or is one that the API does not give to a correct request."""
+
+    reason = "PROVIDER_PROTOCOL"
+    sentence = "ElevenLabs answered something that cannot be read."
+
+
+class Busy(ProviderFailure):
+    """ElevenLabs handles as much as it may, or our own connections to it are all in use."""
+
+    reason = "PROVIDER_BUSY"
+    sentence = "ElevenLabs is too busy; try again later."
+
+
+class Unavailable(ProviderFailure):
+    """ElevenLabs cannot be reached, broke the connection, or failed."""
+
+    reason = "PROVIDER_UNAVAILABLE"
+    sentence = "ElevenLabs is not available; try again later."
+
+
+class TimedOut(ProviderFailure):
+    """ElevenLabs was asked and did not answer in time."""
+
+    reason = "PROVIDER_TIMEOUT"
+    sentence = "ElevenLabs did not answer in time; what was begun is finished, so try again."
+
+
+class DeadlineTooShort(TimedOut):
+    """The caller's deadline passed before anybody was asked."""
+
+    reason = "DEADLINE_TOO_SHORT"
+    sentence = "The deadline passed before anybody was asked; send a longer one."
+
+
+# The words of `detail.status` and `detail.code` (API reference, "Errors"), status first, as the
+# legacy field is often the more specific one. Words decide before the HTTP status does: a 400 can
+# be a full plan, a 401 can be used-up credits, a 403 can be the monthly counter.
+WORDS: Mapping[str, type[ProviderFailure]] = {
+    "voice_limit_reached": SlotsExhausted,
+    "voice_add_edit_limit_reached": MonthlyLimit,
+    "can_not_use_instant_voice_cloning": PlanLimit,
+    "feature_not_available": PlanLimit,
+    "insufficient_credits": PlanLimit,
+    "paid_plan_required": PlanLimit,
+    "payment_required": PlanLimit,
+    "quota_exceeded": PlanLimit,
+    "subscription_required": PlanLimit,
+    "insufficient_permissions": Unauthorized,
+    "invalid_api_key": Unauthorized,
+    "missing_api_key": Unauthorized,
+    "missing_permissions": Unauthorized,
+    "unauthorized": Unauthorized,
+    "workspace_access_denied": Unauthorized,
+    "audio_too_long": SampleRejected,
+    "audio_too_short": SampleRejected,
+    "duplicate_files": SampleRejected,
+    "invalid_audio": SampleRejected,
+    "invalid_audio_format": SampleRejected,
+    "invalid_content": SampleRejected,
+    "invalid_file_type": SampleRejected,
+    "request_too_large": SampleRejected,
+    # A conflict says "retry with the latest version"; nothing was done.
+    "already_processing": Busy,
+    "concurrent_limit_exceeded": Busy,
+    "concurrent_modification": Busy,
+    "rate_limit_exceeded": Busy,
+    "system_busy": Busy,
+    "too_many_concurrent_requests": Busy,
+    "maintenance": Unavailable,
+    "service_unavailable": Unavailable,
+}
+# That something is gone cannot be taken back once it is acted upon. It is so where ElevenLabs says it in
+# `status` or `code` of an answer that the API gives to it: a bare 404 can come from a proxy.
+GONE_WORDS = ("agent_not_found", "voice_not_found")
+GONE_STATUSES = (400, 404)
+# Seen in September 2026 with no word of its own, under the generic code "bad_request".
+SLOTS_MESSAGE = "maximum amount of custom voices"
+
+PERMISSION_WORDS = {"insufficient_permissions", "missing_permissions"}
+# "The API key you used is missing the permission voices_read to execute this operation."
+PERMISSION = re.compile(r"\bpermission ([a-z]+(?:_[a-z]+){1,5})\b")
+
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
+
+STATUSES: Mapping[int, type[ProviderFailure]] = {
+    401: Unauthorized,
+    402: PlanLimit,
+    403: Unauthorized,
+    408: Unavailable,
+    409: Busy,
+    429: Busy,
+}
+
+
+class _Detail(msgspec.Struct):
+    status: object = None
+    code: object = None
+    type: object = None
+    message: object = None
+
+
+class _Body(msgspec.Struct):
+    detail: object = None
+
+
+def classify(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    refused: type[ProviderFailure],
+    gone: Mapping[str, type[ProviderFailure]],
+) -> ProviderFailure:
+    """Turns an answer that is not a success into a failure.
+
+    `refused` is what a 400, 413 or 422 without a known word means for this request, and `gone` what its
+    words for something that is not there mean. Every shape of body is survived. What no rule knows, such
+    as a 404 without ElevenLabs' own word, is ProtocolBroken.
+    """
+    kind = _by_words(status, body, gone) or STATUSES.get(status)
+    if status == 422 and kind is None and refused is SampleRejected and not _about_files(body):
+        kind = ProtocolBroken
+    if kind is None:
+        unknown = refused if status in (400, 413, 422) else ProtocolBroken
+        kind = Unavailable if status >= 500 else unknown
+    # After a server's own error the work may have been done; every other refusal came before it.
+    failure = kind(maybe_done=status >= 500, retry_after=_retry_after(headers))
+    if isinstance(failure, Unauthorized):
+        failure.permission = _permission(body)
+    return failure
+
+
+def _by_words(
+    status: int, body: bytes, gone: Mapping[str, type[ProviderFailure]]
+) -> type[ProviderFailure] | None:
+    detail = _detail(body)
+    if not isinstance(detail, dict):
+        return None
+    told = msgspec.convert(detail, _Detail)
+    for word in (told.status, told.code):
+        if isinstance(word, str) and word in GONE_WORDS:
+            return gone.get(word) if status in GONE_STATUSES else None
+    for word in (told.status, told.code, told.type):
+        if isinstance(word, str) and word in WORDS:
+            return WORDS[word]
+    if isinstance(told.message, str) and SLOTS_MESSAGE in told.message:
+        return SlotsExhausted
+    return None
+
+
+def _permission(body: bytes) -> str | None:
+    """Which permission is missing; None where the key itself is refused."""
+    detail = _detail(body)
+    if not isinstance(detail, dict):
+        return None
+    told = msgspec.convert(detail, _Detail)
+    if not PERMISSION_WORDS & {word for word in (told.status, told.code) if isinstance(word, str)}:
+        return None
+    found = PERMISSION.search(told.message) if isinstance(told.message, str) else None
+    return found[1] if found else ""
+
+
+def _about_files(body: bytes) -> bool:
+    """Whether a 422 of the FastAPI kind is about the audio and not about the rest of the form."""
+    detail = _detail(body)
+    if not isinstance(detail, list):
+        return True
+    places = [fault.get("loc") for fault in detail if isinstance(fault, dict)]
+    return any(isinstance(place, list) and "files" in place for place in places)
+
+
+def _detail(body: bytes) -> object:
+    try:
+        return loose_json.decode(body, _Body).detail
+    except loose_json.Unreadable:
+        return None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that `Retry-After` asks for, an hour at most. This API does not use its form of a date."""
+    text = headers.get("retry-after", "")
+    if not (text.isascii() and text.isdigit() and len(text) < 6):
+        return None
+    return min(float(text), LONGEST_RETRY_AFTER_SECONDS)

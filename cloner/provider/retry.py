@@ -1,0 +1,60 @@
+"""The one rule by which a request to ElevenLabs is tried again: jittered, bounded, inside the deadline."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import tenacity
+
+from cloner.provider.failures import ProviderFailure, TimedOut
+
+__all__ = ["retrying"]
+
+T = TypeVar("T")
+
+
+async def retrying(
+    attempt: Callable[[int], Awaitable[T]],
+    on: tuple[type[ProviderFailure], ...],
+    *,
+    attempts: int,
+    deadline: float,
+) -> T:
+    """Calls `attempt` with the number of tries before, again after the failures in `on`.
+
+    Stops when the next pause would end after the deadline. When time runs out in a later try, the
+    failure known before says more than that, and is the one raised.
+    """
+    loop = asyncio.get_running_loop()
+    known: ProviderFailure | None = None
+
+    def over(state: tenacity.RetryCallState) -> bool:
+        return state.attempt_number >= attempts or loop.time() + state.upcoming_sleep >= deadline
+
+    async for trial in tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(on),
+        wait=_pause,
+        stop=over,
+        reraise=True,
+    ):
+        with trial:
+            try:
+                return await attempt(trial.retry_state.attempt_number - 1)
+            except TimedOut:
+                if known is not None and loop.time() >= deadline:
+                    raise known from None
+                raise
+            except ProviderFailure as failure:
+                known = failure
+                raise
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+_jittered = tenacity.wait_random_exponential(multiplier=0.5, max=8)
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Full jitter over a growing bound, and no less than `Retry-After` asks for."""
+    failure = state.outcome.exception() if state.outcome else None
+    asked = failure.retry_after if isinstance(failure, ProviderFailure) else None
+    return _jittered(state) + (asked or 0.0)

@@ -1,0 +1,125 @@
+"""Requests that their senders named: what each of them asked for, and which voice came of it.
+
+A row is written together with the intent to make a voice, so that no process can buy one and then
+forget for which request it did. What has failed, or did not get as far, is not remembered.
+"""
+
+import msgspec
+
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Transaction
+
+__all__ = [
+    "KEPT_SECONDS",
+    "Answer",
+    "NamedRequest",
+    "RequestDiffers",
+    "RequestForgotten",
+    "answer",
+    "drop_old",
+    "forget_voice",
+    "lead",
+    "settle",
+    "take",
+]
+
+KEPT_SECONDS = 86_400.0
+
+
+class RequestDiffers(Exception):
+    """Another request came under the same name within a day. Nothing was done."""
+
+    faults = (("request_id", "was used for another request within a day: give each an id of its own"),)
+
+    def __init__(self) -> None:
+        super().__init__(" ".join(*self.faults))
+
+
+class RequestForgotten(Exception):
+    """The request was answered with a voice that was forgotten since. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The voice that this request made was forgotten since; another one needs another request_id."
+        )
+
+
+class NamedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request by its sender's name for it and by its content, both as keyed hashes."""
+
+    key: str
+    content: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The voice that a request led to, and whether that was there already."""
+
+    marker: str
+    reused: bool
+
+
+KEY_TAKEN = Statement("""
+    INSERT INTO requests (key, content, reused, at) VALUES (:key, :content, :reused, :now)
+    ON CONFLICT (key) DO NOTHING
+""")
+# What came of it is remembered for a day, unless nothing came of it.
+FOUND = """
+    SELECT requests.content, requests.marker, requests.reused, voices.state FROM requests
+    LEFT JOIN voices ON voices.marker = requests.marker WHERE requests.key = :key AND requests.at > :since
+"""
+ANSWER = Statement(FOUND)
+LOCKED = Statement("SELECT 1 FROM requests WHERE key = :key FOR UPDATE")
+LED_TO = Statement("""
+    UPDATE requests SET content = :content, marker = :marker, reused = :reused, at = :now WHERE key = :key
+""")
+FORGOTTEN = Statement("UPDATE requests SET content = '', marker = NULL WHERE marker = :marker")
+DROPPED = Statement("DELETE FROM requests WHERE at <= :before")
+
+
+def answer(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
+    """What the request led to within a day, at whichever process; None where it is as good as new.
+
+    The voice may still be on its way. Raises RequestDiffers or RequestForgotten.
+    """
+    row = tx.one(ANSWER, key=request.key, since=now - KEPT_SECONDS)
+    if row is None:
+        return None
+    content, marker, reused, state = row
+    if state == "failed":
+        return None
+    if content and content != request.content:
+        raise RequestDiffers
+    if state is None:
+        raise RequestForgotten
+    return Answer(marker, bool(reused))
+
+
+def take(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
+    """As `answer`, and holds the request for this transaction, so that no two lead to a voice each."""
+    tx.run(KEY_TAKEN, key=request.key, content=request.content, reused=False, now=now - KEPT_SECONDS)
+    tx.one(LOCKED, key=request.key)
+    return answer(tx, request, now=now)
+
+
+def lead(tx: Transaction, request: NamedRequest, marker: str, *, reused: bool, now: float) -> None:
+    """Notes the voice that the request led to, of a request that was taken in this transaction."""
+    tx.run(LED_TO, key=request.key, content=request.content, marker=marker, reused=reused, now=now)
+
+
+def settle(tx: Transaction, request: NamedRequest, marker: str, *, reused: bool, now: float) -> Answer:
+    """The answer that counts: the one that was noted first, or this one."""
+    noted = take(tx, request, now=now)
+    if noted is not None:
+        return noted
+    lead(tx, request, marker, reused=reused, now=now)
+    return Answer(marker, reused)
+
+
+def forget_voice(tx: Transaction, marker: str) -> None:
+    """Leaves nothing of requests for a voice but that they were made, so that none makes it anew."""
+    tx.run(FORGOTTEN, marker=marker)
+
+
+def drop_old(tx: Transaction, *, before: float) -> int:
+    """Removes requests that were answered before then; says how many."""
+    return tx.run(DROPPED, before=before)

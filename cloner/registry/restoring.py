@@ -1,0 +1,208 @@
+"""Writes a whole registry into a database that no cloner is at, in one transaction.
+
+What a registry says of its own past is set back. What was done in the world since is not undone by
+that, so whatever the registry that is replaced knows of it is kept:
+
+voices  which the restored registry would not know are given up for deletion, and so stays what was
+        being deleted. None is believed to be at the provider before it was looked for
+agents  have what they have, so the rows that are there stay, and each agent is put back
+calls   that are over must not begin again, so the rows that are there stay
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from cloner.address import is_sqlite, postgres_url, sqlite_file
+from cloner.registry.opening import (
+    MIGRATION_LOCK,
+    bring_up_to_date,
+    lacks_migrations,
+    postgres_revision,
+    telling_problems,
+)
+from cloner.registry.snapshot import Snapshot, Table
+from cloner.registry.sqlite import SqliteTransaction, made_private
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import RegistryNotOpened, Transaction
+
+__all__ = ["RegistryInUse", "RegistryNotEmpty", "Restored", "restoring"]
+
+# A cloner asks its registry something every second, and at an intent gives a sign of life every other.
+RECENT_SECONDS = 10
+# How long whoever was at it may need to be gone.
+GONE_SECONDS = RECENT_SECONDS + 2.0
+# Rows of these are added to those that are there, which count.
+STAYING = ("agents", "calls")
+
+BEGUN = Statement("SELECT 1 FROM deployment")
+VOICES_DROPPED = Statement("DELETE FROM voices")
+PROCESSES_DROPPED = Statement("DELETE FROM processes")
+DEPLOYMENT_DROPPED = Statement("DELETE FROM deployment")
+# What the provider has now is looked at before anything else.
+TO_BE_RECONCILED = Statement("UPDATE deployment SET reconciled_until = 0")
+TO_BE_CHECKED = Statement("UPDATE voices SET checked_at = 0")
+TO_BE_PUT_BACK = Statement("""
+    UPDATE agents SET restoring = (marker IS NOT NULL), held_until = 0, holder = ''
+""")
+# Of others' sessions Postgres does not say when they were last at work.
+AT_WORK = f"""
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+        AND (usename = current_user OR application_name = current_setting('application_name'))
+        AND state_change > clock_timestamp() - interval '{RECENT_SECONDS} seconds'
+    LIMIT 1
+"""
+ALIVE = Statement("SELECT 1 FROM processes WHERE alive_at >= :since LIMIT 1")
+
+Connection: TypeAlias = Any
+
+
+class RegistryInUse(RegistryNotOpened):
+    """A cloner is at the registry, or somebody else is."""
+
+
+class RegistryNotEmpty(RegistryNotOpened):
+    """There is a registry already, which nobody said may be replaced."""
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the registry that was there."""
+
+    replaced: bool
+    given_up: int
+    """How many of its voices the restored registry deletes."""
+
+
+@contextmanager
+def restoring(url: str, source: Snapshot, *, replace: bool) -> Iterator[Restored]:
+    """Writes the registry, and commits it when the block ends without a failure.
+
+    Raises RegistryInUse, RegistryNotEmpty unless it may `replace` what there is, RegistryNewer and
+    RegistryNotOpened.
+    """
+    alone = _alone_in_file(sqlite_file(url)) if is_sqlite(url) else _alone_at_server(postgres_url(url))
+    with telling_problems(url), alone as (connection, transaction):
+        there = transaction.one(BEGUN) is not None
+        if there and not replace:
+            raise RegistryNotEmpty("DATABASE_URL: there is a registry already, which --replace replaces")
+        tables = {table.name: table for table in source.tables}
+        left = _left(transaction, source, tables["voices"]) if there else {}
+        for statement in (VOICES_DROPPED, PROCESSES_DROPPED, DEPLOYMENT_DROPPED):
+            transaction.run(statement)
+        for table in source.tables:
+            rows = source.rows(table)
+            if table.name == "voices":
+                rows = (row for row in rows if row[table.columns.index("marker")] not in left)
+            _insert(connection, table, rows)
+        _insert(connection, tables["voices"], left.values())
+        for statement in (TO_BE_RECONCILED, TO_BE_CHECKED, TO_BE_PUT_BACK):
+            transaction.run(statement)
+        yield Restored(replaced=there, given_up=len(left))
+        connection.execute("COMMIT")
+
+
+def _left(transaction: Transaction, source: Snapshot, table: Table) -> dict[str, list[Any]]:
+    """Voices of the registry that is there which are to be deleted, by their markers."""
+    place = {column: number for number, column in enumerate(table.columns)}
+    marker, state, voice_id = place["marker"], place["state"], place["voice_id"]
+    known = {row[marker]: row[voice_id] for row in source.rows(table)}
+    their_ids = set(known.values())
+    left = {}
+    for found in transaction.all(Statement(f"{table.query} WHERE state IN ('ready', 'deleting')")):
+        row = list(found)
+        if row[marker] in known and row[state] == "ready":
+            continue
+        if row[voice_id] in their_ids and known.get(row[marker]) != row[voice_id]:
+            # It is the voice of another row by now.
+            continue
+        if row[state] == "ready":
+            given_up = {
+                "state": "deleting", "reason": "restored", "tries": 0, "greeting_name": "", "number": None,
+                "consent": "", "consent_at": None,
+            }  # fmt: skip
+            for column, value in given_up.items():
+                row[place[column]] = value
+        row[place["due_at"]] = 0.0
+        left[row[marker]] = row
+    return left
+
+
+def _insert(connection: Connection, table: Table, rows: Iterable[list[Any]]) -> None:
+    mark = "?" if isinstance(connection, sqlite3.Connection) else "%s"
+    marks = ", ".join([mark] * len(table.columns))
+    stays = "ON CONFLICT DO NOTHING" if table.name in STAYING else ""
+    text = f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({marks}) {stays}"
+    with closing(connection.cursor()) as cursor:
+        cursor.executemany(text, rows)
+
+
+@contextmanager
+def _alone_in_file(path: Path) -> Iterator[tuple[Connection, Transaction]]:
+    """A transaction on a file that nobody else has open, nor can open before it is over."""
+    made_private(path)
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=GONE_SECONDS)) as connection:
+        try:
+            # The lock is kept from the first one until the connection is closed. A log beside the file, of
+            # which every process that has it open keeps a share, can only be left alone.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("COMMIT")
+        except sqlite3.OperationalError as failure:
+            if failure.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise RegistryInUse(f"DATABASE_URL: {path} is in use: stop every cloner first") from failure
+            raise
+        # Also that it was committed is on the disk.
+        connection.execute("PRAGMA synchronous=EXTRA")
+        bring_up_to_date(connection)
+        connection.execute("BEGIN EXCLUSIVE")
+        yield connection, SqliteTransaction(connection)
+
+
+@contextmanager
+def _alone_at_server(url: str) -> Iterator[tuple[Connection, Transaction]]:
+    """A transaction on a database at which no cloner is, nor can be before it is over."""
+    from psycopg import errors
+
+    from cloner.registry import postgres
+
+    in_use = RegistryInUse(
+        "DATABASE_URL: a cloner is at the database, or was a few seconds ago: stop every cloner first"
+    )
+    with closing(postgres.connected(url)) as connection:
+        transaction = postgres.PostgresTransaction(connection)
+        begun = postgres_revision(connection) is not None
+        lacks_migrations(postgres_revision(connection))
+        ends = time.monotonic() + GONE_SECONDS
+        while _at_work(connection, transaction, begun=begun):
+            if time.monotonic() > ends:
+                raise in_use
+            time.sleep(0.25)
+        bring_up_to_date(connection)
+        try:
+            connection.execute(
+                f"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;"
+                f" SET LOCAL lock_timeout = '{RECENT_SECONDS}s';"
+                f" SELECT pg_advisory_xact_lock({MIGRATION_LOCK});"
+                " LOCK TABLE deployment, voices, calls, agents, processes, alembic_version"
+                " IN ACCESS EXCLUSIVE MODE".encode()
+            )
+        except (errors.LockNotAvailable, errors.DeadlockDetected) as failure:
+            raise in_use from failure
+        # Whoever came meanwhile waits by now.
+        if _at_work(connection, transaction, begun=True):
+            raise in_use
+        yield connection, transaction
+
+
+def _at_work(connection: Connection, transaction: Transaction, *, begun: bool) -> bool:
+    """Whether a cloner shows itself, by what it asks the server or by its signs of life."""
+    if connection.execute(AT_WORK.encode()).fetchone() is not None:
+        return True
+    return begun and transaction.one(ALIVE, since=time.time() - RECENT_SECONDS) is not None

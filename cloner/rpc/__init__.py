@@ -1,0 +1,1 @@
+"""The gRPC boundary: who may call, what a request says, and how an outcome is answered."""

@@ -1,0 +1,264 @@
+"""The cloner's door: how many calls, how many bytes of them and for how long, and what is no call at all.
+
+gRPC would read a unary request to its end before anybody is asked. On the wire such a request is a
+stream of one message, so it is registered as one here and read when it is its turn: until then the
+sender is held by flow control, after some 64 KB.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from opentelemetry.trace import get_current_span
+from precall.v1 import cloning_pb2
+
+from cloner.refusals import (
+    BodyTimeout,
+    BodyTooLarge,
+    MalformedMessage,
+    MethodUnknown,
+    Overloaded,
+    Refused,
+    Stopping,
+    TooManyWatch,
+)
+from cloner.room import Room, Share
+from cloner.rpc.status import answer_failure, reason_of
+
+__all__ = ["Admission"]
+
+log = structlog.get_logger()
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+# What the type stubs say of handlers leaves out aio.
+Handler: TypeAlias = Any
+
+SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"]
+WITH_SAMPLE = frozenset(
+    f"/{SERVICE.full_name}/{method.name}"
+    for method in SERVICE.methods
+    if "sample" in method.input_type.fields_by_name
+)
+# Voices that are cloned ahead of time leave some of the places to calls.
+AHEAD = frozenset(f"/{SERVICE.full_name}/{name}" for name in ("CloneVoice", "ReplaceVoice"))
+HEALTH = "/grpc.health.v1.Health/"
+
+# How long a request waits for room in memory before it is refused.
+ROOM_SECONDS = 2.0
+# How many requests without a sample are read at once, and how many streams are open.
+SMALL_READS = 4
+MOST_STREAMS = 64
+# How many watch the health: each client that balances calls does. Anybody may, so that their number must not
+# keep anybody else from calling: one more goes without.
+MOST_WATCHES = 256
+MAX_METADATA_BYTES = 16_384
+
+
+class Places:
+    """Counts the calls of one kind that are under way."""
+
+    def __init__(self, most: int, full: type[Refused] = Overloaded) -> None:
+        self._free = most
+        self._full = full
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Takes a place for as long as the block lasts. Raises Overloaded, or as told, if none is free."""
+        if self._free <= 0:
+            raise self._full
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+class Admission(grpc.aio.ServerInterceptor):
+    """Lets calls in. `room` is what their bodies may take in memory.
+
+    At most `most_calls` that carry a sample are under way, and as many that do not, which therefore
+    never wait for samples. A body may have `max_bytes` and must arrive within `body_seconds`. With
+    `guarded` there are strangers: health is told to them without reading what they send.
+    """
+
+    def __init__(
+        self, room: Room, *, most_calls: int, max_bytes: int, body_seconds: float, guarded: bool
+    ) -> None:
+        self._room = room
+        # What gRPC itself takes before it breaks off a message, with a status of its own.
+        self.hard_limit = 2 * max_bytes
+        self._max_bytes = max_bytes
+        self._body_seconds = body_seconds
+        self._guarded = guarded
+        self._small_room = Room(SMALL_READS * self.hard_limit)
+        self._samples = Places(most_calls)
+        self._ahead = Places(max(1, most_calls - max(1, most_calls // 16)))
+        self._small = Places(most_calls)
+        self._health = Places(most_calls)
+        self._streams = Places(MOST_STREAMS)
+        self._watches = Places(MOST_WATCHES, TooManyWatch)
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """Ends the streams that are open, which would end by themselves only when their callers leave.
+
+        Calls that have come in are served: the server itself takes no more, and tells its clients in a
+        way (GOAWAY) after which they send elsewhere, by themselves, what nobody has begun to handle.
+        """
+        self._closed.set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        size = sum(len(key) + len(value) for key, value in handler_call_details.invocation_metadata or ())
+        if handler is None:
+            return grpc.stream_unary_rpc_method_handler(_refusing(MethodUnknown()))
+        if size > MAX_METADATA_BYTES:
+            too_large = _refusing(BodyTooLarge(limit=MAX_METADATA_BYTES, actual=size))
+            if handler.response_streaming:
+                return grpc.stream_stream_rpc_method_handler(too_large)
+            return grpc.stream_unary_rpc_method_handler(too_large)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(method, handler),
+                request_deserializer=handler.request_deserializer if handler.request_streaming else None,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.stream_unary_rpc_method_handler(
+            self._unary(method, handler), response_serializer=handler.response_serializer
+        )
+
+    def _unary(self, method: str, handler: Handler) -> Any:
+        places, room = self._kind(method)
+
+        async def call(_requests: Any, context: Context) -> Any:
+            share = None
+            try:
+                with ExitStack() as taken:
+                    for kind in places:
+                        taken.enter_context(kind.one())
+                    request, share = await self._received(method, handler, context, room)
+                    return await _answer(handler.unary_unary, request, context)
+            except Exception as failure:  # noqa: BLE001 - the outermost boundary: whatever it is, it ends here
+                _refuse(context, failure)
+                return None
+            finally:
+                if share is not None:
+                    share.give_back()
+
+        return call
+
+    def _streaming(self, method: str, handler: Handler) -> Any:
+        async def call(requests: Any, context: Context) -> None:
+            try:
+                self._open()
+                with (self._watches if method.startswith(HEALTH) else self._streams).one():
+                    if handler.request_streaming:
+                        await self._piped(handler.stream_stream(requests, context), context)
+                        return
+                    request, share = await self._received(method, handler, context, self._small_room)
+                    share.give_back()
+                    await self._piped(handler.unary_stream(request.pop(), context), context)
+            except Exception as failure:  # noqa: BLE001 - as above
+                _refuse(context, failure)
+
+        return call
+
+    async def _piped(self, answers: Any, context: Context) -> None:
+        """Hands on what a behavior has to say until it has said everything, or this process stops."""
+
+        async def hand_on() -> None:
+            if inspect.isasyncgen(answers):
+                async for answer in answers:
+                    await context.write(answer)
+            else:
+                await answers
+
+        work, closed = asyncio.create_task(hand_on()), asyncio.create_task(self._closed.wait())
+        try:
+            await asyncio.wait((work, closed), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise Stopping
+            await work
+        finally:
+            closed.cancel()
+            work.cancel()
+            await asyncio.gather(work, closed, return_exceptions=True)
+
+    def _open(self) -> None:
+        if self._closed.is_set():
+            raise Stopping
+
+    def _kind(self, method: str) -> tuple[tuple[Places, ...], Room]:
+        """The places that a call of this method takes, and where its body goes."""
+        if method in AHEAD:
+            return (self._samples, self._ahead), self._room
+        if method in WITH_SAMPLE:
+            return (self._samples,), self._room
+        return (self._health if method.startswith(HEALTH) else self._small,), self._small_room
+
+    async def _received(
+        self, method: str, handler: Handler, context: Context, room: Room
+    ) -> tuple[list[Any], Share]:
+        """The request, and the room that it takes.
+
+        The request comes in a list, so that it can be handed on without being held here: its sample is
+        taken from it, and the message, as large again, is let go.
+        """
+        if self._guarded and method.startswith(HEALTH):
+            return [handler.request_deserializer(b"")], Share(room, 0)
+        left = context.time_remaining()
+        patience = ROOM_SECONDS if left is None else min(ROOM_SECONDS, left / 2)
+        share = await room.wait(self.hard_limit, seconds=patience)
+        try:
+            raw = await self._read(context)
+            share.resize(len(raw))
+            try:
+                return [handler.request_deserializer(raw)], share
+            except DecodeError:
+                raise MalformedMessage from None
+        except BaseException:
+            share.give_back()
+            raise
+
+    async def _read(self, context: Context) -> bytes:
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                raw = await context.read()
+        except TimeoutError:
+            raise BodyTimeout from None
+        if not isinstance(raw, bytes):  # the end of a stream that held no message
+            raise MalformedMessage
+        if len(raw) > self._max_bytes:
+            raise BodyTooLarge(limit=self._max_bytes, actual=len(raw))
+        return raw
+
+
+async def _answer(behavior: Any, request: list[Any], context: Context) -> Any:
+    answer = behavior(request.pop(), context)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _refusing(failure: Exception) -> Any:
+    async def refuse(_requests: Any, context: Context) -> None:
+        _refuse(context, failure)
+
+    return refuse
+
+
+def _refuse(context: Context, failure: Exception) -> None:
+    if isinstance(failure, NotImplementedError):
+        failure = MethodUnknown()
+    answer_failure(context, failure)
+    reason = reason_of(failure)
+    get_current_span().set_attribute("precall.outcome", reason)
+    log.debug("call refused", reason=reason)

@@ -1,0 +1,105 @@
+"""Reads the fields of a request, and tells everything that is wrong with them at once."""
+
+import re
+
+from precall.v1 import cloning_pb2 as pb
+
+from callerid import holds_control, longest
+from cloner.rpc.status import FieldInvalid
+from cloner.voices.callers import Caller, Identities
+
+__all__ = ["Fields"]
+
+ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+NO_NUMBER = (
+    "is not a phone number: send it with its country, as +31612345678 (a national one needs DEFAULT_REGION)"
+)
+
+
+class Fields:
+    """The fields of one request. What is at fault is read as empty; `check` tells all of it."""
+
+    def __init__(self, identities: Identities) -> None:
+        self._identities = identities
+        self._faults: list[tuple[str, str]] = []
+
+    def check(self) -> None:
+        """Raises FieldInvalid where anything was wrong."""
+        if self._faults:
+            raise FieldInvalid(*self._faults)
+
+    def wrong(self, field: str, problem: str) -> None:
+        """Says what is wrong with a field."""
+        self._faults.append((field, problem))
+
+    def id(self, field: str, text: str, *, required: bool = True) -> str:
+        """An id of ElevenLabs' or of the sender's own."""
+        if not text and not required:
+            return ""
+        if not text:
+            self.wrong(field, "is required")
+        elif not ID.fullmatch(text):
+            self.wrong(field, 'may hold letters, digits, "_" and "-", and at most 128 of them')
+        return text
+
+    def text(self, field: str, text: str, *, most: int, required: bool = False) -> str:
+        """Printable text without the spaces around it."""
+        text = text.strip()
+        if required and not text:
+            self.wrong(field, "is required")
+        elif len(text) > most:
+            self.wrong(field, f"may hold at most {most} characters")
+        elif not text.isprintable():
+            self.wrong(field, "may hold printable characters only")
+        return text
+
+    def sample(self, sample: bytes) -> bytes:
+        """The recording."""
+        if not sample:
+            self.wrong("sample", "is required")
+        return sample
+
+    def caller(self, caller: pb.Caller, consent: str = "", *, numbered: bool = False) -> Caller:
+        """Who is calling; with `numbered` a phone number is required."""
+        whom = Caller(
+            consent=self._said("consent", consent, most=200),
+            name=self._said("caller.name", caller.name, most=200),
+            date_of_birth=self._said("caller.date_of_birth", caller.date_of_birth, most=64),
+            phone_number=self.number("caller.phone_number", caller.phone_number),
+        )
+        if numbered:
+            self.numbered(whom)
+        return whom
+
+    def numbered(self, caller: Caller) -> None:
+        """Says so where the caller has no number that is one: that could mean everybody without a number."""
+        if not caller.phone_number:
+            self.wrong("caller.phone_number", "is required")
+        elif self._identities.number(caller.phone_number) is None:
+            self.wrong("caller.phone_number", NO_NUMBER)
+
+    def number(self, field: str, text: str) -> str:
+        """A phone number as somebody wrote it, which may be none."""
+        return self._said(field, text, most=longest(text.strip()))
+
+    def _said(self, field: str, text: str, *, most: int) -> str:
+        """What is said of a person, under the rule that the gateway has too."""
+        text = text.strip()
+        if len(text) > most:
+            self.wrong(field, f"may hold at most {most} characters")
+        elif holds_control(text):
+            self.wrong(field, "may not hold control characters")
+        return text
+
+    def position(self, token: str) -> tuple[float, str] | None:
+        """Where a page begins: below this creation time and marker."""
+        if not token:
+            return None
+        at, _, marker = token.partition("_")
+        try:
+            if ID.fullmatch(marker):
+                return float.fromhex(at), marker
+        except (ValueError, OverflowError):
+            pass
+        self.wrong("page_token", "is not one that ListVoices returned")
+        return None

@@ -1,0 +1,167 @@
+"""The gRPC boundary: every exception of this process as a google.rpc.Status.
+
+The status goes out by `set_code`, `set_details` and a trailing `grpc-status-details-bin`, with no
+answer message: `context.abort_with_status` would leave the server span without a status.
+"""
+
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.trace import get_current_span
+from precall.v1 import error_reason_pb2
+from precall.v1.error_reason_pb2 import ErrorReason
+
+from cloner import refusals
+from cloner.audio.inspector import InspectionUnavailable, SampleUnreadable
+from cloner.provider import failures
+from cloner.registry import RegistryUnavailable, RequestDiffers, RequestForgotten, TextNotStorable
+from cloner.voices import samples
+from cloner.voices.callers import ConversationMismatch
+from cloner.voices.finding import ConsentMissing
+from cloner.voices.marked import VoiceNeedsVerification
+from telemetry.logs import where
+from telemetry.tracing import trace_id
+
+__all__ = ["FieldInvalid", "Unauthenticated", "answer_failure", "reason_of"]
+
+log = structlog.get_logger()
+
+DOMAIN = "precall"
+DETAILS_KEY = "grpc-status-details-bin"
+# Tells the gRPC of a client that has a retry policy not to send the call again by itself.
+PUSHBACK = ("grpc-retry-pushback-ms", "-1")
+
+
+class FieldInvalid(Exception):
+    """Fields of the request are missing, empty, or not of the form that their comments state.
+
+    `faults` are all of them, each a field and what is wrong with it.
+    """
+
+    def __init__(self, *faults: tuple[str, str]) -> None:
+        super().__init__("; ".join(f"{field} {problem}" for field, problem in faults))
+        self.faults = faults
+
+
+class Unauthenticated(Exception):
+    """The call does not carry our token."""
+
+    def __init__(self) -> None:
+        super().__init__("Send the metadata `authorization: Bearer <token>` with the token of this server.")
+
+
+E = error_reason_pb2
+C = grpc.StatusCode
+# What went wrong at ElevenLabs names its reason itself.
+PROVIDER: dict[type[failures.ProviderFailure], grpc.StatusCode] = {
+    failures.SampleRejected: C.FAILED_PRECONDITION,
+    failures.VoiceNotFound: C.NOT_FOUND,
+    failures.AgentNotFound: C.NOT_FOUND,
+    failures.AgentRejected: C.FAILED_PRECONDITION,
+    failures.Unauthorized: C.FAILED_PRECONDITION,
+    failures.PlanLimit: C.FAILED_PRECONDITION,
+    failures.SlotsExhausted: C.FAILED_PRECONDITION,
+    failures.MonthlyLimit: C.FAILED_PRECONDITION,
+    failures.ProtocolBroken: C.INTERNAL,
+    failures.Busy: C.UNAVAILABLE,
+    failures.Unavailable: C.UNAVAILABLE,
+    failures.TimedOut: C.DEADLINE_EXCEEDED,
+    failures.DeadlineTooShort: C.DEADLINE_EXCEEDED,
+}
+TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
+    **{kind: (ErrorReason.Value(f"ERROR_REASON_{kind.reason}"), code) for kind, code in PROVIDER.items()},
+    FieldInvalid: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
+    RequestDiffers: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
+    samples.SampleTooLarge: (E.ERROR_REASON_SAMPLE_TOO_LARGE, C.INVALID_ARGUMENT),
+    samples.SampleTooShort: (E.ERROR_REASON_SAMPLE_TOO_SHORT, C.INVALID_ARGUMENT),
+    samples.SampleTooLong: (E.ERROR_REASON_SAMPLE_TOO_LONG, C.INVALID_ARGUMENT),
+    samples.SampleSilent: (E.ERROR_REASON_SAMPLE_SILENT, C.INVALID_ARGUMENT),
+    samples.SampleRateTooLow: (E.ERROR_REASON_SAMPLE_RATE_TOO_LOW, C.INVALID_ARGUMENT),
+    SampleUnreadable: (E.ERROR_REASON_SAMPLE_UNREADABLE, C.INVALID_ARGUMENT),
+    VoiceNeedsVerification: (E.ERROR_REASON_VOICE_NEEDS_VERIFICATION, C.FAILED_PRECONDITION),
+    ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
+    ConversationMismatch: (E.ERROR_REASON_CONVERSATION_MISMATCH, C.ALREADY_EXISTS),
+    RequestForgotten: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
+    InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    refusals.Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    refusals.Stopping: (E.ERROR_REASON_CLONER_UNAVAILABLE, C.UNAVAILABLE),
+    refusals.MalformedMessage: (E.ERROR_REASON_MALFORMED_BODY, C.INVALID_ARGUMENT),
+    refusals.BodyTooLarge: (E.ERROR_REASON_BODY_TOO_LARGE, C.INVALID_ARGUMENT),
+    refusals.BodyTimeout: (E.ERROR_REASON_BODY_TIMEOUT, C.DEADLINE_EXCEEDED),
+    refusals.MethodUnknown: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
+    refusals.TooManyWatch: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
+    refusals.ServiceUnknown: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
+    RegistryUnavailable: (E.ERROR_REASON_REGISTRY_UNAVAILABLE, C.UNAVAILABLE),
+    Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
+    # What requests say is checked before; what is left is what ElevenLabs said of a voice or an agent.
+    TextNotStorable: (E.ERROR_REASON_PROVIDER_PROTOCOL, C.INTERNAL),
+}
+# After how many seconds it is worth trying again, where whoever failed does not know better.
+WAITS = {
+    E.ERROR_REASON_RATE_LIMITED: 1.0,
+    E.ERROR_REASON_PROVIDER_BUSY: 1.0,
+    E.ERROR_REASON_PROVIDER_UNAVAILABLE: 1.0,
+    E.ERROR_REASON_CLONER_UNAVAILABLE: 1.0,
+    E.ERROR_REASON_REGISTRY_UNAVAILABLE: 1.0,
+}
+INTERNAL = "An internal error; the trace shows where."
+
+
+def reason_of(failure: Exception) -> str:
+    """The name of the reason without its prefix, such as SAMPLE_TOO_SHORT."""
+    reason, _ = _row(failure)
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
+
+
+def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Exception, *more: Message) -> None:
+    """Sets the call's status, with `more` among its details.
+
+    What is not in the table is a bug, told to the log and to nobody else.
+    """
+    reason, code = _row(failure)
+    message = str(failure)
+    if reason == E.ERROR_REASON_INTERNAL:
+        log.error("bug", exception=where(failure))
+        message = INTERNAL
+    status = status_pb2.Status(code=code.value[0], message=message)
+    facts = failure.facts if isinstance(failure, samples.SampleRefused | refusals.BodyTooLarge) else {}
+    info = error_details_pb2.ErrorInfo(
+        domain=DOMAIN,
+        reason=reason_of(failure),
+        metadata={**facts, "trace_id": trace_id(get_current_span())},
+    )
+    status.details.append(_packed(info))
+    faults = failure.faults if isinstance(failure, FieldInvalid | RequestDiffers) else ()
+    if faults:
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
+            for field, problem in faults
+        ]
+        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+    asked = failure.retry_after if isinstance(failure, failures.ProviderFailure) else None
+    if (seconds := asked or WAITS.get(reason)) is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(1000 * seconds))
+        status.details.append(_packed(retry))
+    status.details.extend(_packed(detail) for detail in more)
+    context.set_code(code)
+    context.set_details(message)
+    # What ElevenLabs or the registry fail at was tried again here; another process could do no better.
+    final = code is C.UNAVAILABLE and reason != E.ERROR_REASON_CLONER_UNAVAILABLE
+    context.set_trailing_metadata(
+        ((DETAILS_KEY, status.SerializeToString()), *((PUSHBACK,) if final else ()))
+    )
+
+
+def _row(failure: Exception) -> tuple[ErrorReason.ValueType, grpc.StatusCode]:
+    return TABLE.get(type(failure), (E.ERROR_REASON_INTERNAL, C.INTERNAL))
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

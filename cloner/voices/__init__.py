@@ -1,0 +1,1 @@
+"""Callers' voices: how they are found, made, kept and removed."""

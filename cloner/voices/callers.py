@@ -1,0 +1,148 @@
+"""Who is calling, and how they are named and greeted."""
+
+import hashlib
+import hmac
+import re
+import unicodedata
+from typing import Literal
+
+import msgspec
+
+from callerid import e164, folded, spaced, spoken
+
+__all__ = ["CallName", "Caller", "ConversationMismatch", "Identities", "Identity", "greeting", "voice_label"]
+
+CallName = Literal["conversation_id", "call_sid", "sip_call_id"]
+
+LABEL_LENGTH = 40
+
+
+class ConversationMismatch(Exception):
+    """This agent and conversation were asked about before, for another caller. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__("This conversation was asked about for another caller; send one of its own.")
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request says of the caller. A part that is not known is empty."""
+
+    name: str = ""
+    date_of_birth: str = ""
+    phone_number: str = ""
+    consent: str = ""
+    """The reference of the consent to a clone. It tells no caller from another."""
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a caller is, in a form that tells nobody else."""
+
+    caller: str
+    number: str | None
+    person: str
+    """The same for every sample and every call of one caller, whatever a voice belongs to."""
+
+    stated: str
+    """Whom the request states: number, name and date of birth, whatever the sample."""
+
+
+class Identities:
+    """Tells one caller from another by keyed hashes.
+
+    `reuse` says what a voice belongs to: the `caller`, the caller and the `sample`, or `never` more
+    than one call. `region` is the country in which national forms of numbers are read.
+    """
+
+    def __init__(
+        self, key: bytes, reuse: Literal["caller", "sample", "never"], *, region: str | None = None
+    ) -> None:
+        self._key = key
+        self._reuse = reuse
+        self.region = region
+
+    def needs_sample(self, caller: Caller) -> bool:
+        """Whether the caller cannot be told without the digest of the sample."""
+        return self._reuse == "sample" or e164(caller.phone_number, self.region) is None
+
+    def of(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
+        """Equal for two requests exactly when they come from one caller.
+
+        The number counts in E.164 form, the name without regard to case, spaces and spelling in code
+        points. Without a number that can be one person's the sample joins in: many share a name.
+        """
+        number = e164(caller.phone_number, self.region)
+        parts = [number or "", folded(caller.name), spaced(caller.date_of_birth)]
+        if number is None or self._reuse == "sample":
+            parts.append(sample_digest)
+        if self._reuse == "never":
+            parts.append(call_id)
+        stated = self._hash("caller", *parts[:3])
+        person = stated if number else self._hash("caller", *parts[:3], sample_digest)
+        return Identity(
+            caller=self._hash("caller", *parts), number=self._of_number(number), person=person, stated=stated
+        )
+
+    def by_number(self, phone_number: str) -> str | None:
+        """The hash by which voices are found for a number; None where none may be."""
+        return None if self._reuse == "never" else self.number(phone_number)
+
+    def number(self, phone_number: str) -> str | None:
+        """The hash of a phone number, None for no number."""
+        return self._of_number(e164(phone_number, self.region))
+
+    def _of_number(self, number: str | None) -> str | None:
+        return None if number is None else self._hash("number", number)
+
+    def call_id(self, agent_id: str, kind: CallName, name: str, *, number: str = "") -> str:
+        """Our own name for a call, the same in every process and after a restart.
+
+        What a conversation, a `call_sid` and a `sip_call_id` of one text name are three calls. Nobody
+        without the key can compute it.
+        """
+        return f"call_{self._hash('call', agent_id, kind, name, number)[:24]}"
+
+    def request(self, request_id: str) -> str:
+        """What a sender's own name for a request is kept as."""
+        return self._hash("request", request_id)
+
+    def content(self, method: str, caller: Caller, *, sample_digest: str) -> str:
+        """What a request asks for: equal for two exactly when they say the same."""
+        told = (caller.name, caller.date_of_birth, caller.phone_number, caller.consent)
+        return self._hash("content", method, *told, sample_digest)
+
+    def _hash(self, *parts: str) -> str:
+        # Lengths in front, so that no two lists of parts read alike.
+        text = "".join(f"{len(part)}:{part}" for part in parts)
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def greeting(template: str, name: str) -> str:
+    """The sentence for this caller.
+
+    `{name}` is the caller's name; without one the sentence closes over it, punctuation included.
+    `{name|friend}` is the name or "friend". Braces in a name are dropped, since an agent reads
+    `{{...}}` as a variable of its own.
+    """
+    name = spoken(name.replace("{", "").replace("}", ""))
+    if name:
+        return re.sub(r"\{name(?:\|[^{}]*)?\}", lambda _: name, template)
+    sentence = re.sub(r"\{name\|([^{}]*)\}", r"\1", template)
+    opened = re.sub(r"^\s*\{name\}[\s,;:.!?]*", "", sentence)
+    sentence = opened if opened == sentence else opened[:1].upper() + opened[1:]
+    # "Goedemorgen, {name}!" loses the comma too; "Hallo {name}, fijn" keeps the one that follows.
+    sentence = re.sub(r"\s*,?\s*\{name\}(?=\s*(?:[,;:.!?]|$))", "", sentence)
+    return re.sub(r"\s*\{name\}", "", sentence).strip()
+
+
+def voice_label(name: str) -> str:
+    """The name as the first part of a voice's name: letters with their marks, digits, "-" and "_"."""
+    words: list[str] = []
+    for word in spaced(name).split():
+        kept = ""
+        for character in word:
+            # A mark belongs to the letter before it, and what stands by itself is no part of a name.
+            marks = kept != "" and unicodedata.category(character).startswith("M")
+            if character.isalnum() or character == "-" or marks:
+                kept += character
+        words.append(kept)
+    return "_".join(word for word in words if word)[:LABEL_LENGTH].strip("_-") or "Caller"

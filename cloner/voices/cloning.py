@@ -1,0 +1,383 @@
+"""Makes one voice, from the intent to the record; what has begun is finished, request or no request.
+
+    intended ── create ──> created ── record ──> ready
+       ^          │           ^         │
+       │          │ no answer │ found   │ the caller has another by now, or was forgotten
+       │          v           │         v
+       │       look for the marker    deleted again
+       │          │ not found
+       └── a new marker, if it may be tried again; else failed
+
+ElevenLabs has no idempotency key, so each voice carries a marker in its labels and its description, and
+the intent is written down under that marker before ElevenLabs is asked. Of an intent whose process was
+killed, another process looks for the marker (`adopt`). What is found under no intent, the janitor removes.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import uuid
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
+
+from cloner.provider import failures
+from cloner.provider.elevenlabs import ElevenLabs, NewVoice
+from cloner.provider.failures import ProviderFailure
+from cloner.provider.retry import retrying
+from cloner.provider.turns import as_urgent_as, urgency
+from cloner.registry import NamedRequest, NewVoiceRow, Store, VoiceRow, deployment, processes, voices
+from cloner.room import Room
+from cloner.voices.callers import Caller, Identity, voice_label
+from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
+from cloner.voices.removal import Removal
+from cloner.voices.samples import Recording
+from cloner.voices.voice import Voice, voice_of
+
+__all__ = ["STALE_SECONDS", "Clone", "Cloning", "Superseded", "Wanted"]
+
+log = structlog.get_logger()
+
+ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
+STALE_SECONDS = 8.0  # without one, whoever was at an intent is taken to be dead
+# How long the monthly counter counts as used up where ElevenLabs does not say until when.
+MONTH_UNKNOWN_SECONDS = 3600.0
+# Credits of a plan that is paid by the year may start again later than the counter, which is a month's.
+MONTH_SECONDS = 31 * 86_400.0
+LONGEST_PERIOD_SECONDS = 367 * 86_400.0
+
+
+class Superseded(Exception):
+    """The intent was given up for another while it was worked at. Whoever waits looks again."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be cloned: for whom, for which call or request, and whether it replaces what there is."""
+
+    identity: Identity
+    caller: Caller
+    call_id: str | None = None
+    request: NamedRequest | None = None
+    replaces: bool = False
+
+
+class Clone:
+    """A clone under way in this process, and what those are told whose time runs out while they wait."""
+
+    task: "asyncio.Task[Voice]"
+
+    def __init__(self, row: VoiceRow, *, asked: bool = False) -> None:
+        self.row = row
+        self.seen = asyncio.get_running_loop().time()
+        """When its intent was last known to be ours."""
+
+        self.trace = get_current_span().get_span_context()
+        self.failure: ProviderFailure | None = None
+        """What went wrong last, or Busy while it waits for its turn."""
+
+        self.asked = asked
+        """Whether ElevenLabs was asked."""
+
+        self.made_room = False
+        # A clone that was begun ahead of time hurries when a call comes to need it.
+        self.urgency = urgency()
+
+    def sent(self, *, again: bool) -> None:
+        """Notes that a create is about to be sent. What went wrong before stays known until the answer."""
+        self.asked = True
+        if not again:
+            self.failure = None
+
+
+class Cloning:
+    """Makes voices for the deployment of the store. `now` tells the time, in Unix seconds.
+
+    A create takes `timeout_seconds` at the most, its `attempts` together. No voice is evicted whose call
+    began less than `call_seconds` ago. What is made ahead of time is kept for `keep_seconds` at the least.
+    """
+
+    def __init__(
+        self,
+        provider: ElevenLabs,
+        store: Store,
+        marked: Marked,
+        removal: Removal,
+        *,
+        room: Room,
+        timeout_seconds: float,
+        attempts: int,
+        call_seconds: float,
+        keep_seconds: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._provider = provider
+        self._store = store
+        self._marked = marked
+        self._removal = removal
+        self._room = room
+        self._timeout = timeout_seconds
+        self._attempts = attempts
+        self._call_seconds = call_seconds
+        self._keep_seconds = keep_seconds
+        self._now = now
+        self._owner = secrets.token_hex(8)
+        """Names this process in the registry."""
+
+        self._clones: dict[str, Clone] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self._heart: asyncio.Task[None] | None = None
+
+    def under_way(self, marker: str) -> Clone | None:
+        """The clone that this process makes under the marker."""
+        return self._clones.get(marker)
+
+    async def begin(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
+        """Writes down the intent and begins the clone, unless the caller has a voice or a clone by now.
+
+        Returns the row that counts, and the clone if there is a new one. Raises MonthlyLimit.
+        """
+        row, new = await self._intend(wanted)
+        if not new:
+            return row, None
+        clone = Clone(row)
+        self._start(clone, self._make(clone, wanted, recording))
+        return row, clone
+
+    async def adopt(self, row: VoiceRow) -> None:
+        """Finishes the story of an intent whose process died, unless somebody else does."""
+        now = self._now()
+        taken = await self._store.write(
+            voices.take_over,
+            row.marker,
+            dead=row.owner,
+            owner=self._owner,
+            stale=now - STALE_SECONDS,
+            now=now,
+        )
+        if taken:
+            clone = Clone(row, asked=True)
+            self._start(clone, self._resume(clone))
+            with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):
+                await asyncio.shield(clone.task)
+
+    async def finish(self, grace_seconds: float) -> None:
+        """Waits for what is under way, and gives up what is left after the grace.
+
+        An intent that is given up is found by its marker, by another process or at the next start.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                while self._background:
+                    await asyncio.wait(self._background)
+        left = [*self._background, *([self._heart] if self._heart else [])]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        if self._clones:
+            log.warning("stopped with clones under way at the provider", clones=len(self._clones))
+
+    async def _intend(self, wanted: Wanted) -> tuple[VoiceRow, bool]:
+        """The row of the caller's voice, and whether it is a new one, which is ours to work at."""
+        now, token = self._now(), uuid.uuid4().hex
+        made = datetime.fromtimestamp(now, UTC)
+        span = get_current_span().get_span_context()
+        identity, caller = wanted.identity, wanted.caller
+        new = NewVoiceRow(
+            marker=f"precall-{self._store.name}-{token}",
+            # Until it is there, the caller has the voice that it replaces.
+            caller=token if wanted.replaces else identity.caller,
+            replaces=identity.caller if wanted.replaces else None,
+            number=identity.number,
+            person=identity.person,
+            greeting_name=caller.name,
+            name=f"{voice_label(caller.name)}_Clone_{made:%Y%m%d_%H%M%S}_{token[-6:]}",
+            owner=self._owner,
+            traceparent=f"00-{format_trace_id(span.trace_id)}-{format_span_id(span.span_id)}-01",
+            consent=caller.consent,
+            kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
+        )
+        intent = await self._store.write(
+            voices.intend, new, call_id=wanted.call_id, request=wanted.request, now=now
+        )
+        if intent.row is None:
+            raise failures.MonthlyLimit(retry_after=max(1.0, intent.month_resets_at - now))
+        return intent.row, intent.row.marker == new.marker
+
+    async def _make(self, clone: Clone, wanted: Wanted, recording: Recording) -> Voice:
+        """Creates the voice and records it."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+
+        async def attempt(resent: int) -> str:
+            return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent)
+
+        # Counted by itself, because it may outlive the request that began it.
+        with self._room.holding(len(recording.sample)):
+            voice_id = await retrying(
+                attempt, (failures.Busy, failures.Unavailable), attempts=self._attempts, deadline=deadline
+            )
+        return await self._record(clone.row, voice_id)
+
+    async def _attempt(
+        self, clone: Clone, wanted: Wanted, recording: Recording, *, deadline: float, resent: int
+    ) -> str:
+        """The id of the voice that was created, or that a create without an answer turns out to have made."""
+        try:
+            created = await self._create(clone, wanted, recording, deadline=deadline, resent=resent)
+        except failures.SlotsExhausted:
+            if clone.made_room or not await self._make_room(clone.row, wanted, deadline):
+                raise
+            clone.made_room = True
+            return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent + 1)
+        except failures.MonthlyLimit:
+            resets_at = await self._month_resets_at(deadline)
+            await self._store.write(deployment.month_used_up, resets_at)
+            raise failures.MonthlyLimit(retry_after=max(1.0, resets_at - self._now())) from None
+        except ProviderFailure as failure:
+            clone.failure = failure
+            log.warning("voice not created", reason=failure.reason, maybe_made=failure.maybe_done)
+            if not failure.maybe_done:
+                raise
+            found = await self._marked.look_for(clone.row.marker)
+            if found is None:
+                # The next create goes under a new marker; what this one made is found by reconciling.
+                await self._store.write(voices.fail, clone.row.marker, "unanswered", now=self._now())
+                raise
+            log.info("voice found by its marker", voice_id=found.voice_id)
+            created = NewVoice(found.voice_id, found.requires_verification)
+        if created.requires_verification:
+            if await self._marked.is_anothers(created.voice_id, clone.row.marker):
+                raise failures.ProtocolBroken
+            self._discard(created.voice_id, clone.row.marker)
+            raise VoiceNeedsVerification
+        return created.voice_id
+
+    async def _create(
+        self, clone: Clone, wanted: Wanted, recording: Recording, *, deadline: float, resent: int
+    ) -> NewVoice:
+        """Sends one create under an intent of ours, when its turn has come."""
+        if not resent and self._provider.full:
+            clone.failure = failures.Busy()
+        async with self._provider.turn(deadline):
+            if resent or asyncio.get_running_loop().time() - clone.seen > ALIVE_SECONDS:
+                await self._renew(clone, wanted)
+            clone.sent(again=resent > 0)
+            row = clone.row
+            return await self._provider.create_voice(
+                name=row.name,
+                description=f"Made by Precall for one caller, {row.marker}",
+                labels={MARKER_LABEL: row.marker, DEPLOYMENT_LABEL: self._store.name},
+                filename=recording.filename,
+                media_type=recording.media_type,
+                sample=recording.sample,
+                deadline=deadline,
+                resent=resent,
+            )
+
+    async def _renew(self, clone: Clone, wanted: Wanted) -> None:
+        """Goes on under a new marker where the intent is not ours any more. Raises Superseded."""
+        former = clone.row
+        row = await self._store.read(voices.get, former.marker)
+        if row is None or row.state != "intended" or row.owner != self._owner:
+            row, new = await self._intend(wanted)
+            if not new:
+                raise Superseded
+            self._clones[row.marker] = self._clones.pop(former.marker, clone)
+        clone.row, clone.seen = row, asyncio.get_running_loop().time()
+
+    async def _resume(self, clone: Clone) -> Voice:
+        """Looks for the voice of an intent whose process died, and records what became of it."""
+        row = await self._store.read(voices.get, clone.row.marker)
+        found = None if row is None else await self._marked.look_for(row.marker)
+        if row is None or found is None:
+            raise Superseded
+        if found.requires_verification:
+            self._discard(found.voice_id, row.marker)
+            raise Superseded
+        log.info("voice found by its marker", voice_id=found.voice_id)
+        return await self._record(row, found.voice_id)
+
+    async def _record(self, row: VoiceRow, voice_id: str) -> Voice:
+        if not await self._store.write(voices.record, row.marker, voice_id, now=self._now()):
+            if await self._marked.is_anothers(voice_id, row.marker):
+                raise failures.ProtocolBroken
+            log.warning("voice no longer wanted", voice_id=voice_id)
+            self._discard(voice_id, row.marker)
+            raise Superseded
+        return voice_of(msgspec.structs.replace(row, voice_id=voice_id))
+
+    async def _make_room(self, row: VoiceRow, wanted: Wanted, deadline: float) -> bool:
+        """Deletes the voice that was used the longest ago and is in no call, if there is one.
+
+        For a call one may go that was made ahead of time.
+        """
+        now = self._now()
+        busy_since = now - self._call_seconds
+        oldest = await self._store.read(
+            voices.least_recently_used,
+            busy_since=busy_since,
+            now=now,
+            kept=wanted.call_id is not None,
+            replaces=row.replaces,
+        )
+        if oldest is None or not await self._store.write(
+            voices.release, oldest.marker, "evicted", busy_since=busy_since, now=self._now()
+        ):
+            return False
+        log.info("voice given up for its slot", voice_id=oldest.voice_id)
+        try:
+            return await self._removal.remove(oldest, deadline=deadline)
+        except ProviderFailure:
+            return False
+
+    async def _month_resets_at(self, deadline: float) -> float:
+        try:
+            at = await self._provider.month_resets_at(deadline=deadline)
+        except ProviderFailure:
+            at = None
+        now = self._now()
+        if at is None or not now < at < now + LONGEST_PERIOD_SECONDS:
+            return now + MONTH_UNKNOWN_SECONDS
+        return min(float(at), now + MONTH_SECONDS)
+
+    def _start(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> None:
+        """Begins the task of a clone. Its intent is closed if nothing comes of it."""
+        self._clones[clone.row.marker] = clone
+        clone.task = self._begin(self._finished(clone, work))
+        if self._heart is None or self._heart.done():
+            self._heart = asyncio.create_task(self._beat())
+
+    async def _finished(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
+        try:
+            with as_urgent_as(clone.urgency):
+                return await work
+        except (ProviderFailure, VoiceNeedsVerification) as failure:
+            await self._store.write(voices.fail, clone.row.marker, failure.reason, now=self._now())
+            raise
+        except Exception:
+            await self._store.write(voices.fail, clone.row.marker, "given up", now=self._now())
+            raise
+        finally:
+            self._clones.pop(clone.row.marker, None)
+
+    def _discard(self, voice_id: str, marker: str) -> None:
+        self._begin(self._marked.discard(voice_id, marker))
+
+    def _begin(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Begins work that nobody need wait for."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        # Whoever waits is told by the task; nobody waiting is no reason for a complaint at exit.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _beat(self) -> None:
+        """Gives signs of life, for whatever intents this process is at."""
+        while self._clones:
+            await asyncio.sleep(ALIVE_SECONDS)
+            with contextlib.suppress(Exception):  # told by whatever else needs the registry
+                await self._store.write(processes.alive, self._owner, now=self._now())

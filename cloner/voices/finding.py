@@ -1,0 +1,299 @@
+"""Finds a caller's voice, or has one made: one voice for one caller, whoever asks at the same time."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+
+import structlog
+from opentelemetry.trace import get_current_span
+
+from cloner.provider import failures
+from cloner.provider.failures import DeadlineTooShort, ProviderFailure, TimedOut
+from cloner.provider.turns import urgency
+from cloner.registry import NamedRequest, Store, VoiceRow, calls, requests, voices
+from cloner.voices.callers import Caller, Identities, Identity
+from cloner.voices.cloning import STALE_SECONDS, Clone, Cloning, Superseded, Wanted
+from cloner.voices.marked import Marked, VoiceNeedsVerification
+from cloner.voices.samples import Recording, Samples
+from cloner.voices.voice import Voice, voice_of
+
+__all__ = ["ConsentMissing", "Voices"]
+
+log = structlog.get_logger()
+
+WATCH_SECONDS = 0.2
+# How often one request looks again for what others changed under its hands, and how many voices it may
+# have made. Nobody needs as many; without a bound, whoever tells us nonsense could have us clone for ever.
+ROUNDS = 10
+CLONES = 3
+
+
+class ConsentMissing(Exception):
+    """The caller's consent is required, and nobody has told of one. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__("The caller's consent is required: send its reference as `consent`.")
+
+
+class Voices:
+    """Finds voices, and has them made. `now` tells the time, in Unix seconds.
+
+    A voice that was not seen at ElevenLabs for `check_seconds` is looked for there before it is used.
+    What is made ahead of time is kept for `keep_seconds` at the least. With `require_consent`, no voice is
+    made or used without a consent.
+
+    Whatever waits for a voice raises ConsentMissing, a ProviderFailure, VoiceNeedsVerification or
+    RegistryUnavailable. When its deadline passes, it raises the last known failure, or TimedOut, or
+    DeadlineTooShort if ElevenLabs was not asked by then; the clone goes on by itself.
+    """
+
+    def __init__(
+        self,
+        cloning: Cloning,
+        marked: Marked,
+        samples: Samples,
+        store: Store,
+        *,
+        identities: Identities,
+        check_seconds: float,
+        keep_seconds: float,
+        require_consent: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self._cloning = cloning
+        self._marked = marked
+        self._samples = samples
+        self._store = store
+        self._identities = identities
+        self._check_seconds = check_seconds
+        self._keep_seconds = keep_seconds
+        self._require_consent = require_consent
+        self._now = now
+        self._watches: dict[str, asyncio.Task[None]] = {}
+
+    async def identify(self, caller: Caller, sample: bytes, *, call_id: str = "") -> Identity:
+        """Who the caller is."""
+        digest = ""
+        if self._identities.needs_sample(caller):
+            # 10 MB take 5 ms; hashing releases the GIL, so the loop goes on meanwhile.
+            digest = await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
+        return self._identities.of(caller, sample_digest=digest, call_id=call_id)
+
+    async def follow(
+        self, row: VoiceRow | None, wanted: Wanted, *, deadline: float, attached: bool = False
+    ) -> Voice | None:
+        """The voice that the caller has, ready or on its way, or None. `row` is what is known of it.
+
+        `attached` says that the call of what is wanted has the voice of the row already.
+        """
+        for _ in range(ROUNDS):
+            self._require(wanted.caller, row)
+            if row is None:
+                return None
+            voice = await self._found(row, deadline)
+            done = attached and voice is not None and voice.marker == row.marker and row.state == "ready"
+            if voice is not None and (done or await self._attach(wanted.call_id, voice.marker)):
+                return await self._consented(voice, wanted.caller)
+            row = await self._store.read(voices.of_caller, wanted.identity.caller)
+        raise failures.Busy
+
+    async def find_or_clone(
+        self, wanted: Wanted, recording: Recording, *, deadline: float
+    ) -> tuple[Voice, bool]:
+        """The voice made of the recording, or the one that the caller has by now; whether it is that one."""
+        for _ in range(CLONES):
+            self._require(wanted.caller, None)
+            row, clone = await self._cloning.begin(wanted, recording)
+            if clone is None:
+                voice = await self.follow(row, wanted, deadline=deadline)
+            else:
+                voice = await self._made(clone, deadline)
+            if voice is not None:
+                return voice, clone is None
+        log.warning("voice given up", clones=CLONES)
+        raise failures.Busy
+
+    async def ahead(
+        self,
+        identity: Identity,
+        caller: Caller,
+        sample: bytes,
+        *,
+        deadline: float,
+        request: NamedRequest | None = None,
+    ) -> tuple[Voice, bool]:
+        """The voice of a caller who may call some day, kept until then, and whether it was there already.
+
+        A `request` that is repeated gets the answer that it got before. Also raises what Samples raise, and
+        RequestDiffers or RequestForgotten.
+        """
+        wanted = Wanted(identity=identity, caller=caller, request=request)
+        for _ in range(CLONES):
+            if request is not None and (answered := await self._answered(request, deadline)) is not None:
+                return answered
+            row = await self._store.read(voices.of_caller, identity.caller)
+            voice, reused = await self.follow(row, wanted, deadline=deadline), True
+            if voice is None:
+                recording = await self._samples.inspect(sample, deadline=deadline)
+                voice, reused = await self.find_or_clone(wanted, recording, deadline=deadline)
+            now = self._now()
+            if await self._store.write(voices.keep, voice.marker, until=now + self._keep_seconds):
+                if request is None:
+                    return voice, reused
+                await self._store.write(requests.settle, request, voice.marker, reused=reused, now=now)
+        raise failures.Busy
+
+    async def replace(
+        self,
+        identity: Identity,
+        caller: Caller,
+        sample: bytes,
+        *,
+        deadline: float,
+        request: NamedRequest | None = None,
+    ) -> Voice:
+        """A new voice for the caller, kept as by `ahead`. Once it is there, the one that there was goes.
+
+        A `request` that is repeated gets the voice that it got before. Raises what `ahead` raises.
+        """
+        self._require(caller, None)
+        recording: Recording | None = None
+        for _ in range(ROUNDS):
+            if request is not None and (answered := await self._answered(request, deadline)) is not None:
+                return answered[0]
+            recording = recording or await self._samples.inspect(sample, deadline=deadline)
+            old = await self._store.read(voices.of_caller, identity.caller)
+            if old is not None and old.state == "intended":
+                await self._found(old, deadline)
+                continue
+            wanted = Wanted(identity=identity, caller=caller, request=request, replaces=old is not None)
+            _, clone = await self._cloning.begin(wanted, recording)
+            if clone is not None and (voice := await self._made(clone, deadline)) is not None:
+                return voice
+        raise failures.Busy
+
+    async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
+        """The voice of a row, if it is ready, and not known by the deadline to be lost."""
+        return await self._confirmed(row, deadline) if row.state == "ready" else None
+
+    async def lost(self, row: VoiceRow, *, deadline: float) -> bool:
+        """Whether ElevenLabs says that the voice of a row is gone; then it is nobody's any more."""
+        return row.state == "ready" and await self._seen(row, deadline) is False
+
+    async def formerly(self, marker: str | None, caller: Caller) -> Voice | None:
+        """The voice that a call had, even if it is gone by now. Raises ConsentMissing."""
+        row = await self._store.read(voices.get, marker) if marker else None
+        if row is None or not row.voice_id:
+            return None
+        self._require(caller, row)
+        return voice_of(row)
+
+    async def close(self) -> None:
+        """Stops looking at clones of other processes."""
+        for watch in self._watches.values():
+            watch.cancel()
+        await asyncio.gather(*self._watches.values(), return_exceptions=True)
+
+    async def _answered(self, request: NamedRequest, deadline: float) -> tuple[Voice, bool] | None:
+        """What the request was answered before, at whichever process; None where it is as good as new.
+
+        Waits for a voice that is on its way, and finishes the story of one whose process died.
+        """
+        while (answer := await self._store.read(requests.answer, request, now=self._now())) is not None:
+            row = await self._store.read(voices.get, answer.marker)
+            if row is not None and row.voice_id:
+                return voice_of(row), answer.reused
+            if row is not None:
+                await self._found(row, deadline)
+        return None
+
+    async def _made(self, clone: Clone, deadline: float) -> Voice | None:
+        """What this process's clone makes; None if that is not wanted any more."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(clone.task)
+        except Superseded:
+            return None
+        except TimeoutError:
+            raise clone.failure or (TimedOut() if clone.asked else DeadlineTooShort()) from None
+
+    async def _found(self, row: VoiceRow, deadline: float) -> Voice | None:
+        """The voice of a row, ready or on its way; None when what there is must be looked up again."""
+        if row.state == "ready":
+            return await self._confirmed(row, deadline)
+        if clone := self._cloning.under_way(row.marker):
+            if urgency().call:
+                clone.urgency.hurry()
+            get_current_span().add_link(clone.trace)
+            return await self._made(clone, deadline)
+        await self._settled(row, deadline)
+        return None
+
+    async def _confirmed(self, row: VoiceRow, deadline: float) -> Voice | None:
+        """The voice of a ready row; None if the provider turns out to have lost it."""
+        if self._now() - row.checked_at > self._check_seconds and await self._seen(row, deadline) is False:
+            return None
+        return voice_of(row)
+
+    async def _seen(self, row: VoiceRow, deadline: float) -> bool | None:
+        """Whether ElevenLabs has the voice of a ready row, noted as such; None if nobody can tell."""
+        try:
+            found = await self._marked.is_there(row, deadline=deadline)
+        except ProviderFailure as failure:
+            log.warning("voice not checked", voice_id=row.voice_id, reason=failure.reason)
+            return None
+        if found:
+            await self._store.write(voices.checked, row.marker, now=self._now())
+        else:
+            log.warning("voice lost at the provider", voice_id=row.voice_id)
+            await self._store.write(voices.lost, row.marker, now=self._now())
+        return found
+
+    def _require(self, caller: Caller, row: VoiceRow | None) -> None:
+        if self._require_consent and not caller.consent and not (row is not None and row.consent):
+            raise ConsentMissing
+
+    async def _consented(self, voice: Voice, caller: Caller) -> Voice:
+        """The voice with the consent that is told now, where it had none."""
+        if not caller.consent or voice.consent:
+            return voice
+        await self._store.write(voices.consented, voice.marker, caller.consent, now=self._now())
+        return await self.formerly(voice.marker, caller) or voice
+
+    async def _attach(self, call_id: str | None, marker: str) -> bool:
+        """Whether the call has that voice now; False if the voice was given up meanwhile."""
+        return call_id is None or await self._store.write(calls.attach, call_id, marker, now=self._now())
+
+    async def _settled(self, row: VoiceRow, deadline: float) -> None:
+        """Waits for another process's clone. Raises what it failed for."""
+        watch = self._watches.get(row.marker)
+        if watch is None:
+            watch = self._watches[row.marker] = asyncio.create_task(self._watch(row.marker))
+            watch.add_done_callback(lambda _: self._watches.pop(row.marker, None))
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.shield(watch)
+        except TimeoutError:
+            raise TimedOut from None
+        settled = await self._store.read(voices.get, row.marker)
+        if settled is not None and settled.state == "failed" and settled.reason in JOINED_FAILURES:
+            raise JOINED_FAILURES[settled.reason]
+
+    async def _watch(self, marker: str) -> None:
+        """Returns when another process's intent is settled, by it or in its place."""
+        while (row := await self._store.read(voices.get, marker)) is not None and row.state == "intended":
+            if row.alive_at < self._now() - STALE_SECONDS:
+                await self._cloning.adopt(row)
+            else:
+                await asyncio.sleep(WATCH_SECONDS)
+
+
+# What is raised for a request that waited for another process's clone, by the reason in its row.
+JOINED_FAILURES: dict[str, type[Exception]] = {
+    kind.reason: kind
+    for kind in (
+        failures.Unauthorized, failures.PlanLimit, failures.SlotsExhausted, failures.MonthlyLimit,
+        failures.SampleRejected, failures.ProtocolBroken, failures.Busy, failures.Unavailable,
+        failures.TimedOut, VoiceNeedsVerification,
+    )
+}  # fmt: skip

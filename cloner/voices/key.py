@@ -1,0 +1,76 @@
+"""The key of the hashes by which callers are told apart."""
+
+import contextlib
+import hashlib
+import hmac
+import secrets
+from pathlib import Path
+
+from cloner.address import sqlite_file
+from cloner.private_file import publishing
+from environment import Key
+from environment.secret import file_text
+
+__all__ = ["KeyUnavailable", "check_of", "file_beside", "found_beside", "kept_beside", "put"]
+
+CHECKED = b"Which key the hashes of this registry are made with."
+
+
+class KeyUnavailable(Exception):
+    """The file of the key can be neither read nor made."""
+
+
+def file_beside(database_url: str) -> Path:
+    """Where the key of a SQLite file is kept."""
+    return Path(f"{sqlite_file(database_url)}.key")
+
+
+def kept_beside(database_url: str) -> bytes:
+    """The key that is kept beside a SQLite file, made the first time for its owner alone to read.
+
+    Raises KeyUnavailable.
+    """
+    path = file_beside(database_url)
+    if not path.exists():
+        # Others may start now, and whose key is there first is the key of all.
+        with contextlib.suppress(FileExistsError):
+            put(path, secrets.token_hex(32).encode(), replace=False)
+    if (key := found_beside(database_url)) is None:
+        raise KeyUnavailable(f"{path} can be neither read nor made (it vanished)")
+    return key
+
+
+def found_beside(database_url: str) -> bytes | None:
+    """The key that is kept beside a SQLite file; None where there is none. Raises KeyUnavailable."""
+    path = file_beside(database_url)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as failure:
+        raise KeyUnavailable(f"{path} can be neither read nor made ({failure.strerror})") from failure
+    try:
+        # As CALLER_HASH_KEY_FILE would be read: the file may be named there when the database moves.
+        return Key.read(file_text(content)).reveal().encode()
+    except ValueError as fault:
+        raise KeyUnavailable(f"{path} holds no key: it {_reason(fault)}") from fault
+
+
+def put(path: Path, key: bytes, *, replace: bool) -> None:
+    """Writes a key to a file, whole or not at all. Raises FileExistsError or KeyUnavailable."""
+    try:
+        with publishing(path, replace=replace) as file:
+            file.write(key)
+    except FileExistsError:
+        raise
+    except OSError as failure:
+        raise KeyUnavailable(f"{path} can be neither read nor made ({failure.strerror})") from failure
+
+
+def check_of(key: bytes) -> str:
+    """A text by which a key is known again, and that tells nothing else of it."""
+    return hmac.new(key, CHECKED, hashlib.sha256).hexdigest()[:32]
+
+
+def _reason(fault: ValueError) -> str:
+    return "must be UTF-8" if isinstance(fault, UnicodeDecodeError) else str(fault)

@@ -1,0 +1,92 @@
+"""Voices at ElevenLabs by the markers they carry, and what is done with one that nobody will use.
+
+A marker stands in the labels and the description of a voice. It holds the name of the deployment, which
+tells our voices from everybody else's.
+"""
+
+import asyncio
+
+import structlog
+
+from cloner.provider import failures
+from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
+from cloner.provider.failures import ProviderFailure
+from cloner.registry import RegistryUnavailable, Store, VoiceRow, voices
+
+__all__ = ["DEPLOYMENT_LABEL", "MARKER_LABEL", "Marked", "VoiceNeedsVerification", "marker_in"]
+
+log = structlog.get_logger()
+
+MARKER_LABEL = "precall"
+DEPLOYMENT_LABEL = "precall_deployment"
+# When the marker of a create that got no answer is looked for, in seconds after it failed.
+LOOKS = (0.0, 0.5, 1.5)
+LOOK_SECONDS = 20.0
+DELETE_SECONDS = 60.0
+
+
+class VoiceNeedsVerification(Exception):
+    """The provider made a voice that may not speak before somebody verifies it. It is removed again."""
+
+    reason = "VOICE_NEEDS_VERIFICATION"
+
+    def __init__(self) -> None:
+        super().__init__("ElevenLabs wants this voice verified before it may speak; it was removed again.")
+
+
+class Marked:
+    """Voices of the deployment of the store."""
+
+    def __init__(self, provider: ElevenLabs, store: Store) -> None:
+        self._provider = provider
+        self._store = store
+
+    async def look_for(self, marker: str) -> ListedVoice | None:
+        """The voice that carries the marker. A list may lag behind, so it is looked at for two seconds."""
+        for pause in LOOKS:
+            await asyncio.sleep(pause)
+            try:
+                deadline = asyncio.get_running_loop().time() + LOOK_SECONDS
+                page = await self._provider.search_voices(marker, deadline=deadline)
+            except ProviderFailure as failure:
+                log.warning("marker not looked for", reason=failure.reason)
+                continue
+            for voice in page.voices:
+                if marker_in(voice) == marker or marker in (voice.description or ""):
+                    return voice
+        return None
+
+    async def is_there(self, row: VoiceRow, *, deadline: float) -> bool:
+        """Whether ElevenLabs has the voice of a ready row. Raises a ProviderFailure where nobody can tell."""
+        try:
+            await self._provider.get_voice(row.voice_id or "", deadline=deadline)
+        except failures.VoiceNotFound:
+            return False
+        return True
+
+    async def is_anothers(self, voice_id: str, marker: str) -> bool:
+        """Whether a voice that ElevenLabs names as the one of this marker is known as another's."""
+        known = await self._store.read(voices.marker_of, voice_id)
+        if known in (None, marker):
+            return False
+        log.error("ElevenLabs names another caller's voice; it is left alone", voice_id=voice_id)
+        return True
+
+    async def discard(self, voice_id: str, marker: str) -> None:
+        """Deletes a voice that nobody will use. One that stays is found by reconciling."""
+        try:
+            if await self.is_anothers(voice_id, marker):
+                return
+            deadline = asyncio.get_running_loop().time() + DELETE_SECONDS
+            await self._provider.delete_voice(voice_id, deadline=deadline)
+            log.info("voice deleted", voice_id=voice_id)
+        except (ProviderFailure, RegistryUnavailable) as failure:
+            log.warning("voice not deleted yet", voice_id=voice_id, reason=failure.reason)
+
+
+def marker_in(voice: ListedVoice, deployment: str | None = None) -> str | None:
+    """The marker that a voice carries; with `deployment`, only if it is that deployment's."""
+    labels = voice.labels or {}
+    if deployment is not None and labels.get(DEPLOYMENT_LABEL) != deployment:
+        return None
+    return labels.get(MARKER_LABEL)

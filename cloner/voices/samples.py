@@ -1,0 +1,155 @@
+"""Whether a sample is good enough to clone from."""
+
+import asyncio
+
+import msgspec
+from opentelemetry.sdk.trace import TracerProvider
+
+from cloner.audio.finding import SOUND_DBFS
+from cloner.audio.inspector import Audio, InspectionUnavailable, Inspector
+from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
+
+__all__ = [
+    "Limits",
+    "Recording",
+    "SampleRateTooLow",
+    "SampleRefused",
+    "SampleSilent",
+    "SampleTooLarge",
+    "SampleTooLong",
+    "SampleTooShort",
+    "Samples",
+    "judge",
+]
+
+
+class SampleRefused(Exception):
+    """The sample does not do. The text says what was found and what is needed; it can be shown.
+
+    `facts` are the limit and what was found, such as `limit_bytes` and `actual_bytes`.
+    """
+
+    def __init__(self, message: str, **facts: float) -> None:
+        super().__init__(message)
+        self.facts = {
+            name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in facts.items()
+        }
+
+
+class SampleTooLarge(SampleRefused):
+    """More bytes than allowed."""
+
+
+class SampleTooShort(SampleRefused):
+    """Less audio than needed."""
+
+
+class SampleTooLong(SampleRefused):
+    """More audio than allowed."""
+
+
+class SampleSilent(SampleRefused):
+    """Less of it sounds than needed."""
+
+
+class SampleRateTooLow(SampleRefused):
+    """Fewer samples a second than needed."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sample must keep to: bytes, seconds and hertz."""
+
+    max_bytes: int
+    min_seconds: float
+    max_seconds: float
+    min_sound_seconds: float
+    min_rate: int
+
+
+class Recording(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample that will do."""
+
+    sample: bytes
+    filename: str
+    media_type: str
+
+
+class Samples:
+    """Looks at samples."""
+
+    def __init__(self, inspector: Inspector, tracing: TracerProvider, *, limits: Limits) -> None:
+        self._inspector = inspector
+        self._tracer = tracing.get_tracer("precall.samples")
+        self._limits = limits
+
+    async def inspect(self, sample: bytes, *, deadline: float) -> Recording:
+        """The sample, if it will do.
+
+        Raises a SampleRefused, what the Inspector raises, and DeadlineTooShort.
+        """
+        if len(sample) > self._limits.max_bytes:
+            allowed = self._limits.max_bytes / 1_048_576
+            raise SampleTooLarge(
+                f"Voice sample too large: more than the {allowed:.1f} MB allowed",
+                limit_bytes=self._limits.max_bytes,
+                actual_bytes=len(sample),
+            )
+        with self._tracer.start_as_current_span("inspect sample", record_exception=False) as span:
+            left = deadline - asyncio.get_running_loop().time()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    audio = await self._inspector.inspect(sample)
+            except TimeoutError:
+                raise (DeadlineTooShort if left < FAIR_SECONDS else InspectionUnavailable) from None
+            span.set_attributes(
+                {
+                    "precall.sample.format": audio.format,
+                    "precall.sample.duration": audio.duration_seconds,
+                    "precall.sample.rate": audio.sample_rate,
+                }
+            )
+            judge(audio, self._limits)
+        return Recording(
+            sample=sample[audio.begins :], filename=f"sample.{audio.extension}", media_type=audio.media_type
+        )
+
+
+def judge(audio: Audio, limits: Limits) -> None:
+    """Returns if the audio will do; raises a SampleRefused if not."""
+    seconds, sounding = audio.duration_seconds, audio.sounding_seconds
+    if seconds < limits.min_seconds:
+        found = _below(seconds, limits.min_seconds)
+        raise SampleTooShort(
+            f"Voice sample too short: {found} s, at least {limits.min_seconds:.1f} s needed",
+            limit_seconds=limits.min_seconds,
+            actual_seconds=seconds,
+        )
+
+    if seconds > limits.max_seconds:
+        # How long it is beyond the limit, nobody looked.
+        raise SampleTooLong(
+            f"Voice sample too long: more than the {limits.max_seconds:.1f} s allowed",
+            limit_seconds=limits.max_seconds,
+        )
+    if audio.sample_rate < limits.min_rate:
+        raise SampleRateTooLow(
+            f"Voice sample rate too low: {audio.sample_rate} Hz, at least {limits.min_rate} Hz needed;"
+            f" this is {seconds:.1f} s of {audio.codec}. Record at {limits.min_rate} Hz or more (converting"
+            " adds nothing), or have VOICE_CLONE_MIN_SAMPLE_RATE lowered",
+            limit_hertz=limits.min_rate,
+            actual_hertz=audio.sample_rate,
+        )
+    if sounding < limits.min_sound_seconds:
+        found = _below(sounding, limits.min_sound_seconds)
+        raise SampleSilent(
+            f"Voice sample is silent: {found} s of its {seconds:.1f} s are louder than {SOUND_DBFS:.0f} dBFS,"
+            f" at least {limits.min_sound_seconds:.1f} s needed",
+            limit_seconds=limits.min_sound_seconds,
+            actual_seconds=sounding,
+        )
+
+
+def _below(seconds: float, limit: float) -> str:
+    """One decimal, and never one that reads as the limit that was fallen short of."""
+    text = f"{seconds:.1f}"
+    return text if float(text) < limit else f"{int(seconds * 10) / 10:.1f}"

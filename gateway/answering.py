@@ -1,0 +1,248 @@
+"""What every signed delivery goes through, whichever route it comes to.
+
+    verifier(), verified_body()   bytes -> VerifiedBody | SignatureError, BodyError, ClientGone
+    answered()                    what the route makes of it -> an answer, a line in the log, a span
+
+Between the two stands the route's own module.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+from litestar import Request, Response
+from litestar.response.base import ASGIResponse
+from msgspec import Struct
+from opentelemetry.trace import get_current_span
+
+from callerid import e164
+from gateway.conversation.overrides import Overrides
+from gateway.conversation.start_data import Facts
+from gateway.edge import problems
+from gateway.edge.body import Bodies, ClientGone, Share, read_body
+from gateway.edge.fault import DeliveryError
+from gateway.edge.places import EXTENSION, Guest
+from gateway.edge.problems import Refusal
+from gateway.edge.signature import VerifiedBody, Verifier
+from gateway.settings import Settings
+from telemetry.logs import about
+
+if TYPE_CHECKING:
+    # The stub of an aio channel is a class of its own in the type stubs alone.
+    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+
+__all__ = ["Desk", "Progress", "answered", "lines", "opened", "read", "verified_body", "verifier", "vouch"]
+
+log = structlog.get_logger()
+
+
+class Desk(Struct, frozen=True, kw_only=True):
+    """What every delivery is handled with."""
+
+    settings: Settings
+    secrets: list[bytes]
+    cloner: "CloningServiceAsyncStub"
+    bodies: Bodies
+    overrides: Overrides
+    own_numbers: frozenset[str]
+    """The numbers that our agents call from, in E.164 form."""
+
+    now: Callable[[], float]
+
+
+class Progress(Struct, kw_only=True):
+    """How far one delivery has come."""
+
+    began: float
+    """The loop's time at the first byte of the body, or at the headers until that has come."""
+
+    verified: bool = False
+    """Whether the sender is known: the body was signed, or the request carries our token."""
+
+    facts: Facts | None = None
+    """What is known of the call, once that can be answered without the cloner."""
+
+    conversation_id: str | None = None
+    event: str | None = None
+    """What kind of event it is, where that is one of a few."""
+
+    outcome: str = "success"
+    """What came of it, in a word of ours."""
+
+    @property
+    def duration_ms(self) -> int:
+        """The milliseconds since it began."""
+        return int((asyncio.get_running_loop().time() - self.began) * 1000)
+
+
+Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
+Instead = Callable[[Desk, Progress, Refusal], Struct | None]
+
+
+def opened(settings: Settings, cloner: "CloningServiceAsyncStub", now: Callable[[], float]) -> Desk:
+    """One desk for all routes. `now` is the time of day that signatures are held against."""
+    region = settings.default_region
+    return Desk(
+        settings=settings,
+        secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
+        cloner=cloner,
+        bodies=Bodies(settings.max_buffered_bytes, settings.unvouched_bytes),
+        overrides=Overrides(settings.override_leaves),
+        own_numbers=frozenset(filter(None, (e164(number, region) for number in settings.own_numbers))),
+        now=now,
+    )
+
+
+async def answered(
+    request: Request[Any, Any, Any],
+    desk: Desk,
+    handle: Handle,
+    *,
+    codes: Mapping[grpc.StatusCode, str] = problems.CODES,
+    instead: Instead = lambda *_: None,
+) -> Response[Any]:
+    """Has one delivery handled, answers it whatever happens, and tells what came of it.
+
+    `codes` says what a failed call means that gives no reason of ours; `instead` gives what is
+    answered with 200 for all that, if anything.
+    """
+    progress = Progress(began=asyncio.get_running_loop().time())
+    response: Response[Any]
+    try:
+        response = Response(await handle(request, desk, progress), status_code=200)
+    except ClientGone:
+        response, progress.outcome = NoAnswer(None), "client_gone"
+    except Exception as failure:  # noqa: BLE001  The HTTP boundary: whatever failed is answered.
+        if isinstance(failure, DeliveryError):
+            progress.conversation_id = failure.conversation_id
+        refused = problems.refusal(failure, codes)
+        progress.outcome = refused.reason
+        content = instead(desk, progress, refused)
+        if content is None:
+            response = problems.answer(refused, progress.conversation_id)
+        else:
+            response = Response(content, status_code=200)
+    tell(progress, response.status_code)
+    return response
+
+
+def verifier(request: Request[Any, Any, Any], desk: Desk) -> Verifier:
+    """What the body is checked with. Raises SignatureError for what the header alone is refused for."""
+    header = lines(request.scope["headers"], b"elevenlabs-signature")
+    return Verifier(header, desk.secrets, now=desk.now())
+
+
+async def verified_body(
+    request: Request[Any, Any, Any],
+    desk: Desk,
+    check: Verifier,
+    share: Share,
+    progress: Progress,
+    *,
+    limit: int,
+    seconds: float,
+    trim: Callable[[Verifier], None] | None = None,
+) -> VerifiedBody:
+    """The signed body. Raises SignatureError, BodyError and ClientGone.
+
+    `trim` may let go of what need not be held, after each piece.
+    """
+
+    def feed(chunk: bytes) -> None:
+        check.feed(chunk)
+        if trim is not None:
+            trim(check)
+        share.hold(check.kept)
+
+    progress.began = await read(request, desk, feed, share, limit=limit, seconds=seconds)
+    body = check.finish()
+    vouch(request, share, progress)
+    return body
+
+
+async def read(
+    request: Request[Any, Any, Any],
+    desk: Desk,
+    feed: Callable[[bytes], None],
+    share: Share,
+    *,
+    limit: int,
+    seconds: float,
+) -> float:
+    """Reads the body as read_body() does; whoever needs the room may end that while nobody has vouched."""
+    guest = _guest(request)
+    if guest is not None and not share.vouched:
+        guest.refuse = share.give_way
+    try:
+        return await read_body(
+            request.scope["headers"],
+            request.receive,
+            feed,
+            share,
+            limit=limit,
+            seconds=seconds,
+            least_rate=desk.settings.body_least_bytes_per_second,
+        )
+    finally:
+        if guest is not None:
+            guest.refuse = None
+
+
+def vouch(request: Request[Any, Any, Any], share: Share, progress: Progress) -> None:
+    """Says that the sender is known: the request gives way to nobody any more."""
+    share.vouch()
+    progress.verified = True
+    guest = _guest(request)
+    if guest is not None:
+        guest.vouch()
+
+
+def _guest(request: Request[Any, Any, Any]) -> Guest | None:
+    """Whose request it is, where the server says so."""
+    extensions: Any = request.scope.get("extensions") or {}
+    guest: Guest | None = extensions.get(EXTENSION)
+    return guest
+
+
+def tell(progress: Progress, status: int | None) -> None:
+    """Writes what came of a delivery to its span, if it was signed, and to the log.
+
+    Without a status there was nobody left to answer.
+    """
+    conversation = {"conversation_id": progress.conversation_id} if progress.conversation_id else {}
+    event = {"type": progress.event} if progress.event else {}
+    if progress.verified:
+        span = get_current_span()
+        span.set_attribute("precall.outcome", progress.outcome)
+        if progress.conversation_id:
+            span.set_attribute("gen_ai.conversation.id", progress.conversation_id)
+        if progress.event:
+            span.set_attribute("precall.event", progress.event)
+    facts = {**event, "outcome": progress.outcome, "duration_ms": progress.duration_ms}
+    with about(**conversation):
+        if status is None:
+            log.info("delivery abandoned", **facts)
+        else:
+            log.info("delivery answered", status=status, **facts)
+
+
+def lines(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    """Every value that a header was sent with."""
+    return [value.decode("latin-1") for key, value in headers if key == name]
+
+
+class Silence(ASGIResponse):
+    """Sends nothing."""
+
+    async def __call__(self, *_: Any) -> None:
+        return
+
+
+class NoAnswer(Response[None]):
+    """For a client that is gone: an answer sent to nobody would only put a false status into the span."""
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
+        """Nothing to send."""
+        return Silence()

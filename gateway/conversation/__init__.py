@@ -1,0 +1,1 @@
+"""What ElevenLabs is told at the start of a conversation."""

@@ -1,0 +1,89 @@
+"""What an answer may override in a conversation at an agent, from what the cloner told of that agent.
+
+An override that the agent's own settings refuse makes the conversation fail. What was told last is
+remembered, for answers that have to do without the cloner.
+"""
+
+from collections.abc import Collection
+from typing import get_args
+
+import structlog
+from cachetools import LRUCache, TTLCache
+from msgspec import Struct
+from precall.v1.cloning_pb2 import FallbackInfo, OpenCallResponse, PrepareCallResponse
+
+from gateway.settings import Leaf
+
+__all__ = ["GREETING", "NOTHING", "NOT_ACTIVATED", "VOICE", "Overrides", "Speech", "remember"]
+
+log = structlog.get_logger()
+
+VOICE, GREETING = get_args(Leaf)
+# The reason of a fallback where there is a voice that nobody would hear.
+NOT_ACTIVATED = "VOICE_NOT_ACTIVATED"
+AGENTS = 10_000
+# As long as a call that nobody reported as ended keeps its agent to itself.
+REMEMBERED_SECONDS = 900
+SWITCH = "platform_settings.overrides.conversation_config_override"
+
+
+class Speech(Struct, frozen=True, kw_only=True):
+    """How a conversation sounds, and what it begins with; None for what is not overridden."""
+
+    voice_id: str | None = None
+    first_message: str | None = None
+
+
+NOTHING = Speech()
+
+
+class Told(Struct, frozen=True):
+    """What was told last of an agent."""
+
+    refused: frozenset[str] = frozenset()
+    before: Speech = NOTHING
+
+
+class Overrides:
+    """`leaves` are what the operator lets answers override."""
+
+    def __init__(self, leaves: Collection[str]) -> None:
+        self._leaves = frozenset(leaves)
+        self._told: TTLCache[str, Told] = TTLCache(AGENTS, REMEMBERED_SECONDS)
+        self._said: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
+
+    def told(self, agent_id: str, *, refused: Collection[str] | None, before: Speech) -> None:
+        """Keeps what an agent's settings refuse, and what it had before it was given a caller's voice.
+
+        None is for settings that were not seen: what was said of them before holds. A leaf that has
+        to be left out is said once in the log.
+        """
+        if refused is None:
+            refused = self._known(agent_id).refused
+        self._told[agent_id] = Told(frozenset(refused), before)
+        for leaf in sorted(self._leaves.intersection(refused)):
+            if (agent_id, leaf) not in self._said:
+                self._said[agent_id, leaf] = True
+                log.warning("override left out", agent_id=agent_id, leaf=leaf, switch_on=f"{SWITCH}.{leaf}")
+
+    def allowed(self, agent_id: str | None) -> frozenset[str]:
+        """The leaves that an answer for this agent may hold."""
+        return self._leaves - self._known(agent_id).refused
+
+    def before(self, agent_id: str | None) -> Speech:
+        """What the agent had before it was given a caller's voice, if it is known to have one."""
+        return self._known(agent_id).before
+
+    def _known(self, agent_id: str | None) -> Told:
+        return self._told.get(agent_id or "", Told())
+
+
+def remember(
+    overrides: Overrides, agent_id: str, told: PrepareCallResponse | OpenCallResponse | FallbackInfo
+) -> None:
+    """Keeps what the cloner told of the agent."""
+    before = Speech()
+    if told.HasField("agent_before"):
+        spoken = told.agent_before
+        before = Speech(voice_id=spoken.voice_id or None, first_message=spoken.first_message or None)
+    overrides.told(agent_id, refused=told.refused_leaves if told.settings_seen else None, before=before)

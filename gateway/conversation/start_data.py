@@ -1,0 +1,102 @@
+"""Builds what ElevenLabs is told at the start of a conversation.
+
+An override whose leaf is not switched on at the agent makes the conversation fail, and so does a
+leaf that is null or empty. So only leaves that the operator named are sent, and only with content.
+"""
+
+import secrets
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from gateway.conversation.overrides import GREETING, NOTHING, VOICE, Speech
+from gateway.settings import PLACEHOLDER, RESERVED
+
+__all__ = ["Facts", "Initiation", "initiation", "unknown_call"]
+
+Value = str | int | float | bool
+
+# A variable that is empty may fail the conversation as one that is missing does.
+UNKNOWN = "unknown"
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What the templates of dynamic variables may name. None where it is not known."""
+
+    name: str | None
+    date_of_birth: str | None
+    phone_number: str | None
+    """In E.164 form, or as it was written where it has none."""
+
+    agent_id: str | None
+    conversation_id: str | None
+    call_id: str
+    """The cloner's name for the call; one that names no other call until the cloner has answered."""
+
+    voice_id: str | None = None
+    """The voice that will be heard, where that is the caller's."""
+
+
+class AgentOverride(Struct, frozen=True, kw_only=True):
+    """Overrides of the agent's settings."""
+
+    first_message: str
+
+
+class SpeechOverride(Struct, frozen=True, kw_only=True):
+    """Overrides of the agent's voice."""
+
+    voice_id: str
+
+
+class Override(Struct, frozen=True, kw_only=True):
+    """Overrides for one conversation; what is not overridden is absent."""
+
+    agent: AgentOverride | UnsetType = UNSET
+    tts: SpeechOverride | UnsetType = UNSET
+
+
+class Initiation(Struct, frozen=True, kw_only=True):
+    """`conversation_initiation_client_data` as ElevenLabs documents it."""
+
+    type: Literal["conversation_initiation_client_data"] = "conversation_initiation_client_data"
+    dynamic_variables: dict[str, Value]
+    conversation_config_override: Override | UnsetType = UNSET
+
+
+def initiation(
+    facts: Facts,
+    *,
+    variables: Mapping[str, Value],
+    leaves: Collection[str],
+    speech: Speech = NOTHING,
+) -> Initiation:
+    """The data for one conversation: every configured variable, and of the speech what is allowed."""
+    values = {name: _filled(value, facts) for name, value in variables.items()}
+    values[RESERVED] = facts.call_id
+    agent: AgentOverride | UnsetType = UNSET
+    tts: SpeechOverride | UnsetType = UNSET
+    if speech.first_message and GREETING in leaves:
+        agent = AgentOverride(first_message=speech.first_message)
+    if speech.voice_id and VOICE in leaves:
+        tts = SpeechOverride(voice_id=speech.voice_id)
+    overrides = agent is not UNSET or tts is not UNSET
+    return Initiation(
+        dynamic_variables=values,
+        conversation_config_override=Override(agent=agent, tts=tts) if overrides else UNSET,
+    )
+
+
+def unknown_call() -> str:
+    """A name for a call that the cloner has not named, and that names no other call."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _filled(value: Value, facts: Facts) -> Value:
+    """The variable's value, its placeholders replaced; never an empty text."""
+    if not isinstance(value, str):
+        return value
+    # In one pass, so that a caller named "{phone_number}" is greeted by just that.
+    text = PLACEHOLDER.sub(lambda found: getattr(facts, found[1]) or found[2] or "", value)
+    return text if text.strip() else UNKNOWN

@@ -1,0 +1,1 @@
+"""What is done with what strangers send, before and after any route."""

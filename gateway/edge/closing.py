@@ -1,0 +1,75 @@
+"""Closes the connection after an answer that was sent before the request's body was read.
+
+Whoever closes a socket that still holds unread bytes makes the kernel reset the connection, and the
+client may never see the answer that was on its way. So what the client goes on sending is read and
+thrown away for a moment first.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from gateway.edge.body import has_body
+
+__all__ = ["Application", "ClosingEarly", "Receive", "Send"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Any, Receive, Send], Awaitable[None]]
+
+LINGER_SECONDS = 1.0
+LINGER_BYTES = 64 * 1_048_576
+
+
+class ClosingEarly:
+    """Wraps an ASGI application. The wrapped one never notices."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not has_body(scope["headers"]):
+            await self._app(scope, receive, send)
+            return
+        unread = True
+        early = False
+        lingering = False
+
+        async def counted_receive() -> Message:
+            nonlocal unread
+            message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                unread = False
+            return message
+
+        async def closing_send(message: Message) -> None:
+            nonlocal early, lingering
+            if message["type"] == "http.response.start" and unread:
+                early = True
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            elif message["type"] == "http.response.body" and early and not message.get("more_body", False):
+                # uvicorn closes at the last message, so this is not it yet. Content-Length tells
+                # the client that the answer is complete.
+                lingering = True
+                message["more_body"] = True
+            await send(message)
+
+        await self._app(scope, counted_receive, closing_send)
+        if lingering:
+            await _drain(receive)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads until the body ends, the client hangs up or either limit is reached."""
+    size = 0
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while size < LINGER_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+                size += len(message.get("body", b""))
+    except TimeoutError:
+        return

@@ -1,0 +1,369 @@
+"""One client's connection: uvicorn's, with limits on all that comes beside a body.
+
+uvicorn itself waits for ever for the end of a request's headers, keeps headers of any size and number,
+reads and keeps every request that is sent ahead, takes trailers for headers, answers what is not HTTP with
+plain text, loses the body of a request that offers an upgrade, and waits for ever for a client that does not
+read its answer. This goes when uvicorn (0.54 as of writing) has such limits of its own.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.edge.places import EXTENSION, Claim, Places, Turns
+from gateway.edge.problems import ANSWERS, Problem
+
+__all__ = ["Connection", "House"]
+
+HEADER_SECONDS = 10.0
+# For all headers together, and for any piece of input that nothing came of.
+HEADER_BYTES = 32_768
+HEADERS = 256
+# How long an answer may be left lying: while it is written, and after the connection is closed.
+ANSWER_SECONDS = 10.0
+CLOSE_SECONDS = 3.0
+# What all clients may have sent ahead of an answer, together.
+AHEAD_BYTES = 16 * 1_048_576
+# A chunked body of more pieces than this must be worth them.
+CHUNKS = 4_096
+CHUNK_BYTES = 64
+# How often one read is cut in the middle of a body.
+CUTS = 64
+
+END = b"\r\n\r\n"
+UPGRADE = (b"upgrade", b"connection", b"http2-settings")
+
+
+class NotTaken(Exception):
+    """Raised through the parser, which calls it an invalid request."""
+
+
+class House:
+    """What all connections share."""
+
+    def __init__(self, most: int) -> None:
+        self.places = Places(most)
+        self.turns = Turns()
+        self._ahead: dict[Connection, int] = {}
+        self._ahead_bytes = 0
+
+    def keep_ahead(self, connection: "Connection", size: int) -> None:
+        """Says how much somebody has sent ahead. Who did so first may lose it."""
+        self.forget_ahead(connection)
+        self._ahead[connection] = size
+        self._ahead_bytes += size
+        while self._ahead_bytes > AHEAD_BYTES:
+            next(iter(self._ahead)).drop_ahead()
+
+    def forget_ahead(self, connection: "Connection") -> None:
+        """Says that nothing of it is kept any more."""
+        self._ahead_bytes -= self._ahead.pop(connection, 0)
+
+
+class Flow(FlowControl):
+    """Reads no further while something that was sent ahead is kept."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
+class Connection(HttpToolsProtocol):
+    """Answers one request after the other. Ends what is too slow, too large or one too many."""
+
+    flow: Flow
+
+    refuse: Callable[[], None] | None = None
+    """Answers the request that is under way at once, where it can be refused."""
+
+    def __init__(self, *args: Any, house: House, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._house = house
+        self.url = b""
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._ahead = b""
+        # Of the request that is read: how much its headers are, whether they are complete, what is left
+        # of a body whose length is known, the pieces of one whose length is not, whether that is all.
+        self._header_bytes = self._idle_bytes = 0
+        self._headed = False
+        self._left: int | None = None
+        self._chunks = self._chunked_bytes = 0
+        self._whole = False
+        self._tail = b""
+
+    def vouch(self) -> None:
+        """Says that the sender of the request that is under way is known."""
+        self.refuse = None
+        self._house.places.now(self, Claim.KNOWN)
+
+    def give_way(self, *, at_once: bool) -> None:
+        """Leaves its place to somebody else."""
+        if self.refuse is not None and not at_once:
+            self.refuse()
+            self._start_stalled(CLOSE_SECONDS)
+        elif at_once or self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self._leave()
+
+    def drop_ahead(self) -> None:
+        """Lets go of what was sent ahead: its sender sees the connection close after the next answer."""
+        self._forget_ahead()
+        self.cycle.keep_alive = False
+
+    # What the transport calls
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.flow = Flow(transport)
+        self._start_clock()
+        if not self._house.places.enter(self):
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clock()
+        self._stop_stalled()
+        self._forget_ahead()
+        self._house.places.leave(self)
+        super().connection_lost(exc)
+        self.refuse = None
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._take(data)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_stalled(ANSWER_SECONDS)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_stalled()
+        if self.transport.is_closing():
+            self._start_stalled(CLOSE_SECONDS)
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self._answering():
+            raise NotTaken  # Nothing is read ahead: this hides in the last piece of a strange body.
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
+        self._header_bytes = self._idle_bytes = 0
+        self._headed = self._whole = False
+        self._chunks = self._chunked_bytes = 0
+        self._start_clock()
+        self._house.places.now(self, Claim.BEGINNING)
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        if self._headed:
+            return  # A trailer. What the body is judged by comes before it.
+        super().on_header(name, value)
+        if len(self.headers) > HEADERS:
+            raise NotTaken
+
+    def on_headers_complete(self) -> None:
+        self._idle_bytes = 0
+        if self.parser.get_method() == b"CONNECT":
+            raise NotTaken
+        if self.parser.should_upgrade():
+            return
+        self._headed = True
+        self._left = next((int(value) for name, value in self.headers if name == b"content-length"), None)
+        self._stop_clock()
+        self._house.places.now(self, Claim.ASKING)
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """Counts the pieces of a chunked body, each of which costs more than its bytes."""
+        self._chunks += 1
+        if self._chunks > CHUNKS and self._chunked_bytes < self._chunks * CHUNK_BYTES:
+            raise NotTaken
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        if self._left is None:
+            self._chunked_bytes += len(body)
+        else:
+            self._left -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._headed:
+            self._whole = True
+            self._left = None
+            super().on_message_complete()
+
+    # What uvicorn calls
+
+    def on_response_complete(self) -> None:
+        self.refuse, self.url = None, b""
+        ahead = self._forget_ahead()
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._start_stalled(CLOSE_SECONDS)
+            return
+        self._house.places.now(self, Claim.IDLE)
+        if ahead:
+            self._unset_keepalive_if_required()
+            self._take(ahead)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._leave()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self._start_stalled(CLOSE_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's own text is not told.
+        """Answers what cannot be read as HTTP, unless another answer has begun."""
+        if not self._under_way() or not self.cycle.response_started:
+            head, content = _answer()
+            is_head = self.url and self.parser.get_method() == b"HEAD"
+            self.transport.write(head if is_head else head + content)
+        if self._under_way():
+            # Whoever works on it learns that nobody waits any more.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._leave()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        begin = super()._start_asgi_task
+        self._house.turns.take(lambda: None if cycle.disconnected else begin(cycle, app))
+
+    # How what arrives is read
+
+    def _take(self, data: bytes) -> None:
+        """Reads up to the end of a request. What comes after it waits for the answer."""
+        at = cuts = 0
+        whole = memoryview(data)
+        try:
+            while at < len(data) and not self.transport.is_closing():
+                if self._answering():
+                    self._keep_ahead(data[at:])
+                    return
+                end = self._end(data, at) if cuts < CUTS or not self._headed else len(data)
+                self._idle_bytes += end - at
+                self._feed(whole[at:end])
+                self._tail = (self._tail + data[max(at, end - 3) : end])[-3:]
+                at, cuts = end, cuts + 1
+                if self._idle_bytes > HEADER_BYTES:
+                    self.send_400_response("")
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        if self._deadline is None and not self._under_way() and not self.transport.is_closing():
+            # Something came that is no request yet, such as empty lines.
+            self._start_clock()
+
+    def _end(self, data: bytes, at: int) -> int:
+        """How far may be read without reading into another request."""
+        if self._headed and self._left is not None and not self._whole:
+            return min(len(data), at + self._left)
+        # Headers end in an empty line, and so does a chunked body, with trailers or without.
+        split = (self._tail + data[at : at + 3]).find(END)
+        if split >= 0:
+            return max(at + 1, at + split + len(END) - len(self._tail))
+        found = data.find(END, at)
+        return found + len(END) if found >= 0 else len(data)
+
+    def _feed(self, data: memoryview) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Some clients offer HTTP/2 with every first request. The parser then takes what follows
+            # for another protocol; declining the offer means reading the headers again without.
+            head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+            for name, value in self.headers:
+                if name not in UPGRADE:
+                    head += [name, b": ", value, b"\r\n"]
+                elif name == b"connection" and b"close" in value.lower():
+                    head.append(b"connection: close\r\n")
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.feed_data(b"".join([*head, b"\r\n"]))
+
+    def _under_way(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _answering(self) -> bool:
+        """Whether a request was read to its end, and its answer is not."""
+        return self._whole and self._under_way()
+
+    def _keep_ahead(self, data: bytes) -> None:
+        if not self.cycle.keep_alive:
+            return
+        self._ahead += data
+        self.flow.held = True
+        self.flow.pause_reading()
+        self._house.keep_ahead(self, len(self._ahead))
+
+    def _forget_ahead(self) -> bytes:
+        data, self._ahead = self._ahead, b""
+        self.flow.held = False
+        self._house.forget_ahead(self)
+        return data
+
+    def _count(self, size: int) -> None:
+        self._idle_bytes = 0
+        self._header_bytes += size
+        if self._header_bytes > HEADER_BYTES:
+            raise NotTaken
+
+    # How it ends
+
+    def _leave(self) -> None:
+        """Closes the connection when the last answer has left, or a little later without."""
+        if not self.transport.is_closing():
+            self.transport.close()
+        self._start_stalled(CLOSE_SECONDS)
+
+    def _start_clock(self) -> None:
+        self._stop_clock()
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self._leave)
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _start_stalled(self, seconds: float) -> None:
+        self._stop_stalled()
+        self._stalled = self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+
+def _answer() -> tuple[bytes, bytes]:
+    """Head and content."""
+    _, error_code, _ = ANSWERS["MALFORMED_BODY"]
+    content = msgspec.json.encode(
+        Problem(
+            error_code=error_code,
+            reason="MALFORMED_BODY",
+            error_message="The request is not HTTP/1.1, or its headers are too large.",
+            conversation_id=None,
+            trace_id=None,
+        )
+    )
+    head = (
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode(), content

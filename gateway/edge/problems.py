@@ -1,0 +1,273 @@
+"""Turns every failure into the one error answer. The table of the HTTP boundary is here alone.
+
+The reason decides; a gRPC code does only where no reason of ours came with it. Texts of other
+people's exceptions reach neither the answer nor the log.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from msgspec import Struct
+from opentelemetry.trace import get_current_span
+from precall.v1.cloning_pb2 import FallbackInfo
+
+from gateway.edge.body import BodyError
+from gateway.edge.fault import DeliveryError
+from gateway.edge.signature import SignatureError
+from telemetry.logs import where
+from telemetry.tracing import trace_id
+
+__all__ = ["ANSWERS", "CODES", "Problem", "Refusal", "Unauthenticated", "answer", "answered", "refusal"]
+
+log = structlog.get_logger()
+
+DOMAIN = "precall"
+DETAILS = "grpc-status-details-bin"
+RETRY_AFTER_SECONDS = 1
+
+ErrorCode = Literal[
+    "VALIDATION_ERROR",
+    "INVALID_SIGNATURE",
+    "VOICE_CLONING_FAILED",
+    "AGENT_UPDATE_FAILED",
+    "RATE_LIMITED",
+    "PROVIDER_ERROR",
+    "INTERNAL_ERROR",
+]
+
+# Reason: HTTP status, error_code, and what is said where whoever failed says nothing better.
+ANSWERS: Mapping[str, tuple[int, ErrorCode, str]] = {
+    "MALFORMED_BODY": (400, "VALIDATION_ERROR", "The request cannot be read."),
+    "FIELD_INVALID": (400, "VALIDATION_ERROR", "A field is missing or invalid."),
+    "SIGNATURE_MISSING": (401, "INVALID_SIGNATURE", "Send the header ElevenLabs-Signature."),
+    "SIGNATURE_MALFORMED": (
+        401,
+        "INVALID_SIGNATURE",
+        "Send one header ElevenLabs-Signature of the form t=<unix seconds>,v0=<64 hex digits>.",
+    ),
+    "SIGNATURE_MISMATCH": (401, "INVALID_SIGNATURE", "The signature does not fit the body."),
+    "SIGNATURE_EXPIRED": (
+        401,
+        "INVALID_SIGNATURE",
+        "The signature is older than 30 minutes or more than 5 minutes ahead.",
+    ),
+    "UNAUTHENTICATED": (401, "INVALID_SIGNATURE", "The request carries no valid credential."),
+    "PERMISSION_DENIED": (403, "INVALID_SIGNATURE", "The credential does not allow this."),
+    "NOT_FOUND": (404, "VALIDATION_ERROR", "There is nothing at this path."),
+    "METHOD_NOT_ALLOWED": (405, "VALIDATION_ERROR", "This path does not offer this method."),
+    "CONVERSATION_MISMATCH": (
+        409,
+        "VALIDATION_ERROR",
+        "This conversation was asked about for another caller.",
+    ),
+    "BODY_TIMEOUT": (408, "VALIDATION_ERROR", "The body did not arrive in time."),
+    "BODY_TOO_LARGE": (413, "VALIDATION_ERROR", "The body is larger than a delivery can be."),
+    "SAMPLE_TOO_LARGE": (413, "VALIDATION_ERROR", "The voice sample is too large."),
+    "UNSUPPORTED_MEDIA_TYPE": (
+        415,
+        "VALIDATION_ERROR",
+        "Send Content-Type application/json or multipart/form-data.",
+    ),
+    "SAMPLE_TOO_SHORT": (422, "VOICE_CLONING_FAILED", "The voice sample is too short."),
+    "SAMPLE_TOO_LONG": (422, "VOICE_CLONING_FAILED", "The voice sample is too long."),
+    "SAMPLE_SILENT": (422, "VOICE_CLONING_FAILED", "The voice sample is silent."),
+    "SAMPLE_RATE_TOO_LOW": (422, "VOICE_CLONING_FAILED", "The voice sample's sample rate is too low."),
+    "SAMPLE_UNREADABLE": (422, "VOICE_CLONING_FAILED", "The voice sample is not audio that can be read."),
+    "SAMPLE_REJECTED": (422, "VOICE_CLONING_FAILED", "The provider refused the voice sample."),
+    "VOICE_NEEDS_VERIFICATION": (422, "VOICE_CLONING_FAILED", "The provider wants the voice verified."),
+    "CONSENT_MISSING": (422, "VOICE_CLONING_FAILED", "The caller's consent is required."),
+    "AGENT_NOT_FOUND": (422, "AGENT_UPDATE_FAILED", "The provider knows no such agent."),
+    "AGENT_REJECTED": (422, "AGENT_UPDATE_FAILED", "The provider refused the change to the agent."),
+    "RATE_LIMITED": (429, "RATE_LIMITED", "Too much is going on at once. Try again in a moment."),
+    "PROVIDER_UNAUTHORIZED": (502, "PROVIDER_ERROR", "The provider refused our API key."),
+    "PROVIDER_PLAN_LIMIT": (502, "PROVIDER_ERROR", "The provider's plan does not allow this now."),
+    "VOICE_SLOTS_EXHAUSTED": (502, "PROVIDER_ERROR", "Every voice slot at the provider is taken."),
+    "VOICE_MONTHLY_LIMIT": (502, "PROVIDER_ERROR", "This month's voice operations are used up."),
+    "PROVIDER_PROTOCOL": (502, "PROVIDER_ERROR", "The provider's answer cannot be read."),
+    "PROVIDER_BUSY": (503, "PROVIDER_ERROR", "The provider is busy. Try again later."),
+    "PROVIDER_UNAVAILABLE": (503, "PROVIDER_ERROR", "The provider cannot be reached. Try again later."),
+    "CLONER_UNAVAILABLE": (503, "PROVIDER_ERROR", "The cloner cannot be reached. Try again later."),
+    "REGISTRY_UNAVAILABLE": (503, "PROVIDER_ERROR", "The voice registry cannot be reached. Try again later."),
+    "PROVIDER_TIMEOUT": (504, "PROVIDER_ERROR", "There was no answer in time."),
+    "DEADLINE_TOO_SHORT": (504, "PROVIDER_ERROR", "The time ran out before anybody was asked."),
+    "INTERNAL": (500, "INTERNAL_ERROR", "Something is wrong on our side."),
+}
+
+# For a status that says nothing in our own words: gRPC's own, or one of a newer cloner.
+CODES: Mapping[grpc.StatusCode, str] = {
+    grpc.StatusCode.INVALID_ARGUMENT: "FIELD_INVALID",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "RATE_LIMITED",
+    grpc.StatusCode.UNAVAILABLE: "CLONER_UNAVAILABLE",
+    grpc.StatusCode.CANCELLED: "CLONER_UNAVAILABLE",
+    # Whoever listens there is no cloner, or not one of this version.
+    grpc.StatusCode.UNIMPLEMENTED: "CLONER_UNAVAILABLE",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "PROVIDER_TIMEOUT",
+}
+
+# What the cloner says to us, and not to the sender, who may be in the right: our token is not the cloner's.
+OUR_OWN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+
+# Said of the way between us and the cloner, of which the sender knows nothing: a cloner of another
+# version, and a request of ours that arrived too slowly.
+OF_THE_WAY = frozenset(
+    {
+        ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED),
+        ("BODY_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED),
+    }
+)
+
+# Litestar's own refusals. Any other status below 500 counts as a request that cannot be read.
+STATUSES: Mapping[int, str] = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    408: "BODY_TIMEOUT",
+    413: "BODY_TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+    429: "RATE_LIMITED",
+}
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """The JSON of every answer from status 400 up."""
+
+    status: Literal["error"] = "error"
+    error_code: ErrorCode
+    reason: str
+    """The name of a value of the enum ErrorReason, without its prefix."""
+
+    error_message: str
+    conversation_id: str | None
+    trace_id: str | None
+    """None for a path that is not traced."""
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """Why a request failed, in the words of the outside."""
+
+    reason: str
+    message: str = ""
+    headers: dict[str, str] = {}
+    fallback: FallbackInfo | None = None
+    """What the cloner told for a call that goes on without the caller's voice."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return ANSWERS[self.reason][0]
+
+
+class Unauthenticated(Exception):
+    """The request carries no credential that its path takes."""
+
+
+def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) -> Refusal:
+    """What the outside is told of a failure. One that nobody expected is logged.
+
+    `codes` says what a status means that came without a reason of ours.
+    """
+    match failure:
+        case SignatureError() | BodyError():
+            retry = RETRY_AFTER_SECONDS if failure.reason == "RATE_LIMITED" else None
+            return Refusal(reason=failure.reason, headers=_retry_after(retry))
+        case Unauthenticated():
+            return Refusal(reason="UNAUTHENTICATED", headers={"WWW-Authenticate": "Bearer"})
+        case DeliveryError():
+            return Refusal(reason=failure.reason, message=failure.message)
+        case grpc.aio.AioRpcError():
+            return _of_call(failure, codes)
+        case HTTPException() if failure.status_code < 500:
+            reason = STATUSES.get(failure.status_code, "MALFORMED_BODY")
+            allow = (failure.headers or {}).get("allow")
+            return Refusal(reason=reason, headers={"Allow": allow} if allow else {})
+        case _:
+            log.error("unexpected failure", failure=where(failure))
+            return Refusal(reason="INTERNAL")
+
+
+def answer(refused: Refusal, conversation_id: str | None = None) -> Response[Problem]:
+    """The error answer, with the id of the current trace."""
+    status, error_code, sentence = ANSWERS[refused.reason]
+    span = get_current_span()
+    return Response(
+        Problem(
+            error_code=error_code,
+            reason=refused.reason,
+            error_message=refused.message or sentence,
+            conversation_id=conversation_id,
+            trace_id=trace_id(span) if span.get_span_context().is_valid else None,
+        ),
+        status_code=status,
+        headers=refused.headers,
+        media_type="application/json",
+    )
+
+
+def answered(_request: Request[Any, Any, Any], failure: Exception) -> Response[Problem]:
+    """The error answer to a failure outside a delivery, as Litestar asks for one."""
+    return answer(refusal(failure))
+
+
+def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
+    code = failure.code()
+    info, retry, fallback = _details(failure)
+    if (info[0] if info is not None and info[0] in ANSWERS else code.name) in OUR_OWN:
+        log.error("cloner refuses us, check CLONER_TOKEN", code=code.name)
+        reason, message = "CLONER_UNAVAILABLE", ""
+    elif info is not None and (info[0], code) in OF_THE_WAY:
+        reason, message = "CLONER_UNAVAILABLE", ""
+    elif info is not None and info[0] in ANSWERS:
+        reason, message = info
+        # What gRPC calls the caller is called caller_metadata by whoever sent the delivery.
+        if reason == "FIELD_INVALID" and message.startswith("caller."):
+            message = f"caller_metadata.{message.removeprefix('caller.')}"
+    elif info is not None:
+        reason, message = codes.get(code, "INTERNAL"), info[1]
+    elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (failure.details() or ""):
+        reason, message = "SAMPLE_TOO_LARGE", ""
+    else:
+        reason, message = codes.get(code, "INTERNAL"), ""
+        log.warning("call failed without a reason", code=code.name)
+    if reason == "RATE_LIMITED":
+        retry = retry or RETRY_AFTER_SECONDS
+    elif ANSWERS[reason][0] != 503:
+        retry = None
+    return Refusal(reason=reason, message=message, headers=_retry_after(retry), fallback=fallback)
+
+
+def _details(
+    failure: grpc.aio.AioRpcError,
+) -> tuple[tuple[str, str] | None, int | None, FallbackInfo | None]:
+    """Reason and message where the status is our own, the seconds to wait, and what else it says."""
+    info: tuple[str, str] | None = None
+    retry: int | None = None
+    fallback: FallbackInfo | None = None
+    for key, value in failure.trailing_metadata() or ():
+        if key != DETAILS or not isinstance(value, bytes):
+            continue
+        try:
+            status = status_pb2.Status.FromString(value)
+            for detail in status.details:
+                error, delay = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+                instead = FallbackInfo()
+                if detail.Unpack(error) and error.domain == DOMAIN:
+                    info = error.reason, status.message
+                elif detail.Unpack(delay):
+                    retry = max(1, math.ceil(delay.retry_delay.seconds + delay.retry_delay.nanos / 1e9))
+                elif detail.Unpack(instead):
+                    fallback = instead
+        except DecodeError:
+            continue
+    return info, retry, fallback
+
+
+def _retry_after(seconds: int | None) -> dict[str, str]:
+    return {} if seconds is None else {"Retry-After": str(seconds)}

@@ -1,0 +1,1 @@
+"""`GET /health` and what stands beside it."""

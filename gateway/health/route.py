@@ -1,0 +1,75 @@
+"""Routes that say whether the gateway lives, and whether it can do its work."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from msgspec import Struct
+
+from gateway.edge import problems
+
+__all__ = ["Readiness", "health_routes"]
+
+SERVICE = "precall.v1.CloningService"
+ASK_SECONDS = 1.0
+ANSWER_SECONDS = 1.0
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """The JSON of an answer that all is well."""
+
+    status: Literal["healthy"] = "healthy"
+    service: Literal["elevenlabs-precall-webhook"] = "elevenlabs-precall-webhook"
+
+
+class Readiness:
+    """Asks the cloner's health check at most once a second, whoever wants to know how often.
+
+    `channel` should trace nothing: these calls come all day and tell nothing.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = health_pb2_grpc.HealthStub(channel)
+        self._asked: asyncio.Task[bool] | None = None
+        self._at = 0.0
+
+    async def ready(self) -> bool:
+        """Whether the cloner says that it serves, or said so within the last second."""
+        now = asyncio.get_running_loop().time()
+        if self._asked is None or (self._asked.done() and now - self._at >= ASK_SECONDS):
+            self._asked, self._at = asyncio.create_task(self._ask()), now
+        # Shielded, so that one client that hangs up does not end the question of the others.
+        return await asyncio.shield(self._asked)
+
+    async def _ask(self) -> bool:
+        try:
+            answer = await self._stub.Check(
+                health_pb2.HealthCheckRequest(service=SERVICE), timeout=ANSWER_SECONDS
+            )
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def health_routes(ready: Callable[[], Awaitable[bool]]) -> list[HTTPRouteHandler]:
+    """`/health`, `/health/live` and `/health/ready`."""
+    unready = ResponseSpec(
+        problems.Problem, generate_examples=False, description="The cloner does not answer."
+    )
+
+    @get(["/health", "/health/live"], summary="Whether the process lives")
+    async def live() -> Health:
+        return Health()
+
+    @get("/health/ready", summary="Whether deliveries can be taken", responses={503: unready})
+    async def prepared() -> Response[Health]:
+        if await ready():
+            return Response(Health())
+        return problems.answer(problems.Refusal(reason="CLONER_UNAVAILABLE"))  # type: ignore[return-value]
+
+    return [live, prepared]

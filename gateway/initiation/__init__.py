@@ -1,0 +1,1 @@
+"""`POST /webhook/conversation-init`: ElevenLabs' own initiation webhook."""

@@ -1,0 +1,81 @@
+"""Reads what ElevenLabs' initiation webhook says of a call that is about to start. Knows no web framework.
+
+    {"caller_id", "called_number", "agent_id", "call_sid", "conversation_id", "call_id", ...}
+
+Nothing here is an error: a call that nobody can be found for starts all the same. On an outbound call
+`caller_id` is a number of our own and `called_number` the person's.
+"""
+
+from collections.abc import Collection
+
+from msgspec import Raw, Struct
+
+from callerid import e164, holds_control, longest
+from gateway.edge.fault import conversation, identifier
+from gateway.edge.loose_json import NotJson, distilled, fields, text
+
+__all__ = ["NOTHING", "Opening", "read"]
+
+KEPT = dict.fromkeys(("caller_id", "called_number", "agent_id", "call_sid", "conversation_id", "call_id"))
+
+
+class Opening(Struct, frozen=True, kw_only=True):
+    """A call that is about to start; None for what is not known of it."""
+
+    agent_id: str | None
+    conversation_id: str | None
+    call_sid: str | None
+    """What the telephone line calls it."""
+
+    sip_call_id: str | None
+    """What a SIP trunk calls it."""
+
+    phone_number: str | None
+    """The number of the person, whoever calls whom, as it was written. The cloner reads it."""
+
+    @property
+    def name(self) -> dict[str, str]:
+        """What names the call best, as a field of OpenCallRequest; empty where nothing does."""
+        for field in ("conversation_id", "call_sid", "sip_call_id"):
+            if name := getattr(self, field):
+                return {field: name}
+        return {}
+
+
+NOTHING = Opening(agent_id=None, conversation_id=None, call_sid=None, sip_call_id=None, phone_number=None)
+
+
+def read(content: bytes, *, own_numbers: Collection[str], region: str | None) -> Opening:
+    """What the body says.
+
+    `own_numbers` are those that our agents call from, in E.164 form, and `region` is the country in which
+    national forms are read.
+    """
+    told = _told(content)
+    caller, called = _number(told.get("caller_id")), _number(told.get("called_number"))
+    outbound = bool(own_numbers) and caller is not None and e164(caller, region) in own_numbers
+    return Opening(
+        agent_id=identifier(text(told.get("agent_id"))),
+        conversation_id=conversation(text(told.get("conversation_id"))),
+        call_sid=conversation(text(told.get("call_sid"))),
+        sip_call_id=conversation(text(told.get("call_id"))),
+        phone_number=called if outbound else caller,
+    )
+
+
+def _told(content: bytes) -> dict[str, Raw]:
+    """The fields that count, whatever the others hold; none of what is no JSON object."""
+    try:
+        return fields(content)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return fields(distilled(content, KEPT))
+    except (NotJson, ValueError):
+        return {}
+
+
+def _number(token: Raw | None) -> str | None:
+    # Tabs and line ends are no more than blanks here, where nobody could be told of them.
+    number = " ".join((text(token) or "").split())
+    return number if number and not holds_control(number) and len(number) <= longest(number) else None

@@ -1,0 +1,165 @@
+"""The route that ElevenLabs asks how a call is to start, readable from the top as the way of one call.
+
+    POST /webhook/conversation-init   headers and bytes
+    received()          -> the bytes of somebody we know | SignatureError, Unauthenticated
+    opening.read()      -> Opening: what is known of the call
+    OpenCall            -> OpenCallResponse | AioRpcError
+    greeted()           -> Initiation: the caller's voice, or nobody's
+
+Who is known is always answered 200 within the budget, with all that a conversation needs: whatever fails
+on the way ends in nobodys_voice().
+"""
+
+import asyncio
+import hmac
+import secrets
+from typing import Any
+
+from litestar import Request, Response, post
+from litestar.handlers import HTTPRouteHandler
+from msgspec import structs
+from opentelemetry.trace import get_current_span
+from precall.v1.cloning_pb2 import (
+    CALLER_MATCH_ONE,
+    CALLER_MATCH_SEVERAL,
+    OpenCallRequest,
+    OpenCallResponse,
+)
+
+from environment import Secret
+from gateway.answering import Desk, Progress, answered, lines, read, verified_body, verifier, vouch
+from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Speech, remember
+from gateway.conversation.start_data import Facts, Initiation, initiation, unknown_call
+from gateway.edge import problems
+from gateway.edge.openapi import OpenOperation, responses
+from gateway.edge.problems import Refusal, Unauthenticated
+from gateway.initiation import request as opening
+from gateway.initiation.request import Opening
+from gateway.settings import MAX_INITIATION_BYTES
+
+__all__ = ["conversation_init"]
+
+# What is kept of the budget for bringing the answer out.
+HEADROOM_SECONDS = 0.1
+# What it is called that there is no voice although somebody is known by the number.
+UNKNOWN = {CALLER_MATCH_SEVERAL: "caller_ambiguous", CALLER_MATCH_ONE: "voice_unavailable"}
+STATUSES = (401, 408, 413, 429, 500)
+
+
+def conversation_init(desk: Desk) -> HTTPRouteHandler:
+    """The route `POST /webhook/conversation-init`."""
+    failures = responses(problems.Problem, STATUSES)
+
+    @post("/webhook/conversation-init", status_code=200, operation_class=OpenOperation, responses=failures)
+    async def tell_start(request: Request[Any, Any, Any]) -> Response[Initiation]:
+        return await answered(request, desk, handled, instead=otherwise)
+
+    return tell_start
+
+
+async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progress) -> Initiation:
+    """One call, from the bytes about it to its answer."""
+    ends = progress.began + desk.settings.conversation_init_budget_ms / 1000 - HEADROOM_SECONDS
+    content = await received(request, desk, progress, ends)
+    call = opening.read(content, own_numbers=desk.own_numbers, region=desk.settings.default_region)
+    facts = known(desk, call, progress)
+    if facts.agent_id is None:
+        progress.outcome = "agent_unknown"
+        return nobodys_voice(desk, facts)
+    response = await desk.cloner.OpenCall(
+        OpenCallRequest(
+            agent_id=facts.agent_id,
+            phone_number=call.phone_number or "",
+            **(call.name or {"call_sid": secrets.token_hex(16)}),
+        ),
+        timeout=max(0.0, ends - asyncio.get_running_loop().time()),
+    )
+    remember(desk.overrides, facts.agent_id, response)
+    facts = progress.facts = structs.replace(facts, call_id=response.call_id)
+    if not response.HasField("voice"):
+        progress.outcome = UNKNOWN.get(response.caller_match, "caller_unknown")
+        return nobodys_voice(desk, facts)
+    return greeted(desk, facts, response, progress)
+
+
+async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progress, ends: float) -> bytes:
+    """The body, from somebody who shows our token or signs it.
+
+    Raises Unauthenticated, SignatureError, BodyError and ClientGone.
+    """
+    headers = request.scope["headers"]
+    seconds = max(0.0, min(ends - progress.began, desk.settings.body_timeout_seconds))
+    with desk.bodies.share(MAX_INITIATION_BYTES, "initiations") as share:
+        if _carries(desk.settings.conversation_init_token, lines(headers, b"authorization")):
+            vouch(request, share, progress)
+            content = bytearray()
+
+            def feed(chunk: bytes) -> None:
+                content.extend(chunk)
+                share.hold(len(content))
+
+            await read(request, desk, feed, share, limit=MAX_INITIATION_BYTES, seconds=seconds)
+            return bytes(content)
+        if not lines(headers, b"elevenlabs-signature"):
+            raise Unauthenticated
+        check = verifier(request, desk)
+        verified = await verified_body(
+            request, desk, check, share, progress, limit=MAX_INITIATION_BYTES, seconds=seconds
+        )
+        return verified.content
+
+
+def known(desk: Desk, call: Opening, progress: Progress) -> Facts:
+    """What is known of the call before anybody was asked."""
+    progress.conversation_id = call.conversation_id
+    if call.agent_id is not None:
+        get_current_span().set_attribute("gen_ai.agent.id", call.agent_id)
+    progress.facts = Facts(
+        name=None,
+        date_of_birth=None,
+        phone_number=desk.settings.legible(call.phone_number),
+        agent_id=call.agent_id,
+        conversation_id=call.conversation_id,
+        call_id=unknown_call(),
+    )
+    return progress.facts
+
+
+def greeted(desk: Desk, facts: Facts, response: OpenCallResponse, progress: Progress) -> Initiation:
+    """The caller's voice and greeting, as far as the agent lets them be overridden."""
+    leaves = desk.overrides.allowed(facts.agent_id)
+    heard = response.voice.voice_id if VOICE in leaves else None
+    if heard is None:
+        progress.outcome = NOT_ACTIVATED
+    return initiation(
+        structs.replace(facts, name=response.name or None, voice_id=heard),
+        variables=desk.settings.dynamic_variables,
+        leaves=leaves,
+        speech=Speech(voice_id=heard, first_message=response.first_message or None),
+    )
+
+
+def nobodys_voice(desk: Desk, facts: Facts) -> Initiation:
+    """No caller's voice: the agent's own, also where it has a caller's just now."""
+    return initiation(
+        facts,
+        variables=desk.settings.dynamic_variables,
+        leaves=desk.overrides.allowed(facts.agent_id),
+        speech=desk.overrides.before(facts.agent_id),
+    )
+
+
+def otherwise(desk: Desk, progress: Progress, _: Refusal) -> Initiation | None:
+    """What is answered whatever failed, to somebody we know."""
+    if not progress.verified:
+        return None
+    return nobodys_voice(desk, progress.facts or known(desk, opening.NOTHING, progress))
+
+
+def _carries(token: Secret | None, authorization: list[str]) -> bool:
+    """Whether the request shows the token."""
+    if token is None or len(authorization) != 1:
+        return False
+    scheme, _, given = authorization[0].partition(" ")
+    expected = token.reveal().encode()
+    return hmac.compare_digest(given.strip().encode(), expected) and scheme.lower() == "bearer"

@@ -1,0 +1,1 @@
+"""`POST /webhook/post-call`: events after a call."""

@@ -1,0 +1,142 @@
+"""Reads what a verified event after a call says. Knows no web framework.
+
+Everything is read leniently: ElevenLabs says that fields will be added, and an id that cannot be
+one of ours counts as missing. An event that says nothing that could name a call is the sender's
+fault, and nothing was done yet:
+
+    DeliveryError MALFORMED_BODY   not JSON, or not an object
+    DeliveryError FIELD_INVALID    a field is missing without which the event says nothing
+    BodyError BODY_TOO_LARGE       the same, of an event that was too large to be held as a whole
+
+A recording comes as an event of tens of megabytes that ends nothing, so it need not be held: the
+type comes first there. Of every event that is too large, the first bytes have to do.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from gateway.edge.body import BodyError
+from gateway.edge.fault import DeliveryError, conversation, identifier
+from gateway.edge.loose_json import BOM, Kept, NotJson, distilled, fields, text
+from gateway.edge.signature import VerifiedBody, Verifier
+
+__all__ = ["Event", "read", "trim"]
+
+# The events after which a call is over.
+ENDING = frozenset({"post_call_transcription", "post_call_transcription_otel", "call_initiation_failure"})
+AUDIO = "post_call_audio"
+
+# What is kept of an event that is not held.
+HEAD_BYTES = 65_536
+OPENING_BYTES = 512
+OPENING = re.compile(rb'(?:%b)?\s*\{\s*"type"\s*:\s*"([^"\\]*)"' % BOM)
+
+Path = tuple[str, ...]
+TYPE = ("type",)
+DATA = ("data",)
+RECORDING = ("data", "full_audio")
+CONVERSATION = ("data", "conversation_id")
+AGENT = ("data", "agent_id")
+START = ("data", "conversation_initiation_client_data")
+CALL = (*START, "dynamic_variables", "precall_call_id")
+VOICE = (*START, "conversation_config_override", "tts", "voice_id")
+PATHS = (TYPE, RECORDING, CONVERSATION, AGENT, CALL, VOICE)
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """What happened, and what is known of the call it happened to; None where it is not."""
+
+    type: str | None
+    """None for a kind of event that we know nothing of."""
+
+    conversation_id: str | None
+    call_id: str | None
+    agent_id: str | None
+    voice_id: str | None
+
+    @property
+    def ends_call(self) -> bool:
+        """Whether the call is over."""
+        return self.type in ENDING
+
+    @property
+    def names_call(self) -> bool:
+        """Whether a call can be found by what is known of it."""
+        return bool(self.conversation_id or self.call_id or (self.agent_id and self.voice_id))
+
+
+def trim(check: Verifier, most: int) -> None:
+    """Lets go of an event, but for its beginning, that ends no call or is larger than may be held."""
+    opening = OPENING.match(check.first(OPENING_BYTES))
+    if check.kept > most or (opening is not None and text(b'"%b"' % opening[1]) not in ENDING):
+        check.keep_first(min(HEAD_BYTES, most))
+
+
+def read(body: VerifiedBody) -> Event:
+    """What the event says. Raises DeliveryError, and BodyError where too little of it was held."""
+    told = _told(body.content) if body.whole else _found(distilled(body.content, KEPT, cut=True), KEPT)
+    kind = text(told.get(TYPE))
+    if not kind and RECORDING in told:
+        kind = AUDIO
+    event = Event(
+        type=kind if kind in ENDING or kind == AUDIO else None,
+        conversation_id=conversation(text(told.get(CONVERSATION))),
+        call_id=identifier(text(told.get(CALL))),
+        agent_id=identifier(text(told.get(AGENT))),
+        voice_id=identifier(text(told.get(VOICE))),
+    )
+    if kind and (event.names_call or not event.ends_call):
+        return event
+    if not body.whole:
+        raise BodyError("BODY_TOO_LARGE")
+    field = "type" if not kind else "data.conversation_id" if DATA in told else "data"
+    raise DeliveryError(
+        "FIELD_INVALID", f"{field} is required.", field=field, conversation_id=event.conversation_id
+    )
+
+
+def _told(content: bytes) -> Mapping[Path, bytes | Raw]:
+    """What stands at the paths that we know; other fields may hold anything. Raises DeliveryError."""
+    try:
+        found = _found(content, KEPT)
+    except (ValueError, RecursionError):
+        try:
+            found = _found(distilled(content, KEPT), KEPT)
+        except NotJson:
+            raise DeliveryError("MALFORMED_BODY", "The body must be JSON, in UTF-8.") from None
+    if not found and not content.lstrip(BOM + b" \t\r\n").startswith(b"{"):
+        raise DeliveryError("MALFORMED_BODY", "The body must be a JSON object.")
+    return found
+
+
+def _found(token: bytes | Raw, kept: Kept, path: Path = ()) -> dict[Path, bytes | Raw]:
+    """What stands at the paths that we know, and each object on the way to them.
+
+    Raises ValueError and RecursionError for what is no JSON.
+    """
+    found: dict[Path, bytes | Raw] = {path: token} if bytes(memoryview(token)[:1]) == b"{" else {}
+    members = fields(token)
+    for name, inner in kept.items():
+        value = members.get(name)
+        if value is not None and inner is None:
+            found[*path, name] = value
+        elif value is not None and inner is not None:
+            found |= _found(value, inner, (*path, name))
+    return found
+
+
+def _kept() -> Kept:
+    """The names of all paths, each below the one before it."""
+    kept: dict[str, Any] = {}
+    for path in PATHS:
+        inner = kept
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = None
+    return kept
+
+
+KEPT = _kept()

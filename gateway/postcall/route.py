@@ -1,0 +1,106 @@
+"""The route that takes events after a call, readable from the top as the way of one event.
+
+    POST /webhook/post-call   bytes and headers
+    verified_body()           -> VerifiedBody | SignatureError, BodyError          (desk.py)
+    event.read()              -> Event | DeliveryError, BodyError
+    complete()                -> whether there was such a call | AioRpcError
+    answer                    -> 200, or what problems.py makes of the failure
+
+Whoever sends an event sends it again after a 5xx, 429 or 408, and never after another 4xx.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import grpc
+from litestar import Request, Response, post
+from litestar.handlers import HTTPRouteHandler
+from msgspec import Struct
+from opentelemetry.trace import get_current_span
+from precall.v1.cloning_pb2 import CompleteCallRequest
+
+from gateway.answering import Desk, Progress, answered, verified_body, verifier
+from gateway.edge import problems
+from gateway.edge.openapi import CompleteOperation, responses
+from gateway.postcall import request as event
+from gateway.postcall.request import Event
+
+if TYPE_CHECKING:
+    # The stub of an aio channel is a class of its own in the type stubs alone.
+    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+
+__all__ = ["post_call"]
+
+COMPLETE_SECONDS = 5.0
+# Nothing here waits for the provider: who does not answer in time is the cloner.
+CODES = {**problems.CODES, grpc.StatusCode.DEADLINE_EXCEEDED: "CLONER_UNAVAILABLE"}
+STATUSES = (400, 401, 408, 413, 429, 500, 503, 504)
+
+
+class Acknowledgement(Struct, frozen=True, kw_only=True):
+    """The JSON of an event that was taken."""
+
+    status: Literal["success"] = "success"
+    conversation_id: str | None
+    """Null where the event names none."""
+
+
+def post_call(desk: Desk) -> HTTPRouteHandler:
+    """The route `POST /webhook/post-call`."""
+    failures = responses(problems.Problem, STATUSES)
+
+    @post("/webhook/post-call", status_code=200, operation_class=CompleteOperation, responses=failures)
+    async def tell_end(request: Request[Any, Any, Any]) -> Response[Acknowledgement]:
+        return await answered(request, desk, handled, codes=CODES)
+
+    return tell_end
+
+
+async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progress) -> Acknowledgement:
+    """One event, from its bytes to its answer."""
+    told = await received(request, desk, progress)
+    progress.event, progress.conversation_id = told.type, told.conversation_id
+    if told.agent_id:
+        get_current_span().set_attribute("gen_ai.agent.id", told.agent_id)
+    if not told.ends_call:
+        progress.outcome = "ignored"
+    elif await complete(desk.cloner, told):
+        progress.outcome = "call_ended"
+    else:
+        progress.outcome = "call_unknown"
+    return Acknowledgement(conversation_id=told.conversation_id)
+
+
+async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progress) -> Event:
+    """What the event says; of its bytes nothing is held any more."""
+    settings = desk.settings
+    most = settings.max_held_event_bytes
+    with desk.bodies.share(most, "events") as share:
+        body = await verified_body(
+            request,
+            desk,
+            verifier(request, desk),
+            share,
+            progress,
+            limit=settings.max_event_bytes,
+            seconds=settings.post_call_timeout_seconds,
+            trim=partial(event.trim, most=most),
+        )
+        return event.read(body)
+
+
+async def complete(cloner: "CloningServiceAsyncStub", told: Event) -> bool:
+    """Whether there was such a call; now it has ended. Raises AioRpcError.
+
+    A sender who hangs up does not stop this: the call is over whether they listen or not.
+    """
+    response = await cloner.CompleteCall(
+        CompleteCallRequest(
+            conversation_id=told.conversation_id or "",
+            call_id=told.call_id or "",
+            agent_id=told.agent_id or "",
+            voice_id=told.voice_id or "",
+        ),
+        timeout=COMPLETE_SECONDS,
+    )
+    return response.found

@@ -1,0 +1,1 @@
+"""`POST /webhook`: the pre-call event, which carries a sample."""

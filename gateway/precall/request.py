@@ -1,0 +1,236 @@
+"""Reads what a verified body says. Knows no web framework.
+
+Every DeliveryError is the sender's fault, and nothing was done yet.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+import pybase64
+from msgspec import Raw, Struct
+
+from callerid import holds_control, longest
+from gateway.edge import form
+from gateway.edge.fault import AGENT_ID, MAX_CONVERSATION_ID, DeliveryError, conversation
+from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
+from gateway.edge.signature import VerifiedBody
+
+__all__ = [
+    "Delivery",
+    "MediaType",
+    "media_type",
+    "read",
+]
+
+EVENT = "pre_call"
+MAX_NAME = 200
+MAX_BIRTH = 64
+MAX_CONSENT = 200
+# Where msgspec says what is wrong: "Expected `str`, got `int` - at `$.caller_metadata.name`".
+PATH = re.compile(r" - at `\$\.([a-z_.]+)`$")
+
+# What a browser's readAsDataURL puts in front of the base64: "data:video/webm;codecs=vp8,opus;base64,".
+DATA_URL = re.compile(rb"\s*data:[ -~]*?;\s*base64\s*,", re.IGNORECASE)
+MAX_PREFIX = 300
+
+NULL = Raw(b"null")
+
+
+class MediaType(Struct, frozen=True, kw_only=True):
+    """How a body is to be read: as a form with this boundary, or as JSON where there is none."""
+
+    boundary: str | None
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """A call that is about to start, who is calling, and how they sound."""
+
+    agent_id: str
+    conversation_id: str
+    name: str | None
+    date_of_birth: str | None
+    phone_number: str | None
+    consent: str | None
+    """Where the caller's consent to the clone is on record."""
+
+    sample: bytes
+
+
+class _Caller(Struct):
+    name: str | None = None
+    date_of_birth: str | None = None
+    phone_number: str | None = None
+    consent: str | None = None
+
+
+class _Sample(Struct):
+    # Left as it is: decoded from base64 where it stands, without becoming a `str` before.
+    data: Raw = NULL
+    format: str | None = None
+
+
+class _Metadata(Struct):
+    type: str | None = None
+    agent_id: str | None = None
+    conversation_id: str | None = None
+    caller_metadata: _Caller | None = None
+
+
+class _Document(_Metadata):
+    voice_sample: _Sample | None = None
+
+
+M = TypeVar("M", bound=_Metadata)
+
+
+def media_type(lines: Sequence[str]) -> MediaType:
+    """What the Content-Type header says. Raises DeliveryError where it is none that we read."""
+    if len(lines) == 1:
+        kind, options = form.options(lines[0])
+        if kind == "application/json":
+            return MediaType(boundary=None)
+        if kind == "multipart/form-data":
+            return MediaType(boundary=options.get("boundary", ""))
+    raise DeliveryError(
+        "UNSUPPORTED_MEDIA_TYPE", "Send Content-Type application/json or multipart/form-data, once."
+    )
+
+
+def read(body: VerifiedBody, media: MediaType, *, max_sample_bytes: int) -> Delivery:
+    """What the body says. Raises DeliveryError."""
+    if media.boundary is None:
+        return _from_json(body.content, max_sample_bytes)
+    return _from_form(body.content, media.boundary, max_sample_bytes)
+
+
+def _from_json(content: bytes, max_sample_bytes: int) -> Delivery:
+    document = _decoded(content, _Document, "The body")
+    try:
+        given = document.voice_sample
+        if given is None or given.data == NULL:
+            raise _invalid("voice_sample.data", "is required")
+        if given.format not in (None, "base64"):
+            raise _invalid("voice_sample.format", 'must be "base64"')
+        return _delivery(document, _from_base64(given.data), "voice_sample.data", max_sample_bytes)
+    except DeliveryError as failure:
+        failure.conversation_id = conversation(document.conversation_id)
+        raise
+
+
+def _from_form(content: bytes, boundary: str, max_sample_bytes: int) -> Delivery:
+    try:
+        parts = form.parts(content, boundary, ("metadata", "voice_sample"))
+    except form.FormBroken:
+        raise DeliveryError(
+            "MALFORMED_BODY", "The body is not the multipart form that its Content-Type announces."
+        ) from None
+    except form.PartRepeated as repeated:
+        raise _invalid(repeated.name, "must be sent once") from None
+    if "metadata" not in parts:
+        raise _invalid("metadata", "is required")
+    metadata = _decoded(parts["metadata"], _Metadata, "The part metadata")
+    try:
+        if "voice_sample" not in parts:
+            raise _invalid("voice_sample", "is required")
+        return _delivery(metadata, parts["voice_sample"], "voice_sample", max_sample_bytes)
+    except DeliveryError as failure:
+        failure.conversation_id = conversation(metadata.conversation_id)
+        raise
+
+
+def _delivery(metadata: _Metadata, sample: bytes, field: str, max_sample_bytes: int) -> Delivery:
+    if metadata.type != EVENT:
+        raise _invalid("type", f'must be "{EVENT}"')
+    agent_id = metadata.agent_id or ""
+    if not agent_id.strip():
+        raise _invalid("agent_id", "is required")
+    if not AGENT_ID.fullmatch(agent_id):
+        raise _invalid("agent_id", 'must be 1 to 128 letters, digits, "_" and "-"')
+    if not (metadata.conversation_id or "").strip():
+        raise _invalid("conversation_id", "is required")
+    conversation_id = conversation(metadata.conversation_id)
+    if conversation_id is None:
+        raise _invalid("conversation_id", f"must be 1 to {MAX_CONVERSATION_ID} printable characters")
+    caller = metadata.caller_metadata or _Caller()
+    if not sample:
+        raise _invalid(field, "is empty")
+    if len(sample) > max_sample_bytes:
+        raise DeliveryError(
+            "SAMPLE_TOO_LARGE",
+            f"The voice sample has {len(sample)} bytes, at most {max_sample_bytes} are allowed.",
+        )
+    return Delivery(
+        agent_id=agent_id,
+        conversation_id=conversation_id,
+        name=_fact(caller.name, "name", MAX_NAME),
+        date_of_birth=_fact(caller.date_of_birth, "date_of_birth", MAX_BIRTH),
+        phone_number=_fact(caller.phone_number, "phone_number", longest((caller.phone_number or "").strip())),
+        consent=_fact(caller.consent, "consent", MAX_CONSENT),
+        sample=sample,
+    )
+
+
+def _fact(text: str | None, name: str, longest: int) -> str | None:
+    """What is known of the caller, trimmed, under the rule that the cloner has too; blank is not known."""
+    text = (text or "").strip()
+    if len(text) > longest:
+        raise _invalid(f"caller_metadata.{name}", f"must have at most {longest} characters")
+    if holds_control(text):
+        raise _invalid(f"caller_metadata.{name}", "must not hold control characters")
+    return text or None
+
+
+def _from_base64(token: Raw) -> bytes:
+    """The bytes behind a JSON string, taken from its raw token."""
+    text = memoryview(token)
+    if bytes(text[:1]) != b'"':
+        raise _invalid("voice_sample.data", "must be a string of base64")
+    try:
+        return pybase64.b64decode(text[1 + _prefix(bytes(text[1:MAX_PREFIX])) : -1], validate=True)
+    except ValueError:
+        pass
+    # Some senders write "\/" for "/", or break the text into lines.
+    try:
+        written = "".join(msgspec.json.decode(token, type=str).split()).encode("ascii")
+        return pybase64.b64decode(written[_prefix(written[:MAX_PREFIX]) :], validate=True)
+    except ValueError:
+        raise _invalid("voice_sample.data", "must be standard base64 with its padding") from None
+
+
+def _prefix(head: bytes) -> int:
+    """How long the "data:audio/wav;base64," is that browsers put in front; 0 where there is none."""
+    prefix = DATA_URL.match(head)
+    return prefix.end() if prefix else 0
+
+
+def _decoded(content: bytes, kind: type[M], what: str) -> M:
+    """Parses a JSON object. Fields that we do not know are passed over, whatever they hold."""
+    try:
+        return _strictly(content, kind, what)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _strictly(distilled(content, kept_by(kind)), kind, what)
+    except (NotJson, ValueError):
+        raise DeliveryError("MALFORMED_BODY", f"{what} must be JSON, in UTF-8.") from None
+
+
+def _strictly(content: bytes, kind: type[M], what: str) -> M:
+    """Raises DeliveryError for a field of another kind, ValueError and RecursionError for what is no JSON."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError as fault:
+        path = PATH.search(str(fault))
+        if path is None:
+            raise DeliveryError("MALFORMED_BODY", f"{what} must be a JSON object.") from None
+        wanted = "an object" if "Expected `object" in str(fault) else "a string"
+        failure = _invalid(path[1], f"must be {wanted}")
+        # This reads a body a second time, which nothing but such a fault causes.
+        failure.conversation_id = conversation(text(fields(content).get("conversation_id")))
+        raise failure from None
+
+
+def _invalid(field: str, must: str) -> DeliveryError:
+    return DeliveryError("FIELD_INVALID", f"{field} {must}.", field=field)

@@ -1,0 +1,163 @@
+"""The route that takes a delivery, readable from the top as the way of one delivery.
+
+    POST /webhook       bytes and headers
+    verified_body()     -> VerifiedBody | SignatureError, BodyError                (desk.py)
+    receive()           -> PrepareCallRequest | DeliveryError
+    call_through()      -> PrepareCallResponse | AioRpcError, ClientGone
+    prepared()          -> PreparedCall, FallbackCall                              (prepared.py)
+    answer              -> 200, or what problems.py makes of the failure, or without_voice()
+
+Each arrow changes the type once.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from litestar import Request, Response, post
+from litestar.handlers import HTTPRouteHandler
+from msgspec import structs
+from opentelemetry.trace import get_current_span
+from precall.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
+
+from gateway.answering import Desk, Progress, answered, lines, verified_body, verifier
+from gateway.conversation.overrides import remember
+from gateway.conversation.start_data import Facts, unknown_call
+from gateway.edge import problems
+from gateway.edge.body import ClientGone, Receive, disconnected
+from gateway.edge.openapi import DeliverOperation, responses
+from gateway.edge.problems import Refusal
+from gateway.edge.signature import VerifiedBody
+from gateway.precall import request as delivery
+from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
+from gateway.precall.request import MediaType
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    # The stub of an aio channel is a class of its own in the type stubs alone.
+    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+
+__all__ = ["webhook"]
+
+# What is kept of the budget for bringing the answer out.
+HEADROOM_SECONDS = 0.1
+
+
+# What a call may go on after with the agent's own voice; below these it is the sender who is at fault.
+FALLBACK_STATUSES = frozenset({422, 429, 500, 502, 503, 504})
+
+
+def webhook(desk: Desk) -> HTTPRouteHandler:
+    """The route `POST /webhook`."""
+    failures = responses(problems.Problem)
+
+    @post("/webhook", status_code=200, operation_class=DeliverOperation, responses=failures)
+    async def deliver(request: Request[Any, Any, Any]) -> Response[PreparedCall | FallbackCall]:
+        return await answered(request, desk, handled, instead=without_voice)
+
+    return deliver
+
+
+async def handled(
+    request: Request[Any, Any, Any], desk: Desk, progress: Progress
+) -> PreparedCall | FallbackCall:
+    """One delivery, from its bytes to its answer."""
+    settings = desk.settings
+    # Held until the answer: what was made of the body is as large as the body was.
+    with desk.bodies.share(settings.max_body_bytes, "deliveries") as share:
+        # What the headers alone can be refused for is refused before the body is read, the
+        # signature first, so that a stranger learns nothing of the rest.
+        check = verifier(request, desk)
+        media = delivery.media_type(lines(request.scope["headers"], b"content-type"))
+        verified = await verified_body(
+            request,
+            desk,
+            check,
+            share,
+            progress,
+            limit=settings.max_body_bytes,
+            seconds=min(settings.body_timeout_seconds, settings.precall_budget_ms / 1000),
+        )
+        prepare, facts = receive(verified, media, settings, progress)
+        # Not needed while the cloner works, which is most of the time.
+        del verified, check
+        response = await call_through(desk.cloner, prepare, request.receive, _left(settings, progress))
+    answer = prepared(response, facts, settings, desk.overrides, progress.duration_ms)
+    if isinstance(answer, FallbackCall):
+        progress.outcome = answer.reason
+    return answer
+
+
+def without_voice(desk: Desk, progress: Progress, refused: Refusal) -> FallbackCall | None:
+    """What a delivery is answered that could not be prepared, where its call may go on all the same."""
+    facts = progress.facts
+    if facts is None or facts.agent_id is None or refused.status not in FALLBACK_STATUSES:
+        return None
+    if refused.fallback is not None:
+        remember(desk.overrides, facts.agent_id, refused.fallback)
+        facts = structs.replace(facts, call_id=refused.fallback.call_id or facts.call_id)
+    if desk.settings.precall_fallback == "error":
+        return None
+    return fallback(refused.reason, facts, desk.settings, desk.overrides, progress.duration_ms)
+
+
+def receive(
+    body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
+) -> tuple[PrepareCallRequest, Facts]:
+    """The request to the cloner, and what the answer needs of it. Raises DeliveryError."""
+    call = delivery.read(body, media, max_sample_bytes=settings.max_sample_bytes)
+    progress.conversation_id = call.conversation_id
+    get_current_span().set_attributes(
+        {"gen_ai.agent.id": call.agent_id, "precall.sample.size": len(call.sample)}
+    )
+    facts = Facts(
+        name=call.name,
+        date_of_birth=call.date_of_birth,
+        phone_number=settings.legible(call.phone_number),
+        agent_id=call.agent_id,
+        conversation_id=call.conversation_id,
+        call_id=unknown_call(),
+    )
+    progress.facts = facts
+    caller = Caller(
+        name=call.name or "", date_of_birth=call.date_of_birth or "", phone_number=call.phone_number or ""
+    )
+    request = PrepareCallRequest(
+        agent_id=call.agent_id,
+        conversation_id=call.conversation_id,
+        caller=caller,
+        sample=call.sample,
+        consent=call.consent or "",
+    )
+    return request, facts
+
+
+async def call_through(
+    cloner: "CloningServiceAsyncStub", request: PrepareCallRequest, receive: Receive, seconds: float
+) -> PrepareCallResponse:
+    """The cloner's answer. Raises AioRpcError, and ClientGone when the client hangs up before it.
+
+    Then the call is cancelled: an agent must not be touched for a call that is gone.
+    """
+    call = cloner.PrepareCall(request, timeout=max(0.0, seconds))
+    watch = asyncio.create_task(disconnected(receive))
+    watch.add_done_callback(lambda _: call.cancel())
+    try:
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            call.cancel()
+            raise
+        raise ClientGone from None
+    finally:
+        watch.cancel()
+
+
+def _left(settings: Settings, progress: Progress) -> float:
+    """The seconds that the cloner may take."""
+    return (
+        progress.began
+        + settings.precall_budget_ms / 1000
+        - HEADROOM_SECONDS
+        - asyncio.get_running_loop().time()
+    )

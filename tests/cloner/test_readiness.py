@@ -1,0 +1,163 @@
+"""What the health says of the registry, by Check and by Watch, for the process and for its one service."""
+
+import asyncio
+import sqlite3
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from precall.v1 import cloning_pb2 as pb
+
+from tests.cloner.test_door import channel, failure, reason
+from tests.postgres import new_database
+from tests.system.relay import Relay
+
+SERVICE = "precall.v1.CloningService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+OPENING = pb.OpenCallRequest(agent_id="agent_demo", conversation_id="conv_1")
+
+
+class Health:
+    """What the health says of both names."""
+
+    def __init__(self, wire: grpc.aio.Channel) -> None:
+        self._stub = health_pb2_grpc.HealthStub(wire)
+
+    async def both(self) -> set[int]:
+        """What Check answers."""
+        return {
+            (await self._stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status
+            for name in ("", SERVICE)
+        }
+
+    async def until(self, status: int, *, seconds: float = 20) -> None:
+        """Waits until Check and Watch say so, of both."""
+
+        async def watch(name: str) -> None:
+            async for answer in self._stub.Watch(health_pb2.HealthCheckRequest(service=name)):
+                if answer.status == status:
+                    return
+
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(watch(""), watch(SERVICE))
+        assert {status} == await self.both()
+
+
+@asynccontextmanager
+async def watched(cloning: Any, database: str, **settings: Any) -> Any:
+    """A cloner on that database, and its health."""
+    async with cloning(database_url=database, **settings) as cloner, channel(cloner.port) as wire:
+        health = Health(wire)
+        assert {SERVING} == await health.both()
+        yield cloner, health
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """A SQLite file; what is about Postgres makes its own."""
+    return f"sqlite:///{tmp_path}/precall.sqlite3"
+
+
+async def test_deleted_file(cloning, database: str, tmp_path: Path, capsys) -> None:
+    """A registry that was deleted ends the work until the cloner is started anew, however long that takes."""
+    async with watched(cloning, database) as (cloner, health):
+        for suffix in ("", "-wal", "-shm"):
+            (tmp_path / f"precall.sqlite3{suffix}").unlink()
+        await health.until(NOT_SERVING, seconds=5)
+        assert "REGISTRY_UNAVAILABLE" == reason(await failure(cloner.OpenCall(OPENING, timeout=5)))[0]
+        await asyncio.sleep(2.5)
+        assert {NOT_SERVING} == await health.both()
+    told = capsys.readouterr().out
+    async with watched(cloning, database) as (cloner, health):
+        await cloner.OpenCall(OPENING, timeout=5)
+
+    assert 1 == told.count("[error")
+    assert 1 == told.count("registry file deleted or replaced")
+
+
+@pytest.mark.parametrize("calls", [False, True], ids=["idle", "under calls"])
+async def test_locked_file(cloning, database: str, tmp_path: Path, calls: bool, capsys) -> None:
+    """A file that somebody else keeps locked is told of once, also where nobody calls, and is well again later."""
+    async with watched(cloning, database, registry_patience_seconds=1.0) as (cloner, health):
+        with closing(sqlite3.connect(tmp_path / "precall.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            if calls:
+                await failure(cloner.OpenCall(OPENING, timeout=0.5))
+            await health.until(NOT_SERVING)
+            other.execute("ROLLBACK")
+        await health.until(SERVING)
+        await cloner.OpenCall(OPENING, timeout=5)
+
+    assert 1 == capsys.readouterr().out.count("[error")
+
+
+@pytest.mark.parametrize("how", ["hang", "down"])
+async def test_unreachable_server(cloning, postgres: str, how: str, capsys) -> None:
+    """A Postgres that hangs, or refuses, is told of once after a while, and is well again later."""
+    server, _, name = new_database(postgres).rpartition("/")
+    user, _, target = server.rpartition("@")
+    async with Relay(target).listening() as relay:
+        url = f"{user}@{relay.address}/{name}"
+        async with watched(cloning, url, registry_patience_seconds=1.0) as (cloner, health):
+            await getattr(relay, how)()
+            await health.until(NOT_SERVING)
+            await relay.mend()
+            await health.until(SERVING, seconds=40)
+            await cloner.OpenCall(OPENING, timeout=10)
+
+    assert 1 == capsys.readouterr().out.count("[error")
+
+
+async def test_patience(cloning, database: str, tmp_path: Path) -> None:
+    """What is over before the patience is says nothing, and a caller who hangs up is no sign of anything."""
+    async with watched(cloning, database, registry_patience_seconds=6.0) as (cloner, health):
+        with closing(sqlite3.connect(tmp_path / "precall.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await failure(cloner.OpenCall(OPENING, timeout=0.3))
+            await asyncio.sleep(2)
+            assert {SERVING} == await health.both()
+            other.execute("ROLLBACK")
+        # Long enough for what was left unanswered to be held against it.
+        for _ in range(16):
+            await asyncio.sleep(0.5)
+            assert {SERVING} == await health.both()
+
+
+async def test_watches(cloning, database: str) -> None:
+    """However many watch the health, one more is told to go without, and nobody's calls are refused for it."""
+
+    async def watch(number: int, ends: asyncio.Event) -> int | tuple[str, grpc.StatusCode]:
+        # Each connection takes so many streams.
+        stub = health_pb2_grpc.HealthStub(wires[number % 2])
+        watching = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        try:
+            return (await watching.read()).status
+        except grpc.aio.AioRpcError as refused:
+            return reason(refused)
+        finally:
+            told.append(number)
+            await ends.wait()
+            watching.cancel()
+
+    told: list[int] = []
+    ends = asyncio.Event()
+    async with watched(cloning, database) as (cloner, _), AsyncExitStack() as stack:
+        address = f"127.0.0.1:{cloner.port}"
+        wires = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, (("our.number", n),)))
+            for n in range(2)
+        ]
+        watches = [asyncio.create_task(watch(number, ends)) for number in range(300)]
+        async with asyncio.timeout(20):
+            while len(told) < len(watches):
+                await asyncio.sleep(0.01)
+        await cloner.OpenCall(OPENING, timeout=10)
+        ends.set()
+        answers = Counter(await asyncio.gather(*watches))
+
+    assert {SERVING: 256, ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED): 44} == answers

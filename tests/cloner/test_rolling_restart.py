@@ -1,0 +1,97 @@
+"""Cloners are restarted one after the other under continuous calls, and nobody notices."""
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+from typing import Self
+
+import grpc
+import pytest
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
+
+from environment import Secret
+from gateway.app import SERVICE_CONFIG
+from gateway.app import channel as channel_of_gateway
+from gateway.settings import Settings as GatewaySettings
+from tests.cloner.test_process import API_KEY, process, ready
+
+CALLS = 1_000
+
+
+class Callers:
+    """Several who call one after the other, without a pause, until the block ends."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = CloningServiceStub(channel)
+        self._ended = False
+        self.answered = 0
+        self.lost: Counter[str] = Counter()
+
+    async def __aenter__(self) -> Self:
+        self._calling = [asyncio.create_task(self._call(name)) for name in ("Ivan", "Maria", "Tom", "Li")]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended = True
+        await asyncio.gather(*self._calling)
+
+    async def until_answered(self, more: int) -> None:
+        """Waits until so many more calls were answered."""
+        before = self.answered
+        async with asyncio.timeout(60):
+            while self.answered < before + more:
+                await asyncio.sleep(0.01)
+
+    async def _call(self, name: str) -> None:
+        number = 0
+        while not self._ended:
+            number += 1
+            try:
+                # One that reads, one that writes.
+                await self._stub.ListVoices(pb.ListVoicesRequest(), timeout=20)
+                await self._stub.OpenCall(
+                    pb.OpenCallRequest(agent_id="agent_demo", conversation_id=f"conv_{name}_{number}"),
+                    timeout=20,
+                )
+                self.answered += 2
+            except grpc.aio.AioRpcError as lost:
+                self.lost[f"{lost.code().name}: {lost.details()}"] += 1
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("client", ["gateway", "python"])
+async def test_rolling_restart(emulator_url: str, tmp_path, client: str) -> None:
+    """No call is lost: of a gateway, nor of a client that has nothing of ours but the service config."""
+    settings = {
+        "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
+        "DATABASE_URL": f"sqlite:///{tmp_path}/precall.sqlite3", "CALLER_HASH_KEY": "key-of-the-hashes",
+        "LOG_LEVEL": "ERROR",  # nobody reads what they write, and a full pipe would hold them up
+    }  # fmt: skip
+    async with AsyncExitStack() as stack:
+        start = stack.enter_async_context
+        running = [await start(process(**settings, CLONER_PORT="0")) for _ in range(2)]
+        ports = [(await ready(each)).rpartition(":")[2] for each in running]
+        target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        if client == "gateway":
+            wire = channel_of_gateway(GatewaySettings(
+                elevenlabs_webhook_secret=(Secret("secret-of-the-webhook"),), cloner_target=target
+            ))  # fmt: skip
+        else:
+            wire = grpc.aio.insecure_channel(target, (("grpc.service_config", SERVICE_CONFIG.read_text()),))
+        await start(wire)
+        callers = await start(Callers(wire))
+        await callers.until_answered(CALLS // 4)
+        for old, port in zip(running, ports, strict=True):
+            old.terminate()
+            assert 0 == await asyncio.wait_for(old.wait(), 60)
+            await ready(await start(process(**settings, CLONER_PORT=port)))
+            # A client finds a server that is back within the pause of its own that has grown meanwhile.
+            await asyncio.sleep(5)
+            await callers.until_answered(CALLS // 4)
+        await callers.__aexit__()
+
+    assert {} == callers.lost
+    assert CALLS < callers.answered

@@ -1,0 +1,74 @@
+"""The back-up and the restore that docs/DEPLOYMENT.md prints, as it prints them."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cloner.registry import NewCall, calls, opened
+from tests.rows import values
+
+DEPLOYMENT = Path(__file__).parents[2] / "docs" / "DEPLOYMENT.md"
+# In the place of containers: what would run in the cloner's runs here.
+DOCKER = """#!/bin/sh
+echo "$*" >>docker.log
+case "$*" in
+    "compose exec -T cloner "*) shift 4 ;;
+    "compose run --rm --no-deps -T cloner "*) shift 6 ;;
+    *) exit ;;
+esac
+exec "$@"
+"""
+
+# Each command is a process, which a busy machine takes its time for.
+pytestmark = pytest.mark.timeout(180)
+
+
+def blocks() -> list[str]:
+    """The commands of the section, a text for each block."""
+    section = DEPLOYMENT.read_text().partition("### Back-up and restore\n")[2].partition("\n## ")[0]
+    return re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+
+
+async def test_commands(tmp_path: Path) -> None:
+    """Each block, in order: a registry is kept, lost, restored, set back, and so once more with Compose."""
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    registry, key = tmp_path / "precall.sqlite3", tmp_path / "precall.sqlite3.key"
+    database = f"sqlite:///{registry}"
+    key.write_text("the-key-beside-the-file")
+    call = NewCall(id="call_1", agent_id="a", conversation_id="c", caller="c", stated="c", begun_at=1.0)
+    async with opened(database, name="tested", now=1.0) as store:
+        await store.write(calls.begin, call)
+    keep, restore, replace, compose = blocks()
+
+    def run(block: str) -> str:
+        path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-euc", block], cwd=tmp_path, env={"PATH": path},
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert (0, "") == (done.returncode, re.sub(r"- holds .*\n", "", done.stderr))
+        return done.stdout
+
+    holds = "0 voices, 1 calls and 0 agents of deployment tested"
+    assert [
+        f"registry.backup holds {holds}, with its key", f"registry.backup is whole: {holds}"
+    ] == run(keep).splitlines()  # fmt: skip
+    for lost in (registry, key):
+        lost.unlink()
+    assert f"restored {holds}" == run(restore).splitlines()[-1]
+    assert ([("call_1",)], "the-key-beside-the-file") == (
+        await values(database, "SELECT id FROM calls"), key.read_text(),
+    )  # fmt: skip
+    assert f"restored {holds}" == run(replace).splitlines()[0]
+    (tmp_path / "registry.backup").unlink()
+    assert f"restored {holds}" == run(compose).splitlines()[0]
+    assert 0o600 == stat.S_IMODE((tmp_path / "registry.backup").stat().st_mode)
+    assert ["exec", "stop", "run", "up"] == [
+        line.split()[1] for line in (tmp_path / "docker.log").read_text().splitlines()
+    ]
