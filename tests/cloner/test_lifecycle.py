@@ -297,7 +297,7 @@ async def test_monthly_counter_is_remembered(cloning, emulator: Emulator, speech
         assert (await cloner.PrepareCall(call(speech, 2), timeout=10)).voice.voice_id
 
 
-async def test_back_pressure(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_back_pressure(cloning, emulator: Emulator, speech: bytes, database: str) -> None:
     """So many requests at once, so many waiting, and beyond that the provider counts as busy at once.
 
     One place of the three is kept for calls that are starting.
@@ -311,6 +311,9 @@ async def test_back_pressure(cloning, emulator: Emulator, speech: bytes) -> None
             for n in range(3)
         ]
         await emulator.requests.wait(2, path=CREATE, stage="held")
+        while [(3,)] != await values(database, "SELECT count(*) FROM voices"):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)  # the third is on its way to the queue, and nothing tells that it is there
         busy = pb.CloneVoiceRequest(caller=call(b"", 9).caller, sample=speech)
         while "too busy" not in await reason(cloner.CloneVoice(busy, timeout=1)):
             pass  # until the third waits in the queue
