@@ -24,7 +24,7 @@ from benchmarks.system import Subject, peer, provider, system, traced
 from benchmarks.turns import Length
 from demo.processes import ProcessFailed
 
-SHORT = Length(3, 0.8)
+SHORT = Length(3, 0.7)
 LONG = Length(5, 4.0)
 TINY = Length(1, 1.0, most=4)
 

@@ -63,6 +63,7 @@ def new_rows(
             )  # fmt: skip
             standard = standard or theirs
             verdict = at_least(own.rate / theirs.rate, 1.0 if name == "200 KB" else 1.3, "rate x ")
+            verdict += f", CPU x {own.cpu / theirs.cpu:.2f}"
             found.append(Row(f"new caller, {name} {form}, {at_once} at once", theirs, own, verdict))
     assert standard is not None  # noqa: S101 - there are sizes
     sample = speech(SMALL)

@@ -67,36 +67,39 @@ def held(elevenlabs: str, count: int | None = None) -> list[Figure]:
                 peer(elevenlabs) if name == "monolith"
                 else system(elevenlabs, PROVIDER_CONCURRENCY=str(count + 1), PRECALL_BUDGET_MS="60000")
             )  # fmt: skip
-            used = uvloop.run(_hold(subject, elevenlabs, count))
+            used, most = uvloop.run(_hold(subject, elevenlabs, count))
         bytes_mb = count * SIZES[LARGE] / 1_048_576
-        whole = sum(used.peak_mb.values())
-        parts = ", ".join(f"{part} {peak:.0f}" for part, peak in used.peak_mb.items())
+        parts = " + ".join(f"{part} {peak:.0f}" for part, peak in used.peak_mb.items())
         told.append(
             Figure(
                 f"{name}: peak memory, {count} x 10 MB held at the provider",
-                f"{whole:.0f} MB ({parts})",
-                "" if name == "monolith" else at_most(whole, 1.5 * bytes_mb + 150, "", " MB"),
+                f"{most:.0f} MB at one moment; each by itself, shared pages and all: {parts}",
+                "" if name == "monolith" else at_most(most, 1.5 * bytes_mb + 150, "", " MB"),
             )
         )
     return told
 
 
-async def _hold(subject: Subject, elevenlabs: str, count: int) -> Usage:
+async def _hold(subject: Subject, elevenlabs: str, count: int) -> tuple[Usage, float]:
+    """What was used, and the most memory that all processes held together."""
     requests = list(islice(deliveries(speech(SIZES[LARGE]), "JSON"), count))
     await ask(elevenlabs, "/hold")
     subject.begin()
     expected = NEW if subject.name == "Precall" else VOICE
+    most = 0.0
     sending = asyncio.create_task(send(subject.url, requests, at_once=count, seconds=60, expected=expected))
     try:
         async with asyncio.timeout(50):
             while msgspec.json.decode(await ask(elevenlabs, "/held", "GET"))["held"] < count:
+                most = max(most, subject.proportional_mb())
                 if sending.done():
                     break
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.03)
+        most = max(most, subject.proportional_mb())
     finally:
         await ask(elevenlabs, "/release")
         await sending
-    return subject.used()
+    return subject.used(), most
 
 
 def idle(ours: Subject, seconds: float) -> Figure:

@@ -55,6 +55,11 @@ class Subject:
         """The memory that all of them hold now."""
         return sum(process.memory_info().rss for process in self._processes()) / MEBIBYTE
 
+    def proportional_mb(self) -> float:
+        """The memory that all of them hold now, what they share counted once."""
+        rolled = [Path(f"/proc/{process.pid}/smaps_rollup").read_text() for process in self._processes()]
+        return sum(_kilobytes(each, "Pss:") for each in rolled) / 1024
+
     def descriptors(self) -> int:
         """The files and sockets that all of them have open now."""
         return sum(process.num_fds() for process in self._processes())
@@ -136,7 +141,8 @@ def _cpu_ms(process: psutil.Process) -> float:
 
 def _peak(process: psutil.Process) -> float:
     """The most memory that a process has held, in MB, as Linux counts it."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+    return _kilobytes(Path(f"/proc/{process.pid}/status").read_text(), "VmHWM:") / 1024
+
+
+def _kilobytes(told: str, name: str) -> float:
+    return sum(int(line.split()[1]) for line in told.splitlines() if line.startswith(name))
