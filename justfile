@@ -113,3 +113,7 @@ bench *options:
 # What strangers cost the gateway: memory, and whether deliveries still arrive. Takes three minutes.
 strangers:
     {{uv}} run python -m benchmarks.strangers
+
+# What a crowd costs a cloner, with the token and without: memory, and whether other callers are answered.
+crowds:
+    {{uv}} run python -m benchmarks.door

@@ -55,7 +55,7 @@ class Wire:
         """Asks whether the other side is there."""
         self._writer.write(_frame(PING, 0, 0, bytes(8)))
 
-    async def send(self, stream: int, body: bytes, *, end: bool = False) -> None:
+    async def send(self, stream: int, body: bytes | memoryview, *, end: bool = False) -> None:
         """Sends as much of the body as the server takes; returns early when it ends the stream."""
         while body and stream not in self.ended:
             async with self._moved:
@@ -112,7 +112,7 @@ class Wire:
             self.ended.setdefault(stream, self._headers[stream])
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def _frame(kind: int, flags: int, stream: int, payload: bytes | memoryview) -> bytes:
     return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
 
 
