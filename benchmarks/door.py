@@ -21,7 +21,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.__main__ import SIZES, speech
+from benchmarks.deliveries import SIZES, speech
 from demo.processes import running
 from tests.cloner.wire import Wire
 
