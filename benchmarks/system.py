@@ -23,7 +23,14 @@ Encode = Callable[[httpx.Client, bytes, int], httpx.Request]
 
 
 class System:
-    """Gateway, cloner and emulator, started for one measurement."""
+    """Gateway, cloner and emulator, started for one measurement.
+
+    A clone takes the emulator `create_latency` seconds; `workers` of the cloner's look at samples.
+    """
+
+    def __init__(self, *, create_latency: float = 0.0, workers: int = 1) -> None:
+        self._create_latency = create_latency
+        self._workers = workers
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -31,7 +38,7 @@ class System:
         _, provider = self._stack.enter_context(
             running("emulator", {
                 "EMULATOR_PORT": "0", "EMULATOR_API_KEY": "k", "EMULATOR_LATENCY_SECONDS": "0",
-                "EMULATOR_CREATE_LATENCY_SECONDS": "0", "EMULATOR_VOICE_LIMIT": "100000",
+                "EMULATOR_CREATE_LATENCY_SECONDS": str(self._create_latency), "EMULATOR_VOICE_LIMIT": "100000",
                 "EMULATOR_MONTHLY_LIMIT": "none",
             })
         )  # fmt: skip
@@ -40,7 +47,7 @@ class System:
             running("cloner", {
                 "CLONER_PORT": "0", "DATABASE_URL": f"sqlite:///{folder}/precall.sqlite3",
                 "ELEVENLABS_BASE_URL": provider, "ELEVENLABS_API_KEY": "k",
-                "AUDIO_WORKERS": "1", **quiet,
+                "AUDIO_WORKERS": str(self._workers), **quiet,
             })
         )  # fmt: skip
         gateway, url = self._stack.enter_context(
@@ -52,7 +59,7 @@ class System:
         self.url = url
         self._http = self._stack.enter_context(httpx.Client(base_url=url, timeout=60, trust_env=False))
         parent = psutil.Process(cloner.pid)
-        (worker,) = parent.children()
+        worker, *_ = parent.children()
         self.processes = {"gateway": psutil.Process(gateway.pid), "cloner": parent, "worker": worker}
         return self
 
