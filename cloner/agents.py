@@ -11,11 +11,14 @@ from typing import Literal
 
 import msgspec
 import structlog
+from cachetools import LRUCache
 
 from cloner import failures
 from cloner.elevenlabs import AgentVoice, ElevenLabs
+from cloner.failures import ProviderFailure, Unauthorized
+from cloner.notices import Notices
 from cloner.overrides import Overrides
-from cloner.registry import AgentRow, Noted, Store, agents
+from cloner.registry import AgentRow, Noted, Store, agents, voices
 
 __all__ = ["Agents", "Reading"]
 
@@ -25,7 +28,8 @@ log = structlog.get_logger()
 UPDATE_SECONDS = 0.5
 # How much longer than its update an agent stays in our hands, where nobody knows what became of it.
 AFTERMATH_SECONDS = 30.0
-LATER = (failures.Busy, failures.Unavailable, failures.TimedOut, failures.ProtocolBroken)
+# Voices of agents that are known not to be ours, so that nobody looks them up for each call.
+OTHERS = 10_000
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -60,19 +64,26 @@ class Agents:
         self._mode = mode
         self._presumed = presumed_seconds
         self._now = now
+        self._notices = Notices(now=now)
+        self._others: LRUCache[str, bool] = LRUCache(OTHERS)
 
     async def read(self, noted: Noted, *, deadline: float) -> Reading | None:
-        """How the agent of a call speaks now, or None when ElevenLabs cannot tell at the moment.
+        """How the agent of a call speaks now, or None when nobody can tell: the call goes on without.
 
-        Raises AgentNotFound, and what an operator must act on.
+        Raises AgentNotFound and nothing else of the provider's.
         """
         agent_id = noted.call.agent_id
         try:
             agent = await self._provider.read_agent(agent_id, deadline=deadline)
-        except LATER as failure:
-            log.warning("agent not read", reason=type(failure).__name__)
+        except failures.AgentNotFound:
+            raise
+        except ProviderFailure as failure:
+            self._overrides.missed(agent_id, failure)
             return None
         self._overrides.saw(agent_id, agent.refused)
+        if agent.voice is None:
+            self._overrides.missed(agent_id, failures.ProtocolBroken())
+            return None
         return Reading(agent.voice, noted.given, noted.turn)
 
     async def give(
@@ -88,15 +99,23 @@ class Agents:
     ) -> bool:
         """Whether the agent now speaks with the voice and the greeting.
 
-        An update that fails for the moment is left out, because the answer's override carries the
-        voice; AgentRejected and AgentNotFound are raised. Without knowing what was there before,
-        nothing is changed.
+        An update that fails is left out, because the answer's override carries the voice; of the
+        provider's failures AgentRejected and AgentNotFound alone are raised, as no override can mend
+        those. Without knowing what was there before, nothing is changed.
         """
         left = deadline - asyncio.get_running_loop().time()
         if reading is None or self._mode == "never" or left < UPDATE_SECONDS:
             return False
         before = reading.now
-        row = _intended(agent_id, reading, wanted, call_id=call_id, marker=marker)
+        ours = await self._is_ours(reading)
+        if ours and reading.given is None:
+            # What it had before that voice is not written down anywhere, so it cannot be put back either.
+            if self._notices.due(agent_id, "left alone"):
+                log.warning(
+                    "agent left alone", agent_id=agent_id, voice_id=before.voice_id, reason="OursAlready"
+                )
+            return False
+        row = _intended(agent_id, reading, wanted, ours=ours, call_id=call_id, marker=marker)
         if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
             # Nothing empty can be an override: in other calls this caller's greeting would be heard.
             return False
@@ -113,21 +132,47 @@ class Agents:
             until=until,
         ):
             return False
-        kept, given = 0.0, before == wanted
+        kept, given = 0.0, False
         try:
-            if not given:
-                after = await self._provider.update_agent(agent_id, wanted, deadline=deadline)
-                given = after == wanted
-        except LATER as failure:
-            log.warning("agent not updated", reason=type(failure).__name__)
-            if failure.maybe_done:
-                kept = until
+            updated = await self._updated(agent_id, before, wanted, deadline)
+            given, kept = bool(updated), until if updated is None else 0.0
         except asyncio.CancelledError:
             kept = until
             raise
         finally:
             held = await asyncio.shield(self._let_go(row, holder, until=kept, given=given))
         return given and held
+
+    async def _updated(
+        self, agent_id: str, before: AgentVoice, wanted: AgentVoice, deadline: float
+    ) -> bool | None:
+        """Whether the agent has what is wanted now; None if nobody knows."""
+        if before == wanted:
+            return True
+        try:
+            return await self._provider.update_agent(agent_id, wanted, deadline=deadline) == wanted
+        except (failures.AgentRejected, failures.AgentNotFound):
+            raise
+        except ProviderFailure as failure:
+            self._missed(agent_id, failure)
+            return None if failure.maybe_done else False
+
+    async def _is_ours(self, reading: Reading) -> bool:
+        """Whether the voice that the agent has is one that we made, given to it or not."""
+        voice_id = reading.now.voice_id
+        if voice_id is None or voice_id in self._others:
+            return False
+        if reading.given is not None and reading.given.gave_voice(voice_id):
+            return True
+        if await self._store.read(voices.marker_of, voice_id) is not None:
+            return True
+        self._others[voice_id] = True
+        return False
+
+    def _missed(self, agent_id: str, failure: ProviderFailure) -> None:
+        if self._notices.due(agent_id, type(failure).__name__):
+            needed = {"permission_needed": "convai_write"} if isinstance(failure, Unauthorized) else {}
+            log.warning("agent not updated", agent_id=agent_id, reason=type(failure).__name__, **needed)
 
     async def _let_go(self, row: AgentRow, holder: str, *, until: float, given: bool) -> bool:
         """False if the hold had run out, as when the clock is set or the machine was suspended."""
@@ -138,13 +183,14 @@ class Agents:
         return held
 
 
-def _intended(agent_id: str, reading: Reading, wanted: AgentVoice, *, call_id: str, marker: str) -> AgentRow:
+def _intended(
+    agent_id: str, reading: Reading, wanted: AgentVoice, *, ours: bool, call_id: str, marker: str
+) -> AgentRow:
     """What is written down before an agent is changed.
 
-    Where a value of ours still stands, what it had before that is what it had.
+    Where a value of ours still stands, what it had before that is what it had. `ours` says so of its voice.
     """
     now, given = reading.now, reading.given
-    ours = given is not None and given.gave_voice(now.voice_id)
     greets = given is not None and given.gave_message(now.first_message)
     former = None
     if given is not None and ours and now.voice_id != wanted.voice_id:

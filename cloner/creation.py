@@ -12,7 +12,7 @@ import structlog
 from cloner import failures
 from cloner.elevenlabs import ElevenLabs, ListedVoice, NewVoice
 from cloner.failures import ProviderFailure
-from cloner.registry import Store, VoiceRow, deployment, voices
+from cloner.registry import RegistryUnavailable, Store, VoiceRow, deployment, voices
 from cloner.removal import Removal
 from cloner.retry import retrying
 
@@ -28,6 +28,9 @@ LOOK_SECONDS = 20.0
 DELETE_SECONDS = 60.0
 # How long the monthly counter counts as used up where ElevenLabs does not say until when.
 MONTH_UNKNOWN_SECONDS = 3600.0
+# Credits of a plan that is paid by the year may start again later than the counter, which is a month's.
+MONTH_SECONDS = 31 * 86_400.0
+LONGEST_PERIOD_SECONDS = 367 * 86_400.0
 
 
 class VoiceNeedsVerification(Exception):
@@ -124,9 +127,7 @@ class Creation:
                     raise
                 log.info("voice found by its marker", voice_id=found.voice_id)
                 created = NewVoice(found.voice_id, found.requires_verification)
-            if created.requires_verification:
-                self._discard(created.voice_id)
-                raise VoiceNeedsVerification
+            await self._may_speak(created, row.marker)
             return row, created.voice_id
 
         return await retrying(
@@ -137,7 +138,7 @@ class Creation:
         """The voice that carries the marker, if the provider has it and it may speak."""
         found = await self._look(marker)
         if found is not None and found.requires_verification:
-            self._discard(found.voice_id)
+            self._discard(found.voice_id, marker)
             return None
         return found.voice_id if found else None
 
@@ -149,13 +150,23 @@ class Creation:
             return False
         return True
 
-    async def discard(self, voice_id: str) -> None:
+    async def is_anothers(self, voice_id: str, marker: str) -> bool:
+        """Whether a voice that ElevenLabs names as the one of this marker is known as another's."""
+        known = await self._store.read(voices.marker_of, voice_id)
+        if known in (None, marker):
+            return False
+        log.error("ElevenLabs names another caller's voice; it is left alone", voice_id=voice_id)
+        return True
+
+    async def discard(self, voice_id: str, marker: str) -> None:
         """Deletes a voice that nobody will use. One that stays is found by reconciling."""
         try:
+            if await self.is_anothers(voice_id, marker):
+                return
             deadline = asyncio.get_running_loop().time() + DELETE_SECONDS
             await self._provider.delete_voice(voice_id, deadline=deadline)
             log.info("voice deleted", voice_id=voice_id)
-        except ProviderFailure as failure:
+        except (ProviderFailure, RegistryUnavailable) as failure:
             log.warning("voice not deleted yet", voice_id=voice_id, reason=type(failure).__name__)
 
     async def finish(self) -> None:
@@ -163,10 +174,17 @@ class Creation:
         if self._discards:
             await asyncio.wait(self._discards)
 
-    def _discard(self, voice_id: str) -> None:
-        task = asyncio.create_task(self.discard(voice_id))
+    def _discard(self, voice_id: str, marker: str) -> None:
+        task = asyncio.create_task(self.discard(voice_id, marker))
         self._discards.add(task)
         task.add_done_callback(self._discards.discard)
+
+    async def _may_speak(self, created: NewVoice, marker: str) -> None:
+        if created.requires_verification:
+            if await self.is_anothers(created.voice_id, marker):
+                raise failures.ProtocolBroken
+            self._discard(created.voice_id, marker)
+            raise VoiceNeedsVerification
 
     async def _make_room(self, deadline: float, *, kept: bool, replaces: str | None) -> bool:
         """Deletes the voice that was used the longest ago and is in no call, if there is one."""
@@ -190,7 +208,10 @@ class Creation:
             at = await self._provider.month_resets_at(deadline=deadline)
         except ProviderFailure:
             at = None
-        return float(at) if at and at > self._now() else self._now() + MONTH_UNKNOWN_SECONDS
+        now = self._now()
+        if at is None or not now < at < now + LONGEST_PERIOD_SECONDS:
+            return now + MONTH_UNKNOWN_SECONDS
+        return min(float(at), now + MONTH_SECONDS)
 
     async def _look(self, marker: str) -> ListedVoice | None:
         for pause in LOOKS:

@@ -7,24 +7,18 @@ a second one is safe.
 """
 
 import asyncio
+import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import httpx
 import msgspec
 
-from cloner import failures
-from cloner.failures import (
-    FAIR_SECONDS,
-    Busy,
-    DeadlineTooShort,
-    ProtocolBroken,
-    ProviderFailure,
-    TimedOut,
-    Unavailable,
-)
+from cloner import answers, failures
+from cloner.answers import Agent, AgentVoice, ListedVoice, NewVoice, VoicePage
+from cloner.exchange import exchange
+from cloner.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
 from cloner.retry import retrying
 from cloner.turns import Turns
 
@@ -32,90 +26,18 @@ __all__ = ["Agent", "AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "Voic
 
 T = TypeVar("T")
 
-CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0  # for one try of a read, an agent update or a deletion
-MAX_ANSWER_BYTES = 8 * 1_048_576
+# The longest answers that are read: a few words, one voice or the account, an agent with its prompt
+# and its tools, a hundred voices with all that ElevenLabs tells of each.
+SHORT_BYTES, ONE_BYTES, AGENT_BYTES, PAGE_BYTES = 65_536, 1_048_576, 4 * 1_048_576, 8 * 1_048_576
+# An id may be part of a path: of a voice as it is stored, of an agent as the requests may name it.
+PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# By which words ElevenLabs says that what was asked for is not there.
+NOTHING: Mapping[str, type[ProviderFailure]] = {}
+NO_VOICE = {"voice_not_found": failures.VoiceNotFound}
+NO_AGENT = {"agent_not_found": failures.AgentNotFound}
 # A piece of the upload: a larger one would be encrypted in one go while the loop waits.
 PIECE_BYTES = 262_144
-# What we would override in a conversation.
-OVERRIDES = ("tts.voice_id", "agent.first_message")
-# Backstop behind httpx's own time-outs, which hold for one phase of a request and not for the whole.
-BACKSTOP_SECONDS = 0.03
-
-
-class NewVoice(msgspec.Struct, frozen=True):
-    """The answer to a create."""
-
-    voice_id: str
-    requires_verification: bool = False
-
-
-class Verification(msgspec.Struct, frozen=True):
-    """Whether somebody must show that a voice is theirs."""
-
-    requires_verification: bool = False
-    is_verified: bool = False
-
-
-class ListedVoice(msgspec.Struct, frozen=True):
-    """A voice as the provider lists it."""
-
-    voice_id: str
-    name: str | None = None
-    labels: dict[str, str | None] | None = None
-    description: str | None = None
-    created_at_unix: int | None = None
-    voice_verification: Verification | None = None
-
-    @property
-    def requires_verification(self) -> bool:
-        """Whether the voice may not speak yet."""
-        told = self.voice_verification
-        return told is not None and told.requires_verification and not told.is_verified
-
-
-class VoicePage(msgspec.Struct, frozen=True):
-    """One page of a search."""
-
-    voices: list[ListedVoice]
-    has_more: bool = False
-    next_page_token: str | None = None
-
-
-class AgentVoice(msgspec.Struct, frozen=True):
-    """How an agent speaks."""
-
-    voice_id: str | None
-    first_message: str | None
-
-
-class Agent(msgspec.Struct, frozen=True):
-    """How an agent speaks, and which overrides of a conversation its own settings refuse."""
-
-    voice: AgentVoice
-    refused: frozenset[str]
-
-
-class _Tts(msgspec.Struct):
-    voice_id: str | None = None
-
-
-class _Speech(msgspec.Struct):
-    first_message: str | None = None
-
-
-class _Config(msgspec.Struct):
-    tts: _Tts | None = None
-    agent: _Speech | None = None
-
-
-class _Agent(msgspec.Struct):
-    conversation_config: _Config
-    platform_settings: object = None
-
-
-class _Subscription(msgspec.Struct):
-    next_character_count_reset_unix: int | None = None
 
 
 class ElevenLabs:
@@ -168,22 +90,17 @@ class ElevenLabs:
             extensions={"url_template": "/v1/voices/add", "resend_count": resent},
         )
         answer = await self._send(
-            request,
-            deadline,
-            refused=failures.SampleRejected,
-            missing=ProtocolBroken,
-            changes=True,
+            request, deadline, most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING, changes=True,
             sending=sending,
-        )
-        return _decode(answer, NewVoice, changes=True)
+        )  # fmt: skip
+        return _read_done(answer, answers.read_new_voice)
 
     async def get_voice(self, voice_id: str, *, deadline: float) -> ListedVoice:
-        """Reads one voice; VoiceNotFound if there is none."""
+        """Reads one voice; VoiceNotFound if ElevenLabs says that there is none."""
         answer = await self._tried(
-            "GET", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
-            refused=failures.VoiceNotFound, missing=failures.VoiceNotFound,
-        )  # fmt: skip
-        return _decode(answer, ListedVoice)
+            "GET", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id}, most=ONE_BYTES, gone=NO_VOICE
+        )
+        return answers.read_voice(answer, voice_id)
 
     async def search_voices(
         self, search: str, *, deadline: float, page_size: int = 10, page_token: str | None = None
@@ -195,32 +112,33 @@ class ElevenLabs:
         }  # fmt: skip
         if page_token:
             params["next_page_token"] = page_token
-        answer = await self._tried(
-            "GET", "/v2/voices", deadline, {}, refused=ProtocolBroken, missing=ProtocolBroken, params=params
-        )
-        return _decode(answer, VoicePage)
+        answer = await self._tried("GET", "/v2/voices", deadline, {}, most=PAGE_BYTES, params=params)
+        return answers.read_page(answer)
 
     async def delete_voice(self, voice_id: str, *, deadline: float) -> None:
-        """Deletes a voice. One that is already gone counts as deleted."""
+        """Deletes a voice. One of which ElevenLabs says that there is none counts as deleted."""
         try:
-            await self._tried(
+            answer = await self._tried(
                 "DELETE", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
-                refused=ProtocolBroken, missing=failures.VoiceNotFound,
+                most=SHORT_BYTES, gone=NO_VOICE,
             )  # fmt: skip
         except failures.VoiceNotFound:
             return
+        _read_done(answer, answers.read_deleted)
 
     async def read_agent(self, agent_id: str, *, deadline: float) -> Agent:
-        """How the agent speaks now, and what it lets be overridden; AgentNotFound if there is none."""
+        """How the agent speaks now, and what it lets be overridden.
+
+        AgentNotFound if ElevenLabs says that there is none.
+        """
         answer = await self._tried(
             "GET", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
-            refused=failures.AgentNotFound, missing=failures.AgentNotFound,
+            most=AGENT_BYTES, gone=NO_AGENT,
         )  # fmt: skip
-        agent = _decode(answer, _Agent)
-        return Agent(_spoken(agent), _refused(agent))
+        return answers.read_agent(answer)
 
     async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
-        """Gives the agent a voice, a greeting or both, and touches nothing else of it."""
+        """Gives the agent a voice, a greeting or both, and touches nothing else. Returns what it has then."""
         config: dict[str, dict[str, str]] = {}
         if wanted.voice_id is not None:
             config["tts"] = {"voice_id": wanted.voice_id}
@@ -228,17 +146,19 @@ class ElevenLabs:
             config["agent"] = {"first_message": wanted.first_message}
         answer = await self._tried(
             "PATCH", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
-            refused=failures.AgentRejected, missing=failures.AgentNotFound,
+            most=AGENT_BYTES, refused=failures.AgentRejected,
+            gone={**NO_AGENT, "voice_not_found": failures.AgentRejected},
             json={"conversation_config": config},
         )  # fmt: skip
-        return _spoken(_decode(answer, _Agent))
+        after = _read_done(answer, answers.read_agent).voice
+        if after is None:
+            raise ProtocolBroken(maybe_done=True)
+        return after
 
     async def month_resets_at(self, *, deadline: float) -> int | None:
         """When the monthly counters start again, in Unix seconds, if ElevenLabs tells."""
-        answer = await self._tried(
-            "GET", "/v1/user/subscription", deadline, {}, refused=ProtocolBroken, missing=ProtocolBroken
-        )
-        return _decode(answer, _Subscription).next_character_count_reset_unix
+        answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
+        return answers.read_reset(answer)
 
     async def _tried(
         self,
@@ -247,18 +167,21 @@ class ElevenLabs:
         deadline: float,
         ids: dict[str, str],
         *,
-        refused: type[ProviderFailure],
-        missing: type[ProviderFailure],
+        most: int,
+        refused: type[ProviderFailure] = ProtocolBroken,
+        gone: Mapping[str, type[ProviderFailure]] = NOTHING,
         **content: Any,
     ) -> bytes:
-        path = template.format_map({name: quote(value, safe="") for name, value in ids.items()})
+        path = _path(template, ids)
 
         async def attempt(resent: int) -> bytes:
             request = self._http.build_request(
                 method, path, extensions={"url_template": template, "resend_count": resent}, **content
             )
             one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
-            return await self._send(request, one, refused=refused, missing=missing, changes=method != "GET")
+            return await self._send(
+                request, one, most=most, refused=refused, gone=gone, changes=method != "GET"
+            )
 
         return await retrying(
             attempt, (Busy, Unavailable, TimedOut), attempts=self._attempts, deadline=deadline
@@ -269,86 +192,36 @@ class ElevenLabs:
         request: httpx.Request,
         deadline: float,
         *,
+        most: int,
         refused: type[ProviderFailure],
-        missing: type[ProviderFailure],
+        gone: Mapping[str, type[ProviderFailure]],
         changes: bool,
         sending: Callable[[], None] = lambda: None,
     ) -> bytes:
         """The body of a successful answer, asked for when it is this request's turn."""
         async with self._turns.one(deadline):
             sending()
-            response, body = await self._exchange(request, deadline, changes=changes)
+            response, body = await exchange(
+                self._http, request, deadline=deadline, most=most, changes=changes
+            )
         if response.is_success:
             return body
-        raise failures.classify(
-            response.status_code, response.headers, body, refused=refused, missing=missing
-        )
-
-    async def _exchange(
-        self, request: httpx.Request, deadline: float, *, changes: bool
-    ) -> tuple[httpx.Response, bytes]:
-        """The one place where httpx is touched and its errors end."""
-        left = deadline - asyncio.get_running_loop().time()
-        if left <= 0:
-            raise DeadlineTooShort
-        request.extensions["timeout"] = httpx.Timeout(left, connect=min(left, CONNECT_SECONDS)).as_dict()
-        try:
-            async with asyncio.timeout_at(deadline + BACKSTOP_SECONDS):
-                response = await self._http.send(request, stream=True)
-                try:
-                    body = await _read(response)
-                finally:
-                    await response.aclose()
-        except httpx.PoolTimeout as failure:
-            raise Busy from failure
-        except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
-            cut = isinstance(failure, httpx.ConnectTimeout) and left < FAIR_SECONDS
-            raise (DeadlineTooShort if cut else Unavailable) from failure
-        except (httpx.TimeoutException, TimeoutError) as failure:
-            raise TimedOut(maybe_done=changes) from failure
-        except httpx.TransportError as failure:
-            raise Unavailable(maybe_done=changes) from failure
-        except httpx.HTTPError as failure:
-            raise ProtocolBroken(maybe_done=changes) from failure
-        return response, body
+        raise failures.classify(response.status_code, response.headers, body, refused=refused, gone=gone)
 
 
-async def _read(response: httpx.Response) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            raise httpx.DecodingError("answer too large", request=response.request)
-    return bytes(body)
-
-
-def _decode(body: bytes, kind: type[T], *, changes: bool = False) -> T:
+def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:
+    """The answer to a request that was acted upon, as far as anybody can tell who cannot read it."""
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as failure:
-        raise ProtocolBroken(maybe_done=changes) from failure
+        return read(body)
+    except ProtocolBroken as failure:
+        raise ProtocolBroken(maybe_done=True) from failure
 
 
-def _refused(agent: _Agent) -> frozenset[str]:
-    """The leaves that are off. They are unless switched on; where nothing is told, nothing is known."""
-    allowed = _below(agent.platform_settings, "overrides", "conversation_config_override")
-    if not isinstance(allowed, dict):
-        return frozenset()
-    return frozenset(leaf for leaf in OVERRIDES if _below(allowed, *leaf.split(".")) is not True)
-
-
-def _below(tree: object, *path: str) -> object:
-    for name in path:
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return tree
-
-
-def _spoken(agent: _Agent) -> AgentVoice:
-    config = agent.conversation_config
-    return AgentVoice(
-        voice_id=config.tts.voice_id if config.tts else None,
-        first_message=config.agent.first_message if config.agent else None,
-    )
+def _path(template: str, ids: dict[str, str]) -> str:
+    """A path of the API. An id that does not fit is not sent: it would name something else."""
+    if not all(PART.fullmatch(value) for value in ids.values()):
+        raise ProtocolBroken
+    return template.format_map(ids)
 
 
 def _form(

@@ -25,6 +25,8 @@ from typing import ClassVar
 
 import msgspec
 
+from cloner import loose_json
+
 __all__ = [
     "FAIR_SECONDS",
     "AgentNotFound",
@@ -160,8 +162,6 @@ WORDS: Mapping[str, type[ProviderFailure]] = {
     "missing_permissions": Unauthorized,
     "unauthorized": Unauthorized,
     "workspace_access_denied": Unauthorized,
-    "agent_not_found": AgentNotFound,
-    "voice_not_found": VoiceNotFound,
     "audio_too_long": SampleRejected,
     "audio_too_short": SampleRejected,
     "duplicate_files": SampleRejected,
@@ -180,12 +180,18 @@ WORDS: Mapping[str, type[ProviderFailure]] = {
     "maintenance": Unavailable,
     "service_unavailable": Unavailable,
 }
+# That something is gone cannot be taken back once it is acted upon. It is so where ElevenLabs says it in
+# `status` or `code` of an answer that the API gives to it: a bare 404 can come from a proxy.
+GONE_WORDS = ("agent_not_found", "voice_not_found")
+GONE_STATUSES = (400, 404)
 # Seen in September 2026 with no word of its own, under the generic code "bad_request".
 SLOTS_MESSAGE = "maximum amount of custom voices"
 
 PERMISSION_WORDS = {"insufficient_permissions", "missing_permissions"}
 # "The API key you used is missing the permission voices_read to execute this operation."
 PERMISSION = re.compile(r"\bpermission ([a-z]+(?:_[a-z]+){1,5})\b")
+
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
 
 STATUSES: Mapping[int, type[ProviderFailure]] = {
     401: Unauthorized,
@@ -214,21 +220,20 @@ def classify(
     body: bytes,
     *,
     refused: type[ProviderFailure],
-    missing: type[ProviderFailure],
+    gone: Mapping[str, type[ProviderFailure]],
 ) -> ProviderFailure:
     """Turns an answer that is not a success into a failure.
 
-    `refused` is what a 400, 413 or 422 without a known word means for this request, `missing` what
-    a 404 means. Every shape of body is survived.
+    `refused` is what a 400, 413 or 422 without a known word means for this request, and `gone` what its
+    words for something that is not there mean. Every shape of body is survived. What no rule knows, such
+    as a 404 without ElevenLabs' own word, is ProtocolBroken.
     """
-    kind = _by_words(body) or STATUSES.get(status)
+    kind = _by_words(status, body, gone) or STATUSES.get(status)
     if status == 422 and kind is None and refused is SampleRejected and not _about_files(body):
         kind = ProtocolBroken
     if kind is None:
-        if status >= 500:
-            kind = Unavailable
-        else:
-            kind = {400: refused, 413: refused, 422: refused, 404: missing}.get(status, ProtocolBroken)
+        unknown = refused if status in (400, 413, 422) else ProtocolBroken
+        kind = Unavailable if status >= 500 else unknown
     # After a server's own error the work may have been done; every other refusal came before it.
     failure = kind(maybe_done=status >= 500, retry_after=_retry_after(headers))
     if isinstance(failure, Unauthorized):
@@ -236,11 +241,16 @@ def classify(
     return failure
 
 
-def _by_words(body: bytes) -> type[ProviderFailure] | None:
+def _by_words(
+    status: int, body: bytes, gone: Mapping[str, type[ProviderFailure]]
+) -> type[ProviderFailure] | None:
     detail = _detail(body)
     if not isinstance(detail, dict):
         return None
     told = msgspec.convert(detail, _Detail)
+    for word in (told.status, told.code):
+        if isinstance(word, str) and word in GONE_WORDS:
+            return gone.get(word) if status in GONE_STATUSES else None
     for word in (told.status, told.code, told.type):
         if isinstance(word, str) and word in WORDS:
             return WORDS[word]
@@ -266,17 +276,20 @@ def _about_files(body: bytes) -> bool:
     detail = _detail(body)
     if not isinstance(detail, list):
         return True
-    return any(isinstance(fault, dict) and "files" in (fault.get("loc") or ()) for fault in detail)
+    places = [fault.get("loc") for fault in detail if isinstance(fault, dict)]
+    return any(isinstance(place, list) and "files" in place for place in places)
 
 
 def _detail(body: bytes) -> object:
     try:
-        return msgspec.json.decode(body, type=_Body).detail
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return loose_json.decode(body, _Body).detail
+    except loose_json.Unreadable:
         return None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that `Retry-After` asks for. Its other form, a date, is not used by this API."""
+    """The seconds that `Retry-After` asks for, an hour at most. This API does not use its form of a date."""
     text = headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+    if not (text.isascii() and text.isdigit() and len(text) < 6):
+        return None
+    return min(float(text), LONGEST_RETRY_AFTER_SECONDS)

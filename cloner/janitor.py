@@ -12,7 +12,7 @@ import msgspec
 import structlog
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, Span, StatusCode, get_current_span
+from opentelemetry.trace import Link, Span, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from cloner import failures
@@ -20,6 +20,7 @@ from cloner.clones import STALE_SECONDS
 from cloner.creation import Creation, marker_in
 from cloner.elevenlabs import ElevenLabs, ListedVoice
 from cloner.failures import ProviderFailure
+from cloner.postponed import ids_of, pause_after, put_off
 from cloner.registry import RegistryUnavailable, Store, VoiceRow, agents, calls, deployment, due, processes
 from cloner.registry import voices as rows
 from cloner.removal import Removal
@@ -35,8 +36,10 @@ TICK_SECONDS = 1.0
 WORK_SECONDS = 30.0  # for one deletion, one restoration, or one page of a list
 CLAIM_SECONDS = 60.0
 DELETIONS_AT_ONCE = 3
-PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 300.0)
 PAGE_SIZE = 100
+# A list has an end: no account has as many voices as this many pages hold.
+MOST_PAGES = 200
+PAGE_SECONDS = 0.1  # between two pages
 W3C = TraceContextTextMapPropagator()
 
 
@@ -158,7 +161,10 @@ class Janitor:
     async def _restore(self) -> None:
         """Gives agents back what they had before a call that is over."""
         while (agent := await self._removal.claim()) is not None:
-            with self._span("restore agent", await self._store.read(rows.get, agent.marker)):
+            with (
+                self._span("restore agent", await self._store.read(rows.get, agent.marker)),
+                contextlib.suppress(ProviderFailure),  # told; the next agent does not wait for this one
+            ):
                 await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
             # A voice may have waited for that.
             self.wake()
@@ -170,8 +176,7 @@ class Janitor:
             row = await self._store.write(rows.claim_deletion, now=now, until=now + CLAIM_SECONDS)
             if row is None:
                 return
-            with self._span("delete voice", row) as span:
-                pause = PAUSES[min(row.tries, len(PAUSES)) - 1]
+            with self._span("delete voice", row):
                 try:
                     if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
                         # Most often its agent is just being put back, which tells when it is done.
@@ -181,9 +186,11 @@ class Janitor:
                         return
                     continue
                 except ProviderFailure as failure:
-                    span.set_status(StatusCode.ERROR)
-                    log.warning("voice not deleted yet", voice_id=row.voice_id, reason=type(failure).__name__)
+                    reason = type(failure).__name__
+                pause = pause_after(row.tries)
                 await self._store.write(rows.postpone_deletion, row.marker, due_at=self._now() + pause)
+                ids = ids_of(await self._store.read(calls.latest, marker=row.marker), row)
+                put_off("voice not deleted yet", reason, ids, tries=row.tries, next_try_seconds=pause)
 
     async def _resume(self) -> None:
         """Finishes the story of clones whose process died."""
@@ -203,7 +210,7 @@ class Janitor:
             known = await self._store.read(rows.known, list(listed))
             removed = adopted = 0
             for marker, voice in listed.items():
-                match await self._judged(known.get(marker), voice, now):
+                match await self._judged(marker, known.get(marker), voice, now):
                     case "adopted":
                         adopted += 1
                     case "removed":
@@ -221,8 +228,12 @@ class Janitor:
     async def _listed(self) -> dict[str, ListedVoice]:
         """The voices of this deployment at ElevenLabs, by their markers."""
         found: dict[str, ListedVoice] = {}
+        tokens: set[str | None] = set()
         token: str | None = None
-        while True:
+        while token not in tokens and len(tokens) < MOST_PAGES:
+            if tokens:
+                await asyncio.sleep(PAGE_SECONDS)
+            tokens.add(token)
             page = await self._provider.search_voices(
                 self._store.name, page_size=PAGE_SIZE, page_token=token, deadline=_soon(WORK_SECONDS)
             )
@@ -232,13 +243,18 @@ class Janitor:
             token = page.next_page_token
             if not page.has_more or not token:
                 return found
+        # What is not in it is asked for by itself, so nothing is lost by that.
+        log.warning("the list of voices has no end", pages=len(tokens), voices=len(found))
+        return found
 
-    async def _judged(self, row: VoiceRow | None, voice: ListedVoice, now: float) -> str | None:
+    async def _judged(self, marker: str, row: VoiceRow | None, voice: ListedVoice, now: float) -> str | None:
         """Takes in a voice that a lost create made, or removes one that nobody will use."""
         made = voice.created_at_unix
         if made is None or made < int(self._store.created_at) or made > now - self._terms.grace:
             return None
         if row is not None and row.state in ("intended", "ready", "deleting"):
+            return None
+        if await self._creation.is_anothers(voice.voice_id, marker):
             return None
         lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
         if row is not None and lost_answer:
@@ -246,8 +262,16 @@ class Janitor:
                 if await self._store.write(rows.record, row.marker, voice.voice_id, now=now):
                     return "adopted"
         with self._span("delete voice", row):
-            await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))
-        log.info("voice deleted", voice_id=voice.voice_id, why="orphan")
+            try:
+                await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))
+            except ProviderFailure as failure:
+                ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {
+                    "voice_id": voice.voice_id
+                }
+                reason, pause = type(failure).__name__, self._terms.reconcile
+                put_off("orphan not deleted yet", reason, ids, next_try_seconds=pause)
+                return None
+            log.info("voice deleted", voice_id=voice.voice_id, why="orphan")
         return "removed"
 
     async def _is_there(self, row: VoiceRow) -> bool:

@@ -11,7 +11,8 @@ import structlog
 from cachetools import LRUCache
 
 from cloner.elevenlabs import ElevenLabs
-from cloner.failures import ProviderFailure
+from cloner.failures import ProviderFailure, Unauthorized
+from cloner.notices import Notices
 
 __all__ = ["Overrides"]
 
@@ -30,6 +31,7 @@ class Overrides:
         self._provider = provider
         self._believed = believed_seconds
         self._now = now
+        self._notices = Notices(now=now)
         self._refused: LRUCache[str, frozenset[str]] = LRUCache(AGENTS)
         self._until: LRUCache[str, float] = LRUCache(AGENTS)
         self._readings: dict[str, asyncio.Task[None]] = {}
@@ -38,6 +40,12 @@ class Overrides:
         """Keeps what an agent's settings said just now."""
         self._refused[agent_id] = refused
         self._until[agent_id] = self._now() + self._believed
+
+    def missed(self, agent_id: str, failure: ProviderFailure) -> None:
+        """Tells the log, once in a while, that an agent cannot be read, and what the key may lack."""
+        if self._notices.due(agent_id, type(failure).__name__):
+            needed = {"permission_needed": "convai_read"} if isinstance(failure, Unauthorized) else {}
+            log.warning("agent not read", agent_id=agent_id, reason=type(failure).__name__, **needed)
 
     def known(self, agent_id: str) -> frozenset[str] | None:
         """The leaves that are known to be refused; None where the agent's settings were never seen."""
@@ -71,4 +79,4 @@ class Overrides:
             self.saw(agent_id, (await self._provider.read_agent(agent_id, deadline=deadline)).refused)
         except ProviderFailure as failure:
             self._until[agent_id] = self._now() + AGAIN_SECONDS
-            log.warning("agent not read", reason=type(failure).__name__)
+            self.missed(agent_id, failure)

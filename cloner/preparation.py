@@ -10,6 +10,7 @@ from cloner import callers
 from cloner.agents import Agents, Reading
 from cloner.callers import Caller, CallName, ConversationMismatch, Identities, Identity
 from cloner.elevenlabs import AgentVoice
+from cloner.failures import AgentRejected
 from cloner.overrides import Overrides
 from cloner.registry import NewCall, Noted, Store, calls
 from cloner.registry import agents as agent_rows
@@ -168,8 +169,19 @@ class Preparation:
         """Finds or clones the caller's voice and gives it to the agent where that harms no other call.
 
         The agent is read while the voice is looked for, so that one that does not exist costs no
-        voice. Raises what Agents and Voices raise.
+        voice. Where an agent refuses a voice that turns out to be lost, another is made. Raises what
+        Agents and Voices raise.
         """
+        try:
+            return await self._prepare(begun, sample, deadline=deadline)
+        except AgentRejected:
+            refused = (await self.begin(begun.call, sample)).noted.voice
+            if refused is None or not await self._voices.lost(refused, deadline=deadline):
+                raise
+        # Noted anew, as the call has no voice any more and the agent was changed, or nearly so.
+        return await self._prepare(await self.begin(begun.call, sample), sample, deadline=deadline)
+
+    async def _prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
         call, identity, noted = begun.call, begun.identity, begun.noted
         call_id = noted.call.id
         first_message = callers.greeting(self._first_message, call.caller.name)

@@ -4,10 +4,12 @@ import secrets
 from collections.abc import Callable
 
 import structlog
+from cachetools import LRUCache
 
 from cloner import failures
 from cloner.elevenlabs import AgentVoice, ElevenLabs
-from cloner.registry import AgentRow, Store, VoiceRow, agents, voices
+from cloner.postponed import ids_of, pause_after, put_off
+from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, voices
 
 __all__ = ["FORGOTTEN", "Removal"]
 
@@ -15,7 +17,9 @@ log = structlog.get_logger()
 
 # How long an agent that is being put back is nobody else's to change.
 HOLD_SECONDS = 30.0
-AGAIN_SECONDS = 1.0
+# An agent that waits to be put back is nobody else's to change meanwhile.
+LONGEST_AGENT_SECONDS = 60.0
+AGENTS = 10_000
 FORGOTTEN = "forgotten"
 
 
@@ -27,9 +31,11 @@ class Removal:
         self._store = store
         self._now = now
         self._holder = secrets.token_hex(8)
+        # How often an agent could not be put back in a row.
+        self._tries: LRUCache[str, int] = LRUCache(AGENTS)
 
     async def remove(self, row: VoiceRow, *, deadline: float) -> bool:
-        """Deletes a voice that was given up; False if an agent is in other hands at the moment.
+        """Deletes a voice that was given up; False if an agent still has it, or may have.
 
         May be repeated after any failure. Raises a ProviderFailure or RegistryUnavailable.
         """
@@ -56,28 +62,58 @@ class Removal:
     async def restore(self, row: AgentRow, *, deadline: float) -> None:
         """Puts an agent back that was claimed.
 
-        Raises a ProviderFailure, after which the agent is due again in a while.
+        Raises a ProviderFailure, after which the agent is due again in a while; the log says when.
         """
         try:
             await self._restore(row, deadline)
-        except failures.ProviderFailure:
-            await self._store.write(
-                agents.let_go, row.agent_id, holder=self._holder, until=self._now() + AGAIN_SECONDS
-            )
+        except failures.ProviderFailure as failure:
+            await self._put_off(row, type(failure).__name__)
             raise
+        self._tries.pop(row.agent_id, None)
         await self._store.write(agents.restored, row.agent_id, holder=self._holder)
+
+    async def _put_off(self, row: AgentRow, reason: str) -> None:
+        tries = self._tries[row.agent_id] = self._tries.get(row.agent_id, 0) + 1
+        pause = min(pause_after(tries), LONGEST_AGENT_SECONDS)
+        await self._store.write(agents.let_go, row.agent_id, holder=self._holder, until=self._now() + pause)
+        call = await self._store.read(calls.latest, call_id=row.call_id)
+        voice = await self._store.read(voices.get, row.marker)
+        ids = ids_of(call, voice) | {
+            "agent_id": row.agent_id,
+            "voice_id": row.voice_id,
+            "call_id": row.call_id,
+        }
+        put_off("agent not put back yet", reason, ids, tries=tries, next_try_seconds=pause)
 
     async def _restore(self, row: AgentRow, deadline: float) -> None:
         """Gives each leaf back what it had, where our value still stands."""
         try:
             current = (await self._provider.read_agent(row.agent_id, deadline=deadline)).voice
         except failures.AgentNotFound:
+            log.info("agent is gone", agent_id=row.agent_id)
             return
-        voice_id = row.before_voice_id if row.gave_voice(current.voice_id) else None
+        if current is None:
+            raise failures.ProtocolBroken
+        voice_id = row.before_voice_id if await self._is_ours(row, current.voice_id) else None
         first_message = row.before_first_message if row.gave_message(current.first_message) else None
         if voice_id is None and first_message is None:
             return
-        await self._provider.update_agent(
-            row.agent_id, AgentVoice(voice_id, first_message), deadline=deadline
-        )
+        before = AgentVoice(voice_id, first_message)
+        try:
+            after = await self._provider.update_agent(row.agent_id, before, deadline=deadline)
+        except failures.AgentRejected:
+            if voice_id is not None and first_message is not None:
+                # The name of a caller need not be heard by others because a voice cannot be given back.
+                await self._provider.update_agent(
+                    row.agent_id, AgentVoice(None, first_message), deadline=deadline
+                )
+            raise
+        if voice_id is not None and after.voice_id != voice_id and row.gave_voice(after.voice_id):
+            raise failures.ProtocolBroken
         log.info("agent restored", agent_id=row.agent_id)
+
+    async def _is_ours(self, row: AgentRow, voice_id: str | None) -> bool:
+        """Whether a voice that the agent has is ours, also if it was not this row that gave it."""
+        if voice_id is None or voice_id == row.before_voice_id:
+            return False
+        return row.gave_voice(voice_id) or await self._store.read(voices.marker_of, voice_id) is not None

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, NamedTuple
 
 import grpc
@@ -233,6 +234,8 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
             tracing,
             captured=("x-trace-id",),
         ),
+        # A cookie of theirs would be kept, and sent along, for as long as the process lives.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         # The environment's proxies would see every caller's voice without anybody having said so.
         trust_env=False,
     )

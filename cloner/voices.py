@@ -32,6 +32,10 @@ __all__ = ["ConsentMissing", "Voices"]
 log = structlog.get_logger()
 
 WATCH_SECONDS = 0.2
+# How often one request looks again for what others changed under its hands, and how many voices it may
+# have made. Nobody needs as many; without a bound, whoever tells us nonsense could have us clone for ever.
+ROUNDS = 10
+CLONES = 3
 
 
 class ConsentMissing(Exception):
@@ -114,10 +118,14 @@ class Voices:
         """
         recording: Recording | None = None
         row = row or await self._store.read(voices.of_caller, identity.caller)
-        while True:
+        clones = 0
+        for _ in range(ROUNDS):
             clone = None
             self._require(caller, row)
             if row is None:
+                if clones == CLONES:
+                    break
+                clones += 1
                 if recording is None:
                     recording = await self._samples.inspect(sample, deadline=deadline)
                     if permit is not None:
@@ -131,19 +139,26 @@ class Voices:
                     voice = await self.formerly(voice.marker, caller) or voice
                 return voice, clone is None
             row = await self._store.read(voices.of_caller, identity.caller)
+        log.warning("voice given up", clones=clones)
+        raise failures.Busy
 
     async def ahead(
         self, identity: Identity, caller: Caller, sample: bytes, *, deadline: float
     ) -> tuple[Voice, bool]:
         """As `of`, for a caller who may call some day, and whose voice is kept until then."""
-        while True:
+        for _ in range(CLONES):
             voice, reused = await self.of(identity, caller, sample, deadline=deadline)
             if await self._store.write(voices.keep, voice.marker, until=self._now() + self._keep_seconds):
                 return voice, reused
+        raise failures.Busy
 
     async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
         """The voice of a row, if it is ready, and not known by the deadline to be lost."""
         return await self._confirmed(row, deadline) if row.state == "ready" else None
+
+    async def lost(self, row: VoiceRow, *, deadline: float) -> bool:
+        """Whether ElevenLabs says that the voice of a row is gone; then it is nobody's any more."""
+        return row.state == "ready" and await self._seen(row, deadline) is False
 
     async def formerly(self, marker: str | None, caller: Caller) -> Voice | None:
         """The voice that a call had, even if it is gone by now. Raises ConsentMissing."""
@@ -157,7 +172,7 @@ class Voices:
         """A new voice for the caller, kept as by `ahead`. Once it is there, the one that there was goes."""
         self._require(caller, None)
         recording = await self._samples.inspect(sample, deadline=deadline)
-        while True:
+        for _ in range(ROUNDS):
             old = await self._store.read(voices.of_caller, identity.caller)
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
@@ -166,6 +181,7 @@ class Voices:
             _, clone = await self._intend(wanted, recording)
             if clone is not None and (voice := await self._made(clone, deadline)) is not None:
                 return voice
+        raise failures.Busy
 
     async def take_over(self, row: VoiceRow) -> None:
         """Finishes the story of an intent whose process died, unless somebody else does."""
@@ -212,19 +228,23 @@ class Voices:
 
     async def _confirmed(self, row: VoiceRow, deadline: float) -> Voice | None:
         """The voice of a ready row; None if the provider turns out to have lost it."""
-        now = self._now()
-        if now - row.checked_at > self._check_seconds:
-            try:
-                found = await self._creation.still_there(row, deadline=deadline)
-            except ProviderFailure as failure:
-                log.warning("voice not checked", reason=type(failure).__name__)
-            else:
-                if not found:
-                    log.warning("voice lost at the provider", voice_id=row.voice_id)
-                    await self._store.write(voices.lost, row.marker, now=now)
-                    return None
-                await self._store.write(voices.checked, row.marker, now=now)
+        if self._now() - row.checked_at > self._check_seconds and await self._seen(row, deadline) is False:
+            return None
         return voice_of(row)
+
+    async def _seen(self, row: VoiceRow, deadline: float) -> bool | None:
+        """Whether ElevenLabs has the voice of a ready row, noted as such; None if nobody can tell."""
+        try:
+            found = await self._creation.still_there(row, deadline=deadline)
+        except ProviderFailure as failure:
+            log.warning("voice not checked", voice_id=row.voice_id, reason=type(failure).__name__)
+            return None
+        if found:
+            await self._store.write(voices.checked, row.marker, now=self._now())
+        else:
+            log.warning("voice lost at the provider", voice_id=row.voice_id)
+            await self._store.write(voices.lost, row.marker, now=self._now())
+        return found
 
     def _require(self, caller: Caller, row: VoiceRow | None) -> None:
         if self._require_consent and not caller.consent and not (row is not None and row.consent):
@@ -336,8 +356,10 @@ class Voices:
 
     async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
         if not await self._store.write(voices.record, row.marker, voice_id, now=self._now()):
+            if await self._creation.is_anothers(voice_id, row.marker):
+                raise failures.ProtocolBroken
             log.warning("voice no longer wanted", voice_id=voice_id)
-            self._clones.begin(self._creation.discard(voice_id))
+            self._clones.begin(self._creation.discard(voice_id, row.marker))
             raise Superseded
         return voice_of(msgspec.structs.replace(row, voice_id=voice_id))
 

@@ -12,7 +12,8 @@
                                there are so many, or 408 after `timeout` seconds (5) with what there is.
     DELETE /emulator/requests  Forget them.
     GET    /emulator/state     Voices (premade included), agents, counters, and how many requests are held.
-    PATCH  /emulator/state     Set `voice_limit`, `monthly_limit` (null: none) or `monthly_used`.
+    PATCH  /emulator/state     Set `voice_limit`, `monthly_limit` (or null), `monthly_used` or `permissions`:
+                               which the API key then has and no others: see `emulator.permissions`.
     POST   /emulator/voices    Place a voice past all limits: `voice_id`, `name`, and any other field of one.
     POST   /emulator/agents    Place an agent: `agent_id`, and any other part of one over the defaults.
 
@@ -31,6 +32,7 @@ from litestar.exceptions import HTTPException
 from emulator.agents import Agents
 from emulator.faults import Fault, Faults
 from emulator.journal import Received, Requests, Stage
+from emulator.permissions import Permissions
 from emulator.voices import Voice, Voices
 
 T = TypeVar("T")
@@ -56,6 +58,7 @@ class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     voice_limit: Count | msgspec.UnsetType = msgspec.UNSET
     monthly_limit: Count | msgspec.UnsetType | None = msgspec.UNSET
     monthly_used: Count | msgspec.UnsetType = msgspec.UNSET
+    permissions: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class PlacedAgent(msgspec.Struct, kw_only=True):
@@ -146,7 +149,10 @@ async def clear_requests(requests: NamedDependency[Requests]) -> Json:
 
 @get("/state")
 async def get_state(
-    voices: NamedDependency[Voices], agents: NamedDependency[Agents], faults: NamedDependency[Faults]
+    voices: NamedDependency[Voices],
+    agents: NamedDependency[Agents],
+    permissions: NamedDependency[Permissions],
+    faults: NamedDependency[Faults],
 ) -> Json:
     """Everything the workspace holds."""
     return {
@@ -156,14 +162,22 @@ async def get_state(
         "voice_limit": voices.limit,
         "monthly_used": voices.monthly_used,
         "monthly_limit": voices.monthly_limit,
+        "permissions": list(permissions),
         "held": faults.held,
     }
 
 
 @patch("/state")
-async def set_limits(request: HTTPRequest, voices: NamedDependency[Voices]) -> Json:
-    """Change the limits of the plan."""
+async def set_limits(
+    request: HTTPRequest, voices: NamedDependency[Voices], permissions: NamedDependency[Permissions]
+) -> Json:
+    """Change the limits of the plan, and what the key may do."""
     given = read_body(await request.body(), Limits)
+    if given.permissions is not msgspec.UNSET:
+        try:
+            permissions.set(given.permissions)
+        except ValueError as error:
+            raise HTTPException(str(error), status_code=400) from error
     if given.voice_limit is not msgspec.UNSET:
         voices.limit = given.voice_limit
     if given.monthly_limit is not msgspec.UNSET:
@@ -174,6 +188,7 @@ async def set_limits(request: HTTPRequest, voices: NamedDependency[Voices]) -> J
         "voice_limit": voices.limit,
         "monthly_used": voices.monthly_used,
         "monthly_limit": voices.monthly_limit,
+        "permissions": list(permissions),
     }
 
 

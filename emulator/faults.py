@@ -6,7 +6,7 @@ may be combined; it happens in this order:
 1. `delay_seconds`: nothing for so long
 2. `hold: "before"`: nothing until `release()`
 3. `drop: "before"`: the connection is closed and no work was done
-4. `status` or `error`: that answer, and no work was done; without either: the work
+4. `status` or `error`: that answer, and no work was done (`work_done`: all of it); without either: the work
 5. `hold: "after"`: nothing until `release()`, the work done
 6. `drop: "after"`: the connection is closed, the work done
 7. `truncate`: the answer's head and half of its body, then the connection is closed
@@ -60,6 +60,8 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A name in `emulator.errors.ERRORS`."""
     headers: dict[str, str] = {}
     """With `status` or `error`: more headers, such as `Retry-After`."""
+    work_done: bool = False
+    """With `status` or `error`: the work is done all the same, and only the answer is another."""
     truncate: bool = False
     requires_verification: bool = False
     search_lag: SearchLag | None = None
@@ -75,8 +77,8 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("body needs status")
         if self.status in NO_BODY and self.body is not msgspec.UNSET:
             raise ValueError(f"an answer of {self.status} has no body")
-        if self.headers and not answers:
-            raise ValueError("headers need status or error")
+        if (self.headers or self.work_done) and not answers:
+            raise ValueError("headers and work_done need status or error")
         if not all(re.fullmatch(r"[\w-]+:[ -~]*", f"{k}:{v}", re.ASCII) for k, v in self.headers.items()):
             raise ValueError("headers must be printable ASCII")
         if (self.requires_verification or self.search_lag) and (self.method, self.path) != CREATE:

@@ -15,6 +15,7 @@ from emulator.errors import refused
 from emulator.faults import Fault
 from emulator.inputs import checked, json_object, query
 from emulator.journal import Received
+from emulator.permissions import Permissions
 from emulator.routes import Routes
 from emulator.settings import Settings
 from emulator.voice_form import VoiceForm
@@ -26,18 +27,19 @@ HTTPRequest = Request[Any, Any, Any]
 OK = {"status": "ok"}
 
 
-def _key_guard(api_key: str) -> Guard:
-    def authenticate(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+def _key_guard(api_key: str, permissions: Permissions) -> Guard:
+    def authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         given = connection.headers.get("xi-api-key")
         if not given:
             raise refused("missing_api_key")
         if given != api_key:
             raise refused("invalid_api_key")
+        permissions.require(handler.opt["permission"])
 
     return authenticate
 
 
-@post("/v1/voices/add", status_code=200)
+@post("/v1/voices/add", status_code=200, permission="create_instant_voice_clone")
 async def add_voice(
     received: NamedDependency[Received],
     fault: NamedDependency[Fault],
@@ -59,32 +61,32 @@ async def add_voice(
     return {"voice_id": voice.voice_id, "requires_verification": fault.requires_verification}
 
 
-@get("/v1/voices")
+@get("/v1/voices", permission="voices_read")
 async def get_voices(voices: NamedDependency[Voices]) -> dict[str, list[Voice]]:
     """All voices on one page."""
     return {"voices": voices.listed()}
 
 
-@get("/v2/voices")
+@get("/v2/voices", permission="voices_read")
 async def search_voices(received: NamedDependency[Received], voices: NamedDependency[Voices]) -> VoicePage:
     """One page of the voices that match."""
     return search(voices, query(received.query, VoiceQuery, lists=LISTS))
 
 
-@get("/v1/voices/{voice_id:str}")
+@get("/v1/voices/{voice_id:str}", permission="voices_read")
 async def get_voice(voice_id: FromPath[str], voices: NamedDependency[Voices]) -> Voice:
     """One voice."""
     return voices.find(voice_id)
 
 
-@delete("/v1/voices/{voice_id:str}", status_code=200)
+@delete("/v1/voices/{voice_id:str}", status_code=200, permission="voices_write")
 async def delete_voice(voice_id: FromPath[str], voices: NamedDependency[Voices]) -> Json:
     """Delete one voice."""
     voices.remove(voice_id)
     return OK
 
 
-@post("/v1/voices/{voice_id:str}/edit", status_code=200)
+@post("/v1/voices/{voice_id:str}/edit", status_code=200, permission="voices_write")
 async def edit_voice(
     voice_id: FromPath[str], received: NamedDependency[Received], voices: NamedDependency[Voices]
 ) -> Json:
@@ -96,13 +98,13 @@ async def edit_voice(
     return OK
 
 
-@get("/v1/voices/{voice_id:str}/settings")
+@get("/v1/voices/{voice_id:str}/settings", permission="voices_read")
 async def get_voice_settings(voice_id: FromPath[str], voices: NamedDependency[Voices]) -> VoiceSettings:
     """How one voice is rendered."""
     return voices.find(voice_id).settings
 
 
-@post("/v1/voices/{voice_id:str}/settings/edit", status_code=200)
+@post("/v1/voices/{voice_id:str}/settings/edit", status_code=200, permission="voices_write")
 async def edit_voice_settings(
     voice_id: FromPath[str], request: HTTPRequest, voices: NamedDependency[Voices]
 ) -> Json:
@@ -112,7 +114,7 @@ async def edit_voice_settings(
     return OK
 
 
-@get("/v1/user/subscription")
+@get("/v1/user/subscription", permission="user_read")
 async def get_subscription(voices: NamedDependency[Voices]) -> Json:
     """The plan: how much there is of everything, and how much of it is used."""
     return {
@@ -146,25 +148,25 @@ async def get_subscription(voices: NamedDependency[Voices]) -> Json:
     }
 
 
-@get("/v1/convai/agents")
+@get("/v1/convai/agents", permission="convai_read")
 async def get_agents(received: NamedDependency[Received], agents: NamedDependency[Agents]) -> Json:
     """One page of the agents."""
     return agents.page(query(received.query, AgentQuery))
 
 
-@post("/v1/convai/agents/create", status_code=200)
+@post("/v1/convai/agents/create", status_code=200, permission="convai_write")
 async def create_agent(request: HTTPRequest, agents: NamedDependency[Agents]) -> Json:
     """Make an agent."""
     return {"agent_id": agents.create(json_object(await request.body()))["agent_id"]}
 
 
-@get("/v1/convai/agents/{agent_id:str}")
+@get("/v1/convai/agents/{agent_id:str}", permission="convai_read")
 async def get_agent(agent_id: FromPath[str], agents: NamedDependency[Agents]) -> Json:
     """One agent."""
     return agents.find(agent_id)
 
 
-@patch("/v1/convai/agents/{agent_id:str}")
+@patch("/v1/convai/agents/{agent_id:str}", permission="convai_write")
 async def patch_agent(agent_id: FromPath[str], request: HTTPRequest, agents: NamedDependency[Agents]) -> Json:
     """Change one agent by deep merge, and answer the whole of it."""
     return agents.patch(agent_id, json_object(await request.body()))
@@ -187,9 +189,9 @@ HANDLERS = (
 )
 
 
-def provider_router(api_key: str) -> Router:
-    """The provider's API, open to those who know the key."""
-    return Router("/", route_handlers=HANDLERS, guards=[_key_guard(api_key)])
+def provider_router(api_key: str, permissions: Permissions) -> Router:
+    """The provider's API, open to those who know the key, as far as it may be used."""
+    return Router("/", route_handlers=HANDLERS, guards=[_key_guard(api_key, permissions)])
 
 
 def provider_routes() -> Routes:

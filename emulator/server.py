@@ -22,6 +22,7 @@ from emulator.control import control_router
 from emulator.errors import ERRORS, Refused
 from emulator.faults import Fault, Faults
 from emulator.journal import Received, Requests
+from emulator.permissions import Permissions
 from emulator.provider import provider_router, provider_routes
 from emulator.settings import Settings
 from emulator.voices import Voices
@@ -35,9 +36,9 @@ logger = logging.getLogger("emulator")
 class Emulator:
     """One workspace of the provider, in memory.
 
-    `voices`, `agents`, `calls`, `faults` and `requests` may be read and changed at any time, from the loop it
-    listens on. They outlive `listening`, which may be entered again: that is a provider that was down for a
-    while.
+    `voices`, `agents`, `calls`, `permissions`, `faults` and `requests` may be read and changed at any time,
+    from the loop it listens on. They outlive `listening`, which may be entered again: that is a provider that
+    was down for a while.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
@@ -49,8 +50,13 @@ class Emulator:
         self.calls = Calls(agents=self.agents, voices=self.voices, clock=clock)
         self.faults = Faults(routes)
         self.requests = Requests()
+        self.permissions = Permissions()
         app = Litestar(
-            route_handlers=[provider_router(settings.api_key), control_router(), call_router()],
+            route_handlers=[
+                provider_router(settings.api_key, self.permissions),
+                control_router(),
+                call_router(),
+            ],
             dependencies={
                 "settings": _given(settings),
                 "voices": _given(self.voices),
@@ -58,6 +64,7 @@ class Emulator:
                 "calls": _given(self.calls),
                 "faults": _given(self.faults),
                 "requests": _given(self.requests),
+                "permissions": _given(self.permissions),
                 "received": Provide(_received, sync_to_thread=False),
                 "fault": Provide(_fault, sync_to_thread=False),
             },

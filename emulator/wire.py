@@ -131,7 +131,10 @@ class Wire:
             await self._hold(received)
         if fault.drop == "before":
             return None
-        answer = fault.answer(received.trace_id) or await self._work(scope, body, received)
+        answer = fault.answer(received.trace_id)
+        if answer is None or fault.work_done:
+            worked = await self._work(scope, body, received)
+            answer = answer or worked
         if fault.hold == "after":
             await self._hold(received)
         if fault.drop == "after":

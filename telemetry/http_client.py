@@ -62,7 +62,8 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
         span.set_attribute(HTTP_RESPONSE_STATUS_CODE, response.status_code)
         for name in self._captured:
             if values := response.headers.get_list(name):
-                span.set_attribute(f"http.response.header.{name}", values)
+                # The other side's to choose, so there is a bound to what is kept of it.
+                span.set_attribute(f"http.response.header.{name}", [value[:128] for value in values[:4]])
         if response.status_code >= 400:
             span.set_attribute(ERROR_TYPE, str(response.status_code))
             span.set_status(StatusCode.ERROR)

@@ -22,6 +22,7 @@ __all__ = [
     "drop_ended",
     "end",
     "erase_caller",
+    "latest",
     "note_ended",
     "open_call",
     "unname",
@@ -94,6 +95,7 @@ NOTED = Statement(f"""
     ON CONFLICT (id) DO NOTHING
     RETURNING {FIELDS}
 """)
+GET = Statement(f"{SELECT} WHERE id = :id")
 KNOWN = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
 NAMED = Statement("""
     UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated WHERE id = :id
@@ -102,6 +104,7 @@ UNNAMED = Statement("UPDATE calls SET stated = :nobody WHERE id = :id AND marker
 CONFIRMED = Statement("UPDATE calls SET confirmed = true WHERE id = :id")
 HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :id")
 ITS_VOICE = Statement(f"SELECT caller FROM voices WHERE marker = :marker AND {voices.ACTIVE} FOR UPDATE")
+LATEST_WITH_VOICE = Statement(f"{SELECT} WHERE marker = :marker ORDER BY begun_at DESC LIMIT 1")
 OF_CONVERSATION = Statement(f"{SELECT} WHERE conversation_id = :conversation_id {FIRST}")
 OF_CONVERSATION_AT = Statement(
     f"{SELECT} WHERE conversation_id = :conversation_id AND agent_id = :agent_id {FIRST}"
@@ -179,6 +182,12 @@ def open_call(
         voice = None
     noted = _noted(tx, call, _used(tx, call, voice, now=new.begun_at))
     return msgspec.structs.replace(noted, persons=persons)
+
+
+def latest(tx: Transaction, *, call_id: str | None = None, marker: str | None = None) -> CallRow | None:
+    """The call of that id, or the last one that had the voice."""
+    row = tx.one(GET, id=call_id) if marker is None else tx.one(LATEST_WITH_VOICE, marker=marker)
+    return None if row is None else _call(row)
 
 
 def attach(tx: Transaction, call_id: str, marker: str, *, now: float) -> bool:

@@ -28,6 +28,7 @@ __all__ = [
     "known",
     "least_recently_used",
     "lost",
+    "marker_of",
     "of_caller",
     "of_number",
     "of_person_or_number",
@@ -96,6 +97,7 @@ GET_LOCKED = Statement(f"{SELECT} WHERE marker = :marker FOR UPDATE")
 IN_USE = Statement(f"{SELECT} WHERE marker = :marker AND {ACTIVE}")
 OF_CALLER = Statement(f"{SELECT} WHERE caller = :caller AND {ACTIVE}")
 BY_VOICE_ID = Statement(f"{SELECT} WHERE voice_id = :voice_id AND state = 'ready'")
+MARKER_OF = Statement("SELECT marker FROM voices WHERE voice_id = :voice_id")
 # The newest voice of the one person who is known by the number.
 OF_NUMBER = Statement(f"""
     {SELECT} WHERE number = :number AND state = 'ready' AND 1 = (
@@ -207,6 +209,12 @@ READY = Statement(f"{SELECT} WHERE state = 'ready'")
 def get(tx: Transaction, marker: str) -> VoiceRow | None:
     """The row of a marker."""
     return _only(tx, GET, marker=marker)
+
+
+def marker_of(tx: Transaction, voice_id: str) -> str | None:
+    """The marker under which a voice is known, whatever became of it; None if it is none of ours."""
+    row = tx.one(MARKER_OF, voice_id=voice_id)
+    return None if row is None else row[0]
 
 
 def in_use(tx: Transaction, marker: str) -> VoiceRow | None:

@@ -5,6 +5,8 @@ import pytest
 from cloner import failures
 from cloner.failures import classify
 
+GONE = {"agent_not_found": failures.AgentNotFound, "voice_not_found": failures.VoiceNotFound}
+
 # Bodies as clients of the live service have seen them, and what an operator or a caller can do about each.
 SEEN = [
     (400, {"type": "payment_required", "code": "paid_plan_required", "status": "can_not_use_instant_voice_cloning",
@@ -40,7 +42,7 @@ def test_seen_bodies(status: int, detail: dict[str, str], expected: type[failure
     """Reads each body that was seen on the wire, whatever its HTTP status."""
     body = json.dumps({"detail": detail}).encode()
 
-    failure = classify(status, {}, body, refused=failures.SampleRejected, missing=failures.ProtocolBroken)
+    failure = classify(status, {}, body, refused=failures.SampleRejected, gone=GONE)
 
     assert expected is type(failure)
 
@@ -75,7 +77,7 @@ FASTAPI_NAME = {"detail": [{"loc": ["body", "name"], "msg": "Field required", "t
 )
 def test_other_bodies(status: int, body: bytes, expected: type[failures.ProviderFailure]) -> None:
     """Survives every shape of body and falls back on the HTTP status."""
-    failure = classify(status, {}, body, refused=failures.SampleRejected, missing=failures.ProtocolBroken)
+    failure = classify(status, {}, body, refused=failures.SampleRejected, gone=GONE)
 
     assert expected is type(failure)
 
@@ -86,9 +88,7 @@ def test_other_bodies(status: int, body: bytes, expected: type[failures.Provider
 )  # fmt: skip
 def test_retry_after(header: str, expected: float | None) -> None:
     """Takes the seconds of Retry-After, and nothing that is not a small number."""
-    failure = classify(
-        429, {"retry-after": header}, b"", refused=failures.SampleRejected, missing=failures.ProtocolBroken
-    )
+    failure = classify(429, {"retry-after": header}, b"", refused=failures.SampleRejected, gone=GONE)
 
     assert expected == failure.retry_after
 
@@ -98,6 +98,6 @@ def test_retry_after(header: str, expected: float | None) -> None:
 )
 def test_maybe_done(status: int, maybe_done: bool) -> None:
     """Only after the provider's own failure may the work have been done."""
-    failure = classify(status, {}, b"", refused=failures.SampleRejected, missing=failures.ProtocolBroken)
+    failure = classify(status, {}, b"", refused=failures.SampleRejected, gone=GONE)
 
     assert maybe_done is failure.maybe_done

@@ -276,7 +276,6 @@ async def test_sample_unreadable(cloner: CloningServiceStub) -> None:
         ("POST", CREATE, {"error": "system_busy"}, "PROVIDER_BUSY", grpc.StatusCode.UNAVAILABLE),
         ("POST", CREATE, {"error": "service_unavailable"}, "PROVIDER_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE),
         ("GET", AGENT, {"error": "agent_not_found"}, "AGENT_NOT_FOUND", grpc.StatusCode.NOT_FOUND),
-        ("GET", AGENT, {"error": "invalid_api_key"}, "PROVIDER_UNAUTHORIZED", grpc.StatusCode.FAILED_PRECONDITION),
         ("PATCH", AGENT, {"status": 400, "body": {"detail": "no"}}, "AGENT_REJECTED",
          grpc.StatusCode.FAILED_PRECONDITION),
     ],

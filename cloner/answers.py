@@ -1,0 +1,218 @@
+"""What ElevenLabs answers, checked: a value of these types holds nothing that could not be stored or sent.
+
+What is not of the shape that the API documents raises ProtocolBroken, and nothing else.
+"""
+
+import re
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from cloner import loose_json
+from cloner.failures import ProtocolBroken
+
+__all__ = [
+    "Agent",
+    "AgentVoice",
+    "ListedVoice",
+    "NewVoice",
+    "VoicePage",
+    "read_agent",
+    "read_deleted",
+    "read_new_voice",
+    "read_page",
+    "read_reset",
+    "read_voice",
+]
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+VOICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+PAGE_TOKEN = re.compile(r"[!-~]{1,2048}")
+# What we would override in a conversation.
+OVERRIDES = ("tts.voice_id", "agent.first_message")
+LONGEST_GREETING = 16_384
+
+
+class NewVoice(msgspec.Struct, frozen=True):
+    """The answer to a create."""
+
+    voice_id: str
+    requires_verification: bool = False
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """Whether somebody must show that a voice is theirs."""
+
+    requires_verification: bool = False
+    is_verified: bool = False
+
+
+class ListedVoice(msgspec.Struct, frozen=True):
+    """A voice as the provider lists it."""
+
+    voice_id: str
+    name: str | None = None
+    labels: dict[str, str | None] | None = None
+    description: str | None = None
+    created_at_unix: int | None = None
+    voice_verification: Verification | None = None
+
+    @property
+    def requires_verification(self) -> bool:
+        """Whether the voice may not speak yet."""
+        told = self.voice_verification
+        return told is not None and told.requires_verification and not told.is_verified
+
+
+class VoicePage(msgspec.Struct, frozen=True):
+    """One page of a search. Entries that cannot be read are not among its voices."""
+
+    voices: list[ListedVoice]
+    has_more: bool = False
+    next_page_token: str | None = None
+
+
+class AgentVoice(msgspec.Struct, frozen=True):
+    """How an agent speaks."""
+
+    voice_id: str | None
+    first_message: str | None
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """How an agent speaks, and which overrides of a conversation its own settings refuse."""
+
+    voice: AgentVoice | None
+    """None where it could not be kept and given back as it is."""
+
+    refused: frozenset[str]
+
+
+class _Page(msgspec.Struct):
+    voices: list[object]
+    has_more: bool = False
+    next_page_token: str | None = None
+
+
+class _Tts(msgspec.Struct):
+    voice_id: str | None = None
+
+
+class _Speech(msgspec.Struct):
+    first_message: str | None = None
+
+
+class _Config(msgspec.Struct):
+    tts: _Tts | None = None
+    agent: _Speech | None = None
+
+
+class _Agent(msgspec.Struct):
+    conversation_config: object
+    platform_settings: object = None
+
+
+class _Deleted(msgspec.Struct):
+    status: str
+
+
+class _Subscription(msgspec.Struct):
+    next_character_count_reset_unix: int | None = None
+
+
+def read_new_voice(body: bytes) -> NewVoice:
+    """The answer to a create."""
+    voice = _decode(body, NewVoice)
+    if not VOICE_ID.fullmatch(voice.voice_id):
+        raise ProtocolBroken
+    return voice
+
+
+def read_voice(body: bytes, voice_id: str) -> ListedVoice:
+    """The voice that was asked for, and no other."""
+    voice = _decode(body, ListedVoice)
+    if voice.voice_id != voice_id:
+        raise ProtocolBroken
+    return voice
+
+
+def read_page(body: bytes) -> VoicePage:
+    """One page of a search."""
+    page = _decode(body, _Page)
+    if page.next_page_token and not PAGE_TOKEN.fullmatch(page.next_page_token):
+        raise ProtocolBroken
+    voices = [voice for entry in page.voices if (voice := _listed(entry)) is not None]
+    if len(voices) < len(page.voices):
+        log.warning("voices of a list not readable", voices=len(page.voices) - len(voices))
+    return VoicePage(voices, page.has_more, page.next_page_token or None)
+
+
+def read_deleted(body: bytes) -> None:
+    """The answer to a deletion, which counts only if it says that all is well."""
+    if _decode(body, _Deleted).status != "ok":
+        raise ProtocolBroken
+
+
+def read_agent(body: bytes) -> Agent:
+    """How an agent speaks, and what its settings refuse."""
+    agent = _decode(body, _Agent)
+    return Agent(_spoken(agent.conversation_config), _refused(agent.platform_settings))
+
+
+def read_reset(body: bytes) -> int | None:
+    """When the counters of the month start again, in Unix seconds."""
+    return _decode(body, _Subscription).next_character_count_reset_unix
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return loose_json.decode(body, kind)
+    except loose_json.Unreadable as failure:
+        raise ProtocolBroken from failure
+
+
+def _listed(entry: object) -> ListedVoice | None:
+    try:
+        voice = msgspec.convert(entry, ListedVoice)
+    except msgspec.ValidationError:
+        return None
+    return voice if VOICE_ID.fullmatch(voice.voice_id) else None
+
+
+def _spoken(config: object) -> AgentVoice | None:
+    try:
+        told = msgspec.convert(config, _Config)
+    except msgspec.ValidationError:
+        return None
+    voice_id = told.tts.voice_id if told.tts else None
+    first_message = told.agent.first_message if told.agent else None
+    if voice_id and not VOICE_ID.fullmatch(voice_id):
+        return None
+    if first_message is not None and not _can_be_kept(first_message):
+        return None
+    return AgentVoice(voice_id or None, first_message)
+
+
+def _can_be_kept(text: str) -> bool:
+    """Whether a database and an override can hold the text: no NUL, nothing that UTF-8 has no form for."""
+    if len(text) > LONGEST_GREETING or "\0" in text:
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _refused(settings: object) -> frozenset[str]:
+    """The leaves that are off. They are unless switched on; where nothing is told, nothing is known."""
+    allowed = _below(settings, "overrides", "conversation_config_override")
+    if not isinstance(allowed, dict):
+        return frozenset()
+    return frozenset(leaf for leaf in OVERRIDES if _below(allowed, *leaf.split(".")) is not True)
+
+
+def _below(tree: object, *path: str) -> object:
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree

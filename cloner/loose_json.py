@@ -1,0 +1,32 @@
+"""Reads JSON as far as it can be read: what nobody needs never hides what somebody needs."""
+
+import json
+from typing import TypeVar
+
+import msgspec
+
+__all__ = ["Unreadable", "decode"]
+
+T = TypeVar("T")
+
+
+class Unreadable(Exception):
+    """The text is no JSON, or not of the expected type."""
+
+
+def decode(text: bytes, kind: type[T]) -> T:
+    """The value of that type.
+
+    A BOM, NaN, half a surrogate pair and bytes that are not UTF-8 are survived; the last two end up as
+    lone surrogates, which no UTF-8 can hold. Raises Unreadable and nothing else.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError as failure:
+        raise Unreadable from failure
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass  # as strict as it is fast: the slow way may still read it
+    try:
+        return msgspec.convert(json.loads(text.decode("utf-8-sig", "surrogateescape")), kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as failure:
+        raise Unreadable from failure

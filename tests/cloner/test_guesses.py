@@ -1,0 +1,468 @@
+"""Nothing irreversible follows from an answer that nobody can read, and nobody's voice is taken for another's."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from precall.v1 import cloning_pb2 as pb
+from structlog.testing import capture_logs
+
+from emulator import Emulator, Fault
+from tests.cloner.adversary import Adversary, http_answer
+from tests.cloner.clock import Clock
+from tests.cloner.test_lifecycle import AGENT, CREATE, VOICE, call, end, spoken
+from tests.rows import values
+
+NOT_ITS_WORD = [
+    {"status": 404, "body": {"detail": "Not Found"}},
+    {"status": 404, "body": "<html><body>404 Not Found</body></html>"},
+    {"status": 404, "body": {"detail": {"type": "agent_not_found", "message": "agent_not_found voice_not_found"}}},
+    {"status": 400, "body": {"detail": {"status": "something_new", "message": "?"}}},
+    {"status": 403, "body": {"detail": {"status": "agent_not_found"}}},
+    {"status": 403, "body": {"detail": {"status": "voice_not_found"}}},
+    {"status": 410, "body": {"detail": "Gone"}},
+    {"error": "missing_permissions"},
+    {"status": 200, "body": "<html>Welcome</html>"},
+    {"status": 204},
+]  # fmt: skip
+
+
+async def reason(answer: Any) -> str:
+    """The reason of a call that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await answer
+    status = rpc_status.from_call(caught.value)
+    info = error_details_pb2.ErrorInfo()
+    assert status is not None
+    assert status.details[0].Unpack(info)
+    return info.reason
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+@pytest.mark.parametrize("fault", NOT_ITS_WORD, ids=str)
+async def test_agent_is_put_back_in_the_end(
+    cloning, emulator: Emulator, spans, speech: bytes, eventually, method: str, fault: dict[str, Any]
+) -> None:
+    """Whatever is answered meanwhile, no voice goes before its agent has back what it had; and it is told."""
+    if (method, fault.get("status")) == ("PATCH", 204):
+        fault = {"status": 200, "body": {}}
+    before = spoken(emulator)
+    async with cloning(voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
+        with capture_logs() as logs:
+            first = await cloner.PrepareCall(call(speech), timeout=10)
+            # An update that the agent refuses is tried once more without the voice.
+            times = 4 if (method, fault.get("status")) == ("PATCH", 400) else 2
+            emulator.faults.set(Fault(method=method, path=AGENT, times=times, **fault))
+            await end(cloner)
+            await eventually(lambda: not emulator.voices.custom)
+
+    assert before == spoken(emulator)
+    told = [line for line in logs if line["event"] == "agent not put back yet"]
+    trace_id = f"{spans.one('precall.v1.CloningService/PrepareCall').context.trace_id:032x}"
+    assert [1, 2] == [line["tries"] for line in told]
+    assert [1.0, 2.0] == [line["next_try_seconds"] for line in told]
+    ids = {
+        "agent_id": "agent_demo",
+        "conversation_id": "conv_1",
+        "call_id": first.call_id,
+        "voice_id": first.voice.voice_id,
+        "origin_trace_id": trace_id,
+        "log_level": "warning",
+    }
+    assert [ids] * 2 == [{name: line[name] for name in ids} for line in told]
+    (span, *_) = [
+        span
+        for span in spans.finished()
+        if span.name in ("restore agent", "delete voice") and "precall.tries" in span.attributes
+    ]
+    for name, id_ in {
+        "gen_ai.agent.id": "agent_demo",
+        "gen_ai.conversation.id": "conv_1",
+        "precall.voice.id": first.voice.voice_id,
+        "precall.call.id": first.call_id,
+        "precall.origin.trace_id": trace_id,
+    }.items():
+        assert id_ == span.attributes[name]
+
+
+@pytest.mark.parametrize(
+    "error", ["agent_not_found", {"status": 400, "body": {"detail": {"code": "agent_not_found"}}}]
+)
+async def test_agent_that_is_gone_keeps_no_voice(
+    cloning, emulator: Emulator, speech: bytes, eventually, error: Any
+) -> None:
+    """In ElevenLabs' own word it is believed."""
+    fault = {"error": error} if isinstance(error, str) else error
+    async with cloning(voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        emulator.faults.set(Fault(method="GET", path=AGENT, times=None, **fault))
+        await end(cloner)
+        await eventually(lambda: not emulator.voices.custom)
+
+
+async def test_update_that_is_not_what_was_asked_for(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """A restoration whose answer still names our voice was none."""
+    before = spoken(emulator)
+    async with cloning(voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        emulator.faults.set(Fault(method="PATCH", path=AGENT, status=200, body=emulator.agents["agent_demo"]))
+        await end(cloner)
+        await eventually(lambda: not emulator.voices.custom)
+
+    assert before == spoken(emulator)
+
+
+async def test_agent_with_a_voice_of_ours_that_nobody_noted(
+    cloning, emulator: Emulator, speech: bytes, database: str
+) -> None:
+    """A voice of ours is never taken for what an agent had before; the override carries the new one."""
+    async with cloning(reconcile_seconds=1e9) as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        await end(cloner)
+        async with asyncio.timeout(10):
+            while await values(database, "SELECT agent_id FROM agents WHERE marker IS NOT NULL"):
+                await asyncio.sleep(0.01)
+        emulator.agents.patch(
+            "agent_demo", {"conversation_config": {"tts": {"voice_id": first.voice.voice_id}}}
+        )
+        with capture_logs() as logs:
+            second = await cloner.PrepareCall(call(speech, 2), timeout=10)
+            third = await cloner.PrepareCall(call(speech, conversation_id="conv_3"), timeout=10)
+
+    assert [False, False] == [second.agent_updated, third.agent_updated]
+    assert first.voice.voice_id == spoken(emulator)[0]
+    assert [] == await values(database, "SELECT agent_id FROM agents WHERE before_voice_id IS NOT NULL")
+    assert ["agent left alone"] == [line["event"] for line in logs if line["event"] == "agent left alone"]
+
+
+@pytest.mark.parametrize("fault", NOT_ITS_WORD, ids=str)
+async def test_known_voice_is_used_while_nobody_can_tell(
+    cloning, emulator: Emulator, speech: bytes, fault: dict[str, Any]
+) -> None:
+    """That a voice is gone is believed in ElevenLabs' own word alone."""
+    clock = Clock()
+    async with cloning(now=clock, provider_attempts=1) as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        clock.ahead = 601
+        emulator.faults.set(Fault(method="GET", path=VOICE, times=None, **fault))
+        second = await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)
+
+    assert (first.voice.voice_id, True) == (second.voice.voice_id, second.voice_reused)
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+@pytest.mark.parametrize("error", ["voice_not_found", "voice_not_found_400"])
+async def test_voice_that_is_gone_in_its_own_word(
+    cloning, emulator: Emulator, speech: bytes, error: str
+) -> None:
+    """In either spelling."""
+    clock = Clock()
+    async with cloning(now=clock, provider_attempts=1) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        clock.ahead = 601
+        emulator.faults.set(Fault(method="GET", path=VOICE, times=None, error=error))
+        assert not (await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)).voice_reused
+
+
+@pytest.mark.parametrize("fault", [*NOT_ITS_WORD, {"status": 200, "body": {}}], ids=str)
+async def test_deletion_that_nobody_can_read(
+    cloning, emulator: Emulator, speech: bytes, eventually, fault: dict[str, Any]
+) -> None:
+    """It is not done before ElevenLabs says so, and tried until then."""
+    async with cloning(voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
+        with capture_logs() as logs:
+            first = await cloner.PrepareCall(call(speech), timeout=10)
+            emulator.faults.set(Fault(method="DELETE", path=VOICE, **fault))
+            await end(cloner)
+            await eventually(lambda: not emulator.voices.custom)
+
+    (told,) = [line for line in logs if line["event"] == "voice not deleted yet"]
+    assert (first.voice.voice_id, "conv_1", "agent_demo", first.call_id, 1) == (
+        told["voice_id"], told["conversation_id"], told["agent_id"], told["call_id"], told["tries"],
+    )  # fmt: skip
+
+
+async def test_list_without_voices(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A list that misses every voice is no reason to take one for lost."""
+    clock = Clock()
+    emulator.faults.set(
+        Fault(method="GET", path="/v2/voices", times=None, status=200, body={"voices": [], "has_more": False})
+    )
+    async with cloning(now=clock, reconcile_seconds=0.1, reconcile_grace_seconds=0.0) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        clock.ahead = 10
+        seen = len(emulator.requests.matching(path=VOICE))
+        await emulator.requests.wait(seen + 1, path=VOICE, stage="finished")
+        again = await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)
+
+    assert again.voice_reused
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"voices": [], "has_more": True, "next_page_token": "same"},
+        {"voices": [{"voice_id": "../.."}, 7, None], "has_more": True, "next_page_token": "same"},
+        {"voices": [], "has_more": True, "next_page_token": None},
+    ],
+    ids=str,
+)
+async def test_lists_without_end(cloning, emulator: Emulator, page: dict[str, Any]) -> None:
+    """A list ends where it begins to repeat itself."""
+    emulator.faults.set(Fault(method="GET", path="/v2/voices", times=None, status=200, body=page))
+    async with cloning():
+        await emulator.requests.wait(1, path="/v2/voices", stage="finished")
+        await asyncio.sleep(1)  # time for some hundred more
+
+    assert 2 >= len(emulator.requests.matching(path="/v2/voices"))
+
+
+async def test_lists_that_go_round(cloning, emulator: Emulator) -> None:
+    """Tokens that come again end a list; between its pages there is a pause."""
+    emulator.faults.set(
+        *(
+            Fault(
+                method="GET", path="/v2/voices", status=200,
+                body={"voices": [], "has_more": True, "next_page_token": token},
+            )
+            for token in ("a", "b", "c", "a", "b", "c")
+        )
+    )  # fmt: skip
+    async with cloning():
+        found = await emulator.requests.wait(4, path="/v2/voices", stage="finished")
+        await asyncio.sleep(0.5)
+
+    assert [["a"], ["b"], ["c"]] == [request.query["next_page_token"] for request in found[1:]]
+    assert 4 == len(emulator.requests.matching(path="/v2/voices"))
+    assert 0.3 <= found[-1].at - found[0].at
+
+
+@pytest.mark.parametrize("requires_verification", [False, True])
+async def test_voice_of_somebody_else(
+    cloning, emulator: Emulator, speech: bytes, requires_verification: bool
+) -> None:
+    """An id that is another caller's is an answer that nobody can read; nothing is deleted or tried for ever."""
+    async with cloning() as cloner:
+        first = await cloner.PrepareCall(call(speech, 1), timeout=10)
+        body = {"voice_id": first.voice.voice_id, "requires_verification": requires_verification}
+        emulator.faults.set(Fault(method="POST", path=CREATE, times=None, status=200, body=body))
+
+        assert "PROVIDER_PROTOCOL" == await reason(cloner.PrepareCall(call(speech, 2), timeout=10))
+        sample = pb.CloneVoiceRequest(caller=call(b"", 3).caller, sample=speech)
+        assert "PROVIDER_PROTOCOL" == await reason(cloner.CloneVoice(sample, timeout=10))
+        assert 3 == len(emulator.requests.matching(path=CREATE))
+
+        emulator.faults.clear()
+        again = await cloner.PrepareCall(call(speech, 1, conversation_id="conv_9"), timeout=10)
+        second = await cloner.PrepareCall(call(speech, 2), timeout=10)
+
+    assert [] == emulator.requests.matching(method="DELETE")
+    assert first.voice.voice_id == again.voice.voice_id != second.voice.voice_id
+
+
+async def test_orphan_that_is_somebody_elses(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A list that names a caller's voice as one of nobody's does not have it deleted."""
+    clock = Clock()
+    async with cloning(
+        now=clock, precall_deployment="ours", reconcile_seconds=0.1, reconcile_grace_seconds=0.0
+    ) as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        voice = emulator.voices[first.voice.voice_id]
+        voice.labels = {"precall": "precall-ours-nobody", "precall_deployment": "ours"}
+        clock.ahead = 10
+        seen = len(emulator.requests.matching(path="/v2/voices"))
+        await emulator.requests.wait(seen + 3, path="/v2/voices", stage="finished")
+
+    assert [first.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+
+
+@pytest.mark.parametrize("voice_id", ["", ".", "..", "../../v1/user", "a\r\nb", "a\0b", "x" * 200], ids=repr)
+async def test_ids_that_do_not_fit_are_not_kept(
+    cloning, emulator: Emulator, speech: bytes, database: str, voice_id: str
+) -> None:
+    """No such id is answered, stored or made part of a request."""
+    body = {"voice_id": voice_id, "requires_verification": False}
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, status=200, body=body))
+    async with cloning(voice_clone_keep_hours=0.0) as cloner:
+        assert "PROVIDER_PROTOCOL" == await reason(cloner.PrepareCall(call(speech), timeout=10))
+        await end(cloner)
+
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+    assert [] == emulator.requests.matching(method="DELETE")
+    assert [] == await values(database, "SELECT marker FROM voices WHERE voice_id IS NOT NULL")
+
+
+async def test_unreadable_create_that_made_a_voice(cloning, emulator: Emulator, speech: bytes) -> None:
+    """The voice is found by its marker, so it is used and paid for once."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, status=200, body="<html>OK</html>", work_done=True))
+    async with cloning() as cloner:
+        answer = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert [answer.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+@pytest.mark.parametrize("greeting", ["Hello\0there", "x" * 50_000])
+async def test_greeting_that_cannot_be_kept(
+    cloning, emulator: Emulator, speech: bytes, greeting: str
+) -> None:
+    """Such an agent is left alone, and the override carries the voice."""
+    emulator.agents["agent_demo"]["conversation_config"]["agent"]["first_message"] = greeting
+    async with cloning() as cloner:
+        answer = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert (False, True) == (answer.agent_updated, answer.settings_seen)
+    assert [] == emulator.requests.matching(method="PATCH")
+
+
+async def test_huge_agent(cloning, emulator: Emulator, speech: bytes) -> None:
+    """An agent that is longer than is read is left alone."""
+    emulator.agents["agent_demo"]["conversation_config"]["agent"]["prompt"]["prompt"] = "x" * 10_000_000
+    async with cloning() as cloner:
+        assert not (await cloner.PrepareCall(call(speech), timeout=10)).agent_updated
+
+
+@pytest.mark.parametrize("fault", NOT_ITS_WORD, ids=str)
+@pytest.mark.parametrize("mode", ["auto", "always", "never"])
+async def test_agent_that_cannot_be_read_fails_nothing(
+    cloning, emulator: Emulator, speech: bytes, mode: str, fault: dict[str, Any]
+) -> None:
+    """What the override can carry does not fail for it."""
+    emulator.faults.set(Fault(method="GET", path=AGENT, times=None, **fault))
+    async with cloning(agent_update=mode) as cloner:
+        answer = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert (False, False) == (answer.agent_updated, answer.voice_reused)
+
+
+async def test_key_that_may_not_read_agents(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Deliveries go on without the agent; the log says what the key lacks, and not each time."""
+    emulator.permissions.take("convai_read")
+    async with cloning() as cloner:
+        with capture_logs() as logs:
+            answers = [await cloner.PrepareCall(call(speech, n), timeout=10) for n in (1, 2, 3)]
+
+    assert [False] * 3 == [answer.agent_updated for answer in answers]
+    (told,) = [line for line in logs if line["event"] == "agent not read"]
+    assert ("warning", "agent_demo", "convai_read") == (
+        told["log_level"], told["agent_id"], told["permission_needed"],
+    )  # fmt: skip
+    assert [] == emulator.requests.matching(method="PATCH")
+
+
+async def test_key_that_may_not_change_agents(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """A voice that was bought is answered; nothing is put off for it, and it goes as usual."""
+    emulator.permissions.take("convai_write")
+    async with cloning(voice_clone_keep_hours=0.0) as cloner:
+        with capture_logs() as logs:
+            answers = [await cloner.PrepareCall(call(speech, n), timeout=10) for n in (1, 1)]
+            await end(cloner)
+            await eventually(lambda: not emulator.voices.custom)
+
+    assert [(False, False), (False, True)] == [(a.agent_updated, a.voice_reused) for a in answers]
+    (told,) = [line for line in logs if line["event"] == "agent not updated"]
+    assert ("agent_demo", "convai_write") == (told["agent_id"], told["permission_needed"])
+
+
+async def test_key_that_may_not_read_voices(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A known voice is used unchecked."""
+    clock = Clock()
+    emulator.permissions.take("voices_read")
+    async with cloning(now=clock) as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        clock.ahead = 601
+        second = await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)
+
+    assert (True, first.voice.voice_id, True) == (
+        first.agent_updated, second.voice.voice_id, second.voice_reused,
+    )  # fmt: skip
+
+
+async def test_key_that_may_not_delete_voices(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """Calls go on, and what stays is told, until the key may delete."""
+    emulator.permissions.take("voices_write")
+    async with cloning(voice_clone_keep_hours=0.0) as cloner:
+        with capture_logs() as logs:
+            await cloner.PrepareCall(call(speech), timeout=10)
+            await end(cloner)
+            await eventually(lambda: [line for line in logs if line["event"] == "voice not deleted yet"])
+            emulator.permissions.set(["voices_write", "convai_read", "convai_write", "voices_read"])
+            await eventually(lambda: not emulator.voices.custom)
+
+    assert {"Unauthorized"} == {line["reason"] for line in logs if line["event"] == "voice not deleted yet"}
+
+
+async def test_key_that_may_not_clone(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Known callers go on; new ones are told why not."""
+    async with cloning() as cloner:
+        await cloner.PrepareCall(call(speech, 1), timeout=10)
+        emulator.permissions.take("create_instant_voice_clone")
+        assert (await cloner.PrepareCall(call(speech, 1, conversation_id="c"), timeout=10)).voice_reused
+        assert "PROVIDER_UNAUTHORIZED" == await reason(cloner.PrepareCall(call(speech, 2), timeout=10))
+
+
+@pytest.mark.parametrize("reset", [None, -1, 0, 10**18, 10**400, "soon", 1.5], ids=lambda r: str(r)[:8])
+async def test_month_that_ends_at_no_time(cloning, emulator: Emulator, speech: bytes, reset: Any) -> None:
+    """Nothing that is said about the month keeps callers from being cloned for longer than an hour."""
+    clock = Clock()
+    emulator.voices.monthly_limit = 0
+    emulator.faults.set(
+        Fault(
+            method="GET", path="/v1/user/subscription", times=None, status=200,
+            body='{"next_character_count_reset_unix": %s}' % ("null" if reset is None else repr(reset).replace("'", '"')),
+        )
+    )  # fmt: skip
+    async with cloning(now=clock) as cloner:
+        for _ in range(2):
+            assert "VOICE_MONTHLY_LIMIT" == await reason(cloner.PrepareCall(call(speech), timeout=10))
+        assert 1 == len(emulator.requests.matching(path=CREATE))
+        emulator.voices.monthly_limit = None
+        clock.ahead = 3_700
+        assert (await cloner.PrepareCall(call(speech), timeout=10)).voice.voice_id
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+async def test_provider_that_forgot_everything(cloning, emulator: Emulator, speech: bytes, mode: str) -> None:
+    """The same delivery gets a new voice at once, since its agent refuses the one that is lost."""
+    async with cloning(agent_update=mode) as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+    new = Emulator(emulator.settings)
+    async with (
+        new.listening() as url,
+        cloning(agent_update=mode, elevenlabs_base_url=url, reconcile_seconds=1e9) as cloner,
+    ):
+        second = await cloner.PrepareCall(call(speech), timeout=10)
+        third = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert first.voice.voice_id != second.voice.voice_id
+    assert (False, True) == (second.voice_reused, second.agent_updated)
+    assert second.voice.voice_id == third.voice.voice_id == spoken(new)[0]
+    assert 1 == len(new.requests.matching(path=CREATE))
+
+
+async def test_refused_voice_that_is_there(cloning, emulator: Emulator, speech: bytes) -> None:
+    """An agent that refuses a voice which ElevenLabs has is no reason to clone again."""
+    async with cloning() as cloner:
+        emulator.faults.set(Fault(method="PATCH", path=AGENT, times=None, status=400, body={"detail": "no"}))
+        for conversation in ("conv_1", "conv_2"):
+            answer = cloner.PrepareCall(call(speech, conversation_id=conversation), timeout=10)
+            assert "AGENT_REJECTED" == await reason(answer)
+
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+async def test_cookies_are_not_kept(cloning, speech: bytes) -> None:
+    """What an answer wants to be kept and sent along is dropped."""
+    adversary = Adversary()
+    adversary.answer = http_answer(b"{}", "Set-Cookie: a=1; Path=/", "Set-Cookie: b=2")
+    async with adversary.listening() as url, cloning(elevenlabs_base_url=url) as cloner:
+        for number in (1, 2):
+            assert "PROVIDER_PROTOCOL" == await reason(cloner.PrepareCall(call(speech, number), timeout=10))
+
+    assert 4 < len(adversary.heads)
+    assert [] == [head for head in adversary.heads if "\r\ncookie:" in head.lower()]
