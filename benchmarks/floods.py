@@ -1,8 +1,8 @@
 """`python -m benchmarks.floods`: what more work than can be done costs, and how it is answered.
 
-    waves     120 deliveries of 9.9 MB at once, three times: the memory of each process
-    callers   1,000 new callers, 400 at once: how each of them was answered
-    bodies    bodies that nobody signed, as fast as they can be sent, beside honest deliveries
+waves     120 deliveries of 9.9 MB at once, three times: the memory of each process
+callers   1,000 new callers, 400 at once: how each of them was answered
+bodies    bodies that nobody signed, as fast as they can be sent, beside honest deliveries
 """
 
 import argparse
@@ -73,7 +73,17 @@ def waves(console: Console, *, count: int, at_once: int) -> None:
     """Prints peak and settled memory of each process, for each wave."""
     sample = speech(LARGE)
     table = Table(title=f"waves of {at_once} forms of 9.9 MB at once", title_justify="left")
-    for column in ("wave", "answers", "seconds", "gateway", "settled", "cloner", "settled", "worker", "settled"):
+    for column in (
+        "wave",
+        "answers",
+        "seconds",
+        "gateway",
+        "settled",
+        "cloner",
+        "settled",
+        "worker",
+        "settled",
+    ):
         table.add_column(column, justify="right")
     with System() as system:
         watch = Watch(system)
@@ -81,7 +91,9 @@ def waves(console: Console, *, count: int, at_once: int) -> None:
             began = time.monotonic()
             with watch.watching():
                 answers = asyncio.run(
-                    deliver_all(system.url, sample, range(wave * at_once, (wave + 1) * at_once), at_once=at_once)
+                    deliver_all(
+                        system.url, sample, range(wave * at_once, (wave + 1) * at_once), at_once=at_once
+                    )
                 )
                 took = time.monotonic() - began
             peaks = watch.peaks
@@ -183,7 +195,9 @@ def main() -> int:
     )
     arguments.add_argument("kinds", nargs="*", choices=(*KINDS, []), help="which (default: all)")
     arguments.add_argument("--attack", metavar="URL", help="send unsigned bodies there, and nothing else")
-    arguments.add_argument("--connections", type=int, default=64, help="of the unsigned bodies, for each route")
+    arguments.add_argument(
+        "--connections", type=int, default=64, help="of the unsigned bodies, for each route"
+    )
     chosen = arguments.parse_args()
     if chosen.attack:
         asyncio.run(unsigned_bodies(chosen.attack, chosen.connections))

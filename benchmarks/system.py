@@ -38,8 +38,8 @@ class System:
         _, provider = self._stack.enter_context(
             running("emulator", {
                 "EMULATOR_PORT": "0", "EMULATOR_API_KEY": "k", "EMULATOR_LATENCY_SECONDS": "0",
-                "EMULATOR_CREATE_LATENCY_SECONDS": str(self._create_latency), "EMULATOR_VOICE_LIMIT": "100000",
-                "EMULATOR_MONTHLY_LIMIT": "none",
+                "EMULATOR_CREATE_LATENCY_SECONDS": str(self._create_latency),
+                "EMULATOR_VOICE_LIMIT": "100000", "EMULATOR_MONTHLY_LIMIT": "none",
             })
         )  # fmt: skip
         quiet = {"LOG_LEVEL": "WARNING"}

@@ -40,6 +40,10 @@ class VoiceNeedsVerification(Exception):
         super().__init__("ElevenLabs wants this voice verified before it may speak; it was removed again.")
 
 
+class _RoomMade(Exception):
+    """There was no slot left, and now there is one."""
+
+
 class Creation:
     """Creates voices for the deployment of that name. `now` tells the time, in Unix seconds."""
 
@@ -89,7 +93,6 @@ class Creation:
         made_room = False
 
         async def attempt(resent: int) -> tuple[VoiceRow, str]:
-            nonlocal made_room
             row = await intent()
             if not resent and self._provider.full:
                 tell(failures.Busy())
@@ -106,11 +109,10 @@ class Creation:
                     # What was said before stays what is known, until there is an answer.
                     sending=lambda: None if resent else tell(None),
                 )
-            except failures.SlotsExhausted:
+            except failures.SlotsExhausted as failure:
                 if made_room or not await self._make_room(deadline, kept=for_call, replaces=row.replaces):
                     raise
-                made_room = True
-                return await attempt(resent + 1)
+                raise _RoomMade from failure
             except failures.MonthlyLimit:
                 resets_at = await self._month_resets_at(deadline)
                 await self._store.write(deployment.month_used_up, resets_at)
@@ -118,21 +120,35 @@ class Creation:
             except ProviderFailure as failure:
                 tell(failure)
                 log.warning("voice not created", reason=type(failure).__name__, maybe_made=failure.maybe_done)
-                if not failure.maybe_done:
-                    raise
-                found = await self._look(row.marker)
+                found = await self._made_all_the_same(row) if failure.maybe_done else None
                 if found is None:
-                    # The next create goes under a new marker; what this one made is found by reconciling.
-                    await self._store.write(voices.fail, row.marker, "Unanswered", now=self._now())
                     raise
-                log.info("voice found by its marker", voice_id=found.voice_id)
-                created = NewVoice(found.voice_id, found.requires_verification)
+                created = found
             await self._may_speak(created, row.marker)
             return row, created.voice_id
 
+        # Not by calling itself: a function in a circle keeps the sample until somebody looks for circles.
+        async def with_room(resent: int) -> tuple[VoiceRow, str]:
+            nonlocal made_room
+            try:
+                return await attempt(resent)
+            except _RoomMade:
+                made_room = True
+                return await attempt(resent + 1)
+
         return await retrying(
-            attempt, (failures.Busy, failures.Unavailable), attempts=self._attempts, deadline=deadline
+            with_room, (failures.Busy, failures.Unavailable), attempts=self._attempts, deadline=deadline
         )
+
+    async def _made_all_the_same(self, row: VoiceRow) -> NewVoice | None:
+        """What a create made that failed, if anything."""
+        found = await self._look(row.marker)
+        if found is None:
+            # The next create goes under a new marker; what this one made is found by reconciling.
+            await self._store.write(voices.fail, row.marker, "Unanswered", now=self._now())
+            return None
+        log.info("voice found by its marker", voice_id=found.voice_id)
+        return NewVoice(found.voice_id, found.requires_verification)
 
     async def look(self, marker: str) -> str | None:
         """The voice that carries the marker, if the provider has it and it may speak."""

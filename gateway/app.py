@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import grpc
 import uvicorn
@@ -25,20 +25,17 @@ from environment import address
 from gateway.closing import Application, ClosingEarly
 from gateway.connection import Connection, House
 from gateway.conversation_init import conversation_init
-from gateway.credential import Credential
+from gateway.credential import Credential, UploadCredential
 from gateway.desk import opened
 from gateway.head import AnsweringHead
 from gateway.health import Readiness, health_routes
 from gateway.post_call import post_call
 from gateway.problems import answered
 from gateway.settings import MEBIBYTE, Settings
+from gateway.upload import uploading
 from gateway.webhook import webhook
 from telemetry.http_server import HttpServerTracing
-from telemetry.rpc import RpcClientTracing
-
-if TYPE_CHECKING:
-    # The stub of an aio channel is a class of its own in the type stubs alone.
-    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
+from telemetry.rpc import RpcClientTracing, RpcUploadTracing
 
 __all__ = ["create_app", "listening", "serving"]
 
@@ -49,13 +46,13 @@ BACKLOG = 1024
 def create_app(
     settings: Settings,
     provider: TracerProvider,
-    cloner: "CloningServiceAsyncStub",
+    channel: grpc.aio.Channel,
     readiness: Readiness,
     *,
     now: Callable[[], float] = time.time,
 ) -> Application:
     """The ASGI application. It opens nothing and closes nothing."""
-    desk = opened(settings, cloner, now)
+    desk = opened(settings, CloningServiceStub(channel), uploading(channel), now)
     app = Litestar(
         route_handlers=[
             webhook(desk),
@@ -87,15 +84,15 @@ async def serving(
     At its end nothing more is taken, and what is in flight is finished within
     SHUTDOWN_GRACE_SECONDS.
     """
-    wires: list[grpc.aio.ClientInterceptor] = [RpcClientTracing(provider)]
+    wires: list[grpc.aio.ClientInterceptor] = [RpcClientTracing(provider), RpcUploadTracing(provider)]
     if settings.cloner_token:
-        wires.append(Credential(settings.cloner_token[0]))
+        wires += [Credential(settings.cloner_token[0]), UploadCredential(settings.cloner_token[0])]
     # Opened here, not at import: a grpc.aio channel belongs to the loop it is made on.
     async with (
         _channel(settings, *wires) as channel,
         _channel(settings) as untraced,
     ):
-        app = create_app(settings, provider, CloningServiceStub(channel), Readiness(untraced), now=now)
+        app = create_app(settings, provider, channel, Readiness(untraced), now=now)
         server = _Server(
             uvicorn.Config(
                 app,

@@ -93,9 +93,9 @@ class Places:
 
 
 class Turns:
-    """Begins only so many requests each time the event loop comes round, in the order they came.
+    """Begins only so many things each time the event loop comes round, in the order they came.
 
-    However many strangers ask at once, what is under way goes on between them.
+    However much strangers ask or send at once, what is under way goes on between them.
     """
 
     AT_ONCE = 8
@@ -104,6 +104,12 @@ class Turns:
         self._waiting: deque[Callable[[], None]] = deque()
         self._left = self.AT_ONCE
         self._resets = False
+
+    async def one(self) -> None:
+        """Waits for a turn."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.take(lambda: None if turn.done() else turn.set_result(None))
+        await turn
 
     def take(self, begin: Callable[[], None]) -> None:
         """Calls `begin`, now or when its turn comes."""
