@@ -198,6 +198,7 @@ def main() -> int:
     arguments.add_argument(
         "--connections", type=int, default=64, help="of the unsigned bodies, for each route"
     )
+    arguments.add_argument("--deliveries", type=int, default=20, help="beside them (default 20)")
     chosen = arguments.parse_args()
     if chosen.attack:
         asyncio.run(unsigned_bodies(chosen.attack, chosen.connections))
@@ -209,7 +210,7 @@ def main() -> int:
         for latency in (0.0, 2.0):
             callers(console, callers=1000, at_once=400, latency=latency)
     if "bodies" in kinds:
-        bodies(console, deliveries=20, connections=chosen.connections)
+        bodies(console, deliveries=chosen.deliveries, connections=chosen.connections)
     return 0
 
 

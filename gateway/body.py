@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Literal
 
 from environment.memory import Leavings, give_back
-from gateway.places import Turns
+from gateway.turns import Turns
 
 __all__ = ["Bodies", "BodyError", "ClientGone", "Receive", "disconnected", "has_body", "read_body"]
 
@@ -64,10 +64,10 @@ class Share:
         if self._bodies.vouched + min(size, self._most) > self._bodies.capacity:
             raise BodyError("RATE_LIMITED")
 
-    async def turn(self) -> None:
-        """Waits until the next piece may be read; not long where only few bodies come."""
+    async def turn(self, read: int) -> None:
+        """Waits until more may be read than so many bytes; not long where only few bodies come."""
         if not self.vouched:
-            await self._bodies.turns.one()
+            await self._bodies.turns.one(read)
 
     def hold(self, size: int) -> None:
         """Says how many bytes are held from now on. Raises BodyError where not even others can make room."""
@@ -200,7 +200,7 @@ async def read_body(
             share.interrupt = partial(_ring, clock)
             while True:
                 asked = loop.time()
-                await share.turn()
+                await share.turn(size)
                 if (waited := loop.time() - asked) > 0:
                     # It is not the sender who was slow.
                     due += waited

@@ -15,8 +15,9 @@ import msgspec
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.places import EXTENSION, Claim, Places, Turns
+from gateway.places import EXTENSION, Claim, Places
 from gateway.problems import ANSWERS, Problem
+from gateway.turns import Turns
 
 __all__ = ["Connection", "House"]
 
