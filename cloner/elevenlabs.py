@@ -91,7 +91,7 @@ class ElevenLabs:
         )
         answer = await self._send(
             request, deadline, most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING, changes=True,
-            sending=sending,
+            sending=sending, declinable=not resent,
         )  # fmt: skip
         return _read_done(answer, answers.read_new_voice)
 
@@ -197,9 +197,11 @@ class ElevenLabs:
         gone: Mapping[str, type[ProviderFailure]],
         changes: bool,
         sending: Callable[[], None] = lambda: None,
+        declinable: bool = False,
     ) -> bytes:
         """The body of a successful answer, asked for when it is this request's turn."""
-        async with self._turns.one(deadline):
+        kind = f"{request.method} {request.extensions['url_template']}"
+        async with self._turns.one(deadline, kind=kind, declinable=declinable):
             sending()
             response, body = await exchange(
                 self._http, request, deadline=deadline, most=most, changes=changes

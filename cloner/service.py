@@ -259,7 +259,7 @@ async def _answered(
     outcome = "cancelled"
     with (
         about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
-        as_urgent_as(Urgency(call=not waits)),
+        as_urgent_as(Urgency(call=not waits, until=answering.deadline)),
     ):
         try:
             # What asks ElevenLabs ends at the deadline by itself; the rest waits for the registry.

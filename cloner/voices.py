@@ -220,7 +220,7 @@ class Voices:
             return await self._confirmed(row, deadline)
         if clone := self._clones.get(row.marker):
             if urgency().call:
-                clone.urgency.hurry()
+                clone.urgency.hurry(urgency().until)
             get_current_span().add_link(clone.trace)
             return await self._made(clone, deadline)
         await self._settled(row, deadline)
