@@ -23,6 +23,8 @@ __all__ = ["Begun", "Call", "Opened", "Preparation", "Prepared"]
 AGENT_SECONDS = 1.0
 # What a call that is opened may take of its time to ask ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
+# What a failure may be held up by what is to be written down of it.
+UNNAME_SECONDS = 0.05
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +104,7 @@ class Preparation:
         self._require_consent = require_consent
         self._ended = ended
         self._now = now
+        self._unnaming: set[asyncio.Task[None]] = set()
 
     async def open(
         self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
@@ -207,8 +210,7 @@ class Preparation:
             )  # fmt: skip
             agent = await _told(reading)
         except Exception:
-            # A failure is not remembered: whoever the next delivery names may be somebody else.
-            await self._store.write(calls.unname, call_id)
+            await self._unname(call_id)
             raise
         finally:
             reading.cancel()
@@ -231,6 +233,17 @@ class Preparation:
             agent_before=before,
             refused=self.refused(call.agent_id),
         )
+
+    async def _unname(self, call_id: str) -> None:
+        """Forgets who calls: a failure is not remembered, and the next delivery may name somebody else.
+
+        It is the failure that is answered, in time, however long this takes.
+        """
+        task = asyncio.create_task(self._store.write(calls.unname, call_id))
+        self._unnaming.add(task)
+        task.add_done_callback(self._unnaming.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait({task}, timeout=UNNAME_SECONDS)
 
     def refused(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent's own settings refuse; None where those were not seen."""

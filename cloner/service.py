@@ -21,7 +21,7 @@ from cloner.erasure import Erasure
 from cloner.failures import FAIR_SECONDS, DeadlineTooShort, VoiceNotFound
 from cloner.fields import Fields
 from cloner.preparation import Begun, Call, Preparation
-from cloner.registry import RegistryUnavailable, Store, VoiceRow
+from cloner.registry import Store, VoiceRow
 from cloner.registry import voices as rows
 from cloner.status import answer_failure, reason_of
 from cloner.turns import Urgency, as_urgent_as
@@ -72,7 +72,7 @@ class CloningService(CloningServiceServicer):
         self._erasure = erasure
 
     async def PrepareCall(self, request: pb.PrepareCallRequest, context: Context) -> pb.PrepareCallResponse:
-        async with _answered(context, conversation_id=request.conversation_id) as answering:
+        async with _answered(self._store, context, conversation_id=request.conversation_id) as answering:
             fields = Fields(self._identities)
             call = Call(
                 agent_id=fields.id("agent_id", request.agent_id),
@@ -115,7 +115,7 @@ class CloningService(CloningServiceServicer):
 
     async def OpenCall(self, request: pb.OpenCallRequest, context: Context) -> pb.OpenCallResponse:
         async with _answered(
-            context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
+            self._store, context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
         ) as answering:
             fields = Fields(self._identities)
             agent_id = fields.id("agent_id", request.agent_id)
@@ -143,7 +143,7 @@ class CloningService(CloningServiceServicer):
         return pb.OpenCallResponse()
 
     async def CloneVoice(self, request: pb.CloneVoiceRequest, context: Context) -> pb.CloneVoiceResponse:
-        async with _answered(context, waits=True) as answering:
+        async with _answered(self._store, context, waits=True) as answering:
             fields = Fields(self._identities)
             caller = fields.caller(request.caller, request.consent)
             sample = fields.sample(request.sample)
@@ -157,7 +157,7 @@ class CloningService(CloningServiceServicer):
         return pb.CloneVoiceResponse()
 
     async def GetVoice(self, request: pb.GetVoiceRequest, context: Context) -> pb.GetVoiceResponse:
-        async with _answered(context):
+        async with _answered(self._store, context):
             fields = Fields(self._identities)
             voice_id = fields.id("voice_id", request.voice_id)
             fields.check()
@@ -168,7 +168,7 @@ class CloningService(CloningServiceServicer):
         return pb.GetVoiceResponse()
 
     async def ListVoices(self, request: pb.ListVoicesRequest, context: Context) -> pb.ListVoicesResponse:
-        async with _answered(context):
+        async with _answered(self._store, context):
             fields = Fields(self._identities)
             if not 0 <= request.page_size <= MAX_PAGE_SIZE:
                 fields.wrong("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
@@ -187,7 +187,7 @@ class CloningService(CloningServiceServicer):
     async def CompleteCall(
         self, request: pb.CompleteCallRequest, context: Context
     ) -> pb.CompleteCallResponse:
-        async with _answered(context, conversation_id=request.conversation_id):
+        async with _answered(self._store, context, conversation_id=request.conversation_id):
             fields = Fields(self._identities)
             if not request.conversation_id and not request.call_id and not request.voice_id:
                 fields.wrong("conversation_id", "is required, unless call_id or voice_id is given")
@@ -205,7 +205,7 @@ class CloningService(CloningServiceServicer):
     async def ReplaceVoice(
         self, request: pb.ReplaceVoiceRequest, context: Context
     ) -> pb.ReplaceVoiceResponse:
-        async with _answered(context, waits=True) as answering:
+        async with _answered(self._store, context, waits=True) as answering:
             fields = Fields(self._identities)
             caller = fields.caller(request.caller, request.consent, numbered=True)
             sample = fields.sample(request.sample)
@@ -220,7 +220,7 @@ class CloningService(CloningServiceServicer):
     async def ForgetCaller(
         self, request: pb.ForgetCallerRequest, context: Context
     ) -> pb.ForgetCallerResponse:
-        async with _answered(context, waits=True) as answering:
+        async with _answered(self._store, context, waits=True) as answering:
             fields = Fields(self._identities)
             caller = fields.caller(request.caller)
             if bool(caller.phone_number) == bool(request.voice_id):
@@ -245,7 +245,12 @@ class _Answering(msgspec.Struct):
 
 @asynccontextmanager
 async def _answered(
-    context: Context, *, conversation_id: str = "", longest: float = LONGEST_SECONDS, waits: bool = False
+    store: Store,
+    context: Context,
+    *,
+    conversation_id: str = "",
+    longest: float = LONGEST_SECONDS,
+    waits: bool = False,
 ) -> AsyncIterator[_Answering]:
     """Answers a failure as a status, in time, and tells span and log how the request ended.
 
@@ -268,9 +273,9 @@ async def _answered(
                     yield answering
             except TimeoutError:
                 # Who gave the registry less than it may take has no reason to complain of it.
-                raise (
-                    DeadlineTooShort if seconds < min(FAIR_SECONDS, longest) else RegistryUnavailable
-                ) from None
+                if seconds < min(FAIR_SECONDS, longest):
+                    raise DeadlineTooShort from None
+                raise store.missed(answering.deadline + headroom - seconds) from None
             outcome = "success"
         except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
             outcome = reason_of(failure)

@@ -19,7 +19,7 @@ from cloner import failures, refusals, samples
 from cloner.audio import InspectionUnavailable, SampleUnreadable
 from cloner.callers import ConversationMismatch
 from cloner.creation import VoiceNeedsVerification
-from cloner.registry import RegistryUnavailable
+from cloner.registry import RegistryBusy, RegistryUnavailable
 from cloner.voices import ConsentMissing
 from telemetry.logs import where
 from telemetry.tracing import trace_id
@@ -69,6 +69,7 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     failures.AgentRejected: (E.ERROR_REASON_AGENT_REJECTED, C.FAILED_PRECONDITION),
     InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    RegistryBusy: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Stopping: (E.ERROR_REASON_CLONER_UNAVAILABLE, C.UNAVAILABLE),
     refusals.MalformedMessage: (E.ERROR_REASON_MALFORMED_BODY, C.INVALID_ARGUMENT),
     refusals.BodyTooLarge: (E.ERROR_REASON_BODY_TOO_LARGE, C.INVALID_ARGUMENT),

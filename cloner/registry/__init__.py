@@ -10,8 +10,9 @@ from cloner.registry import agents, calls, deployment, due, processes, voices
 from cloner.registry.agents import AgentRow
 from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.opening import opened
-from cloner.registry.store import Store, by
+from cloner.registry.store import Store
 from cloner.registry.transaction import (
+    RegistryBusy,
     RegistryNotOpened,
     RegistryUnavailable,
     TextNotStorable,
@@ -25,6 +26,7 @@ __all__ = [
     "NewCall",
     "NewVoiceRow",
     "Noted",
+    "RegistryBusy",
     "RegistryNotOpened",
     "RegistryUnavailable",
     "Store",
@@ -32,7 +34,6 @@ __all__ = [
     "Transaction",
     "VoiceRow",
     "agents",
-    "by",
     "calls",
     "deployment",
     "due",

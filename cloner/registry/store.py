@@ -1,16 +1,16 @@
 """Runs transactions: plain functions, in threads that own the connections, for whoever awaits them."""
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 
-from cloner.registry.transaction import RegistryUnavailable, Transaction
+from cloner.registry.transaction import RegistryBusy, RegistryUnavailable, Transaction
 
-__all__ = ["Job", "Store", "by"]
+__all__ = ["Job", "Store"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,6 +21,8 @@ log = structlog.get_logger()
 
 # Whoever calls waits until its own deadline; this bounds the memory of those who wait.
 MOST_WAITING = 10_000
+# A database that nobody could write to for so long, while so many wanted to, is not only busy.
+RECENT_SECONDS = 1.0
 
 
 class Store(ABC):
@@ -38,19 +40,22 @@ class Store(ABC):
         self.name = ""
         self.created_at = 0.0
         self._waiting = 0
+        self._written_at = -math.inf
 
     async def write(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
     ) -> T:
-        """What the transaction returns, once it is committed. Raises RegistryUnavailable."""
-        return await self._waited(self._write(lambda transaction: work(transaction, *args, **named)))
+        """What the transaction returns, once it is committed. Raises RegistryUnavailable and RegistryBusy."""
+        answer: T = await self._waited(self._write(lambda transaction: work(transaction, *args, **named)))
+        self._written_at = asyncio.get_running_loop().time()
+        return answer
 
     async def read(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
     ) -> T:
         """What a transaction that changes nothing returns; it waits for no lock.
 
-        It sees whatever was committed before it was asked. Raises RegistryUnavailable.
+        It sees whatever was committed before it was asked. Raises RegistryUnavailable and RegistryBusy.
         """
         return await self._waited(self._read(lambda transaction: work(transaction, *args, **named)))
 
@@ -67,24 +72,19 @@ class Store(ABC):
     async def _waited(self, work: Coroutine[Any, Any, T]) -> T:
         if self._waiting >= MOST_WAITING:
             work.close()
-            log.warning("registry not available", reason="too many are waiting")
-            raise RegistryUnavailable
+            raise self.missed(asyncio.get_running_loop().time() - RECENT_SECONDS)
         self._waiting += 1
         try:
             return await work
         finally:
             self._waiting -= 1
 
+    def missed(self, since: float) -> Exception:
+        """Why somebody who asked at that time, on the loop's clock, was not answered in time.
 
-@asynccontextmanager
-async def by(deadline: float) -> AsyncIterator[None]:
-    """A block that asks the registry and nobody else; raises RegistryUnavailable at the deadline.
-
-    Whether what was asked for is done then, nobody knows.
-    """
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
+        A database that others have written to meanwhile can be reached.
+        """
+        if self._written_at > since:
+            return RegistryBusy()
         log.warning("registry did not answer in time")
-        raise RegistryUnavailable from None
+        return RegistryUnavailable()

@@ -4,7 +4,15 @@ from typing import Any, Protocol
 
 from cloner.registry.statement import Statement
 
-__all__ = ["RegistryNotOpened", "RegistryUnavailable", "Row", "TextNotStorable", "Transaction", "checked"]
+__all__ = [
+    "RegistryBusy",
+    "RegistryNotOpened",
+    "RegistryUnavailable",
+    "Row",
+    "TextNotStorable",
+    "Transaction",
+    "checked",
+]
 
 Row = tuple[Any, ...]
 
@@ -34,6 +42,13 @@ class RegistryUnavailable(Exception):
 
     def __init__(self, message: str = "The registry of voices cannot be reached; try again later.") -> None:
         super().__init__(message)
+
+
+class RegistryBusy(Exception):
+    """The database answers, but more is asked of it than it can answer in time."""
+
+    def __init__(self) -> None:
+        super().__init__("Too much is going on at once; try again in a moment.")
 
 
 class RegistryNotOpened(RegistryUnavailable):

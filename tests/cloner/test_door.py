@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import logging
 import re
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -309,6 +311,23 @@ async def test_short_deadline_is_nobody_elses_fault(
 
     assert {"DEADLINE_TOO_SHORT", "PROVIDER_TIMEOUT", "PROVIDER_BUSY"} >= told
     assert len(emulator.requests.matching(path=CREATE)) or told <= {"DEADLINE_TOO_SHORT"}
+
+
+async def test_what_failed_is_told_whatever_the_registry_does(
+    cloning, emulator: Emulator, speech: bytes, database: str
+) -> None:
+    """A registry that is held up while a failure is written down is not made the reason of it."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", error="invalid_content"))
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=4))
+        await emulator.requests.wait(1, path=CREATE, stage="held")
+        with contextlib.closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            emulator.faults.release()
+            failed = await failure(asked)
+            other.rollback()
+
+    assert ("SAMPLE_REJECTED", grpc.StatusCode.FAILED_PRECONDITION) == reason(failed)
 
 
 async def test_pings(cloning) -> None:
