@@ -25,7 +25,7 @@ from environment import address
 from gateway.closing import Application, ClosingEarly
 from gateway.connection import Connection, House
 from gateway.conversation_init import conversation_init
-from gateway.credential import Credential, UploadCredential
+from gateway.credential import Credential
 from gateway.desk import opened
 from gateway.head import AnsweringHead
 from gateway.health import Readiness, health_routes
@@ -35,7 +35,7 @@ from gateway.settings import MEBIBYTE, Settings
 from gateway.upload import uploading
 from gateway.webhook import webhook
 from telemetry.http_server import HttpServerTracing
-from telemetry.rpc import RpcClientTracing, RpcUploadTracing
+from telemetry.rpc import RpcClientTracing
 
 __all__ = ["create_app", "listening", "serving"]
 
@@ -84,9 +84,9 @@ async def serving(
     At its end nothing more is taken, and what is in flight is finished within
     SHUTDOWN_GRACE_SECONDS.
     """
-    wires: list[grpc.aio.ClientInterceptor] = [RpcClientTracing(provider), RpcUploadTracing(provider)]
+    wires: list[grpc.aio.ClientInterceptor] = [RpcClientTracing(provider)]
     if settings.cloner_token:
-        wires += [Credential(settings.cloner_token[0]), UploadCredential(settings.cloner_token[0])]
+        wires.append(Credential(settings.cloner_token[0]))
     # Opened here, not at import: a grpc.aio channel belongs to the loop it is made on.
     async with (
         _channel(settings, *wires) as channel,

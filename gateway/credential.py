@@ -10,7 +10,7 @@ import grpc
 
 from environment import Secret
 
-__all__ = ["Credential", "UploadCredential"]
+__all__ = ["Credential"]
 
 
 class Credential(grpc.aio.UnaryUnaryClientInterceptor):
@@ -27,32 +27,12 @@ class Credential(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> grpc.aio.UnaryUnaryCall[Any, Any]:
-        return await continuation(_shown(client_call_details, self._token), request)
-
-
-class UploadCredential(grpc.aio.StreamUnaryClientInterceptor):
-    """The same for calls whose request is a stream: gRPC takes an interceptor for one kind alone."""
-
-    def __init__(self, token: Secret) -> None:
-        self._token = token
-
-    async def intercept_stream_unary(
-        self,
-        continuation: Callable[
-            [grpc.aio.ClientCallDetails, Any], Awaitable[grpc.aio.StreamUnaryCall[Any, Any]]
-        ],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request_iterator: Any,
-    ) -> grpc.aio.StreamUnaryCall[Any, Any]:
-        return await continuation(_shown(client_call_details, self._token), request_iterator)
-
-
-def _shown(details: grpc.aio.ClientCallDetails, token: Secret) -> grpc.aio.ClientCallDetails:
-    given = details.metadata or ()
-    return grpc.aio.ClientCallDetails(
-        method=details.method,
-        timeout=details.timeout,
-        metadata=grpc.aio.Metadata(*given, ("authorization", f"Bearer {token.reveal()}")),
-        credentials=details.credentials,
-        wait_for_ready=details.wait_for_ready,
-    )
+        given = client_call_details.metadata or ()
+        details = grpc.aio.ClientCallDetails(
+            method=client_call_details.method,
+            timeout=client_call_details.timeout,
+            metadata=grpc.aio.Metadata(*given, ("authorization", f"Bearer {self._token.reveal()}")),
+            credentials=client_call_details.credentials,
+            wait_for_ready=client_call_details.wait_for_ready,
+        )
+        return await continuation(details, request)

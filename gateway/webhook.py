@@ -3,7 +3,7 @@
     POST /webhook       bytes and headers
     verified_body()     -> VerifiedBody | SignatureError, BodyError                (desk.py)
     receive()           -> PrepareCallRequest | DeliveryError
-    uploaded()          -> its bytes, on their way to the cloner | BodyError       (upload.py)
+    outgoing()          -> the bytes of that | BodyError                           (upload.py)
     call_through()      -> PrepareCallResponse | AioRpcError, ClientGone
     prepared()          -> PreparedCall, FallbackCall                              (prepared.py)
     answer              -> 200, or what problems.py makes of the failure, or without_voice()
@@ -12,7 +12,6 @@ Each arrow changes the type once.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 from litestar import Request, Response, post
@@ -31,7 +30,7 @@ from gateway.prepared import FallbackCall, PreparedCall, fallback, prepared, rem
 from gateway.problems import Refusal
 from gateway.settings import Settings
 from gateway.signature import VerifiedBody
-from gateway.upload import Upload, uploaded
+from gateway.upload import Upload, outgoing
 
 __all__ = ["webhook"]
 
@@ -59,7 +58,7 @@ async def handled(
 ) -> PreparedCall | FallbackCall:
     """One delivery, from its bytes to its answer."""
     settings = desk.settings
-    # Held until the cloner has it.
+    # Held until the answer, as what was made of the body is.
     with desk.bodies.share(settings.max_body_bytes, "deliveries") as share:
         # What the headers alone can be refused for is refused before the body is read, the
         # signature first, so that a stranger learns nothing of the rest.
@@ -76,9 +75,9 @@ async def handled(
         )
         prepare, facts = receive(verified, media, settings, progress)
         del verified, check
-        sample = uploaded(prepare, share)
+        wire = outgoing(prepare, share)
         del prepare
-        response = await call_through(desk.upload, sample, request.receive, _left(settings, progress))
+        response = await call_through(desk.upload, wire, request.receive, _left(settings, progress))
     answer = prepared(response, facts, settings, desk.overrides, progress.duration_ms)
     if isinstance(answer, FallbackCall):
         progress.outcome = answer.reason
@@ -130,7 +129,7 @@ def receive(
 
 
 async def call_through(
-    upload: Upload, request: AsyncIterator[bytes], receive: Receive, seconds: float
+    upload: Upload, request: bytes, receive: Receive, seconds: float
 ) -> PrepareCallResponse:
     """The cloner's answer. Raises AioRpcError, and ClientGone when the client hangs up before it.
 

@@ -14,7 +14,7 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-__all__ = ["RpcClientTracing", "RpcServerTracing", "RpcUploadTracing"]
+__all__ = ["RpcClientTracing", "RpcServerTracing"]
 
 # Names of the RPC semantic conventions 1.40, which the Python package still keeps as incubating.
 RPC_METHOD = "rpc.method"
@@ -55,18 +55,6 @@ class RpcClientTracing(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> grpc.aio.UnaryUnaryCall[Any, Any]:
-        call: grpc.aio.UnaryUnaryCall[Any, Any] = await self.traced(
-            continuation, client_call_details, request
-        )
-        return call
-
-    async def traced(
-        self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,
-    ) -> Any:
-        """A call, once it has ended."""
         name = _text(client_call_details.method).lstrip("/")
         with self._tracer.start_as_current_span(
             name,
@@ -98,26 +86,6 @@ class RpcClientTracing(grpc.aio.UnaryUnaryClientInterceptor):
             finally:
                 _tell(span, code, failed=code is not grpc.StatusCode.OK)
             return call
-
-
-class RpcUploadTracing(grpc.aio.StreamUnaryClientInterceptor):
-    """The same around each call whose request is a stream: gRPC takes an interceptor for one kind alone."""
-
-    def __init__(self, provider: TracerProvider) -> None:
-        self._tracing = RpcClientTracing(provider)
-
-    async def intercept_stream_unary(
-        self,
-        continuation: Callable[
-            [grpc.aio.ClientCallDetails, Any], Awaitable[grpc.aio.StreamUnaryCall[Any, Any]]
-        ],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request_iterator: Any,
-    ) -> grpc.aio.StreamUnaryCall[Any, Any]:
-        call: grpc.aio.StreamUnaryCall[Any, Any] = await self._tracing.traced(
-            continuation, client_call_details, request_iterator
-        )
-        return call
 
 
 class RpcServerTracing(grpc.aio.ServerInterceptor):
