@@ -153,6 +153,26 @@ async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> Non
     assert 70_000 > wire.sent[stream]
 
 
+async def test_far_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> None:
+    """However many calls come at once over one connection, each is told why it is refused."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    async with cloning(cloner_max_requests=1) as cloner:
+        held = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=60))
+        await emulator.requests.wait(1, path=CREATE, stage="held")
+
+        async def refused(number: int) -> list[tuple[str, grpc.StatusCode]]:
+            return [
+                reason(await failure(cloner.PrepareCall(call(speech, number), timeout=60))) for _ in range(3)
+            ]
+
+        reasons = {each for told in await asyncio.gather(*map(refused, range(2, 500))) for each in told}
+        emulator.faults.clear()
+        emulator.faults.release()
+        await held
+
+    assert {("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED)} == reasons
+
+
 async def test_voices_ahead_of_time_leave_places_to_calls(cloning, emulator: Emulator, speech: bytes) -> None:
     """However many voices are cloned ahead of time, a call still gets in."""
     emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
