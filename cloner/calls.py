@@ -24,6 +24,8 @@ __all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
 AGENT_SECONDS = 1.0
 # What a call that is opened may take of its time to ask ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
+# What a failure may be held up by what is to be written down of it.
+UNNAME_SECONDS = 0.05
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +113,7 @@ class Calls:
         self._due = due
         self._now = now
         self._under_way: dict[str, asyncio.Future[Prepared]] = {}
+        self._unnaming: set[asyncio.Task[None]] = set()
 
     async def open(
         self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
@@ -243,8 +246,7 @@ class Calls:
                 voice, reused = await self._voices.find_or_clone(wanted, recording, deadline=deadline)
             agent = await _told(reading)
         except Exception:
-            # A failure is not remembered: whoever the next delivery names may be somebody else.
-            await self._store.write(calls.unname, begun.call_id)
+            await self._unname(begun.call_id)
             raise
         finally:
             reading.cancel()
@@ -260,6 +262,17 @@ class Calls:
         )
         before = agent.now if agent is not None and updated else None
         return self._answer(begun, voice, reused=reused, updated=updated, before=before)
+
+    async def _unname(self, call_id: str) -> None:
+        """Forgets who calls: a failure is not remembered, and the next delivery may name somebody else.
+
+        It is the failure that is answered, in time, however long this takes.
+        """
+        task = asyncio.create_task(self._store.write(calls.unname, call_id))
+        self._unnaming.add(task)
+        task.add_done_callback(self._unnaming.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait({task}, timeout=UNNAME_SECONDS)
 
     def refused(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent's own settings refuse; None where those were not seen."""

@@ -6,13 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from cloner.refusals import Overloaded
+from environment.memory import Leavings
 
 __all__ = ["Room", "Share"]
-
-# After how many bytes that were left the memory is tidied up: while others stay, and when none does.
-MUCH = 128 * 1_048_576
-LITTLE = 16 * 1_048_576
-TIDY_SECONDS = 1.0
 
 
 class Share:
@@ -35,14 +31,12 @@ class Share:
 class Room:
     """So many bytes. Whoever finds no room waits in order; one who finds it empty always fits.
 
-    `left` is called, beside the loop, a second after much was left or all of it.
+    `left` is called as Leavings say.
     """
 
     def __init__(self, size: int, *, left: Callable[[], None] = lambda: None) -> None:
         self._size = size
-        self._tidy = left
-        self._left = 0
-        self._tidying: asyncio.TimerHandle | None = None
+        self._leavings = Leavings(left)
         self._taken = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -81,18 +75,13 @@ class Room:
     def change(self, size: int) -> None:
         """Takes that much more, or less, and lets in whom it makes room for."""
         self._taken += size
-        self._left -= min(size, 0)
-        if self._tidying is None and self._left >= (MUCH if self._taken else LITTLE):
-            self._tidying = asyncio.get_running_loop().call_later(TIDY_SECONDS, self._tidy_up)
+        if size < 0:
+            self._leavings.let_go(-size, held=self._taken)
         while self._waiting and self._fits(self._waiting[0][0]):
             wanted, turn = self._waiting.popleft()
             if not turn.done():
                 self._taken += wanted
                 turn.set_result(None)
-
-    def _tidy_up(self) -> None:
-        self._tidying, self._left = None, 0
-        asyncio.get_running_loop().run_in_executor(None, self._tidy)
 
     def _fits(self, size: int) -> bool:
         return self._taken == 0 or self._taken + size <= self._size

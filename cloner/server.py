@@ -52,7 +52,9 @@ TRANSPORT = (
     # 200 such streams: 64 KB each; with the probe of the bandwidth on, up to megabytes.
     ("grpc.http2.lookahead_bytes", 65_536),
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.max_concurrent_streams", 256),
+    # All that a gateway may have open at once (PRECALL_MAX_CONNECTIONS): one more on a connection that is
+    # new would be refused by gRPC itself, in a way that looks as if there were no cloner.
+    ("grpc.max_concurrent_streams", 1_024),
     # Headers beyond what Admission takes come this far, so that it is Admission that answers.
     ("grpc.max_metadata_size", 65_536),
     ("grpc.absolute_max_metadata_size", 65_536),

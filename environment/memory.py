@@ -4,9 +4,11 @@ glibc gives every large block back to the kernel as soon as it is free, and the 
 page of the next one anew. For samples of 10 MB that was a third of the processor time of a delivery.
 """
 
+import asyncio
 import ctypes
+from collections.abc import Callable
 
-__all__ = ["give_back", "keep_large_blocks"]
+__all__ = ["Leavings", "give_back", "keep_large_blocks"]
 
 # Parameters of mallopt(3).
 TRIM_THRESHOLD = -1
@@ -15,6 +17,29 @@ MMAP_THRESHOLD = -3
 # The most that glibc takes.
 LARGEST_BLOCK = 32 * 1_048_576
 KEPT = 128 * 1_048_576
+# After how many bytes that were let go memory is given back: while others are held, and when none are.
+MUCH = 128 * 1_048_576
+LITTLE = 16 * 1_048_576
+PAUSE_SECONDS = 1.0
+
+
+class Leavings:
+    """Has the memory given back, beside the loop, a second after much of it was let go, or the last of it."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
+        self._size = 0
+        self._coming: asyncio.TimerHandle | None = None
+
+    def let_go(self, size: int, *, held: int) -> None:
+        """Says that so many bytes are held no longer, and how many others still are."""
+        self._size += size
+        if self._coming is None and self._size >= (MUCH if held else LITTLE):
+            self._coming = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._tidy_up)
+
+    def _tidy_up(self) -> None:
+        self._coming, self._size = None, 0
+        asyncio.get_running_loop().run_in_executor(None, self._give_back)
 
 
 def give_back() -> None:

@@ -26,6 +26,7 @@ from gateway.edge.fault import DeliveryError
 from gateway.edge.places import EXTENSION, Guest
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody, Verifier
+from gateway.edge.upload import Upload
 from gateway.settings import Settings
 from telemetry.logs import about
 
@@ -44,6 +45,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     settings: Settings
     secrets: list[bytes]
     cloner: "CloningServiceAsyncStub"
+    upload: Upload
     bodies: Bodies
     overrides: Overrides
     own_numbers: frozenset[str]
@@ -81,13 +83,16 @@ Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
 Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 
 
-def opened(settings: Settings, cloner: "CloningServiceAsyncStub", now: Callable[[], float]) -> Desk:
+def opened(
+    settings: Settings, cloner: "CloningServiceAsyncStub", upload: Upload, now: Callable[[], float]
+) -> Desk:
     """One desk for all routes. `now` is the time of day that signatures are held against."""
     region = settings.default_region
     return Desk(
         settings=settings,
         secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
         cloner=cloner,
+        upload=upload,
         bodies=Bodies(settings.max_buffered_bytes, settings.unvouched_bytes),
         overrides=Overrides(settings.override_leaves),
         own_numbers=frozenset(filter(None, (e164(number, region) for number in settings.own_numbers))),

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import grpc
 import uvicorn
@@ -28,6 +28,7 @@ from gateway.edge.connection import Connection, House
 from gateway.edge.credential import Credential
 from gateway.edge.head import AnsweringHead
 from gateway.edge.problems import answered
+from gateway.edge.upload import uploading
 from gateway.health.route import Readiness, health_routes
 from gateway.initiation.route import conversation_init
 from gateway.postcall.route import post_call
@@ -35,10 +36,6 @@ from gateway.precall.route import webhook
 from gateway.settings import MEBIBYTE, Settings
 from telemetry.http_server import HttpServerTracing
 from telemetry.rpc import RpcClientTracing
-
-if TYPE_CHECKING:
-    # The stub of an aio channel is a class of its own in the type stubs alone.
-    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["SERVICE_CONFIG", "channel", "create_app", "listening", "serving"]
 
@@ -53,13 +50,13 @@ RETRY_BUFFER = 2 * MEBIBYTE
 def create_app(
     settings: Settings,
     provider: TracerProvider,
-    cloner: "CloningServiceAsyncStub",
+    channel: grpc.aio.Channel,
     readiness: Readiness,
     *,
     now: Callable[[], float] = time.time,
 ) -> Application:
     """The ASGI application. It opens nothing and closes nothing."""
-    desk = opened(settings, cloner, now)
+    desk = opened(settings, CloningServiceStub(channel), uploading(channel), now)
     app = Litestar(
         route_handlers=[
             webhook(desk),
@@ -99,7 +96,7 @@ async def serving(
         channel(settings, *wires) as cloner,
         channel(settings) as untraced,
     ):
-        app = create_app(settings, provider, CloningServiceStub(cloner), Readiness(untraced), now=now)
+        app = create_app(settings, provider, cloner, Readiness(untraced), now=now)
         server = _Server(
             uvicorn.Config(
                 app,

@@ -107,6 +107,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.max_sample_bytes * 3 // 2 + 65_536
 
     @property
+    def max_sending_bytes(self) -> int:
+        """What the largest delivery takes while it is sent to the cloner: its bytes, and gRPC's copy."""
+        return 2 * (self.max_sample_bytes + 16_384)
+
+    @property
     def max_event_bytes(self) -> int:
         """The largest event after a call that is read."""
         return int(self.post_call_max_mb * MEBIBYTE)
@@ -137,8 +142,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         faults = [fault for name, value in self.dynamic_variables.items() for fault in _faults(name, value)]
         if not any(secret.reveal() for secret in self.elevenlabs_webhook_secret):
             faults.append("ELEVENLABS_WEBHOOK_SECRET is required")
-        if self.max_buffered_bytes < self.max_body_bytes:
-            faults.append("BODY_BUFFER_MB must hold a delivery of the largest sample, half as large again")
+        if self.max_buffered_bytes < max(self.max_body_bytes, self.max_sending_bytes):
+            faults.append("BODY_BUFFER_MB must hold the largest sample twice, and a little more")
         if self.max_buffered_bytes < self.max_held_event_bytes:
             faults.append("BODY_BUFFER_MB must hold POST_CALL_HELD_MB")
         if fault := region_fault(self.default_region):

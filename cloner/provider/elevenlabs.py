@@ -57,9 +57,11 @@ class ElevenLabs:
         """Whether the next request would have to wait for its turn."""
         return self._turns.full
 
-    def turn(self, deadline: float) -> AbstractAsyncContextManager[None]:
-        """A turn to send one request, waited for until the deadline. Raises Busy."""
-        return self._turns.one(deadline)
+    def turn(
+        self, deadline: float, *, kind: str, declinable: bool = False
+    ) -> AbstractAsyncContextManager[None]:
+        """A turn to send one request, as `Turns.one` gives it. Raises Busy, and Overloaded if declinable."""
+        return self._turns.one(deadline, kind=kind, declinable=declinable)
 
     async def create_voice(
         self,
@@ -179,7 +181,7 @@ class ElevenLabs:
                 method, path, extensions={"url_template": template, "resend_count": resent}, **content
             )
             one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
-            async with self.turn(one):
+            async with self.turn(one, kind=f"{method} {template}"):
                 return await self._send(
                     request, one, most=most, refused=refused, gone=gone, changes=method != "GET"
                 )

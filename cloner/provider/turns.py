@@ -3,6 +3,9 @@
 Work that no call waits for (enrolment, replacement, erasure, clean-up, reconciliation) is done within
 `ahead()`, tasks begun there included. It waits for as long as calls want turns, and leaves one turn
 free for the next call.
+
+Who would hear too late is told at once, so that the others hear in time: without that, everybody waits
+behind those who have given up.
 """
 
 import asyncio
@@ -10,22 +13,38 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from cloner.provider.failures import Busy
+from cloner.refusals import Overloaded
 
 __all__ = ["Turns", "Urgency", "ahead", "as_urgent_as", "urgency"]
 
 
-class Urgency:
-    """Whether a call waits for a piece of work. It can come to be so while the work is under way."""
+# How much the last turn counts for how long the next will take.
+NEWS = 0.2
+# How often those who wait are looked at while nothing happens.
+REVIEW_SECONDS = 0.5
+# What comes behind a turn before whoever waits is told.
+SPARE_SECONDS = 0.3
 
-    def __init__(self, *, call: bool) -> None:
+
+class Urgency:
+    """Whether a call waits for a piece of work, and until when, on the loop's clock.
+
+    It can come to be so while the work is under way.
+    """
+
+    def __init__(self, *, call: bool, until: float | None = None) -> None:
         self.call = call
+        self.until = until
         self._heard_by: set[Callable[[], None]] = set()
 
-    def hurry(self) -> None:
-        """Says that a call waits for it now."""
+    def hurry(self, until: float | None = None) -> None:
+        """Says that a call waits for it now, maybe for longer than others do."""
         self.call = True
+        if self.until is not None:
+            self.until = None if until is None else max(self.until, until)
         for tell in tuple(self._heard_by):
             tell()
 
@@ -62,8 +81,19 @@ def as_urgent_as(mine: Urgency) -> Iterator[None]:
         _urgency.reset(token)
 
 
+@dataclass(eq=False, slots=True)
+class _Place:
+    """Somebody who waits, or whose turn it is since `began`."""
+
+    whose: Urgency
+    kind: str
+    declinable: bool
+    turn: "asyncio.Future[None]"
+    began: float = 0.0
+
+
 class Turns:
-    """Lets `at_once` through at once, of each urgency in the order in which they came.
+    """Lets `at_once` through at once, of each urgency in the order in which they came, what is begun first.
 
     At most `queue` calls wait, and as many others.
     """
@@ -71,8 +101,11 @@ class Turns:
     def __init__(self, at_once: int, queue: int) -> None:
         self._at_once = at_once
         self._queue = queue
-        self._running = 0
-        self._waiting: dict[asyncio.Future[None], Urgency] = {}
+        self._running: set[_Place] = set()
+        self._waiting: dict[_Place, None] = {}
+        # How long a turn of each kind takes, as far as that is known.
+        self._lasts: dict[str, float] = {}
+        self._review: asyncio.TimerHandle | None = None
 
     @property
     def full(self) -> bool:
@@ -80,50 +113,97 @@ class Turns:
         return not self._free(urgency())
 
     @asynccontextmanager
-    async def one(self, deadline: float) -> AsyncIterator[None]:
-        """Waits for a turn until the deadline; raises Busy then, and at once when too many wait already."""
+    async def one(self, deadline: float, *, kind: str = "", declinable: bool = False) -> AsyncIterator[None]:
+        """Waits for a turn until the deadline; raises Busy then, and at once when too many wait already.
+
+        What is of one `kind` takes about as long. One that is `declinable` raises Overloaded as soon as
+        it shows that it would not be done while somebody waits for it.
+        """
         mine = urgency()
-        if self._free(mine) and not self._ahead_of(mine):
-            self._running += 1
+        loop = asyncio.get_running_loop()
+        place = _Place(mine, kind, declinable, loop.create_future())
+        if not self._free(mine) or self._ahead_of(mine):
+            await self._turn(place, deadline)
         else:
-            await self._turn(mine, deadline)
+            self._begin(place)
         try:
             yield
-        finally:
-            self._running -= 1
-            self._next()
+        except BaseException:
+            self._end(place)
+            raise
+        else:
+            took = loop.time() - place.began
+            known = self._lasts.get(kind, took)
+            self._lasts[kind] = known + NEWS * (took - known)
+            self._end(place)
 
-    async def _turn(self, mine: Urgency, deadline: float) -> None:
-        if self._ahead_of(mine) >= self._queue:
+    async def _turn(self, place: _Place, deadline: float) -> None:
+        if self._ahead_of(place.whose) >= self._queue:
             raise Busy
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = mine
+        self._waiting[place] = None
+        self._decline()
         try:
-            with mine.heard_by(self._next):
+            with place.whose.heard_by(self._next):
                 async with asyncio.timeout_at(deadline):
-                    await turn
+                    await place.turn
         except BaseException as end:
-            self._waiting.pop(turn, None)
-            if turn.done() and not turn.cancelled():
-                self._running -= 1
-                self._next()
+            self._waiting.pop(place, None)
+            if place in self._running:
+                self._end(place)
             if isinstance(end, TimeoutError):
                 raise Busy from None
             raise
 
+    def _begin(self, place: _Place) -> None:
+        place.began = asyncio.get_running_loop().time()
+        self._running.add(place)
+
+    def _end(self, place: _Place) -> None:
+        self._running.discard(place)
+        self._next()
+        self._decline()
+
     def _free(self, mine: Urgency) -> bool:
         kept = 1 if self._at_once > 1 and not mine.call else 0
-        return self._running < self._at_once - kept
+        return len(self._running) < self._at_once - kept
 
     def _ahead_of(self, mine: Urgency) -> int:
         """How many wait who are as urgent."""
-        return sum(other.call == mine.call for other in self._waiting.values())
+        return sum(other.whose.call == mine.call for other in self._waiting)
+
+    def _in_order(self) -> list[_Place]:
+        """Those who wait, calls first, and of these what is begun before what can still be declined."""
+        return sorted(self._waiting, key=lambda place: (not place.whose.call, place.declinable))
 
     def _next(self) -> None:
         """Gives the free turns to calls first, then to others."""
-        for call in (True, False):
-            for turn, whose in list(self._waiting.items()):
-                if whose.call == call and self._free(whose) and not turn.done():
-                    del self._waiting[turn]
-                    self._running += 1
-                    turn.set_result(None)
+        for place in self._in_order():
+            if self._free(place.whose) and not place.turn.done():
+                del self._waiting[place]
+                self._begin(place)
+                place.turn.set_result(None)
+
+    def _decline(self) -> None:
+        """Sends away whoever would not be done in time, and looks again in a moment while somebody waits."""
+        if self._review is not None:
+            self._review.cancel()
+            self._review = None
+        now = asyncio.get_running_loop().time()
+
+        def lasts(kind: str) -> float:
+            ages = [now - place.began for place in self._running if place.kind == kind]
+            # It takes longer than was known where most of what is asked now has not ended for longer.
+            return max(self._lasts.get(kind, 0.0), min(ages) if 2 * len(ages) >= self._at_once else 0.0)
+
+        spare = now + SPARE_SECONDS
+        work = sum(max(0.0, lasts(place.kind) - (now - place.began)) for place in self._running)
+        for place in self._in_order():
+            own, until = lasts(place.kind), place.whose.until
+            if place.declinable and until is not None and now < until < spare + work / self._at_once + own:
+                del self._waiting[place]
+                if not place.turn.done():
+                    place.turn.set_exception(Overloaded())
+                continue
+            work += own
+        if self._waiting:
+            self._review = asyncio.get_running_loop().call_later(REVIEW_SECONDS, self._decline)

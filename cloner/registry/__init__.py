@@ -11,8 +11,9 @@ from cloner.registry.agents import AgentRow, Given
 from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.opening import opened
 from cloner.registry.requests import NamedRequest, RequestDiffers, RequestForgotten
-from cloner.registry.store import Store, by
+from cloner.registry.store import Store
 from cloner.registry.transaction import (
+    RegistryBusy,
     RegistryNewer,
     RegistryNotOpened,
     RegistryUnavailable,
@@ -29,6 +30,7 @@ __all__ = [
     "NewCall",
     "NewVoiceRow",
     "Noted",
+    "RegistryBusy",
     "RegistryNewer",
     "RegistryNotOpened",
     "RegistryUnavailable",
@@ -39,7 +41,6 @@ __all__ = [
     "Transaction",
     "VoiceRow",
     "agents",
-    "by",
     "calls",
     "deployment",
     "due",

@@ -3,15 +3,14 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 
-from cloner.registry.transaction import RegistryUnavailable, Transaction
+from cloner.registry.transaction import RegistryBusy, RegistryUnavailable, Transaction
 
-__all__ = ["Job", "Store", "by"]
+__all__ = ["Job", "Store"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,6 +21,8 @@ log = structlog.get_logger()
 
 # Whoever calls waits until its own deadline; this bounds the memory of those who wait.
 MOST_WAITING = 10_000
+# A database that nobody could write to for so long, while so many wanted to, is not only busy.
+RECENT_SECONDS = 1.0
 
 
 class Store(ABC):
@@ -62,7 +63,7 @@ class Store(ABC):
     async def write(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
     ) -> T:
-        """What the transaction returns, once it is committed. Raises RegistryUnavailable."""
+        """What the transaction returns, once it is committed. Raises RegistryUnavailable and RegistryBusy."""
         return await self._waited("write", self._write(lambda transaction: work(transaction, *args, **named)))
 
     async def read(
@@ -70,7 +71,7 @@ class Store(ABC):
     ) -> T:
         """What a transaction that changes nothing returns; it waits for no lock.
 
-        It sees whatever was committed before it was asked. Raises RegistryUnavailable.
+        It sees whatever was committed before it was asked. Raises RegistryUnavailable and RegistryBusy.
         """
         return await self._waited("read", self._read(lambda transaction: work(transaction, *args, **named)))
 
@@ -87,8 +88,7 @@ class Store(ABC):
     async def _waited(self, kind: str, work: Coroutine[Any, Any, T]) -> T:
         if self._waiting >= MOST_WAITING:
             work.close()
-            log.warning("registry not available", reason="too many are waiting")
-            raise RegistryUnavailable
+            raise self.missed(asyncio.get_running_loop().time() - RECENT_SECONDS)
         self._waiting += 1
         self._asked.setdefault(kind, time.monotonic())
         answered = True
@@ -103,16 +103,12 @@ class Store(ABC):
                 self._asked.pop(kind, None)
                 self._heard[kind] = time.monotonic()
 
+    def missed(self, since: float) -> Exception:
+        """Why somebody who asked at that time, on the loop's clock, was not answered in time.
 
-@asynccontextmanager
-async def by(deadline: float) -> AsyncIterator[None]:
-    """A block that asks the registry and nobody else; raises RegistryUnavailable at the deadline.
-
-    Whether what was asked for is done then, nobody knows.
-    """
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
+        A database that others have written to meanwhile can be reached.
+        """
+        if self.write_seconds < asyncio.get_running_loop().time() - since:
+            return RegistryBusy()
         log.warning("registry did not answer in time")
-        raise RegistryUnavailable from None
+        return RegistryUnavailable()

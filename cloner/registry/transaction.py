@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from cloner.registry.statement import Statement
 
 __all__ = [
+    "RegistryBusy",
     "RegistryNewer",
     "RegistryNotOpened",
     "RegistryUnavailable",
@@ -44,6 +45,13 @@ class RegistryUnavailable(Exception):
 
     def __init__(self, message: str = "The registry of voices cannot be reached; try again later.") -> None:
         super().__init__(message)
+
+
+class RegistryBusy(Exception):
+    """The database answers, but more is asked of it than it can answer in time."""
+
+    def __init__(self) -> None:
+        super().__init__("Too much is going on at once; try again in a moment.")
 
 
 class RegistryNotOpened(RegistryUnavailable):

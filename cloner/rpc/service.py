@@ -20,7 +20,7 @@ from cloner.calls import Begun, Call, Calls
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort, VoiceNotFound
 from cloner.provider.turns import Urgency, as_urgent_as
-from cloner.registry import NamedRequest, RegistryUnavailable, Store, VoiceRow
+from cloner.registry import NamedRequest, Store, VoiceRow
 from cloner.registry import voices as rows
 from cloner.rpc.fields import Fields
 from cloner.rpc.status import answer_failure, reason_of
@@ -281,7 +281,7 @@ class CloningService(CloningServiceServicer):
         outcome = "cancelled"
         with (
             about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
-            as_urgent_as(Urgency(call=not waits)),
+            as_urgent_as(Urgency(call=not waits, until=answering.deadline)),
         ):
             try:
                 # What asks ElevenLabs ends at the deadline by itself; the rest waits for the registry.
@@ -290,9 +290,9 @@ class CloningService(CloningServiceServicer):
                         yield answering
                 except TimeoutError:
                     # Who gave the registry less than it may take has no reason to complain of it.
-                    raise (
-                        DeadlineTooShort if seconds < min(FAIR_SECONDS, longest) else RegistryUnavailable
-                    ) from None
+                    if seconds < min(FAIR_SECONDS, longest):
+                        raise DeadlineTooShort from None
+                    raise self._store.missed(answering.deadline + headroom - seconds) from None
                 outcome = "success"
             except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
                 outcome = reason_of(failure)

@@ -18,7 +18,13 @@ from precall.v1.error_reason_pb2 import ErrorReason
 from cloner import refusals
 from cloner.audio.inspector import InspectionUnavailable, SampleUnreadable
 from cloner.provider import failures
-from cloner.registry import RegistryUnavailable, RequestDiffers, RequestForgotten, TextNotStorable
+from cloner.registry import (
+    RegistryBusy,
+    RegistryUnavailable,
+    RequestDiffers,
+    RequestForgotten,
+    TextNotStorable,
+)
 from cloner.voices import samples
 from cloner.voices.callers import ConversationMismatch
 from cloner.voices.finding import ConsentMissing
@@ -88,6 +94,7 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     RequestForgotten: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
+    RegistryBusy: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Stopping: (E.ERROR_REASON_CLONER_UNAVAILABLE, C.UNAVAILABLE),
     refusals.MalformedMessage: (E.ERROR_REASON_MALFORMED_BODY, C.INVALID_ARGUMENT),
     refusals.BodyTooLarge: (E.ERROR_REASON_BODY_TOO_LARGE, C.INVALID_ARGUMENT),

@@ -237,7 +237,8 @@ class Cloning:
             await self._store.write(deployment.month_used_up, resets_at)
             raise failures.MonthlyLimit(retry_after=max(1.0, resets_at - self._now())) from None
         except ProviderFailure as failure:
-            clone.failure = failure
+            # A copy: with its traceback it would keep the sample for as long as anybody holds the clone.
+            clone.failure = type(failure)(maybe_done=failure.maybe_done, retry_after=failure.retry_after)
             log.warning("voice not created", reason=failure.reason, maybe_made=failure.maybe_done)
             if not failure.maybe_done:
                 raise
@@ -261,7 +262,7 @@ class Cloning:
         """Sends one create under an intent of ours, when its turn has come."""
         if not resent and self._provider.full:
             clone.failure = failures.Busy()
-        async with self._provider.turn(deadline):
+        async with self._provider.turn(deadline, kind="create", declinable=not resent):
             if resent or asyncio.get_running_loop().time() - clone.seen > ALIVE_SECONDS:
                 await self._renew(clone, wanted)
             clone.sent(again=resent > 0)

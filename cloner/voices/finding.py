@@ -223,7 +223,7 @@ class Voices:
             return await self._confirmed(row, deadline)
         if clone := self._cloning.under_way(row.marker):
             if urgency().call:
-                clone.urgency.hurry()
+                clone.urgency.hurry(urgency().until)
             get_current_span().add_link(clone.trace)
             return await self._made(clone, deadline)
         await self._settled(row, deadline)

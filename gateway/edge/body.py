@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
+from environment.memory import Leavings, give_back
+from gateway.edge.turns import Turns
+
 __all__ = ["Bodies", "BodyError", "ClientGone", "Receive", "disconnected", "has_body", "read_body"]
 
 Receive = Callable[[], Awaitable[Any]]
@@ -61,6 +64,11 @@ class Share:
         if self._bodies.vouched + min(size, self._most) > self._bodies.capacity:
             raise BodyError("RATE_LIMITED")
 
+    async def turn(self, read: int) -> None:
+        """Waits until more may be read than so many bytes; not long where only few bodies come."""
+        if not self.vouched:
+            await self._bodies.turns.one(read)
+
     def hold(self, size: int) -> None:
         """Says how many bytes are held from now on. Raises BodyError where not even others can make room."""
         more = size - self.size
@@ -89,7 +97,7 @@ class Share:
 
     def _add(self, more: int) -> None:
         self.size += more
-        self._bodies.used += more
+        self._bodies.count(more)
         if self.vouched:
             self._bodies.vouched += more
             return
@@ -114,7 +122,7 @@ class _Queue:
 
 
 class Bodies:
-    """Counts the bytes of all bodies in flight.
+    """Counts the bytes of all bodies in flight, and gives memory back when they are gone.
 
     What nobody has vouched for has a budget for each route, and gives way, the oldest first: to another
     body of its route when that budget is used up, and to any when all is.
@@ -125,6 +133,8 @@ class Bodies:
         self.capacity = capacity
         self.used = 0
         self.vouched = 0
+        self.turns = Turns()
+        self._leavings = Leavings(give_back)
         self._queues = {route: _Queue(budget) for route, budget in budgets.items()}
 
     @contextmanager
@@ -135,6 +145,12 @@ class Bodies:
             yield share
         finally:
             share.end()
+
+    def count(self, more: int) -> None:
+        """Says that so many bytes more are held, or less."""
+        self.used += more
+        if more < 0:
+            self._leavings.let_go(-more, held=self.used)
 
     def make_room(self, share: Share, queue: _Queue, more: int) -> bool:
         """Whether so many bytes more may be held now; others may have given way for it."""
@@ -183,6 +199,12 @@ async def read_body(
         async with asyncio.timeout_at(min(ends, due)) as clock:
             share.interrupt = partial(_ring, clock)
             while True:
+                asked = loop.time()
+                await share.turn(size)
+                if (waited := loop.time() - asked) > 0:
+                    # It is not the sender who was slow.
+                    due += waited
+                    clock.reschedule(min(ends, due))
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone

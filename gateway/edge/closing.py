@@ -18,7 +18,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
-LINGER_SECONDS = 1.0
+# A sender who looks at the answer only when all is sent needs the time for that; one who pauses has it now.
+LINGER_SECONDS = 5.0
+PAUSE_SECONDS = 1.0
 LINGER_BYTES = 64 * 1_048_576
 
 
@@ -62,12 +64,15 @@ class ClosingEarly:
 
 
 async def _drain(receive: Receive) -> None:
-    """Reads until the body ends, the client hangs up or either limit is reached."""
+    """Reads until the body ends, the client hangs up or pauses, or a limit is reached."""
     size = 0
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + LINGER_SECONDS
     try:
-        async with asyncio.timeout(LINGER_SECONDS):
+        async with asyncio.timeout(PAUSE_SECONDS) as clock:
             while size < LINGER_BYTES:
                 message = await receive()
+                clock.reschedule(min(ends, loop.time() + PAUSE_SECONDS))
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     return
                 size += len(message.get("body", b""))

@@ -15,8 +15,9 @@ import msgspec
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.edge.places import EXTENSION, Claim, Places, Turns
+from gateway.edge.places import EXTENSION, Claim, Places
 from gateway.edge.problems import ANSWERS, Problem
+from gateway.edge.turns import Turns
 
 __all__ = ["Connection", "House"]
 

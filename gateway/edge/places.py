@@ -1,4 +1,4 @@
-"""Who is connected, who gives way when every place is taken, and whose turn it is.
+"""Who is connected, and who gives way when every place is taken.
 
 A newcomer is always let in while anybody is there who has less of a claim:
 
@@ -9,13 +9,11 @@ A newcomer is always let in while anybody is there who has less of a claim:
 Only where everybody is known, which is to say that every place is taken by work, a newcomer is turned away.
 """
 
-import asyncio
-from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
-__all__ = ["EXTENSION", "Claim", "Guest", "Places", "Turns"]
+__all__ = ["EXTENSION", "Claim", "Guest", "Places"]
 
 # Where a request's scope has the guest whose request it is.
 EXTENSION = "precall.guest"
@@ -90,37 +88,3 @@ class Places:
     def _put(self, guest: Guest, claim: Claim) -> None:
         self._claims[guest] = claim
         self._orders[claim][guest] = None
-
-
-class Turns:
-    """Begins only so many requests each time the event loop comes round, in the order they came.
-
-    However many strangers ask at once, what is under way goes on between them.
-    """
-
-    AT_ONCE = 8
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._left = self.AT_ONCE
-        self._resets = False
-
-    def take(self, begin: Callable[[], None]) -> None:
-        """Calls `begin`, now or when its turn comes."""
-        if self._left and not self._waiting:
-            self._left -= 1
-            begin()
-        else:
-            self._waiting.append(begin)
-        if not self._resets:
-            self._resets = True
-            asyncio.get_running_loop().call_soon(self._come_round)
-
-    def _come_round(self) -> None:
-        self._left = self.AT_ONCE
-        while self._left and self._waiting:
-            self._left -= 1
-            self._waiting.popleft()()
-        self._resets = self._left < self.AT_ONCE
-        if self._resets:
-            asyncio.get_running_loop().call_soon(self._come_round)

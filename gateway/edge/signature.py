@@ -14,7 +14,6 @@ A SignatureError is always the sender's fault, and nothing was done for them:
 import hmac
 import re
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Literal, final
 
 __all__ = ["SignatureError", "VerifiedBody", "Verifier"]
@@ -27,6 +26,8 @@ MAX_SIGNATURES = 8
 # `\d` and `int()` would take digits of other scripts, and a long enough number makes `int()` raise.
 STAMP = re.compile(r"[0-9]{1,12}")
 SIGNATURE = re.compile(r"[0-9a-f]{64}")
+# Pieces that are smaller are joined to pieces of this size, as each costs more than its bytes.
+PIECE_BYTES = 65_536
 
 Reason = Literal["SIGNATURE_MISSING", "SIGNATURE_MALFORMED", "SIGNATURE_EXPIRED", "SIGNATURE_MISMATCH"]
 
@@ -73,40 +74,45 @@ class Verifier:
         if age > OLDEST_SECONDS or age < -NEWEST_SECONDS:
             raise SignatureError("SIGNATURE_EXPIRED")
         self._digests = [hmac.new(secret, f"{stamp}.".encode(), "sha256") for secret in secrets]
-        # Grows without a second copy, and gives its bytes away without one.
-        self._content = BytesIO()
+        # In pieces, as they come: what grows in one piece leaves holes of each of its former sizes in memory.
+        self._pieces: list[bytes] = []
+        self._last = bytearray()
+        self._kept = 0
         self._most: int | None = None
         self._whole = True
 
     @property
     def kept(self) -> int:
         """How many bytes of the body are held."""
-        return self._content.tell()
+        return self._kept
 
     def feed(self, chunk: bytes) -> None:
         """Takes the next bytes of the body."""
         for digest in self._digests:
             digest.update(chunk)
-        if self._most is None:
-            self._content.write(chunk)
-        else:
-            self._whole &= self._content.write(chunk[: self._most - self.kept]) == len(chunk)
+        if self._most is not None and len(chunk) > self._most - self._kept:
+            self._whole = False
+            chunk = chunk[: self._most - self._kept]
+        self._keep(chunk)
 
     def first(self, size: int) -> bytes:
         """The first bytes of those that are kept. Nobody has vouched for them yet."""
-        with self._content.getbuffer() as content:
-            return bytes(content[:size])
+        return self._content(size)
 
     def keep_first(self, size: int) -> None:
         """Lets go of all but the first bytes. What follows is checked, but kept no further than that."""
         self._most = size
-        if self.kept > size:
+        if self._kept > size:
             self._whole = False
-            self._content.seek(size)
-            self._content.truncate()
+            first = self._content(size)
+            self._pieces, self._last, self._kept = [], bytearray(), 0
+            self._keep(first)
 
     def finish(self) -> VerifiedBody:
-        """What was kept of the body. Raises SignatureError if none fits the whole under any secret."""
+        """What was kept of the body, which is handed over.
+
+        Raises SignatureError if none fits the whole under any secret.
+        """
         fits = False
         for digest in self._digests:
             expected = digest.hexdigest().encode()
@@ -115,7 +121,29 @@ class Verifier:
                 fits |= hmac.compare_digest(expected, signature)
         if not fits:
             raise SignatureError("SIGNATURE_MISMATCH")
-        return VerifiedBody(self._content.getvalue(), _SEAL, whole=self._whole)
+        content = b"".join([*self._pieces, self._last])
+        self._pieces, self._last, self._kept = [], bytearray(), 0
+        return VerifiedBody(content, _SEAL, whole=self._whole)
+
+    def _keep(self, chunk: bytes) -> None:
+        self._kept += len(chunk)
+        if not self._last and len(chunk) >= PIECE_BYTES:
+            self._pieces.append(chunk)
+            return
+        self._last += chunk
+        if len(self._last) >= PIECE_BYTES:
+            self._pieces.append(bytes(self._last))
+            self._last = bytearray()
+
+    def _content(self, size: int) -> bytes:
+        """The first bytes of those that are kept."""
+        found: list[memoryview] = []
+        for piece in (*self._pieces, bytes(self._last)):
+            found.append(memoryview(piece)[:size])
+            size -= len(found[-1])
+            if not size:
+                break
+        return b"".join(found)
 
 
 def _parts(header: Sequence[str]) -> tuple[str, list[bytes]]:

@@ -3,6 +3,7 @@
     POST /webhook       bytes and headers
     verified_body()     -> VerifiedBody | SignatureError, BodyError                (desk.py)
     receive()           -> PrepareCallRequest | DeliveryError
+    outgoing()          -> the bytes of that | BodyError                           (upload.py)
     call_through()      -> PrepareCallResponse | AioRpcError, ClientGone
     prepared()          -> PreparedCall, FallbackCall                              (prepared.py)
     answer              -> 200, or what problems.py makes of the failure, or without_voice()
@@ -11,7 +12,7 @@ Each arrow changes the type once.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
@@ -27,14 +28,11 @@ from gateway.edge.body import ClientGone, Receive, disconnected
 from gateway.edge.openapi import DeliverOperation, responses
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody
+from gateway.edge.upload import Upload, outgoing
 from gateway.precall import request as delivery
 from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
 from gateway.precall.request import MediaType
 from gateway.settings import Settings
-
-if TYPE_CHECKING:
-    # The stub of an aio channel is a class of its own in the type stubs alone.
-    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["webhook"]
 
@@ -62,7 +60,7 @@ async def handled(
 ) -> PreparedCall | FallbackCall:
     """One delivery, from its bytes to its answer."""
     settings = desk.settings
-    # Held until the answer: what was made of the body is as large as the body was.
+    # Held until the answer, as what was made of the body is.
     with desk.bodies.share(settings.max_body_bytes, "deliveries") as share:
         # What the headers alone can be refused for is refused before the body is read, the
         # signature first, so that a stranger learns nothing of the rest.
@@ -78,9 +76,10 @@ async def handled(
             seconds=min(settings.body_timeout_seconds, settings.precall_budget_ms / 1000),
         )
         prepare, facts = receive(verified, media, settings, progress)
-        # Not needed while the cloner works, which is most of the time.
         del verified, check
-        response = await call_through(desk.cloner, prepare, request.receive, _left(settings, progress))
+        wire = outgoing(prepare, share)
+        del prepare
+        response = await call_through(desk.upload, wire, request.receive, _left(settings, progress))
     answer = prepared(response, facts, settings, desk.overrides, progress.duration_ms)
     if isinstance(answer, FallbackCall):
         progress.outcome = answer.reason
@@ -132,13 +131,13 @@ def receive(
 
 
 async def call_through(
-    cloner: "CloningServiceAsyncStub", request: PrepareCallRequest, receive: Receive, seconds: float
+    upload: Upload, request: bytes, receive: Receive, seconds: float
 ) -> PrepareCallResponse:
     """The cloner's answer. Raises AioRpcError, and ClientGone when the client hangs up before it.
 
     Then the call is cancelled: an agent must not be touched for a call that is gone.
     """
-    call = cloner.PrepareCall(request, timeout=max(0.0, seconds))
+    call = upload(request, timeout=max(0.0, seconds))
     watch = asyncio.create_task(disconnected(receive))
     watch.add_done_callback(lambda _: call.cancel())
     try:

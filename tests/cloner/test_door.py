@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import logging
 import re
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +151,26 @@ async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> Non
     assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
     assert 1 <= detail(refused, error_details_pb2.RetryInfo).retry_delay.seconds
     assert 70_000 > wire.sent[stream]
+
+
+async def test_far_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> None:
+    """However many calls come at once over one connection, each is told why it is refused."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    async with cloning(cloner_max_requests=1) as cloner:
+        held = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=60))
+        await emulator.requests.wait(1, path=CREATE, stage="held")
+
+        async def refused(number: int) -> list[tuple[str, grpc.StatusCode]]:
+            return [
+                reason(await failure(cloner.PrepareCall(call(speech, number), timeout=60))) for _ in range(3)
+            ]
+
+        reasons = {each for told in await asyncio.gather(*map(refused, range(2, 500))) for each in told}
+        emulator.faults.clear()
+        emulator.faults.release()
+        await held
+
+    assert {("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED)} == reasons
 
 
 async def test_voices_ahead_of_time_leave_places_to_calls(cloning, emulator: Emulator, speech: bytes) -> None:
@@ -309,6 +331,23 @@ async def test_short_deadline_is_nobody_elses_fault(
 
     assert {"DEADLINE_TOO_SHORT", "PROVIDER_TIMEOUT", "PROVIDER_BUSY"} >= told
     assert len(emulator.requests.matching(path=CREATE)) or told <= {"DEADLINE_TOO_SHORT"}
+
+
+async def test_what_failed_is_told_whatever_the_registry_does(
+    cloning, emulator: Emulator, speech: bytes, database: str
+) -> None:
+    """A registry that is held up while a failure is written down is not made the reason of it."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", error="invalid_content"))
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=4))
+        await emulator.requests.wait(1, path=CREATE, stage="held")
+        with contextlib.closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            emulator.faults.release()
+            failed = await failure(asked)
+            other.rollback()
+
+    assert ("SAMPLE_REJECTED", grpc.StatusCode.FAILED_PRECONDITION) == reason(failed)
 
 
 async def test_pings(cloning) -> None:

@@ -17,6 +17,7 @@ import pytest
 from cloner.registry import (
     NewCall,
     NewVoiceRow,
+    RegistryBusy,
     RegistryNotOpened,
     RegistryUnavailable,
     Store,
@@ -199,6 +200,18 @@ async def test_many_wait_in_order(store: Store) -> None:
     await asyncio.gather(*(store.write(lambda tx: tx.run(END, id="call")) for _ in range(1_000)))
 
     assert 1_000.0 == await store.read(ended, "call")
+
+
+async def test_busy_is_not_out_of_reach(store: Store) -> None:
+    """Who was not answered while others were is told that too much is going on, not that there is no registry."""
+    loop = asyncio.get_running_loop()
+    await store.write(calls.begin, new("before"))
+    while (since := loop.time()) == loop.time():
+        await asyncio.sleep(0.01)
+
+    assert RegistryUnavailable is type(store.missed(since))
+    await store.write(calls.begin, new("after", "conv_2"))
+    assert RegistryBusy is type(store.missed(since))
 
 
 async def test_one_commit_for_all_who_wait(tmp_path: Path) -> None:

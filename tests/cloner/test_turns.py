@@ -1,11 +1,15 @@
 import asyncio
 import time
 
+import grpc
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 
 from cloner.provider.failures import Busy
 from cloner.provider.turns import Turns, Urgency, ahead, as_urgent_as
+from cloner.refusals import Overloaded
 from emulator import Emulator, Fault
 
 CREATE = "/v1/voices/add"
@@ -20,8 +24,9 @@ def database(sqlite: str) -> str:
 class Work:
     """Pieces of work that take a turn each, and end when they are told to."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, *, kind: str = "", declinable: bool = False) -> None:
         self._turns = turns
+        self._what = {"kind": kind, "declinable": declinable}
         self._ends: dict[str, asyncio.Event] = {}
         self.begun: list[str] = []
 
@@ -30,7 +35,7 @@ class Work:
 
         async def work() -> None:
             with as_urgent_as(urgency):
-                async with self._turns.one(asyncio.get_running_loop().time() + seconds):
+                async with self._turns.one(asyncio.get_running_loop().time() + seconds, **self._what):
                     self.begun.append(name)
                     await self._ends[name].wait()
 
@@ -213,3 +218,108 @@ async def test_call_that_needs_an_enrolment(cloning, emulator: Emulator, speech:
         for request in emulator.requests.matching(path=CREATE)
     ]
     assert names[1].startswith("Ivan")
+
+
+async def taught(turns: Turns) -> None:
+    """Has it known that a create takes half a second or longer."""
+    async with turns.one(asyncio.get_running_loop().time() + 30, kind="create"):
+        await asyncio.sleep(0.5)
+
+
+def waited_for(seconds: float) -> Urgency:
+    """A call waits for it, that long."""
+    return Urgency(call=True, until=asyncio.get_running_loop().time() + seconds)
+
+
+async def test_who_would_be_late_is_told_at_once() -> None:
+    """A create that would not be done in time is declined when it comes, and keeps nobody waiting."""
+    turns = Turns(1, 10)
+    await taught(turns)
+    work = Work(turns, kind="create", declinable=True)
+    first = await work.begin("first", urgency=waited_for(30))
+    second = await work.begin("second", urgency=waited_for(30))
+
+    late = await work.begin("late", urgency=waited_for(0.9))
+
+    assert late.done()
+    with pytest.raises(Overloaded):
+        await late
+    await work.end("first")
+    await work.end("second")
+    await asyncio.gather(first, second)
+    assert ["first", "second"] == work.begun
+
+
+async def test_who_turns_out_to_be_late() -> None:
+    """Of what never ends nobody knows how long it takes, but how long it has taken: long before time is out."""
+    work = Work(Turns(1, 10), kind="create", declinable=True)
+    endless = await work.begin("endless", urgency=waited_for(600))
+
+    late = await work.begin("late", urgency=waited_for(10))
+
+    with pytest.raises(Overloaded):
+        async with asyncio.timeout(9):
+            await late
+    await work.end("endless")
+    await endless
+
+
+async def test_what_is_begun_waits_for_its_end() -> None:
+    """What cannot be declined, as the rest of a call's work, waits however long that may take."""
+    turns = Turns(1, 10)
+    await taught(turns)
+    work = Work(turns, kind="create")
+    first = await work.begin("first", urgency=waited_for(30))
+
+    rest = await work.begin("rest", urgency=waited_for(0.1))
+    await work.end("first")
+    await work.end("rest")
+    await asyncio.gather(first, rest)
+
+    assert ["first", "rest"] == work.begun
+
+
+async def test_what_is_begun_goes_first() -> None:
+    """The rest of a call's work goes before creates of calls that came earlier."""
+    turns = Turns(1, 10)
+    creates, rests = Work(turns, kind="create", declinable=True), Work(turns)
+    tasks = [
+        await creates.begin("first", urgency=urgent()),
+        await creates.begin("second", urgency=urgent()),
+        await rests.begin("rest", urgency=urgent()),
+    ]
+
+    await creates.end("first")
+
+    assert (["first"], ["rest"]) == (creates.begun, rests.begun)
+    await rests.end("rest")
+    await creates.end("second")
+    await asyncio.gather(*tasks)
+
+
+async def test_calls_that_cannot_be_served_in_time(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Callers who would wait in vain are told while there is time, and ElevenLabs is not asked for them."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    ended: list[str] = []
+
+    async def ask(number: int) -> None:
+        caller = pb.Caller(name="Ivan", phone_number=f"+3161234{number:04}")
+        request = pb.PrepareCallRequest(
+            agent_id="agent_demo", conversation_id=f"conv_{number}", caller=caller, sample=speech
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await cloner.PrepareCall(request, timeout=10)
+        status = rpc_status.from_call(caught.value)
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        assert any(detail.Unpack(info) for detail in status.details)
+        # Who may come again soon is told when.
+        assert any(detail.Unpack(retry) for detail in status.details) == (info.reason == "RATE_LIMITED")
+        ended.append(info.reason)
+
+    async with cloning(provider_concurrency=2) as cloner:
+        await asyncio.gather(*map(ask, range(6)))
+        emulator.faults.clear()
+        emulator.faults.release()
+
+    assert [*["RATE_LIMITED"] * 4, *["PROVIDER_TIMEOUT"] * 2] == ended
+    assert 2 == len(emulator.requests.matching(path=CREATE))

@@ -194,6 +194,20 @@ async def test_early_answer_to_a_busy_sender(gateway: Start, client: httpx.Async
     assert "close" == answer.headers["connection"]
 
 
+async def test_early_answer_to_a_slow_sender(gateway: Start, connected: Any) -> None:
+    """Whoever looks for an answer only when all is sent finds it, though it came seconds before."""
+    async with connected(await gateway()) as (reader, writer):
+        writer.write(head("nonsense", "Content-Length: 4000000"))
+        for _ in range(40):
+            writer.write(bytes(100_000))
+            await writer.drain()
+            await asyncio.sleep(0.06)
+
+        status, body = await answered(reader)
+
+    assert (401, True) == (status, b"SIGNATURE_MALFORMED" in body)
+
+
 async def test_early_answer_to_curl(gateway: Start, tmp_path: Any) -> None:
     """So does curl."""
     (tmp_path / "body").write_bytes(bytes(50_000_000))

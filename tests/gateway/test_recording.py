@@ -72,7 +72,7 @@ async def test_memory(start: Any, client: httpx.AsyncClient, last: bool, at_once
 
 async def test_held_together(gateway: Start, client: httpx.AsyncClient, connected: Any) -> None:
     """What events hold counts with all other bodies: the oldest that nobody has signed gives way."""
-    url = await gateway(voice_clone_max_size_mb=0.5, body_buffer_mb=1.0, post_call_held_mb=0.9)
+    url = await gateway(voice_clone_max_size_mb=0.5, body_buffer_mb=1.1, post_call_held_mb=0.9)
     large = event("post_call_transcription", {"conversation_id": "conv_y", "x": "x" * 800_000})
     async with connected(url) as (reader, writer):
         writer.write(head(signature([large]), f"Content-Length: {len(large)}") + large[:-1])

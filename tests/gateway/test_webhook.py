@@ -360,7 +360,10 @@ async def test_log(gateway: Start, deliver: Deliver, document: Document) -> None
 
 
 async def test_bodies_together(gateway: Start, deliver: Deliver, document: Document, cloner: Any) -> None:
-    """Refuses a delivery that does not fit beside the others, and takes it when they are done."""
+    """Refuses a delivery that does not fit beside what is held of the others, and takes it when they are done.
+
+    Of one that is being answered as much is held as was sent to the cloner, and gRPC's copy of it.
+    """
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait(context: Any) -> PrepareCallResponse:
@@ -370,21 +373,24 @@ async def test_bodies_together(gateway: Start, deliver: Deliver, document: Docum
         return reply
 
     cloner.reply = wait
-    url = await gateway(voice_clone_max_size_mb=1.0, post_call_held_mb=1.0, body_buffer_mb=2.0)
-    large = document(bytes(1_000_000))
+    url = await gateway(voice_clone_max_size_mb=1.0, post_call_held_mb=1.0, body_buffer_mb=2.2)
+    large, small = document(bytes(1_000_000)), document(bytes(50_000))
     first = asyncio.create_task(deliver(url, large))
     await begun.wait()
+    begun.clear()
 
-    refused = await deliver(url, large)
+    second = asyncio.create_task(deliver(url, small))
+    await begun.wait()
+    refused = await deliver(url, document(bytes(200_000)))
     go_on.set()
-    taken = [await first, await deliver(url, large)]
+    taken = [await first, await second, await deliver(url, large)]
 
     assert (429, "RATE_LIMITED", "1") == (
         refused.status_code,
         refused.json()["reason"],
         refused.headers["Retry-After"],
     )
-    assert [200, 200] == [answer.status_code for answer in taken]
+    assert [200, 200, 200] == [answer.status_code for answer in taken]
 
 
 async def test_description(gateway: Start, client: httpx.AsyncClient) -> None:
