@@ -20,6 +20,7 @@ from cloner.calls import Begun, Call, Calls
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort, VoiceNotFound
 from cloner.provider.turns import Urgency, as_urgent_as
+from cloner.refusals import Overloaded
 from cloner.registry import NamedRequest, Store, VoiceRow
 from cloner.registry import voices as rows
 from cloner.rpc.fields import Fields
@@ -288,10 +289,12 @@ class CloningService(CloningServiceServicer):
                 try:
                     async with asyncio.timeout_at(answering.deadline + headroom / 2):
                         yield answering
-                except TimeoutError:
-                    # Who gave the registry less than it may take has no reason to complain of it.
+                except (TimeoutError, Overloaded) as failure:
+                    # Who gave less than all is done in when all is well has no reason to complain of anybody.
                     if seconds < min(FAIR_SECONDS, longest):
                         raise DeadlineTooShort from None
+                    if isinstance(failure, Overloaded):
+                        raise
                     raise self._store.missed(answering.deadline + headroom - seconds) from None
                 outcome = "success"
             except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here

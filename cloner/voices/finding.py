@@ -129,9 +129,10 @@ class Voices:
         """
         wanted = Wanted(identity=identity, caller=caller, request=request)
         for _ in range(CLONES):
+            row = await self._store.read(voices.of_caller, identity.caller)
+            # After that: whoever wrote down the intent of that row wrote down its request as well.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered
-            row = await self._store.read(voices.of_caller, identity.caller)
             voice, reused = await self.follow(row, wanted, deadline=deadline), True
             if voice is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
@@ -159,10 +160,11 @@ class Voices:
         self._require(caller, None)
         recording: Recording | None = None
         for _ in range(ROUNDS):
+            old = await self._store.read(voices.of_caller, identity.caller)
+            # As in `ahead`.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered[0]
             recording = recording or await self._samples.inspect(sample, deadline=deadline)
-            old = await self._store.read(voices.of_caller, identity.caller)
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
                 continue
