@@ -4,23 +4,26 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 import grpc
 import httpx
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1 import cloning_pb2
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
+from cloner.access import Access
 from cloner.admission import Admission
 from cloner.agents import Agents
 from cloner.api_key import check_api_key
 from cloner.audio import Inspector
 from cloner.callers import Identities
+from cloner.clients import Clients, clients_of
 from cloner.creation import Creation
 from cloner.elevenlabs import ElevenLabs
 from cloner.erasure import Erasure
@@ -36,14 +39,17 @@ from cloner.samples import Limits, Samples
 from cloner.service import CloningService
 from cloner.settings import MEBIBYTE, Settings
 from cloner.status import answer_failure
-from cloner.token import TokenCheck
+from cloner.transport_security import Identity, health_target, identity_of, server_credentials
 from cloner.voices import Voices
+from cloner.watched import Watched, watching
 from environment import address
 from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing
 from telemetry.rpc import RpcServerTracing
 
 __all__ = ["AddressInUse", "checking_api_key", "serving"]
+
+log = structlog.get_logger()
 
 TRANSPORT = (
     # Else a second cloner on a taken port would start and take half of the calls.
@@ -89,15 +95,19 @@ async def serving(
         ) as inspector,
         opened(settings.database_url, name=settings.precall_deployment, now=now()) as store,
         _http(settings, tracing) as http,
+        _access(settings) as (clients, identity),
+        AsyncExitStack() as beside,
     ):
         rooms = _rooms(settings, tracing, inspector=inspector, store=store, http=http, now=now)
-        server, health_servicer, admission = _server(settings, tracing, rooms)
+        server, health_servicer, admission = _server(settings, tracing, rooms, clients)
         try:
-            port = server.add_insecure_port(address(settings.cloner_host, settings.cloner_port))
+            port = _open(server, settings, identity)
         except RuntimeError as failure:
             raise AddressInUse from failure
         janitor = asyncio.create_task(rooms.janitor.run())
         await server.start()
+        if identity is not None:
+            await beside.enter_async_context(_health_beside(settings, port, health_servicer))
         for name in ("", SERVICE):
             await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         loop = asyncio.get_running_loop()
@@ -238,19 +248,63 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
     )
 
 
+@asynccontextmanager
+async def _access(
+    settings: Settings,
+) -> AsyncIterator[tuple[Watched[Clients] | None, Watched[Identity] | None]]:
+    """Who may call, and what TLS is spoken with, where there is either; both as their files have it."""
+    tokens, named, pem = settings.cloner_token, settings.cloner_clients, settings.tls_documents
+    clients = identity = None
+    if tokens or named is not None:
+        documents = {} if named is None else {"CLONER_CLIENTS": named}
+        clients = Watched(documents, lambda texts: clients_of(texts.get("CLONER_CLIENTS"), tokens))
+    if pem:
+        identity = Watched(pem, identity_of)
+    async with watching(*(one for one in (clients, identity) if one is not None)):
+        yield clients, identity
+
+
+def _open(server: grpc.aio.Server, settings: Settings, identity: Watched[Identity] | None) -> int:
+    """The port that the server listens on. Raises RuntimeError where it cannot be had."""
+    where = address(settings.cloner_host, settings.cloner_port)
+    if identity is None:
+        return server.add_insecure_port(where)
+    shown = server_credentials(lambda: identity.current, mutual=settings.cloner_tls_client_ca is not None)
+    return server.add_secure_port(where, shown)
+
+
+@asynccontextmanager
+async def _health_beside(settings: Settings, port: int, servicer: "_Health") -> AsyncIterator[None]:
+    """Tells the health, and nothing else, to this machine, whose health check speaks no TLS."""
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    try:
+        server.add_insecure_port(health_target(settings.cloner_host, port))
+    except RuntimeError:
+        log.warning("health is not told beside TLS, python -m cloner.health will not find it")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
+
+
 def _server(
-    settings: Settings, tracing: TracerProvider, rooms: _Rooms
+    settings: Settings, tracing: TracerProvider, rooms: _Rooms, clients: Watched[Clients] | None
 ) -> tuple[grpc.aio.Server, "_Health", Admission]:
-    tokens = settings.cloner_token
     admission = Admission(
         rooms.memory,
         most_calls=settings.cloner_max_requests,
         max_bytes=settings.max_message_bytes,
         body_seconds=settings.body_timeout_seconds,
-        guarded=bool(tokens),
+        guarded=clients is not None,
     )
     server = grpc.aio.server(
-        interceptors=(RpcServerTracing(tracing), *([TokenCheck(tokens)] if tokens else []), admission),
+        interceptors=(
+            RpcServerTracing(tracing),
+            Access(lambda: None if clients is None else clients.current),
+            admission,
+        ),
         options=(
             ("grpc.max_receive_message_length", admission.hard_limit),
             *TRANSPORT,
