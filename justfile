@@ -20,7 +20,7 @@ down:
     docker compose down
 
 # Write the Python code of the proto files.
-generate into="generated":
+generate into="client/generated":
     {{uv}} run python -m grpc_tools.protoc --proto_path=proto --python_out={{into}} --grpc_python_out={{into}} \
         --mypy_out=quiet:{{into}} --mypy_grpc_out=quiet:{{into}} precall/v1/cloning.proto precall/v1/error_reason.proto
 
@@ -47,7 +47,7 @@ check:
 [private]
 check-generated:
     fresh=$(mktemp -d) && trap 'rm -r "$fresh"' EXIT && trap 'exit 1' HUP INT TERM && \
-        {{just_executable()}} generate "$fresh" && diff --recursive --exclude=__pycache__ generated "$fresh"
+        {{just_executable()}} generate "$fresh" && diff --recursive --exclude=__pycache__ --exclude=py.typed client/generated "$fresh"
 
 # Pass every check and every test.
 test: check

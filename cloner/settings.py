@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from callerid import region_fault
 from cloner.address import address_problem, is_sqlite
 from cloner.clients import clients_of
-from cloner.transport_security import documents_of, identity_of
+from cloner.transport_security import documents_of, faults_of
 from environment import ApiKey, BaseUrl, Host, Key, Pem, Token, Toml, is_loopback
 
 __all__ = ["MEBIBYTE", "Settings"]
@@ -125,11 +125,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                     "CLONER_TLS_CERT is required unless CLONER_HOST is a loopback address, "
                     "or CLONER_INSECURE=true says that plain text will do"
                 )
-        try:
-            if pem := self.tls_documents:
-                identity_of({name: document.reveal() for name, document in pem.items()})
-        except ValueError as fault:
-            faults += fault.args
+        faults += faults_of({name: document.reveal() for name, document in self.tls_documents.items()})
         try:
             clients_of(
                 None if self.cloner_clients is None else self.cloner_clients.reveal(), self.cloner_token

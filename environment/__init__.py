@@ -7,6 +7,7 @@ a service of the same name. A secret, a PEM or a TOML may also come from a file 
 
 from environment.address import BaseUrl, Host, Target, address, is_loopback
 from environment.document import Document, Pem, Toml
+from environment.pem import pem_faults
 from environment.reading import EnvironmentInvalid, read
 from environment.remarks import Remark, remarks
 from environment.secret import ApiKey, Key, Secret, Token, text_of
@@ -26,6 +27,7 @@ __all__ = [
     "Toml",
     "address",
     "is_loopback",
+    "pem_faults",
     "read",
     "remarks",
     "text_of",

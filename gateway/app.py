@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import json
 import math
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
-import grpc
 import uvicorn
 from litestar import Litestar, Response, Router
 from litestar.enums import MediaType
@@ -19,13 +18,12 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from opentelemetry.sdk.trace import TracerProvider
-from precall.v1.cloning_pb2_grpc import CloningServiceStub
+from precall_client import Precall, Tls, connect
 
-from environment import address
+from environment import Pem, address
 from gateway.closing import Application, ClosingEarly
 from gateway.connection import Connection, House
 from gateway.conversation_init import conversation_init
-from gateway.credential import Credential
 from gateway.desk import opened
 from gateway.head import AnsweringHead
 from gateway.health import Readiness, health_routes
@@ -34,11 +32,6 @@ from gateway.problems import answered
 from gateway.settings import MEBIBYTE, Settings
 from gateway.webhook import webhook
 from telemetry.http_server import HttpServerTracing
-from telemetry.rpc import RpcClientTracing
-
-if TYPE_CHECKING:
-    # The stub of an aio channel is a class of its own in the type stubs alone.
-    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["create_app", "listening", "serving"]
 
@@ -49,7 +42,7 @@ BACKLOG = 1024
 def create_app(
     settings: Settings,
     provider: TracerProvider,
-    cloner: "CloningServiceAsyncStub",
+    cloner: Precall,
     readiness: Readiness,
     *,
     now: Callable[[], float] = time.time,
@@ -87,15 +80,14 @@ async def serving(
     At its end nothing more is taken, and what is in flight is finished within
     SHUTDOWN_GRACE_SECONDS.
     """
-    wires: list[grpc.aio.ClientInterceptor] = [RpcClientTracing(provider)]
-    if settings.cloner_token:
-        wires.append(Credential(settings.cloner_token[0]))
-    # Opened here, not at import: a grpc.aio channel belongs to the loop it is made on.
-    async with (
-        _channel(settings, *wires) as channel,
-        _channel(settings) as untraced,
-    ):
-        app = create_app(settings, provider, CloningServiceStub(channel), Readiness(untraced), now=now)
+    async with connect(
+        settings.cloner_target,
+        token=settings.cloner_token[0].reveal() if settings.cloner_token else None,
+        tls=_tls(settings),
+        tracer_provider=provider,
+        max_message_bytes=max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE),
+    ) as cloner:
+        app = create_app(settings, provider, cloner, Readiness(lambda: cloner.channel), now=now)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -157,31 +149,18 @@ class _Server(uvicorn.Server):
         self.up.set()
 
 
-def _channel(settings: Settings, *interceptors: grpc.aio.ClientInterceptor) -> grpc.aio.Channel:
-    largest = max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE)
-    return grpc.aio.insecure_channel(
-        settings.cloner_target,
-        options=[
-            ("grpc.max_send_message_length", largest),
-            ("grpc.max_receive_message_length", largest),
-            # The one rule by which anything is tried again is the cloner's. gRPC alone sends again what no
-            # cloner has begun to handle, as when one stops; there is no retry policy beside that.
-            ("grpc.enable_retries", 1),
-            # A proxy of the environment is for the internet, and the cloner is not there.
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-            # A name is looked up again when a cloner ends a connection, as each does now and then: that is
-            # how one that was added is found. By default this happens at most every 30 s.
-            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-            # By default a cloner that was restarted may stay away for two minutes.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-            # Notices a peer that vanished without a word while a call waits for it.
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
-        ],
-        interceptors=interceptors,
+def _tls(settings: Settings) -> Tls | None:
+    """What TLS is spoken with; none where no part of it is set."""
+
+    def part(pem: Pem | None) -> bytes | Path | None:
+        return None if pem is None else pem.path or pem.reveal().encode()
+
+    if not settings.cloner_tls_ca and not settings.cloner_tls_client_cert:
+        return None
+    return Tls(
+        ca=part(settings.cloner_tls_ca),
+        cert=part(settings.cloner_tls_client_cert),
+        key=part(settings.cloner_tls_client_key),
     )
 
 

@@ -8,7 +8,7 @@ Between the two stands the route's own module.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import structlog
@@ -16,6 +16,7 @@ from litestar import Request, Response
 from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from opentelemetry.trace import get_current_span
+from precall_client import Precall
 
 from callerid import e164
 from gateway import problems
@@ -29,10 +30,6 @@ from gateway.settings import Settings
 from gateway.signature import VerifiedBody, Verifier
 from telemetry.logs import about
 
-if TYPE_CHECKING:
-    # The stub of an aio channel is a class of its own in the type stubs alone.
-    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
-
 __all__ = ["Desk", "Progress", "answered", "lines", "opened", "read", "verified_body", "verifier", "vouch"]
 
 log = structlog.get_logger()
@@ -43,7 +40,7 @@ class Desk(Struct, frozen=True, kw_only=True):
 
     settings: Settings
     secrets: list[bytes]
-    cloner: "CloningServiceAsyncStub"
+    cloner: Precall
     bodies: Bodies
     overrides: Overrides
     own_numbers: frozenset[str]
@@ -81,7 +78,7 @@ Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
 Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 
 
-def opened(settings: Settings, cloner: "CloningServiceAsyncStub", now: Callable[[], float]) -> Desk:
+def opened(settings: Settings, cloner: Precall, now: Callable[[], float]) -> Desk:
     """One desk for all routes. `now` is the time of day that signatures are held against."""
     region = settings.default_region
     return Desk(
