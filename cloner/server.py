@@ -12,7 +12,6 @@ import grpc
 import httpx
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1 import cloning_pb2
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
@@ -31,6 +30,7 @@ from cloner.janitor import Janitor, Terms
 from cloner.key import kept_beside
 from cloner.overrides import Overrides
 from cloner.preparation import Preparation
+from cloner.reflection import serve_reflection
 from cloner.refusals import ServiceUnknown
 from cloner.registry import Store, opened
 from cloner.removal import Removal
@@ -313,7 +313,8 @@ def _server(
     add_CloningServiceServicer_to_server(rooms.service, server)
     health_servicer = _Health()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    if settings.cloner_reflection:
+        serve_reflection(server, (SERVICE, health.SERVICE_NAME))
     return server, health_servicer, admission
 
 

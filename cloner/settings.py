@@ -47,6 +47,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Set, a client must show a certificate that one of these has signed."""
     cloner_insecure: bool = False
     """Whether plain text is spoken beyond this machine."""
+    cloner_reflection: bool = True
+    """Whether a client may ask what is served here."""
 
     cloner_max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0

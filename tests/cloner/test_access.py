@@ -129,6 +129,26 @@ async def test_open_and_closed(cloning) -> None:
         )
 
 
+async def test_no_reflection(cloning) -> None:
+    """Where it is switched off, what is served is told to nobody."""
+    ask = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with (
+        cloning(cloner_reflection=False) as cloner,
+        grpc.aio.insecure_channel(f"127.0.0.1:{cloner.port}") as wire,
+    ):
+
+        async def answers(version: str) -> list[Any]:
+            info = wire.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            )
+            return [answer async for answer in info(iter([ask]), timeout=5)]
+
+        for version in ("v1", "v1alpha"):
+            refused = reason(await failure(answers(version)))
+            assert ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED) == refused
+
+
 async def test_bound_of_a_client(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
     """One client's requests fill its own places and nobody else's; whoever waits a moment gets one again."""
     clients = Toml(entry("enrolment", "token-of-enrolment", most=2) + entry("calls", "token-of-calls"))
