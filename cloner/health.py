@@ -15,11 +15,14 @@ from msgspec import Struct
 import environment
 from cloner.settings import Port
 from cloner.transport_security import health_target
-from environment import Host, Pem
+from environment import Host
 
 __all__ = ["serves"]
 
 ANSWER_SECONDS = 3.0
+# Set, the cloner speaks TLS. What they say does not matter here: a certificate that was broken after the
+# cloner had read it is no reason to end a cloner that serves.
+TLS = ("CLONER_TLS_CERT", "CLONER_TLS_CERT_FILE")
 # Who listens on all addresses is asked on one of them.
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104
 
@@ -29,7 +32,6 @@ class Address(Struct, frozen=True, kw_only=True):
 
     cloner_host: Host = Host("127.0.0.1")
     cloner_port: Port = 50051
-    cloner_tls_cert: Pem | None = None
 
 
 def serves(environ: Mapping[str, str]) -> bool:
@@ -37,7 +39,7 @@ def serves(environ: Mapping[str, str]) -> bool:
     where = environment.read(Address, environ)
     host = EVERYWHERE.get(where.cloner_host, where.cloner_host)
     target = environment.address(host, where.cloner_port)
-    if where.cloner_tls_cert is not None:
+    if any(environ.get(name, "").strip() for name in TLS):
         target = health_target(where.cloner_host, where.cloner_port)
     # A proxy that the environment names would be asked for an address of its own machine.
     with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:

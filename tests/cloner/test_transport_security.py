@@ -188,6 +188,7 @@ async def test_process(authority: trustme.CA, tmp_path: Path) -> None:
             for metadata in ({}, {"authorization": f"Bearer {TOKEN}"})
         ]
         health = []
+        (tmp_path / "cert").write_text("broken since the cloner has read it")
         for asked in (str(port), str(port + 1)):
             asking = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "cloner.health"),
