@@ -12,11 +12,13 @@ RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /build
 # The dependencies first: they change less often than our own code, and their layer is kept.
 COPY pyproject.toml uv.lock README.md LICENSE ./
-RUN uv sync --frozen --no-dev --no-install-project
+COPY client/pyproject.toml client/README.md client/
+RUN uv sync --frozen --no-dev --no-install-workspace
 COPY callerid callerid
 COPY environment environment
 COPY telemetry telemetry
 COPY generated generated
+COPY client client
 COPY cloner cloner
 COPY gateway gateway
 RUN uv sync --frozen --no-dev --no-editable

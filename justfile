@@ -23,7 +23,7 @@ down:
 generate into="generated":
     {{uv}} run python -m grpc_tools.protoc --proto_path=proto --python_out={{into}} --grpc_python_out={{into}} \
         --mypy_out=quiet:{{into}} --mypy_grpc_out=quiet:{{into}} precall/v1/cloning.proto precall/v1/error_reason.proto
-    touch {{into}}/precall/py.typed
+    touch {{into}}/precall/v1/py.typed
 
 # Put code and proto files into the house style.
 format:

@@ -11,7 +11,9 @@ were told for the voice, because what stands on a command line can be read by ev
 machine; for `replace` also with `consent`, the reference of the caller's consent. `enrol` takes a CSV
 with the columns `file`, `phone_number`, `name`, `date_of_birth` and `consent`, and goes on where an
 earlier run ended. `CLONER_TARGET` (localhost:50051) says where the cloner is, `CLONER_TOKEN` is its
-token, `DEFAULT_REGION` the country (such as NL) of numbers that are told without one.
+token, `CLONER_TLS_CA` whose certificate it must show, where it speaks TLS, `CLONER_TLS_CLIENT_CERT` and
+`CLONER_TLS_CLIENT_KEY` what this shows of itself, `DEFAULT_REGION` the country (such as NL) of numbers
+that are told without one.
 """
 
 import argparse
@@ -20,17 +22,13 @@ import os
 import sys
 from pathlib import Path
 
-import grpc
 import msgspec
-from precall.v1 import cloning_pb2 as pb
-from precall.v1.cloning_pb2_grpc import CloningServiceStub
+from precall_client import Caller, PrecallError, Tls, TlsInvalid, Voice, connect
 
 from callerid import e164, region_fault
-from environment import EnvironmentInvalid, Target, Token, read
+from environment import EnvironmentInvalid, Pem, Target, Token, read
 
 __all__ = ["main"]
-
-SECONDS = 60.0
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +36,9 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
     cloner_target: Target = Target("localhost:50051")
     cloner_token: tuple[Token, ...] = ()
+    cloner_tls_ca: Pem | None = None
+    cloner_tls_client_cert: Pem | None = None
+    cloner_tls_client_key: Pem | None = None
     default_region: str | None = None
 
     def __post_init__(self) -> None:
@@ -90,55 +91,54 @@ def main(arguments: list[str] | None = None) -> int:
         where = failure.filename or "standard output"
         print(f"cloner.command: {where}: {failure.strerror}", file=sys.stderr)
         return 2
-    except grpc.aio.AioRpcError as failure:
-        print(f"cloner.command: {failure.details()}", file=sys.stderr)
+    except TlsInvalid as fault:
+        print(f"cloner.command: CLONER_TLS: {fault}", file=sys.stderr)
+        return 2
+    except PrecallError as failure:
+        print(f"cloner.command: {failure}", file=sys.stderr)
         return 1
 
 
 async def _run(chosen: argparse.Namespace, access: Access) -> int:
-    metadata = tuple(("authorization", f"Bearer {token.reveal()}") for token in access.cloner_token[:1])
-    options = (("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", -1))
-    async with grpc.aio.insecure_channel(access.cloner_target, options=options) as channel:
-        stub = CloningServiceStub(channel)
+    token = access.cloner_token[0].reveal() if access.cloner_token else None
+    async with connect(access.cloner_target, token=token, tls=_tls(access)) as precall:
         match chosen.command:
             case "voices":
-                page_token = ""
                 caller = _caller(_told(), access) if chosen.caller else None
-                while True:
-                    page = await stub.ListVoices(
-                        pb.ListVoicesRequest(page_size=100, page_token=page_token, caller=caller),
-                        timeout=SECONDS, metadata=metadata,
-                    )  # fmt: skip
-                    for voice in page.voices:
-                        print(_shown(voice))
-                    if not (page_token := page.next_page_token):
-                        return 0
+                async for voice in precall.all_voices(caller=caller):
+                    print(_shown(voice))
             case "forget":
                 caller = None if chosen.voice_id else _caller(_told(), access)
-                request = pb.ForgetCallerRequest(caller=caller, voice_id=chosen.voice_id)
-                answer = await stub.ForgetCaller(request, timeout=SECONDS, metadata=metadata)
+                answer = await precall.forget_caller(caller=caller, voice_id=chosen.voice_id)
                 print(f"{answer.voices_deleted} voices deleted, {answer.voices_pending} to be deleted later")
             case "replace":
                 sample = chosen.recording.read_bytes()
                 told = _told()
-                replaced = await stub.ReplaceVoice(
-                    pb.ReplaceVoiceRequest(caller=_caller(told, access), sample=sample, consent=told.consent),
-                    timeout=SECONDS, metadata=metadata,
-                )  # fmt: skip
+                replaced = await precall.replace_voice(
+                    caller=_caller(told, access), sample=sample, consent=told.consent
+                )
                 print(f"{replaced.voice.voice_id}  {replaced.voice.name}")
             case "enrol":
                 # Only here: the other commands start without what it needs.
                 from cloner.enrolment import enrol
 
                 return await enrol(
-                    stub, metadata, folder=chosen.folder, callers=chosen.callers,
+                    precall, folder=chosen.folder, callers=chosen.callers,
                     report=chosen.report or Path(f"{chosen.callers}.report.csv"), at_once=chosen.at_once,
                     region=access.default_region,
                 )  # fmt: skip
     return 0
 
 
-def _shown(voice: pb.Voice) -> str:
+def _tls(access: Access) -> Tls | None:
+    ca, cert, key = (
+        None if pem is None else pem.reveal().encode()
+        for pem in (access.cloner_tls_ca, access.cloner_tls_client_cert, access.cloner_tls_client_key)
+    )
+    return None if ca is None and cert is None and key is None else Tls(ca=ca, cert=cert, key=key)
+
+
+def _shown(voice: Voice) -> str:
     told = f"{voice.voice_id}  {voice.create_time.ToJsonString()}  {voice.name}"
     return f"{told}  {voice.consent_time.ToJsonString()}  {voice.consent}" if voice.consent else told
 
@@ -147,11 +147,11 @@ def _told() -> CallerText:
     return msgspec.json.decode(sys.stdin.buffer.read(), type=CallerText)
 
 
-def _caller(told: CallerText, access: Access) -> pb.Caller:
+def _caller(told: CallerText, access: Access) -> Caller:
     # Without a country of its own to read it in, a number is left to the cloner, which may have one.
     region = access.default_region
     number = (e164(told.phone_number, region) if region else None) or told.phone_number
-    return pb.Caller(name=told.name, date_of_birth=told.date_of_birth, phone_number=number)
+    return Caller(name=told.name, date_of_birth=told.date_of_birth, phone_number=number)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Asks the cloner on this machine whether it serves: `python -m cloner.health`, exit status 0 or 1.
 
-For health checks of containers and service managers. It reads CLONER_HOST and CLONER_PORT as the
-cloner does, asks the gRPC health service and takes 3 seconds at most.
+For health checks of containers and service managers. It reads CLONER_HOST, CLONER_PORT and whether
+there is a CLONER_TLS_CERT as the cloner does, asks the gRPC health service and takes 3 seconds at most.
 """
 
 import os
@@ -14,11 +14,15 @@ from msgspec import Struct
 
 import environment
 from cloner.settings import Port
+from cloner.transport_security import health_target
 from environment import Host
 
 __all__ = ["serves"]
 
 ANSWER_SECONDS = 3.0
+# Set, the cloner speaks TLS. What they say does not matter here: a certificate that was broken after the
+# cloner had read it is no reason to end a cloner that serves.
+TLS = ("CLONER_TLS_CERT", "CLONER_TLS_CERT_FILE")
 # Who listens on all addresses is asked on one of them.
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104
 
@@ -34,10 +38,11 @@ def serves(environ: Mapping[str, str]) -> bool:
     """Whether the cloner answers in time that it serves. Raises EnvironmentInvalid."""
     where = environment.read(Address, environ)
     host = EVERYWHERE.get(where.cloner_host, where.cloner_host)
+    target = environment.address(host, where.cloner_port)
+    if any(environ.get(name, "").strip() for name in TLS):
+        target = health_target(where.cloner_host, where.cloner_port)
     # A proxy that the environment names would be asked for an address of its own machine.
-    with grpc.insecure_channel(
-        environment.address(host, where.cloner_port), options=(("grpc.enable_http_proxy", 0),)
-    ) as channel:
+    with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=ANSWER_SECONDS

@@ -7,6 +7,9 @@ Refused                   at fault              waiting helps
 ├── MethodUnknown         the caller            no
 ├── ServiceUnknown        the caller            no
 ├── TooManyWatch          nobody                no: calls are served without
+├── Unauthenticated       the caller            no
+├── PermissionDenied      the caller            no
+├── ClientOverloaded      the caller            yes
 ├── Overloaded            nobody                yes
 └── Stopping              nobody                yes
 """
@@ -16,23 +19,27 @@ from typing import ClassVar
 __all__ = [
     "BodyTimeout",
     "BodyTooLarge",
+    "ClientOverloaded",
     "MalformedMessage",
     "MethodUnknown",
     "Overloaded",
+    "PermissionDenied",
     "Refused",
     "ServiceUnknown",
     "Stopping",
     "TooManyWatch",
+    "Unauthenticated",
 ]
 
 
 class Refused(Exception):
-    """A call that nobody works at. Its text is one fixed sentence."""
+    """A call that nobody works at. Its text is one fixed sentence; `facts` are told beside it."""
 
     sentence: ClassVar[str]
 
-    def __init__(self) -> None:
+    def __init__(self, **facts: str) -> None:
         super().__init__(self.sentence)
+        self.facts = facts
 
 
 class MalformedMessage(Refused):
@@ -47,8 +54,7 @@ class BodyTooLarge(Refused):
     sentence = "The request is larger than this method takes."
 
     def __init__(self, *, limit: int, actual: int) -> None:
-        super().__init__()
-        self.facts = {"limit_bytes": str(limit), "actual_bytes": str(actual)}
+        super().__init__(limit_bytes=str(limit), actual_bytes=str(actual))
 
 
 class BodyTimeout(Refused):
@@ -73,6 +79,30 @@ class TooManyWatch(Refused):
     """As many watch the health as may. gRPC clients that are told so take the server to be healthy."""
 
     sentence = "As many watch the health as may; ask by Check, or take this server to be healthy."
+
+
+class Unauthenticated(Refused):
+    """The call does not carry a token of anybody who may call."""
+
+    sentence = "Send the metadata `authorization: Bearer <token>` with a token of this server."
+
+
+class PermissionDenied(Refused):
+    """The client may call, and not this method."""
+
+    sentence = "This method needs a right that this client does not have."
+
+    def __init__(self, *, client: str, right: str) -> None:
+        super().__init__(client=client, missing_right=right)
+
+
+class ClientOverloaded(Refused):
+    """As many calls of this client are being handled as it may have at once."""
+
+    sentence = "This client has as many requests under way as it may have; try again in a moment."
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(limit_requests=str(limit))
 
 
 class Overloaded(Refused):

@@ -4,15 +4,15 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple
 
 import grpc
 import httpx
+import structlog
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
@@ -20,16 +20,19 @@ from cloner.agents.giving import Agents
 from cloner.agents.overrides import Overrides
 from cloner.audio.inspector import Inspector
 from cloner.calls import Calls
+from cloner.clients import Clients, clients_of
 from cloner.janitor import Janitor, Terms
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.registry import Store, opened
 from cloner.room import Room
+from cloner.rpc.access import Access
 from cloner.rpc.admission import Admission
 from cloner.rpc.readiness import SERVICE, Health, Readiness
+from cloner.rpc.reflection import serve_reflection
 from cloner.rpc.service import CloningService
-from cloner.rpc.token import TokenCheck
 from cloner.settings import MEBIBYTE, Settings
+from cloner.transport_security import Identity, health_target, identity_of, server_credentials
 from cloner.voices.callers import Identities
 from cloner.voices.cloning import Cloning
 from cloner.voices.erasure import Erasure
@@ -38,12 +41,15 @@ from cloner.voices.key import kept_beside
 from cloner.voices.marked import Marked
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Limits, Samples
+from cloner.watched import Watched, watching
 from environment import address
 from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing
 from telemetry.rpc import RpcServerTracing
 
 __all__ = ["AddressInUse", "checking_api_key", "serving"]
+
+log = structlog.get_logger()
 
 TRANSPORT = (
     # Else a second cloner on a taken port would start and take half of the calls.
@@ -94,18 +100,22 @@ async def serving(
         nullcontext(inspector) if inspector else _inspector(settings) as opened_inspector,
         opened(settings.database_url, name=settings.precall_deployment, now=now()) as store,
         _http(settings, tracing) as http,
+        _access(settings) as (clients, identity),
+        AsyncExitStack() as beside,
     ):
         rooms = _rooms(settings, tracing, inspector=opened_inspector, store=store, http=http, now=now)
-        server, health_servicer, admission = _server(settings, tracing, rooms)
+        server, health_servicer, admission = _server(settings, tracing, rooms, clients)
         try:
-            port = server.add_insecure_port(address(settings.cloner_host, settings.cloner_port))
+            port = _open(server, settings, identity)
         except RuntimeError as failure:
             raise AddressInUse from failure
         readiness = Readiness(store, health_servicer, patience_seconds=settings.registry_patience_seconds)
         janitor = asyncio.create_task(rooms.janitor.run())
         await readiness.look()
         await server.start()
-        watching = asyncio.create_task(readiness.run())
+        looking = asyncio.create_task(readiness.run())
+        if identity is not None:
+            await beside.enter_async_context(_health_beside(settings, port, health_servicer))
         loop = asyncio.get_running_loop()
         try:
             yield port
@@ -120,9 +130,9 @@ async def serving(
             await admission.quiet(seconds=min(QUIET_SECONDS, max(0.0, ends - loop.time())))
             await server.stop(max(0.0, ends - loop.time()))
             # What the janitor has begun is claimed, and done by the next process.
-            for task in (janitor, watching):
+            for task in (janitor, looking):
                 task.cancel()
-            await asyncio.gather(janitor, watching, return_exceptions=True)
+            await asyncio.gather(janitor, looking, return_exceptions=True)
             await rooms.cloning.finish(max(0.0, ends - loop.time()))
             await rooms.voices.close()
             await rooms.agents.close()
@@ -262,19 +272,63 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
     )
 
 
+@asynccontextmanager
+async def _access(
+    settings: Settings,
+) -> AsyncIterator[tuple[Watched[Clients] | None, Watched[Identity] | None]]:
+    """Who may call, and what TLS is spoken with, where there is either; both as their files have it."""
+    tokens, named, pem = settings.cloner_token, settings.cloner_clients, settings.tls_documents
+    clients = identity = None
+    if tokens or named is not None:
+        documents = {} if named is None else {"CLONER_CLIENTS": named}
+        clients = Watched(documents, lambda texts: clients_of(texts.get("CLONER_CLIENTS"), tokens))
+    if pem:
+        identity = Watched(pem, identity_of)
+    async with watching(*(one for one in (clients, identity) if one is not None)):
+        yield clients, identity
+
+
+def _open(server: grpc.aio.Server, settings: Settings, identity: Watched[Identity] | None) -> int:
+    """The port that the server listens on. Raises RuntimeError where it cannot be had."""
+    where = address(settings.cloner_host, settings.cloner_port)
+    if identity is None:
+        return server.add_insecure_port(where)
+    shown = server_credentials(lambda: identity.current, mutual=settings.cloner_tls_client_ca is not None)
+    return server.add_secure_port(where, shown)
+
+
+@asynccontextmanager
+async def _health_beside(settings: Settings, port: int, servicer: Health) -> AsyncIterator[None]:
+    """Tells the health, and nothing else, to this machine, whose health check speaks no TLS."""
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    try:
+        server.add_insecure_port(health_target(settings.cloner_host, port))
+    except RuntimeError:
+        log.warning("health is not told beside TLS, python -m cloner.health will not find it")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
+
+
 def _server(
-    settings: Settings, tracing: TracerProvider, rooms: _Rooms
+    settings: Settings, tracing: TracerProvider, rooms: _Rooms, clients: Watched[Clients] | None
 ) -> tuple[grpc.aio.Server, Health, Admission]:
-    tokens = settings.cloner_token
     admission = Admission(
         rooms.memory,
         most_calls=settings.cloner_max_requests,
         max_bytes=settings.max_message_bytes,
         body_seconds=settings.body_timeout_seconds,
-        guarded=bool(tokens),
+        guarded=clients is not None,
     )
     server = grpc.aio.server(
-        interceptors=(RpcServerTracing(tracing), *([TokenCheck(tokens)] if tokens else []), admission),
+        interceptors=(
+            RpcServerTracing(tracing),
+            Access(lambda: None if clients is None else clients.current),
+            admission,
+        ),
         options=(
             ("grpc.max_receive_message_length", admission.hard_limit),
             *TRANSPORT,
@@ -283,5 +337,6 @@ def _server(
     add_CloningServiceServicer_to_server(rooms.service, server)
     health_servicer = Health()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    if settings.cloner_reflection:
+        serve_reflection(server, (SERVICE, health.SERVICE_NAME))
     return server, health_servicer, admission

@@ -7,7 +7,9 @@ from msgspec import Meta, Struct
 
 from callerid import region_fault
 from cloner.address import DEFAULT_URL, address_problem, is_sqlite
-from environment import ApiKey, BaseUrl, Host, Key, Token, is_loopback
+from cloner.clients import clients_of
+from cloner.transport_security import documents_of, faults_of
+from environment import ApiKey, BaseUrl, Host, Key, Pem, Token, Toml, is_loopback
 
 __all__ = ["MEBIBYTE", "Settings"]
 
@@ -35,7 +37,19 @@ class Settings(Struct, frozen=True, kw_only=True):
     cloner_port: Port = 50051
 
     cloner_token: tuple[Token, ...] = ()
-    """A call must carry one of them."""
+    """A call must carry one of them, or one of a client of `cloner_clients`."""
+    cloner_clients: Toml | None = None
+    """Who may call, and what; cloner/clients.py says how it is written."""
+
+    cloner_tls_cert: Pem | None = None
+    cloner_tls_key: Pem | None = None
+    cloner_tls_client_ca: Pem | None = None
+    """Set, a client must show a certificate that one of these has signed."""
+    cloner_insecure: bool = False
+    """Whether plain text is spoken beyond this machine."""
+    cloner_reflection: bool = True
+    """Whether a client may ask what is served here."""
+
     cloner_max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
 
@@ -93,14 +107,40 @@ class Settings(Struct, frozen=True, kw_only=True):
             faults.append("VOICE_CLONE_MIN_DURATION must be at most VOICE_CLONE_MAX_DURATION")
         if self.voice_clone_min_sound > self.voice_clone_max_duration:
             faults.append("VOICE_CLONE_MIN_SOUND must be at most VOICE_CLONE_MAX_DURATION")
-        if not self.cloner_token and not is_loopback(self.cloner_host):
-            faults.append("CLONER_TOKEN is required unless CLONER_HOST is a loopback address")
+        faults += self._access_faults()
         if problem := address_problem(self.database_url):
             faults.append(f"DATABASE_URL: {problem}")
         elif self.caller_hash_key is None and not is_sqlite(self.database_url):
             faults.append("CALLER_HASH_KEY is required unless DATABASE_URL is SQLite")
         if faults:
             raise ValueError(*faults)
+
+    def _access_faults(self) -> list[str]:
+        """What is wrong with who may call, and how they are to speak."""
+        faults = []
+        if not is_loopback(self.cloner_host):
+            if not self.cloner_token and self.cloner_clients is None:
+                faults.append(
+                    "CLONER_TOKEN or CLONER_CLIENTS is required unless CLONER_HOST is a loopback address"
+                )
+            if self.cloner_tls_cert is None and not self.cloner_insecure:
+                faults.append(
+                    "CLONER_TLS_CERT is required unless CLONER_HOST is a loopback address, "
+                    "or CLONER_INSECURE=true says that plain text will do"
+                )
+        faults += faults_of({name: document.reveal() for name, document in self.tls_documents.items()})
+        try:
+            clients_of(
+                None if self.cloner_clients is None else self.cloner_clients.reveal(), self.cloner_token
+            )
+        except ValueError as fault:
+            faults += fault.args
+        return faults
+
+    @property
+    def tls_documents(self) -> dict[str, Pem]:
+        """What TLS is spoken with, by the names of the variables; nothing where it is not."""
+        return documents_of(self.cloner_tls_cert, self.cloner_tls_key, self.cloner_tls_client_ca)
 
     @property
     def max_sample_bytes(self) -> int:

@@ -2,26 +2,33 @@
 
 A settings class is a frozen `msgspec.Struct` whose field names are the variables' names in lower
 case. A variable that is set to nothing counts as not set, and so does one that an orchestrator set for
-a service of the same name. A secret may also come from a file that `<NAME>_FILE` names.
+a service of the same name. A secret, a PEM or a TOML may also come from a file that `<NAME>_FILE` names.
 """
 
 from environment.address import BaseUrl, Host, Target, address, is_loopback
+from environment.document import Document, Pem, Toml
+from environment.pem import pem_faults
 from environment.reading import EnvironmentInvalid, read
 from environment.remarks import Remark, remarks
-from environment.secret import ApiKey, Key, Secret, Token
+from environment.secret import ApiKey, Key, Secret, Token, text_of
 
 __all__ = [
     "ApiKey",
     "BaseUrl",
+    "Document",
     "EnvironmentInvalid",
     "Host",
     "Key",
+    "Pem",
     "Remark",
     "Secret",
     "Target",
     "Token",
+    "Toml",
     "address",
     "is_loopback",
+    "pem_faults",
     "read",
     "remarks",
+    "text_of",
 ]

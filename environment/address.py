@@ -109,9 +109,12 @@ def address(host: str, port: int) -> str:
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches what listens there."""
     try:
-        return ipaddress.ip_address(_bare(host)).is_loopback
+        found = ipaddress.ip_address(_bare(host))
     except ValueError:
-        return host == "localhost"
+        # A name, as resolvers have it: in any case, and with the dot of the root or without.
+        return host.lower().removesuffix(".") == "localhost"
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (found if mapped is None else mapped).is_loopback
 
 
 def _bare(host: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from environment.address import BaseUrl, Host, Target
+from environment.document import Document
 from environment.remarks import is_injected
 from environment.secret import Secret, check_ends, secret_text
 
@@ -46,7 +47,10 @@ def read(settings: type[S], environ: Mapping[str, str]) -> S:
             continue
         try:
             if text is not None:
-                values[field.name] = _value(text, kind, field.type)
+                value = _value(text, kind, field.type)
+                if isinstance(value, Document):
+                    value = value.kept_in(environ.get(f"{name}_FILE", "").strip())
+                values[field.name] = value
             elif field.required:
                 faults[name] = f"{name} is required"
         except ValueError as fault:
@@ -63,9 +67,10 @@ def read(settings: type[S], environ: Mapping[str, str]) -> S:
     return made
 
 
-def _text(name: str, environ: Mapping[str, str], kind: object) -> str | None:
+def _text(name: str, environ: Mapping[str, str], kind: typing.Any) -> str | None:
     if _is_secret(kind):
-        text = secret_text(name, environ)
+        largest = kind.largest if _is_document(kind) else Secret.largest
+        text = secret_text(name, environ, largest=largest)
     else:
         text = environ.get(name, "").strip() or None
         if text is not None and is_injected(name, text):
@@ -147,6 +152,10 @@ def _bare(kind: typing.Any) -> typing.Any:
 
 def _is_secret(kind: object) -> bool:
     return any(isinstance(one, type) and issubclass(one, Secret) for one in (kind, *typing.get_args(kind)))
+
+
+def _is_document(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Document)
 
 
 def _is_utf8(text: str) -> bool:

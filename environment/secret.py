@@ -10,10 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Self
 
-__all__ = ["ApiKey", "Key", "Secret", "Token", "check_ends", "file_text", "secret_text"]
+__all__ = [
+    "ApiKey",
+    "Key",
+    "Secret",
+    "Token",
+    "check_ends",
+    "check_quotes",
+    "file_text",
+    "secret_text",
+    "text_of",
+]
 
 SHORTEST = 16
-LARGEST_FILE = 65_536
 
 BOM = b"\xef\xbb\xbf"
 QUOTES = ("\"'`\u2018\u201c", "\"'`\u2019\u201d")
@@ -32,6 +41,8 @@ class Secret:
 
     shortest: ClassVar[int] = 1
     """How many visible characters it needs."""
+    largest: ClassVar[int] = 65_536
+    """How many bytes its file may have."""
     alphabet: ClassVar[re.Pattern[str] | None] = None
     """What it may consist of, where that is less than everything that can be seen."""
 
@@ -94,11 +105,10 @@ class Key(Secret):
     shortest = SHORTEST
 
 
-def secret_text(name: str, environ: Mapping[str, str]) -> str | None:
+def secret_text(name: str, environ: Mapping[str, str], *, largest: int = Secret.largest) -> str | None:
     """The text of the variable, or of the file that `<NAME>_FILE` names; None where neither is set.
 
-    A BOM and one line end at its end are no part of a file's text. Raises ValueError, which names the
-    variable at fault.
+    Raises ValueError, which names the variable at fault.
     """
     text, path = environ.get(name, "").strip(" \t"), environ.get(f"{name}_FILE", "").strip()
     if not path:
@@ -106,18 +116,27 @@ def secret_text(name: str, environ: Mapping[str, str]) -> str | None:
     if text.strip():
         raise ValueError(f"{name} and {name}_FILE are both set: one of them has to go")
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except OSError as failure:
-        raise ValueError(f"{name}_FILE cannot be read ({failure.strerror})") from failure
-    if len(content) > LARGEST_FILE:
-        raise ValueError(f"{name}_FILE is larger than {LARGEST_FILE} bytes")
+        return text_of(Path(path), largest=largest)
+    except ValueError as fault:
+        raise ValueError(f"{name}_FILE {fault}") from fault
+
+
+def text_of(path: Path, *, largest: int) -> str:
+    """What a small file says, as `file_text` has it. Raises ValueError, which says what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except (OSError, ValueError) as failure:
+        why = failure.strerror if isinstance(failure, OSError) else "no file can have this name"
+        raise ValueError(f"cannot be read ({why})") from failure
+    if len(content) > largest:
+        raise ValueError(f"is larger than {largest} bytes")
     try:
         text = file_text(content)
     except UnicodeDecodeError as failure:
-        raise ValueError(f"{name}_FILE must be UTF-8") from failure
+        raise ValueError("must be UTF-8") from failure
     if not text.strip():
-        raise ValueError(f"{name}_FILE is empty")
+        raise ValueError("is empty")
     return text
 
 
@@ -125,6 +144,11 @@ def check_ends(text: str) -> None:
     """Raises ValueError for what editors and shells add to a secret, or to a list of them."""
     if len(text.splitlines()) > 1 or text.endswith(("\n", "\r")):
         raise ValueError("must be one line")
+    check_quotes(text)
+
+
+def check_quotes(text: str) -> None:
+    """Raises ValueError for quotes that a shell would have taken away."""
     if len(text) > 1 and (text[0], text[-1]) in zip(*QUOTES, strict=True):
         raise ValueError("must not stand in quotes: they would be part of it")
 

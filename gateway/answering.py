@@ -8,7 +8,7 @@ Between the two stands the route's own module.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import structlog
@@ -16,6 +16,7 @@ from litestar import Request, Response
 from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from opentelemetry.trace import get_current_span
+from precall_client import Precall
 
 from callerid import e164
 from gateway.conversation.overrides import Overrides
@@ -26,13 +27,8 @@ from gateway.edge.fault import DeliveryError
 from gateway.edge.places import EXTENSION, Guest
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody, Verifier
-from gateway.edge.upload import Upload
 from gateway.settings import Settings
 from telemetry.logs import about
-
-if TYPE_CHECKING:
-    # The stub of an aio channel is a class of its own in the type stubs alone.
-    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["Desk", "Progress", "answered", "lines", "opened", "read", "verified_body", "verifier", "vouch"]
 
@@ -44,8 +40,7 @@ class Desk(Struct, frozen=True, kw_only=True):
 
     settings: Settings
     secrets: list[bytes]
-    cloner: "CloningServiceAsyncStub"
-    upload: Upload
+    cloner: Precall
     bodies: Bodies
     overrides: Overrides
     own_numbers: frozenset[str]
@@ -83,16 +78,13 @@ Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
 Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 
 
-def opened(
-    settings: Settings, cloner: "CloningServiceAsyncStub", upload: Upload, now: Callable[[], float]
-) -> Desk:
+def opened(settings: Settings, cloner: Precall, now: Callable[[], float]) -> Desk:
     """One desk for all routes. `now` is the time of day that signatures are held against."""
     region = settings.default_region
     return Desk(
         settings=settings,
         secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
         cloner=cloner,
-        upload=upload,
         bodies=Bodies(settings.max_buffered_bytes, settings.unvouched_bytes),
         overrides=Overrides(settings.override_leaves),
         own_numbers=frozenset(filter(None, (e164(number, region) for number in settings.own_numbers))),

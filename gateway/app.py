@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import grpc
 import uvicorn
 from litestar import Litestar, Response, Router
 from litestar.enums import MediaType
@@ -19,44 +18,37 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from opentelemetry.sdk.trace import TracerProvider
-from precall.v1.cloning_pb2_grpc import CloningServiceStub
+from precall_client import Precall, Tls, connect
 
-from environment import address
+from environment import Pem, address
 from gateway.answering import opened
 from gateway.edge.closing import Application, ClosingEarly
 from gateway.edge.connection import Connection, House
-from gateway.edge.credential import Credential
 from gateway.edge.head import AnsweringHead
 from gateway.edge.problems import answered
-from gateway.edge.upload import uploading
 from gateway.health.route import Readiness, health_routes
 from gateway.initiation.route import conversation_init
 from gateway.postcall.route import post_call
 from gateway.precall.route import webhook
 from gateway.settings import MEBIBYTE, Settings
 from telemetry.http_server import HttpServerTracing
-from telemetry.rpc import RpcClientTracing
 
-__all__ = ["SERVICE_CONFIG", "channel", "create_app", "listening", "serving"]
+__all__ = ["create_app", "listening", "serving"]
 
 UNTRACED = {"/health", "/health/live", "/health/ready"}
 BACKLOG = 1024
-# Published: docs/API.md says what stands in it, and any client of the cloner may use it.
-SERVICE_CONFIG = Path(__file__).parent / "service_config.json"
-# Requests that are larger than that are not kept for being sent again once gRPC has begun to send them.
-RETRY_BUFFER = 2 * MEBIBYTE
 
 
 def create_app(
     settings: Settings,
     provider: TracerProvider,
-    channel: grpc.aio.Channel,
+    cloner: Precall,
     readiness: Readiness,
     *,
     now: Callable[[], float] = time.time,
 ) -> Application:
     """The ASGI application. It opens nothing and closes nothing."""
-    desk = opened(settings, CloningServiceStub(channel), uploading(channel), now)
+    desk = opened(settings, cloner, now)
     app = Litestar(
         route_handlers=[
             webhook(desk),
@@ -88,15 +80,14 @@ async def serving(
     At its end nothing more is taken, and what is in flight is finished within
     SHUTDOWN_GRACE_SECONDS.
     """
-    wires: list[grpc.aio.ClientInterceptor] = [RpcClientTracing(provider)]
-    if settings.cloner_token:
-        wires.append(Credential(settings.cloner_token[0]))
-    # Opened here, not at import: a grpc.aio channel belongs to the loop it is made on.
-    async with (
-        channel(settings, *wires) as cloner,
-        channel(settings) as untraced,
-    ):
-        app = create_app(settings, provider, cloner, Readiness(untraced), now=now)
+    async with connect(
+        settings.cloner_target,
+        token=settings.cloner_token[0].reveal() if settings.cloner_token else None,
+        tls=_tls(settings),
+        tracer_provider=provider,
+        max_message_bytes=max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE),
+    ) as cloner:
+        app = create_app(settings, provider, cloner, Readiness(lambda: cloner.channel), now=now)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -158,33 +149,18 @@ class _Server(uvicorn.Server):
         self.up.set()
 
 
-def channel(settings: Settings, *interceptors: grpc.aio.ClientInterceptor) -> grpc.aio.Channel:
-    """A channel to the cloners, for the loop that runs."""
-    largest = max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE)
-    return grpc.aio.insecure_channel(
-        settings.cloner_target,
-        options=[
-            ("grpc.max_send_message_length", largest),
-            ("grpc.max_receive_message_length", largest),
-            # What ElevenLabs or the registry fail at is tried again by the cloner alone, which has gRPC leave
-            # it at that. What is sent again from here is what a cloner that ends left without an answer.
-            ("grpc.enable_retries", 1),
-            ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER),
-            # A proxy of the environment is for the internet, and the cloner is not there.
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.service_config", SERVICE_CONFIG.read_text()),
-            # A name is looked up again when a cloner ends a connection, as each does now and then: that is
-            # how one that was added is found. By default this happens at most every 30 s.
-            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-            # By default a cloner that was restarted may stay away for two minutes.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-            # Notices a peer that vanished without a word while a call waits for it.
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
-        ],
-        interceptors=interceptors,
+def _tls(settings: Settings) -> Tls | None:
+    """What TLS is spoken with; none where no part of it is set."""
+
+    def part(pem: Pem | None) -> bytes | Path | None:
+        return None if pem is None else pem.path or pem.reveal().encode()
+
+    if not settings.cloner_tls_ca and not settings.cloner_tls_client_cert:
+        return None
+    return Tls(
+        ca=part(settings.cloner_tls_ca),
+        cert=part(settings.cloner_tls_client_cert),
+        key=part(settings.cloner_tls_client_key),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from callerid import e164, region_fault
-from environment import Host, Key, Target, Token
+from environment import Host, Key, Pem, Target, Token, pem_faults
 
 __all__ = ["MAX_INITIATION_BYTES", "MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
 
@@ -40,6 +40,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     cloner_target: Target = Target("localhost:50051")
     cloner_token: tuple[Token, ...] = ()
     """The first goes with every call to the cloner, as `authorization: Bearer <token>`."""
+
+    cloner_tls_ca: Pem | None = None
+    """Whose certificate the cloner must show. This, or a certificate of our own, and TLS is spoken."""
+
+    cloner_tls_client_cert: Pem | None = None
+    """What we show the cloner of ourselves, for mutual TLS."""
+
+    cloner_tls_client_key: Pem | None = None
 
     precall_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 15_000
     """From the first byte of a body until its answer has left."""
@@ -153,6 +161,21 @@ class Settings(Struct, frozen=True, kw_only=True):
                 "OWN_NUMBERS: expected telephone numbers such as +31612345678, comma-separated; "
                 "national ones need DEFAULT_REGION"
             )
+        pem = {
+            name: document.reveal()
+            for name, document in (
+                ("CLONER_TLS_CA", self.cloner_tls_ca),
+                ("CLONER_TLS_CLIENT_CERT", self.cloner_tls_client_cert),
+                ("CLONER_TLS_CLIENT_KEY", self.cloner_tls_client_key),
+            )
+            if document is not None
+        }
+        faults += pem_faults(
+            pem,
+            certificate="CLONER_TLS_CLIENT_CERT",
+            key="CLONER_TLS_CLIENT_KEY",
+            authorities="CLONER_TLS_CA",
+        )
         if faults:
             raise ValueError(*faults)
 

@@ -1,4 +1,4 @@
-"""Client and server spans for gRPC calls with one answer, as interceptors for `grpc.aio`."""
+"""Server spans for gRPC calls with one answer, as an interceptor for `grpc.aio`."""
 
 # Some of grpc's generics are generic in its type stubs alone.
 from __future__ import annotations
@@ -11,10 +11,10 @@ import grpc
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-__all__ = ["RpcClientTracing", "RpcServerTracing"]
+__all__ = ["RpcServerTracing"]
 
 # Names of the RPC semantic conventions 1.40, which the Python package still keeps as incubating.
 RPC_METHOD = "rpc.method"
@@ -36,56 +36,6 @@ SERVER_FAILURES = frozenset(
 )
 UNTRACED = frozenset({"grpc.health.v1.Health/Check"})
 W3C = TraceContextTextMapPropagator()
-
-
-class RpcClientTracing(grpc.aio.UnaryUnaryClientInterceptor):
-    """A client span around each unary call, and its `traceparent` in the call's metadata.
-
-    The span fails on every status but OK, also when the caller gives the call up.
-    """
-
-    def __init__(self, provider: TracerProvider) -> None:
-        self._tracer = provider.get_tracer("precall.rpc")
-
-    async def intercept_unary_unary(
-        self,
-        continuation: Callable[
-            [grpc.aio.ClientCallDetails, Any], Awaitable[grpc.aio.UnaryUnaryCall[Any, Any]]
-        ],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,
-    ) -> grpc.aio.UnaryUnaryCall[Any, Any]:
-        name = _text(client_call_details.method).lstrip("/")
-        with self._tracer.start_as_current_span(
-            name,
-            kind=SpanKind.CLIENT,
-            attributes={RPC_SYSTEM: "grpc", RPC_METHOD: name},
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            carrier: dict[str, str] = {}
-            W3C.inject(carrier, set_span_in_context(span))
-            metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()), *carrier.items())
-            details = grpc.aio.ClientCallDetails(
-                method=client_call_details.method,
-                timeout=client_call_details.timeout,
-                metadata=metadata,
-                credentials=client_call_details.credentials,
-                wait_for_ready=client_call_details.wait_for_ready,
-            )
-            code = grpc.StatusCode.CANCELLED
-            try:
-                call = await continuation(details, request)
-                # Waited for here, so that the span ends with the call whatever becomes of it.
-                try:
-                    code = await call.code()
-                except asyncio.CancelledError:
-                    # Waiting was given up; the call itself goes on until it is told, too.
-                    call.cancel()
-                    raise
-            finally:
-                _tell(span, code, failed=code is not grpc.StatusCode.OK)
-            return call
 
 
 class RpcServerTracing(grpc.aio.ServerInterceptor):

@@ -26,6 +26,16 @@ SAMPLES = Path(__file__).parent / "samples"
 API_KEY = "key-of-the-emulator"
 BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adopt voice"}
 
+LEFT_OUT = "left out"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what was not tried on this machine, for want of a tool."""
+    for report in terminalreporter.getreports("passed"):
+        for name, what in report.user_properties:
+            if name == LEFT_OUT:
+                terminalreporter.write_line(f"left out: {what} ({report.nodeid})")
+
 
 def pytest_configure() -> None:
     """Keeps files in memory, and lets SIGTERM and SIGHUP end the tests as Ctrl-C does.

@@ -10,29 +10,19 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
-from precall.v1 import cloning_pb2 as pb
+from precall_client import Caller, Precall, PrecallError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cloner.enrolment.listing import FileInvalid, Row, read_callers
 from cloner.enrolment.report import Entry, Report
 
-if TYPE_CHECKING:
-    # The stubs know this class, the module does not.
-    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
-
 __all__ = ["enrol"]
 
 SECONDS = 90.0
 LARGEST_BYTES = 256 * 1_048_576
-DOMAIN = "precall"
-TOO_LARGE = ("SAMPLE_TOO_LARGE", "The cloner takes no recording of this size.")
-DETAILS_KEY = "grpc-status-details-bin"
 
 # What every further line would meet as well.
 STOPPING = frozenset(
@@ -48,15 +38,19 @@ STOPPING = frozenset(
     }
 )
 
-# For a status that says nothing in our own words: gRPC's own.
-C = grpc.StatusCode
-CODES: dict[grpc.StatusCode, tuple[str, str]] = {
-    C.UNAVAILABLE: ("CLONER_UNAVAILABLE", "The cloner cannot be reached: is CLONER_TARGET right?"),
-    C.UNIMPLEMENTED: ("CLONER_UNAVAILABLE", "What is at CLONER_TARGET is no cloner of this version."),
-    C.UNAUTHENTICATED: ("UNAUTHENTICATED", "CLONER_TOKEN was refused."),
-    C.PERMISSION_DENIED: ("PERMISSION_DENIED", "CLONER_TOKEN does not allow this."),
-    C.DEADLINE_EXCEEDED: ("PROVIDER_TIMEOUT", "There was no answer in time."),
-    C.RESOURCE_EXHAUSTED: ("RATE_LIMITED", "Too much is going on at once. Try again later."),
+TOO_LARGE = ("SAMPLE_TOO_LARGE", "The cloner takes no recording of this size.")
+# For an answer that does not say why.
+UNTOLD: dict[str, tuple[str, str]] = {
+    "CLONER_UNAVAILABLE": ("CLONER_UNAVAILABLE", "The cloner cannot be reached: is CLONER_TARGET right?"),
+    "METHOD_NOT_ALLOWED": (
+        "CLONER_UNAVAILABLE",
+        "What is at CLONER_TARGET is no cloner of this version.",
+    ),
+    "UNAUTHENTICATED": ("UNAUTHENTICATED", "CLONER_TOKEN was refused."),
+    "PERMISSION_DENIED": ("PERMISSION_DENIED", "CLONER_TOKEN does not allow this."),
+    "PROVIDER_TIMEOUT": ("PROVIDER_TIMEOUT", "There was no answer in time."),
+    "RATE_LIMITED": ("RATE_LIMITED", "Too much is going on at once. Try again later."),
+    "SAMPLE_TOO_LARGE": TOO_LARGE,
 }
 
 
@@ -69,8 +63,7 @@ class RowRefused(Exception):
 
 
 async def enrol(
-    stub: "CloningServiceAsyncStub",
-    metadata: tuple[tuple[str, str], ...],
+    precall: Precall,
     *,
     folder: Path,
     callers: Path,
@@ -86,7 +79,7 @@ async def enrol(
         within = _folder(folder)
         rows = read_callers(callers, region)
         with Report(report) as opened, _shown(console, len(rows)) as show:
-            run = Run(stub, metadata, folder=within, report=opened, show=show)
+            run = Run(precall, folder=within, report=opened, show=show)
             await run.through(rows, at_once)
     except FileInvalid as fault:
         console.print(f"cloner.command: {fault}", highlight=False)
@@ -110,15 +103,13 @@ class Run:
 
     def __init__(
         self,
-        stub: "CloningServiceAsyncStub",
-        metadata: tuple[tuple[str, str], ...],
+        precall: Precall,
         *,
         folder: Path,
         report: Report,
         show: Callable[[int, str], None],
     ) -> None:
-        self._stub = stub
-        self._metadata = metadata
+        self._precall = precall
         self._folder = folder
         self._report = report
         self._show = show
@@ -164,14 +155,13 @@ class Run:
             sample, digest = await asyncio.to_thread(_recording, self._folder, row)
             if (before := self._report.done(row.line, file, digest)) is not None:
                 return before, False
-            caller = pb.Caller(name=row.name, date_of_birth=row.date_of_birth, phone_number=row.phone_number)
-            answer = await self._stub.CloneVoice(
-                pb.CloneVoiceRequest(caller=caller, sample=sample, consent=row.consent),
-                timeout=SECONDS, metadata=self._metadata,
-            )  # fmt: skip
+            caller = Caller(name=row.name, date_of_birth=row.date_of_birth, phone_number=row.phone_number)
+            answer = await self._precall.clone_voice(
+                caller=caller, sample=sample, consent=row.consent, seconds=SECONDS
+            )
         except RowRefused as fault:
             reason, message = fault.reason, str(fault)
-        except grpc.aio.AioRpcError as failure:
+        except PrecallError as failure:
             reason, message = _why(failure)
         else:
             outcome: Literal["known", "enrolled"] = "known" if answer.voice_reused else "enrolled"
@@ -224,20 +214,13 @@ def _recording(folder: Path, row: Row) -> tuple[bytes, str]:
     return sample, hmac.new(key, told.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def _why(failure: grpc.aio.AioRpcError) -> tuple[str, str]:
+def _why(failure: PrecallError) -> tuple[str, str]:
     """The reason and the message of an answer, in one line."""
-    details = dict(failure.trailing_metadata() or ()).get(DETAILS_KEY)
-    with contextlib.suppress(DecodeError, TypeError):
-        status = status_pb2.Status.FromString(details)
-        for detail in status.details:
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info) and info.domain == DOMAIN:
-                if info.reason == "BODY_TOO_LARGE":
-                    return TOO_LARGE
-                return info.reason, " ".join(status.message.split())
-    if "larger than max" in (failure.details() or ""):
+    if not failure.told:
+        return UNTOLD.get(failure.reason, ("INTERNAL", "The cloner failed, and does not say why."))
+    if failure.reason == "BODY_TOO_LARGE":
         return TOO_LARGE
-    return CODES.get(failure.code(), ("INTERNAL", "The cloner failed, and does not say why."))
+    return failure.reason, " ".join(failure.message.split())
 
 
 @contextlib.contextmanager

@@ -284,4 +284,4 @@ def _refuse(context: Context, failure: Exception) -> None:
     answer_failure(context, failure)
     reason = reason_of(failure)
     get_current_span().set_attribute("precall.outcome", reason)
-    log.debug("call refused", reason=reason)
+    log.info("call refused", reason=reason)

@@ -32,7 +32,7 @@ from cloner.voices.marked import VoiceNeedsVerification
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 
-__all__ = ["FieldInvalid", "Unauthenticated", "answer_failure", "reason_of"]
+__all__ = ["FieldInvalid", "answer_failure", "reason_of"]
 
 log = structlog.get_logger()
 
@@ -51,13 +51,6 @@ class FieldInvalid(Exception):
     def __init__(self, *faults: tuple[str, str]) -> None:
         super().__init__("; ".join(f"{field} {problem}" for field, problem in faults))
         self.faults = faults
-
-
-class Unauthenticated(Exception):
-    """The call does not carry our token."""
-
-    def __init__(self) -> None:
-        super().__init__("Send the metadata `authorization: Bearer <token>` with the token of this server.")
 
 
 E = error_reason_pb2
@@ -103,7 +96,9 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     refusals.TooManyWatch: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
     refusals.ServiceUnknown: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     RegistryUnavailable: (E.ERROR_REASON_REGISTRY_UNAVAILABLE, C.UNAVAILABLE),
-    Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
+    refusals.Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
+    refusals.PermissionDenied: (E.ERROR_REASON_PERMISSION_DENIED, C.PERMISSION_DENIED),
+    refusals.ClientOverloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     # What requests say is checked before; what is left is what ElevenLabs said of a voice or an agent.
     TextNotStorable: (E.ERROR_REASON_PROVIDER_PROTOCOL, C.INTERNAL),
 }
@@ -135,7 +130,7 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
         log.error("bug", exception=where(failure))
         message = INTERNAL
     status = status_pb2.Status(code=code.value[0], message=message)
-    facts = failure.facts if isinstance(failure, samples.SampleRefused | refusals.BodyTooLarge) else {}
+    facts = failure.facts if isinstance(failure, samples.SampleRefused | refusals.Refused) else {}
     info = error_details_pb2.ErrorInfo(
         domain=DOMAIN,
         reason=reason_of(failure),

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from msgspec import Struct
 from opentelemetry.trace import get_current_span
 from precall.v1.cloning_pb2 import FallbackInfo
+from precall_client import PrecallError, SampleTooLarge
 
 from gateway.edge.body import BodyError
 from gateway.edge.fault import DeliveryError
@@ -28,8 +27,6 @@ __all__ = ["ANSWERS", "CODES", "Problem", "Refusal", "Unauthenticated", "answer"
 
 log = structlog.get_logger()
 
-DOMAIN = "precall"
-DETAILS = "grpc-status-details-bin"
 RETRY_AFTER_SECONDS = 1
 
 ErrorCode = Literal[
@@ -182,7 +179,7 @@ def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) ->
             return Refusal(reason="UNAUTHENTICATED", headers={"WWW-Authenticate": "Bearer"})
         case DeliveryError():
             return Refusal(reason=failure.reason, message=failure.message)
-        case grpc.aio.AioRpcError():
+        case PrecallError():
             return _of_call(failure, codes)
         case HTTPException() if failure.status_code < 500:
             reason = STATUSES.get(failure.status_code, "MALFORMED_BODY")
@@ -216,57 +213,31 @@ def answered(_request: Request[Any, Any, Any], failure: Exception) -> Response[P
     return answer(refusal(failure))
 
 
-def _of_call(failure: grpc.aio.AioRpcError, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
-    code = failure.code()
-    info, retry, fallback = _details(failure)
-    if (info[0] if info is not None and info[0] in ANSWERS else code.name) in OUR_OWN:
+def _of_call(failure: PrecallError, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
+    code, known = failure.code, failure.told and failure.reason in ANSWERS
+    if (failure.reason if known else code.name) in OUR_OWN:
         log.error("cloner refuses us, check CLONER_TOKEN", code=code.name)
         reason, message = "CLONER_UNAVAILABLE", ""
-    elif info is not None and (info[0], code) in OF_THE_WAY:
+    elif failure.told and (failure.reason, code) in OF_THE_WAY:
         reason, message = "CLONER_UNAVAILABLE", ""
-    elif info is not None and info[0] in ANSWERS:
-        reason, message = info
+    elif known:
+        reason, message = failure.reason, failure.message
         # What gRPC calls the caller is called caller_metadata by whoever sent the delivery.
         if reason == "FIELD_INVALID" and message.startswith("caller."):
             message = f"caller_metadata.{message.removeprefix('caller.')}"
-    elif info is not None:
-        reason, message = codes.get(code, "INTERNAL"), info[1]
-    elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (failure.details() or ""):
-        reason, message = "SAMPLE_TOO_LARGE", ""
+    elif failure.told:
+        reason, message = codes.get(code, "INTERNAL"), failure.message
+    elif isinstance(failure, SampleTooLarge):
+        reason, message = failure.reason, ""
     else:
         reason, message = codes.get(code, "INTERNAL"), ""
         log.warning("call failed without a reason", code=code.name)
+    retry = None if failure.retry_after is None else max(1, math.ceil(failure.retry_after))
     if reason == "RATE_LIMITED":
         retry = retry or RETRY_AFTER_SECONDS
     elif ANSWERS[reason][0] != 503:
         retry = None
-    return Refusal(reason=reason, message=message, headers=_retry_after(retry), fallback=fallback)
-
-
-def _details(
-    failure: grpc.aio.AioRpcError,
-) -> tuple[tuple[str, str] | None, int | None, FallbackInfo | None]:
-    """Reason and message where the status is our own, the seconds to wait, and what else it says."""
-    info: tuple[str, str] | None = None
-    retry: int | None = None
-    fallback: FallbackInfo | None = None
-    for key, value in failure.trailing_metadata() or ():
-        if key != DETAILS or not isinstance(value, bytes):
-            continue
-        try:
-            status = status_pb2.Status.FromString(value)
-            for detail in status.details:
-                error, delay = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-                instead = FallbackInfo()
-                if detail.Unpack(error) and error.domain == DOMAIN:
-                    info = error.reason, status.message
-                elif detail.Unpack(delay):
-                    retry = max(1, math.ceil(delay.retry_delay.seconds + delay.retry_delay.nanos / 1e9))
-                elif detail.Unpack(instead):
-                    fallback = instead
-        except DecodeError:
-            continue
-    return info, retry, fallback
+    return Refusal(reason=reason, message=message, headers=_retry_after(retry), fallback=failure.fallback)
 
 
 def _retry_after(seconds: int | None) -> dict[str, str]:

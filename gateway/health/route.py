@@ -30,11 +30,11 @@ class Health(Struct, frozen=True, kw_only=True):
 class Readiness:
     """Asks the cloner's health check at most once a second, whoever wants to know how often.
 
-    `channel` should trace nothing: these calls come all day and tell nothing.
+    `channel` gives the one to ask by, which traces nothing: these calls come all day and tell nothing.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = health_pb2_grpc.HealthStub(channel)
+    def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
+        self._channel = channel
         self._asked: asyncio.Task[bool] | None = None
         self._at = 0.0
 
@@ -48,7 +48,7 @@ class Readiness:
 
     async def _ask(self) -> bool:
         try:
-            answer = await self._stub.Check(
+            answer = await health_pb2_grpc.HealthStub(self._channel()).Check(
                 health_pb2.HealthCheckRequest(service=SERVICE), timeout=ANSWER_SECONDS
             )
         except grpc.aio.AioRpcError:

@@ -3,7 +3,7 @@
     POST /webhook/conversation-init   headers and bytes
     received()          -> the bytes of somebody we know | SignatureError, Unauthenticated
     opening.read()      -> Opening: what is known of the call
-    OpenCall            -> OpenCallResponse | AioRpcError
+    OpenCall            -> OpenCallResponse | PrecallError
     greeted()           -> Initiation: the caller's voice, or nobody's
 
 Who is known is always answered 200 within the budget, with all that a conversation needs: whatever fails
@@ -22,7 +22,6 @@ from opentelemetry.trace import get_current_span
 from precall.v1.cloning_pb2 import (
     CALLER_MATCH_ONE,
     CALLER_MATCH_SEVERAL,
-    OpenCallRequest,
     OpenCallResponse,
 )
 
@@ -66,13 +65,11 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
     if facts.agent_id is None:
         progress.outcome = "agent_unknown"
         return nobodys_voice(desk, facts)
-    response = await desk.cloner.OpenCall(
-        OpenCallRequest(
-            agent_id=facts.agent_id,
-            phone_number=call.phone_number or "",
-            **(call.name or {"call_sid": secrets.token_hex(16)}),
-        ),
-        timeout=max(0.0, ends - asyncio.get_running_loop().time()),
+    response = await desk.cloner.open_call(
+        agent_id=facts.agent_id,
+        phone_number=call.phone_number or "",
+        seconds=ends - asyncio.get_running_loop().time(),
+        **(call.name or {"call_sid": secrets.token_hex(16)}),
     )
     remember(desk.overrides, facts.agent_id, response)
     facts = progress.facts = structs.replace(facts, call_id=response.call_id)

@@ -3,31 +3,27 @@
     POST /webhook/post-call   bytes and headers
     verified_body()           -> VerifiedBody | SignatureError, BodyError          (desk.py)
     event.read()              -> Event | DeliveryError, BodyError
-    complete()                -> whether there was such a call | AioRpcError
+    complete()                -> whether there was such a call | PrecallError
     answer                    -> 200, or what problems.py makes of the failure
 
 Whoever sends an event sends it again after a 5xx, 429 or 408, and never after another 4xx.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import grpc
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 from opentelemetry.trace import get_current_span
-from precall.v1.cloning_pb2 import CompleteCallRequest
+from precall_client import Precall
 
 from gateway.answering import Desk, Progress, answered, verified_body, verifier
 from gateway.edge import problems
 from gateway.edge.openapi import CompleteOperation, responses
 from gateway.postcall import request as event
 from gateway.postcall.request import Event
-
-if TYPE_CHECKING:
-    # The stub of an aio channel is a class of its own in the type stubs alone.
-    from precall.v1.cloning_pb2_grpc import CloningServiceAsyncStub
 
 __all__ = ["post_call"]
 
@@ -89,18 +85,16 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
         return event.read(body)
 
 
-async def complete(cloner: "CloningServiceAsyncStub", told: Event) -> bool:
-    """Whether there was such a call; now it has ended. Raises AioRpcError.
+async def complete(cloner: Precall, told: Event) -> bool:
+    """Whether there was such a call; now it has ended. Raises PrecallError.
 
     A sender who hangs up does not stop this: the call is over whether they listen or not.
     """
-    response = await cloner.CompleteCall(
-        CompleteCallRequest(
-            conversation_id=told.conversation_id or "",
-            call_id=told.call_id or "",
-            agent_id=told.agent_id or "",
-            voice_id=told.voice_id or "",
-        ),
-        timeout=COMPLETE_SECONDS,
+    response = await cloner.complete_call(
+        conversation_id=told.conversation_id or "",
+        call_id=told.call_id or "",
+        agent_id=told.agent_id or "",
+        voice_id=told.voice_id or "",
+        seconds=COMPLETE_SECONDS,
     )
     return response.found

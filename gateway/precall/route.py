@@ -2,9 +2,8 @@
 
     POST /webhook       bytes and headers
     verified_body()     -> VerifiedBody | SignatureError, BodyError                (desk.py)
-    receive()           -> PrepareCallRequest | DeliveryError
-    outgoing()          -> the bytes of that | BodyError                           (upload.py)
-    call_through()      -> PrepareCallResponse | AioRpcError, ClientGone
+    receive()           -> Delivery | DeliveryError
+    call_through()      -> PrepareCallResponse | PrecallError, ClientGone
     prepared()          -> PreparedCall, FallbackCall                              (prepared.py)
     answer              -> 200, or what problems.py makes of the failure, or without_voice()
 
@@ -18,7 +17,8 @@ from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import structs
 from opentelemetry.trace import get_current_span
-from precall.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
+from precall.v1.cloning_pb2 import PrepareCallResponse
+from precall_client import Caller, Precall
 
 from gateway.answering import Desk, Progress, answered, lines, verified_body, verifier
 from gateway.conversation.overrides import remember
@@ -28,10 +28,9 @@ from gateway.edge.body import ClientGone, Receive, disconnected
 from gateway.edge.openapi import DeliverOperation, responses
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody
-from gateway.edge.upload import Upload, outgoing
 from gateway.precall import request as delivery
 from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
-from gateway.precall.request import MediaType
+from gateway.precall.request import Delivery, MediaType
 from gateway.settings import Settings
 
 __all__ = ["webhook"]
@@ -75,11 +74,13 @@ async def handled(
             limit=settings.max_body_bytes,
             seconds=min(settings.body_timeout_seconds, settings.precall_budget_ms / 1000),
         )
-        prepare, facts = receive(verified, media, settings, progress)
+        call, facts = receive(verified, media, settings, progress)
         del verified, check
-        wire = outgoing(prepare, share)
-        del prepare
-        response = await call_through(desk.upload, wire, request.receive, _left(settings, progress))
+        # As it is sent, and gRPC's own copy of it.
+        share.hold(2 * len(call.sample))
+        through = call_through(desk.cloner, call, request.receive, _left(settings, progress))
+        del call
+        response = await through
     answer = prepared(response, facts, settings, desk.overrides, progress.duration_ms)
     if isinstance(answer, FallbackCall):
         progress.outcome = answer.reason
@@ -101,8 +102,8 @@ def without_voice(desk: Desk, progress: Progress, refused: Refusal) -> FallbackC
 
 def receive(
     body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
-) -> tuple[PrepareCallRequest, Facts]:
-    """The request to the cloner, and what the answer needs of it. Raises DeliveryError."""
+) -> tuple[Delivery, Facts]:
+    """What the cloner is to be told, and what the answer needs of it. Raises DeliveryError."""
     call = delivery.read(body, media, max_sample_bytes=settings.max_sample_bytes)
     progress.conversation_id = call.conversation_id
     get_current_span().set_attributes(
@@ -117,35 +118,37 @@ def receive(
         call_id=unknown_call(),
     )
     progress.facts = facts
+    return call, facts
+
+
+async def call_through(
+    cloner: Precall, call: Delivery, receive: Receive, seconds: float
+) -> PrepareCallResponse:
+    """The cloner's answer. Raises PrecallError, and ClientGone when the client hangs up before it.
+
+    Then the call is cancelled: an agent must not be touched for a call that is gone.
+    """
     caller = Caller(
         name=call.name or "", date_of_birth=call.date_of_birth or "", phone_number=call.phone_number or ""
     )
-    request = PrepareCallRequest(
+    prepare = cloner.prepare_call(
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
         caller=caller,
         sample=call.sample,
         consent=call.consent or "",
+        seconds=seconds,
     )
-    return request, facts
-
-
-async def call_through(
-    upload: Upload, request: bytes, receive: Receive, seconds: float
-) -> PrepareCallResponse:
-    """The cloner's answer. Raises AioRpcError, and ClientGone when the client hangs up before it.
-
-    Then the call is cancelled: an agent must not be touched for a call that is gone.
-    """
-    call = upload(request, timeout=max(0.0, seconds))
+    del call  # its sample is as large as the request, which is all that is needed of it now
+    asked = asyncio.create_task(prepare)
     watch = asyncio.create_task(disconnected(receive))
-    watch.add_done_callback(lambda _: call.cancel())
+    watch.add_done_callback(lambda _: asked.cancel())
     try:
-        return await call
+        return await asked
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            call.cancel()
+            asked.cancel()
             raise
         raise ClientGone from None
     finally:

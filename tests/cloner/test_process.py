@@ -87,7 +87,7 @@ async def test_faulty_telemetry() -> None:
 @pytest.mark.parametrize("host", ["::", "[::1]"])
 async def test_ipv6(host: str) -> None:
     """A cloner serves on IPv6, and its own health check finds it there."""
-    settings = {"CLONER_HOST": host, "CLONER_TOKEN": "token-of-the-cloner"}
+    settings = {"CLONER_HOST": host, "CLONER_TOKEN": "token-of-the-cloner", "CLONER_INSECURE": "true"}
     async with process(ELEVENLABS_API_KEY="k", CLONER_PORT="0", **settings) as started:
         address = await ready(started)
         port = address.rpartition(":")[2]

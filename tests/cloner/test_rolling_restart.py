@@ -9,11 +9,9 @@ import grpc
 import pytest
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
+from precall_client import connect
+from precall_client.transport import SERVICE_CONFIG
 
-from environment import Secret
-from gateway.app import SERVICE_CONFIG
-from gateway.app import channel as channel_of_gateway
-from gateway.settings import Settings as GatewaySettings
 from tests.cloner.test_process import API_KEY, process, ready
 
 CALLS = 1_000
@@ -76,12 +74,10 @@ async def test_rolling_restart(emulator_url: str, tmp_path, client: str) -> None
         ports = [(await ready(each)).rpartition(":")[2] for each in running]
         target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
         if client == "gateway":
-            wire = channel_of_gateway(GatewaySettings(
-                elevenlabs_webhook_secret=(Secret("secret-of-the-webhook"),), cloner_target=target
-            ))  # fmt: skip
+            wire = (await start(connect(target))).channel
         else:
-            wire = grpc.aio.insecure_channel(target, (("grpc.service_config", SERVICE_CONFIG.read_text()),))
-        await start(wire)
+            config = SERVICE_CONFIG.read_text()
+            wire = await start(grpc.aio.insecure_channel(target, (("grpc.service_config", config),)))
         callers = await start(Callers(wire))
         await callers.until_answered(CALLS // 4)
         for old, port in zip(running, ports, strict=True):

@@ -53,6 +53,9 @@ def test_greeting_with_an_unknown_placeholder(message: str) -> None:
         read(Settings, {"ELEVENLABS_API_KEY": "key-1", "DEFAULT_FIRST_MESSAGE": message})
 
 
+PLAIN_TEXT = "or CLONER_INSECURE=true says that plain text will do"
+
+
 def test_faults_between_settings_are_named_with_the_others() -> None:
     """One start tells of all there is to mend, also where some settings are malformed in themselves."""
     with pytest.raises(EnvironmentInvalid) as caught:
@@ -72,7 +75,8 @@ def test_faults_between_settings_are_named_with_the_others() -> None:
         "AGENT_UPDATE must be one of: auto, always, never",
         "DEFAULT_FIRST_MESSAGE must be a sentence with {name} as its only placeholder",
         "VOICE_CLONE_MIN_DURATION must be at most VOICE_CLONE_MAX_DURATION",
-        "CLONER_TOKEN is required unless CLONER_HOST is a loopback address",
+        "CLONER_TOKEN or CLONER_CLIENTS is required unless CLONER_HOST is a loopback address",
+        f"CLONER_TLS_CERT is required unless CLONER_HOST is a loopback address, {PLAIN_TEXT}",
         "CALLER_HASH_KEY is required unless DATABASE_URL is SQLite",
     ] == str(caught.value).split("; ")
 
@@ -172,7 +176,10 @@ def test_what_must_go_together(environ: dict[str, str], named: str) -> None:
         read(Settings, {"ELEVENLABS_API_KEY": "key-1", **environ})
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "LOCALHOST", "localhost.", "::1", "[::1]", "127.1.2.3", "::ffff:127.0.0.1"],
+)
 def test_loopback_needs_no_token(host: str) -> None:
     """Who is on this machine is let in."""
     assert host == read(Settings, {"ELEVENLABS_API_KEY": "key-1", "CLONER_HOST": host}).cloner_host

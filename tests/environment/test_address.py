@@ -105,7 +105,25 @@ def test_address() -> None:
 
 def test_loopback() -> None:
     """What only this machine reaches."""
-    here = ("127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost")
-    not_here = ("0.0.0.0", "::", "[::]", "10.0.0.1", "cloner", "localhost.example")
+    here = (
+        "127.0.0.1",
+        "127.1.2.3",
+        "::1",
+        "[::1]",
+        "::ffff:127.0.0.1",
+        "localhost",
+        "LocalHost",
+        "localhost.",
+    )
+    not_here = (
+        "0.0.0.0",
+        "::",
+        "[::]",
+        "10.0.0.1",
+        "::ffff:10.0.0.1",
+        "cloner",
+        "localhost.example",
+        "127.example",
+    )
 
-    assert [True] * 5 + [False] * 6 == [is_loopback(host) for host in (*here, *not_here)]
+    assert [True] * 8 + [False] * 8 == [is_loopback(host) for host in (*here, *not_here)]

@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from opentelemetry.trace import format_trace_id
 from precall.v1.error_reason_pb2 import ErrorReason
+from precall_client import PrecallError, error_of
 from structlog.testing import capture_logs
 
 from gateway.edge.body import BodyError
@@ -66,7 +67,7 @@ EXPECTED = {
 
 def rpc_error(
     code: grpc.StatusCode, *details: Any, message: str = "The slots are full.", text: str = "secret text"
-) -> grpc.aio.AioRpcError:
+) -> PrecallError:
     """A failed call, with details where any are given."""
     trailing = grpc.aio.Metadata()
     if details:
@@ -76,7 +77,7 @@ def rpc_error(
             packed.Pack(detail)
             status.details.append(packed)
         trailing.add("grpc-status-details-bin", status.SerializeToString())
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=text)
+    return error_of(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=text))
 
 
 def info(reason: str, domain: str = "precall") -> error_details_pb2.ErrorInfo:
@@ -236,7 +237,7 @@ def test_broken_details() -> None:
     trailing = grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff\xff"))
     failure = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailing)
 
-    assert "CLONER_UNAVAILABLE" == refusal(failure).reason
+    assert "CLONER_UNAVAILABLE" == refusal(error_of(failure)).reason
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import grpc
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 from precall.v1 import cloning_pb2 as pb
-from precall.v1.cloning_pb2_grpc import CloningServiceServicer, CloningServiceStub
+from precall.v1.cloning_pb2_grpc import CloningServiceServicer
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server as add
+from precall_client import Precall, PrecallError, connect
 
-from telemetry.rpc import RpcClientTracing, RpcServerTracing
+from telemetry.rpc import RpcServerTracing
 
 NAME = "precall.v1.CloningService/GetVoice"
 Behavior = Callable[[Any, Any], Any]
@@ -27,20 +28,18 @@ class Servicer(CloningServiceServicer):
 
 
 @pytest.fixture
-def serving(spans) -> Callable[[Behavior], AbstractAsyncContextManager[CloningServiceStub]]:
+def serving(spans) -> Callable[[Behavior], AbstractAsyncContextManager[Precall]]:
     """A traced server with that behavior, and a traced client of it."""
 
     @asynccontextmanager
-    async def start(behavior: Behavior) -> AsyncIterator[CloningServiceStub]:
+    async def start(behavior: Behavior) -> AsyncIterator[Precall]:
         server = grpc.aio.server(interceptors=(RpcServerTracing(spans.provider("server")),))
         add(Servicer(behavior), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            async with grpc.aio.insecure_channel(
-                f"127.0.0.1:{port}", interceptors=(RpcClientTracing(spans.provider("client")),)
-            ) as channel:
-                yield CloningServiceStub(channel)
+            async with connect(f"127.0.0.1:{port}", tracer_provider=spans.provider("client")) as client:
+                yield client
         finally:
             await server.stop(None)
 
@@ -85,9 +84,14 @@ async def fail(_request, _context):
 )
 async def test_status(serving, spans, behavior: Behavior, code: str, server_failed: bool) -> None:
     """Both spans tell the true status; a client's fails with every status but OK."""
-    async with serving(behavior) as stub:
-        call = stub.GetVoice(pb.GetVoiceRequest(), timeout=5)
-        assert code == (await call.code()).name
+    async with serving(behavior) as precall:
+        try:
+            await precall.get_voice("voice_1", seconds=5)
+        except PrecallError as failure:
+            told = failure.code.name
+        else:
+            told = "OK"
+        assert code == told
         # The status may reach the client before the server's span has ended.
         server, client = sorted(await spans.wait(NAME, 2), key=lambda span: span.kind is SpanKind.CLIENT)
 
@@ -107,8 +111,8 @@ async def test_caller_that_gives_up(serving, spans) -> None:
         entered.set()
         await asyncio.Event().wait()
 
-    async with serving(wait) as stub:
-        call = asyncio.ensure_future(stub.GetVoice(pb.GetVoiceRequest(), timeout=30))
+    async with serving(wait) as client:
+        call = asyncio.ensure_future(client.get_voice("voice_1", seconds=30))
         await entered.wait()
         call.cancel()
         found = await spans.wait(NAME, 2)
@@ -123,9 +127,9 @@ async def test_deadline_that_passes_in_a_handler(serving, spans) -> None:
     async def wait(_request, _context):
         await asyncio.Event().wait()
 
-    async with serving(wait) as stub:
-        with pytest.raises(grpc.aio.AioRpcError):
-            await stub.GetVoice(pb.GetVoiceRequest(), timeout=0.3)
+    async with serving(wait) as client:
+        with pytest.raises(PrecallError):
+            await client.get_voice("voice_1", seconds=0.3)
         found = await spans.wait(NAME, 2)
 
     assert {"DEADLINE_EXCEEDED"} == {span.attributes["rpc.response.status_code"] for span in found}

@@ -35,11 +35,14 @@ class CloningServiceStub:
     with the reason FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault,
     and one after which waiting helps holds a google.rpc.RetryInfo that says how long.
 
-    Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
-    it the answer is UNAUTHENTICATED, and nothing of the request is read.
+    Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without
+    a known one the answer is UNAUTHENTICATED, and nothing of the request is read. A token is a client's,
+    which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice and
+    ReplaceVoice, `read` for what only reads, `erase` for ForgetCaller. Where the right is missing, the
+    answer is PERMISSION_DENIED, with `missing_right` in the metadata of its ErrorInfo.
 
-    A server handles so many calls at once, 64 by default, and so many bytes of samples. One more is
-    answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
+    A server handles so many calls at once, 64 by default, and so many bytes of samples, and may be set to
+    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
     seconds, by default, is answered BODY_TIMEOUT.
 
     A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
@@ -124,11 +127,14 @@ class CloningServiceAsyncStub(CloningServiceStub):
     with the reason FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault,
     and one after which waiting helps holds a google.rpc.RetryInfo that says how long.
 
-    Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
-    it the answer is UNAUTHENTICATED, and nothing of the request is read.
+    Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without
+    a known one the answer is UNAUTHENTICATED, and nothing of the request is read. A token is a client's,
+    which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice and
+    ReplaceVoice, `read` for what only reads, `erase` for ForgetCaller. Where the right is missing, the
+    answer is PERMISSION_DENIED, with `missing_right` in the metadata of its ErrorInfo.
 
-    A server handles so many calls at once, 64 by default, and so many bytes of samples. One more is
-    answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
+    A server handles so many calls at once, 64 by default, and so many bytes of samples, and may be set to
+    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
     seconds, by default, is answered BODY_TIMEOUT.
 
     A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
@@ -209,11 +215,14 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     with the reason FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault,
     and one after which waiting helps holds a google.rpc.RetryInfo that says how long.
 
-    Where the server has a token, every call needs the metadata `authorization: Bearer <token>`; without
-    it the answer is UNAUTHENTICATED, and nothing of the request is read.
+    Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without
+    a known one the answer is UNAUTHENTICATED, and nothing of the request is read. A token is a client's,
+    which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice and
+    ReplaceVoice, `read` for what only reads, `erase` for ForgetCaller. Where the right is missing, the
+    answer is PERMISSION_DENIED, with `missing_right` in the metadata of its ErrorInfo.
 
-    A server handles so many calls at once, 64 by default, and so many bytes of samples. One more is
-    answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
+    A server handles so many calls at once, 64 by default, and so many bytes of samples, and may be set to
+    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
     seconds, by default, is answered BODY_TIMEOUT.
 
     A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of

@@ -1,0 +1,276 @@
+"""The calls, each with its deadline, the token, its part of the trace, and its failures by reason."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+from opentelemetry.trace import TracerProvider
+from precall.v1 import cloning_pb2 as pb
+
+from precall_client.failure import error_of
+from precall_client.sample import Sample, content_of
+from precall_client.tracing import Tracing
+from precall_client.transport import Contents, Tls, TlsInvalid, opened
+
+__all__ = ["Precall", "connect"]
+
+log = logging.getLogger("precall_client")
+
+SERVICE = pb.DESCRIPTOR.services_by_name["CloningService"]
+SECONDS = 60.0
+LARGEST_MESSAGE = 257 * 1_048_576
+LOOK_SECONDS = 1.0
+# How long a call may go on that was begun before certificates changed.
+CHANGE_SECONDS = 120.0
+
+Token = str | Callable[[], str]
+
+
+class Precall:
+    """A client of the cloners behind one target; `connect` makes one.
+
+    Each method is the RPC of its name, and takes the fields of its request. `seconds` is the deadline.
+    What fails raises a PrecallError, of the class of its reason. Nothing is repeated here.
+    """
+
+    def __init__(
+        self, target: str, token: Token | None, tls: Tls | None, tracing: Tracing, *, max_message_bytes: int
+    ) -> None:
+        self._target = target
+        self._token = token
+        self._tls = tls
+        self._tracing = tracing
+        self._max_message_bytes = max_message_bytes
+        self._contents = tls.read() if tls is not None else None
+        self._open(self._contents)
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel as it is now, for services beside this one, such as health and reflection."""
+        return self._channel
+
+    async def prepare_call(
+        self,
+        *,
+        agent_id: str,
+        conversation_id: str,
+        sample: Sample,
+        caller: pb.Caller | None = None,
+        consent: str = "",
+        seconds: float = SECONDS,
+    ) -> pb.PrepareCallResponse:
+        """Finds or clones the caller's voice, and says what the call needs. May be repeated."""
+        wire = pb.PrepareCallRequest(
+            agent_id=agent_id,
+            conversation_id=conversation_id,
+            caller=caller,
+            sample=await content_of(sample),
+            consent=consent,
+        ).SerializeToString()
+        del sample  # as large as the request, which is all that is needed of it now
+        return cast("pb.PrepareCallResponse", await self._call("PrepareCall", wire, seconds))
+
+    async def open_call(
+        self,
+        *,
+        agent_id: str,
+        conversation_id: str = "",
+        call_sid: str = "",
+        sip_call_id: str = "",
+        phone_number: str = "",
+        seconds: float = SECONDS,
+    ) -> pb.OpenCallResponse:
+        """Says what is known for a call of which no recording is at hand. May be repeated."""
+        wire = pb.OpenCallRequest(
+            agent_id=agent_id,
+            conversation_id=conversation_id,
+            call_sid=call_sid,
+            sip_call_id=sip_call_id,
+            phone_number=phone_number,
+        ).SerializeToString()
+        return cast("pb.OpenCallResponse", await self._call("OpenCall", wire, seconds))
+
+    async def complete_call(
+        self,
+        *,
+        conversation_id: str = "",
+        call_id: str = "",
+        agent_id: str = "",
+        voice_id: str = "",
+        seconds: float = SECONDS,
+    ) -> pb.CompleteCallResponse:
+        """Says that a call is over. May be repeated."""
+        wire = pb.CompleteCallRequest(
+            conversation_id=conversation_id, call_id=call_id, agent_id=agent_id, voice_id=voice_id
+        ).SerializeToString()
+        return cast("pb.CompleteCallResponse", await self._call("CompleteCall", wire, seconds))
+
+    async def clone_voice(
+        self,
+        *,
+        sample: Sample,
+        caller: pb.Caller | None = None,
+        consent: str = "",
+        request_id: str = "",
+        seconds: float = SECONDS,
+    ) -> pb.CloneVoiceResponse:
+        """Finds or clones a caller's voice ahead of time. May be repeated."""
+        wire = pb.CloneVoiceRequest(
+            caller=caller, sample=await content_of(sample), consent=consent, request_id=request_id
+        ).SerializeToString()
+        del sample  # as large as the request, which is all that is needed of it now
+        return cast("pb.CloneVoiceResponse", await self._call("CloneVoice", wire, seconds))
+
+    async def replace_voice(
+        self,
+        *,
+        sample: Sample,
+        caller: pb.Caller,
+        consent: str = "",
+        request_id: str = "",
+        seconds: float = SECONDS,
+    ) -> pb.ReplaceVoiceResponse:
+        """Clones a caller's voice anew. Repeated, it makes another one, unless `request_id` is the same."""
+        wire = pb.ReplaceVoiceRequest(
+            caller=caller, sample=await content_of(sample), consent=consent, request_id=request_id
+        ).SerializeToString()
+        del sample  # as large as the request, which is all that is needed of it now
+        answer = await self._call("ReplaceVoice", wire, seconds, repeatable=bool(request_id))
+        return cast("pb.ReplaceVoiceResponse", answer)
+
+    async def get_voice(self, voice_id: str, *, seconds: float = SECONDS) -> pb.GetVoiceResponse:
+        """One voice, by its id at ElevenLabs. May be repeated."""
+        wire = pb.GetVoiceRequest(voice_id=voice_id).SerializeToString()
+        return cast("pb.GetVoiceResponse", await self._call("GetVoice", wire, seconds))
+
+    async def list_voices(
+        self,
+        *,
+        caller: pb.Caller | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+        seconds: float = SECONDS,
+    ) -> pb.ListVoicesResponse:
+        """One page of voices, newest first. May be repeated."""
+        wire = pb.ListVoicesRequest(
+            caller=caller, page_size=page_size, page_token=page_token
+        ).SerializeToString()
+        return cast("pb.ListVoicesResponse", await self._call("ListVoices", wire, seconds))
+
+    async def all_voices(
+        self, *, caller: pb.Caller | None = None, seconds: float = SECONDS
+    ) -> AsyncIterator[pb.Voice]:
+        """Every voice, newest first, page by page; `seconds` is the deadline of each."""
+        page_token = ""
+        while True:
+            page = await self.list_voices(
+                caller=caller, page_size=100, page_token=page_token, seconds=seconds
+            )
+            for voice in page.voices:
+                yield voice
+            if not (page_token := page.next_page_token):
+                return
+
+    async def forget_caller(
+        self, *, caller: pb.Caller | None = None, voice_id: str = "", seconds: float = SECONDS
+    ) -> pb.ForgetCallerResponse:
+        """Deletes a caller's voices and all that is known of the caller. May be repeated."""
+        wire = pb.ForgetCallerRequest(caller=caller, voice_id=voice_id).SerializeToString()
+        return cast("pb.ForgetCallerResponse", await self._call("ForgetCaller", wire, seconds))
+
+    async def _call(self, name: str, wire: bytes, seconds: float, *, repeatable: bool = True) -> Any:
+        try:
+            with self._tracing.call(f"{SERVICE.full_name}/{name}") as metadata:
+                if self._token is not None:
+                    token = self._token if isinstance(self._token, str) else self._token()
+                    metadata.append(("authorization", f"Bearer {token}"))
+                return await self._methods[name](wire, timeout=max(0.0, seconds), metadata=metadata)
+        except grpc.aio.AioRpcError as failure:
+            # Not `from failure`, whose text can hold anything.
+            raise error_of(failure, repeatable=repeatable) from None
+
+    def _open(self, contents: Contents | None) -> None:
+        self._channel = opened(
+            self._target,
+            contents,
+            server_name=self._tls.server_name if self._tls is not None else None,
+            max_message_bytes=self._max_message_bytes,
+        )
+        # gRPC keeps a request for as long as its call lasts. As a message it would be there once more.
+        self._methods: dict[str, Callable[..., Any]] = {
+            method.name: self._channel.unary_unary(
+                f"/{SERVICE.full_name}/{method.name}",
+                response_deserializer=GetMessageClass(method.output_type).FromString,
+            )
+            for method in SERVICE.methods
+        }
+
+    async def follow(self) -> None:
+        """Takes over certificates that change, until it is cancelled: the next call meets the new ones."""
+        tls = self._tls
+        if tls is None or not tls.may_change:
+            return
+        found: Contents | str | None = self._contents
+        known = found
+        async with asyncio.TaskGroup() as leaving:
+            while True:
+                await asyncio.sleep(LOOK_SECONDS)
+                before, found = found, await asyncio.to_thread(_found, tls)
+                # Files are not written at once, so what has changed is looked at twice.
+                if found == known or found != before:
+                    continue
+                known = found
+                if isinstance(found, str):
+                    log.error("changed certificates cannot be used, those before stay: %s", found)
+                    continue
+                log.info("changed certificates read again")
+                former = self._channel
+                self._open(found)
+                leaving.create_task(former.close(CHANGE_SECONDS))
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        await self._channel.close()
+
+
+@asynccontextmanager
+async def connect(
+    target: str,
+    *,
+    token: Token | None = None,
+    tls: Tls | None = None,
+    tracer_provider: TracerProvider | None = None,
+    max_message_bytes: int = LARGEST_MESSAGE,
+) -> AsyncIterator[Precall]:
+    """A client for as long as the block lasts, on the loop that runs it. Raises TlsInvalid.
+
+    `target` is a gRPC target such as `host:port` or `dns:///host:port`; calls are spread over all its
+    addresses. `token` goes with every call; a function is asked for it each time. Without `tls`
+    plain text is spoken. Spans go to `tracer_provider`, or to the process's own.
+    """
+    if tls is not None:
+        tls.check()
+    precall = Precall(target, token, tls, Tracing(tracer_provider), max_message_bytes=max_message_bytes)
+    following = asyncio.create_task(precall.follow())
+    try:
+        yield precall
+    finally:
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+        await precall.close()
+
+
+def _found(tls: Tls) -> Contents | str:
+    """What the files say now, or why they cannot be used."""
+    try:
+        contents = tls.read()
+        tls.check()
+    except TlsInvalid as fault:
+        return str(fault)
+    return contents

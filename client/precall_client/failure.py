@@ -1,0 +1,176 @@
+"""What a call fails with: one exception, of which every reason has a class of its own.
+
+PrecallError              whatever failed; `reason` says what
+├── Temporary             waiting helps: RateLimited, ProviderBusy, ClonerUnavailable, ...
+├── SampleInvalid         another recording helps: SampleTooShort, SampleSilent, ...
+└── ...                   a class for each other reason
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+from precall.v1.cloning_pb2 import FallbackInfo
+
+__all__ = ["PrecallError", "SampleInvalid", "Temporary", "Violation", "error_of"]
+
+M = TypeVar("M", bound=Message)
+
+DOMAIN = "precall"
+DETAILS = "grpc-status-details-bin"
+TOO_LARGE = "larger than max"
+
+# For a status that says nothing in our own words: gRPC's own, or one of another server.
+CODES: Mapping[grpc.StatusCode, str] = {
+    grpc.StatusCode.INVALID_ARGUMENT: "FIELD_INVALID",
+    grpc.StatusCode.UNAUTHENTICATED: "UNAUTHENTICATED",
+    grpc.StatusCode.PERMISSION_DENIED: "PERMISSION_DENIED",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "RATE_LIMITED",
+    grpc.StatusCode.UNIMPLEMENTED: "METHOD_NOT_ALLOWED",
+    grpc.StatusCode.UNAVAILABLE: "CLONER_UNAVAILABLE",
+    grpc.StatusCode.CANCELLED: "CLONER_UNAVAILABLE",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "PROVIDER_TIMEOUT",
+}
+SENTENCES: Mapping[str, str] = {
+    "CLONER_UNAVAILABLE": "The cloner cannot be reached.",
+    "METHOD_NOT_ALLOWED": "What answers there is no cloner of this version.",
+    "PROVIDER_TIMEOUT": "There was no answer in time.",
+    "SAMPLE_TOO_LARGE": "The recording is larger than can be sent.",
+}
+# After these nothing was done at all.
+UNBEGUN = frozenset({"RATE_LIMITED", "PROVIDER_BUSY", "DEADLINE_TOO_SHORT", "BODY_TIMEOUT"})
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A field at fault, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What an answer says of a failure."""
+
+    message: str = ""
+    told: bool = False
+    code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[Violation, ...] = ()
+    retry_after: float | None = None
+    fallback: FallbackInfo | None = None
+
+
+CLASSES: dict[str, type["PrecallError"]] = {}
+"""The class of each reason; each enters itself."""
+
+
+class PrecallError(Exception):
+    """A call that failed. Its text is a sentence for people; code goes by its class or its `reason`."""
+
+    REASON: ClassVar[str] = ""
+    """The reason that the class stands for."""
+
+    def __init__(self, reason: str, told: Told, *, repeatable: bool) -> None:
+        super().__init__(told.message)
+        self.reason = reason
+        """The name of a value of ErrorReason, without its prefix; it may be one of a newer server."""
+
+        self.message = told.message
+        """A sentence of the server's, or one of this client's where the server said nothing."""
+
+        self.code = told.code
+        """The status of gRPC."""
+
+        self.told = told.told
+        """Whether the server gave the reason. Else it was concluded from the status."""
+
+        self.metadata = told.metadata
+        """What else the reason came with, such as a limit and what was found."""
+
+        self.trace_id = told.metadata.get("trace_id", "")
+        """The trace at the server, for whoever looks into it; empty where it told none."""
+
+        self.violations = told.violations
+        """Every field at fault, of FIELD_INVALID."""
+
+        self.retry_after = told.retry_after
+        """After how many seconds it is worth trying again, where the server knows."""
+
+        self.fallback = told.fallback
+        """What a call needs that goes on without the caller's voice, where PrepareCall told it."""
+
+        self.may_repeat = isinstance(self, Temporary) and (repeatable or _unbegun(reason, told))
+        """Whether the same request may be sent again, after a while, with a chance and without harm."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.REASON:
+            CLASSES[cls.REASON] = cls
+
+
+class Temporary(PrecallError):
+    """Waiting helps: the same request may do later, and `retry_after` says when, where that is known."""
+
+
+class SampleInvalid(PrecallError):
+    """The recording will not do; another one may. The text says what is wrong with it."""
+
+
+def error_of(failure: grpc.aio.AioRpcError, *, repeatable: bool = True) -> PrecallError:
+    """What a failed call of any stub of the service means. `repeatable`: sent twice, it does no harm."""
+    reason, told = _read(failure)
+    kind = CLASSES.get(reason)
+    if kind is None:
+        # A newer server's: its code still says whether waiting helps.
+        fallback = CLASSES.get(CODES.get(failure.code(), ""), PrecallError)
+        kind = Temporary if issubclass(fallback, Temporary) else PrecallError
+    return kind(reason, told, repeatable=repeatable)
+
+
+def _unbegun(reason: str, told: Told) -> bool:
+    return reason in UNBEGUN or (reason == "CLONER_UNAVAILABLE" and told.told)
+
+
+def _read(failure: grpc.aio.AioRpcError) -> tuple[str, Told]:
+    code = failure.code()
+    for key, value in failure.trailing_metadata() or ():
+        if key == DETAILS and isinstance(value, bytes) and (found := _details(code, value)) is not None:
+            return found
+    reason = CODES.get(code, "INTERNAL")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in (failure.details() or ""):
+        reason = "SAMPLE_TOO_LARGE"
+    # What gRPC or a stranger says can hold anything, and is not repeated.
+    return reason, Told(code=code, message=SENTENCES.get(reason, f"The call failed with {code.name}."))
+
+
+def _details(code: grpc.StatusCode, value: bytes) -> tuple[str, Told] | None:
+    """What a status of our own says, if it is one."""
+    try:
+        status = status_pb2.Status.FromString(value)
+        info = _one(status, error_details_pb2.ErrorInfo())
+        if info is None or info.domain != DOMAIN:
+            return None
+        retry = _one(status, error_details_pb2.RetryInfo())
+        faults = _one(status, error_details_pb2.BadRequest())
+        return info.reason, Told(
+            message=status.message,
+            told=True,
+            code=code,
+            metadata=dict(info.metadata),
+            violations=tuple(
+                Violation(each.field, each.description)
+                for each in (faults.field_violations if faults else ())
+            ),
+            retry_after=retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 if retry else None,
+            fallback=_one(status, FallbackInfo()),
+        )
+    except DecodeError:
+        return None
+
+
+def _one(status: status_pb2.Status, into: M) -> M | None:
+    return into if any(detail.Unpack(into) for detail in status.details) else None

@@ -1,0 +1,112 @@
+"""Channels to a target: how they behave, and what TLS they speak."""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc
+
+__all__ = ["SERVICE_CONFIG", "Tls", "TlsInvalid", "opened"]
+
+Pem: TypeAlias = bytes | Path
+Contents: TypeAlias = Mapping[str, bytes]
+
+# Published: any client of the service may use it, in whatever language.
+SERVICE_CONFIG = Path(__file__).parent / "service_config.json"
+
+OPTIONS: tuple[tuple[str, Any], ...] = (
+    # What the server fails at, it has tried again itself, and has gRPC leave it at that. What is sent again
+    # from here is what a server that ends left without an answer.
+    ("grpc.enable_retries", 1),
+    # Requests that are larger are not kept for being sent again once gRPC has begun to send them.
+    ("grpc.per_rpc_retry_buffer_size", 2 * 1_048_576),
+    # A proxy of the environment is for the internet, and the server is not there.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config", SERVICE_CONFIG.read_text()),
+    # A name is looked up again when a server ends a connection, as each does now and then: that is
+    # how one that was added is found. By default this happens at most every 30 s.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # By default a server that was restarted may stay away for two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    # In spite of its name, how long one attempt to connect may take. On a busy machine, or with TLS over
+    # some distance, a tenth of a second is too little, and the call that waits for it would fail.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Notices a peer that vanished without a word while a call waits for it.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
+
+
+class TlsInvalid(ValueError):
+    """A certificate or a key cannot be read or used. Its text holds none of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """TLS, each part as PEM or as the path of a PEM file, which is read again when it changes."""
+
+    ca: Pem | None = None
+    """Whose certificate the server must show; without it, whom gRPC believes by itself."""
+
+    cert: Pem | None = None
+    """The certificate that this client shows, for mutual TLS; `key` goes with it."""
+
+    key: Pem | None = None
+    server_name: str | None = None
+    """The name that the server's certificate must have, where that is not the target's."""
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise TlsInvalid("cert and key go together")
+
+    @property
+    def may_change(self) -> bool:
+        """Whether any of it comes from a file."""
+        return any(isinstance(part, Path) for part in (self.ca, self.cert, self.key))
+
+    def read(self) -> Contents:
+        """What is shown and believed now. Raises TlsInvalid."""
+        parts = {"ca": self.ca, "cert": self.cert, "key": self.key}
+        return {name: _pem(name, part) for name, part in parts.items() if part is not None}
+
+    def check(self) -> None:
+        """Raises TlsInvalid for what could never be used, as far as it comes from files."""
+        try:
+            if isinstance(self.ca, Path):
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca)
+            if isinstance(self.cert, Path) and isinstance(self.key, Path):
+                # Without a password OpenSSL would ask for it on the terminal.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self.cert, self.key, password="")
+        except OSError as failure:  # of which an SSLError is one
+            why = failure.reason if isinstance(failure, ssl.SSLError) else failure.strerror
+            raise TlsInvalid(f"certificates cannot be used ({why})") from None
+
+
+def opened(
+    target: str, contents: Contents | None, *, server_name: str | None, max_message_bytes: int
+) -> grpc.aio.Channel:
+    """A channel that belongs to the running loop. Without `contents` it speaks plain text."""
+    options = [
+        *OPTIONS,
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+    ]
+    if contents is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    if server_name is not None:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    credentials = grpc.ssl_channel_credentials(contents.get("ca"), contents.get("key"), contents.get("cert"))
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def _pem(name: str, part: Pem) -> bytes:
+    try:
+        content = part.read_bytes() if isinstance(part, Path) else part
+    except OSError as failure:
+        raise TlsInvalid(f"{name} cannot be read ({failure.strerror})") from None
+    if b"-----BEGIN " not in content:
+        raise TlsInvalid(f"{name} is not PEM")
+    return content

@@ -1,0 +1,146 @@
+"""Who is let in: every call is asked for its token, its right and its client's bound, before it is read."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from opentelemetry.trace import get_current_span
+from precall.v1 import cloning_pb2
+
+from cloner.clients import ANYBODY, Client, Clients, Right
+from cloner.refusals import ClientOverloaded, PermissionDenied, Refused, Unauthenticated
+from cloner.rpc.status import answer_failure, reason_of
+from telemetry.logs import about
+
+__all__ = ["Access"]
+
+log = structlog.get_logger()
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+# What the type stubs say of handlers leaves out aio.
+Handler: TypeAlias = Any
+
+SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"]
+OF_METHODS: Mapping[str, Right] = {
+    "PrepareCall": "calls",
+    "OpenCall": "calls",
+    "CompleteCall": "calls",
+    "CloneVoice": "voices",
+    "ReplaceVoice": "voices",
+    "GetVoice": "read",
+    "ListVoices": "read",
+    "ForgetCaller": "erase",
+}
+# Every method of the service has its right, or this module cannot be imported.
+RIGHTS: Mapping[str, Right] = {
+    f"/{SERVICE.full_name}/{method.name}": OF_METHODS[method.name] for method in SERVICE.methods
+}
+# Whoever asks for its health may not know a token; whoever asks what it serves must.
+HEALTH = "/grpc.health.v1.Health/"
+
+
+class Access(grpc.aio.ServerInterceptor):
+    """Lets in those that `clients` knows, each to what it may do, and not more of it at once than its bound.
+
+    A call shows who it is by `authorization: Bearer <token>`. Where there are no clients at all,
+    anybody may do everything.
+    """
+
+    def __init__(self, clients: Callable[[], Clients | None]) -> None:
+        self._clients = clients
+        self._under_way: Counter[str] = Counter()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(HEALTH):
+            return handler
+        call = self._judged(method, handler, handler_call_details.invocation_metadata)
+        # A stream of requests, of which none is asked for: of a stranger only headers are taken in.
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                call,
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.stream_unary_rpc_method_handler(
+            call,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _judged(self, method: str, handler: Handler, metadata: Any) -> Any:
+        """Does what the handler does, for whom may have it done."""
+        behavior = handler.stream_stream if handler.response_streaming else handler.stream_unary
+        clients = self._clients()
+        client = ANYBODY if clients is None else _client(clients, metadata)
+        right = RIGHTS.get(method)
+        # What nobody serves is a stranger's own text.
+        about_call = {"method": method.rpartition("/")[2]} if right is not None else {}
+        if client is not None:
+            about_call["client"] = client.name
+
+        async def call(requests: Any, context: Context) -> Any:
+            with about(**about_call):
+                try:
+                    if client is None:
+                        raise Unauthenticated
+                    get_current_span().set_attribute("precall.client", client.name)
+                    if right is not None and right not in client.may:
+                        raise PermissionDenied(client=client.name, right=right)
+                    with self._place(client), _told(context) if right == "erase" else nullcontext():
+                        return await behavior(requests, context)
+                except Refused as failure:
+                    _refuse(context, failure)
+                    return None
+
+        return call
+
+    @contextmanager
+    def _place(self, client: Client) -> Iterator[None]:
+        """One of the places of a client, for as long as the block lasts. Raises ClientOverloaded."""
+        if client.max_requests is not None and self._under_way[client.name] >= client.max_requests:
+            raise ClientOverloaded(limit=client.max_requests)
+        self._under_way[client.name] += 1
+        try:
+            yield
+        finally:
+            self._under_way[client.name] -= 1
+
+
+def _client(clients: Clients, metadata: Any) -> Client | None:
+    given = dict(metadata or ()).get("authorization", b"")
+    if isinstance(given, str):
+        given = given.encode()
+    # The name of the scheme is written as one likes (RFC 9110, section 11.1).
+    scheme, _, token = given.strip().partition(b" ")
+    found = clients.known_by(token.strip())
+    return found if scheme.lower() == b"bearer" else None
+
+
+def _refuse(context: Context, failure: Refused) -> None:
+    answer_failure(context, failure)
+    reason = reason_of(failure)
+    get_current_span().set_attribute("precall.outcome", reason)
+    # Never the token: one that is refused here may be good elsewhere.
+    log.warning("call refused", reason=reason, peer=context.peer())
+
+
+@contextmanager
+def _told(context: Context) -> Iterator[None]:
+    """Writes a line about an erasure, whatever comes of it: one that is given up may have erased some."""
+    status = "CANCELLED"
+    try:
+        yield
+        # Nobody sets a status on a call that succeeds.
+        code = context.code() or grpc.StatusCode.OK
+        status = next((known.name for known in grpc.StatusCode if code in (known, known.value[0])), "UNKNOWN")
+    finally:
+        log.info("erasure", status=status)

@@ -1,0 +1,65 @@
+"""TLS at the cloner's door: a certificate with its key and, with authorities for clients, mutual TLS."""
+
+from collections.abc import Callable, Mapping
+
+import grpc
+
+from environment import Pem, address, pem_faults
+
+__all__ = ["Identity", "documents_of", "faults_of", "health_target", "identity_of", "server_credentials"]
+
+CERTIFICATE, KEY, AUTHORITIES = "CLONER_TLS_CERT", "CLONER_TLS_KEY", "CLONER_TLS_CLIENT_CA"
+
+Identity = grpc.ServerCertificateConfiguration
+
+
+def documents_of(certificate: Pem | None, key: Pem | None, clients: Pem | None) -> dict[str, Pem]:
+    """Those that are set, by the names of their variables."""
+    named = {CERTIFICATE: certificate, KEY: key, AUTHORITIES: clients}
+    return {name: document for name, document in named.items() if document is not None}
+
+
+def faults_of(texts: Mapping[str, str]) -> list[str]:
+    """What is wrong with PEM, by the names of the variables."""
+    if AUTHORITIES in texts and CERTIFICATE not in texts and KEY not in texts:
+        return [f"{AUTHORITIES} needs {CERTIFICATE} and {KEY}"]
+    return pem_faults(texts, certificate=CERTIFICATE, key=KEY, authorities=AUTHORITIES)
+
+
+def identity_of(texts: Mapping[str, str]) -> Identity:
+    """What the server shows of itself, and whose clients it believes. Raises ValueError with all faults."""
+    if faults := faults_of(texts):
+        raise ValueError(*faults)
+    authorities = texts.get(AUTHORITIES)
+    return grpc.ssl_server_certificate_configuration(
+        [(texts[KEY].encode(), texts[CERTIFICATE].encode())],
+        root_certificates=None if authorities is None else authorities.encode(),
+    )
+
+
+def server_credentials(latest: Callable[[], Identity], *, mutual: bool) -> grpc.ServerCredentials:
+    """Shows every new connection the latest identity. Connections that there are stay as they are.
+
+    With `mutual` a client has to show a certificate, too. gRPC asks for the identity on a thread of its own.
+    """
+    shown = latest()
+
+    def changed() -> Identity | None:
+        nonlocal shown
+        before, shown = shown, latest()
+        return None if shown is before else shown
+
+    # The type stubs leave out that None is no change.
+    return grpc.dynamic_ssl_server_credentials(
+        shown,
+        changed,  # type: ignore[arg-type]
+        require_client_authentication=mutual,
+    )
+
+
+def health_target(host: str, port: int) -> str:
+    """Where a cloner that speaks TLS at this address tells its health, and no more, to its own machine.
+
+    In plain text: the health check on the machine need not have a certificate of a client.
+    """
+    return f"unix-abstract:precall-health-{address(host, port)}"

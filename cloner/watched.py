@@ -1,0 +1,92 @@
+"""Settings in files that are read again when they change."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from environment import Document, text_of
+
+__all__ = ["Watched", "watching"]
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+LOOK_SECONDS = 0.5
+
+
+class Watched(Generic[T]):
+    """What documents say together, by the names of their variables.
+
+    `current` holds what was made of it when it was last good. A change counts once two looks in a row
+    have found it: files are not written at once, and a certificate and its key are two of them. One
+    that cannot be used is told, and changes nothing.
+    """
+
+    def __init__(self, documents: Mapping[str, Document], made: Callable[[Mapping[str, str]], T]) -> None:
+        self._documents = documents
+        self._made = made
+        texts = {name: each.reveal() for name, each in documents.items()}
+        self._known: Mapping[str, str] | str = texts
+        self._found: Mapping[str, str] | str = texts
+        self.current = made(texts)
+
+    @property
+    def may_change(self) -> bool:
+        """Whether any of it comes from a file."""
+        return any(document.path is not None for document in self._documents.values())
+
+    def look(self) -> None:
+        """Reads the files, and takes what they say if that has changed."""
+        before, self._found = self._found, self._read()
+        if self._found == self._known or self._found != before:
+            return
+        self._known = self._found
+        names = ", ".join(f"{name}_FILE" for name, each in self._documents.items() if each.path is not None)
+        try:
+            if isinstance(self._known, str):
+                raise ValueError(self._known)  # noqa: TRY301, TRY004 - as what is made of it would
+            self.current = self._made(self._known)
+        except ValueError as fault:
+            told = "; ".join(str(part) for part in fault.args)
+            log.error("changed file cannot be used, what it said before stays", variable=names, fault=told)
+        else:
+            log.info("changed file read again", variable=names)
+
+    def _read(self) -> Mapping[str, str] | str:
+        """The texts, or why one of them cannot be read."""
+        texts: dict[str, str] = {}
+        for name, document in self._documents.items():
+            try:
+                texts[name] = _text(document)
+            except ValueError as fault:
+                return f"{name}_FILE {fault}"
+        return texts
+
+
+def _text(document: Document) -> str:
+    if document.path is None:
+        return document.reveal()
+    return type(document).read(text_of(document.path, largest=document.largest)).reveal()
+
+
+@asynccontextmanager
+async def watching(*watched: Watched[Any]) -> AsyncIterator[None]:
+    """Looks at the files of all of them for as long as the block lasts."""
+    changing = [one for one in watched if one.may_change]
+
+    async def look() -> None:
+        while changing:
+            await asyncio.sleep(LOOK_SECONDS)
+            for one in changing:
+                await asyncio.to_thread(one.look)
+
+    task = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,56 @@
+"""Whether certificates, keys and authorities, as PEM, can be used, and a key with its certificate."""
+
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+__all__ = ["pem_faults"]
+
+
+def pem_faults(texts: Mapping[str, str], *, certificate: str, key: str, authorities: str) -> list[str]:
+    """Everything that is wrong with what is given, by the names of the variables and without their texts."""
+    return [*_faults(texts, certificate, key, authorities)]
+
+
+def _faults(texts: Mapping[str, str], certificate: str, key: str, authorities: str) -> Iterator[str]:
+    if (certificate in texts) != (key in texts):
+        yield f"{certificate} and {key} go together"
+    elif certificate in texts:
+        match _pair(texts[certificate], texts[key]):
+            case "no certificate":
+                yield f"{certificate} must hold certificates"
+            case "no key":
+                yield f"{key} must hold a private key that is not encrypted"
+            case "no pair":
+                yield f"{key} is not the key of {certificate}"
+    if authorities in texts and not _are_certificates(texts[authorities]):
+        yield f"{authorities} must hold certificates"
+
+
+def _pair(certificate: str, key: str) -> Literal["no certificate", "no key", "no pair"] | None:
+    """What is wrong. OpenSSL reads keys from files alone: this one is in memory, and never on a disk."""
+    if not _are_certificates(certificate):
+        return "no certificate"
+    descriptor = os.memfd_create("precall", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(f"{certificate}\n{key}\n".encode())
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            f"/proc/self/fd/{descriptor}",
+            # Without a password OpenSSL would ask for it on the terminal.
+            password="",
+        )
+    except ssl.SSLError as failure:
+        return "no pair" if failure.reason == "KEY_VALUES_MISMATCH" else "no key"
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _are_certificates(text: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        return False
+    return True

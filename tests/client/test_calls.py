@@ -1,0 +1,240 @@
+"""The client against a real cloner, over real sockets."""
+
+import asyncio
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import precall_client
+import pytest
+import trustme
+from opentelemetry.trace import SpanKind
+from precall.v1 import cloning_pb2 as pb
+from precall_client import Caller, Precall, PrecallError, Tls, TlsInvalid, connect
+
+from emulator import Emulator, Fault
+from environment import Pem, Secret, Toml
+
+CREATE = "/v1/voices/add"
+TOKEN = "token-of-the-cloner-in-tests"
+IVAN = Caller(name="Ivan", phone_number="+31612345678")
+
+
+def target(cloner: Any) -> str:
+    """Where a cloner is, by the name that its certificate has."""
+    return f"localhost:{cloner.port}"
+
+
+async def test_every_call(cloning, samples: Path, speech: bytes, emulator: Emulator) -> None:
+    """Each RPC is a method of its name, and does what the proto says; a sample is bytes or a path."""
+    assert {
+        "".join(f"_{c.lower()}" if c.isupper() else c for c in method.name).lstrip("_")
+        for method in pb.DESCRIPTOR.services_by_name["CloningService"].methods
+    } <= set(dir(Precall))
+
+    async with (
+        cloning(cloner_token=(Secret(TOKEN),)) as cloner,
+        connect(target(cloner), token=TOKEN) as precall,
+    ):
+        cloned = await precall.clone_voice(caller=IVAN, sample=samples / "speech.mp3", consent="form 17")
+        again = await precall.clone_voice(caller=IVAN, sample=memoryview(speech))
+        assert [False, True] == [cloned.voice_reused, again.voice_reused]
+        prepared = await precall.prepare_call(
+            agent_id="agent_demo", conversation_id="conv_1", caller=IVAN, sample=speech
+        )
+        opened = await precall.open_call(agent_id="agent_demo", call_sid="sid_1", phone_number="+31612345678")
+        found = await precall.get_voice(cloned.voice.voice_id)
+        assert 1 == len({each.voice.voice_id for each in (cloned, again, prepared, opened, found)})
+        assert "form 17" == found.voice.consent
+        assert (await precall.complete_call(conversation_id="conv_1")).found
+        replaced = await precall.replace_voice(caller=IVAN, sample=str(samples / "speech.flac"))
+        assert [replaced.voice.voice_id] == [
+            voice.voice_id async for voice in precall.all_voices(caller=IVAN)
+        ]
+        assert [replaced.voice.voice_id] == [
+            voice.voice_id for voice in (await precall.list_voices(page_size=1)).voices
+        ]
+        assert 1 <= (await precall.forget_caller(caller=IVAN)).voices_deleted
+        assert [] == [voice async for voice in precall.all_voices()]
+
+    assert [] == emulator.voices.custom
+
+
+async def test_pages(cloning, emulator: Emulator, speech: bytes) -> None:
+    """All voices come, whatever number of pages they fill."""
+    async with cloning() as cloner, connect(target(cloner)) as precall:
+        for number in range(3):
+            await precall.clone_voice(caller=Caller(phone_number=f"+3161234000{number}"), sample=speech)
+        page = await precall.list_voices(page_size=2)
+        rest = await precall.list_voices(page_size=2, page_token=page.next_page_token)
+        told = [voice.voice_id for voice in (*page.voices, *rest.voices)]
+
+        assert told == [voice.voice_id async for voice in precall.all_voices()]
+    assert set(told) == {voice.voice_id for voice in emulator.voices.custom}
+
+
+async def test_failures(cloning, samples: Path, silence: Any) -> None:
+    """What the cloner refuses comes as the class of its reason, with all that it tells."""
+    async with cloning(cloner_token=(Secret(TOKEN),)) as cloner:
+        async with connect(target(cloner), token=TOKEN) as precall:
+            with pytest.raises(precall_client.SampleSilent):
+                await precall.clone_voice(caller=IVAN, sample=silence(5.0))
+            with pytest.raises(precall_client.FieldInvalid) as invalid:
+                await precall.prepare_call(agent_id="", conversation_id="", sample=b"")
+            with pytest.raises(precall_client.NotFound):
+                await precall.get_voice("voice_of_nobody")
+            with pytest.raises(FileNotFoundError):
+                await precall.clone_voice(caller=IVAN, sample=samples / "nothing.mp3")
+        async with connect(target(cloner), token="another-token-of-16") as stranger:
+            with pytest.raises(precall_client.Unauthenticated) as unknown:
+                await stranger.get_voice("voice_1")
+        may_read = f'[clients.crm]\ntoken_sha256 = ["{hashlib.sha256(b"crm").hexdigest()}"]\nmay = ["read"]'
+    async with (
+        cloning(cloner_clients=Toml(may_read)) as cloner,
+        connect(target(cloner), token=lambda: "crm") as crm,
+    ):
+        assert [] == list((await crm.list_voices()).voices)
+        with pytest.raises(precall_client.PermissionDenied) as denied:
+            await crm.forget_caller(caller=IVAN)
+
+    assert {"agent_id", "conversation_id", "sample"} == {each.field for each in invalid.value.violations}
+    assert (False, None) == (unknown.value.may_repeat, unknown.value.__cause__)
+    assert ("erase", 32) == (denied.value.metadata["missing_right"], len(denied.value.trace_id))
+
+
+async def test_deadline(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Every call ends when its time has come, whoever holds it up; nobody at all is told so as well."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    async with cloning() as cloner, connect(target(cloner)) as precall:
+        began = time.monotonic()
+        with pytest.raises(precall_client.ProviderTimeout) as late:
+            await precall.clone_voice(caller=IVAN, sample=speech, seconds=1.0)
+        with pytest.raises(PrecallError):
+            await precall.list_voices(seconds=-1.0)
+        took = time.monotonic() - began
+        emulator.faults.clear()
+        emulator.faults.release()
+    async with connect("127.0.0.1:1") as nobody:
+        with pytest.raises(precall_client.ClonerUnavailable):
+            await nobody.list_voices(seconds=5)
+
+    assert 10 > took
+    assert late.value.may_repeat
+
+
+async def test_trace(cloning, spans) -> None:
+    """The trace that is current goes on at the cloner, with a span of the call between; its failure is told."""
+    provider = spans.provider("service")
+    async with cloning() as cloner, connect(target(cloner), tracer_provider=provider) as precall:
+        with (
+            provider.get_tracer("test").start_as_current_span("work") as work,
+            pytest.raises(precall_client.NotFound),
+        ):
+            await precall.get_voice("voice_of_nobody")
+        server, client = sorted(
+            await spans.wait("precall.v1.CloningService/GetVoice", 2),
+            key=lambda span: span.kind is SpanKind.CLIENT,
+        )
+
+    assert work.get_span_context().span_id == client.parent.span_id
+    assert client.context.span_id == server.parent.span_id
+    assert 1 == len({each.context.trace_id for each in (server, client)} | {work.get_span_context().trace_id})
+    assert "NOT_FOUND" == client.attributes["rpc.response.status_code"]
+    assert not client.status.is_ok
+
+
+async def test_given_up(cloning, emulator: Emulator, speech: bytes, spans, eventually) -> None:
+    """A call that is cancelled is cancelled at the cloner, too."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    async with cloning() as cloner, connect(target(cloner)) as precall:
+        call = asyncio.create_task(precall.clone_voice(caller=IVAN, sample=speech))
+        await eventually(lambda: emulator.requests.matching(path=CREATE))
+        call.cancel()
+        (span,) = await spans.wait("precall.v1.CloningService/CloneVoice")
+        emulator.faults.clear()
+        emulator.faults.release()
+
+    assert "CANCELLED" == span.attributes["rpc.response.status_code"]
+
+
+def write(folder: Path, authority: trustme.CA, name: str) -> Tls:
+    """Certificates in files."""
+    issued = authority.issue_cert(name)
+    (folder / "ca.pem").write_bytes(authority.cert_pem.bytes())
+    (folder / "cert.pem").write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    (folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
+    return Tls(ca=folder / "ca.pem", cert=folder / "cert.pem", key=folder / "key.pem")
+
+
+def server_side(folder: Path) -> dict[str, Pem]:
+    """The same files, as a cloner's settings."""
+    names = {"cloner_tls_client_ca": "ca.pem", "cloner_tls_cert": "cert.pem", "cloner_tls_key": "key.pem"}
+    return {name: Pem((folder / file).read_text(), folder / file) for name, file in names.items()}
+
+
+async def test_certificates_that_change(cloning, tmp_path: Path) -> None:
+    """One client goes on while the certificates of both sides are replaced."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "client").mkdir()
+    first, second = trustme.CA(), trustme.CA()
+    tls = write(tmp_path / "client", first, "client")
+    write(tmp_path / "server", first, "localhost")
+    async with (
+        cloning(**server_side(tmp_path / "server")) as cloner,
+        connect(target(cloner), tls=tls) as precall,
+    ):
+        await precall.list_voices(seconds=10)
+        before = precall.channel
+
+        # The key of another certificate is nothing to change for.
+        key = (tmp_path / "client" / "key.pem").read_bytes()
+        (tmp_path / "client" / "key.pem").write_bytes(first.issue_cert("x").private_key_pem.bytes())
+        await asyncio.sleep(3)
+        await precall.list_voices(seconds=10)
+        assert before is precall.channel
+        (tmp_path / "client" / "key.pem").write_bytes(key)
+
+        write(tmp_path / "client", second, "client")
+        write(tmp_path / "server", second, "localhost")
+        async with asyncio.timeout(30):
+            while True:
+                await asyncio.sleep(0.2)
+                if precall.channel is before:
+                    continue
+                try:
+                    await precall.list_voices(seconds=10)
+                except precall_client.ClonerUnavailable:
+                    continue  # the cloner has yet to look
+                break
+
+
+async def test_strangers_certificate(cloning, tmp_path: Path) -> None:
+    """A cloner that shows a certificate of somebody else is not spoken to, nor is one in plain text."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "client").mkdir()
+    tls = write(tmp_path / "client", trustme.CA(), "client")
+    write(tmp_path / "server", trustme.CA(), "localhost")
+    for settings in (server_side(tmp_path / "server"), {}):
+        async with cloning(**settings) as cloner, connect(target(cloner), token=TOKEN, tls=tls) as precall:
+            with pytest.raises(precall_client.ClonerUnavailable) as refused:
+                await precall.list_voices(seconds=10)
+            assert grpc.StatusCode.UNAVAILABLE is refused.value.code
+
+
+def test_tls_that_cannot_be(tmp_path: Path) -> None:
+    """What could never work is told at once, and holds nothing of a key."""
+    issued, other = trustme.CA().issue_cert("a"), trustme.CA().issue_cert("b")
+    cert, key = tmp_path / "cert", tmp_path / "key"
+    issued.cert_chain_pems[0].write_to_path(str(cert))
+    other.private_key_pem.write_to_path(str(key))
+
+    with pytest.raises(TlsInvalid, match="cert and key go together"):
+        Tls(cert=cert)
+    with pytest.raises(TlsInvalid, match="KEY_VALUES_MISMATCH"):
+        Tls(cert=cert, key=key).check()
+    with pytest.raises(TlsInvalid, match="ca is not PEM"):
+        Tls(ca=b"/etc/ca.pem").read()
+    with pytest.raises(TlsInvalid, match="ca cannot be read"):
+        Tls(ca=tmp_path / "nothing").read()

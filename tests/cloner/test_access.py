@@ -1,0 +1,290 @@
+"""Who is let in, to what, and how often at once: over real sockets."""
+
+import asyncio
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from precall.v1 import cloning_pb2 as pb
+from structlog.testing import capture_logs
+
+from emulator import Emulator, Fault
+from environment import Secret, Toml
+from tests.cloner.test_door import bearer, call, detail, failure, reason
+
+CREATE = "/v1/voices/add"
+# DESIGN's table of rights, written down a second time.
+RIGHTS = {
+    "PrepareCall": "calls",
+    "OpenCall": "calls",
+    "CompleteCall": "calls",
+    "CloneVoice": "voices",
+    "ReplaceVoice": "voices",
+    "GetVoice": "read",
+    "ListVoices": "read",
+    "ForgetCaller": "erase",
+}
+METHODS = pb.DESCRIPTOR.services_by_name["CloningService"].methods
+ALL = ("calls", "voices", "read", "erase")
+
+
+@pytest.fixture
+def database(tmp_path) -> str:
+    """SQLite alone: nothing here is about databases."""
+    return f"sqlite:///{tmp_path}/precall.sqlite3"
+
+
+def entry(name: str, *tokens: str, may: tuple[str, ...] = ALL, most: int | None = None) -> str:
+    """A client, as TOML."""
+    hashes = [hashlib.sha256(token.encode()).hexdigest() for token in tokens]
+    bound = "" if most is None else f"max_requests = {most}\n"
+    return f"[clients.{name}]\ntoken_sha256 = {hashes}\nmay = {list(may)}\n{bound}"
+
+
+def written(path: Path, *entries: str) -> Toml:
+    """Clients, in a file."""
+    path.write_text("".join(entries))
+    return Toml(path.read_text(), path)
+
+
+def with_token(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of whoever has it."""
+    return bearer(f"Bearer {token}")
+
+
+async def outcome(answer: Any) -> str:
+    """What comes of a call: OK, or the reason why not."""
+    try:
+        await answer
+    except grpc.aio.AioRpcError as failed:
+        return reason(failed)[0]
+    return "OK"
+
+
+async def listed(cloner: Any, token: str) -> str:
+    """What comes of a call that reads."""
+    return await outcome(cloner.ListVoices(pb.ListVoicesRequest(), timeout=5, metadata=with_token(token)))
+
+
+async def comes_true(holds: Any) -> None:
+    """Waits for what a file that has changed brings about."""
+    async with asyncio.timeout(20):
+        while not await holds():
+            await asyncio.sleep(0.05)
+
+
+def test_table_is_complete() -> None:
+    """No call is forgotten."""
+    assert set(RIGHTS) == {method.name for method in METHODS}
+
+
+async def test_rights(cloning) -> None:
+    """Every call takes one right and no other; the answer names the one that is missing."""
+    clients = "".join(entry(right, f"token-of-{right}", may=(right,)) for right in ALL)
+    async with cloning(cloner_clients=Toml(clients)) as cloner:
+        for method in METHODS:
+            for right in ALL:
+                request = pb.__dict__[method.input_type.name]()
+                answer = getattr(cloner, method.name)(
+                    request, timeout=10, metadata=with_token(f"token-of-{right}")
+                )
+                if right == RIGHTS[method.name]:
+                    assert await outcome(answer) in {"OK", "FIELD_INVALID"}
+                    continue
+                failed = await failure(answer)
+                assert ("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED) == reason(failed)
+                told = detail(failed, error_details_pb2.ErrorInfo).metadata
+                assert (right, RIGHTS[method.name]) == (told["client"], told["missing_right"])
+
+
+async def test_open_and_closed(cloning) -> None:
+    """Health is told to anybody; what is served, to whoever has a token, with whatever right."""
+    ask = reflection_pb2.ServerReflectionRequest(list_services="")
+
+    async def services(channel: Any, metadata: Any) -> list[str]:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        answers = stub.ServerReflectionInfo(iter([ask]), timeout=5, metadata=metadata)
+        return [service.name async for answer in answers for service in answer.list_services_response.service]
+
+    clients = Toml(entry("crm", "token-of-the-crm", may=()))
+    async with (
+        cloning(cloner_clients=clients) as cloner,
+        grpc.aio.insecure_channel(f"127.0.0.1:{cloner.port}") as wire,
+    ):
+        health = health_pb2_grpc.HealthStub(wire)
+        assert (
+            health_pb2.HealthCheckResponse.SERVING
+            == (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
+        )
+        assert "precall.v1.CloningService" in await services(wire, with_token("token-of-the-crm"))
+        assert ("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED) == reason(
+            await failure(services(wire, None))
+        )
+
+
+async def test_no_reflection(cloning) -> None:
+    """Where it is switched off, what is served is told to nobody."""
+    ask = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with (
+        cloning(cloner_reflection=False) as cloner,
+        grpc.aio.insecure_channel(f"127.0.0.1:{cloner.port}") as wire,
+    ):
+
+        async def answers(version: str) -> list[Any]:
+            info = wire.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            )
+            return [answer async for answer in info(iter([ask]), timeout=5)]
+
+        for version in ("v1", "v1alpha"):
+            refused = reason(await failure(answers(version)))
+            assert ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED) == refused
+
+
+async def test_bound_of_a_client(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """One client's requests fill its own places and nobody else's; whoever waits a moment gets one again."""
+    clients = Toml(entry("enrolment", "token-of-enrolment", most=2) + entry("calls", "token-of-calls"))
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    async with cloning(cloner_clients=clients) as cloner:
+
+        def clone(number: int) -> Any:
+            caller = pb.Caller(name="Ivan", phone_number=f"+3161234{number:04}")
+            request = pb.CloneVoiceRequest(caller=caller, sample=speech)
+            return cloner.CloneVoice(request, timeout=20, metadata=with_token("token-of-enrolment"))
+
+        under_way = [clone(1), clone(2)]
+        await eventually(lambda: len(emulator.requests.matching(path=CREATE)) == 2)
+
+        failed = await failure(clone(3))
+        assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(failed)
+        assert "2" == detail(failed, error_details_pb2.ErrorInfo).metadata["limit_requests"]
+        assert 0 < detail(failed, error_details_pb2.RetryInfo).retry_delay.seconds
+        assert ["RATE_LIMITED", "OK"] == [
+            await listed(cloner, token) for token in ("token-of-enrolment", "token-of-calls")
+        ]
+
+        emulator.faults.clear()
+        emulator.faults.release()
+        await asyncio.gather(*under_way)
+        assert "OK" == await listed(cloner, "token-of-enrolment")
+        prepared = await cloner.PrepareCall(
+            call(speech, 4), timeout=20, metadata=with_token("token-of-calls")
+        )
+        assert prepared.voice.voice_id
+
+
+async def test_rotation(cloning, tmp_path: Path) -> None:
+    """A file of clients that changes counts while calls go on; one that is broken is told, and changes nothing."""
+    path = tmp_path / "clients.toml"
+    clients = written(path, entry("crm", "token-of-the-past"))
+    with capture_logs() as lines:
+        async with cloning(cloner_clients=clients) as cloner:
+
+            async def taken(token: str) -> bool:
+                return await listed(cloner, token) == "OK"
+
+            async def refused(token: str) -> bool:
+                return await listed(cloner, token) == "UNAUTHENTICATED"
+
+            assert await taken("token-of-the-past")
+            assert await refused("token-of-the-future")
+
+            written(path, entry("crm", "token-of-the-past", "token-of-the-future"))
+            await comes_true(lambda: taken("token-of-the-future"))
+            assert await taken("token-of-the-past")
+
+            # As an orchestrator does it: another file in its place.
+            written(tmp_path / "next", entry("crm", "token-of-the-future")).path.rename(path)
+            await comes_true(lambda: refused("token-of-the-past"))
+            assert await taken("token-of-the-future")
+
+            def broken(content: bytes | None) -> Any:
+                before = len(lines)
+                path.unlink() if content is None else path.write_bytes(content)
+                return comes_true(
+                    lambda: asyncio.sleep(0, any(line["log_level"] == "error" for line in lines[before:]))
+                )
+
+            for content in (b"[clients.crm", b"[clients.crm]\nmay = ['all']", b"", b"\xff\xfe", None):
+                await broken(content)
+                assert await taken("token-of-the-future")
+
+            written(path, entry("crm", "token-of-the-end"))
+            await comes_true(lambda: taken("token-of-the-end"))
+            assert await refused("token-of-the-future")
+
+    assert ["CLONER_CLIENTS_FILE"] * 5 == [line["variable"] for line in lines if line["log_level"] == "error"]
+    assert "token-of" not in str(lines)
+
+
+async def test_told(cloning, speech: bytes, spans) -> None:
+    """Span and log line say whose call it was and which; erasures and refusals have a line of their own."""
+    clients = Toml(entry("crm", "token-of-the-crm", may=("calls", "erase")))
+    tokens = (Secret("token-of-everything"),)
+    merge = structlog.contextvars.merge_contextvars
+    with capture_logs(processors=[merge]) as lines:
+        async with cloning(cloner_clients=clients, cloner_token=tokens) as cloner:
+            mine = with_token("token-of-the-crm")
+            await cloner.PrepareCall(call(speech), timeout=10, metadata=mine)
+            await cloner.ForgetCaller(
+                pb.ForgetCallerRequest(caller=call(speech).caller), timeout=10, metadata=mine
+            )
+            await failure(cloner.ForgetCaller(pb.ForgetCallerRequest(), timeout=10, metadata=mine))
+            await failure(cloner.ListVoices(pb.ListVoicesRequest(), timeout=10, metadata=mine))
+            await cloner.ListVoices(
+                pb.ListVoicesRequest(), timeout=10, metadata=with_token("token-of-everything")
+            )
+            await failure(
+                cloner.GetVoice(pb.GetVoiceRequest(), timeout=10, metadata=with_token("t0ken-of-a-stranger"))
+            )
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{cloner.port}") as wire:
+                await failure(wire.unary_unary("/name.of/Ivan")(b"", timeout=10))
+
+    answered = [line for line in lines if line["event"] == "request answered"]
+    assert [
+        ("crm", "PrepareCall", "success"),
+        ("crm", "ForgetCaller", "success"),
+        ("crm", "ForgetCaller", "FIELD_INVALID"),
+        ("default", "ListVoices", "success"),
+    ] == [(line["client"], line["method"], line["outcome"]) for line in answered]
+    assert [("crm", "ForgetCaller", "OK"), ("crm", "ForgetCaller", "INVALID_ARGUMENT")] == [
+        (line["client"], line["method"], line["status"]) for line in lines if line["event"] == "erasure"
+    ]
+    refused = [line for line in lines if line["event"] == "call refused"]
+    assert [
+        ("crm", "ListVoices", "PERMISSION_DENIED"),
+        (None, "GetVoice", "UNAUTHENTICATED"),
+        (None, None, "UNAUTHENTICATED"),
+    ] == [(line.get("client"), line.get("method"), line["reason"]) for line in refused]
+    assert all(re.fullmatch(r"ipv4:127\.0\.0\.1:[0-9]+", line["peer"]) for line in refused)
+    assert "Ivan" not in str(refused)
+    assert ["crm", "crm", "crm", "default", None] == [
+        span.attributes.get("precall.client")
+        for method in ("PrepareCall", "ForgetCaller", "ListVoices", "GetVoice")
+        for span in spans.finished(f"precall.v1.CloningService/{method}")
+        if (method, span.attributes.get("precall.outcome")) != ("ForgetCaller", "FIELD_INVALID")
+    ]
+    told = str(lines) + "".join(span.to_json() for span in spans.finished())
+    assert not any(
+        token in told for token in ("token-of-the-crm", "token-of-everything", "t0ken-of-a-stranger")
+    )
+
+
+async def test_anybody(cloning) -> None:
+    """Where nobody has to say who it is, the line of a call says which it was."""
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        async with cloning() as cloner:
+            await cloner.ListVoices(
+                pb.ListVoicesRequest(), timeout=10, metadata=with_token("a-token-that-nobody-asked-for")
+            )
+
+    (line,) = [line for line in lines if line["event"] == "request answered"]
+    assert ("anybody", "ListVoices") == (line["client"], line["method"])
