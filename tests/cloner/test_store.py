@@ -497,15 +497,15 @@ async def test_one_taker_of_an_intent(store: Store) -> None:
 
 async def test_one_intent_of_many(store: Store) -> None:
     """Of all who want a voice for one caller at the same time, one gets to make it, and all learn which."""
-    rows = await asyncio.gather(
+    intents = await asyncio.gather(
         *(
             store.write(voices.intend, intent(f"marker_{number}", caller="Ivan"), call_id=None, now=NOW)
             for number in range(20)
         )
     )
 
-    assert 1 == len({row.marker for row in rows})
-    assert {"intended"} == {row.state for row in rows}
+    assert 1 == len({each.row.marker for each in intents})
+    assert {"intended"} == {each.row.state for each in intents}
 
 
 async def test_what_is_due(store: Store) -> None:
