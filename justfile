@@ -65,3 +65,7 @@ bench:
 # What strangers cost the gateway: memory, and whether deliveries still arrive. Takes three minutes.
 strangers:
     {{uv}} run python -m benchmarks.strangers
+
+# What more work than can be done costs, and how it is answered. Takes five minutes.
+floods *kinds:
+    {{uv}} run python -m benchmarks.floods {{kinds}}
