@@ -37,6 +37,7 @@ from cloner.service import CloningService
 from cloner.settings import MEBIBYTE, Settings
 from cloner.status import answer_failure
 from cloner.token import TokenCheck
+from cloner.transport import AiohttpTransport
 from cloner.voices import Voices
 from environment import address
 from environment.memory import give_back
@@ -226,10 +227,7 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
         base_url=settings.elevenlabs_base_url,
         headers={"xi-api-key": settings.elevenlabs_api_key.reveal(), "User-Agent": "precall"},
         transport=HttpClientTracing(
-            httpx.AsyncHTTPTransport(
-                verify=_authorities(),
-                limits=httpx.Limits(max_connections=settings.provider_concurrency),
-            ),
+            AiohttpTransport(_authorities()),
             tracing,
             captured=("x-trace-id",),
         ),
