@@ -93,7 +93,12 @@ def kept_by(kind: type[Struct]) -> Kept:
     """The fields that a structure is read from."""
     return {
         field.encode_name: next(
-            (kept_by(option) for option in get_args(field.type) if issubclass(option, Struct)), None
+            (
+                kept_by(part)
+                for part in get_args(field.type)
+                if isinstance(part, type) and issubclass(part, Struct)
+            ),
+            None,
         )
         for field in msgspec.structs.fields(kind)
     }

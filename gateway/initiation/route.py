@@ -30,9 +30,10 @@ from gateway.answering import Desk, Progress, answered, lines, read, verified_bo
 from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Speech, remember
 from gateway.conversation.start_data import Facts, Initiation, initiation, unknown_call
 from gateway.edge import problems
-from gateway.edge.openapi import OpenOperation, responses
+from gateway.edge.openapi import responses
 from gateway.edge.problems import Refusal, Unauthenticated
 from gateway.initiation import request as opening
+from gateway.initiation.description import OpenOperation
 from gateway.initiation.request import Opening
 from gateway.settings import MAX_INITIATION_BYTES
 

@@ -21,8 +21,9 @@ from precall_client import Precall
 
 from gateway.answering import Desk, Progress, answered, verified_body, verifier
 from gateway.edge import problems
-from gateway.edge.openapi import CompleteOperation, responses
+from gateway.edge.openapi import responses
 from gateway.postcall import request as event
+from gateway.postcall.description import CompleteOperation
 from gateway.postcall.request import Event
 
 __all__ = ["post_call"]

@@ -5,13 +5,13 @@ Every DeliveryError is the sender's fault, and nothing was done yet.
 
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import pybase64
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct, field
 
-from callerid import holds_control, longest
+from callerid import LONGEST_ADDRESS, holds_control, longest
 from gateway.edge import form
 from gateway.edge.fault import AGENT_ID, MAX_CONVERSATION_ID, DeliveryError, conversation
 from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
@@ -58,31 +58,64 @@ class Delivery(Struct, frozen=True, kw_only=True):
     sample: bytes
 
 
-class _Caller(Struct):
-    name: str | None = None
-    date_of_birth: str | None = None
-    phone_number: str | None = None
-    consent: str | None = None
+def _told(description: str, **schema: object) -> Meta:
+    """What the API description says of a field. It checks nothing: our own errors name the sender's field."""
+    return Meta(description=description, extra_json_schema=schema)
 
 
-class _Sample(Struct):
+class SentCaller(Struct):
+    """Who is calling, as far as the sender knows."""
+
+    name: Annotated[str | None, _told("The name to greet by.", maxLength=MAX_NAME)] = None
+    date_of_birth: Annotated[
+        str | None, _told("As the sender writes it; it is not parsed.", maxLength=MAX_BIRTH)
+    ] = None
+    phone_number: Annotated[
+        str | None,
+        _told("Best in E.164 form; also as a tel:, sip: or whatsapp: address.", maxLength=LONGEST_ADDRESS),
+    ] = None
+    consent: Annotated[
+        str | None,
+        _told("Where the caller's consent to the clone is on record: a reference.", maxLength=MAX_CONSENT),
+    ] = None
+
+
+class SentSample(Struct):
+    """The recording, and what the sender takes it for."""
+
     # Left as it is: decoded from base64 where it stands, without becoming a `str` before.
-    data: Raw = NULL
-    format: str | None = None
+    data: Annotated[
+        Raw,
+        _told(
+            "The recording in standard base64, or a data: URL of it: WAV, MP3, OGG, FLAC, M4A or WebM.",
+            type="string",
+            contentEncoding="base64",
+        ),
+    ] = field(default_factory=lambda: NULL)  # as a default it would have to stand in the description
+    format: Annotated[str | None, _told("How the data is written.", enum=["base64"])] = None
 
 
-class _Metadata(Struct):
-    type: str | None = None
-    agent_id: str | None = None
-    conversation_id: str | None = None
-    caller_metadata: _Caller | None = None
+class SentMetadata(Struct):
+    """The event without its sample: the part `metadata` of a form."""
+
+    type: Annotated[str | None, _told("The kind of event.", enum=[EVENT])] = None
+    agent_id: Annotated[
+        str | None, _told("The agent that takes the call.", pattern=f"^{AGENT_ID.pattern}$")
+    ] = None
+    conversation_id: Annotated[
+        str | None,
+        _told("The conversation that is about to start.", minLength=1, maxLength=MAX_CONVERSATION_ID),
+    ] = None
+    caller_metadata: SentCaller | None = None
 
 
-class _Document(_Metadata):
-    voice_sample: _Sample | None = None
+class SentDelivery(SentMetadata):
+    """The event as JSON, sample and all."""
+
+    voice_sample: SentSample | None = None
 
 
-M = TypeVar("M", bound=_Metadata)
+M = TypeVar("M", bound=SentMetadata)
 
 
 def media_type(lines: Sequence[str]) -> MediaType:
@@ -106,7 +139,7 @@ def read(body: VerifiedBody, media: MediaType, *, max_sample_bytes: int) -> Deli
 
 
 def _from_json(content: bytes, max_sample_bytes: int) -> Delivery:
-    document = _decoded(content, _Document, "The body")
+    document = _decoded(content, SentDelivery, "The body")
     try:
         given = document.voice_sample
         if given is None or given.data == NULL:
@@ -130,7 +163,7 @@ def _from_form(content: bytes, boundary: str, max_sample_bytes: int) -> Delivery
         raise _invalid(repeated.name, "must be sent once") from None
     if "metadata" not in parts:
         raise _invalid("metadata", "is required")
-    metadata = _decoded(parts["metadata"], _Metadata, "The part metadata")
+    metadata = _decoded(parts["metadata"], SentMetadata, "The part metadata")
     try:
         if "voice_sample" not in parts:
             raise _invalid("voice_sample", "is required")
@@ -140,7 +173,7 @@ def _from_form(content: bytes, boundary: str, max_sample_bytes: int) -> Delivery
         raise
 
 
-def _delivery(metadata: _Metadata, sample: bytes, field: str, max_sample_bytes: int) -> Delivery:
+def _delivery(metadata: SentMetadata, sample: bytes, field: str, max_sample_bytes: int) -> Delivery:
     if metadata.type != EVENT:
         raise _invalid("type", f'must be "{EVENT}"')
     agent_id = metadata.agent_id or ""
@@ -153,7 +186,7 @@ def _delivery(metadata: _Metadata, sample: bytes, field: str, max_sample_bytes: 
     conversation_id = conversation(metadata.conversation_id)
     if conversation_id is None:
         raise _invalid("conversation_id", f"must be 1 to {MAX_CONVERSATION_ID} printable characters")
-    caller = metadata.caller_metadata or _Caller()
+    caller = metadata.caller_metadata or SentCaller()
     if not sample:
         raise _invalid(field, "is empty")
     if len(sample) > max_sample_bytes:

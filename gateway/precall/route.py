@@ -25,11 +25,12 @@ from gateway.conversation.overrides import remember
 from gateway.conversation.start_data import Facts, unknown_call
 from gateway.edge import problems
 from gateway.edge.body import ClientGone, Receive, disconnected
-from gateway.edge.openapi import DeliverOperation, responses
+from gateway.edge.openapi import responses
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody
 from gateway.precall import request as delivery
 from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
+from gateway.precall.description import DeliverOperation
 from gateway.precall.request import Delivery, MediaType
 from gateway.settings import Settings
 

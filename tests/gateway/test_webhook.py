@@ -423,3 +423,28 @@ async def test_description(gateway: Start, client: httpx.AsyncClient) -> None:
         "504",
     } == webhook["responses"].keys()
     assert {"PreparedCall", "FallbackCall", "Problem"} <= described["components"]["schemas"].keys()
+
+
+async def test_description_of_a_delivery(gateway: Start, client: httpx.AsyncClient) -> None:
+    """Says of each field what its parser takes, and which must be sent, in both forms."""
+    described = (await client.get(f"{await gateway()}/schema/openapi.json")).json()
+    content = described["paths"]["/webhook"]["post"]["requestBody"]["content"]
+    event = content["application/json"]["schema"]
+    form = content["multipart/form-data"]["schema"]
+
+    assert {
+        "type", "event_timestamp", "conversation_id", "agent_id", "caller_metadata", "voice_sample",
+    } == event["properties"].keys()  # fmt: skip
+    assert ["type", "conversation_id", "agent_id", "voice_sample"] == event["required"]
+    assert {"name", "date_of_birth", "phone_number", "consent"} == event["properties"]["caller_metadata"][
+        "properties"
+    ].keys()
+    assert 200 == event["properties"]["caller_metadata"]["properties"]["name"]["maxLength"]
+    assert "^[A-Za-z0-9_-]{1,128}$" == event["properties"]["agent_id"]["pattern"]
+    sample = event["properties"]["voice_sample"]
+    assert (["data"], "base64", "string") == (
+        sample["required"], sample["properties"]["data"]["contentEncoding"], sample["properties"]["data"]["type"],
+    )  # fmt: skip
+    assert ["metadata", "voice_sample"] == form["required"]
+    assert ["type", "conversation_id", "agent_id"] == form["properties"]["metadata"]["required"]
+    assert "voice_sample" not in form["properties"]["metadata"]["properties"]
