@@ -20,6 +20,7 @@ from emulator import NO_LATENCY, Emulator, Settings
 from tests.kit.databases import Databases, migrate
 from tests.kit.inspection import Inspection
 from tests.kit.storage import keep_in_memory
+from tests.postgres import drop_database, new_database
 from tests.postgres import running as running_postgres
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -208,6 +209,17 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
     url = databases.take()
     yield url
     databases.give_back(url)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database with nothing in it, of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/empty.sqlite3"
+        return
+    url = new_database(request.getfixturevalue("postgres"))
+    yield url
+    drop_database(url)
 
 
 @pytest.fixture
