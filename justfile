@@ -120,3 +120,7 @@ strangers:
 # What a crowd costs a cloner, with the token and without: memory, and whether other callers are answered.
 crowds:
     {{uv}} run python -m benchmarks.door
+
+# What more work than can be done costs, and how it is answered. Takes five minutes.
+floods *kinds:
+    {{uv}} run python -m benchmarks.floods {{kinds}}

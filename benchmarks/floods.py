@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.deliveries import speech
 from benchmarks.emulated import System
 from benchmarks.sending import Answer, deliver, deliver_all
-from benchmarks.strangers import ROUTES, _head
+from benchmarks.strangers import ROUTES, forged_head
 
 LARGE = int(9.9 * 1_048_576)
 SMALL = 200 * 1024
@@ -154,7 +154,7 @@ async def unsigned_bodies(url: str, connections: int) -> None:
         while True:
             with contextlib.suppress(OSError):
                 _, writer = await asyncio.open_connection(place.hostname, place.port)
-                writer.write(_head(route, f"Content-Length: {size}"))
+                writer.write(forged_head(route, f"Content-Length: {size}"))
                 for _ in range(size // len(piece)):
                     writer.write(piece)
                     await writer.drain()
@@ -193,7 +193,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(
         prog="benchmarks.floods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("kinds", nargs="*", choices=(*KINDS, []), help="which (default: all)")
+    arguments.add_argument("kinds", nargs="*", choices=KINDS, help="which (default: all)")
     arguments.add_argument("--attack", metavar="URL", help="send unsigned bodies there, and nothing else")
     arguments.add_argument(
         "--connections", type=int, default=64, help="of the unsigned bodies, for each route"

@@ -41,7 +41,7 @@ async def pipelining(host: str, port: int, connections: int = 40) -> None:
 
 async def tiny_chunks(host: str, port: int, connections: int = 40) -> None:
     """Bodies in chunks of one byte."""
-    head = _head("/webhook", "Transfer-Encoding: chunked")
+    head = forged_head("/webhook", "Transfer-Encoding: chunked")
     await asyncio.gather(*(_flood(host, port, b"1\r\nx\r\n" * 10_000, head) for _ in range(connections)))
 
 
@@ -67,7 +67,7 @@ async def stalled_bodies(host: str, port: int, connections: int = 64) -> None:
         while True:
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection(host, port)
-                writer.write(_head(route, f"Content-Length: {size}"))
+                writer.write(forged_head(route, f"Content-Length: {size}"))
                 writer.write(bytes(size - 1))
                 await writer.drain()
                 await reader.read()
@@ -113,7 +113,8 @@ async def _hold(host: str, port: int, said: bytes, connections: int) -> None:
     await asyncio.Event().wait()
 
 
-def _head(route: str, *lines: str) -> bytes:
+def forged_head(route: str, *lines: str) -> bytes:
+    """The head of a request with a made-up signature."""
     given = "".join(f"{line}\r\n" for line in ("Host: x", "Content-Type: application/json", *lines))
     return f"POST {route} HTTP/1.1\r\n{given}{FORGED.format(int(time.time()))}\r\n".encode()
 

@@ -24,6 +24,7 @@ from cloner.clients import Clients, clients_of
 from cloner.janitor import Janitor, Terms
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
+from cloner.provider.transport import AiohttpTransport
 from cloner.registry import Store, opened
 from cloner.room import Room
 from cloner.rpc.access import Access
@@ -258,10 +259,7 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
         base_url=settings.elevenlabs_base_url,
         headers={"xi-api-key": settings.elevenlabs_api_key.reveal(), "User-Agent": "precall"},
         transport=HttpClientTracing(
-            httpx.AsyncHTTPTransport(
-                verify=_authorities(),
-                limits=httpx.Limits(max_connections=settings.provider_concurrency),
-            ),
+            AiohttpTransport(_authorities()),
             tracing,
             captured=("x-trace-id",),
         ),

@@ -37,6 +37,9 @@ __all__ = ["create_app", "listening", "serving"]
 
 UNTRACED = {"/health", "/health/live", "/health/ready"}
 BACKLOG = 1024
+# libuv takes one connection from a socket each time that the loop comes round, which takes long while much is
+# read: hundreds who connect without end would keep a newcomer waiting for seconds.
+ACCEPTED_AT_ONCE = 4
 
 
 def create_app(
@@ -109,7 +112,8 @@ async def serving(
             )
         )
         host, port = listener.getsockname()[:2]
-        task = asyncio.create_task(server.serve(sockets=[listener]))
+        listeners = [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
+        task = asyncio.create_task(server.serve(sockets=listeners))
         task.add_done_callback(lambda _: server.up.set())
         try:
             await server.up.wait()

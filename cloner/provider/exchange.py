@@ -25,9 +25,6 @@ CONNECT_SECONDS = 5.0
 MAX_REFUSAL_BYTES = 65_536
 # Backstop behind httpx's own time-outs, which hold for one phase of a request and not for the whole.
 BACKSTOP_SECONDS = 0.03
-# How the two libraries below httpx say that a connection ended too soon. Whatever else they say of a
-# protocol is about an answer that came and is none of HTTP.
-BROKEN_OFF = ("Server disconnected", "peer closed connection")
 GZIP_WINDOW = zlib.MAX_WBITS + 16
 PIECE_BYTES = 65_536
 
@@ -69,8 +66,7 @@ async def exchange(
     except (httpx.TimeoutException, TimeoutError) as failure:
         raise TimedOut(maybe_done=changes) from failure
     except httpx.RemoteProtocolError as failure:
-        kind = Unavailable if str(failure).startswith(BROKEN_OFF) else ProtocolBroken
-        raise kind(maybe_done=changes) from failure
+        raise ProtocolBroken(maybe_done=changes) from failure
     except httpx.TransportError as failure:
         raise Unavailable(maybe_done=changes) from failure
     except httpx.HTTPError as failure:

@@ -64,10 +64,10 @@ class Share:
         if self._bodies.vouched + min(size, self._most) > self._bodies.capacity:
             raise BodyError("RATE_LIMITED")
 
-    async def turn(self, read: int) -> None:
-        """Waits until more may be read than so many bytes; not long where only few bodies come."""
+    async def turn(self, left: int) -> None:
+        """Waits until more may be read, of so many bytes; not long where only few bodies come."""
         if not self.vouched:
-            await self._bodies.turns.one(read)
+            await self._bodies.turns.one(left)
 
     def hold(self, size: int) -> None:
         """Says how many bytes are held from now on. Raises BodyError where not even others can make room."""
@@ -196,15 +196,17 @@ async def read_body(
     ends = loop.time() + seconds
     due = loop.time() + GRACE_SECONDS
     try:
-        async with asyncio.timeout_at(min(ends, due)) as clock:
+        async with asyncio.timeout_at(ends) as clock:
             share.interrupt = partial(_ring, clock)
             while True:
+                # It is not the sender who is slow while others have their turns.
+                clock.reschedule(ends)
                 asked = loop.time()
-                await share.turn(size)
-                if (waited := loop.time() - asked) > 0:
-                    # It is not the sender who was slow.
-                    due += waited
-                    clock.reschedule(min(ends, due))
+                await share.turn((declared or limit) - size)
+                if share.gone:
+                    raise BodyError("RATE_LIMITED")
+                due += loop.time() - asked
+                clock.reschedule(min(ends, due))
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
@@ -218,7 +220,6 @@ async def read_body(
                 if not message.get("more_body", False):
                     return began
                 due = min(due + len(chunk) / least_rate, now + GRACE_SECONDS)
-                clock.reschedule(min(ends, due))
     except TimeoutError:
         raise BodyError("RATE_LIMITED" if share.gone else "BODY_TIMEOUT") from None
     finally:

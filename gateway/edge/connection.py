@@ -15,6 +15,7 @@ import msgspec
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.edge.body import has_body
 from gateway.edge.places import EXTENSION, Claim, Places
 from gateway.edge.problems import ANSWERS, Problem
 from gateway.edge.turns import Turns
@@ -33,6 +34,7 @@ AHEAD_BYTES = 16 * 1_048_576
 # A chunked body of more pieces than this must be worth them.
 CHUNKS = 4_096
 CHUNK_BYTES = 64
+CHUNKED_NEED = 1 << 40
 # How often one read is cut in the middle of a body.
 CUTS = 64
 
@@ -244,7 +246,9 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         begin = super()._start_asgi_task
-        self._house.turns.take(lambda: None if cycle.disconnected else begin(cycle, app))
+        # A body of which nobody says how large it is may be large.
+        need = (CHUNKED_NEED if has_body(self.headers) else 0) if self._left is None else self._left
+        self._house.turns.take(lambda: None if cycle.disconnected else begin(cycle, app), need)
 
     # How what arrives is read
 

@@ -10,39 +10,39 @@ class Turns:
     """Begins only so many things each time the event loop comes round.
 
     However much strangers ask or send at once, what is under way goes on between them. Half of the
-    turns go to whoever has waited longest, so that everybody gets one, and half to whoever has had
+    turns go to whoever has waited longest, so that everybody gets one, and half to whoever needs
     least, so that what is small need not wait for what is large.
     """
 
     AT_ONCE = 8
 
     def __init__(self) -> None:
-        # How much each of them has had, in the order in which they came.
+        # How much each of them needs, in the order in which they came.
         self._waiting: dict[Callable[[], None], int] = {}
         self._left = self.AT_ONCE
         self._resets = False
 
-    async def one(self, had: int) -> None:
-        """Waits for a turn."""
+    async def one(self, need: int) -> None:
+        """Waits for a turn; `need` is how much is to come, with this turn and all that follow."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def begin() -> None:
             if not turn.done():  # whoever waited may have given up in this very moment
                 turn.set_result(None)
 
-        self.take(begin, had)
+        self.take(begin, need)
         try:
             await turn
         finally:
             self._waiting.pop(begin, None)
 
-    def take(self, begin: Callable[[], None], had: int = 0) -> None:
+    def take(self, begin: Callable[[], None], need: int) -> None:
         """Calls `begin`, now or when its turn comes."""
         if self._left and not self._waiting:
             self._left -= 1
             begin()
         else:
-            self._waiting[begin] = had
+            self._waiting[begin] = need
         if not self._resets:
             self._resets = True
             asyncio.get_running_loop().call_soon(self._come_round)

@@ -9,8 +9,10 @@ import pytest
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
+from cloner.provider.transport import AiohttpTransport
 from emulator import Emulator, Fault
 
+AUTHORITIES = httpx.create_ssl_context()
 API_KEY = "key-of-the-emulator"
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -20,7 +22,9 @@ AGENT = "/v1/convai/agents/{agent_id}"
 @pytest.fixture
 async def provider(emulator_url: str) -> AsyncIterator[ElevenLabs]:
     """A client that tries three times."""
-    async with httpx.AsyncClient(base_url=emulator_url, headers={"xi-api-key": API_KEY}) as http:
+    async with httpx.AsyncClient(
+        base_url=emulator_url, headers={"xi-api-key": API_KEY}, transport=AiohttpTransport(AUTHORITIES)
+    ) as http:
         yield ElevenLabs(http, attempts=3, concurrency=2, queue=2)
 
 
@@ -119,7 +123,9 @@ async def test_create_without_an_answer_in_time(
 
 async def test_connection_refused(speech: bytes) -> None:
     """Where nobody listens, nothing can have been done."""
-    async with httpx.AsyncClient(base_url="http://127.0.0.1:1") as http:
+    async with httpx.AsyncClient(
+        base_url="http://127.0.0.1:1", transport=AiohttpTransport(AUTHORITIES)
+    ) as http:
         with pytest.raises(failures.Unavailable) as caught:
             await create(ElevenLabs(http, attempts=1, concurrency=2, queue=2), speech)
 
