@@ -102,13 +102,12 @@ class Spans:
         return [span for span in self._exporter.get_finished_spans() if name in (None, span.name)]
 
     def of_delivery(self) -> list[ReadableSpan]:
-        """All spans that have ended but those of work that nobody asked for, such as reconciling."""
-        by_itself = {
-            span.context.trace_id
-            for span in self.finished()
-            if span.parent is None and span.name in BY_ITSELF
+        """What was traced, but for traces that the cloner begins by itself, ended or not."""
+        ended = self.finished()
+        begun = {
+            span.context.trace_id for span in ended if span.parent is None and span.name not in BY_ITSELF
         }
-        return [span for span in self.finished() if span.context.trace_id not in by_itself]
+        return [span for span in ended if span.context.trace_id in begun]
 
     def one(self, name: str) -> ReadableSpan:
         """The only span of this name."""
