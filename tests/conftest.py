@@ -20,6 +20,7 @@ from emulator import NO_LATENCY, Emulator, Settings
 from tests.kit.databases import Databases, migrate
 from tests.kit.inspection import Inspection
 from tests.kit.storage import keep_in_memory
+from tests.postgres import drop_database, new_database
 from tests.postgres import running as running_postgres
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -101,13 +102,12 @@ class Spans:
         return [span for span in self._exporter.get_finished_spans() if name in (None, span.name)]
 
     def of_delivery(self) -> list[ReadableSpan]:
-        """All spans that have ended but those of work that nobody asked for, such as reconciling."""
-        by_itself = {
-            span.context.trace_id
-            for span in self.finished()
-            if span.parent is None and span.name in BY_ITSELF
+        """What was traced, but for traces that the cloner begins by itself, ended or not."""
+        ended = self.finished()
+        begun = {
+            span.context.trace_id for span in ended if span.parent is None and span.name not in BY_ITSELF
         }
-        return [span for span in self.finished() if span.context.trace_id not in by_itself]
+        return [span for span in ended if span.context.trace_id in begun]
 
     def one(self, name: str) -> ReadableSpan:
         """The only span of this name."""
@@ -208,6 +208,17 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
     url = databases.take()
     yield url
     databases.give_back(url)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database with nothing in it, of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/empty.sqlite3"
+        return
+    url = new_database(request.getfixturevalue("postgres"))
+    yield url
+    drop_database(url)
 
 
 @pytest.fixture

@@ -499,12 +499,12 @@ async def test_newer_database(database: str, kept: Path, tmp_path: Path) -> None
     assert not (tmp_path / "newer").exists()
 
 
-async def test_migration_is_told(database: str) -> None:
+async def test_migration_is_told(empty_database: str) -> None:
     """The start that makes the tables says so, once, and the next one has nothing to say."""
     told = []
     for _ in range(2):
         async with process(
-            ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=database, CALLER_HASH_KEY=KEY
+            ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=empty_database, CALLER_HASH_KEY=KEY
         ) as started:
             told.append([line for line in await until_ready(started) if "registry migrated" in line])
 
@@ -561,20 +561,24 @@ async def test_keys_are_not_told(another, tmp_path: Path) -> None:
     assert secret not in "".join((*made[1:], *refused[1:], (tmp_path / "kept").read_text()))
 
 
-async def test_back_up_of_an_older_release(database: str) -> None:
+async def test_back_up_of_an_older_release(empty_database: str) -> None:
     """What release after release wrote is taken: the file is as revision 0001 had it."""
     old = Path(__file__).parents[1] / "backups" / "0001.backup"
-    restored = await registry("restore", old, database, CALLER_HASH_KEY="0123456789abcdef0123456789abcdef")
+    restored = await registry(
+        "restore", old, empty_database, CALLER_HASH_KEY="0123456789abcdef0123456789abcdef"
+    )
 
     assert (0, "") == (restored[0], restored[2])
-    assert [("1a2b3c4d", 1767000000.25)] == await values(database, "SELECT name, created_at FROM deployment")
+    assert [("1a2b3c4d", 1767000000.25)] == await values(
+        empty_database, "SELECT name, created_at FROM deployment"
+    )
     assert [("call_1", "conv_1", True)] == [
         (*row[:2], bool(row[2]))
-        for row in await values(database, "SELECT id, conversation_id, confirmed FROM calls")
+        for row in await values(empty_database, "SELECT id, conversation_id, confirmed FROM calls")
     ]
     assert [("voice_1", "ready", "Zoë", "form 17", 1767321000.0)] == await values(
-        database, "SELECT voice_id, state, greeting_name, consent, consent_at FROM voices"
+        empty_database, "SELECT voice_id, state, greeting_name, consent, consent_at FROM voices"
     )
     assert [("agent_1", "voice_0", 3)] == await values(
-        database, "SELECT agent_id, before_voice_id, turn FROM agents"
+        empty_database, "SELECT agent_id, before_voice_id, turn FROM agents"
     )
