@@ -1,9 +1,12 @@
 import asyncio
 import contextlib
+import io
 import logging
 import re
 import sqlite3
+import wave
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -97,6 +100,30 @@ async def test_strangers_are_not_read(method: str) -> None:
 
     assert 70_000 > max(sent)
     assert 20 * MEBIBYTE > grown
+
+
+async def test_memory_goes_back(emulator_url: str, samples: Path) -> None:
+    """Soon after many large samples were cloned hardly any of the memory that they took is held."""
+    with wave.open(str(samples / "speech.wav")) as source:
+        parameters, frames = source.getparams(), source.readframes(source.getnframes())
+    file = io.BytesIO()
+    with wave.open(file, "wb") as large:
+        large.setparams(parameters)
+        large.writeframes(frames * (9 * MEBIBYTE // len(frames)))
+    async with process(
+        ELEVENLABS_API_KEY=API_KEY, ELEVENLABS_BASE_URL=emulator_url, CLONER_PORT="0", AUDIO_WORKERS="1"
+    ) as started:
+        target, memory = await ready(started), psutil.Process(started.pid)
+        async with grpc.aio.insecure_channel(target) as channel:
+            stub = CloningServiceStub(channel)
+            await stub.PrepareCall(call(file.getvalue()), timeout=60)
+            before = memory.memory_info().rss
+            await asyncio.gather(
+                *(stub.PrepareCall(call(file.getvalue(), number), timeout=60) for number in range(2, 14))
+            )
+            async with asyncio.timeout(30):
+                while memory.memory_info().rss - before > 50 * MEBIBYTE:
+                    await asyncio.sleep(0.2)
 
 
 async def test_stalled_bodies(cloning, speech: bytes) -> None:

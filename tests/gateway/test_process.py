@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from precall.v1.cloning_pb2 import PrepareCallResponse
 
 SECRET = "test-webhook-secret-0001"
+MEBIBYTE = 1_048_576
 Process = asyncio.subprocess.Process
 Start = Callable[..., Awaitable[Process]]
 
@@ -111,6 +113,36 @@ async def listens(url: str) -> bool:
         return False
     writer.close()
     return True
+
+
+async def test_memory_goes_back(
+    start: Start, cloner: Any, cloner_target: str, deliver: Any, document: Callable[..., bytes]
+) -> None:
+    """Soon after many large deliveries at once hardly any of the memory that they took is held."""
+    everybody = asyncio.Event()
+
+    async def wait(context: Any) -> PrepareCallResponse:
+        if len(cloner.asked) == 12:
+            everybody.set()
+        await everybody.wait()
+        reply: PrepareCallResponse = await cloner.prepared(context)
+        return reply
+
+    cloner.reply = wait
+    process = await start(
+        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, LOG_LEVEL="WARNING",
+        PRECALL_BUDGET_MS="60000", BODY_TIMEOUT_SECONDS="60",
+    )  # fmt: skip
+    url, memory = await ready(process), psutil.Process(process.pid)
+    before = memory.memory_info().rss
+    body = document(bytes(10 * MEBIBYTE))
+
+    answers = await asyncio.gather(*(deliver(url, body) for _ in range(12)))
+
+    assert [200] * 12 == [answer.status_code for answer in answers]
+    async with asyncio.timeout(30):
+        while memory.memory_info().rss - before > 60 * MEBIBYTE:
+            await asyncio.sleep(0.2)
 
 
 async def test_grace(
