@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import ContextVar
 
+import msgspec
+
 from cloner.provider.failures import Busy
 
-__all__ = ["Turns", "Urgency", "ahead", "as_urgent_as", "urgency"]
+__all__ = ["Queue", "Turns", "Urgency", "ahead", "as_urgent_as", "urgency"]
 
 
 class Urgency:
@@ -62,6 +64,15 @@ def as_urgent_as(mine: Urgency) -> Iterator[None]:
         _urgency.reset(token)
 
 
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is under way and how much waits, and how much of each may."""
+
+    running: int
+    running_limit: int
+    waiting: int
+    waiting_limit: int
+
+
 class Turns:
     """Lets `at_once` through at once, of each urgency in the order in which they came.
 
@@ -73,6 +84,16 @@ class Turns:
         self._queue = queue
         self._running = 0
         self._waiting: dict[asyncio.Future[None], Urgency] = {}
+
+    @property
+    def queue(self) -> Queue:
+        """How much is under way, and how much waits."""
+        return Queue(
+            running=self._running,
+            running_limit=self._at_once,
+            waiting=len(self._waiting),
+            waiting_limit=self._queue,
+        )
 
     @property
     def full(self) -> bool:

@@ -30,7 +30,16 @@ from cloner.provider.elevenlabs import ElevenLabs, NewVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
 from cloner.provider.turns import as_urgent_as, urgency
-from cloner.registry import NamedRequest, NewVoiceRow, Store, VoiceRow, deployment, processes, voices
+from cloner.registry import (
+    NamedRequest,
+    NewVoiceRow,
+    RegistryUnavailable,
+    Store,
+    VoiceRow,
+    deployment,
+    processes,
+    voices,
+)
 from cloner.room import Room
 from cloner.voices.callers import Caller, Identity, voice_label
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
@@ -138,7 +147,8 @@ class Cloning:
     async def begin(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
         """Writes down the intent and begins the clone, unless the caller has a voice or a clone by now.
 
-        Returns the row that counts, and the clone if there is a new one. Raises MonthlyLimit.
+        Returns the row that counts, and the clone if there is a new one. Raises MonthlyLimit, and what
+        `voices.intend` raises.
         """
         row, new = await self._intend(wanted)
         if not new:
@@ -198,6 +208,7 @@ class Cloning:
             owner=self._owner,
             traceparent=f"00-{format_trace_id(span.trace_id)}-{format_span_id(span.span_id)}-01",
             consent=caller.consent,
+            client_reference=caller.reference,
             kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
         )
         intent = await self._store.write(
@@ -307,7 +318,7 @@ class Cloning:
             log.warning("voice no longer wanted", voice_id=voice_id)
             self._discard(voice_id, row.marker)
             raise Superseded
-        return voice_of(msgspec.structs.replace(row, voice_id=voice_id))
+        return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
 
     async def _make_room(self, row: VoiceRow, wanted: Wanted, deadline: float) -> bool:
         """Deletes the voice that was used the longest ago and is in no call, if there is one.
@@ -354,7 +365,7 @@ class Cloning:
         try:
             with as_urgent_as(clone.urgency):
                 return await work
-        except (ProviderFailure, VoiceNeedsVerification) as failure:
+        except (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable) as failure:
             await self._store.write(voices.fail, clone.row.marker, failure.reason, now=self._now())
             raise
         except Exception:
