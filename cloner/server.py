@@ -199,6 +199,7 @@ def _rooms(
     cloning = Cloning(
         provider, store, marked, removal,
         room=memory,
+        tracing=tracing,
         timeout_seconds=settings.provider_timeout_seconds,
         attempts=settings.provider_attempts,
         call_seconds=settings.call_max_minutes * 60,

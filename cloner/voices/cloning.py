@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 
 from cloner.provider import failures
@@ -46,11 +47,14 @@ from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNe
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
 from cloner.voices.voice import Voice, voice_of
+from telemetry.tracing import outliving
 
 __all__ = ["STALE_SECONDS", "Clone", "Cloning", "Superseded", "Wanted"]
 
 log = structlog.get_logger()
 
+# What is done for a request that was answered meanwhile.
+LATE = "finish clone"
 ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
 STALE_SECONDS = 8.0  # without one, whoever was at an intent is taken to be dead
 # How long the monthly counter counts as used up where ElevenLabs does not say until when.
@@ -117,6 +121,7 @@ class Cloning:
         removal: Removal,
         *,
         room: Room,
+        tracing: TracerProvider,
         timeout_seconds: float,
         attempts: int,
         call_seconds: float,
@@ -128,6 +133,7 @@ class Cloning:
         self._marked = marked
         self._removal = removal
         self._room = room
+        self._tracer = tracing.get_tracer("precall.cloning")
         self._timeout = timeout_seconds
         self._attempts = attempts
         self._call_seconds = call_seconds
@@ -223,7 +229,8 @@ class Cloning:
         deadline = asyncio.get_running_loop().time() + self._timeout
 
         async def attempt(resent: int) -> str:
-            return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent)
+            with outliving(self._tracer, LATE):
+                return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent)
 
         # Counted by itself, because it may outlive the request that began it.
         with self._room.holding(len(recording.sample)):
@@ -252,7 +259,8 @@ class Cloning:
             log.warning("voice not created", reason=failure.reason, maybe_made=failure.maybe_done)
             if not failure.maybe_done:
                 raise
-            found = await self._marked.look_for(clone.row.marker)
+            with outliving(self._tracer, LATE):
+                found = await self._marked.look_for(clone.row.marker)
             if found is None:
                 # The next create goes under a new marker; what this one made is found by reconciling.
                 await self._store.write(voices.fail, clone.row.marker, "unanswered", now=self._now())
@@ -312,6 +320,11 @@ class Cloning:
         return await self._record(row, found.voice_id)
 
     async def _record(self, row: VoiceRow, voice_id: str) -> Voice:
+        with outliving(self._tracer, LATE):
+            return await self._recorded(row, voice_id)
+
+    async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
+        get_current_span().set_attribute("precall.voice.id", voice_id)
         if not await self._store.write(voices.record, row.marker, voice_id, now=self._now()):
             if await self._marked.is_anothers(voice_id, row.marker):
                 raise failures.ProtocolBroken
