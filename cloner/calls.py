@@ -173,6 +173,7 @@ class Calls:
                 begun_at=self._now(),
             ),
             others_since=self._agents.others_since(),
+            reference=call.caller.reference,
         )
         if noted is None:
             raise ConversationMismatch
@@ -180,6 +181,8 @@ class Calls:
 
     async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
         """Finds or clones the caller's voice, and gives it to the agent where that harms no other call.
+
+        Without a sample a voice is found, and none made: then raises SampleRequired.
 
         Where the agent refuses a voice that turns out to be lost, another is made. A delivery that comes
         again while the first is at it has the answer of the first. Raises what Voices, Samples and Agents
@@ -218,7 +221,7 @@ class Calls:
         wanted = Wanted(identity=begun.identity, caller=call.caller, call_id=begun.call_id)
 
         if noted.call.ended_at is not None:
-            voice = await self._voices.formerly(noted.call.marker, call.caller)
+            voice = await self._voices.formerly(noted.call.marker, wanted)
             if voice is not None:
                 # A delivery that comes again after its call: nothing is made or changed for it any more.
                 return self._answer(begun, voice, reused=True, updated=False)

@@ -14,6 +14,7 @@ import httpx
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
+from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
 from cloner.agents.giving import Agents
@@ -22,23 +23,29 @@ from cloner.audio.inspector import Inspector
 from cloner.calls import Calls
 from cloner.clients import Clients, clients_of
 from cloner.janitor import Janitor, Terms
+from cloner.provider.account import Account
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.provider.transport import AiohttpTransport
-from cloner.registry import Store, opened
+from cloner.registry import Store, opened, requests
 from cloner.room import Room
+from cloner.rpc import pages
 from cloner.rpc.access import Access
 from cloner.rpc.admission import Admission
+from cloner.rpc.messages import duration
 from cloner.rpc.readiness import SERVICE, Health, Readiness
 from cloner.rpc.reflection import serve_reflection
 from cloner.rpc.service import CloningService
+from cloner.rpc.usage import Usage
 from cloner.settings import MEBIBYTE, Settings
 from cloner.transport_security import Identity, health_target, identity_of, server_credentials
 from cloner.voices.callers import Identities
 from cloner.voices.cloning import Cloning
+from cloner.voices.consenting import Consenting
 from cloner.voices.erasure import Erasure
 from cloner.voices.finding import Voices
 from cloner.voices.key import kept_beside
+from cloner.voices.looking import Looking
 from cloner.voices.marked import Marked
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Limits, Samples
@@ -70,9 +77,11 @@ TRANSPORT = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Clients look up afresh where we are now and then; gRPC varies the age by a tenth. Calls take a minute.
     ("grpc.max_connection_age_ms", 600_000),
-    ("grpc.max_connection_age_grace_ms", 90_000),
     ("grpc.max_connection_idle_ms", 300_000),
 )
+
+# How long calls on a connection that has come of age go on at the least: longer than any of them takes.
+CALL_GRACE_SECONDS, WATCH_GRACE_SECONDS = 90.0, 30.0
 
 # How long a cloner that stops waits for an instant without calls.
 QUIET_SECONDS = 0.5
@@ -105,7 +114,7 @@ async def serving(
         AsyncExitStack() as beside,
     ):
         rooms = _rooms(settings, tracing, inspector=opened_inspector, store=store, http=http, now=now)
-        server, health_servicer, admission = _server(settings, tracing, rooms, clients)
+        server, health_servicer = _server(settings, tracing, rooms, clients)
         try:
             port = _open(server, settings, identity)
         except RuntimeError as failure:
@@ -126,15 +135,17 @@ async def serving(
             # Whoever watches our health hears of it and sends calls elsewhere. The others hear of it by the
             # end of their connections, and send again what we have not begun.
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
-            admission.close()
+            rooms.admission.close()
             # gRPC cancels what has come in and was not begun when it stops: the fewer calls then, the better.
-            await admission.quiet(seconds=min(QUIET_SECONDS, max(0.0, ends - loop.time())))
+            await rooms.admission.quiet(seconds=min(QUIET_SECONDS, max(0.0, ends - loop.time())))
             await server.stop(max(0.0, ends - loop.time()))
             # What the janitor has begun is claimed, and done by the next process.
             for task in (janitor, looking):
                 task.cancel()
             await asyncio.gather(janitor, looking, return_exceptions=True)
             await rooms.cloning.finish(max(0.0, ends - loop.time()))
+            await rooms.account.close()
+            await rooms.looking.close()
             await rooms.voices.close()
             await rooms.agents.close()
             await rooms.overrides.close()
@@ -163,7 +174,9 @@ async def checking_api_key(settings: Settings, tracing: TracerProvider) -> Async
 
 class _Rooms(NamedTuple):
     service: CloningService
-    memory: Room
+    admission: Admission
+    account: Account
+    looking: Looking
     cloning: Cloning
     voices: Voices
     agents: Agents
@@ -199,6 +212,7 @@ def _rooms(
     cloning = Cloning(
         provider, store, marked, removal,
         room=memory,
+        tracing=tracing,
         timeout_seconds=settings.provider_timeout_seconds,
         attempts=settings.provider_attempts,
         call_seconds=settings.call_max_minutes * 60,
@@ -244,8 +258,49 @@ def _rooms(
         due=due, now=now,
     )  # fmt: skip
     erasure = Erasure(identities, store, removal, now=now)
-    service = CloningService(calls, voices, store, erasure, identities=identities)
-    return _Rooms(service, memory, cloning, voices, agents, overrides, janitor)
+    looking = Looking(store, identities, keep_seconds=terms.keep, call_seconds=terms.call, now=now)
+    consenting = Consenting(identities, store, looking, removal, now=now)
+    account = Account(provider, now=now)
+    admission = Admission(
+        memory,
+        most_calls=settings.cloner_max_requests,
+        most_watches=settings.watch_max,
+        max_bytes=settings.max_message_bytes,
+        body_seconds=settings.body_timeout_seconds,
+        guarded=bool(settings.cloner_token) or settings.cloner_clients is not None,
+    )
+    usage = Usage(account, provider, store, quota=lambda: admission.quota, now=now)
+    service = CloningService(
+        calls=calls, voices=voices, store=store, erasure=erasure, looking=looking, consenting=consenting,
+        usage=usage, identities=identities, limits=_limits(settings, limits, terms),
+        watch_seconds=settings.watch_seconds,
+    )  # fmt: skip
+    return _Rooms(service, admission, account, looking, cloning, voices, agents, overrides, janitor)
+
+
+def _limits(settings: Settings, sample: Limits, terms: Terms) -> pb.GetLimitsResponse:
+    """What GetLimits answers for as long as this process runs."""
+    return pb.GetLimitsResponse(
+        sample=pb.SampleLimits(
+            max_bytes=sample.max_bytes,
+            min_duration=duration(sample.min_seconds),
+            max_duration=duration(sample.max_seconds),
+            min_sound_duration=duration(sample.min_sound_seconds),
+            min_sample_rate_hertz=sample.min_rate,
+        ),
+        retention=pb.Retention(
+            unused_voice=None if terms.keep is None else duration(terms.keep),
+            enrolled_voice=duration(settings.enrolment_keep_days * 86_400),
+            longest_call=duration(terms.call),
+            past=duration(terms.closed_rows),
+            request_id=duration(requests.KEPT_SECONDS),
+        ),
+        consent_required=settings.require_consent,
+        max_request_bytes=settings.max_message_bytes,
+        max_page_size=pages.MOST,
+        max_watch_duration=duration(settings.watch_seconds),
+        max_watches=settings.watch_max,
+    )
 
 
 @cache
@@ -313,22 +368,17 @@ async def _health_beside(settings: Settings, port: int, servicer: Health) -> Asy
 
 def _server(
     settings: Settings, tracing: TracerProvider, rooms: _Rooms, clients: Watched[Clients] | None
-) -> tuple[grpc.aio.Server, Health, Admission]:
-    admission = Admission(
-        rooms.memory,
-        most_calls=settings.cloner_max_requests,
-        max_bytes=settings.max_message_bytes,
-        body_seconds=settings.body_timeout_seconds,
-        guarded=clients is not None,
-    )
+) -> tuple[grpc.aio.Server, Health]:
+    grace = max(CALL_GRACE_SECONDS, settings.watch_seconds + WATCH_GRACE_SECONDS)
     server = grpc.aio.server(
         interceptors=(
             RpcServerTracing(tracing),
             Access(lambda: None if clients is None else clients.current),
-            admission,
+            rooms.admission,
         ),
         options=(
-            ("grpc.max_receive_message_length", admission.hard_limit),
+            ("grpc.max_receive_message_length", rooms.admission.hard_limit),
+            ("grpc.max_connection_age_grace_ms", round(1000 * grace)),
             *TRANSPORT,
         ),
     )
@@ -337,4 +387,4 @@ def _server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if settings.cloner_reflection:
         serve_reflection(server, (SERVICE, health.SERVICE_NAME))
-    return server, health_servicer, admission
+    return server, health_servicer

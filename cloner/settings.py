@@ -51,6 +51,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Whether a client may ask what is served here."""
 
     cloner_max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
+    watch_max: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    watch_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
 
     database_url: str = DEFAULT_URL

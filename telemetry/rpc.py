@@ -1,9 +1,10 @@
-"""Server spans for gRPC calls with one answer, as an interceptor for `grpc.aio`."""
+"""Server spans for gRPC calls, of one answer or many, as an interceptor for `grpc.aio`."""
 
 # Some of grpc's generics are generic in its type stubs alone.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -34,12 +35,20 @@ SERVER_FAILURES = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-UNTRACED = frozenset({"grpc.health.v1.Health/Check"})
+# What tools ask of a server, and not what it is for.
+UNTRACED = frozenset(
+    {
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/Watch",
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    }
+)
 W3C = TraceContextTextMapPropagator()
 
 
 class RpcServerTracing(grpc.aio.ServerInterceptor):
-    """A server span around each call with one answer, continuing the caller's trace.
+    """A server span around each call, continuing the caller's trace, for as long as there are answers.
 
     Whether its request is a message or a stream of one makes no difference.
 
@@ -58,8 +67,20 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         name = _text(handler_call_details.method).lstrip("/")
-        if handler is None or handler.response_streaming or name in self._untraced:
+        if handler is None or name in self._untraced:
             return handler
+        if handler.response_streaming:
+            made = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            return made(
+                self._traced(name, _piped(behavior), handler_call_details.invocation_metadata),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
                 self._traced(name, handler.stream_unary, handler_call_details.invocation_metadata),
@@ -101,6 +122,20 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
                 return response
 
         return call
+
+
+def _piped(behavior: Any) -> Any:
+    """Writes what a behavior answers, which may be a generator or write by itself."""
+
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        answers = behavior(request, context)
+        if not inspect.isasyncgen(answers):
+            await answers
+            return
+        async for answer in answers:
+            await context.write(answer)
+
+    return call
 
 
 def _code(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:

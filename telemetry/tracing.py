@@ -1,16 +1,17 @@
 """Makes the tracer provider of a process from the standard `OTEL_*` variables."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
 import grpc
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.trace import Span, format_trace_id
+from opentelemetry.trace import Link, Span, Tracer, format_trace_id, get_current_span
 
-__all__ = ["trace_id", "tracing"]
+__all__ = ["outliving", "trace_id", "tracing"]
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 COMPRESSIONS = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
@@ -47,6 +48,20 @@ def tracing(service: str, environ: Mapping[str, str]) -> Iterator[TracerProvider
 def trace_id(span: Span) -> str:
     """The id of the trace that the span belongs to: 32 hex digits."""
     return format_trace_id(span.get_span_context().trace_id)
+
+
+def outliving(tracer: Tracer, name: str) -> AbstractContextManager[object]:
+    """A block of work that may come after the request that began it was answered.
+
+    Where that is so, it has a trace of its own, which links to the request's.
+    """
+    origin = get_current_span()
+    context = origin.get_span_context()
+    if origin.is_recording() or not context.is_valid or not context.trace_flags.sampled:
+        return nullcontext()
+    return tracer.start_as_current_span(
+        name, context=Context(), links=[Link(context)], record_exception=False, set_status_on_exception=False
+    )
 
 
 def _exporter(environ: Mapping[str, str]) -> SpanExporter | None:

@@ -143,23 +143,30 @@ class Precall:
         answer = await self._call("ReplaceVoice", wire, seconds, repeatable=bool(request_id))
         return cast("pb.ReplaceVoiceResponse", answer)
 
-    async def get_voice(self, voice_id: str, *, seconds: float = SECONDS) -> pb.GetVoiceResponse:
-        """One voice, by its id at ElevenLabs. May be repeated."""
-        wire = pb.GetVoiceRequest(voice_id=voice_id).SerializeToString()
+    async def get_voice(
+        self, voice_id: str = "", *, caller: pb.Caller | None = None, seconds: float = SECONDS
+    ) -> pb.GetVoiceResponse:
+        """One voice, by its id at ElevenLabs or by its caller. May be repeated."""
+        wire = pb.GetVoiceRequest(voice_id=voice_id, caller=caller).SerializeToString()
         return cast("pb.GetVoiceResponse", await self._call("GetVoice", wire, seconds))
 
-    async def list_voices(
-        self,
-        *,
-        caller: pb.Caller | None = None,
-        page_size: int = 0,
-        page_token: str = "",
-        seconds: float = SECONDS,
-    ) -> pb.ListVoicesResponse:
-        """One page of voices, newest first. May be repeated."""
-        wire = pb.ListVoicesRequest(
-            caller=caller, page_size=page_size, page_token=page_token
-        ).SerializeToString()
+    async def watch_voice(
+        self, voice_id: str = "", *, caller: pb.Caller | None = None, seconds: float = SECONDS
+    ) -> AsyncIterator[pb.Voice]:
+        """How a voice stands, at once and whenever that changes, until it is gone or the deadline is near."""
+        wire = pb.WatchVoiceRequest(voice_id=voice_id, caller=caller).SerializeToString()
+        try:
+            with self._tracing.call(f"{SERVICE.full_name}/WatchVoice") as metadata:
+                method = self._streams["WatchVoice"]
+                timeout = max(0.0, seconds)
+                async for answer in method(wire, timeout=timeout, metadata=self._shown(metadata)):
+                    yield answer.voice
+        except grpc.aio.AioRpcError as failure:
+            raise error_of(failure, repeatable=True) from None
+
+    async def list_voices(self, *, seconds: float = SECONDS, **wanted: Any) -> pb.ListVoicesResponse:
+        """One page of voices, newest first; `wanted` are fields of ListVoicesRequest. May be repeated."""
+        wire = pb.ListVoicesRequest(**wanted).SerializeToString()
         return cast("pb.ListVoicesResponse", await self._call("ListVoices", wire, seconds))
 
     async def all_voices(
@@ -176,6 +183,55 @@ class Precall:
             if not (page_token := page.next_page_token):
                 return
 
+    async def get_call(
+        self,
+        *,
+        call_id: str = "",
+        conversation_id: str = "",
+        agent_id: str = "",
+        seconds: float = SECONDS,
+    ) -> pb.GetCallResponse:
+        """One call, by our own id or by agent and conversation. May be repeated."""
+        wire = pb.GetCallRequest(
+            call_id=call_id, conversation_id=conversation_id, agent_id=agent_id
+        ).SerializeToString()
+        return cast("pb.GetCallResponse", await self._call("GetCall", wire, seconds))
+
+    async def list_calls(self, *, seconds: float = SECONDS, **wanted: Any) -> pb.ListCallsResponse:
+        """One page of calls, newest first; `wanted` are fields of ListCallsRequest. May be repeated."""
+        wire = pb.ListCallsRequest(**wanted).SerializeToString()
+        return cast("pb.ListCallsResponse", await self._call("ListCalls", wire, seconds))
+
+    async def set_consent(
+        self,
+        *,
+        caller: pb.Caller | None = None,
+        voice_id: str = "",
+        consent: str = "",
+        withdrawn: bool = False,
+        seconds: float = SECONDS,
+    ) -> pb.SetConsentResponse:
+        """Keeps a consent, or its withdrawal, with which the voice goes. May be repeated."""
+        wire = pb.SetConsentRequest(
+            caller=caller, voice_id=voice_id, consent=consent, withdrawn=withdrawn
+        ).SerializeToString()
+        return cast("pb.SetConsentResponse", await self._call("SetConsent", wire, seconds))
+
+    async def get_limits(self, *, seconds: float = SECONDS) -> pb.GetLimitsResponse:
+        """What a sample must be, and how long what is kept. May be repeated."""
+        wire = pb.GetLimitsRequest().SerializeToString()
+        return cast("pb.GetLimitsResponse", await self._call("GetLimits", wire, seconds))
+
+    async def get_usage(self, *, seconds: float = SECONDS) -> pb.GetUsageResponse:
+        """What of the account and of the own quota is in use. May be repeated."""
+        wire = pb.GetUsageRequest().SerializeToString()
+        return cast("pb.GetUsageResponse", await self._call("GetUsage", wire, seconds))
+
+    async def delete_voice(self, voice_id: str, *, seconds: float = SECONDS) -> pb.DeleteVoiceResponse:
+        """Deletes a voice at ElevenLabs; what is known of its caller stays. May be repeated."""
+        wire = pb.DeleteVoiceRequest(voice_id=voice_id).SerializeToString()
+        return cast("pb.DeleteVoiceResponse", await self._call("DeleteVoice", wire, seconds))
+
     async def forget_caller(
         self, *, caller: pb.Caller | None = None, voice_id: str = "", seconds: float = SECONDS
     ) -> pb.ForgetCallerResponse:
@@ -186,13 +242,17 @@ class Precall:
     async def _call(self, name: str, wire: bytes, seconds: float, *, repeatable: bool = True) -> Any:
         try:
             with self._tracing.call(f"{SERVICE.full_name}/{name}") as metadata:
-                if self._token is not None:
-                    token = self._token if isinstance(self._token, str) else self._token()
-                    metadata.append(("authorization", f"Bearer {token}"))
-                return await self._methods[name](wire, timeout=max(0.0, seconds), metadata=metadata)
+                method = self._methods[name]
+                return await method(wire, timeout=max(0.0, seconds), metadata=self._shown(metadata))
         except grpc.aio.AioRpcError as failure:
             # Not `from failure`, whose text can hold anything.
             raise error_of(failure, repeatable=repeatable) from None
+
+    def _shown(self, metadata: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        if self._token is not None:
+            token = self._token if isinstance(self._token, str) else self._token()
+            metadata.append(("authorization", f"Bearer {token}"))
+        return metadata
 
     def _open(self, contents: Contents | None) -> None:
         self._channel = opened(
@@ -208,6 +268,15 @@ class Precall:
                 response_deserializer=GetMessageClass(method.output_type).FromString,
             )
             for method in SERVICE.methods
+            if not method.server_streaming
+        }
+        self._streams: dict[str, Callable[..., Any]] = {
+            method.name: self._channel.unary_stream(
+                f"/{SERVICE.full_name}/{method.name}",
+                response_deserializer=GetMessageClass(method.output_type).FromString,
+            )
+            for method in SERVICE.methods
+            if method.server_streaming
         }
 
     async def follow(self) -> None:

@@ -17,12 +17,14 @@ __all__ = [
     "AgentVoice",
     "ListedVoice",
     "NewVoice",
+    "Subscription",
     "VoicePage",
     "read_agent",
     "read_deleted",
     "read_new_voice",
     "read_page",
     "read_reset",
+    "read_subscription",
     "read_voice",
 ]
 
@@ -34,7 +36,9 @@ VOICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 PAGE_TOKEN = re.compile(r"[!-~]{1,2048}")
 # What we would override in a conversation.
 OVERRIDES = ("tts.voice_id", "agent.first_message")
-LONGEST_GREETING = 16_384
+LONGEST_GREETING = 65_536
+LARGEST_COUNT = 2**31 - 1
+LATEST_UNIX = 253_402_300_799  # the end of the year 9999
 
 
 class NewVoice(msgspec.Struct, frozen=True):
@@ -92,6 +96,17 @@ class Agent(msgspec.Struct, frozen=True):
     refused: frozenset[str]
 
 
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the account is used. What ElevenLabs does not tell, or not as a count, is None."""
+
+    slots_used: int | None
+    slots_limit: int | None
+    month_used: int | None
+    month_limit: int | None
+    resets_at: float | None
+    """When the month's count starts again, in Unix seconds."""
+
+
 class _Page(msgspec.Struct):
     voices: list[object]
     has_more: bool = False
@@ -122,6 +137,14 @@ class _Deleted(msgspec.Struct):
 
 class _Subscription(msgspec.Struct):
     next_character_count_reset_unix: int | None = None
+
+
+class _Account(msgspec.Struct):
+    voice_slots_used: object = None
+    voice_limit: object = None
+    voice_add_edit_counter: object = None
+    max_voice_add_edits: object = None
+    next_character_count_reset_unix: object = None
 
 
 def read_new_voice(body: bytes) -> NewVoice:
@@ -166,6 +189,25 @@ def read_agent(body: bytes) -> Agent:
 def read_reset(body: bytes) -> int | None:
     """When the counters of the month start again, in Unix seconds."""
     return _decode(body, _Subscription).next_character_count_reset_unix
+
+
+def read_subscription(body: bytes) -> Subscription:
+    """How much of the account is used."""
+    told = _decode(body, _Account)
+    return Subscription(
+        slots_used=_count(told.voice_slots_used),
+        slots_limit=_count(told.voice_limit),
+        month_used=_count(told.voice_add_edit_counter),
+        month_limit=_count(told.max_voice_add_edits),
+        resets_at=_count(told.next_character_count_reset_unix, most=LATEST_UNIX),
+    )
+
+
+def _count(value: object, *, most: int = LARGEST_COUNT) -> int | None:
+    """A number of things, if it is one that can be passed on."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= most else None
 
 
 def _decode(body: bytes, kind: type[T]) -> T:

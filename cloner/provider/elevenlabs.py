@@ -17,11 +17,11 @@ import httpx
 import msgspec
 
 from cloner.provider import answers, failures
-from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, VoicePage
+from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, Subscription, VoicePage
 from cloner.provider.exchange import exchange
 from cloner.provider.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
 from cloner.provider.retry import retrying
-from cloner.provider.turns import Turns
+from cloner.provider.turns import Queue, Turns
 
 __all__ = ["Agent", "AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "VoicePage"]
 
@@ -56,6 +56,11 @@ class ElevenLabs:
     def full(self) -> bool:
         """Whether the next request would have to wait for its turn."""
         return self._turns.full
+
+    @property
+    def queue(self) -> Queue:
+        """How much is under way, and how much waits."""
+        return self._turns.queue
 
     def turn(
         self, deadline: float, *, kind: str, declinable: bool = False
@@ -156,6 +161,11 @@ class ElevenLabs:
         if after is None:
             raise ProtocolBroken(maybe_done=True)
         return after
+
+    async def subscription(self, *, deadline: float) -> Subscription:
+        """How much of the account is used."""
+        answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
+        return answers.read_subscription(answer)
 
     async def month_resets_at(self, *, deadline: float) -> int | None:
         """When the monthly counters start again, in Unix seconds, if ElevenLabs tells."""

@@ -15,10 +15,12 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import msgspec
+
 from cloner.provider.failures import Busy
 from cloner.refusals import Overloaded
 
-__all__ = ["Turns", "Urgency", "ahead", "as_urgent_as", "urgency"]
+__all__ = ["Queue", "Turns", "Urgency", "ahead", "as_urgent_as", "urgency"]
 
 
 # How much the last turn counts for how long the next will take.
@@ -92,6 +94,15 @@ class _Place:
     began: float = 0.0
 
 
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is under way and how much waits, and how much of each may."""
+
+    running: int
+    running_limit: int
+    waiting: int
+    waiting_limit: int
+
+
 class Turns:
     """Lets `at_once` through at once, of each urgency in the order in which they came, what is begun first.
 
@@ -106,6 +117,16 @@ class Turns:
         # How long a turn of each kind takes, as far as that is known.
         self._lasts: dict[str, float] = {}
         self._review: asyncio.TimerHandle | None = None
+
+    @property
+    def queue(self) -> Queue:
+        """How much is under way, and how much waits."""
+        return Queue(
+            running=len(self._running),
+            running_limit=self._at_once,
+            waiting=len(self._waiting),
+            waiting_limit=self._queue,
+        )
 
     @property
     def full(self) -> bool:

@@ -6,9 +6,10 @@ process may be killed between any two of them. Times are Unix seconds, in UTC, a
 arguments.
 """
 
-from cloner.registry import agents, calls, deployment, due, processes, requests, voices
+from cloner.registry import agents, calls, consents, deployment, due, processes, requests, views, voices
 from cloner.registry.agents import AgentRow, Given
 from cloner.registry.calls import CallRow, NewCall, Noted
+from cloner.registry.consents import Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
 from cloner.registry.requests import NamedRequest, RequestDiffers, RequestForgotten
 from cloner.registry.store import Store
@@ -20,11 +21,15 @@ from cloner.registry.transaction import (
     TextNotStorable,
     Transaction,
 )
+from cloner.registry.views import CallView, VoiceView
 from cloner.registry.voices import NewVoiceRow, VoiceRow
 
 __all__ = [
     "AgentRow",
     "CallRow",
+    "CallView",
+    "Consent",
+    "ConsentWithdrawn",
     "Given",
     "NamedRequest",
     "NewCall",
@@ -40,12 +45,15 @@ __all__ = [
     "TextNotStorable",
     "Transaction",
     "VoiceRow",
+    "VoiceView",
     "agents",
     "calls",
+    "consents",
     "deployment",
     "due",
     "opened",
     "processes",
     "requests",
+    "views",
     "voices",
 ]

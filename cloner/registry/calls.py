@@ -141,10 +141,13 @@ DROPPED = Statement("DELETE FROM calls WHERE ended_at < :before")
 ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who")
 
 
-def begin(tx: Transaction, new: NewCall, *, others_since: float | None = None) -> Noted | None:
+def begin(
+    tx: Transaction, new: NewCall, *, others_since: float | None = None, reference: str = ""
+) -> Noted | None:
     """Notes that a call is in progress, with its voice where it or its caller has one.
 
-    Other callers' calls at the agent count that began since `others_since`, if that is told.
+    Other callers' calls at the agent count that began since `others_since`, if that is told. A `reference`
+    is kept with the voice.
 
     A call that was noted before keeps its time, its caller and its voice. None where it is another
     caller's, and then nothing is noted.
@@ -166,6 +169,9 @@ def begin(tx: Transaction, new: NewCall, *, others_since: float | None = None) -
     if voice is None:
         voice = voices.of_caller(tx, new.caller)
     voice = _used(tx, call, voice, now=new.begun_at)
+    if voice is not None and reference and voice.client_reference != reference:
+        voices.refer(tx, voice.marker, reference)
+        voice = msgspec.structs.replace(voice, client_reference=reference)
     return Noted(
         call=call,
         voice=voice,

@@ -7,6 +7,7 @@ voices  which the restored registry would not know are given up for deletion, an
         being deleted. None is believed to be at the provider before it was looked for
 agents  have what they have, so the rows that are there stay, and each agent is put back
 calls   that are over must not begin again, so the rows that are there stay
+consents  and their withdrawals count, and requests stay answered, so the rows that are there stay
 """
 
 import sqlite3
@@ -38,7 +39,7 @@ RECENT_SECONDS = 10
 # How long whoever was at it may need to be gone.
 GONE_SECONDS = RECENT_SECONDS + 2.0
 # Rows of these are added to those that are there, which count.
-STAYING = ("agents", "calls")
+STAYING = ("agents", "calls", "consents", "requests")
 
 BEGUN = Statement("SELECT 1 FROM deployment")
 VOICES_DROPPED = Statement("DELETE FROM voices")
@@ -124,7 +125,7 @@ def _left(transaction: Transaction, source: Snapshot, table: Table) -> dict[str,
         if row[state] == "ready":
             given_up = {
                 "state": "deleting", "reason": "restored", "tries": 0, "greeting_name": "", "number": None,
-                "consent": "", "consent_at": None,
+                "consent": "", "consent_at": None, "client_reference": "",
             }  # fmt: skip
             for column, value in given_up.items():
                 row[place[column]] = value
@@ -190,7 +191,8 @@ def _alone_at_server(url: str) -> Iterator[tuple[Connection, Transaction]]:
                 f"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;"
                 f" SET LOCAL lock_timeout = '{RECENT_SECONDS}s';"
                 f" SELECT pg_advisory_xact_lock({MIGRATION_LOCK});"
-                " LOCK TABLE deployment, voices, calls, agents, processes, alembic_version"
+                " LOCK TABLE deployment, voices, calls, agents, processes, requests, consents,"
+                " alembic_version"
                 " IN ACCESS EXCLUSIVE MODE".encode()
             )
         except (errors.LockNotAvailable, errors.DeadlockDetected) as failure:

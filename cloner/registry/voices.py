@@ -4,7 +4,7 @@ import json
 
 import msgspec
 
-from cloner.registry import requests
+from cloner.registry import consents, requests
 from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, alive
 from cloner.registry.statement import Statement
@@ -25,6 +25,8 @@ __all__ = [
     "fail",
     "forget",
     "get",
+    "give_consent",
+    "give_up",
     "in_use",
     "intend",
     "keep",
@@ -35,13 +37,15 @@ __all__ = [
     "of_caller",
     "of_number",
     "of_person_or_number",
-    "page",
+    "once_by_voice_id",
     "postpone_deletion",
     "ready",
     "record",
+    "refer",
     "release",
     "take_over",
     "used",
+    "withdraw_consent",
 ]
 
 
@@ -65,10 +69,11 @@ class VoiceRow(msgspec.Struct, frozen=True):
     traceparent: str
     consent: str
     consent_at: float | None
+    client_reference: str = ""
 
 
 class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A voice that is about to be made. `consent` is empty where none was told."""
+    """A voice that is about to be made. `consent` is empty where none was told with it."""
 
     marker: str
     caller: str
@@ -81,6 +86,7 @@ class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str
     consent: str
     kept_until: float
+    client_reference: str = ""
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +98,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 # In the order of the row's fields.
 FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,
-    owner, {SEEN} AS alive_at, tries, reason, traceparent, consent, consent_at"""
+    owner, {SEEN} AS alive_at, tries, reason, traceparent, consent, consent_at,
+    client_reference"""
 # Ready or on its way: a caller has one such voice at most.
 ACTIVE = "state IN ('intended', 'ready')"
 SELECT = f"SELECT {FIELDS} FROM voices"
@@ -107,6 +114,7 @@ GET_LOCKED = Statement(f"{SELECT} WHERE marker = :marker FOR UPDATE")
 IN_USE = Statement(f"{SELECT} WHERE marker = :marker AND {ACTIVE}")
 OF_CALLER = Statement(f"{SELECT} WHERE caller = :caller AND {ACTIVE}")
 BY_VOICE_ID = Statement(f"{SELECT} WHERE voice_id = :voice_id AND state = 'ready'")
+ONCE_BY_VOICE_ID = Statement(f"{SELECT} WHERE voice_id = :voice_id")
 MARKER_OF = Statement("SELECT marker FROM voices WHERE voice_id = :voice_id")
 # The newest voice of the one person who is known by the number.
 OF_NUMBER = Statement(f"""
@@ -116,17 +124,12 @@ OF_NUMBER = Statement(f"""
     ORDER BY created_at DESC LIMIT 1
 """)
 PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2")
-BELOW = """state = 'ready' AND (created_at, marker) < (:at, :below)
-    ORDER BY created_at DESC, marker DESC LIMIT :size"""
-PAGE = Statement(f"{SELECT} WHERE {BELOW}")
-PAGE_OF_PERSON = Statement(f"{SELECT} WHERE person = :person AND {BELOW}")
-PAGE_OF_NUMBER = Statement(f"{SELECT} WHERE number = :number AND {BELOW}")
 CALL = Statement("SELECT marker FROM calls WHERE id = :call_id FOR UPDATE")
 INTENDED = Statement(f"""
     INSERT INTO voices (marker, caller, replaces, number, person, greeting_name, name, owner, traceparent,
-        consent, kept_until, state, created_at, used_at, checked_at, consent_at)
+        consent, kept_until, client_reference, state, created_at, used_at, checked_at, consent_at)
     VALUES (:marker, :caller, :replaces, :number, :person, :greeting_name, :name, :owner, :traceparent,
-        :consent, :kept_until, 'intended', :now, :now, :now, :consent_at)
+        :consent, :kept_until, :client_reference, 'intended', :now, :now, :now, :consent_at)
     ON CONFLICT (caller) WHERE {ACTIVE} DO NOTHING
 """)
 CALL_HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :call_id")
@@ -157,6 +160,12 @@ ABANDONED = Statement(f"{SELECT} WHERE state = 'intended' AND {DEAD}")
 CONSENTED = Statement("""
     UPDATE voices SET consent = :consent, consent_at = :now WHERE marker = :marker AND consent = ''
 """)
+WITH_CONSENT = Statement(f"""
+    UPDATE voices SET consent = :consent, consent_at = :at WHERE person = :person AND {ACTIVE}
+""")
+REFERRED = Statement(f"""
+    UPDATE voices SET client_reference = :reference WHERE marker = :marker AND {ACTIVE}
+""")
 KEPT = Statement(f"UPDATE voices SET kept_until = :until WHERE marker = :marker AND {ACTIVE}")
 USED = Statement(f"UPDATE voices SET used_at = :now WHERE marker = :marker AND {ACTIVE}")
 CHECKED = Statement("UPDATE voices SET checked_at = :now WHERE marker = :marker")
@@ -169,10 +178,14 @@ RELEASE = """
     WHERE marker = :marker AND state = 'ready'
 """
 RELEASED = Statement(RELEASE)
+WITHDRAWN = Statement("""
+    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0
+    WHERE person = :person AND state = 'ready'
+""")
 RELEASED_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
 FORGOTTEN = Statement("""
     UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0, greeting_name = '',
-        number = NULL, consent = '', consent_at = NULL
+        number = NULL, consent = '', consent_at = NULL, client_reference = ''
     WHERE marker = :marker AND state IN ('ready', 'deleting')
 """)
 EXPIRED = f"""
@@ -255,24 +268,9 @@ def by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
     return _only(tx, BY_VOICE_ID, voice_id=voice_id)
 
 
-def page(
-    tx: Transaction,
-    *,
-    before: tuple[float, str] | None,
-    size: int,
-    person: str | None = None,
-    number: str | None = None,
-) -> list[VoiceRow]:
-    """Ready voices, newest first, from below the given creation time and marker.
-
-    All of them, those of a person, or those of whoever calls from a number.
-    """
-    at, below = before or (float("inf"), "")
-    if person is not None:
-        return _every(tx, PAGE_OF_PERSON, person=person, at=at, below=below, size=size)
-    if number is not None:
-        return _every(tx, PAGE_OF_NUMBER, number=number, at=at, below=below, size=size)
-    return _every(tx, PAGE, at=at, below=below, size=size)
+def once_by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
+    """The row of a voice, whatever became of it."""
+    return _only(tx, ONCE_BY_VOICE_ID, voice_id=voice_id)
 
 
 def intend(
@@ -287,7 +285,8 @@ def intend(
 
     The row that counts is the new one, or the one that was there. Exactly one of those who ask at the
     same time gets the new one. While the provider's monthly counter is used up there is no new one.
-    Raises RequestDiffers or RequestForgotten.
+    A consent that was told before counts for the new one. Raises RequestDiffers, RequestForgotten, or
+    ConsentWithdrawn.
     """
     answer = None if request is None else requests.take(tx, request, now=now)
     if answer is not None and (made := get(tx, answer.marker)) is not None:
@@ -301,9 +300,13 @@ def intend(
     row = of_caller(tx, new.caller)
     if row is None and (resets_at := month_resets_at(tx)) > now:
         return Intent(row=None, month_resets_at=resets_at)
+    if row is None:
+        consent, consent_at = consents.counting(
+            tx, new.person, told=new.consent, number=new.number, now=now
+        ) or ("", None)
+        new = msgspec.structs.replace(new, consent=consent)
     while row is None:
         # One that was in the way may be over before it is looked at.
-        consent_at = now if new.consent else None
         tx.run(INTENDED, **msgspec.structs.asdict(new), consent_at=consent_at, now=now)
         row = of_caller(tx, new.caller)
     alive(tx, new.owner, now=now)
@@ -323,8 +326,8 @@ def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
     if row is None:
         return False
     intended = row.state == "intended"
-    # What failed to replace another voice does not do so later.
-    late = row.state == "failed" and row.replaces is None
+    # What failed to replace another voice does not do so later, nor does one whose consent was withdrawn.
+    late = row.state == "failed" and row.replaces is None and row.reason != consents.WITHDRAWN
     if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
         return False
     if tx.one(ANOTHERS, voice_id=voice_id, marker=marker) is not None:
@@ -359,9 +362,34 @@ def abandoned(tx: Transaction, *, stale: float) -> list[VoiceRow]:
     return _every(tx, ABANDONED, stale=stale)
 
 
-def consented(tx: Transaction, marker: str, consent: str, *, now: float) -> None:
-    """Keeps the consent with a voice that has none yet."""
+def consented(
+    tx: Transaction, marker: str, consent: str, *, person: str, number: str | None, now: float
+) -> None:
+    """Keeps a consent that was told, and with it a voice that has none yet."""
+    consents.note(tx, person, consent, number=number, now=now)
     tx.run(CONSENTED, marker=marker, consent=consent, now=now)
+
+
+def give_consent(tx: Transaction, person: str, consent: str, *, number: str | None, now: float) -> None:
+    """Keeps a consent that was given, and with it every voice of the person, ready or on its way."""
+    at = consents.give(tx, person, consent, number=number, now=now)
+    tx.run(WITH_CONSENT, person=person, consent=consent, at=at)
+
+
+def withdraw_consent(tx: Transaction, person: str, consent: str, *, number: str | None, now: float) -> None:
+    """Keeps that a consent was withdrawn, and gives up the person's voices, ready or on their way."""
+    consents.withdraw(tx, person, consent, number=number, now=now)
+    for row in of_person_or_number(tx, person, None):
+        if row.state == "intended":
+            fail(tx, row.marker, consents.WITHDRAWN, now=now)
+        if row.state in ("intended", "ready"):
+            requests.forget_voice(tx, row.marker)
+    tx.run(WITHDRAWN, person=person, reason=consents.WITHDRAWN, now=now)
+
+
+def refer(tx: Transaction, marker: str, reference: str) -> None:
+    """Keeps the sender's own reference with a voice, in the place of what it had."""
+    tx.run(REFERRED, marker=marker, reference=reference)
 
 
 def keep(tx: Transaction, marker: str, *, until: float) -> bool:
@@ -397,6 +425,12 @@ def release(tx: Transaction, marker: str, reason: str, *, busy_since: float | No
 def forget(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
     """Gives a voice up for deletion, whatever uses it and why ever it was given up before."""
     tx.run(FORGOTTEN, marker=marker, reason=reason, now=now)
+    requests.forget_voice(tx, marker)
+
+
+def give_up(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
+    """Gives a ready voice up for deletion, whatever uses it, so that no request is answered with it again."""
+    release(tx, marker, reason, busy_since=None, now=now)
     requests.forget_voice(tx, marker)
 
 

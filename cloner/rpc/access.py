@@ -13,6 +13,7 @@ from precall.v1 import cloning_pb2
 from cloner.clients import ANYBODY, Client, Clients, Right
 from cloner.refusals import ClientOverloaded, PermissionDenied, Refused, Unauthenticated
 from cloner.rpc.status import answer_failure, reason_of
+from cloner.rpc.usage import Quota, own_quota
 from telemetry.logs import about
 
 __all__ = ["Access"]
@@ -30,8 +31,15 @@ OF_METHODS: Mapping[str, Right] = {
     "CompleteCall": "calls",
     "CloneVoice": "voices",
     "ReplaceVoice": "voices",
+    "SetConsent": "voices",
+    "WatchVoice": "voices",
     "GetVoice": "read",
     "ListVoices": "read",
+    "GetCall": "read",
+    "ListCalls": "read",
+    "GetLimits": "read",
+    "GetUsage": "read",
+    "DeleteVoice": "erase",
     "ForgetCaller": "erase",
 }
 # Every method of the service has its right, or this module cannot be imported.
@@ -96,6 +104,8 @@ class Access(grpc.aio.ServerInterceptor):
                     if right is not None and right not in client.may:
                         raise PermissionDenied(client=client.name, right=right)
                     with self._place(client), _told(context) if right == "erase" else nullcontext():
+                        if client.max_requests is not None:
+                            own_quota.set(Quota(self._under_way[client.name], client.max_requests))
                         return await behavior(requests, context)
                 except Refused as failure:
                     _refuse(context, failure)

@@ -30,6 +30,7 @@ from cloner.refusals import (
 )
 from cloner.room import Room, Share
 from cloner.rpc.status import answer_failure, reason_of
+from cloner.rpc.usage import Quota
 
 __all__ = ["Admission"]
 
@@ -48,6 +49,7 @@ WITH_SAMPLE = frozenset(
 # Voices that are cloned ahead of time leave some of the places to calls.
 AHEAD = frozenset(f"/{SERVICE.full_name}/{name}" for name in ("CloneVoice", "ReplaceVoice"))
 HEALTH = "/grpc.health.v1.Health/"
+WATCH_VOICE = f"/{SERVICE.full_name}/WatchVoice"
 
 # How long a request waits for room in memory before it is refused.
 ROOM_SECONDS = 2.0
@@ -61,11 +63,17 @@ MAX_METADATA_BYTES = 16_384
 
 
 class Places:
-    """Counts the calls of one kind that are under way."""
+    """Counts the calls of one kind that are under way, of which there may be `most`."""
 
     def __init__(self, most: int, full: type[Refused] = Overloaded) -> None:
+        self.most = most
         self._free = most
         self._full = full
+
+    @property
+    def taken(self) -> int:
+        """How many are under way."""
+        return self.most - self._free
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -83,12 +91,20 @@ class Admission(grpc.aio.ServerInterceptor):
     """Lets calls in. `room` is what their bodies may take in memory.
 
     At most `most_calls` that carry a sample are under way, and as many that do not, which therefore
-    never wait for samples. A body may have `max_bytes` and must arrive within `body_seconds`. With
-    `guarded` there are strangers: health is told to them without reading what they send.
+    never wait for samples; beside them at most `most_watches` watch voices. A body may have `max_bytes` and
+    must arrive within `body_seconds`. With `guarded` there are strangers: health is told to them without
+    reading what they send.
     """
 
     def __init__(
-        self, room: Room, *, most_calls: int, max_bytes: int, body_seconds: float, guarded: bool
+        self,
+        room: Room,
+        *,
+        most_calls: int,
+        most_watches: int,
+        max_bytes: int,
+        body_seconds: float,
+        guarded: bool,
     ) -> None:
         self._room = room
         # What gRPC itself takes before it breaks off a message, with a status of its own.
@@ -103,10 +119,16 @@ class Admission(grpc.aio.ServerInterceptor):
         self._health = Places(most_calls)
         self._streams = Places(MOST_STREAMS)
         self._watches = Places(MOST_WATCHES, TooManyWatch)
+        self._voice_watches = Places(most_watches)
         self._closed = asyncio.Event()
         self._under_way = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    @property
+    def quota(self) -> Quota:
+        """How many calls with a sample are under way, and how many may be."""
+        return Quota(self._samples.taken, self._samples.most)
 
     async def quiet(self, *, seconds: float) -> None:
         """Waits for an instant in which no call is under way, and not for long."""
@@ -173,7 +195,7 @@ class Admission(grpc.aio.ServerInterceptor):
         async def call(requests: Any, context: Context) -> None:
             try:
                 self._open()
-                with (self._watches if method.startswith(HEALTH) else self._streams).one():
+                with self._kind_of_stream(method).one():
                     if handler.request_streaming:
                         await self._piped(handler.stream_stream(requests, context), context)
                         return
@@ -220,6 +242,11 @@ class Admission(grpc.aio.ServerInterceptor):
     def _open(self) -> None:
         if self._closed.is_set():
             raise Stopping
+
+    def _kind_of_stream(self, method: str) -> Places:
+        if method == WATCH_VOICE:
+            return self._voice_watches
+        return self._watches if method.startswith(HEALTH) else self._streams
 
     def _kind(self, method: str) -> tuple[tuple[Places, ...], Room]:
         """The places that a call of this method takes, and where its body goes."""

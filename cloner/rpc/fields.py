@@ -59,10 +59,20 @@ class Fields:
             self.wrong("sample", "is required")
         return sample
 
-    def caller(self, caller: pb.Caller, consent: str = "", *, numbered: bool = False) -> Caller:
+    def consent(self, consent: str, *, required: bool = False) -> str:
+        """Where a consent is on record."""
+        said = self._said("consent", consent, most=200)
+        if required and not said:
+            self.wrong("consent", "is required")
+        return said
+
+    def caller(
+        self, caller: pb.Caller, consent: str = "", reference: str = "", *, numbered: bool = False
+    ) -> Caller:
         """Who is calling; with `numbered` a phone number is required."""
         whom = Caller(
-            consent=self._said("consent", consent, most=200),
+            consent=self.consent(consent),
+            reference=self.text("client_reference", reference, most=128),
             name=self._said("caller.name", caller.name, most=200),
             date_of_birth=self._said("caller.date_of_birth", caller.date_of_birth, most=64),
             phone_number=self.number("caller.phone_number", caller.phone_number),
@@ -90,16 +100,3 @@ class Fields:
         elif holds_control(text):
             self.wrong(field, "may not hold control characters")
         return text
-
-    def position(self, token: str) -> tuple[float, str] | None:
-        """Where a page begins: below this creation time and marker."""
-        if not token:
-            return None
-        at, _, marker = token.partition("_")
-        try:
-            if ID.fullmatch(marker):
-                return float.fromhex(at), marker
-        except (ValueError, OverflowError):
-            pass
-        self.wrong("page_token", "is not one that ListVoices returned")
-        return None

@@ -19,6 +19,7 @@ from cloner import refusals
 from cloner.audio.inspector import InspectionUnavailable, SampleUnreadable
 from cloner.provider import failures
 from cloner.registry import (
+    ConsentWithdrawn,
     RegistryBusy,
     RegistryUnavailable,
     RequestDiffers,
@@ -28,11 +29,12 @@ from cloner.registry import (
 from cloner.voices import samples
 from cloner.voices.callers import ConversationMismatch
 from cloner.voices.finding import ConsentMissing
+from cloner.voices.looking import CallersSeveral
 from cloner.voices.marked import VoiceNeedsVerification
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 
-__all__ = ["FieldInvalid", "answer_failure", "reason_of"]
+__all__ = ["CallNotFound", "FieldInvalid", "answer_failure", "reason_of"]
 
 log = structlog.get_logger()
 
@@ -51,6 +53,13 @@ class FieldInvalid(Exception):
     def __init__(self, *faults: tuple[str, str]) -> None:
         super().__init__("; ".join(f"{field} {problem}" for field, problem in faults))
         self.faults = faults
+
+
+class CallNotFound(Exception):
+    """Nobody has asked about such a call, or it is over for longer than calls are remembered."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such call.")
 
 
 E = error_reason_pb2
@@ -75,6 +84,8 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     **{kind: (ErrorReason.Value(f"ERROR_REASON_{kind.reason}"), code) for kind, code in PROVIDER.items()},
     FieldInvalid: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
     RequestDiffers: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
+    CallersSeveral: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
+    samples.SampleRequired: (E.ERROR_REASON_SAMPLE_REQUIRED, C.INVALID_ARGUMENT),
     samples.SampleTooLarge: (E.ERROR_REASON_SAMPLE_TOO_LARGE, C.INVALID_ARGUMENT),
     samples.SampleTooShort: (E.ERROR_REASON_SAMPLE_TOO_SHORT, C.INVALID_ARGUMENT),
     samples.SampleTooLong: (E.ERROR_REASON_SAMPLE_TOO_LONG, C.INVALID_ARGUMENT),
@@ -83,6 +94,8 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     SampleUnreadable: (E.ERROR_REASON_SAMPLE_UNREADABLE, C.INVALID_ARGUMENT),
     VoiceNeedsVerification: (E.ERROR_REASON_VOICE_NEEDS_VERIFICATION, C.FAILED_PRECONDITION),
     ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
+    ConsentWithdrawn: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
+    CallNotFound: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     ConversationMismatch: (E.ERROR_REASON_CONVERSATION_MISMATCH, C.ALREADY_EXISTS),
     RequestForgotten: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
@@ -137,7 +150,7 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
         metadata={**facts, "trace_id": trace_id(get_current_span())},
     )
     status.details.append(_packed(info))
-    faults = failure.faults if isinstance(failure, FieldInvalid | RequestDiffers) else ()
+    faults = failure.faults if isinstance(failure, FieldInvalid | RequestDiffers | CallersSeveral) else ()
     if faults:
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)

@@ -33,6 +33,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     consent: str = ""
     """The reference of the consent to a clone. It tells no caller from another."""
 
+    reference: str = ""
+    """What the sender calls the voice. It tells no caller from another, either."""
+
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who a caller is, in a form that tells nobody else."""
@@ -82,6 +85,20 @@ class Identities:
             caller=self._hash("caller", *parts), number=self._of_number(number), person=person, stated=stated
         )
 
+    def named(self, caller: Caller) -> tuple[str | None, str | None]:
+        """What the rows of a caller carry: the person's hash, or for a number alone that of the number."""
+        if caller.name or caller.date_of_birth:
+            return self.exactly(caller), None
+        return None, self.number(caller.phone_number)
+
+    def exactly(self, caller: Caller) -> str:
+        """The hash of the person that a caller with a number is, and nobody else."""
+        return self.of(caller, sample_digest="", call_id="").person
+
+    def page(self, *parts: str) -> str:
+        """What shows that a page of a list was ours to give out, and of which list."""
+        return self._hash("page", *parts)[:32]
+
     def by_number(self, phone_number: str) -> str | None:
         """The hash by which voices are found for a number; None where none may be."""
         return None if self._reuse == "never" else self.number(phone_number)
@@ -107,7 +124,7 @@ class Identities:
 
     def content(self, method: str, caller: Caller, *, sample_digest: str) -> str:
         """What a request asks for: equal for two exactly when they say the same."""
-        told = (caller.name, caller.date_of_birth, caller.phone_number, caller.consent)
+        told = (caller.name, caller.date_of_birth, caller.phone_number, caller.consent, caller.reference)
         return self._hash("content", method, *told, sample_digest)
 
     def _hash(self, *parts: str) -> str:

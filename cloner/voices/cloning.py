@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 
 from cloner.provider import failures
@@ -30,18 +31,30 @@ from cloner.provider.elevenlabs import ElevenLabs, NewVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
 from cloner.provider.turns import as_urgent_as, urgency
-from cloner.registry import NamedRequest, NewVoiceRow, Store, VoiceRow, deployment, processes, voices
+from cloner.registry import (
+    NamedRequest,
+    NewVoiceRow,
+    RegistryUnavailable,
+    Store,
+    VoiceRow,
+    deployment,
+    processes,
+    voices,
+)
 from cloner.room import Room
 from cloner.voices.callers import Caller, Identity, voice_label
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
 from cloner.voices.voice import Voice, voice_of
+from telemetry.tracing import outliving
 
 __all__ = ["STALE_SECONDS", "Clone", "Cloning", "Superseded", "Wanted"]
 
 log = structlog.get_logger()
 
+# What is done for a request that was answered meanwhile.
+LATE = "finish clone"
 ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
 STALE_SECONDS = 8.0  # without one, whoever was at an intent is taken to be dead
 # How long the monthly counter counts as used up where ElevenLabs does not say until when.
@@ -108,6 +121,7 @@ class Cloning:
         removal: Removal,
         *,
         room: Room,
+        tracing: TracerProvider,
         timeout_seconds: float,
         attempts: int,
         call_seconds: float,
@@ -119,6 +133,7 @@ class Cloning:
         self._marked = marked
         self._removal = removal
         self._room = room
+        self._tracer = tracing.get_tracer("precall.cloning")
         self._timeout = timeout_seconds
         self._attempts = attempts
         self._call_seconds = call_seconds
@@ -138,7 +153,8 @@ class Cloning:
     async def begin(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
         """Writes down the intent and begins the clone, unless the caller has a voice or a clone by now.
 
-        Returns the row that counts, and the clone if there is a new one. Raises MonthlyLimit.
+        Returns the row that counts, and the clone if there is a new one. Raises MonthlyLimit, and what
+        `voices.intend` raises.
         """
         row, new = await self._intend(wanted)
         if not new:
@@ -198,6 +214,7 @@ class Cloning:
             owner=self._owner,
             traceparent=f"00-{format_trace_id(span.trace_id)}-{format_span_id(span.span_id)}-01",
             consent=caller.consent,
+            client_reference=caller.reference,
             kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
         )
         intent = await self._store.write(
@@ -212,7 +229,8 @@ class Cloning:
         deadline = asyncio.get_running_loop().time() + self._timeout
 
         async def attempt(resent: int) -> str:
-            return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent)
+            with outliving(self._tracer, LATE):
+                return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent)
 
         # Counted by itself, because it may outlive the request that began it.
         with self._room.holding(len(recording.sample)):
@@ -242,7 +260,8 @@ class Cloning:
             log.warning("voice not created", reason=failure.reason, maybe_made=failure.maybe_done)
             if not failure.maybe_done:
                 raise
-            found = await self._marked.look_for(clone.row.marker)
+            with outliving(self._tracer, LATE):
+                found = await self._marked.look_for(clone.row.marker)
             if found is None:
                 # The next create goes under a new marker; what this one made is found by reconciling.
                 await self._store.write(voices.fail, clone.row.marker, "unanswered", now=self._now())
@@ -302,13 +321,18 @@ class Cloning:
         return await self._record(row, found.voice_id)
 
     async def _record(self, row: VoiceRow, voice_id: str) -> Voice:
+        with outliving(self._tracer, LATE):
+            return await self._recorded(row, voice_id)
+
+    async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
+        get_current_span().set_attribute("precall.voice.id", voice_id)
         if not await self._store.write(voices.record, row.marker, voice_id, now=self._now()):
             if await self._marked.is_anothers(voice_id, row.marker):
                 raise failures.ProtocolBroken
             log.warning("voice no longer wanted", voice_id=voice_id)
             self._discard(voice_id, row.marker)
             raise Superseded
-        return voice_of(msgspec.structs.replace(row, voice_id=voice_id))
+        return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
 
     async def _make_room(self, row: VoiceRow, wanted: Wanted, deadline: float) -> bool:
         """Deletes the voice that was used the longest ago and is in no call, if there is one.
@@ -355,7 +379,7 @@ class Cloning:
         try:
             with as_urgent_as(clone.urgency):
                 return await work
-        except (ProviderFailure, VoiceNeedsVerification) as failure:
+        except (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable) as failure:
             await self._store.write(voices.fail, clone.row.marker, failure.reason, now=self._now())
             raise
         except Exception:

@@ -1,12 +1,11 @@
-"""Forgets callers: their voices at ElevenLabs, what agents were given of them, and every row."""
+"""Deletes voices, and forgets callers: at ElevenLabs, with what agents were given, and every row."""
 
-import asyncio
 from collections.abc import Callable
 
-from cloner.provider.failures import ProviderFailure
-from cloner.registry import Store, VoiceRow, calls, voices
+from cloner.provider.failures import VoiceNotFound
+from cloner.registry import Store, VoiceRow, calls, consents, voices
 from cloner.voices.callers import Caller, Identities
-from cloner.voices.removal import FORGOTTEN, Removal
+from cloner.voices.removal import DELETED, FORGOTTEN, Removal
 
 __all__ = ["Erasure"]
 
@@ -26,6 +25,20 @@ class Erasure:
         self._store = store
         self._removal = removal
         self._now = now
+
+    async def delete(self, voice_id: str, *, deadline: float) -> bool:
+        """Whether ElevenLabs has the voice no more; else it is used no more, and deleted later.
+
+        Raises VoiceNotFound where it was never one of ours.
+        """
+        row = await self._store.read(voices.once_by_voice_id, voice_id)
+        if row is None:
+            raise VoiceNotFound
+        await self._store.write(voices.give_up, row.marker, DELETED, now=self._now())
+        current = await self._store.read(voices.get, row.marker)
+        if current is None or current.state != "deleting":
+            return True
+        return await self._removal.at_once(current, deadline=deadline)
 
     async def forget(self, caller: Caller, voice_id: str, *, deadline: float) -> tuple[int, int]:
         """How many voices were deleted, and how many ElevenLabs will delete later.
@@ -48,17 +61,13 @@ class Erasure:
                     await self._store.write(voices.erase, row.marker)
             await self._store.write(calls.erase_caller, row.caller)
             await self._store.write(calls.erase_caller, row.person)
-        _, number = self.named(caller)
+            await self._store.write(consents.erase, person=row.person)
+        person, number = (None, None) if voice_id else self._identities.named(caller)
+        await self._store.write(consents.erase, person=person, number=number)
         if number is not None:
             # Calls of which nothing but the number was known.
             await self._store.write(calls.erase_caller, number)
         return deleted, pending
-
-    def named(self, caller: Caller) -> tuple[str | None, str | None]:
-        """What the rows of a caller carry: the person's hash, or for a number alone that of the number."""
-        if caller.name or caller.date_of_birth:
-            return self._identities.of(caller, sample_digest="", call_id="").person, None
-        return None, self._identities.number(caller.phone_number)
 
     async def _rows(self, caller: Caller, voice_id: str) -> list[VoiceRow]:
         if voice_id:
@@ -68,15 +77,11 @@ class Erasure:
                 if row is not None
                 else []
             )
-        return await self._store.read(voices.of_person_or_number, *self.named(caller))
+        return await self._store.read(voices.of_person_or_number, *self._identities.named(caller))
 
     async def _removed(self, row: VoiceRow, deadline: float) -> bool:
         await self._store.write(voices.forget, row.marker, FORGOTTEN, now=self._now())
         current = await self._store.read(voices.get, row.marker)
         if current is None:
             return True
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self._removal.remove(current, deadline=deadline)
-        except (ProviderFailure, TimeoutError):
-            return False
+        return await self._removal.at_once(current, deadline=deadline)

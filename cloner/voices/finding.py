@@ -10,7 +10,7 @@ from opentelemetry.trace import get_current_span
 from cloner.provider import failures
 from cloner.provider.failures import DeadlineTooShort, ProviderFailure, TimedOut
 from cloner.provider.turns import urgency
-from cloner.registry import NamedRequest, Store, VoiceRow, calls, requests, voices
+from cloner.registry import NamedRequest, Store, VoiceRow, calls, consents, deployment, requests, voices
 from cloner.voices.callers import Caller, Identities, Identity
 from cloner.voices.cloning import STALE_SECONDS, Clone, Cloning, Superseded, Wanted
 from cloner.voices.marked import Marked, VoiceNeedsVerification
@@ -87,13 +87,13 @@ class Voices:
         `attached` says that the call of what is wanted has the voice of the row already.
         """
         for _ in range(ROUNDS):
-            self._require(wanted.caller, row)
+            await self._require(wanted, row)
             if row is None:
                 return None
             voice = await self._found(row, deadline)
             done = attached and voice is not None and voice.marker == row.marker and row.state == "ready"
             if voice is not None and (done or await self._attach(wanted.call_id, voice.marker)):
-                return await self._consented(voice, wanted.caller)
+                return await self._kept(voice, wanted)
             row = await self._store.read(voices.of_caller, wanted.identity.caller)
         raise failures.Busy
 
@@ -102,7 +102,7 @@ class Voices:
     ) -> tuple[Voice, bool]:
         """The voice made of the recording, or the one that the caller has by now; whether it is that one."""
         for _ in range(CLONES):
-            self._require(wanted.caller, None)
+            await self._require(wanted, None)
             row, clone = await self._cloning.begin(wanted, recording)
             if clone is None:
                 voice = await self.follow(row, wanted, deadline=deadline)
@@ -157,14 +157,17 @@ class Voices:
 
         A `request` that is repeated gets the voice that it got before. Raises what `ahead` raises.
         """
-        self._require(caller, None)
+        await self._require(Wanted(identity=identity, caller=caller), None)
         recording: Recording | None = None
         for _ in range(ROUNDS):
             old = await self._store.read(voices.of_caller, identity.caller)
             # As in `ahead`.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered[0]
-            recording = recording or await self._samples.inspect(sample, deadline=deadline)
+            if recording is None:
+                recording = await self._samples.inspect(sample, deadline=deadline)
+                # That took a while, in which another request may have come under the same name.
+                continue
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
                 continue
@@ -182,12 +185,12 @@ class Voices:
         """Whether ElevenLabs says that the voice of a row is gone; then it is nobody's any more."""
         return row.state == "ready" and await self._seen(row, deadline) is False
 
-    async def formerly(self, marker: str | None, caller: Caller) -> Voice | None:
+    async def formerly(self, marker: str | None, wanted: Wanted) -> Voice | None:
         """The voice that a call had, even if it is gone by now. Raises ConsentMissing."""
         row = await self._store.read(voices.get, marker) if marker else None
         if row is None or not row.voice_id:
             return None
-        self._require(caller, row)
+        await self._require(wanted, row)
         return voice_of(row)
 
     async def close(self) -> None:
@@ -204,7 +207,7 @@ class Voices:
         while (answer := await self._store.read(requests.answer, request, now=self._now())) is not None:
             row = await self._store.read(voices.get, answer.marker)
             if row is not None and row.voice_id:
-                return voice_of(row), answer.reused
+                return voice_of(row, state="ready"), answer.reused
             if row is not None:
                 await self._found(row, deadline)
         return None
@@ -251,16 +254,30 @@ class Voices:
             await self._store.write(voices.lost, row.marker, now=self._now())
         return found
 
-    def _require(self, caller: Caller, row: VoiceRow | None) -> None:
-        if self._require_consent and not caller.consent and not (row is not None and row.consent):
+    async def _require(self, wanted: Wanted, row: VoiceRow | None) -> None:
+        """Raises ConsentMissing where a consent is required, and none was told with or before the request."""
+        if not self._require_consent or wanted.caller.consent or (row is not None and row.consent):
+            return
+        if await self._store.read(consents.standing, wanted.identity.person) is None:
             raise ConsentMissing
 
-    async def _consented(self, voice: Voice, caller: Caller) -> Voice:
-        """The voice with the consent that is told now, where it had none."""
-        if not caller.consent or voice.consent:
-            return voice
-        await self._store.write(voices.consented, voice.marker, caller.consent, now=self._now())
-        return await self.formerly(voice.marker, caller) or voice
+    async def _kept(self, voice: Voice, wanted: Wanted) -> Voice:
+        """The voice, with the consent that is told now where it had none, and the sender's reference."""
+        told, changed = wanted.caller, False
+        if told.consent and told.consent != voice.consent:
+            changed = True
+            await self._store.write(
+                voices.consented,
+                voice.marker,
+                told.consent,
+                person=wanted.identity.person,
+                number=wanted.identity.number,
+                now=self._now(),
+            )
+        if told.reference and told.reference != voice.reference:
+            changed = True
+            await self._store.write(voices.refer, voice.marker, told.reference)
+        return (await self.formerly(voice.marker, wanted) if changed else None) or voice
 
     async def _attach(self, call_id: str | None, marker: str) -> bool:
         """Whether the call has that voice now; False if the voice was given up meanwhile."""
@@ -279,6 +296,9 @@ class Voices:
             raise TimedOut from None
         settled = await self._store.read(voices.get, row.marker)
         if settled is not None and settled.state == "failed" and settled.reason in JOINED_FAILURES:
+            if settled.reason == failures.MonthlyLimit.reason:
+                wait = await self._store.read(deployment.month_resets_at) - self._now()
+                raise failures.MonthlyLimit(retry_after=max(1.0, wait))
             raise JOINED_FAILURES[settled.reason]
 
     async def _watch(self, marker: str) -> None:

@@ -1,5 +1,6 @@
 """Takes a voice away again: from the agents that speak with it first, then from ElevenLabs."""
 
+import asyncio
 import secrets
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, voices
 from cloner.voices.postponed import ids_of, pause_after, put_off
 
-__all__ = ["FORGOTTEN", "Removal"]
+__all__ = ["DELETED", "FORGOTTEN", "Removal"]
 
 log = structlog.get_logger()
 
@@ -20,7 +21,9 @@ HOLD_SECONDS = 30.0
 # An agent that waits to be put back is nobody else's to change meanwhile.
 LONGEST_AGENT_SECONDS = 60.0
 AGENTS = 10_000
+# Why a voice was given up.
 FORGOTTEN = "forgotten"
+DELETED = "deleted"
 
 
 class Removal:
@@ -47,10 +50,21 @@ class Removal:
         if row.voice_id is not None:
             await self._provider.delete_voice(row.voice_id, deadline=deadline)
         log.info("voice deleted", voice_id=row.voice_id, why=row.reason)
-        await self._store.write(voices.lost, row.marker, now=self._now(), reason=row.reason or "deleted")
+        await self._store.write(voices.lost, row.marker, now=self._now(), reason=row.reason or DELETED)
         if row.reason == FORGOTTEN:
             await self._store.write(voices.erase, row.marker)
         return True
+
+    async def at_once(self, row: VoiceRow, *, deadline: float) -> bool:
+        """Whether a voice that was given up is deleted by the deadline. Else it is deleted later.
+
+        Raises RegistryUnavailable.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self.remove(row, deadline=deadline)
+        except (failures.ProviderFailure, TimeoutError):
+            return False
 
     async def claim(self, *, marker: str | None = None) -> AgentRow | None:
         """An agent that is to be put back, ours to do for a while; None if there is none."""

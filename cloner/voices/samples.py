@@ -14,6 +14,7 @@ __all__ = [
     "Recording",
     "SampleRateTooLow",
     "SampleRefused",
+    "SampleRequired",
     "SampleSilent",
     "SampleTooLarge",
     "SampleTooLong",
@@ -34,6 +35,13 @@ class SampleRefused(Exception):
         self.facts = {
             name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in facts.items()
         }
+
+
+class SampleRequired(SampleRefused):
+    """No sample came, and no voice of the caller is known."""
+
+    def __init__(self) -> None:
+        super().__init__("No voice of this caller is known: send a sample to make one from.")
 
 
 class SampleTooLarge(SampleRefused):
@@ -87,6 +95,8 @@ class Samples:
 
         Raises a SampleRefused, what the Inspector raises, and DeadlineTooShort.
         """
+        if not sample:
+            raise SampleRequired
         if len(sample) > self._limits.max_bytes:
             allowed = self._limits.max_bytes / 1_048_576
             raise SampleTooLarge(

@@ -1,12 +1,15 @@
-"""What a voice is to those who use it."""
+"""What a voice is to those who use it, and to those who look at it."""
 
 from datetime import UTC, datetime
 
 import msgspec
 
-from cloner.registry import VoiceRow
+from cloner.registry import VoiceRow, VoiceView
 
-__all__ = ["Voice", "voice_of"]
+__all__ = ["Voice", "voice_of", "voice_seen"]
+
+# By then it is made out whether a create without an answer has made a voice, and is tried again.
+MADE_OUT_SECONDS = 10.0
 
 
 class Voice(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,15 +23,60 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     """The reference of the consent that it was cloned under; empty where none was told."""
 
     consented: datetime | None
+    reference: str
+    """What a sender calls it; empty where none does."""
+
+    state: str
+    """As in the registry: intended, ready, failed, deleting or gone."""
+
+    reason: str | None = None
+    """Why it failed, was given up or is gone."""
+
+    used: datetime | None = None
+    """When a call was last given it; None where nobody looked."""
+
+    expires: datetime | None = None
+    """When it goes, if nobody uses it before; None where it does not by itself, or nobody looked."""
 
 
-def voice_of(row: VoiceRow) -> Voice:
-    """The voice of a row that is ready."""
+def voice_of(row: VoiceRow, *, state: str | None = None) -> Voice:
+    """The voice of a row; with `state` as it stands by now, or stood then."""
     return Voice(
         marker=row.marker,
         voice_id=row.voice_id or "",
         name=row.name,
-        created=datetime.fromtimestamp(row.created_at, UTC),
+        created=_time(row.created_at),
         consent=row.consent,
-        consented=datetime.fromtimestamp(row.consent_at, UTC) if row.consent_at is not None else None,
+        consented=None if row.consent_at is None else _time(row.consent_at),
+        reference=row.client_reference,
+        state=state or row.state,
+        reason=None if state else row.reason,
     )
+
+
+def voice_seen(view: VoiceView, *, keep_seconds: float | None, now: float) -> Voice:
+    """The voice as it stands, where voices are kept for so long after their last call; None: for good."""
+    state = view.state
+    if state == "failed" and view.reason == "unanswered" and (view.closed_at or 0) > now - MADE_OUT_SECONDS:
+        state = "intended"
+    expires = None
+    if state == "ready" and keep_seconds is not None and not view.in_call:
+        last = max(view.used_at, view.called_at or 0.0)
+        expires = _time(max(last + keep_seconds, view.kept_until))
+    return Voice(
+        marker=view.marker,
+        voice_id=view.voice_id or "",
+        name=view.name,
+        created=_time(view.created_at),
+        consent=view.consent,
+        consented=None if view.consent_at is None else _time(view.consent_at),
+        reference=view.client_reference,
+        state=state,
+        reason=None if state in ("intended", "ready") else view.reason,
+        used=None if state in ("intended", "failed") else _time(view.used_at),
+        expires=expires,
+    )
+
+
+def _time(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)

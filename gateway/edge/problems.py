@@ -72,6 +72,7 @@ ANSWERS: Mapping[str, tuple[int, ErrorCode, str]] = {
         "VALIDATION_ERROR",
         "Send Content-Type application/json or multipart/form-data.",
     ),
+    "SAMPLE_REQUIRED": (422, "VOICE_CLONING_FAILED", "No voice of this caller is known; send a sample."),
     "SAMPLE_TOO_SHORT": (422, "VOICE_CLONING_FAILED", "The voice sample is too short."),
     "SAMPLE_TOO_LONG": (422, "VOICE_CLONING_FAILED", "The voice sample is too long."),
     "SAMPLE_SILENT": (422, "VOICE_CLONING_FAILED", "The voice sample is silent."),

@@ -48,6 +48,18 @@ async def test_every_call(cloning, samples: Path, speech: bytes, emulator: Emula
         found = await precall.get_voice(cloned.voice.voice_id)
         assert 1 == len({each.voice.voice_id for each in (cloned, again, prepared, opened, found)})
         assert "form 17" == found.voice.consent
+        assert found.voice == (await precall.get_voice(caller=IVAN)).voice
+        async for seen in precall.watch_voice(cloned.voice.voice_id, seconds=10):
+            assert (cloned.voice.voice_id, pb.VOICE_STATE_READY) == (seen.voice_id, seen.state)
+            break
+        known = (await precall.get_call(call_id=prepared.call_id)).call
+        assert ("conv_1", cloned.voice.voice_id) == (known.conversation_id, known.voice_id)
+        assert known in (await precall.list_calls(agent_id="agent_demo")).calls
+        assert ["form 18"] == [
+            each.reference for each in (await precall.set_consent(caller=IVAN, consent="form 18")).consents
+        ][:1]
+        assert (await precall.get_limits()).sample.min_sample_rate_hertz
+        assert 1 == (await precall.get_usage()).voice_slots.used
         assert (await precall.complete_call(conversation_id="conv_1")).found
         replaced = await precall.replace_voice(caller=IVAN, sample=str(samples / "speech.flac"))
         assert [replaced.voice.voice_id] == [
@@ -56,7 +68,8 @@ async def test_every_call(cloning, samples: Path, speech: bytes, emulator: Emula
         assert [replaced.voice.voice_id] == [
             voice.voice_id for voice in (await precall.list_voices(page_size=1)).voices
         ]
-        assert 1 <= (await precall.forget_caller(caller=IVAN)).voices_deleted
+        assert (await precall.delete_voice(replaced.voice.voice_id)).deleted
+        await precall.forget_caller(caller=IVAN)
         assert [] == [voice async for voice in precall.all_voices()]
 
     assert [] == emulator.voices.custom

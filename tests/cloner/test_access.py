@@ -29,6 +29,13 @@ RIGHTS = {
     "ReplaceVoice": "voices",
     "GetVoice": "read",
     "ListVoices": "read",
+    "SetConsent": "voices",
+    "WatchVoice": "voices",
+    "GetCall": "read",
+    "ListCalls": "read",
+    "GetLimits": "read",
+    "GetUsage": "read",
+    "DeleteVoice": "erase",
     "ForgetCaller": "erase",
 }
 METHODS = pb.DESCRIPTOR.services_by_name["CloningService"].methods

@@ -285,15 +285,16 @@ async def test_limits_are_told(cloning, silence: Callable[..., bytes]) -> None:
 async def test_every_field_at_fault(cloning, asked) -> None:
     """All that is wrong with a request is told at once."""
     request = pb.PrepareCallRequest(
-        agent_id="../x", caller=pb.Caller(name="x" * 201, date_of_birth="\0", phone_number="1" * 65), consent="a\nb"
+        agent_id="../x", caller=pb.Caller(name="x" * 201, date_of_birth="\0", phone_number="1" * 65), consent="a\nb",
+        client_reference="\0",
     )  # fmt: skip
     async with cloning() as cloner:
         failed = await failure(cloner.PrepareCall(request, timeout=10))
 
     violations = detail(failed, error_details_pb2.BadRequest).field_violations
     assert [
-        "agent_id", "conversation_id", "consent", "caller.name", "caller.date_of_birth", "caller.phone_number",
-        "sample",
+        "agent_id", "conversation_id", "consent", "client_reference", "caller.name", "caller.date_of_birth",
+        "caller.phone_number",
     ] == [violation.field for violation in violations]  # fmt: skip
     assert [] == asked()
 

@@ -152,7 +152,8 @@ async def test_failure_is_not_remembered(
         ({"conversation_id": "  "}, "conversation_id"),
         ({"conversation_id": "a\nb"}, "conversation_id"),
         ({"conversation_id": "a" * 257}, "conversation_id"),
-        ({"sample": b""}, "sample"),
+        ({"client_reference": "a" * 129}, "client_reference"),
+        ({"client_reference": "a\nb"}, "client_reference"),
         ({"caller": pb.Caller(name="x" * 201)}, "caller.name"),
         ({"caller": pb.Caller(phone_number="1" * 65)}, "caller.phone_number"),
         ({"caller": pb.Caller(date_of_birth="\x00")}, "caller.date_of_birth"),
@@ -594,7 +595,7 @@ async def test_list_voices(cloner: CloningServiceStub, speech: bytes) -> None:
 
     assert 5 == len(listed)
     assert made == set(listed)
-    answer = cloner.ListVoices(pb.ListVoicesRequest(page_size=101), timeout=10)
+    answer = cloner.ListVoices(pb.ListVoicesRequest(page_size=-1), timeout=10)
     assert "FIELD_INVALID" == (await refusal(answer))[0]
 
 

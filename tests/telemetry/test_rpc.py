@@ -26,6 +26,9 @@ class Servicer(CloningServiceServicer):
     async def GetVoice(self, request, context):  # noqa: N802 - gRPC names it
         return await self._behavior(request, context)
 
+    def WatchVoice(self, request, context):  # noqa: N802 - as above
+        return self._behavior(request, context)
+
 
 @pytest.fixture
 def serving(spans) -> Callable[[Behavior], AbstractAsyncContextManager[Precall]]:
@@ -134,3 +137,78 @@ async def test_deadline_that_passes_in_a_handler(serving, spans) -> None:
 
     assert {"DEADLINE_EXCEEDED"} == {span.attributes["rpc.response.status_code"] for span in found}
     assert {StatusCode.ERROR} == {span.status.status_code for span in found}
+
+
+WATCH = "precall.v1.CloningService/WatchVoice"
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def generate(_request, _context):
+    """Answers twice."""
+    yield pb.WatchVoiceResponse()
+    yield pb.WatchVoiceResponse()
+
+
+async def write(_request, context):
+    """Answers twice, by itself."""
+    await context.write(pb.WatchVoiceResponse())
+    await context.write(pb.WatchVoiceResponse())
+
+
+async def break_off(_request, context):
+    """Answers once, and fails."""
+    await context.write(pb.WatchVoiceResponse())
+    context.set_code(grpc.StatusCode.UNAVAILABLE)
+
+
+async def break_down(_request, _context):
+    """Answers once, and fails as a bug does."""
+    yield pb.WatchVoiceResponse()
+    raise ValueError("what nobody caught")
+
+
+@pytest.mark.parametrize(
+    ("behavior", "answers", "code", "failed"),
+    [
+        (generate, 2, "OK", False),
+        (write, 2, "OK", False),
+        (break_off, 1, "UNAVAILABLE", True),
+        (break_down, 1, "UNKNOWN", True),
+    ],
+)
+async def test_stream(serving, spans, behavior: Behavior, answers: int, code: str, failed: bool) -> None:
+    """A stream has one span in its caller's trace, which ends with it and tells its true status."""
+    async with serving(behavior) as stub:
+        call = stub.WatchVoice(pb.WatchVoiceRequest(), timeout=5, metadata=(("traceparent", PARENT),))
+        assert all([await call.read() is not grpc.aio.EOF for _ in range(answers)])
+        assert code == (await call.code()).name
+        (server,) = await spans.wait(WATCH)
+
+    assert (code, failed) == (
+        server.attributes["rpc.response.status_code"],
+        server.status.status_code is StatusCode.ERROR,
+    )
+    assert (0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331) == (
+        server.context.trace_id,
+        server.parent.span_id,
+    )
+    assert () == tuple(server.events)
+
+
+async def test_stream_that_is_given_up(serving, spans) -> None:
+    """A stream whose caller leaves ends its span, as cancelled."""
+
+    async def wait(_request, context):
+        await context.write(pb.WatchVoiceResponse())
+        await asyncio.Event().wait()
+
+    async with serving(wait) as stub:
+        call = stub.WatchVoice(pb.WatchVoiceRequest(), timeout=30)
+        await call.read()
+        call.cancel()
+        (span,) = await spans.wait(WATCH)
+
+    assert ("CANCELLED", StatusCode.ERROR) == (
+        span.attributes["rpc.response.status_code"],
+        span.status.status_code,
+    )

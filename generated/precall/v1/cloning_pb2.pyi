@@ -5,10 +5,12 @@ Voices for calls that are about to start."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from precall.v1 import error_reason_pb2 as _error_reason_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +21,86 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _VoiceState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VoiceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VoiceState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VOICE_STATE_UNSPECIFIED: _VoiceState.ValueType  # 0
+    """Never sent."""
+    VOICE_STATE_CREATING: _VoiceState.ValueType  # 1
+    """It is on its way: its sample was accepted, and ElevenLabs is asked to make it, or will be."""
+    VOICE_STATE_READY: _VoiceState.ValueType  # 2
+    """It can be used."""
+    VOICE_STATE_FAILED: _VoiceState.ValueType  # 3
+    """It never came to be. Voice.failure_reason says why."""
+    VOICE_STATE_GONE: _VoiceState.ValueType  # 4
+    """It was ready, and is used no more. Voice.gone_cause says why."""
+
+class VoiceState(_VoiceState, metaclass=_VoiceStateEnumTypeWrapper):
+    """VoiceState says how a voice stands."""
+
+VOICE_STATE_UNSPECIFIED: VoiceState.ValueType  # 0
+"""Never sent."""
+VOICE_STATE_CREATING: VoiceState.ValueType  # 1
+"""It is on its way: its sample was accepted, and ElevenLabs is asked to make it, or will be."""
+VOICE_STATE_READY: VoiceState.ValueType  # 2
+"""It can be used."""
+VOICE_STATE_FAILED: VoiceState.ValueType  # 3
+"""It never came to be. Voice.failure_reason says why."""
+VOICE_STATE_GONE: VoiceState.ValueType  # 4
+"""It was ready, and is used no more. Voice.gone_cause says why."""
+Global___VoiceState: _TypeAlias = VoiceState  # noqa: Y015
+
+class _GoneCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GoneCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GoneCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GONE_CAUSE_UNSPECIFIED: _GoneCause.ValueType  # 0
+    """The voice is not gone."""
+    GONE_CAUSE_EXPIRED: _GoneCause.ValueType  # 1
+    """Nobody used it for as long as the server keeps voices."""
+    GONE_CAUSE_EVICTED: _GoneCause.ValueType  # 2
+    """Its slot at ElevenLabs was needed for another voice."""
+    GONE_CAUSE_REPLACED: _GoneCause.ValueType  # 3
+    """ReplaceVoice put another one in its place."""
+    GONE_CAUSE_DELETED: _GoneCause.ValueType  # 4
+    """DeleteVoice deleted it."""
+    GONE_CAUSE_FORGOTTEN: _GoneCause.ValueType  # 5
+    """ForgetCaller deletes it."""
+    GONE_CAUSE_CONSENT_WITHDRAWN: _GoneCause.ValueType  # 6
+    """The consent to it was withdrawn."""
+    GONE_CAUSE_LOST: _GoneCause.ValueType  # 7
+    """ElevenLabs has it no more, and nobody here had it deleted."""
+    GONE_CAUSE_RESTORED: _GoneCause.ValueType  # 8
+    """The registry was restored from a back-up that did not know the voice."""
+
+class GoneCause(_GoneCause, metaclass=_GoneCauseEnumTypeWrapper):
+    """GoneCause says why a voice is gone."""
+
+GONE_CAUSE_UNSPECIFIED: GoneCause.ValueType  # 0
+"""The voice is not gone."""
+GONE_CAUSE_EXPIRED: GoneCause.ValueType  # 1
+"""Nobody used it for as long as the server keeps voices."""
+GONE_CAUSE_EVICTED: GoneCause.ValueType  # 2
+"""Its slot at ElevenLabs was needed for another voice."""
+GONE_CAUSE_REPLACED: GoneCause.ValueType  # 3
+"""ReplaceVoice put another one in its place."""
+GONE_CAUSE_DELETED: GoneCause.ValueType  # 4
+"""DeleteVoice deleted it."""
+GONE_CAUSE_FORGOTTEN: GoneCause.ValueType  # 5
+"""ForgetCaller deletes it."""
+GONE_CAUSE_CONSENT_WITHDRAWN: GoneCause.ValueType  # 6
+"""The consent to it was withdrawn."""
+GONE_CAUSE_LOST: GoneCause.ValueType  # 7
+"""ElevenLabs has it no more, and nobody here had it deleted."""
+GONE_CAUSE_RESTORED: GoneCause.ValueType  # 8
+"""The registry was restored from a back-up that did not know the voice."""
+Global___GoneCause: _TypeAlias = GoneCause  # noqa: Y015
 
 class _CallerMatch:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -99,19 +181,50 @@ class Voice(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
     CONSENT_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    GONE_CAUSE_FIELD_NUMBER: _builtins.int
+    CLIENT_REFERENCE_FIELD_NUMBER: _builtins.int
     voice_id: _builtins.str
-    """The id that ElevenLabs gave the voice."""
+    """The id that ElevenLabs gave the voice: letters, digits, "_" and "-", at most 64. Empty while it is
+    CREATING, and where it has FAILED.
+    """
     name: _builtins.str
     """The name that the voice carries at ElevenLabs, such as "Ivan_Clone_20251210_123456_k3f9ax"."""
     consent: _builtins.str
     """The reference of the consent to clone it, as a request told it. Empty where none did."""
+    state: Global___VoiceState.ValueType
+    """How the voice stands. The answer to a request that is repeated under its `request_id` says how it
+    stood then.
+    """
+    failure_reason: _error_reason_pb2.ErrorReason.ValueType
+    """Why it FAILED; unspecified in every other state."""
+    gone_cause: Global___GoneCause.ValueType
+    """Why it is GONE; unspecified in every other state."""
+    client_reference: _builtins.str
+    """The sender's own reference, as a request told it last. It is opaque to this service. Empty where none did."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the voice was made, in UTC. Absent where ElevenLabs does not tell."""
+        """When the voice was made or, before it is READY, when it was begun; in UTC."""
 
     @_builtins.property
     def consent_time(self) -> _timestamp_pb2.Timestamp:
         """When the consent was told to this service, in UTC. Absent without a consent."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the voice is deleted if nobody uses it before, in UTC. Absent while a call in progress has it,
+        where voices are not deleted by themselves, and where it is not READY. Only GetVoice, ListVoices and
+        WatchVoice tell it, so that an answer that is repeated stays the same.
+        """
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When a call was last given the voice or, where none was, when it was made; in UTC. Absent where it never
+        was READY. Told by the same calls as `expire_time`.
+        """
 
     def __init__(
         self,
@@ -121,10 +234,16 @@ class Voice(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         consent: _builtins.str = ...,
         consent_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___VoiceState.ValueType = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        failure_reason: _error_reason_pb2.ErrorReason.ValueType = ...,
+        gone_cause: Global___GoneCause.ValueType = ...,
+        client_reference: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consent_time", b"consent_time", "create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consent_time", b"consent_time", "create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "consent_time", b"consent_time", "create_time", b"create_time", "name", b"name", "voice_id", b"voice_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_reference", b"client_reference", "consent", b"consent", "consent_time", b"consent_time", "create_time", b"create_time", "expire_time", b"expire_time", "failure_reason", b"failure_reason", "gone_cause", b"gone_cause", "last_use_time", b"last_use_time", "name", b"name", "state", b"state", "voice_id", b"voice_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,17 +326,25 @@ class PrepareCallRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
+    CLIENT_REFERENCE_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Required. The agent that will take the call: letters, digits, "_" and "-", at most 128."""
     conversation_id: _builtins.str
     """Required. The conversation that is about to start: at most 256 printable characters."""
     sample: _builtins.bytes
-    """Required. The recording as received, never re-encoded: WAV, MP3, OGG (Vorbis or Opus), FLAC,
-    M4A or WebM, by default 3 to 600 seconds, at least 16 kHz and at most 10 MiB.
+    """The recording as received, never re-encoded: WAV, MP3, OGG (Vorbis or Opus), FLAC,
+    M4A or WebM, by default 3 to 600 seconds, at least 16 kHz and at most 10 MiB. Required unless the
+    caller's voice is known: where it turns out not to be, the answer is SAMPLE_REQUIRED. Without a phone
+    number nobody is known without a sample, unless the conversation has a voice already.
     """
     consent: _builtins.str
     """Optional. Where the caller's consent to the clone is on record: a reference, at most 200
-    characters. Required where the server is set to require it.
+    characters. Required where the server is set to require it, unless SetConsent has told it.
+    """
+    client_reference: _builtins.str
+    """Optional. A reference of the sender's own for the voice, such as the id of a customer: at most 128
+    printable characters. It is kept with the voice, in the place of one that was told before, and given
+    back as it is; it should name nobody who must not be named, since it is stored in clear.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
@@ -231,10 +358,11 @@ class PrepareCallRequest(_message.Message):
         caller: Global___Caller | None = ...,
         sample: _builtins.bytes = ...,
         consent: _builtins.str = ...,
+        client_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "caller", b"caller", "consent", b"consent", "conversation_id", b"conversation_id", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "caller", b"caller", "client_reference", b"client_reference", "consent", b"consent", "conversation_id", b"conversation_id", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,6 +552,7 @@ class CloneVoiceRequest(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_REFERENCE_FIELD_NUMBER: _builtins.int
     sample: _builtins.bytes
     """Required. The recording, under the limits of PrepareCallRequest.sample."""
     consent: _builtins.str
@@ -435,8 +564,11 @@ class CloneVoiceRequest(_message.Message):
     A request that is repeated under the same name within a day gets the same answer, at any process
     and after a restart, and makes nothing new. While the first one is under way the others wait for
     it. Another request under that name is answered FIELD_INVALID; one whose voice was forgotten since
-    (ForgetCaller), NOT_FOUND. What has failed is not remembered: the name is then as good as new.
+    (ForgetCaller, DeleteVoice or SetConsent), NOT_FOUND. What has failed is not remembered: the name is then
+    as good as new.
     """
+    client_reference: _builtins.str
+    """Optional. A reference of the sender's own for the voice, as in PrepareCallRequest."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. Whose voice it is."""
@@ -448,10 +580,11 @@ class CloneVoiceRequest(_message.Message):
         sample: _builtins.bytes = ...,
         consent: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        client_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "request_id", b"request_id", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "client_reference", b"client_reference", "consent", b"consent", "request_id", b"request_id", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,21 +620,33 @@ Global___CloneVoiceResponse: _TypeAlias = CloneVoiceResponse  # noqa: Y015
 
 @_typing.final
 class GetVoiceRequest(_message.Message):
-    """GetVoiceRequest names one voice."""
+    """GetVoiceRequest names one voice, by its id or by its caller, and not by both."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VOICE_ID_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     voice_id: _builtins.str
-    """Required. The id that ElevenLabs gave the voice: letters, digits, "_" and "-", at most 128."""
+    """The id that ElevenLabs gave the voice: letters, digits, "_" and "-", at most 128. Required unless
+    `caller` is given.
+    """
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Whose voice it is, told as for the voice. A phone number is required; what is none is FIELD_INVALID.
+        With a phone number alone, the caller of whom nothing else was told, else the one who is known by it; where
+        there are several, FIELD_INVALID. Of several voices of the caller the one that is READY counts, else the one that is CREATING, else the
+        newest. Required unless `voice_id` is given.
+        """
+
     def __init__(
         self,
         *,
         voice_id: _builtins.str = ...,
+        caller: Global___Caller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["voice_id", b"voice_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "voice_id", b"voice_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -510,6 +655,64 @@ Global___GetVoiceRequest: _TypeAlias = GetVoiceRequest  # noqa: Y015
 @_typing.final
 class GetVoiceResponse(_message.Message):
     """GetVoiceResponse holds the voice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOICE_FIELD_NUMBER: _builtins.int
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def voice(self) -> Global___Voice:
+        """The voice."""
+
+    @_builtins.property
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consent]:
+        """Every consent that was told for the caller of the voice, newest first, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        voice: Global___Voice | None = ...,
+        consents: _abc.Iterable[Global___Consent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["voice", b"voice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents", "voice", b"voice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVoiceResponse: _TypeAlias = GetVoiceResponse  # noqa: Y015
+
+@_typing.final
+class WatchVoiceRequest(_message.Message):
+    """WatchVoiceRequest names one voice, by its id or by its caller, and not by both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOICE_ID_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    voice_id: _builtins.str
+    """The voice, under the rules of GetVoiceRequest.voice_id. Required unless `caller` is given."""
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Whose voice it is, under the rules of GetVoiceRequest.caller. Required unless `voice_id` is given."""
+
+    def __init__(
+        self,
+        *,
+        voice_id: _builtins.str = ...,
+        caller: Global___Caller | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "voice_id", b"voice_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchVoiceRequest: _TypeAlias = WatchVoiceRequest  # noqa: Y015
+
+@_typing.final
+class WatchVoiceResponse(_message.Message):
+    """WatchVoiceResponse holds the voice as it stands now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -529,7 +732,39 @@ class GetVoiceResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetVoiceResponse: _TypeAlias = GetVoiceResponse  # noqa: Y015
+Global___WatchVoiceResponse: _TypeAlias = WatchVoiceResponse  # noqa: Y015
+
+@_typing.final
+class Consent(_message.Message):
+    """Consent is what was told of a caller's consent to be cloned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """Where it is on record: a reference. Empty where a consent was withdrawn without one."""
+    withdrawn: _builtins.bool
+    """Whether the consent was withdrawn, and not given."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was told to this service, in UTC."""
+
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        withdrawn: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "time", b"time", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Consent: _TypeAlias = Consent  # noqa: Y015
 
 @_typing.final
 class ListVoicesRequest(_message.Message):
@@ -540,15 +775,25 @@ class ListVoicesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    CLIENT_REFERENCE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. How many voices to return at most, from 1 to 100. 0 means 50."""
+    """Optional. How many voices to return at most. 0 means 50, and more than 100 means 100."""
     page_token: _builtins.str
-    """Optional. The `next_page_token` of the page before. Empty means the first page."""
+    """Optional. The `next_page_token` of the page before, opaque, and good for the same filter only: with another
+    `caller`, `states` or `client_reference` it is FIELD_INVALID. Empty means the first page.
+    """
+    client_reference: _builtins.str
+    """Optional. Only voices with exactly this reference of the sender's own, at most 128 printable characters."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. Only the voices of this caller, told as for the voice. With a phone number alone, of
         everybody who called from it. A phone number is required; what is none is FIELD_INVALID.
         """
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___VoiceState.ValueType]:
+        """Optional. Only voices in one of these states. Empty means READY."""
 
     def __init__(
         self,
@@ -556,10 +801,12 @@ class ListVoicesRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         caller: Global___Caller | None = ...,
+        states: _abc.Iterable[Global___VoiceState.ValueType] | None = ...,
+        client_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "client_reference", b"client_reference", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -654,6 +901,190 @@ class CompleteCallResponse(_message.Message):
 Global___CompleteCallResponse: _TypeAlias = CompleteCallResponse  # noqa: Y015
 
 @_typing.final
+class Call(_message.Message):
+    """Call is a call that PrepareCall or OpenCall was asked about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    VOICE_ID_FIELD_NUMBER: _builtins.int
+    AGENT_UPDATED_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Names the call, as in PrepareCallResponse."""
+    agent_id: _builtins.str
+    """The agent that takes the call."""
+    conversation_id: _builtins.str
+    """The conversation. Empty where nobody has told it, as for a call of which only a `call_sid` is known."""
+    voice_id: _builtins.str
+    """The id of the voice that the call has. Empty where it has none, or none yet."""
+    agent_updated: _builtins.bool
+    """Whether the agent itself has the voice and greeting of this call now."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """When this service was first asked about the call, in UTC."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the call ended, in UTC: when its end was told, or as long after its begin as a call may take, two
+        hours by default. Absent while it is in progress.
+        """
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        voice_id: _builtins.str = ...,
+        agent_updated: _builtins.bool = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_updated", b"agent_updated", "begin_time", b"begin_time", "call_id", b"call_id", "conversation_id", b"conversation_id", "end_time", b"end_time", "voice_id", b"voice_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Call: _TypeAlias = Call  # noqa: Y015
+
+@_typing.final
+class GetCallRequest(_message.Message):
+    """GetCallRequest names one call, by its id, or by its agent and conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """The `call_id` of PrepareCallResponse or OpenCallResponse: at most 64 printable characters. Required unless
+    `conversation_id` is given; then it does not count.
+    """
+    conversation_id: _builtins.str
+    """The conversation, under the limits of PrepareCallRequest.conversation_id. Required unless `call_id` is
+    given.
+    """
+    agent_id: _builtins.str
+    """The agent of the call: letters, digits, "_" and "-", at most 128. Required with a `conversation_id`."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "call_id", b"call_id", "conversation_id", b"conversation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallRequest: _TypeAlias = GetCallRequest  # noqa: Y015
+
+@_typing.final
+class GetCallResponse(_message.Message):
+    """GetCallResponse holds the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def call(self) -> Global___Call:
+        """The call."""
+
+    def __init__(
+        self,
+        *,
+        call: Global___Call | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallResponse: _TypeAlias = GetCallResponse  # noqa: Y015
+
+@_typing.final
+class ListCallsRequest(_message.Message):
+    """ListCallsRequest asks for one page of calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    VOICE_ID_FIELD_NUMBER: _builtins.int
+    IN_PROGRESS_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Optional. How many calls to return at most. 0 means 50, and more than 100 means 100."""
+    page_token: _builtins.str
+    """Optional. The `next_page_token` of the page before, opaque, and good for the same filter only: with any
+    other filter it is FIELD_INVALID. Empty means the first page.
+    """
+    agent_id: _builtins.str
+    """Optional. Only calls at this agent: letters, digits, "_" and "-", at most 128."""
+    voice_id: _builtins.str
+    """Optional. Only calls that have this voice: letters, digits, "_" and "-", at most 128."""
+    in_progress: _builtins.bool
+    """Optional. Only calls that are in progress."""
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Optional. Only calls of this caller, under the rules of ListVoicesRequest.caller."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        caller: Global___Caller | None = ...,
+        voice_id: _builtins.str = ...,
+        in_progress: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "caller", b"caller", "in_progress", b"in_progress", "page_size", b"page_size", "page_token", b"page_token", "voice_id", b"voice_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCallsRequest: _TypeAlias = ListCallsRequest  # noqa: Y015
+
+@_typing.final
+class ListCallsResponse(_message.Message):
+    """ListCallsResponse holds one page of calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Pass this as `page_token` to get the next page. Empty on the last page."""
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Call]:
+        """The calls, newest first."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___Call] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCallsResponse: _TypeAlias = ListCallsResponse  # noqa: Y015
+
+@_typing.final
 class ReplaceVoiceRequest(_message.Message):
     """ReplaceVoiceRequest says whose voice to clone anew, and from what."""
 
@@ -663,6 +1094,7 @@ class ReplaceVoiceRequest(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_REFERENCE_FIELD_NUMBER: _builtins.int
     sample: _builtins.bytes
     """Required. The recording, under the limits of PrepareCallRequest.sample."""
     consent: _builtins.str
@@ -670,6 +1102,10 @@ class ReplaceVoiceRequest(_message.Message):
     request_id: _builtins.str
     """Optional. A name of the sender's own for this request, under the rules of CloneVoiceRequest.request_id.
     With one, a request may be repeated after an answer that was lost.
+    """
+    client_reference: _builtins.str
+    """Optional. A reference of the sender's own for the new voice, as in PrepareCallRequest. The new voice does
+    not take over that of the old one.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
@@ -684,10 +1120,11 @@ class ReplaceVoiceRequest(_message.Message):
         sample: _builtins.bytes = ...,
         consent: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        client_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "request_id", b"request_id", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "client_reference", b"client_reference", "consent", b"consent", "request_id", b"request_id", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -772,3 +1209,483 @@ class ForgetCallerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForgetCallerResponse: _TypeAlias = ForgetCallerResponse  # noqa: Y015
+
+@_typing.final
+class DeleteVoiceRequest(_message.Message):
+    """DeleteVoiceRequest names one voice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOICE_ID_FIELD_NUMBER: _builtins.int
+    voice_id: _builtins.str
+    """Required. The id that ElevenLabs gave the voice: letters, digits, "_" and "-", at most 128."""
+    def __init__(
+        self,
+        *,
+        voice_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["voice_id", b"voice_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVoiceRequest: _TypeAlias = DeleteVoiceRequest  # noqa: Y015
+
+@_typing.final
+class DeleteVoiceResponse(_message.Message):
+    """DeleteVoiceResponse says what was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    deleted: _builtins.bool
+    """Whether ElevenLabs has the voice no more. Where it has, the voice is used no more, and deleted later."""
+    def __init__(
+        self,
+        *,
+        deleted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVoiceResponse: _TypeAlias = DeleteVoiceResponse  # noqa: Y015
+
+@_typing.final
+class SetConsentRequest(_message.Message):
+    """SetConsentRequest says whose consent it is, and what it is. Either a caller with a phone number, or a voice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    VOICE_ID_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    voice_id: _builtins.str
+    """A voice of the caller: letters, digits, "_" and "-", at most 128. One that is not known is NOT_FOUND.
+    Required unless `caller` is given.
+    """
+    consent: _builtins.str
+    """Where the consent is on record: a reference, at most 200 characters, none of them a control character.
+    Required, unless it is `withdrawn`.
+    """
+    withdrawn: _builtins.bool
+    """Optional. Whether the consent is withdrawn, and not given."""
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """The caller, told as for the voice; one of whom nothing is known yet is taken as told. What is no phone
+        number is FIELD_INVALID. With a phone number alone: to give a consent, whom it means in
+        GetVoiceRequest.caller; to withdraw it, everybody who called from it. Required unless `voice_id` is given.
+        """
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        voice_id: _builtins.str = ...,
+        consent: _builtins.str = ...,
+        withdrawn: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "consent", b"consent", "voice_id", b"voice_id", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetConsentRequest: _TypeAlias = SetConsentRequest  # noqa: Y015
+
+@_typing.final
+class SetConsentResponse(_message.Message):
+    """SetConsentResponse says what is on record, and what was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    VOICES_DELETED_FIELD_NUMBER: _builtins.int
+    VOICES_PENDING_FIELD_NUMBER: _builtins.int
+    voices_deleted: _builtins.int
+    """How many voices were deleted."""
+    voices_pending: _builtins.int
+    """How many voices ElevenLabs has not deleted yet. They are used no more, and deleted later."""
+    @_builtins.property
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consent]:
+        """Every consent that was told for the caller, newest first, at most 100. With several callers, theirs."""
+
+    def __init__(
+        self,
+        *,
+        consents: _abc.Iterable[Global___Consent] | None = ...,
+        voices_deleted: _builtins.int = ...,
+        voices_pending: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents", "voices_deleted", b"voices_deleted", "voices_pending", b"voices_pending"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetConsentResponse: _TypeAlias = SetConsentResponse  # noqa: Y015
+
+@_typing.final
+class GetLimitsRequest(_message.Message):
+    """GetLimitsRequest asks for all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLimitsRequest: _TypeAlias = GetLimitsRequest  # noqa: Y015
+
+@_typing.final
+class GetLimitsResponse(_message.Message):
+    """GetLimitsResponse tells what the server is set to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    CONSENT_REQUIRED_FIELD_NUMBER: _builtins.int
+    MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_WATCH_DURATION_FIELD_NUMBER: _builtins.int
+    MAX_WATCHES_FIELD_NUMBER: _builtins.int
+    consent_required: _builtins.bool
+    """Whether no voice is made or used without a consent."""
+    max_request_bytes: _builtins.int
+    """How large a request may be, in bytes."""
+    max_page_size: _builtins.int
+    """How many voices or calls one page of a list holds at most."""
+    max_watches: _builtins.int
+    """How many streams of WatchVoice a process has at most."""
+    @_builtins.property
+    def sample(self) -> Global___SampleLimits:
+        """What a sample must be."""
+
+    @_builtins.property
+    def retention(self) -> Global___Retention:
+        """How long voices, and what is known of them, are kept."""
+
+    @_builtins.property
+    def max_watch_duration(self) -> _duration_pb2.Duration:
+        """How long WatchVoice goes on at most."""
+
+    def __init__(
+        self,
+        *,
+        sample: Global___SampleLimits | None = ...,
+        retention: Global___Retention | None = ...,
+        consent_required: _builtins.bool = ...,
+        max_request_bytes: _builtins.int = ...,
+        max_page_size: _builtins.int = ...,
+        max_watch_duration: _duration_pb2.Duration | None = ...,
+        max_watches: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_watch_duration", b"max_watch_duration", "retention", b"retention", "sample", b"sample"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_required", b"consent_required", "max_page_size", b"max_page_size", "max_request_bytes", b"max_request_bytes", "max_watch_duration", b"max_watch_duration", "max_watches", b"max_watches", "retention", b"retention", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLimitsResponse: _TypeAlias = GetLimitsResponse  # noqa: Y015
+
+@_typing.final
+class SampleLimits(_message.Message):
+    """SampleLimits says what a sample must be. What counts is what the audio itself says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    MIN_DURATION_FIELD_NUMBER: _builtins.int
+    MAX_DURATION_FIELD_NUMBER: _builtins.int
+    MIN_SOUND_DURATION_FIELD_NUMBER: _builtins.int
+    MIN_SAMPLE_RATE_HERTZ_FIELD_NUMBER: _builtins.int
+    max_bytes: _builtins.int
+    """How large it may be, in bytes."""
+    min_sample_rate_hertz: _builtins.int
+    """How many samples a second it must have at least."""
+    @_builtins.property
+    def min_duration(self) -> _duration_pb2.Duration:
+        """How long it must be at least."""
+
+    @_builtins.property
+    def max_duration(self) -> _duration_pb2.Duration:
+        """How long it may be at most."""
+
+    @_builtins.property
+    def min_sound_duration(self) -> _duration_pb2.Duration:
+        """How much of it must be louder than -50 dBFS."""
+
+    def __init__(
+        self,
+        *,
+        max_bytes: _builtins.int = ...,
+        min_duration: _duration_pb2.Duration | None = ...,
+        max_duration: _duration_pb2.Duration | None = ...,
+        min_sound_duration: _duration_pb2.Duration | None = ...,
+        min_sample_rate_hertz: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_duration", b"max_duration", "min_duration", b"min_duration", "min_sound_duration", b"min_sound_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes", b"max_bytes", "max_duration", b"max_duration", "min_duration", b"min_duration", "min_sample_rate_hertz", b"min_sample_rate_hertz", "min_sound_duration", b"min_sound_duration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleLimits: _TypeAlias = SampleLimits  # noqa: Y015
+
+@_typing.final
+class Retention(_message.Message):
+    """Retention says how long things are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNUSED_VOICE_FIELD_NUMBER: _builtins.int
+    ENROLLED_VOICE_FIELD_NUMBER: _builtins.int
+    LONGEST_CALL_FIELD_NUMBER: _builtins.int
+    PAST_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unused_voice(self) -> _duration_pb2.Duration:
+        """How long a voice is kept after its last call. Absent where voices are not deleted by themselves."""
+
+    @_builtins.property
+    def enrolled_voice(self) -> _duration_pb2.Duration:
+        """How long a voice of CloneVoice or ReplaceVoice is kept, calls or no calls."""
+
+    @_builtins.property
+    def longest_call(self) -> _duration_pb2.Duration:
+        """How long a call may take: one that began longer ago, and was not reported as ended, counts as over."""
+
+    @_builtins.property
+    def past(self) -> _duration_pb2.Duration:
+        """How long voices that are gone or have failed, and calls that are over, are remembered."""
+
+    @_builtins.property
+    def request_id(self) -> _duration_pb2.Duration:
+        """How long a `request_id` is remembered."""
+
+    def __init__(
+        self,
+        *,
+        unused_voice: _duration_pb2.Duration | None = ...,
+        enrolled_voice: _duration_pb2.Duration | None = ...,
+        longest_call: _duration_pb2.Duration | None = ...,
+        past: _duration_pb2.Duration | None = ...,
+        request_id: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["enrolled_voice", b"enrolled_voice", "longest_call", b"longest_call", "past", b"past", "request_id", b"request_id", "unused_voice", b"unused_voice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrolled_voice", b"enrolled_voice", "longest_call", b"longest_call", "past", b"past", "request_id", b"request_id", "unused_voice", b"unused_voice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Retention: _TypeAlias = Retention  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    """GetUsageRequest asks for all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    """GetUsageResponse tells how much of everything is used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOICE_SLOTS_FIELD_NUMBER: _builtins.int
+    MONTHLY_ADDITIONS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_TIME_FIELD_NUMBER: _builtins.int
+    PROVIDER_QUEUE_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def voice_slots(self) -> Global___VoiceSlots:
+        """The voice slots of the ElevenLabs account. Absent where ElevenLabs has not told."""
+
+    @_builtins.property
+    def monthly_additions(self) -> Global___MonthlyAdditions:
+        """The voice additions and edits of the month. Absent where ElevenLabs has not told, and none was refused."""
+
+    @_builtins.property
+    def account_time(self) -> _timestamp_pb2.Timestamp:
+        """When ElevenLabs told both, in UTC. Absent where it has not."""
+
+    @_builtins.property
+    def provider_queue(self) -> Global___ProviderQueue:
+        """The requests of the process that answers to ElevenLabs."""
+
+    @_builtins.property
+    def quota(self) -> Global___Quota:
+        """The calls of whoever asks: those of its client, where the server knows clients with a bound of their own,
+        else those of everybody that carry a sample, at the process that answers.
+        """
+
+    def __init__(
+        self,
+        *,
+        voice_slots: Global___VoiceSlots | None = ...,
+        monthly_additions: Global___MonthlyAdditions | None = ...,
+        account_time: _timestamp_pb2.Timestamp | None = ...,
+        provider_queue: Global___ProviderQueue | None = ...,
+        quota: Global___Quota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account_time", b"account_time", "monthly_additions", b"monthly_additions", "provider_queue", b"provider_queue", "quota", b"quota", "voice_slots", b"voice_slots"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_time", b"account_time", "monthly_additions", b"monthly_additions", "provider_queue", b"provider_queue", "quota", b"quota", "voice_slots", b"voice_slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class VoiceSlots(_message.Message):
+    """VoiceSlots are the voices that an ElevenLabs account may have at once, ours and others'."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    used: _builtins.int
+    """How many are taken."""
+    limit: _builtins.int
+    """How many there are. Absent where ElevenLabs does not tell."""
+    def __init__(
+        self,
+        *,
+        used: _builtins.int = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___VoiceSlots: _TypeAlias = VoiceSlots  # noqa: Y015
+
+@_typing.final
+class MonthlyAdditions(_message.Message):
+    """MonthlyAdditions are the voices that an ElevenLabs account may add or edit in a month."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    RESET_TIME_FIELD_NUMBER: _builtins.int
+    EXHAUSTED_FIELD_NUMBER: _builtins.int
+    used: _builtins.int
+    """How many were. Absent where ElevenLabs has not told."""
+    limit: _builtins.int
+    """How many may be. Absent where ElevenLabs does not tell, as on plans without such a limit."""
+    exhausted: _builtins.bool
+    """Whether ElevenLabs has refused an addition for this reason since the last start. Until `reset_time` no
+    voice is made (VOICE_MONTHLY_LIMIT).
+    """
+    @_builtins.property
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When the count starts again, in UTC. Absent where it is not known."""
+
+    def __init__(
+        self,
+        *,
+        used: _builtins.int | None = ...,
+        limit: _builtins.int | None = ...,
+        reset_time: _timestamp_pb2.Timestamp | None = ...,
+        exhausted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_used", b"_used", "limit", b"limit", "reset_time", b"reset_time", "used", b"used"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_used", b"_used", "exhausted", b"exhausted", "limit", b"limit", "reset_time", b"reset_time", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__used: _TypeAlias = _typing.Literal["used"]  # noqa: Y015
+    _WhichOneofArgType__used: _TypeAlias = _typing.Literal["_used", b"_used"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used) -> _WhichOneofReturnType__used | None: ...
+
+Global___MonthlyAdditions: _TypeAlias = MonthlyAdditions  # noqa: Y015
+
+@_typing.final
+class ProviderQueue(_message.Message):
+    """ProviderQueue are the requests of one process to ElevenLabs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNNING_FIELD_NUMBER: _builtins.int
+    RUNNING_LIMIT_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    WAITING_LIMIT_FIELD_NUMBER: _builtins.int
+    running: _builtins.int
+    """How many are under way."""
+    running_limit: _builtins.int
+    """How many may be under way at once."""
+    waiting: _builtins.int
+    """How many wait for their turn."""
+    waiting_limit: _builtins.int
+    """How many may wait, of calls that are starting and of other work each. One more is PROVIDER_BUSY."""
+    def __init__(
+        self,
+        *,
+        running: _builtins.int = ...,
+        running_limit: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        waiting_limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["running", b"running", "running_limit", b"running_limit", "waiting", b"waiting", "waiting_limit", b"waiting_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProviderQueue: _TypeAlias = ProviderQueue  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """Quota are the calls that are handled at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IN_USE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    in_use: _builtins.int
+    """How many are under way. The one that asks does not count."""
+    limit: _builtins.int
+    """How many may be. One more is RATE_LIMITED."""
+    def __init__(
+        self,
+        *,
+        in_use: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_use", b"in_use", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015

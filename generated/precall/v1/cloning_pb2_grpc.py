@@ -52,6 +52,10 @@ class CloningServiceStub:
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
     passes before anybody was asked is answered DEADLINE_TOO_SHORT.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
+
+    The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
+    CLONER_UNAVAILABLE, INTERNAL. A method that there is not is METHOD_NOT_ALLOWED.
     """
 
     def __init__(self, channel):
@@ -85,20 +89,55 @@ class CloningServiceStub:
                 request_serializer=precall_dot_v1_dot_cloning__pb2.ListVoicesRequest.SerializeToString,
                 response_deserializer=precall_dot_v1_dot_cloning__pb2.ListVoicesResponse.FromString,
                 _registered_method=True)
+        self.WatchVoice = channel.unary_stream(
+                '/precall.v1.CloningService/WatchVoice',
+                request_serializer=precall_dot_v1_dot_cloning__pb2.WatchVoiceRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_cloning__pb2.WatchVoiceResponse.FromString,
+                _registered_method=True)
         self.CompleteCall = channel.unary_unary(
                 '/precall.v1.CloningService/CompleteCall',
                 request_serializer=precall_dot_v1_dot_cloning__pb2.CompleteCallRequest.SerializeToString,
                 response_deserializer=precall_dot_v1_dot_cloning__pb2.CompleteCallResponse.FromString,
+                _registered_method=True)
+        self.GetCall = channel.unary_unary(
+                '/precall.v1.CloningService/GetCall',
+                request_serializer=precall_dot_v1_dot_cloning__pb2.GetCallRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_cloning__pb2.GetCallResponse.FromString,
+                _registered_method=True)
+        self.ListCalls = channel.unary_unary(
+                '/precall.v1.CloningService/ListCalls',
+                request_serializer=precall_dot_v1_dot_cloning__pb2.ListCallsRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_cloning__pb2.ListCallsResponse.FromString,
                 _registered_method=True)
         self.ReplaceVoice = channel.unary_unary(
                 '/precall.v1.CloningService/ReplaceVoice',
                 request_serializer=precall_dot_v1_dot_cloning__pb2.ReplaceVoiceRequest.SerializeToString,
                 response_deserializer=precall_dot_v1_dot_cloning__pb2.ReplaceVoiceResponse.FromString,
                 _registered_method=True)
+        self.DeleteVoice = channel.unary_unary(
+                '/precall.v1.CloningService/DeleteVoice',
+                request_serializer=precall_dot_v1_dot_cloning__pb2.DeleteVoiceRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_cloning__pb2.DeleteVoiceResponse.FromString,
+                _registered_method=True)
         self.ForgetCaller = channel.unary_unary(
                 '/precall.v1.CloningService/ForgetCaller',
                 request_serializer=precall_dot_v1_dot_cloning__pb2.ForgetCallerRequest.SerializeToString,
                 response_deserializer=precall_dot_v1_dot_cloning__pb2.ForgetCallerResponse.FromString,
+                _registered_method=True)
+        self.SetConsent = channel.unary_unary(
+                '/precall.v1.CloningService/SetConsent',
+                request_serializer=precall_dot_v1_dot_cloning__pb2.SetConsentRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_cloning__pb2.SetConsentResponse.FromString,
+                _registered_method=True)
+        self.GetLimits = channel.unary_unary(
+                '/precall.v1.CloningService/GetLimits',
+                request_serializer=precall_dot_v1_dot_cloning__pb2.GetLimitsRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_cloning__pb2.GetLimitsResponse.FromString,
+                _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/precall.v1.CloningService/GetUsage',
+                request_serializer=precall_dot_v1_dot_cloning__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_cloning__pb2.GetUsageResponse.FromString,
                 _registered_method=True)
 
 
@@ -129,6 +168,10 @@ class CloningServiceServicer:
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
     passes before anybody was asked is answered DEADLINE_TOO_SHORT.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
+
+    The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
+    CLONER_UNAVAILABLE, INTERNAL. A method that there is not is METHOD_NOT_ALLOWED.
     """
 
     def PrepareCall(self, request, context):
@@ -137,9 +180,15 @@ class CloningServiceServicer:
 
         It may be repeated, at once or later, at any process: requests of one caller create one voice, and
         requests for one conversation name the same one. A caller who hangs up, or a deadline that
-        passes, does not stop a clone that has begun; the next request finds it. A call that was
-        reported as ended no longer touches its agent. A conversation has one caller: a request for another
-        one is answered CONVERSATION_MISMATCH, and nothing is done.
+        passes, does not stop a clone that has begun; the next request finds it, and nothing is done to the
+        agent meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
+        caller: a request for another one is answered CONVERSATION_MISMATCH, and nothing is done.
+
+        Reasons: FIELD_INVALID, CONVERSATION_MISMATCH, SAMPLE_REQUIRED, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT,
+        SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
+        VOICE_NEEDS_VERIFICATION, CONSENT_MISSING, AGENT_NOT_FOUND, AGENT_REJECTED, PROVIDER_UNAUTHORIZED,
+        PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT, PROVIDER_PROTOCOL, PROVIDER_BUSY,
+        PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +203,10 @@ class CloningServiceServicer:
         from another number before.
 
         It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
-        ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
+        ElevenLabs is asked for little and not for long; an answer leaves within two seconds. After a deadline
+        that passes the call may be known all the same.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,24 +217,60 @@ class CloningServiceServicer:
         finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
         server is set to keep those, 30 days by default, whether there is a call or not.
 
-        It may be repeated, under the rules of PrepareCall. ReplaceVoice puts another voice in its place.
+        It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that has
+        begun: WatchVoice tells what becomes of it, and the same request finds it. ReplaceVoice puts another
+        voice in its place.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
+        SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
+        PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
+        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+        REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetVoice(self, request, context):
-        """GetVoice returns one voice that this service made. It reads only and may be repeated.
+        """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it.
+        A voice that is gone, or never came to be, is known for as long as the server is set to remember it,
+        30 days by default; of a caller who was forgotten nothing is.
 
-        A voice that does not exist, or that somebody else made, is answered with NOT_FOUND.
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
+        exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVoices(self, request, context):
-        """ListVoices returns the voices that this service made, newest first. It reads only and may be
-        repeated.
+        """ListVoices returns the voices that this service made, newest first. Unless asked for others, those
+        that are ready.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchVoice(self, request, context):
+        """WatchVoice tells how a voice stands, at once and whenever its state changes, within a second: CREATING,
+        READY, FAILED with the reason, GONE. ElevenLabs is asked nothing for it.
+
+        The stream ends with OK when the voice has FAILED or is GONE, a little before its deadline, and after
+        five minutes by default (GetLimits tells). Where the last state was another, or none came, watch again. A
+        caller's voice that had failed or was gone before is told first, and does not end the stream: it waits
+        for the next one, as it does where no voice of the caller is known yet. A server that stops ends it with
+        CLONER_UNAVAILABLE; as many streams as one process may have (100 by default), and one more is
+        RATE_LIMITED.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,7 +280,34 @@ class CloningServiceServicer:
         """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
         deleted once it was not used for as long as the server is set to keep it.
 
-        It may be repeated. A call that is not known is no failure: there is nothing to do for it.
+        It may be repeated. A call that is not known is no failure: there is nothing to do for it. After a deadline
+        that passes the call may have ended all the same.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCall(self, request, context):
+        """GetCall returns one call that PrepareCall or OpenCall was asked about, under way or over. One that is
+        over is known for as long as the server is set to remember it, 30 days by default.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
+        about is answered NOT_FOUND.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCalls(self, request, context):
+        """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,17 +319,87 @@ class CloningServiceServicer:
         changes nothing. The new voice is kept as that of CloneVoice.
 
         Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
-        `request_id` each request makes a new voice, also one that is repeated because its answer was lost.
+        `request_id` each request makes a new voice, also one that is repeated because its answer was lost. A
+        deadline that passes does not stop a clone that has begun.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
+        SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
+        PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
+        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+        REGISTRY_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVoice(self, request, context):
+        """DeleteVoice deletes one voice at ElevenLabs. Agents that speak with it get back what they had before.
+        What is known of its caller stays; ForgetCaller deletes that too.
+
+        It may be repeated: a voice that is gone already is no failure. What ElevenLabs does not delete at once
+        is used no more and deleted later, also after a deadline that passes. A voice that was never this
+        service's is answered NOT_FOUND, as is one that is no longer remembered.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ForgetCaller(self, request, context):
-        """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
-        Agents that speak with one of the voices get back what they had before.
+        """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller,
+        consents included. Agents that speak with one of the voices get back what they had before.
 
-        It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then.
+        It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. A deadline
+        that passes may leave a part of it to the next request.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConsent(self, request, context):
+        """SetConsent says that a caller has given a consent to be cloned, or has withdrawn it. Every consent is
+        kept with its time, those too that came with a sample; ForgetCaller alone removes them.
+
+        A consent that is given counts for the voice that there is and for voices to come. One that is
+        withdrawn takes the caller's voices with it, as DeleteVoice does, one that is being made too; until a
+        new consent is told, of another reference or by this call, no voice of the caller is made
+        (CONSENT_MISSING), whatever the server is set to require.
+
+        It may be repeated: the same consent, told again, keeps its first time. After a deadline that passes the
+        consent may be told all the same; what ElevenLabs does not delete at once is deleted later.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLimits(self, request, context):
+        """GetLimits tells what a sample must be, how long voices and what is known of them are kept, and whether a
+        consent is required.
+
+        It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
+        with the settings of the server, so it may be kept for as long as the server runs.
+
+        Reasons: DEADLINE_TOO_SHORT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """GetUsage tells how much of everything is used: voice slots and monthly additions at ElevenLabs, the queue
+        to it, and the calls that the server handles at once.
+
+        ElevenLabs is asked at most once a minute by a process, and not for long. Where it cannot be reached, or
+        the API key may not ask, the answer tells what was known last, and since when.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+        Reasons: DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -248,20 +433,55 @@ def add_CloningServiceServicer_to_server(servicer, server):
                     request_deserializer=precall_dot_v1_dot_cloning__pb2.ListVoicesRequest.FromString,
                     response_serializer=precall_dot_v1_dot_cloning__pb2.ListVoicesResponse.SerializeToString,
             ),
+            'WatchVoice': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchVoice,
+                    request_deserializer=precall_dot_v1_dot_cloning__pb2.WatchVoiceRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_cloning__pb2.WatchVoiceResponse.SerializeToString,
+            ),
             'CompleteCall': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteCall,
                     request_deserializer=precall_dot_v1_dot_cloning__pb2.CompleteCallRequest.FromString,
                     response_serializer=precall_dot_v1_dot_cloning__pb2.CompleteCallResponse.SerializeToString,
+            ),
+            'GetCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCall,
+                    request_deserializer=precall_dot_v1_dot_cloning__pb2.GetCallRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_cloning__pb2.GetCallResponse.SerializeToString,
+            ),
+            'ListCalls': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCalls,
+                    request_deserializer=precall_dot_v1_dot_cloning__pb2.ListCallsRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_cloning__pb2.ListCallsResponse.SerializeToString,
             ),
             'ReplaceVoice': grpc.unary_unary_rpc_method_handler(
                     servicer.ReplaceVoice,
                     request_deserializer=precall_dot_v1_dot_cloning__pb2.ReplaceVoiceRequest.FromString,
                     response_serializer=precall_dot_v1_dot_cloning__pb2.ReplaceVoiceResponse.SerializeToString,
             ),
+            'DeleteVoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVoice,
+                    request_deserializer=precall_dot_v1_dot_cloning__pb2.DeleteVoiceRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_cloning__pb2.DeleteVoiceResponse.SerializeToString,
+            ),
             'ForgetCaller': grpc.unary_unary_rpc_method_handler(
                     servicer.ForgetCaller,
                     request_deserializer=precall_dot_v1_dot_cloning__pb2.ForgetCallerRequest.FromString,
                     response_serializer=precall_dot_v1_dot_cloning__pb2.ForgetCallerResponse.SerializeToString,
+            ),
+            'SetConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConsent,
+                    request_deserializer=precall_dot_v1_dot_cloning__pb2.SetConsentRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_cloning__pb2.SetConsentResponse.SerializeToString,
+            ),
+            'GetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLimits,
+                    request_deserializer=precall_dot_v1_dot_cloning__pb2.GetLimitsRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_cloning__pb2.GetLimitsResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=precall_dot_v1_dot_cloning__pb2.GetUsageRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_cloning__pb2.GetUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -298,6 +518,10 @@ class CloningService:
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
     passes before anybody was asked is answered DEADLINE_TOO_SHORT.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
+
+    The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
+    CLONER_UNAVAILABLE, INTERNAL. A method that there is not is METHOD_NOT_ALLOWED.
     """
 
     @staticmethod
@@ -436,6 +660,33 @@ class CloningService:
             _registered_method=True)
 
     @staticmethod
+    def WatchVoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/precall.v1.CloningService/WatchVoice',
+            precall_dot_v1_dot_cloning__pb2.WatchVoiceRequest.SerializeToString,
+            precall_dot_v1_dot_cloning__pb2.WatchVoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CompleteCall(request,
             target,
             options=(),
@@ -452,6 +703,60 @@ class CloningService:
             '/precall.v1.CloningService/CompleteCall',
             precall_dot_v1_dot_cloning__pb2.CompleteCallRequest.SerializeToString,
             precall_dot_v1_dot_cloning__pb2.CompleteCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/precall.v1.CloningService/GetCall',
+            precall_dot_v1_dot_cloning__pb2.GetCallRequest.SerializeToString,
+            precall_dot_v1_dot_cloning__pb2.GetCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCalls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/precall.v1.CloningService/ListCalls',
+            precall_dot_v1_dot_cloning__pb2.ListCallsRequest.SerializeToString,
+            precall_dot_v1_dot_cloning__pb2.ListCallsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -490,6 +795,33 @@ class CloningService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteVoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/precall.v1.CloningService/DeleteVoice',
+            precall_dot_v1_dot_cloning__pb2.DeleteVoiceRequest.SerializeToString,
+            precall_dot_v1_dot_cloning__pb2.DeleteVoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ForgetCaller(request,
             target,
             options=(),
@@ -506,6 +838,87 @@ class CloningService:
             '/precall.v1.CloningService/ForgetCaller',
             precall_dot_v1_dot_cloning__pb2.ForgetCallerRequest.SerializeToString,
             precall_dot_v1_dot_cloning__pb2.ForgetCallerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/precall.v1.CloningService/SetConsent',
+            precall_dot_v1_dot_cloning__pb2.SetConsentRequest.SerializeToString,
+            precall_dot_v1_dot_cloning__pb2.SetConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/precall.v1.CloningService/GetLimits',
+            precall_dot_v1_dot_cloning__pb2.GetLimitsRequest.SerializeToString,
+            precall_dot_v1_dot_cloning__pb2.GetLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/precall.v1.CloningService/GetUsage',
+            precall_dot_v1_dot_cloning__pb2.GetUsageRequest.SerializeToString,
+            precall_dot_v1_dot_cloning__pb2.GetUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

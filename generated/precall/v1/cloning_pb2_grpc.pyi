@@ -53,6 +53,10 @@ class CloningServiceStub:
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
     passes before anybody was asked is answered DEADLINE_TOO_SHORT.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
+
+    The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
+    CLONER_UNAVAILABLE, INTERNAL. A method that there is not is METHOD_NOT_ALLOWED.
     """
 
     @_typing.overload
@@ -65,9 +69,15 @@ class CloningServiceStub:
 
     It may be repeated, at once or later, at any process: requests of one caller create one voice, and
     requests for one conversation name the same one. A caller who hangs up, or a deadline that
-    passes, does not stop a clone that has begun; the next request finds it. A call that was
-    reported as ended no longer touches its agent. A conversation has one caller: a request for another
-    one is answered CONVERSATION_MISMATCH, and nothing is done.
+    passes, does not stop a clone that has begun; the next request finds it, and nothing is done to the
+    agent meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
+    caller: a request for another one is answered CONVERSATION_MISMATCH, and nothing is done.
+
+    Reasons: FIELD_INVALID, CONVERSATION_MISMATCH, SAMPLE_REQUIRED, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT,
+    SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
+    VOICE_NEEDS_VERIFICATION, CONSENT_MISSING, AGENT_NOT_FOUND, AGENT_REJECTED, PROVIDER_UNAUTHORIZED,
+    PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT, PROVIDER_PROTOCOL, PROVIDER_BUSY,
+    PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     OpenCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]
     """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
@@ -78,29 +88,83 @@ class CloningServiceStub:
     from another number before.
 
     It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
-    ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
+    ElevenLabs is asked for little and not for long; an answer leaves within two seconds. After a deadline
+    that passes the call may be known all the same.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     CloneVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]
     """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it
     finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
     server is set to keep those, 30 days by default, whether there is a call or not.
 
-    It may be repeated, under the rules of PrepareCall. ReplaceVoice puts another voice in its place.
+    It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that has
+    begun: WatchVoice tells what becomes of it, and the same request finds it. ReplaceVoice puts another
+    voice in its place.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
+    SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
+    PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
+    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+    REGISTRY_UNAVAILABLE.
     """
     GetVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetVoiceRequest, _cloning_pb2.GetVoiceResponse]
-    """GetVoice returns one voice that this service made. It reads only and may be repeated.
+    """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it.
+    A voice that is gone, or never came to be, is known for as long as the server is set to remember it,
+    30 days by default; of a caller who was forgotten nothing is.
 
-    A voice that does not exist, or that somebody else made, is answered with NOT_FOUND.
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
+    exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ListVoices: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ListVoicesRequest, _cloning_pb2.ListVoicesResponse]
-    """ListVoices returns the voices that this service made, newest first. It reads only and may be
-    repeated.
+    """ListVoices returns the voices that this service made, newest first. Unless asked for others, those
+    that are ready.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    WatchVoice: _grpc.UnaryStreamMultiCallable[_cloning_pb2.WatchVoiceRequest, _cloning_pb2.WatchVoiceResponse]
+    """WatchVoice tells how a voice stands, at once and whenever its state changes, within a second: CREATING,
+    READY, FAILED with the reason, GONE. ElevenLabs is asked nothing for it.
+
+    The stream ends with OK when the voice has FAILED or is GONE, a little before its deadline, and after
+    five minutes by default (GetLimits tells). Where the last state was another, or none came, watch again. A
+    caller's voice that had failed or was gone before is told first, and does not end the stream: it waits
+    for the next one, as it does where no voice of the caller is known yet. A server that stops ends it with
+    CLONER_UNAVAILABLE; as many streams as one process may have (100 by default), and one more is
+    RATE_LIMITED.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     CompleteCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CompleteCallRequest, _cloning_pb2.CompleteCallResponse]
     """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
     deleted once it was not used for as long as the server is set to keep it.
 
-    It may be repeated. A call that is not known is no failure: there is nothing to do for it.
+    It may be repeated. A call that is not known is no failure: there is nothing to do for it. After a deadline
+    that passes the call may have ended all the same.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    GetCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetCallRequest, _cloning_pb2.GetCallResponse]
+    """GetCall returns one call that PrepareCall or OpenCall was asked about, under way or over. One that is
+    over is known for as long as the server is set to remember it, 30 days by default.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
+    about is answered NOT_FOUND.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    ListCalls: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ListCallsRequest, _cloning_pb2.ListCallsResponse]
+    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ReplaceVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]
     """ReplaceVoice clones a caller's voice anew. Once it is there, the one that there was, if any, is
@@ -108,13 +172,67 @@ class CloningServiceStub:
     changes nothing. The new voice is kept as that of CloneVoice.
 
     Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
-    `request_id` each request makes a new voice, also one that is repeated because its answer was lost.
+    `request_id` each request makes a new voice, also one that is repeated because its answer was lost. A
+    deadline that passes does not stop a clone that has begun.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
+    SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
+    PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
+    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+    REGISTRY_UNAVAILABLE.
+    """
+    DeleteVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.DeleteVoiceRequest, _cloning_pb2.DeleteVoiceResponse]
+    """DeleteVoice deletes one voice at ElevenLabs. Agents that speak with it get back what they had before.
+    What is known of its caller stays; ForgetCaller deletes that too.
+
+    It may be repeated: a voice that is gone already is no failure. What ElevenLabs does not delete at once
+    is used no more and deleted later, also after a deadline that passes. A voice that was never this
+    service's is answered NOT_FOUND, as is one that is no longer remembered.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ForgetCaller: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ForgetCallerRequest, _cloning_pb2.ForgetCallerResponse]
-    """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
-    Agents that speak with one of the voices get back what they had before.
+    """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller,
+    consents included. Agents that speak with one of the voices get back what they had before.
 
-    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then.
+    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. A deadline
+    that passes may leave a part of it to the next request.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    SetConsent: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.SetConsentRequest, _cloning_pb2.SetConsentResponse]
+    """SetConsent says that a caller has given a consent to be cloned, or has withdrawn it. Every consent is
+    kept with its time, those too that came with a sample; ForgetCaller alone removes them.
+
+    A consent that is given counts for the voice that there is and for voices to come. One that is
+    withdrawn takes the caller's voices with it, as DeleteVoice does, one that is being made too; until a
+    new consent is told, of another reference or by this call, no voice of the caller is made
+    (CONSENT_MISSING), whatever the server is set to require.
+
+    It may be repeated: the same consent, told again, keeps its first time. After a deadline that passes the
+    consent may be told all the same; what ElevenLabs does not delete at once is deleted later.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    GetLimits: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetLimitsRequest, _cloning_pb2.GetLimitsResponse]
+    """GetLimits tells what a sample must be, how long voices and what is known of them are kept, and whether a
+    consent is required.
+
+    It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
+    with the settings of the server, so it may be kept for as long as the server runs.
+
+    Reasons: DEADLINE_TOO_SHORT.
+    """
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetUsageRequest, _cloning_pb2.GetUsageResponse]
+    """GetUsage tells how much of everything is used: voice slots and monthly additions at ElevenLabs, the queue
+    to it, and the calls that the server handles at once.
+
+    ElevenLabs is asked at most once a minute by a process, and not for long. Where it cannot be reached, or
+    the API key may not ask, the answer tells what was known last, and since when.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+    Reasons: DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
 
 @_typing.type_check_only
@@ -145,6 +263,10 @@ class CloningServiceAsyncStub(CloningServiceStub):
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
     passes before anybody was asked is answered DEADLINE_TOO_SHORT.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
+
+    The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
+    CLONER_UNAVAILABLE, INTERNAL. A method that there is not is METHOD_NOT_ALLOWED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -154,9 +276,15 @@ class CloningServiceAsyncStub(CloningServiceStub):
 
     It may be repeated, at once or later, at any process: requests of one caller create one voice, and
     requests for one conversation name the same one. A caller who hangs up, or a deadline that
-    passes, does not stop a clone that has begun; the next request finds it. A call that was
-    reported as ended no longer touches its agent. A conversation has one caller: a request for another
-    one is answered CONVERSATION_MISMATCH, and nothing is done.
+    passes, does not stop a clone that has begun; the next request finds it, and nothing is done to the
+    agent meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
+    caller: a request for another one is answered CONVERSATION_MISMATCH, and nothing is done.
+
+    Reasons: FIELD_INVALID, CONVERSATION_MISMATCH, SAMPLE_REQUIRED, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT,
+    SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
+    VOICE_NEEDS_VERIFICATION, CONSENT_MISSING, AGENT_NOT_FOUND, AGENT_REJECTED, PROVIDER_UNAUTHORIZED,
+    PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT, PROVIDER_PROTOCOL, PROVIDER_BUSY,
+    PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     OpenCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]  # type: ignore[assignment]
     """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
@@ -167,29 +295,83 @@ class CloningServiceAsyncStub(CloningServiceStub):
     from another number before.
 
     It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
-    ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
+    ElevenLabs is asked for little and not for long; an answer leaves within two seconds. After a deadline
+    that passes the call may be known all the same.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     CloneVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]  # type: ignore[assignment]
     """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it
     finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
     server is set to keep those, 30 days by default, whether there is a call or not.
 
-    It may be repeated, under the rules of PrepareCall. ReplaceVoice puts another voice in its place.
+    It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that has
+    begun: WatchVoice tells what becomes of it, and the same request finds it. ReplaceVoice puts another
+    voice in its place.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
+    SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
+    PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
+    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+    REGISTRY_UNAVAILABLE.
     """
     GetVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetVoiceRequest, _cloning_pb2.GetVoiceResponse]  # type: ignore[assignment]
-    """GetVoice returns one voice that this service made. It reads only and may be repeated.
+    """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it.
+    A voice that is gone, or never came to be, is known for as long as the server is set to remember it,
+    30 days by default; of a caller who was forgotten nothing is.
 
-    A voice that does not exist, or that somebody else made, is answered with NOT_FOUND.
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
+    exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ListVoices: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ListVoicesRequest, _cloning_pb2.ListVoicesResponse]  # type: ignore[assignment]
-    """ListVoices returns the voices that this service made, newest first. It reads only and may be
-    repeated.
+    """ListVoices returns the voices that this service made, newest first. Unless asked for others, those
+    that are ready.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    WatchVoice: _aio.UnaryStreamMultiCallable[_cloning_pb2.WatchVoiceRequest, _cloning_pb2.WatchVoiceResponse]  # type: ignore[assignment]
+    """WatchVoice tells how a voice stands, at once and whenever its state changes, within a second: CREATING,
+    READY, FAILED with the reason, GONE. ElevenLabs is asked nothing for it.
+
+    The stream ends with OK when the voice has FAILED or is GONE, a little before its deadline, and after
+    five minutes by default (GetLimits tells). Where the last state was another, or none came, watch again. A
+    caller's voice that had failed or was gone before is told first, and does not end the stream: it waits
+    for the next one, as it does where no voice of the caller is known yet. A server that stops ends it with
+    CLONER_UNAVAILABLE; as many streams as one process may have (100 by default), and one more is
+    RATE_LIMITED.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     CompleteCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CompleteCallRequest, _cloning_pb2.CompleteCallResponse]  # type: ignore[assignment]
     """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
     deleted once it was not used for as long as the server is set to keep it.
 
-    It may be repeated. A call that is not known is no failure: there is nothing to do for it.
+    It may be repeated. A call that is not known is no failure: there is nothing to do for it. After a deadline
+    that passes the call may have ended all the same.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    GetCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetCallRequest, _cloning_pb2.GetCallResponse]  # type: ignore[assignment]
+    """GetCall returns one call that PrepareCall or OpenCall was asked about, under way or over. One that is
+    over is known for as long as the server is set to remember it, 30 days by default.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
+    about is answered NOT_FOUND.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    ListCalls: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ListCallsRequest, _cloning_pb2.ListCallsResponse]  # type: ignore[assignment]
+    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ReplaceVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]  # type: ignore[assignment]
     """ReplaceVoice clones a caller's voice anew. Once it is there, the one that there was, if any, is
@@ -197,13 +379,67 @@ class CloningServiceAsyncStub(CloningServiceStub):
     changes nothing. The new voice is kept as that of CloneVoice.
 
     Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
-    `request_id` each request makes a new voice, also one that is repeated because its answer was lost.
+    `request_id` each request makes a new voice, also one that is repeated because its answer was lost. A
+    deadline that passes does not stop a clone that has begun.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
+    SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
+    PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
+    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+    REGISTRY_UNAVAILABLE.
+    """
+    DeleteVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.DeleteVoiceRequest, _cloning_pb2.DeleteVoiceResponse]  # type: ignore[assignment]
+    """DeleteVoice deletes one voice at ElevenLabs. Agents that speak with it get back what they had before.
+    What is known of its caller stays; ForgetCaller deletes that too.
+
+    It may be repeated: a voice that is gone already is no failure. What ElevenLabs does not delete at once
+    is used no more and deleted later, also after a deadline that passes. A voice that was never this
+    service's is answered NOT_FOUND, as is one that is no longer remembered.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ForgetCaller: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ForgetCallerRequest, _cloning_pb2.ForgetCallerResponse]  # type: ignore[assignment]
-    """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
-    Agents that speak with one of the voices get back what they had before.
+    """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller,
+    consents included. Agents that speak with one of the voices get back what they had before.
 
-    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then.
+    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. A deadline
+    that passes may leave a part of it to the next request.
+
+    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    SetConsent: _aio.UnaryUnaryMultiCallable[_cloning_pb2.SetConsentRequest, _cloning_pb2.SetConsentResponse]  # type: ignore[assignment]
+    """SetConsent says that a caller has given a consent to be cloned, or has withdrawn it. Every consent is
+    kept with its time, those too that came with a sample; ForgetCaller alone removes them.
+
+    A consent that is given counts for the voice that there is and for voices to come. One that is
+    withdrawn takes the caller's voices with it, as DeleteVoice does, one that is being made too; until a
+    new consent is told, of another reference or by this call, no voice of the caller is made
+    (CONSENT_MISSING), whatever the server is set to require.
+
+    It may be repeated: the same consent, told again, keeps its first time. After a deadline that passes the
+    consent may be told all the same; what ElevenLabs does not delete at once is deleted later.
+
+    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    """
+    GetLimits: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetLimitsRequest, _cloning_pb2.GetLimitsResponse]  # type: ignore[assignment]
+    """GetLimits tells what a sample must be, how long voices and what is known of them are kept, and whether a
+    consent is required.
+
+    It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
+    with the settings of the server, so it may be kept for as long as the server runs.
+
+    Reasons: DEADLINE_TOO_SHORT.
+    """
+    GetUsage: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetUsageRequest, _cloning_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """GetUsage tells how much of everything is used: voice slots and monthly additions at ElevenLabs, the queue
+    to it, and the calls that the server handles at once.
+
+    ElevenLabs is asked at most once a minute by a process, and not for long. Where it cannot be reached, or
+    the API key may not ask, the answer tells what was known last, and since when.
+
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+    Reasons: DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
 
 class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -233,6 +469,10 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
     passes before anybody was asked is answered DEADLINE_TOO_SHORT.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
+
+    The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
+    CLONER_UNAVAILABLE, INTERNAL. A method that there is not is METHOD_NOT_ALLOWED.
     """
 
     @_abc_1.abstractmethod
@@ -246,9 +486,15 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It may be repeated, at once or later, at any process: requests of one caller create one voice, and
         requests for one conversation name the same one. A caller who hangs up, or a deadline that
-        passes, does not stop a clone that has begun; the next request finds it. A call that was
-        reported as ended no longer touches its agent. A conversation has one caller: a request for another
-        one is answered CONVERSATION_MISMATCH, and nothing is done.
+        passes, does not stop a clone that has begun; the next request finds it, and nothing is done to the
+        agent meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
+        caller: a request for another one is answered CONVERSATION_MISMATCH, and nothing is done.
+
+        Reasons: FIELD_INVALID, CONVERSATION_MISMATCH, SAMPLE_REQUIRED, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT,
+        SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
+        VOICE_NEEDS_VERIFICATION, CONSENT_MISSING, AGENT_NOT_FOUND, AGENT_REJECTED, PROVIDER_UNAUTHORIZED,
+        PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT, PROVIDER_PROTOCOL, PROVIDER_BUSY,
+        PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -265,7 +511,10 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         from another number before.
 
         It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
-        ElevenLabs is asked for little and not for long; an answer leaves within two seconds.
+        ElevenLabs is asked for little and not for long; an answer leaves within two seconds. After a deadline
+        that passes the call may be known all the same.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -278,7 +527,15 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
         server is set to keep those, 30 days by default, whether there is a call or not.
 
-        It may be repeated, under the rules of PrepareCall. ReplaceVoice puts another voice in its place.
+        It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that has
+        begun: WatchVoice tells what becomes of it, and the same request finds it. ReplaceVoice puts another
+        voice in its place.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
+        SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
+        PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
+        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+        REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -287,9 +544,14 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.GetVoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.GetVoiceResponse, _abc.Awaitable[_cloning_pb2.GetVoiceResponse]]:
-        """GetVoice returns one voice that this service made. It reads only and may be repeated.
+        """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it.
+        A voice that is gone, or never came to be, is known for as long as the server is set to remember it,
+        30 days by default; of a caller who was forgotten nothing is.
 
-        A voice that does not exist, or that somebody else made, is answered with NOT_FOUND.
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
+        exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -298,8 +560,33 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.ListVoicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.ListVoicesResponse, _abc.Awaitable[_cloning_pb2.ListVoicesResponse]]:
-        """ListVoices returns the voices that this service made, newest first. It reads only and may be
-        repeated.
+        """ListVoices returns the voices that this service made, newest first. Unless asked for others, those
+        that are ready.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchVoice(
+        self,
+        request: _cloning_pb2.WatchVoiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cloning_pb2.WatchVoiceResponse], _abc.AsyncIterator[_cloning_pb2.WatchVoiceResponse]]:
+        """WatchVoice tells how a voice stands, at once and whenever its state changes, within a second: CREATING,
+        READY, FAILED with the reason, GONE. ElevenLabs is asked nothing for it.
+
+        The stream ends with OK when the voice has FAILED or is GONE, a little before its deadline, and after
+        five minutes by default (GetLimits tells). Where the last state was another, or none came, watch again. A
+        caller's voice that had failed or was gone before is told first, and does not end the stream: it waits
+        for the next one, as it does where no voice of the caller is known yet. A server that stops ends it with
+        CLONER_UNAVAILABLE; as many streams as one process may have (100 by default), and one more is
+        RATE_LIMITED.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -311,7 +598,38 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
         deleted once it was not used for as long as the server is set to keep it.
 
-        It may be repeated. A call that is not known is no failure: there is nothing to do for it.
+        It may be repeated. A call that is not known is no failure: there is nothing to do for it. After a deadline
+        that passes the call may have ended all the same.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCall(
+        self,
+        request: _cloning_pb2.GetCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.GetCallResponse, _abc.Awaitable[_cloning_pb2.GetCallResponse]]:
+        """GetCall returns one call that PrepareCall or OpenCall was asked about, under way or over. One that is
+        over is known for as long as the server is set to remember it, 30 days by default.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
+        about is answered NOT_FOUND.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCalls(
+        self,
+        request: _cloning_pb2.ListCallsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.ListCallsResponse, _abc.Awaitable[_cloning_pb2.ListCallsResponse]]:
+        """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -325,7 +643,30 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         changes nothing. The new voice is kept as that of CloneVoice.
 
         Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
-        `request_id` each request makes a new voice, also one that is repeated because its answer was lost.
+        `request_id` each request makes a new voice, also one that is repeated because its answer was lost. A
+        deadline that passes does not stop a clone that has begun.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
+        SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
+        PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
+        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+        REGISTRY_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteVoice(
+        self,
+        request: _cloning_pb2.DeleteVoiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.DeleteVoiceResponse, _abc.Awaitable[_cloning_pb2.DeleteVoiceResponse]]:
+        """DeleteVoice deletes one voice at ElevenLabs. Agents that speak with it get back what they had before.
+        What is known of its caller stays; ForgetCaller deletes that too.
+
+        It may be repeated: a voice that is gone already is no failure. What ElevenLabs does not delete at once
+        is used no more and deleted later, also after a deadline that passes. A voice that was never this
+        service's is answered NOT_FOUND, as is one that is no longer remembered.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -334,10 +675,65 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.ForgetCallerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.ForgetCallerResponse, _abc.Awaitable[_cloning_pb2.ForgetCallerResponse]]:
-        """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller.
-        Agents that speak with one of the voices get back what they had before.
+        """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller,
+        consents included. Agents that speak with one of the voices get back what they had before.
 
-        It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then.
+        It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. A deadline
+        that passes may leave a part of it to the next request.
+
+        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def SetConsent(
+        self,
+        request: _cloning_pb2.SetConsentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.SetConsentResponse, _abc.Awaitable[_cloning_pb2.SetConsentResponse]]:
+        """SetConsent says that a caller has given a consent to be cloned, or has withdrawn it. Every consent is
+        kept with its time, those too that came with a sample; ForgetCaller alone removes them.
+
+        A consent that is given counts for the voice that there is and for voices to come. One that is
+        withdrawn takes the caller's voices with it, as DeleteVoice does, one that is being made too; until a
+        new consent is told, of another reference or by this call, no voice of the caller is made
+        (CONSENT_MISSING), whatever the server is set to require.
+
+        It may be repeated: the same consent, told again, keeps its first time. After a deadline that passes the
+        consent may be told all the same; what ElevenLabs does not delete at once is deleted later.
+
+        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLimits(
+        self,
+        request: _cloning_pb2.GetLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.GetLimitsResponse, _abc.Awaitable[_cloning_pb2.GetLimitsResponse]]:
+        """GetLimits tells what a sample must be, how long voices and what is known of them are kept, and whether a
+        consent is required.
+
+        It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
+        with the settings of the server, so it may be kept for as long as the server runs.
+
+        Reasons: DEADLINE_TOO_SHORT.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _cloning_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_pb2.GetUsageResponse, _abc.Awaitable[_cloning_pb2.GetUsageResponse]]:
+        """GetUsage tells how much of everything is used: voice slots and monthly additions at ElevenLabs, the queue
+        to it, and the calls that the server handles at once.
+
+        ElevenLabs is asked at most once a minute by a process, and not for long. Where it cannot be reached, or
+        the API key may not ask, the answer tells what was known last, and since when.
+
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes.
+
+        Reasons: DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
 
 def add_CloningServiceServicer_to_server(servicer: CloningServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

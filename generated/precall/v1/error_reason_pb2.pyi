@@ -84,6 +84,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The Content-Type is neither application/json nor multipart/form-data.
     HTTP 415, gRPC -.
     """
+    ERROR_REASON_SAMPLE_REQUIRED: _ErrorReason.ValueType  # 40
+    """No sample came, and no voice of the caller is known.
+    HTTP 422, gRPC INVALID_ARGUMENT.
+    """
     ERROR_REASON_SAMPLE_TOO_SHORT: _ErrorReason.ValueType  # 15
     """The sample holds less audio than needed, by default 3 seconds.
     HTTP 422, gRPC INVALID_ARGUMENT.
@@ -113,7 +117,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 422, gRPC FAILED_PRECONDITION.
     """
     ERROR_REASON_CONSENT_MISSING: _ErrorReason.ValueType  # 22
-    """The server is set to require the caller's consent to a clone, and the request tells none.
+    """The server is set to require the caller's consent to a clone, and nobody has told one; or it was
+    withdrawn, and no new one was told.
     HTTP 422, gRPC FAILED_PRECONDITION.
     """
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 23
@@ -251,6 +256,10 @@ ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 14
 """The Content-Type is neither application/json nor multipart/form-data.
 HTTP 415, gRPC -.
 """
+ERROR_REASON_SAMPLE_REQUIRED: ErrorReason.ValueType  # 40
+"""No sample came, and no voice of the caller is known.
+HTTP 422, gRPC INVALID_ARGUMENT.
+"""
 ERROR_REASON_SAMPLE_TOO_SHORT: ErrorReason.ValueType  # 15
 """The sample holds less audio than needed, by default 3 seconds.
 HTTP 422, gRPC INVALID_ARGUMENT.
@@ -280,7 +289,8 @@ ERROR_REASON_VOICE_NEEDS_VERIFICATION: ErrorReason.ValueType  # 21
 HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_CONSENT_MISSING: ErrorReason.ValueType  # 22
-"""The server is set to require the caller's consent to a clone, and the request tells none.
+"""The server is set to require the caller's consent to a clone, and nobody has told one; or it was
+withdrawn, and no new one was told.
 HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 23

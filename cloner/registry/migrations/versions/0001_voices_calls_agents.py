@@ -10,6 +10,7 @@ calls   one row for each conversation that was asked about
 agents  what an agent had before it was given a caller's voice, until that is put back
 processes  those that are at intents, and their last signs of life
 requests   those that their senders named, and the voices that came of them; for a day
+consents   every consent that was told of a person, and every one that was withdrawn
 
 Of a caller, number and date of birth are stored as keyed hashes only.
 """
@@ -27,6 +28,7 @@ INTENDED = sa.text("state = 'intended'")
 DELETING = sa.text("state = 'deleting'")
 CLOSED = sa.text("state IN ('gone', 'failed')")
 READY = sa.text("state = 'ready'")
+REFERENCE = sa.text("client_reference <> ''")
 OPEN = sa.text("ended_at IS NULL")
 
 NOTHING = sa.text("''")
@@ -77,6 +79,8 @@ def upgrade() -> None:
         sa.Column("kept_until", sa.Float(53), nullable=False, server_default=ZERO),
         # The delivery that made it, for links from later work.
         sa.Column("traceparent", sa.Text, nullable=False, server_default=NOTHING),
+        # What a sender calls it.
+        sa.Column("client_reference", sa.Text, nullable=False, server_default=NOTHING),
         sa.PrimaryKeyConstraint("marker", name="pk_voices"),
         sa.UniqueConstraint("voice_id", name="uq_voices_voice_id"),
     )
@@ -94,10 +98,25 @@ def upgrade() -> None:
         ("ix_voices_intended", ["marker"], INTENDED),
         ("ix_voices_used", ["used_at"], READY),
         ("ix_voices_newest", ["created_at", "marker"], READY),
+        ("ix_voices_reference", ["client_reference", "created_at", "marker"], REFERENCE),
         ("ix_voices_due", ["due_at"], DELETING),
         ("ix_voices_closed", ["closed_at"], CLOSED),
     ):
         op.create_index(name, "voices", columns, sqlite_where=those, postgresql_where=those)
+    # For lists of those that are not ready.
+    op.create_index("ix_voices_made", "voices", ["created_at", "marker"])
+    op.create_table(
+        "consents",
+        sa.Column("person", sa.Text, nullable=False),
+        # Which one of the person's it is, from 1.
+        sa.Column("place", sa.BigInteger, nullable=False),
+        sa.Column("number", sa.Text),
+        sa.Column("reference", sa.Text, nullable=False),
+        sa.Column("withdrawn", sa.Boolean, nullable=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.PrimaryKeyConstraint("person", "place", name="pk_consents"),
+    )
+    op.create_index("ix_consents_number", "consents", ["number"])
     op.create_table(
         "processes",
         sa.Column("owner", sa.Text, nullable=False),
@@ -137,6 +156,7 @@ def upgrade() -> None:
     op.create_index("ix_calls_conversation", "calls", ["conversation_id"])
     op.create_index("ix_calls_caller", "calls", ["caller"])
     op.create_index("ix_calls_ended", "calls", ["ended_at"])
+    op.create_index("ix_calls_begun", "calls", ["begun_at", "id"])
     op.create_index("ix_calls_open", "calls", ["begun_at"], sqlite_where=OPEN, postgresql_where=OPEN)
     op.create_index(
         "ix_calls_open_at_agent", "calls", ["agent_id", "begun_at"], sqlite_where=OPEN, postgresql_where=OPEN
@@ -168,5 +188,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("agents", "calls", "requests", "processes", "voices", "deployment"):
+    for table in ("agents", "calls", "consents", "requests", "processes", "voices", "deployment"):
         op.drop_table(table)

@@ -1,0 +1,169 @@
+"""Consents: what was told of a person's consent to be cloned, each with its time, in order.
+
+Only what erases a person removes any.
+"""
+
+import msgspec
+
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Transaction
+
+__all__ = [
+    "WITHDRAWN",
+    "Consent",
+    "ConsentWithdrawn",
+    "counting",
+    "erase",
+    "give",
+    "note",
+    "persons_of",
+    "standing",
+    "told",
+    "withdraw",
+]
+
+# Why a voice was given up whose consent was withdrawn.
+WITHDRAWN = "consent withdrawn"
+
+
+class ConsentWithdrawn(Exception):
+    """The person has withdrawn the consent, and no new one was told since. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The consent to this voice was withdrawn: a new one is needed, with its own reference."
+        )
+
+
+class Consent(msgspec.Struct, frozen=True):
+    """A consent that was given, or withdrawn."""
+
+    reference: str
+    withdrawn: bool
+    at: float
+
+
+# Whoever looks at a person's consents and acts upon them is alone in that.
+ALONE = Statement("SELECT pg_advisory_xact_lock(hashtextextended(:person, 1))")
+FIELDS = "reference, withdrawn, at"
+LATEST = Statement(f"SELECT {FIELDS}, place FROM consents WHERE person = :person ORDER BY place DESC LIMIT 1")
+KNOWN = Statement(
+    "SELECT 1 FROM consents WHERE person = :person AND reference = :reference AND NOT withdrawn LIMIT 1"
+)
+ADDED = Statement("""
+    INSERT INTO consents (person, place, number, reference, withdrawn, at)
+    VALUES (:person, :place, :number, :reference, :withdrawn, :now)
+""")
+OF_PERSON = Statement(f"""
+    SELECT {FIELDS} FROM consents WHERE person = :person ORDER BY place DESC LIMIT :most
+""")
+PERSONS = Statement("""
+    SELECT person FROM voices WHERE number = :number UNION SELECT person FROM consents WHERE number = :number
+    ORDER BY 1 LIMIT :most
+""")
+ERASED_PERSON = Statement("DELETE FROM consents WHERE person = :person")
+ERASED_NUMBER = Statement("DELETE FROM consents WHERE number = :number")
+
+
+def told(tx: Transaction, person: str, *, most: int) -> list[Consent]:
+    """The newest that were told of a person, newest first."""
+    return [_consent(row) for row in tx.all(OF_PERSON, person=person, most=most)]
+
+
+def standing(tx: Transaction, person: str) -> Consent | None:
+    """The person's consent, if one was told and not withdrawn since."""
+    consent, _ = _latest(tx, person)
+    return None if consent is None or consent.withdrawn else consent
+
+
+def persons_of(tx: Transaction, number: str, *, most: int) -> list[str]:
+    """Persons of whom a voice or a consent is known under the number."""
+    return [row[0] for row in tx.all(PERSONS, number=number, most=most)]
+
+
+def counting(
+    tx: Transaction, person: str, *, told: str, number: str | None, now: float
+) -> tuple[str, float] | None:
+    """The consent under which a voice of the person is made now, and its time; None where there is none.
+
+    One that is `told` is kept. Raises ConsentWithdrawn where one was withdrawn, and none was told since,
+    of a reference that was not told before.
+    """
+    _alone(tx, person)
+    latest, _ = _latest(tx, person)
+    if latest is not None and latest.withdrawn:
+        if not told or tx.one(KNOWN, person=person, reference=told) is not None:
+            raise ConsentWithdrawn
+    elif not told:
+        return None if latest is None else (latest.reference, latest.at)
+    return told, give(tx, person, told, number=number, now=now)
+
+
+def note(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> None:
+    """Keeps a consent that a request told, unless it was told before."""
+    if tx.one(KNOWN, person=person, reference=reference) is None:
+        give(tx, person, reference, number=number, now=now)
+
+
+def give(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> float:
+    """Keeps a consent that was given, and says when; one that stands already keeps its time."""
+    _alone(tx, person)
+    latest, place = _latest(tx, person)
+    if latest is not None and not latest.withdrawn and latest.reference == reference:
+        return latest.at
+    _add(tx, person, place, reference, number=number, withdrawn=False, now=now)
+    return now
+
+
+def withdraw(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> None:
+    """Keeps that the consent was withdrawn; one that is withdrawn already keeps its time."""
+    _alone(tx, person)
+    latest, place = _latest(tx, person)
+    if latest is None or not latest.withdrawn:
+        _add(tx, person, place, reference, number=number, withdrawn=True, now=now)
+
+
+def erase(tx: Transaction, *, person: str | None = None, number: str | None = None) -> None:
+    """Removes every consent of a person, or of whoever calls from a number."""
+    if person is not None:
+        tx.run(ERASED_PERSON, person=person)
+    if number is not None:
+        tx.run(ERASED_NUMBER, number=number)
+
+
+def _alone(tx: Transaction, person: str) -> None:
+    if tx.postgres:
+        tx.one(ALONE, person=person)
+
+
+def _latest(tx: Transaction, person: str) -> tuple[Consent | None, int]:
+    """The last that was told, and its place; 0 where none was."""
+    row = tx.one(LATEST, person=person)
+    return (None, 0) if row is None else (_consent(row[:3]), int(row[3]))
+
+
+def _add(
+    tx: Transaction,
+    person: str,
+    place: int,
+    reference: str,
+    *,
+    number: str | None,
+    withdrawn: bool,
+    now: float,
+) -> None:
+    tx.run(
+        ADDED,
+        person=person,
+        place=place + 1,
+        number=number,
+        reference=reference,
+        withdrawn=withdrawn,
+        now=now,
+    )
+
+
+def _consent(row: tuple[object, ...]) -> Consent:
+    reference, withdrawn, at = row
+    # SQLite knows no truth but 0 and 1.
+    return Consent(str(reference), bool(withdrawn), float(at))  # type: ignore[arg-type]

@@ -1,0 +1,242 @@
+"""How voices and calls stand, for whoever asks after them. Nothing here changes anything."""
+
+import json
+from collections.abc import Collection
+
+import msgspec
+
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Row, Transaction
+
+__all__ = ["CallView", "VoiceView", "call", "calls", "persons_of", "voice", "voices", "voices_of", "watched"]
+
+MOST_OF_PERSON = 20
+"""How many voices of one caller are looked at to find the one that counts."""
+
+
+class VoiceView(msgspec.Struct, frozen=True):
+    """A voice, whatever became of it."""
+
+    marker: str
+    state: str
+    person: str
+    number: str | None
+    voice_id: str | None
+    name: str
+    created_at: float
+    used_at: float
+    kept_until: float
+    closed_at: float | None
+    reason: str | None
+    consent: str
+    consent_at: float | None
+    client_reference: str
+    in_call: bool
+    """Whether a call in progress has it."""
+
+    called_at: float | None
+    """When its last call ended, or began where it has not."""
+
+
+class CallView(msgspec.Struct, frozen=True):
+    """A call, and the voice that it has."""
+
+    id: str
+    agent_id: str
+    conversation_id: str
+    begun_at: float
+    ended_at: float | None
+    voice_id: str | None
+    agent_updated: bool
+    """Whether the agent has the voice of this call now."""
+
+
+# In the order of the fields.
+VOICE = """SELECT marker, state, person, number, voice_id, name, created_at, used_at, kept_until, closed_at,
+    reason, consent, consent_at, client_reference,
+    EXISTS (
+        SELECT 1 FROM calls
+        WHERE calls.marker = voices.marker AND calls.ended_at IS NULL AND calls.begun_at > :busy_since
+    ) AS in_call,
+    (SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker) AS called_at
+    FROM voices"""
+CALL = """SELECT id, agent_id, conversation_id, begun_at, ended_at,
+    (SELECT voice_id FROM voices WHERE voices.marker = calls.marker) AS voice_id,
+    EXISTS (
+        SELECT 1 FROM agents
+        WHERE agents.call_id = calls.id AND agents.marker IS NOT NULL AND NOT agents.restoring
+    ) AS agent_updated
+    FROM calls"""
+# One that ended when it began is one that nobody had asked about; its end alone was told.
+ASKED_ABOUT = "(ended_at IS NULL OR ended_at <> begun_at)"
+VALUES = "SELECT value FROM json_each(:{0})"
+VALUES_POSTGRES = "SELECT json_array_elements_text(CAST(:{0} AS json))"
+
+
+def _both(text: str) -> Statement:
+    """A statement with lists: `IN (:name[])`."""
+    sqlite, postgres = text, text
+    for name in ("states", "markers", "persons", "numbers"):
+        sqlite = sqlite.replace(f":{name}[]", VALUES.format(name))
+        postgres = postgres.replace(f":{name}[]", VALUES_POSTGRES.format(name))
+    return Statement(sqlite, postgres=postgres)
+
+
+BY_VOICE_ID = Statement(f"{VOICE} WHERE voice_id = :voice_id")
+OF_PERSON = Statement(f"{VOICE} WHERE person = :person ORDER BY created_at DESC, marker DESC LIMIT :most")
+IS_KNOWN = Statement("SELECT 1 FROM voices WHERE person = :person LIMIT 1")
+PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2")
+WATCHED = _both(
+    f"{VOICE} WHERE marker IN (:markers[]) UNION {VOICE} WHERE person IN (:persons[])"
+    f" UNION {VOICE} WHERE number IN (:numbers[])"
+)
+WHOSE = {"": "", "person": "AND person = :who", "number": "AND number = :who"}
+REFERENCE = {False: "", True: "AND client_reference = :reference"}
+# Most lists are of those that are ready, for which there is an index of their own.
+IN_STATE = {True: "AND state = 'ready'", False: "AND state IN (:states[])"}
+PAGES = {
+    (whose, referred, ready): _both(
+        f"{VOICE} WHERE (created_at, marker) < (:at, :below) {IN_STATE[ready]} {WHOSE[whose]}"
+        f" {REFERENCE[referred]} ORDER BY created_at DESC, marker DESC LIMIT :size"
+    )
+    for whose in WHOSE
+    for referred in REFERENCE
+    for ready in IN_STATE
+}
+CALL_BY_ID = Statement(f"{CALL} WHERE id = :id AND {ASKED_ABOUT}")
+CALL_OF_CONVERSATION = Statement(f"""
+    {CALL} WHERE conversation_id = :conversation_id AND agent_id = :agent_id AND {ASKED_ABOUT}
+    ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1
+""")
+CALLS = {
+    (whose, voiced): Statement(
+        f"{CALL} WHERE (begun_at, id) < (:at, :below) AND {ASKED_ABOUT}"
+        f" {'AND (stated = :who OR caller = :who)' if whose == 'person' else ''}"
+        f" {'AND number = :who' if whose == 'number' else ''}"
+        f" {'AND marker = (SELECT marker FROM voices WHERE voice_id = :voice_id)' if voiced else ''}"
+        " AND (:agent_id = '' OR agent_id = :agent_id)"
+        " AND (:in_progress = 0 OR (ended_at IS NULL AND begun_at > :busy_since))"
+        " ORDER BY begun_at DESC, id DESC LIMIT :size"
+    )
+    for whose in WHOSE
+    for voiced in (False, True)
+}
+
+
+def voice(tx: Transaction, voice_id: str, *, busy_since: float) -> VoiceView | None:
+    """The voice of that id."""
+    row = tx.one(BY_VOICE_ID, voice_id=voice_id, busy_since=busy_since)
+    return None if row is None else _voice(row)
+
+
+def voices_of(tx: Transaction, person: str, *, busy_since: float) -> list[VoiceView]:
+    """The newest voices of a person, newest first."""
+    rows = tx.all(OF_PERSON, person=person, busy_since=busy_since, most=MOST_OF_PERSON)
+    return [_voice(row) for row in rows]
+
+
+def persons_of(tx: Transaction, number: str, *, exactly: str) -> list[str]:
+    """Who is known by a number alone: that one exactly, else who else there is; two for more."""
+    if tx.one(IS_KNOWN, person=exactly) is not None:
+        return [exactly]
+    return [row[0] for row in tx.all(PERSONS, number=number)]
+
+
+def voices(
+    tx: Transaction,
+    *,
+    before: tuple[float, str] | None,
+    size: int,
+    states: Collection[str],
+    person: str | None = None,
+    number: str | None = None,
+    reference: str = "",
+    busy_since: float,
+) -> list[VoiceView]:
+    """Voices in these states, newest first, from below the given creation time and marker.
+
+    All of them, those of a person, or those of whoever calls from a number.
+    """
+    at, below = before or (float("inf"), "")
+    whose, who = _who(person, number)
+    ready = set(states) == {"ready"}
+    rows = tx.all(
+        PAGES[whose, bool(reference), ready],
+        at=at, below=below, size=size, busy_since=busy_since,
+        **({} if ready else {"states": json.dumps(sorted(states))}),
+        **({"who": who} if whose else {}),
+        **({"reference": reference} if reference else {}),
+    )  # fmt: skip
+    return [_voice(row) for row in rows]
+
+
+def watched(
+    tx: Transaction,
+    *,
+    markers: Collection[str],
+    persons: Collection[str],
+    numbers: Collection[str],
+    busy_since: float,
+) -> list[VoiceView]:
+    """Every voice of these markers, persons and numbers, at one look."""
+    rows = tx.all(
+        WATCHED,
+        markers=json.dumps(sorted(markers)),
+        persons=json.dumps(sorted(persons)),
+        numbers=json.dumps(sorted(numbers)),
+        busy_since=busy_since,
+    )
+    return [_voice(row) for row in rows]
+
+
+def call(
+    tx: Transaction, *, call_id: str = "", conversation_id: str = "", agent_id: str = ""
+) -> CallView | None:
+    """The call of that conversation at an agent, else of that id, if anybody had asked about it."""
+    if conversation_id:
+        row = tx.one(CALL_OF_CONVERSATION, conversation_id=conversation_id, agent_id=agent_id)
+    else:
+        row = tx.one(CALL_BY_ID, id=call_id)
+    return None if row is None else _call(row)
+
+
+def calls(
+    tx: Transaction,
+    *,
+    before: tuple[float, str] | None,
+    size: int,
+    agent_id: str = "",
+    person: str | None = None,
+    number: str | None = None,
+    voice_id: str = "",
+    in_progress: bool = False,
+    busy_since: float,
+) -> list[CallView]:
+    """Calls, newest first, from below the given begin and id. What is not told does not count."""
+    at, below = before or (float("inf"), "")
+    whose, who = _who(person, number)
+    rows = tx.all(
+        CALLS[whose, bool(voice_id)],
+        at=at, below=below, size=size, agent_id=agent_id, in_progress=int(in_progress),
+        busy_since=busy_since,
+        **({"who": who} if whose else {}),
+        **({"voice_id": voice_id} if voice_id else {}),
+    )  # fmt: skip
+    return [_call(row) for row in rows]
+
+
+def _who(person: str | None, number: str | None) -> tuple[str, str | None]:
+    if person is not None:
+        return "person", person
+    return ("number", number) if number is not None else ("", None)
+
+
+# SQLite knows no truth but 0 and 1.
+
+
+def _voice(row: Row) -> VoiceView:
+    return msgspec.structs.replace(VoiceView(*row), in_call=bool(row[-2]))
+
+
+def _call(row: Row) -> CallView:
+    return msgspec.structs.replace(CallView(*row), agent_updated=bool(row[-1]))

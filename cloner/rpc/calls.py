@@ -1,0 +1,196 @@
+"""The calls of the contract that are about telephone calls."""
+
+from typing import cast
+
+from opentelemetry.trace import get_current_span
+from precall.v1 import cloning_pb2 as pb
+
+from cloner.calls import Call, Calls
+from cloner.registry import Store, views
+from cloner.rpc import messages
+from cloner.rpc.answering import Context, answered
+from cloner.rpc.fields import Fields
+from cloner.rpc.pages import Pages
+from cloner.rpc.status import CallNotFound
+from cloner.voices.callers import CallName, Identities
+from cloner.voices.looking import Looking
+
+__all__ = ["complete_call", "get_call", "list_calls", "open_call", "prepare_call"]
+
+LONGEST_OPENING_SECONDS = 2.0
+MATCHES = {
+    None: pb.CALLER_MATCH_UNSPECIFIED,
+    0: pb.CALLER_MATCH_NONE,
+    1: pb.CALLER_MATCH_ONE,
+    2: pb.CALLER_MATCH_SEVERAL,
+}
+
+
+async def prepare_call(
+    request: pb.PrepareCallRequest, context: Context, store: Store, calls: Calls, identities: Identities
+) -> pb.PrepareCallResponse:
+    """Answers PrepareCall."""
+    async with answered(store, context, conversation_id=request.conversation_id) as answering:
+        fields = Fields(identities)
+        call = Call(
+            agent_id=fields.id("agent_id", request.agent_id),
+            conversation_id=fields.text("conversation_id", request.conversation_id, most=256, required=True),
+            caller=fields.caller(request.caller, request.consent, request.client_reference),
+        )
+        sample = request.sample
+        fields.check()
+        del request  # as large as the sample, which is all that is needed of it now
+        get_current_span().set_attributes(
+            {
+                "gen_ai.agent.id": call.agent_id,
+                "gen_ai.conversation.id": call.conversation_id,
+                "precall.sample.size": len(sample),
+            }
+        )
+        begun = await calls.begin(call, sample)
+        try:
+            prepared = await calls.prepare(begun, sample, deadline=answering.deadline)
+        except BaseException:
+            # The call goes on without; for that, too, there is something to be known.
+            answering.details.append(messages.fallback(begun, calls.refused(begun.call.agent_id)))
+            raise
+        get_current_span().set_attributes(
+            {
+                "precall.voice.id": prepared.voice.voice_id,
+                "precall.voice.reused": prepared.voice_reused,
+                "precall.agent.updated": prepared.agent_updated,
+            }
+        )
+        return pb.PrepareCallResponse(
+            voice=messages.voice(prepared.voice),
+            voice_reused=prepared.voice_reused,
+            agent_updated=prepared.agent_updated,
+            first_message=prepared.first_message,
+            call_id=prepared.call_id,
+            refused_leaves=sorted(prepared.refused or ()),
+            settings_seen=prepared.refused is not None,
+            agent_before=messages.speech(prepared.agent_before),
+        )
+    return pb.PrepareCallResponse()
+
+
+async def open_call(
+    request: pb.OpenCallRequest, context: Context, store: Store, calls: Calls, identities: Identities
+) -> pb.OpenCallResponse:
+    """Answers OpenCall."""
+    async with answered(
+        store, context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
+    ) as answering:
+        fields = Fields(identities)
+        agent_id = fields.id("agent_id", request.agent_id)
+        named = _named(request, fields)
+        phone_number = fields.number("phone_number", request.phone_number)
+        fields.check()
+        get_current_span().set_attribute("gen_ai.agent.id", agent_id)
+        if named[0] == "conversation_id":
+            get_current_span().set_attribute("gen_ai.conversation.id", named[1])
+        opened = await calls.open(
+            agent_id=agent_id, named=named, phone_number=phone_number, deadline=answering.deadline
+        )
+        if opened.voice is not None:
+            get_current_span().set_attribute("precall.voice.id", opened.voice.voice_id)
+        return pb.OpenCallResponse(
+            call_id=opened.call_id,
+            voice=None if opened.voice is None else messages.voice(opened.voice),
+            name=opened.name,
+            first_message=opened.first_message,
+            agent_before=messages.speech(opened.agent_before),
+            refused_leaves=sorted(opened.refused or ()),
+            settings_seen=opened.refused is not None,
+            caller_match=MATCHES[opened.persons],
+        )
+    return pb.OpenCallResponse()
+
+
+async def complete_call(
+    request: pb.CompleteCallRequest, context: Context, store: Store, calls: Calls, identities: Identities
+) -> pb.CompleteCallResponse:
+    """Answers CompleteCall."""
+    async with answered(store, context, conversation_id=request.conversation_id):
+        fields = Fields(identities)
+        if not request.conversation_id and not request.call_id and not request.voice_id:
+            fields.wrong("conversation_id", "is required, unless call_id or voice_id is given")
+        conversation_id = fields.text("conversation_id", request.conversation_id, most=256)
+        call_id = fields.text("call_id", request.call_id, most=64)
+        agent_id = fields.text("agent_id", request.agent_id, most=128)
+        voice_id = fields.text("voice_id", request.voice_id, most=128)
+        fields.check()
+        found = await calls.complete(
+            conversation_id=conversation_id, call_id=call_id, agent_id=agent_id, voice_id=voice_id
+        )
+        return pb.CompleteCallResponse(found=found)
+    return pb.CompleteCallResponse()
+
+
+async def get_call(
+    request: pb.GetCallRequest, context: Context, store: Store, identities: Identities
+) -> pb.GetCallResponse:
+    """Answers GetCall."""
+    async with answered(store, context, conversation_id=request.conversation_id):
+        fields = Fields(identities)
+        call_id = fields.text("call_id", request.call_id, most=64)
+        conversation_id = fields.text("conversation_id", request.conversation_id, most=256)
+        if not call_id and not conversation_id:
+            fields.wrong("call_id", "is required, unless conversation_id is given")
+        agent_id = fields.id("agent_id", request.agent_id, required=bool(conversation_id))
+        fields.check()
+        found = await store.read(
+            views.call, call_id=call_id, conversation_id=conversation_id, agent_id=agent_id
+        )
+        if found is None:
+            raise CallNotFound
+        return pb.GetCallResponse(call=messages.call(found))
+    return pb.GetCallResponse()
+
+
+async def list_calls(
+    request: pb.ListCallsRequest, context: Context, store: Store, looking: Looking, identities: Identities
+) -> pb.ListCallsResponse:
+    """Answers ListCalls."""
+    async with answered(store, context):
+        fields = Fields(identities)
+        agent_id = fields.id("agent_id", request.agent_id, required=False)
+        voice_id = fields.id("voice_id", request.voice_id, required=False)
+        whom = fields.caller(request.caller, numbered=True) if request.HasField("caller") else None
+        person, number = (None, None) if whom is None else identities.named(whom)
+        pages = Pages(
+            identities, fields, "calls", agent_id, person or "", number or "", voice_id,
+            str(request.in_progress),
+        )  # fmt: skip
+        size, before = pages.size(request.page_size), pages.begin(request.page_token)
+        fields.check()
+        page = await store.read(
+            views.calls,
+            before=before,
+            size=size,
+            agent_id=agent_id,
+            person=person,
+            number=number,
+            voice_id=voice_id,
+            in_progress=request.in_progress,
+            busy_since=looking.busy_since,
+        )
+        return pb.ListCallsResponse(
+            calls=[messages.call(found) for found in page],
+            next_page_token=pages.token(page[-1].begun_at, page[-1].id) if len(page) == size else "",
+        )
+    return pb.ListCallsResponse()
+
+
+def _named(request: pb.OpenCallRequest, fields: Fields) -> tuple[CallName, str]:
+    """What names the call best: its conversation, else the telephone line, else the SIP trunk."""
+    names = {
+        "conversation_id": request.conversation_id,
+        "call_sid": request.call_sid,
+        "sip_call_id": request.sip_call_id,
+    }
+    given = {kind: text for kind, name in names.items() if (text := fields.text(kind, name, most=256))}
+    for kind, text in given.items():
+        return cast("CallName", kind), text
+    fields.wrong("conversation_id", "is required, unless call_sid or sip_call_id is given")
+    return "conversation_id", ""

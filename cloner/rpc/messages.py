@@ -1,0 +1,132 @@
+"""What we know as the messages of the contract."""
+
+from datetime import UTC, datetime
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from precall.v1 import cloning_pb2 as pb
+from precall.v1 import error_reason_pb2
+from precall.v1.error_reason_pb2 import ErrorReason
+
+from cloner.calls import Begun
+from cloner.provider.elevenlabs import AgentVoice
+from cloner.registry import CallView, Consent, consents
+from cloner.voices.removal import DELETED, FORGOTTEN
+from cloner.voices.voice import Voice
+
+__all__ = ["STATES", "call", "consent", "duration", "fallback", "moment", "speech", "voice"]
+
+LONGEST_TRAILING_GREETING = 4_000
+REASON_NAMES = frozenset(ErrorReason.keys())
+# Of each state in the registry, how it is told.
+STATES = {
+    "intended": pb.VOICE_STATE_CREATING,
+    "ready": pb.VOICE_STATE_READY,
+    "failed": pb.VOICE_STATE_FAILED,
+    "deleting": pb.VOICE_STATE_GONE,
+    "gone": pb.VOICE_STATE_GONE,
+}
+CAUSES = {
+    "expired": pb.GONE_CAUSE_EXPIRED,
+    "evicted": pb.GONE_CAUSE_EVICTED,
+    "replaced": pb.GONE_CAUSE_REPLACED,
+    "restored": pb.GONE_CAUSE_RESTORED,
+    "lost": pb.GONE_CAUSE_LOST,
+    DELETED: pb.GONE_CAUSE_DELETED,
+    FORGOTTEN: pb.GONE_CAUSE_FORGOTTEN,
+    consents.WITHDRAWN: pb.GONE_CAUSE_CONSENT_WITHDRAWN,
+}
+# What the registry notes of a failure that was none of ElevenLabs' own.
+REASONS = {
+    "unanswered": error_reason_pb2.ERROR_REASON_PROVIDER_TIMEOUT,
+    consents.WITHDRAWN: error_reason_pb2.ERROR_REASON_CONSENT_MISSING,
+}
+
+
+def voice(known: Voice) -> pb.Voice:
+    """A voice."""
+    state = STATES[known.state]
+    return pb.Voice(
+        voice_id=known.voice_id,
+        name=known.name,
+        create_time=_stamp(known.created),
+        consent=known.consent,
+        consent_time=None if known.consented is None else _stamp(known.consented),
+        state=state,
+        expire_time=None if known.expires is None else _stamp(known.expires),
+        last_use_time=None if known.used is None else _stamp(known.used),
+        failure_reason=_reason(known.reason, state),
+        gone_cause=_cause(known.reason, state),
+        client_reference=known.reference,
+    )
+
+
+def call(known: CallView) -> pb.Call:
+    """A call."""
+    return pb.Call(
+        call_id=known.id,
+        agent_id=known.agent_id,
+        conversation_id=known.conversation_id,
+        voice_id=known.voice_id or "",
+        agent_updated=known.agent_updated,
+        begin_time=moment(known.begun_at),
+        end_time=None if known.ended_at is None else moment(known.ended_at),
+    )
+
+
+def consent(known: Consent) -> pb.Consent:
+    """What was told of a consent."""
+    return pb.Consent(reference=known.reference, time=moment(known.at), withdrawn=known.withdrawn)
+
+
+def fallback(begun: Begun, refused: frozenset[str] | None) -> pb.FallbackInfo:
+    """What goes out with a failure, in the metadata of the call, which are bounded."""
+    before = speech(begun.agent_before)
+    if before is not None and len(before.first_message.encode()) > LONGEST_TRAILING_GREETING:
+        before.first_message = ""
+    return pb.FallbackInfo(
+        agent_before=before,
+        refused_leaves=sorted(refused or ()),
+        settings_seen=refused is not None,
+        call_id=begun.call_id,
+    )
+
+
+def speech(spoken: AgentVoice | None) -> pb.Speech | None:
+    """How an agent speaks, where that is known."""
+    if spoken is None:
+        return None
+    return pb.Speech(voice_id=spoken.voice_id or "", first_message=spoken.first_message or "")
+
+
+def moment(at: float) -> Timestamp:
+    """A time in Unix seconds."""
+    return _stamp(datetime.fromtimestamp(at, UTC))
+
+
+def duration(seconds: float) -> Duration:
+    """A length of time."""
+    length = Duration()
+    length.FromMilliseconds(round(1000 * seconds))
+    return length
+
+
+def _stamp(at: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
+
+
+def _cause(noted: str | None, state: pb.VoiceState.ValueType) -> pb.GoneCause.ValueType:
+    if state != pb.VOICE_STATE_GONE:
+        return pb.GONE_CAUSE_UNSPECIFIED
+    return CAUSES.get(noted or "", pb.GONE_CAUSE_LOST)
+
+
+def _reason(noted: str | None, state: pb.VoiceState.ValueType) -> ErrorReason.ValueType:
+    if state != pb.VOICE_STATE_FAILED:
+        return error_reason_pb2.ERROR_REASON_UNSPECIFIED
+    name = f"ERROR_REASON_{noted}"
+    if noted in REASONS:
+        return REASONS[noted]
+    return ErrorReason.Value(name) if name in REASON_NAMES else error_reason_pb2.ERROR_REASON_INTERNAL

@@ -1,0 +1,57 @@
+"""Pages of lists: how large they are, and the tokens by which the next one is asked for."""
+
+import base64
+import binascii
+import struct
+
+from cloner.rpc.fields import Fields
+from cloner.voices.callers import Identities
+
+__all__ = ["MOST", "Pages"]
+
+USUAL = 50
+MOST = 100
+LONGEST_TOKEN = 512
+SEAL = 32
+
+
+class Pages:
+    """The pages of one list under one filter, which a token is good for and no other.
+
+    A token is opaque: where the next page begins, and what shows that we gave it out for this list.
+    """
+
+    def __init__(self, identities: Identities, fields: Fields, *filters: str) -> None:
+        self._identities = identities
+        self._fields = fields
+        self._filters = filters
+
+    def size(self, asked: int) -> int:
+        """How many a page holds at most. What is too large is cut."""
+        if asked < 0:
+            self._fields.wrong("page_size", "may not be negative")
+        return min(asked, MOST) or USUAL
+
+    def begin(self, token: str) -> tuple[float, str] | None:
+        """Where a page begins: below this time and name. None for the first one."""
+        if not token:
+            return None
+        try:
+            if len(token) <= LONGEST_TOKEN:
+                raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+                seal, (at,), name = raw[:SEAL], struct.unpack(">d", raw[SEAL : SEAL + 8]), raw[SEAL + 8 :]
+                position = (at, name.decode())
+                if seal == self._seal(*position):
+                    return position
+        except (binascii.Error, ValueError, struct.error):
+            pass
+        self._fields.wrong("page_token", "is not one that this list returned for this filter")
+        return None
+
+    def token(self, at: float, name: str) -> str:
+        """The token of the page that begins below that."""
+        raw = self._seal(at, name) + struct.pack(">d", at) + name.encode()
+        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+    def _seal(self, at: float, name: str) -> bytes:
+        return self._identities.page(*self._filters, at.hex(), name).encode()

@@ -1,0 +1,229 @@
+"""The calls of the contract that are about voices, and what callers say of them."""
+
+import asyncio
+import hashlib
+from typing import Any
+
+from opentelemetry.trace import get_current_span
+from precall.v1 import cloning_pb2 as pb
+
+from cloner.provider.failures import VoiceNotFound
+from cloner.registry import NamedRequest, Store, views
+from cloner.rpc import messages
+from cloner.rpc.answering import Context, answered
+from cloner.rpc.fields import Fields
+from cloner.rpc.pages import Pages
+from cloner.voices.callers import Caller, Identities
+from cloner.voices.consenting import Consenting
+from cloner.voices.erasure import Erasure
+from cloner.voices.finding import Voices
+from cloner.voices.looking import Looking
+from cloner.voices.voice import Voice
+
+__all__ = [
+    "clone_voice",
+    "delete_voice",
+    "forget_caller",
+    "get_voice",
+    "list_voices",
+    "replace_voice",
+    "set_consent",
+    "watch_voice",
+]
+
+
+async def clone_voice(
+    request: pb.CloneVoiceRequest, context: Context, store: Store, voices: Voices, identities: Identities
+) -> pb.CloneVoiceResponse:
+    """Answers CloneVoice."""
+    async with answered(store, context, waits=True) as answering:
+        fields = Fields(identities)
+        caller = fields.caller(request.caller, request.consent, request.client_reference)
+        sample = fields.sample(request.sample)
+        request_id = fields.id("request_id", request.request_id, required=False)
+        fields.check()
+        del request  # as large as the sample, which is all that is needed of it now
+        get_current_span().set_attribute("precall.sample.size", len(sample))
+        identity = await voices.identify(caller, sample)
+        named = await _request(identities, "CloneVoice", request_id, caller, sample)
+        voice, reused = await voices.ahead(
+            identity, caller, sample, deadline=answering.deadline, request=named
+        )
+        return pb.CloneVoiceResponse(voice=messages.voice(voice), voice_reused=reused)
+    return pb.CloneVoiceResponse()
+
+
+async def replace_voice(
+    request: pb.ReplaceVoiceRequest, context: Context, store: Store, voices: Voices, identities: Identities
+) -> pb.ReplaceVoiceResponse:
+    """Answers ReplaceVoice."""
+    async with answered(store, context, waits=True) as answering:
+        fields = Fields(identities)
+        caller = fields.caller(request.caller, request.consent, request.client_reference, numbered=True)
+        sample = fields.sample(request.sample)
+        request_id = fields.id("request_id", request.request_id, required=False)
+        fields.check()
+        del request  # as large as the sample, which is all that is needed of it now
+        identity = await voices.identify(caller, sample)
+        named = await _request(identities, "ReplaceVoice", request_id, caller, sample)
+        voice = await voices.replace(identity, caller, sample, deadline=answering.deadline, request=named)
+        return pb.ReplaceVoiceResponse(voice=messages.voice(voice))
+    return pb.ReplaceVoiceResponse()
+
+
+async def get_voice(
+    request: pb.GetVoiceRequest,
+    context: Context,
+    store: Store,
+    looking: Looking,
+    consenting: Consenting,
+    *,
+    identities: Identities,
+) -> pb.GetVoiceResponse:
+    """Answers GetVoice."""
+    async with answered(store, context):
+        caller, voice_id = _which(request, Fields(identities))
+        found = await (looking.voice(voice_id) if caller is None else looking.of_caller(caller))
+        if found is None:
+            raise VoiceNotFound
+        told = await consenting.told(found.person)
+        return pb.GetVoiceResponse(
+            voice=messages.voice(looking.seen(found)), consents=map(messages.consent, told)
+        )
+    return pb.GetVoiceResponse()
+
+
+async def watch_voice(
+    request: pb.WatchVoiceRequest,
+    context: Context,
+    store: Store,
+    looking: Looking,
+    identities: Identities,
+    *,
+    longest: float,
+) -> None:
+    """Answers WatchVoice."""
+    # Not a generator, which may be ended elsewhere than where it was begun.
+    async with answered(store, context, longest=longest, waits=True) as answering:
+        caller, voice_id = _which(request, Fields(identities))
+
+        async def tell(voice: Voice) -> None:
+            await context.write(pb.WatchVoiceResponse(voice=messages.voice(voice)))
+
+        await looking.follow(caller, voice_id, tell, until=answering.deadline)
+
+
+async def list_voices(
+    request: pb.ListVoicesRequest, context: Context, store: Store, looking: Looking, identities: Identities
+) -> pb.ListVoicesResponse:
+    """Answers ListVoices."""
+    async with answered(store, context):
+        fields = Fields(identities)
+        whom = fields.caller(request.caller, numbered=True) if request.HasField("caller") else None
+        person, number = (None, None) if whom is None else identities.named(whom)
+        reference = fields.text("client_reference", request.client_reference, most=128)
+        told = set(request.states) or {pb.VOICE_STATE_READY}
+        for state in told - set(messages.STATES.values()):
+            fields.wrong("states", f"may not hold {state}")
+        pages = Pages(
+            identities, fields, "voices", person or "", number or "", reference, *map(str, sorted(told))
+        )
+        size, before = pages.size(request.page_size), pages.begin(request.page_token)
+        fields.check()
+        page = await store.read(
+            views.voices,
+            before=before,
+            size=size,
+            states=[state for state, shown in messages.STATES.items() if shown in told],
+            person=person,
+            number=number,
+            reference=reference,
+            busy_since=looking.busy_since,
+        )
+        shown = [messages.voice(looking.seen(found)) for found in page]
+        return pb.ListVoicesResponse(
+            # What has failed may turn out to be on its way still.
+            voices=[voice for voice in shown if voice.state in told],
+            next_page_token=pages.token(page[-1].created_at, page[-1].marker) if len(page) == size else "",
+        )
+    return pb.ListVoicesResponse()
+
+
+async def delete_voice(
+    request: pb.DeleteVoiceRequest, context: Context, store: Store, erasure: Erasure, identities: Identities
+) -> pb.DeleteVoiceResponse:
+    """Answers DeleteVoice."""
+    async with answered(store, context, waits=True) as answering:
+        fields = Fields(identities)
+        voice_id = fields.id("voice_id", request.voice_id)
+        fields.check()
+        deleted = await erasure.delete(voice_id, deadline=answering.deadline)
+        return pb.DeleteVoiceResponse(deleted=deleted)
+    return pb.DeleteVoiceResponse()
+
+
+async def forget_caller(
+    request: pb.ForgetCallerRequest, context: Context, store: Store, erasure: Erasure, identities: Identities
+) -> pb.ForgetCallerResponse:
+    """Answers ForgetCaller."""
+    async with answered(store, context, waits=True) as answering:
+        fields = Fields(identities)
+        caller = fields.caller(request.caller)
+        if bool(caller.phone_number) == bool(request.voice_id):
+            fields.wrong("caller.phone_number", "or voice_id is required, and not both")
+        elif not request.voice_id:
+            fields.numbered(caller)
+        voice_id = fields.id("voice_id", request.voice_id, required=False)
+        fields.check()
+        deleted, pending = await erasure.forget(caller, voice_id, deadline=answering.deadline)
+        return pb.ForgetCallerResponse(voices_deleted=deleted, voices_pending=pending)
+    return pb.ForgetCallerResponse()
+
+
+async def set_consent(
+    request: pb.SetConsentRequest,
+    context: Context,
+    store: Store,
+    consenting: Consenting,
+    identities: Identities,
+) -> pb.SetConsentResponse:
+    """Answers SetConsent."""
+    async with answered(store, context, waits=True) as answering:
+        fields = Fields(identities)
+        consent = fields.consent(request.consent, required=not request.withdrawn)
+        caller, voice_id = _which(request, fields)
+        if not request.withdrawn:
+            told = await consenting.give(caller, voice_id, consent)
+            return pb.SetConsentResponse(consents=map(messages.consent, told))
+        told, deleted, pending = await consenting.withdraw(
+            caller, voice_id, consent, deadline=answering.deadline
+        )
+        return pb.SetConsentResponse(
+            consents=map(messages.consent, told), voices_deleted=deleted, voices_pending=pending
+        )
+    return pb.SetConsentResponse()
+
+
+def _which(request: Any, fields: Fields) -> tuple[Caller | None, str]:
+    """Whose voice is meant: a caller's, or the one of an id. Raises FieldInvalid, with all that is wrong."""
+    caller = None
+    if request.HasField("caller") == bool(request.voice_id):
+        fields.wrong("voice_id", "or caller is required, and not both")
+    if request.HasField("caller"):
+        caller = fields.caller(request.caller, numbered=True)
+    voice_id = fields.id("voice_id", request.voice_id, required=False)
+    fields.check()
+    return caller, voice_id
+
+
+async def _request(
+    identities: Identities, method: str, request_id: str, caller: Caller, sample: bytes
+) -> NamedRequest | None:
+    """The request by its name and content; None where its sender gave it no name."""
+    if not request_id:
+        return None
+    digest = await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
+    return NamedRequest(
+        key=identities.request(request_id),
+        content=identities.content(method, caller, sample_digest=digest),
+    )

@@ -1,0 +1,90 @@
+"""Takes in what callers say of their consent: given, it counts; withdrawn, their voices go."""
+
+from collections.abc import Callable
+
+from cloner.provider.failures import VoiceNotFound
+from cloner.registry import Consent, Store, consents, voices
+from cloner.voices.callers import Caller, Identities
+from cloner.voices.looking import Looking
+from cloner.voices.removal import Removal
+
+__all__ = ["MOST_TOLD", "Consenting"]
+
+MOST_TOLD = 100
+# Whom a number alone can mean: so many people share no telephone.
+MOST_PERSONS = 1_000
+
+
+class Consenting:
+    """Keeps consents. `now` tells the time, in Unix seconds."""
+
+    def __init__(
+        self,
+        identities: Identities,
+        store: Store,
+        looking: Looking,
+        removal: Removal,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self._identities = identities
+        self._store = store
+        self._looking = looking
+        self._removal = removal
+        self._now = now
+
+    async def told(self, person: str) -> list[Consent]:
+        """What was told of a person, newest first."""
+        return await self._store.read(consents.told, person, most=MOST_TOLD)
+
+    async def give(self, caller: Caller | None, voice_id: str, consent: str) -> list[Consent]:
+        """Keeps a consent; says what was told of the person so far, newest first.
+
+        Raises VoiceNotFound, or CallersSeveral.
+        """
+        if caller is None:
+            person, number = await self._of_voice(voice_id)
+        else:
+            person = await self._looking.person(caller)
+            number = self._identities.number(caller.phone_number)
+        await self._store.write(voices.give_consent, person, consent, number=number, now=self._now())
+        return await self.told(person)
+
+    async def withdraw(
+        self, caller: Caller | None, voice_id: str, consent: str, *, deadline: float
+    ) -> tuple[list[Consent], int, int]:
+        """Gives up the voices of a caller, or of everybody who calls from a number that is told alone.
+
+        Says what was told so far, how many voices were deleted, and how many ElevenLabs will delete later.
+        Raises VoiceNotFound.
+        """
+        if caller is None:
+            person, number = await self._of_voice(voice_id)
+            persons = [person]
+        else:
+            number = self._identities.number(caller.phone_number)
+            persons = [self._identities.exactly(caller)]
+            if self._identities.named(caller)[0] is None and number is not None:
+                known = await self._store.read(consents.persons_of, number, most=MOST_PERSONS)
+                persons += [other for other in known if other not in persons]
+        for person in persons:
+            await self._store.write(voices.withdraw_consent, person, consent, number=number, now=self._now())
+        every: list[Consent] = []
+        deleted = pending = 0
+        for person in persons:
+            every += await self.told(person)
+            for row in await self._store.read(voices.of_person_or_number, person, None):
+                if row.state != "deleting":
+                    continue
+                if await self._removal.at_once(row, deadline=deadline):
+                    deleted += 1
+                else:
+                    pending += 1
+        every.sort(key=lambda consent: consent.at, reverse=True)
+        return every[:MOST_TOLD], deleted, pending
+
+    async def _of_voice(self, voice_id: str) -> tuple[str, str | None]:
+        found = await self._looking.voice(voice_id)
+        if found is None:
+            raise VoiceNotFound
+        return found.person, found.number

@@ -1,0 +1,231 @@
+"""Looks at voices as they stand: by id, by caller, in lists, and for as long as somebody watches."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+import msgspec
+
+from cloner.provider.failures import VoiceNotFound
+from cloner.registry import RegistryUnavailable, Store, VoiceView, views
+from cloner.voices.callers import Caller, Identities
+from cloner.voices.removal import FORGOTTEN
+from cloner.voices.voice import Voice, voice_seen
+
+__all__ = ["CallersSeveral", "Looking", "chosen"]
+
+# Between two looks for all who watch.
+LOOK_SECONDS = 0.5
+OVER = ("failed", "deleting", "gone")
+
+
+class CallersSeveral(Exception):
+    """A number was told alone, by which several callers are known."""
+
+    faults = (("caller.name", "is required: several callers are known by this phone number"),)
+
+    def __init__(self) -> None:
+        super().__init__(" ".join(*self.faults))
+
+
+class _Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose voice is meant: a voice's by its marker, a person's, or that of whoever a number alone means."""
+
+    marker: str | None = None
+    person: str | None = None
+    number: str | None = None
+
+    def of(self, found: Iterable[VoiceView]) -> VoiceView | None:
+        """The voice that counts. Raises CallersSeveral."""
+        if self.marker is not None:
+            return next((view for view in found if view.marker == self.marker), None)
+        mine = [view for view in found if view.person == self.person]
+        if not mine and self.number is not None:
+            mine = [view for view in found if view.number == self.number]
+            if len({view.person for view in mine}) > 1:
+                raise CallersSeveral
+        return chosen(mine)
+
+
+class _Watch:
+    """One who watches, and what the last look found for them."""
+
+    def __init__(self, target: _Target) -> None:
+        self.target = target
+        self.found: VoiceView | None = None
+        self.failure: Exception | None = None
+        self.looked = asyncio.Event()
+
+
+class Looking:
+    """Looks at voices. `now` tells the time, in Unix seconds.
+
+    Voices are kept for `keep_seconds` after their last call, or for good where that is None; a call is in
+    progress for `call_seconds` at the most.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        identities: Identities,
+        *,
+        keep_seconds: float | None,
+        call_seconds: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._identities = identities
+        self._keep_seconds = keep_seconds
+        self._call_seconds = call_seconds
+        self._now = now
+        self._watches: set[_Watch] = set()
+        self._look: asyncio.Task[None] | None = None
+
+    @property
+    def busy_since(self) -> float:
+        """A call that began before then is in progress no more."""
+        return self._now() - self._call_seconds
+
+    def seen(self, view: VoiceView) -> Voice:
+        """The voice as it stands now."""
+        return voice_seen(view, keep_seconds=self._keep_seconds, now=self._now())
+
+    async def voice(self, voice_id: str) -> VoiceView | None:
+        """The voice of that id, whatever became of it."""
+        return await self._store.read(views.voice, voice_id, busy_since=self.busy_since)
+
+    async def of_caller(self, caller: Caller) -> VoiceView | None:
+        """The voice of a caller that counts, if there is one. Raises CallersSeveral."""
+        person = await self.person(caller)
+        return chosen(await self._store.read(views.voices_of, person, busy_since=self.busy_since))
+
+    async def person(self, caller: Caller) -> str:
+        """Who a caller with a number is: with a number alone, the one who is known by it, if anybody is.
+
+        Raises CallersSeveral.
+        """
+        exactly = self._identities.exactly(caller)
+        named, number = self._identities.named(caller)
+        if named is not None or number is None:
+            return exactly
+        known = await self._store.read(views.persons_of, number, exactly=exactly)
+        if len(known) > 1:
+            raise CallersSeveral
+        return known[0] if known else exactly
+
+    async def follow(
+        self,
+        caller: Caller | None,
+        voice_id: str,
+        tell: Callable[[Voice], Awaitable[None]],
+        *,
+        until: float,
+    ) -> None:
+        """Tells how a voice stands, and again whenever its state changes, until it is over or time is up.
+
+        A caller's voice that was over before does not end it. Raises VoiceNotFound, CallersSeveral or
+        RegistryUnavailable.
+        """
+        target, view = await self._begun(caller, voice_id)
+        told: Voice | None = None
+        alive = caller is None
+        with self._watching(target) as watch:
+            while True:
+                voice = self._after(told, view) if alive else (None if view is None else self.seen(view))
+                if voice is not None and (told is None or _differs(told, voice)):
+                    await tell(voice)
+                    told = voice
+                    if voice.state in OVER and alive:
+                        return
+                    alive = alive or voice.state not in OVER
+                try:
+                    async with asyncio.timeout_at(until):
+                        await watch.looked.wait()
+                except TimeoutError:
+                    return
+                watch.looked.clear()
+                if watch.failure is not None:
+                    raise watch.failure
+                view = watch.found
+
+    async def close(self) -> None:
+        """Stops looking."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.gather(self._look, return_exceptions=True)
+
+    async def _begun(self, caller: Caller | None, voice_id: str) -> tuple[_Target, VoiceView | None]:
+        if caller is None:
+            view = await self.voice(voice_id)
+            if view is None:
+                raise VoiceNotFound
+            return _Target(marker=view.marker), view
+        named, number = self._identities.named(caller)
+        target = _Target(person=self._identities.exactly(caller), number=number if named is None else None)
+        return target, await self.of_caller(caller)
+
+    def _after(self, told: Voice | None, view: VoiceView | None) -> Voice | None:
+        """The voice as it stands now, after it was told so; one of which no row is left was forgotten."""
+        if view is not None:
+            return self.seen(view)
+        if told is None:
+            return None
+        return msgspec.structs.replace(
+            told, state="gone", reason=FORGOTTEN, consent="", consented=None, reference="", expires=None
+        )
+
+    @contextlib.contextmanager
+    def _watching(self, target: _Target) -> Iterator[_Watch]:
+        watch = _Watch(target)
+        self._watches.add(watch)
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._looks())
+        try:
+            yield watch
+        finally:
+            self._watches.discard(watch)
+
+    async def _looks(self) -> None:
+        """Asks the registry one question for all who watch, for as long as anybody does."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            watches = tuple(self._watches)
+            if not watches:
+                return
+            targets = [watch.target for watch in watches]
+            try:
+                found = await self._store.read(
+                    views.watched,
+                    markers={target.marker for target in targets if target.marker is not None},
+                    persons={target.person for target in targets if target.person is not None},
+                    numbers={target.number for target in targets if target.number is not None},
+                    busy_since=self.busy_since,
+                )
+            except RegistryUnavailable as failure:
+                for watch in watches:
+                    watch.failure = failure
+            else:
+                for watch in watches:
+                    try:
+                        watch.found = watch.target.of(found)
+                    except CallersSeveral as failure:
+                        watch.failure = failure
+            for watch in watches:
+                watch.looked.set()
+
+
+def chosen(found: Iterable[VoiceView]) -> VoiceView | None:
+    """Of a caller's voices the one that counts: that is ready, else on its way, else the newest."""
+    newest = sorted(found, key=lambda view: (view.created_at, view.marker), reverse=True)
+    for state in ("ready", "intended"):
+        for view in newest:
+            if view.state == state:
+                return view
+    return newest[0] if newest else None
+
+
+def _differs(told: Voice, voice: Voice) -> bool:
+    """Whether a voice stands otherwise than it was told; that it waits to be deleted is no difference."""
+    if told.marker != voice.marker:
+        return True
+    return told.state != voice.state and not {told.state, voice.state} <= {"deleting", "gone"}
