@@ -59,17 +59,20 @@ class Precall:
         *,
         agent_id: str,
         conversation_id: str,
-        sample: Sample,
+        sample: Sample | None = None,
         caller: pb.Caller | None = None,
         consent: str = "",
         seconds: float = SECONDS,
     ) -> pb.PrepareCallResponse:
-        """Finds or clones the caller's voice, and says what the call needs. May be repeated."""
+        """Finds or clones the caller's voice, and says what the call needs. May be repeated.
+
+        A caller whose voice is known needs no sample; for another one, SampleRequired is raised.
+        """
         wire = pb.PrepareCallRequest(
             agent_id=agent_id,
             conversation_id=conversation_id,
             caller=caller,
-            sample=await content_of(sample),
+            sample=b"" if sample is None else await content_of(sample),
             consent=consent,
         ).SerializeToString()
         del sample  # as large as the request, which is all that is needed of it now

@@ -32,6 +32,7 @@ __all__ = [
     "SampleInvalid",
     "SampleRateTooLow",
     "SampleRejected",
+    "SampleRequired",
     "SampleSilent",
     "SampleTooLarge",
     "SampleTooLong",
@@ -147,6 +148,12 @@ class UnsupportedMediaType(PrecallError):
     """The Content-Type is neither application/json nor multipart/form-data."""
 
     REASON = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class SampleRequired(SampleInvalid):
+    """No sample came, and no voice of the caller is known."""
+
+    REASON = "SAMPLE_REQUIRED"
 
 
 class SampleTooShort(SampleInvalid):

@@ -112,7 +112,7 @@ async def test_failures(cloning, samples: Path, silence: Any) -> None:
         with pytest.raises(precall_client.PermissionDenied) as denied:
             await crm.forget_caller(caller=IVAN)
 
-    assert {"agent_id", "conversation_id", "sample"} == {each.field for each in invalid.value.violations}
+    assert {"agent_id", "conversation_id"} == {each.field for each in invalid.value.violations}
     assert (False, None) == (unknown.value.may_repeat, unknown.value.__cause__)
     assert ("erase", 32) == (denied.value.metadata["missing_right"], len(denied.value.trace_id))
 
