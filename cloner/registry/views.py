@@ -91,7 +91,8 @@ WATCHED = _both(
     f" UNION {VOICE} WHERE number IN (:numbers[])"
 )
 WHOSE = {"": "", "person": "AND person = :who", "number": "AND number = :who"}
-REFERENCE = {False: "", True: "AND client_reference = :reference"}
+# Said twice, for the index leaves out those without one.
+REFERENCE = {False: "", True: "AND client_reference = :reference AND client_reference <> ''"}
 # Most lists are of those that are ready, for which there is an index of their own.
 IN_STATE = {True: "AND state = 'ready'", False: "AND state IN (:states[])"}
 PAGES = {

@@ -186,12 +186,12 @@ class Voices:
         return row.state == "ready" and await self._seen(row, deadline) is False
 
     async def formerly(self, marker: str | None, wanted: Wanted) -> Voice | None:
-        """The voice that a call had, even if it is gone by now. Raises ConsentMissing."""
+        """The voice that a call had, as it had it, even if it is gone by now. Raises ConsentMissing."""
         row = await self._store.read(voices.get, marker) if marker else None
         if row is None or not row.voice_id:
             return None
         await self._require(wanted, row)
-        return voice_of(row)
+        return voice_of(row, state="ready")
 
     async def close(self) -> None:
         """Stops looking at clones of other processes."""

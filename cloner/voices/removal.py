@@ -21,6 +21,8 @@ HOLD_SECONDS = 30.0
 # An agent that waits to be put back is nobody else's to change meanwhile.
 LONGEST_AGENT_SECONDS = 60.0
 AGENTS = 10_000
+# How long whoever wants a voice deleted waits for an agent that is being put back, and looks how often.
+SOON_SECONDS, LOOK_SECONDS = 2.0, 0.1
 # Why a voice was given up.
 FORGOTTEN = "forgotten"
 DELETED = "deleted"
@@ -56,15 +58,25 @@ class Removal:
         return True
 
     async def at_once(self, row: VoiceRow, *, deadline: float) -> bool:
-        """Whether a voice that was given up is deleted by the deadline. Else it is deleted later.
+        """Whether a voice that was given up is deleted soon, and by the deadline. Else it is deleted later.
 
         Raises RegistryUnavailable.
         """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + SOON_SECONDS
         try:
             async with asyncio.timeout_at(deadline):
-                return await self.remove(row, deadline=deadline)
+                # Where an agent has the voice somebody else may just be putting it back.
+                while not await self.remove(row, deadline=deadline):
+                    if loop.time() > ends:
+                        return False
+                    await asyncio.sleep(LOOK_SECONDS)
+                    current = await self._store.read(voices.get, row.marker)
+                    if current is None or current.state == "gone":
+                        return True
         except (failures.ProviderFailure, TimeoutError):
             return False
+        return True
 
     async def claim(self, *, marker: str | None = None) -> AgentRow | None:
         """An agent that is to be put back, ours to do for a while; None if there is none."""

@@ -9,3 +9,13 @@ class Clock:
 
     def __call__(self) -> float:
         return time.time() + self.ahead
+
+
+class StoppedClock:
+    """Time that passes only where a test says so."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now

@@ -10,6 +10,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from cloner.server import serving
 from cloner.settings import Settings
 from environment import Secret
+from tests.cloner.promises import Promises
 from tests.kit.inspection import OF_ITS_OWN, Inspection
 
 API_KEY = "key-of-the-emulator"
@@ -35,6 +36,7 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
             "drain_seconds": 0.0,
             **settings,
         }
+        promises = Promises()
         async with (
             serving(
                 Settings(**chosen),
@@ -42,11 +44,12 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
                 now=now,
                 inspector=None if settings.keys() & OF_ITS_OWN else inspection,
             ) as port,
-            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=(promises,)) as channel,
         ):
             stub = CloningServiceStub(channel)
             stub.port = port
             yield stub
+        assert [] == promises.broken
 
     return start
 

@@ -89,12 +89,20 @@ async def refusal(answer: Any) -> tuple[str, grpc.StatusCode, list[Message]]:
 
 async def get(cloner: CloningServiceStub, voice_id: str) -> pb.Voice:
     """A voice as it is now."""
-    return (await cloner.GetVoice(pb.GetVoiceRequest(voice_id=voice_id), timeout=10)).voice
+    return lasting((await cloner.GetVoice(pb.GetVoiceRequest(voice_id=voice_id), timeout=10)).voice)
 
 
 async def listed(cloner: CloningServiceStub) -> list[pb.Voice]:
     """The voices that are there to be used, newest first."""
-    return list((await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices)
+    return [lasting(voice) for voice in (await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices]
+
+
+def lasting(voice: pb.Voice) -> pb.Voice:
+    """The voice without what changes by itself, which answers to requests do not tell."""
+    assert voice.HasField("last_use_time")
+    voice.ClearField("expire_time")
+    voice.ClearField("last_use_time")
+    return voice
 
 
 def at_provider(emulator: Emulator) -> set[str]:

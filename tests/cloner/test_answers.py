@@ -20,6 +20,7 @@ from cloner.provider.answers import (
     read_new_voice,
     read_page,
     read_reset,
+    read_subscription,
     read_voice,
 )
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
@@ -39,6 +40,7 @@ ASKS: dict[str, Ask] = {
     "update agent": lambda provider, deadline: provider.update_agent(
         "agent", AgentVoice("voice", "Hi"), deadline=deadline
     ),
+    "account": lambda provider, deadline: provider.subscription(deadline=deadline),
     "subscription": lambda provider, deadline: provider.month_resets_at(deadline=deadline),
 }  # fmt: skip
 CHANGES = ("create", "delete", "update agent")
@@ -328,6 +330,7 @@ json_values = st.recursive(
 )  # fmt: skip
 READS: list[Callable[[bytes], object]] = [
     read_new_voice, lambda body: read_voice(body, "v"), read_page, read_deleted, read_agent, read_reset,
+    read_subscription,
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
+from tests.cloner.test_ahead import lasting
 from tests.rows import values
 
 CREATE = "/v1/voices/add"
@@ -138,7 +139,7 @@ async def test_national_number(cloning, speech: bytes) -> None:
             pb.ListVoicesRequest(caller=pb.Caller(phone_number="0031 612345678")), timeout=10
         )
 
-    assert [voice] * 3 == [opened.voice, again.voice, *found.voices]
+    assert [voice] * 3 == [opened.voice, again.voice, *map(lasting, found.voices)]
 
 
 @ON_SQLITE

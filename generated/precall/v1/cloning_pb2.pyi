@@ -196,8 +196,8 @@ class Voice(_message.Message):
     consent: _builtins.str
     """The reference of the consent to clone it, as a request told it. Empty where none did."""
     state: Global___VoiceState.ValueType
-    """How the voice stands. The answer to a request that is repeated under its `request_id` says how it
-    stood then.
+    """How the voice stands. The answer to a request that is repeated, under its `request_id` or for a call
+    that is over, says how it stood then.
     """
     failure_reason: _error_reason_pb2.ErrorReason.ValueType
     """Why it FAILED; unspecified in every other state."""

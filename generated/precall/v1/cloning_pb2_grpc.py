@@ -382,9 +382,8 @@ class CloningServiceServicer:
         consent is required.
 
         It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
-        with the settings of the server, so it may be kept for as long as the server runs.
-
-        Reasons: DEADLINE_TOO_SHORT.
+        with the settings of the server, so it may be kept for as long as the server runs. It fails for no reason
+        of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

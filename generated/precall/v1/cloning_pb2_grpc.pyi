@@ -219,9 +219,8 @@ class CloningServiceStub:
     consent is required.
 
     It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
-    with the settings of the server, so it may be kept for as long as the server runs.
-
-    Reasons: DEADLINE_TOO_SHORT.
+    with the settings of the server, so it may be kept for as long as the server runs. It fails for no reason
+    of its own.
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetUsageRequest, _cloning_pb2.GetUsageResponse]
     """GetUsage tells how much of everything is used: voice slots and monthly additions at ElevenLabs, the queue
@@ -426,9 +425,8 @@ class CloningServiceAsyncStub(CloningServiceStub):
     consent is required.
 
     It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
-    with the settings of the server, so it may be kept for as long as the server runs.
-
-    Reasons: DEADLINE_TOO_SHORT.
+    with the settings of the server, so it may be kept for as long as the server runs. It fails for no reason
+    of its own.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetUsageRequest, _cloning_pb2.GetUsageResponse]  # type: ignore[assignment]
     """GetUsage tells how much of everything is used: voice slots and monthly additions at ElevenLabs, the queue
@@ -714,9 +712,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         consent is required.
 
         It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
-        with the settings of the server, so it may be kept for as long as the server runs.
-
-        Reasons: DEADLINE_TOO_SHORT.
+        with the settings of the server, so it may be kept for as long as the server runs. It fails for no reason
+        of its own.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,101 @@
+"""For which reasons each call of the contract may fail, and a client that holds a server to it."""
+
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+__all__ = ["EVERY", "PROMISED", "Promises"]
+
+EVERY = frozenset(
+    [
+        "UNAUTHENTICATED",
+        "PERMISSION_DENIED",
+        "MALFORMED_BODY",
+        "BODY_TOO_LARGE",
+        "BODY_TIMEOUT",
+        "RATE_LIMITED",
+        "CLONER_UNAVAILABLE",
+        "INTERNAL",
+    ]
+)
+"""Of any call."""
+
+READING = frozenset(["FIELD_INVALID", "DEADLINE_TOO_SHORT", "REGISTRY_UNAVAILABLE"])
+MAKING = READING | frozenset(
+    [
+        "SAMPLE_TOO_LARGE",
+        "SAMPLE_TOO_SHORT",
+        "SAMPLE_TOO_LONG",
+        "SAMPLE_SILENT",
+        "SAMPLE_RATE_TOO_LOW",
+        "SAMPLE_UNREADABLE",
+        "SAMPLE_REJECTED",
+        "VOICE_NEEDS_VERIFICATION",
+        "CONSENT_MISSING",
+        "PROVIDER_UNAUTHORIZED",
+        "PROVIDER_PLAN_LIMIT",
+        "VOICE_SLOTS_EXHAUSTED",
+        "VOICE_MONTHLY_LIMIT",
+        "PROVIDER_PROTOCOL",
+        "PROVIDER_BUSY",
+        "PROVIDER_UNAVAILABLE",
+        "PROVIDER_TIMEOUT",
+    ]
+)
+PROMISED = {
+    "PrepareCall": MAKING | {"CONVERSATION_MISMATCH", "SAMPLE_REQUIRED", "AGENT_NOT_FOUND", "AGENT_REJECTED"},
+    "OpenCall": READING,
+    "CloneVoice": MAKING | {"NOT_FOUND"},
+    "GetVoice": READING | {"NOT_FOUND"},
+    "ListVoices": READING,
+    "WatchVoice": READING | {"NOT_FOUND"},
+    "CompleteCall": READING,
+    "GetCall": READING | {"NOT_FOUND"},
+    "ListCalls": READING,
+    "ReplaceVoice": MAKING | {"NOT_FOUND"},
+    "DeleteVoice": READING | {"NOT_FOUND"},
+    "ForgetCaller": READING,
+    "SetConsent": READING | {"NOT_FOUND"},
+    "GetLimits": frozenset[str](),
+    "GetUsage": READING - {"FIELD_INVALID"},
+}
+
+
+class Promises(grpc.aio.UnaryUnaryClientInterceptor):
+    """Notes every failure of a call for a reason that it does not promise."""
+
+    def __init__(self) -> None:
+        self.broken: list[tuple[str, str]] = []
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = await continuation(client_call_details, request)
+        method = client_call_details.method
+        name = (method.decode() if isinstance(method, bytes) else method).rpartition("/")[2]
+        call.add_done_callback(lambda _: None)
+        code = await call.code()
+        if code is not grpc.StatusCode.OK:
+            self._look(name, code, await call.details(), await call.trailing_metadata())
+        return call
+
+    def _look(self, name: str, code: grpc.StatusCode, message: str, trailing: Any) -> None:
+        class Ended:
+            """What the reader of statuses wants to see."""
+
+            def code(self) -> grpc.StatusCode:
+                return code
+
+            def details(self) -> str:
+                return message
+
+            def trailing_metadata(self) -> Any:
+                return tuple(trailing or ())
+
+        status = rpc_status.from_call(Ended())
+        if status is None:  # gRPC itself said so: nobody was reached, or the time was up
+            return
+        info = error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info)
+        if info.reason not in EVERY | PROMISED[name]:
+            self.broken.append((name, info.reason))

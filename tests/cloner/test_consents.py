@@ -1,0 +1,232 @@
+"""What callers say of their consent: kept with its time, counting once it is given, and withdrawn with the voice."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from precall.v1 import cloning_pb2 as pb
+from precall.v1 import error_reason_pb2
+
+from emulator import Emulator, Fault
+from tests.cloner.clock import StoppedClock
+from tests.cloner.test_looking import IVAN, call, failure, get
+from tests.rows import rows
+
+CREATE = "/v1/voices/add"
+MARIA = pb.Caller(name="Maria", phone_number="+31612345678")
+NUMBER = pb.Caller(phone_number="+31612345678")
+
+
+def clone(sample: bytes, consent: str = "", **changes: Any) -> pb.CloneVoiceRequest:
+    """A request for Ivan's voice ahead of time."""
+    return pb.CloneVoiceRequest(**{"caller": IVAN, "sample": sample, "consent": consent, **changes})
+
+
+async def given(cloner: Any, consent: str, **whose: Any) -> pb.SetConsentResponse:
+    """Says that a consent was given."""
+    whose = whose or {"caller": IVAN}
+    return await cloner.SetConsent(pb.SetConsentRequest(consent=consent, **whose), timeout=10)
+
+
+async def withdrawn(cloner: Any, consent: str = "", **whose: Any) -> pb.SetConsentResponse:
+    """Says that a consent was withdrawn."""
+    whose = whose or {"caller": IVAN}
+    request = pb.SetConsentRequest(consent=consent, withdrawn=True, **whose)
+    return await cloner.SetConsent(request, timeout=10)
+
+
+def told(consents: Any) -> list[tuple[str, int, bool]]:
+    """Consents, by their references, times and kinds."""
+    return [(each.reference, each.time.seconds, each.withdrawn) for each in consents]
+
+
+async def test_every_consent_is_kept(cloning, emulator: Emulator, speech: bytes) -> None:
+    """With its time, whichever way it was told, newest first; the same one again keeps its first."""
+    clock = StoppedClock(1_800_000_000.0)
+    async with cloning(now=clock) as cloner:
+        cloned = await cloner.CloneVoice(clone(speech, "form 1"), timeout=10)
+        clock.now += 1
+        await cloner.PrepareCall(call(consent="form 2"), timeout=10)
+        clock.now += 1
+        set_again = await given(cloner, "form 3")
+        clock.now += 1
+        await given(cloner, "form 3", voice_id=cloned.voice.voice_id)
+        await cloner.PrepareCall(call(consent="form 2", conversation="conv_2"), timeout=10)
+        clock.now += 1
+        gone = await withdrawn(cloner, "letter 4", voice_id=cloned.voice.voice_id)
+        again = await withdrawn(cloner, "letter 5")
+        answer = await cloner.GetVoice(pb.GetVoiceRequest(voice_id=cloned.voice.voice_id), timeout=10)
+
+    at = 1_800_000_000
+    assert [("form 3", at + 2, False), ("form 2", at + 1, False), ("form 1", at, False)] == told(
+        set_again.consents
+    )
+    assert [("letter 4", at + 4, True), ("form 3", at + 2, False)] == told(gone.consents)[:2]
+    assert gone.consents == again.consents == answer.consents
+    assert (1, 0, 0) == (gone.voices_deleted, gone.voices_pending, again.voices_deleted)
+    assert (pb.VOICE_STATE_GONE, pb.GONE_CAUSE_CONSENT_WITHDRAWN) == (
+        answer.voice.state,
+        answer.voice.gone_cause,
+    )
+    assert not emulator.voices.custom
+
+
+async def test_consent_that_was_told_before(cloning, speech: bytes) -> None:
+    """Counts where one is required: for a voice to come, and for one that has none."""
+    async with cloning() as cloner:
+        made = await cloner.CloneVoice(clone(speech, caller=MARIA), timeout=10)
+    async with cloning(require_consent=True) as cloner:
+        assert "CONSENT_MISSING" == (await failure(cloner.CloneVoice(clone(speech), timeout=10)))[0]
+        await given(cloner, "form 1")
+        mine = await cloner.CloneVoice(clone(speech), timeout=10)
+        refused = await failure(cloner.PrepareCall(call(caller=MARIA), timeout=10))
+        await given(cloner, "form 2", voice_id=made.voice.voice_id)
+        hers = await cloner.PrepareCall(call(caller=MARIA), timeout=10)
+
+    assert ("CONSENT_MISSING", "form 1", "form 2") == (refused[0], mine.voice.consent, hers.voice.consent)
+    assert mine.voice.HasField("consent_time")
+
+
+@pytest.mark.parametrize("required", [False, True])
+async def test_withdrawn(cloning, emulator: Emulator, speech: bytes, required: bool) -> None:
+    """Nothing is made of whoever withdrew before a new consent is told; an old reference is none."""
+    async with cloning(require_consent=required) as one, cloning(require_consent=required) as other:
+        await one.PrepareCall(call(speech, consent="form 1"), timeout=10)
+        assert 1 == (await withdrawn(one)).voices_deleted
+        for again in (
+            one.PrepareCall(call(speech, "conv_2"), timeout=10),
+            other.PrepareCall(call(speech, "conv_2", consent="form 1"), timeout=10),
+            other.CloneVoice(clone(speech), timeout=10),
+            one.ReplaceVoice(
+                pb.ReplaceVoiceRequest(caller=IVAN, sample=speech, consent="form 1"), timeout=10
+            ),
+        ):
+            assert "CONSENT_MISSING" == (await failure(again))[0]
+        assert not emulator.voices.custom
+        made = await other.PrepareCall(call(speech, "conv_2", consent="form 2"), timeout=10)
+        assert 1 == (await withdrawn(other)).voices_deleted
+        # Said by whoever keeps the records, the same form counts.
+        await given(one, "form 1")
+        anew = await one.CloneVoice(clone(speech), timeout=10)
+
+    assert ("form 2", "form 1") == (made.voice.consent, anew.voice.consent)
+    assert [anew.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+
+
+async def test_withdrawn_by_a_number(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A number alone withdraws for everybody who called from it, and gives only where it means one."""
+    async with cloning() as cloner:
+        assert 1 == len((await given(cloner, "form 1", caller=NUMBER)).consents)
+        await cloner.CloneVoice(clone(speech), timeout=10)
+        await given(cloner, "form 2", caller=NUMBER)
+        one = await get(cloner, caller=IVAN)
+        await cloner.CloneVoice(clone(speech, caller=MARIA), timeout=10)
+        several = await failure(
+            cloner.SetConsent(pb.SetConsentRequest(caller=NUMBER, consent="form 3"), timeout=10)
+        )
+        answer = await withdrawn(cloner, caller=NUMBER)
+        for caller in (IVAN, MARIA, NUMBER):
+            again = cloner.CloneVoice(clone(speech, caller=caller), timeout=10)
+            assert "CONSENT_MISSING" == (await failure(again))[0]
+
+    assert ("form 2", ("FIELD_INVALID", ["caller.name"])) == (one.consent, several)
+    assert (2, 0) == (answer.voices_deleted, answer.voices_pending)
+    assert not emulator.voices.custom
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same process", "another process"])
+async def test_withdrawn_while_the_voice_is_made(
+    cloning, emulator: Emulator, speech: bytes, eventually, elsewhere: bool
+) -> None:
+    """The voice is nobody's, is deleted as soon as it is there, and whoever waits is told."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning() as one, cloning() as other:
+        asking = asyncio.ensure_future(one.PrepareCall(call(speech), timeout=20))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        await withdrawn(other if elsewhere else one)
+        failed = await get(other, caller=IVAN)
+        emulator.faults.release()
+        assert "CONSENT_MISSING" == (await failure(asking))[0]
+        await eventually(lambda: not emulator.voices.custom)
+
+    assert (pb.VOICE_STATE_FAILED, error_reason_pb2.ERROR_REASON_CONSENT_MISSING) == (
+        failed.state,
+        failed.failure_reason,
+    )
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+async def test_withdrawn_at_the_same_time(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """However a withdrawal and deliveries meet, no voice is left."""
+    async with cloning() as one, cloning() as other:
+        for n in range(5):
+            caller = pb.Caller(name="Ivan", phone_number=f"+3161234000{n}")
+            await asyncio.gather(
+                *(
+                    cloner.PrepareCall(call(speech, f"conv_{n}_{m}", caller=caller), timeout=20)
+                    for m, cloner in enumerate((one, other))
+                ),
+                withdrawn(other, caller=caller),
+                return_exceptions=True,
+            )
+            await withdrawn(one, caller=caller)
+        await eventually(lambda: not emulator.voices.custom)
+
+
+async def test_withdrawn_while_elevenlabs_is_down(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """What is not deleted at once is used no more, is told as pending, and goes later."""
+    async with cloning(provider_attempts=1) as cloner:
+        await cloner.CloneVoice(clone(speech, request_id="one"), timeout=10)
+        emulator.faults.set(Fault(method="DELETE", path="/v1/voices/{voice_id}", error="service_unavailable"))
+        answer = await withdrawn(cloner)
+        again = await failure(cloner.CloneVoice(clone(speech, request_id="one"), timeout=10))
+        await eventually(lambda: not emulator.voices.custom)
+
+    assert (0, 1, "NOT_FOUND") == (answer.voices_deleted, answer.voices_pending, again[0])
+
+
+async def test_forgotten(cloning, database: str, speech: bytes) -> None:
+    """Of a caller who is forgotten no consent is left, nor of one of whom there was nothing else."""
+    async with cloning() as cloner:
+        await cloner.CloneVoice(clone(speech, "form 1"), timeout=10)
+        await given(cloner, "form 2", caller=MARIA)
+        assert 2 == len(await rows(database, "SELECT * FROM consents"))
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=MARIA), timeout=10)
+        assert 1 == len(await rows(database, "SELECT * FROM consents"))
+        voice = await get(cloner, caller=IVAN)
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(voice_id=voice.voice_id), timeout=10)
+
+    assert [] == await rows(database, "SELECT * FROM consents")
+
+
+async def test_nothing_private_is_stored(cloning, database: str) -> None:
+    """A consent stands there with its reference, and with whose it is as hashes alone."""
+    async with cloning() as cloner:
+        await given(cloner, "form 1")
+
+    text = repr(await rows(database, "SELECT * FROM consents"))
+    assert "form 1" in text
+    assert not any(part in text for part in ("Ivan", "612345678", "11.12.2007"))
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "fields"),
+    [
+        ({}, ["consent", "voice_id"]),
+        ({"consent": "x"}, ["voice_id"]),
+        ({"consent": "a\nb", "voice_id": "a b"}, ["consent", "voice_id"]),
+        ({"consent": "x" * 201, "caller": IVAN, "voice_id": "v"}, ["consent", "voice_id"]),
+        ({"consent": " ", "caller": pb.Caller(name="Ivan")}, ["consent", "caller.phone_number"]),
+        ({"withdrawn": True, "caller": pb.Caller(phone_number="anonymous")}, ["caller.phone_number"]),
+    ],
+    ids=str,
+)
+async def test_fields(cloning, request_fields: dict[str, Any], fields: list[str]) -> None:
+    """All that is wrong is told at once."""
+    async with cloning() as cloner:
+        answer = cloner.SetConsent(pb.SetConsentRequest(**request_fields), timeout=10)
+        assert ("FIELD_INVALID", fields) == await failure(answer)
+        unknown = cloner.SetConsent(pb.SetConsentRequest(voice_id="nowhere", withdrawn=True), timeout=10)
+        assert "NOT_FOUND" == (await failure(unknown))[0]

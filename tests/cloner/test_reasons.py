@@ -1,0 +1,272 @@
+"""Every reason, of every call: promised by the contract, and given when its cause is there."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from google.rpc import error_details_pb2
+from precall.v1 import cloning_pb2 as pb
+from precall.v1.error_reason_pb2 import ErrorReason
+
+from cloner.rpc.status import TABLE
+from emulator import Emulator, Fault
+from tests.cloner.promises import EVERY, PROMISED
+from tests.cloner.test_door import detail, reason
+from tests.cloner.test_looking import IVAN
+
+PROTO = Path(__file__).parents[2] / "proto" / "precall" / "v1"
+CONTRACT = (PROTO / "cloning.proto").read_text()
+CREATE, AGENT = "/v1/voices/add", "/v1/convai/agents/{agent_id}"
+SERVICE = pb.DESCRIPTOR.services_by_name["CloningService"]
+METHODS = tuple(method.name for method in SERVICE.methods)
+# What only HTTP gives, or nobody as a failure.
+ELSEWHERE = {
+    "UNSPECIFIED", "SIGNATURE_MISSING", "SIGNATURE_MALFORMED", "SIGNATURE_MISMATCH", "SIGNATURE_EXPIRED",
+    "UNSUPPORTED_MEDIA_TYPE", "VOICE_NOT_ACTIVATED",
+}  # fmt: skip
+# What is no call of ours.
+UNKNOWN = {"METHOD_NOT_ALLOWED"}
+CODES = {
+    name: code
+    for code, name in re.findall(
+        r"gRPC (\w+)\.\n  ERROR_REASON_(\w+) =", (PROTO / "error_reason.proto").read_text()
+    )
+}
+WAITS = {
+    "RATE_LIMITED",
+    "PROVIDER_BUSY",
+    "PROVIDER_UNAVAILABLE",
+    "REGISTRY_UNAVAILABLE",
+    "VOICE_MONTHLY_LIMIT",
+}
+
+
+def comment(name: str) -> str:
+    """The comment of a call, in one line."""
+    found = re.search(rf"((?:  //.*\n)+)  rpc {name}\(", CONTRACT)
+    assert found
+    return " ".join(line.strip().removeprefix("//").strip() for line in found[1].splitlines())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_comments_promise(method: str) -> None:
+    """Each comment lists the reasons, and says what a repetition does and what a deadline leaves."""
+    text = comment(method)
+    listed = re.search(r"Reasons: ([A-Z_, ]+)\.", text)
+
+    assert PROMISED[method] == set(listed[1].split(", ") if listed else ())
+    assert text.startswith(f"{method} ")
+    assert re.search(r"may be repeated|[Rr]epeated under", text)
+    assert "deadline" in text
+
+
+def test_promise_of_every_call() -> None:
+    """What any call can fail for is listed once, for all."""
+    text = CONTRACT.partition("Any call can also fail for these:")[2].partition(". A method")[0]
+
+    assert EVERY == set(re.findall(r"[A-Z]+(?:_[A-Z]+)*", text))
+
+
+def test_every_reason_is_promised() -> None:
+    """No reason is left that no call promises, and none is promised that there is not."""
+    every = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()}  # noqa: SIM118 - no mapping, though it has keys
+    promised = EVERY | UNKNOWN | frozenset.union(*map(frozenset, PROMISED.values()))
+
+    assert every - ELSEWHERE == promised
+    assert set(METHODS) == set(PROMISED)
+
+
+def test_every_failure_is_promised() -> None:
+    """Whatever the server translates ends in a reason that some call promises."""
+    promised = EVERY | UNKNOWN | frozenset.union(*map(frozenset, PROMISED.values()))
+
+    assert promised >= {ErrorReason.Name(code).removeprefix("ERROR_REASON_") for code, _ in TABLE.values()}
+
+
+# How each reason comes about: settings, a fault of ElevenLabs', what the sample is made of, seconds to wait.
+MADE: dict[str, dict[str, Any]] = {
+    "SAMPLE_TOO_LARGE": {"sample": lambda _: bytes(10 * 1_048_576 + 1)},
+    "SAMPLE_TOO_SHORT": {"sample": lambda silence: silence(2.0)},
+    "SAMPLE_TOO_LONG": {"settings": {"voice_clone_max_duration": 4.0}},
+    "SAMPLE_SILENT": {"sample": lambda silence: silence(4.0)},
+    "SAMPLE_RATE_TOO_LOW": {"sample": lambda silence: silence(4.0, 8_000)},
+    "SAMPLE_UNREADABLE": {"sample": lambda _: b"<html>" * 100},
+    "SAMPLE_REJECTED": {"fault": {"error": "invalid_content"}},
+    "VOICE_NEEDS_VERIFICATION": {"fault": {"requires_verification": True}},
+    "CONSENT_MISSING": {"settings": {"require_consent": True}},
+    "PROVIDER_UNAUTHORIZED": {"fault": {"error": "invalid_api_key"}},
+    "PROVIDER_PLAN_LIMIT": {"fault": {"error": "quota_exceeded"}},
+    "VOICE_SLOTS_EXHAUSTED": {"fault": {"error": "voice_limit_reached"}},
+    "VOICE_MONTHLY_LIMIT": {"fault": {"error": "voice_add_edit_limit_reached"}},
+    "PROVIDER_PROTOCOL": {"fault": {"status": 200, "body": "?"}},
+    "PROVIDER_BUSY": {"fault": {"error": "system_busy"}},
+    "PROVIDER_UNAVAILABLE": {"fault": {"error": "service_unavailable"}},
+    "PROVIDER_TIMEOUT": {"fault": {"hold": "before"}, "seconds": 2.0},
+}
+
+
+def request(method: str, sample: bytes = b"", **changes: Any) -> Any:
+    """A request that is well."""
+    voice = {"caller": IVAN, "sample": sample}
+    fields: dict[str, dict[str, Any]] = {
+        "PrepareCall": {"agent_id": "agent_demo", "conversation_id": "conv_1", **voice},
+        "OpenCall": {"agent_id": "agent_demo", "conversation_id": "conv_1"},
+        "CompleteCall": {"conversation_id": "conv_1"},
+        "GetCall": {"call_id": "call_1"},
+        "CloneVoice": voice,
+        "ReplaceVoice": voice,
+        "GetVoice": {"voice_id": "voice_1"},
+        "WatchVoice": {"voice_id": "voice_1"},
+        "DeleteVoice": {"voice_id": "voice_1"},
+        "ForgetCaller": {"caller": IVAN},
+        "SetConsent": {"voice_id": "voice_1", "consent": "form 1"},
+    }
+    return getattr(pb, f"{method}Request")(**{**fields.get(method, {}), **changes})
+
+
+async def failed(cloner: Any, method: str, asked: Any, seconds: float = 15) -> grpc.aio.AioRpcError:
+    """How a call fails that must."""
+    answer = getattr(cloner, method)(asked, timeout=seconds)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (answer.read() if method == "WatchVoice" else answer)
+    return caught.value
+
+
+def check(failure: grpc.aio.AioRpcError, expected: str) -> None:
+    """The reason, the code that goes with it, and when to come again where that helps."""
+    told, code = reason(failure)
+    assert (expected, CODES[expected]) == (told, code.name)
+    if expected in WAITS:
+        assert detail(failure, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() >= 1_000
+
+
+@pytest.mark.parametrize("method", ["PrepareCall", "CloneVoice", "ReplaceVoice"])
+@pytest.mark.parametrize("expected", MADE)
+async def test_making(
+    cloning,
+    sqlite: str,
+    emulator: Emulator,
+    speech: bytes,
+    silence: Callable[..., bytes],
+    method: str,
+    expected: str,
+) -> None:
+    """Whatever keeps a voice from being made."""
+    way = MADE[expected]
+    if fault := way.get("fault"):
+        emulator.faults.set(Fault(method="POST", path=CREATE, times=None, **fault))
+    sample = way["sample"](silence) if "sample" in way else speech
+    settings = {"provider_attempts": 1, **way.get("settings", {})}
+    async with cloning(database_url=sqlite, **settings) as cloner:
+        failure = await failed(cloner, method, request(method, sample), way.get("seconds", 15))
+        emulator.faults.clear()
+        emulator.faults.release()
+
+    check(failure, expected)
+
+
+@pytest.mark.parametrize(
+    ("expected", "fault"),
+    [
+        ("AGENT_NOT_FOUND", {"method": "GET", "error": "agent_not_found"}),
+        ("AGENT_REJECTED", {"method": "PATCH", "status": 400, "body": {"detail": "no"}}),
+        ("CONVERSATION_MISMATCH", None),
+        ("SAMPLE_REQUIRED", None),
+    ],
+)
+async def test_of_a_call(
+    cloning, sqlite: str, emulator: Emulator, speech: bytes, expected: str, fault: Any
+) -> None:
+    """Whatever keeps a call from being prepared beside its voice."""
+    if fault is not None:
+        emulator.faults.set(Fault(path=AGENT, times=None, **fault))
+    sample = b"" if expected == "SAMPLE_REQUIRED" else speech
+    async with cloning(database_url=sqlite, provider_attempts=1) as cloner:
+        if expected == "CONVERSATION_MISMATCH":
+            await cloner.PrepareCall(
+                request("PrepareCall", speech, caller=pb.Caller(name="Maria")), timeout=10
+            )
+        failure = await failed(cloner, "PrepareCall", request("PrepareCall", sample))
+
+    check(failure, expected)
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "PrepareCall": {"agent_id": ""}, "OpenCall": {"agent_id": ""}, "CompleteCall": {"agent_id": "\0"},
+    "GetCall": {"call_id": ""}, "ListCalls": {"page_size": -1}, "CloneVoice": {"sample": b""},
+    "ReplaceVoice": {"sample": b""}, "GetVoice": {"voice_id": ""}, "WatchVoice": {"voice_id": ""},
+    "DeleteVoice": {"voice_id": ""}, "ListVoices": {"page_token": "x"}, "ForgetCaller": {"voice_id": "x"},
+    "SetConsent": {"consent": ""},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if "FIELD_INVALID" in PROMISED[name]])
+async def test_wrong_field(cloning, sqlite: str, speech: bytes, method: str) -> None:
+    """What is wrong is named."""
+    asked = request(method, **{"sample": speech} if "sample" in str(WRONG[method]) else {})
+    for field, value in WRONG[method].items():
+        asked.ClearField(field)
+        if value:
+            setattr(asked, field, value)
+    async with cloning(database_url=sqlite) as cloner:
+        failure = await failed(cloner, method, asked)
+
+    check(failure, "FIELD_INVALID")
+    assert detail(failure, error_details_pb2.BadRequest).field_violations
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if "NOT_FOUND" in PROMISED[name]])
+async def test_not_found(cloning, sqlite: str, speech: bytes, method: str) -> None:
+    """What there is not, or not any more."""
+    asked = (
+        request(method, speech) if method.endswith("eVoice") and "Delete" not in method else request(method)
+    )
+    async with cloning(database_url=sqlite) as cloner:
+        if method in ("CloneVoice", "ReplaceVoice"):
+            asked.request_id = "one"
+            await getattr(cloner, method)(asked, timeout=10)
+            await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+        failure = await failed(cloner, method, asked)
+
+    check(failure, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if "REGISTRY_UNAVAILABLE" in PROMISED[name]])
+async def test_registry_that_is_gone(cloning, sqlite: str, speech: bytes, method: str) -> None:
+    """Nothing can be known or done."""
+    with_sample = method in ("PrepareCall", "CloneVoice", "ReplaceVoice")
+    async with cloning(database_url=sqlite) as cloner:
+        Path(sqlite.removeprefix("sqlite:///")).unlink()
+        failure = await failed(cloner, method, request(method, *([speech] if with_sample else [])))
+
+    check(failure, "REGISTRY_UNAVAILABLE")
+
+
+async def test_short_deadlines(cloning, request: pytest.FixtureRequest, speech: bytes) -> None:
+    """Whoever gave the registry next to no time hears that it is the deadline's fault, whatever was asked."""
+    databases = request.getfixturevalue("databases")
+    url = databases.take()
+    methods = [name for name in METHODS if "DEADLINE_TOO_SHORT" in PROMISED[name]]
+    tables = "voices, calls, agents, deployment, requests, consents, processes"
+    async with cloning(database_url=url) as cloner:
+        with await asyncio.to_thread(psycopg.connect, url) as frozen:
+            frozen.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+            failures = {
+                method: await failed(cloner, method, _asked(method, speech), 0.6) for method in methods
+            }
+            frozen.rollback()
+    databases.give_back(url)
+
+    assert 14 == len(failures)
+    for failure in failures.values():
+        check(failure, "DEADLINE_TOO_SHORT")
+
+
+def _asked(method: str, speech: bytes) -> Any:
+    with_sample = method in ("PrepareCall", "CloneVoice", "ReplaceVoice")
+    return request(method, *([speech] if with_sample else []))

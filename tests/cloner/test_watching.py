@@ -1,0 +1,329 @@
+"""A voice that somebody watches: what is told of it, how often the registry is asked, and how streams end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from precall.v1 import cloning_pb2 as pb
+from precall.v1 import error_reason_pb2
+from precall.v1.cloning_pb2_grpc import CloningServiceStub
+
+from emulator import Emulator, Fault
+from environment import Secret
+from tests.cloner.test_door import detail, reason
+from tests.cloner.test_looking import IVAN, call, failure
+from tests.cloner.test_process import API_KEY, process, ready
+
+CREATE = "/v1/voices/add"
+SPAN = "precall.v1.CloningService/WatchVoice"
+
+
+def watch(cloner: Any, seconds: float = 20, **which: Any) -> Any:
+    """A stream about Ivan's voice, or another."""
+    return cloner.WatchVoice(pb.WatchVoiceRequest(**(which or {"caller": IVAN})), timeout=seconds)
+
+
+def clone(sample: bytes, **changes: Any) -> pb.CloneVoiceRequest:
+    """A request for Ivan's voice ahead of time."""
+    return pb.CloneVoiceRequest(**{"caller": IVAN, "sample": sample, **changes})
+
+
+async def state(stream: Any) -> str:
+    """The state that the stream tells next."""
+    answer = await asyncio.wait_for(stream.read(), 15)
+    assert answer is not grpc.aio.EOF
+    return pb.VoiceState.Name(answer.voice.state).removeprefix("VOICE_STATE_")
+
+
+async def voices(stream: Any) -> list[pb.Voice]:
+    """What the stream tells until it ends, which must be well."""
+    told = []
+    while (answer := await stream.read()) is not grpc.aio.EOF:
+        told.append(answer.voice)
+    assert grpc.StatusCode.OK == await stream.code()
+    return told
+
+
+async def rest(stream: Any) -> list[str]:
+    """The states that the stream tells until it ends, which must be well."""
+    return [pb.VoiceState.Name(voice.state) for voice in await voices(stream)]
+
+
+async def failed(stream: Any) -> grpc.aio.AioRpcError:
+    """How a stream fails that must."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    return caught.value
+
+
+async def test_whole_life(cloning, emulator: Emulator, speech: bytes, asked) -> None:
+    """From before the voice is begun, at another process, until it is gone."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning() as one, cloning() as other:
+        streams = [watch(one), watch(other)]
+        await asyncio.sleep(0.2)
+        asking = asyncio.ensure_future(one.CloneVoice(clone(speech), timeout=20))
+        assert ["CREATING"] * 2 == [await state(stream) for stream in streams]
+        emulator.faults.release()
+        made = (await asking).voice
+        told = [await stream.read() for stream in streams]
+        assert [(pb.VOICE_STATE_READY, made.voice_id)] * 2 == [
+            (answer.voice.state, answer.voice.voice_id) for answer in told
+        ]
+        before = len(asked())
+        by_id = watch(other, voice_id=made.voice_id)
+        assert "READY" == await state(by_id)
+        await asyncio.sleep(1.2)
+        assert before == len(asked())
+        await other.DeleteVoice(pb.DeleteVoiceRequest(voice_id=made.voice_id), timeout=10)
+        assert [["VOICE_STATE_GONE"]] * 3 == [await rest(stream) for stream in (*streams, by_id)]
+        # What is gone is told, and there is nothing to wait for.
+        assert ["VOICE_STATE_GONE"] == await rest(watch(other, voice_id=made.voice_id))
+
+
+async def test_failed(cloning, emulator: Emulator, speech: bytes) -> None:
+    """The stream ends with the reason; one that begins later waits for the next voice."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", error="invalid_content"))
+    async with cloning() as cloner:
+        stream = watch(cloner)
+        asking = asyncio.ensure_future(cloner.CloneVoice(clone(speech), timeout=20))
+        assert "CREATING" == await state(stream)
+        emulator.faults.release()
+        answers = await voices(stream)
+        assert "SAMPLE_REJECTED" == (await failure(asking))[0]
+        later = watch(cloner)
+        assert "FAILED" == await state(later)
+        asking = asyncio.ensure_future(cloner.CloneVoice(clone(speech), timeout=20))
+        while (told := await state(later)) == "CREATING":
+            pass
+        await asking
+
+    assert [(pb.VOICE_STATE_FAILED, error_reason_pb2.ERROR_REASON_SAMPLE_REJECTED)] == [
+        (voice.state, voice.failure_reason) for voice in answers
+    ]
+    assert "READY" == told
+
+
+async def test_create_that_is_tried_again(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A lost answer is no failure while it is made out, and another voice is made."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, drop="before"))
+    async with cloning() as cloner:
+        stream = watch(cloner)
+        await cloner.CloneVoice(clone(speech), timeout=20)
+        told = set()
+        while "READY" not in told:
+            told.add(await state(stream))
+        stream.cancel()
+
+    assert {"CREATING", "READY"} >= told
+
+
+async def test_replaced(cloning, speech: bytes) -> None:
+    """Of a caller the new voice is told, of the old voice that it is gone."""
+    async with cloning() as cloner:
+        old = (await cloner.CloneVoice(clone(speech), timeout=10)).voice
+        of_caller, of_voice = watch(cloner), watch(cloner, voice_id=old.voice_id)
+        assert ["READY", "READY"] == [await state(of_caller), await state(of_voice)]
+        request = pb.ReplaceVoiceRequest(caller=IVAN, sample=speech)
+        new = (await cloner.ReplaceVoice(request, timeout=10)).voice
+        told = (await of_caller.read()).voice
+        gone = await voices(of_voice)
+        of_caller.cancel()
+
+    assert (new.voice_id, pb.VOICE_STATE_READY) == (told.voice_id, told.state)
+    assert [(old.voice_id, pb.GONE_CAUSE_REPLACED)] == [(voice.voice_id, voice.gone_cause) for voice in gone]
+
+
+async def test_forgotten(cloning, speech: bytes) -> None:
+    """Of a caller who is forgotten it is told that the voice is gone, and nothing more of the caller."""
+    async with cloning() as cloner:
+        made = await cloner.CloneVoice(clone(speech, consent="form 1", client_reference="x"), timeout=10)
+        streams = [watch(cloner), watch(cloner, voice_id=made.voice.voice_id)]
+        assert ["READY", "READY"] == [await state(stream) for stream in streams]
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+        ends = [await voices(stream) for stream in streams]
+
+    assert [[(pb.VOICE_STATE_GONE, pb.GONE_CAUSE_FORGOTTEN, "", "")]] * 2 == [
+        [(voice.state, voice.gone_cause, voice.consent, voice.client_reference) for voice in end]
+        for end in ends
+    ]
+
+
+async def test_unknown(cloning) -> None:
+    """A voice that was never ours is not watched."""
+    async with cloning() as cloner:
+        answer = await failed(watch(cloner, voice_id="nowhere"))
+
+    assert ("NOT_FOUND", grpc.StatusCode.NOT_FOUND) == reason(answer)
+
+
+async def test_time_is_up(cloning, speech: bytes) -> None:
+    """A stream ends well before its deadline, and where it had none, when it has lasted long enough."""
+    async with cloning(watch_seconds=1.0) as cloner:
+        assert [] == await rest(watch(cloner, 0.8))
+        await cloner.CloneVoice(clone(speech), timeout=10)
+        began = asyncio.get_running_loop().time()
+        stream = cloner.WatchVoice(pb.WatchVoiceRequest(caller=IVAN))
+        assert ["VOICE_STATE_READY"] == await rest(stream)
+        assert asyncio.get_running_loop().time() - began < 10
+
+
+async def test_too_many(cloning) -> None:
+    """One more than there may be is refused, and told to come again; other calls are served."""
+    async with cloning(watch_max=2) as cloner:
+        streams = [watch(cloner) for _ in range(2)]
+        await asyncio.sleep(0.3)
+        refused = await failed(watch(cloner))
+        assert [] == list((await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices)
+        streams[0].cancel()
+        await asyncio.sleep(0.3)
+        assert [] == await rest(watch(cloner, 0.8))
+        streams[1].cancel()
+
+    assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
+    assert 1 == detail(refused, error_details_pb2.RetryInfo).retry_delay.seconds
+
+
+async def test_registry_that_goes(cloning, sqlite: str) -> None:
+    """A stream about which nothing can be known any more ends with that reason."""
+    async with cloning(database_url=sqlite) as cloner:
+        stream = watch(cloner)
+        await asyncio.sleep(0.3)
+        Path(sqlite.removeprefix("sqlite:///")).unlink()
+        ended = await failed(stream)
+
+    assert ("REGISTRY_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE) == reason(ended)
+    assert 1 == detail(ended, error_details_pb2.RetryInfo).retry_delay.seconds
+
+
+async def test_strangers(cloning) -> None:
+    """Without the token nothing is told."""
+    async with cloning(cloner_token=(Secret("token-of-the-cloner-in-tests"),)) as cloner:
+        refused = await failed(watch(cloner))
+
+    assert ("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED) == reason(refused)
+
+
+@asynccontextmanager
+async def running(emulator_url: str, **settings: str) -> AsyncIterator[Any]:
+    """A cloner in a process of its own, and a client of it."""
+    async with (
+        process(
+            ELEVENLABS_API_KEY=API_KEY, ELEVENLABS_BASE_URL=emulator_url, CLONER_PORT="0",
+            DRAIN_SECONDS="0.2", **settings,
+        ) as started,
+        grpc.aio.insecure_channel(await ready(started)) as channel,
+    ):  # fmt: skip
+        yield started, CloningServiceStub(channel)
+
+
+@pytest.mark.timeout(120)
+async def test_drain(emulator_url: str) -> None:
+    """A process that stops ends its streams at once, with a reason and a time to come again."""
+    async with running(emulator_url, SHUTDOWN_GRACE_SECONDS="60") as (started, cloner):
+        streams = [watch(cloner, 100) for _ in range(3)]
+        await asyncio.sleep(0.5)
+        started.terminate()
+        ends = [await failed(stream) for stream in streams]
+        await asyncio.wait_for(started.wait(), 20)
+
+    assert {("CLONER_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)} == {reason(ended) for ended in ends}
+    assert {1} == {detail(ended, error_details_pb2.RetryInfo).retry_delay.seconds for ended in ends}
+    assert 0 == started.returncode
+
+
+async def test_one_question_for_all(database: str) -> None:
+    """However many watch, the registry is asked once in half a second; when nobody does, not at all."""
+    from cloner.registry import views
+    from cloner.registry.opening import opened
+
+    class Counting:
+        """A registry that counts what it is asked."""
+
+        def __init__(self, store: Any) -> None:
+            self._store = store
+            self.asked = 0
+
+        async def read(self, work: Any, *args: Any, **named: Any) -> Any:
+            self.asked += work is views.watched
+            return await self._store.read(work, *args, **named)
+
+    from cloner.voices.callers import Caller, Identities
+    from cloner.voices.looking import Looking
+
+    async with opened(database, name="tested", now=1.0) as store:
+        counting = Counting(store)
+        identities = Identities(b"key", "caller")
+        looking = Looking(counting, identities, keep_seconds=None, call_seconds=60.0, now=lambda: 2.0)
+        until = asyncio.get_running_loop().time() + 2.2
+
+        async def tell(_voice: Any) -> None:
+            raise AssertionError
+
+        await asyncio.gather(
+            *(
+                looking.follow(Caller(phone_number=f"+316123400{n:02}"), "", tell, until=until)
+                for n in range(50)
+            )
+        )
+        asked = counting.asked
+        await asyncio.sleep(1.2)
+        assert counting.asked <= asked + 1
+        await looking.close()
+
+    assert 2 <= asked <= 5
+
+
+async def test_trace(cloning, spans) -> None:
+    """A stream has one span in its caller's trace, which ends with it."""
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with cloning() as cloner:
+        request = pb.WatchVoiceRequest(caller=IVAN)
+        stream = cloner.WatchVoice(request, timeout=0.6, metadata=(("traceparent", parent),))
+        assert [] == await rest(stream)
+        (span,) = await spans.wait(SPAN)
+
+    assert (0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331) == (
+        span.context.trace_id,
+        span.parent.span_id,
+    )
+    assert ("OK", "success") == (
+        span.attributes["rpc.response.status_code"],
+        span.attributes["precall.outcome"],
+    )
+
+
+async def test_work_that_outlives_its_request(cloning, emulator: Emulator, spans, speech: bytes) -> None:
+    """What is done for a request that was answered has a trace of its own, which links to the request's."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning() as cloner:
+        assert "PROVIDER_TIMEOUT" == (await failure(cloner.PrepareCall(call(speech), timeout=3)))[0]
+        (server,) = await spans.wait("precall.v1.CloningService/PrepareCall")
+        emulator.faults.release()
+        (late,) = await spans.wait("finish clone")
+
+    assert [server.context.span_id] == [link.context.span_id for link in late.links]
+    assert (None, True) == (late.parent, late.context.trace_id != server.context.trace_id)
+    (voice,) = emulator.voices.custom
+    assert voice.voice_id == late.attributes["precall.voice.id"]
+
+
+async def test_retry_that_outlives_its_request(cloning, emulator: Emulator, spans, speech: bytes) -> None:
+    """Requests to ElevenLabs that come after the answer are in the trace that links to it."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", drop="before"))
+    async with cloning() as cloner:
+        await failure(cloner.PrepareCall(call(speech), timeout=3))
+        (server,) = await spans.wait("precall.v1.CloningService/PrepareCall")
+        emulator.faults.release()
+        await emulator.requests.wait(2, path=CREATE, stage="finished")
+        await spans.wait("finish clone", 2)
+        again = (await spans.wait(f"POST {CREATE}", 2))[-1]
+
+    late = spans.finished("finish clone")
+    assert {server.context.span_id} == {link.context.span_id for span in late for link in span.links}
+    assert again.parent.span_id in {span.context.span_id for span in late}
