@@ -6,10 +6,10 @@ from benchmarks.growth import in_database, multiply
 from demo.processes import ProcessFailed
 
 
-def test_copied(database: str) -> None:
+def test_copied(empty_database: str) -> None:
     """What differs in every row differs in the copies, and fits together; all else is as it was."""
-    sqlite = database.startswith("sqlite")
-    with in_database(database) as run:
+    sqlite = empty_database.startswith("sqlite")
+    with in_database(empty_database) as run:
         run(
             "CREATE TABLE voices (marker TEXT PRIMARY KEY, state TEXT, made DOUBLE PRECISION UNIQUE, tries BIGINT)"
         )
@@ -30,10 +30,10 @@ def test_copied(database: str) -> None:
         assert [(1,)] == run("SELECT count(*) FROM deployment")
 
 
-def test_nothing_copied(database: str) -> None:
+def test_nothing_copied(empty_database: str) -> None:
     """A registry without a row for each voice is not taken for a large one."""
-    with in_database(database) as run:
+    with in_database(empty_database) as run:
         run("CREATE TABLE voices (marker TEXT PRIMARY KEY)")
 
         with pytest.raises(ProcessFailed):
-            multiply(run, 1_000, sqlite=database.startswith("sqlite"))
+            multiply(run, 1_000, sqlite=empty_database.startswith("sqlite"))

@@ -253,7 +253,7 @@ async def test_ids_are_checked_before_they_are_part_of_a_path(
 
 
 @pytest.mark.parametrize(
-    "greeting", ["Hi\0there", "Hi \ud83d", "x" * 20_000, 7, ["Hi"], {"text": "Hi"}], ids=lambda g: repr(g)[:20]
+    "greeting", ["Hi\0there", "Hi \ud83d", "x" * 70_000, 7, ["Hi"], {"text": "Hi"}], ids=lambda g: repr(g)[:20]
 )  # fmt: skip
 def test_greetings_that_cannot_be_kept(greeting: Any) -> None:
     """An agent whose greeting could not be given back is known for what may be overridden, and no more."""

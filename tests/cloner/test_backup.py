@@ -617,7 +617,7 @@ async def test_back_up_of_an_older_release(empty_database: str) -> None:
         empty_database, "SELECT voice_id, state, greeting_name, consent, consent_at FROM voices"
     )
     assert [("customer 7", "request_1", "form 17")] == await values(
-        database, "SELECT client_reference, key, reference FROM voices, requests, consents"
+        empty_database, "SELECT client_reference, key, reference FROM voices, requests, consents"
     )
     assert [("agent_1", "voice_0", 3)] == await values(
         empty_database, "SELECT agent_id, before_voice_id, turn FROM agents"

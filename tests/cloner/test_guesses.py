@@ -307,7 +307,7 @@ async def test_unreadable_create_that_made_a_voice(cloning, emulator: Emulator, 
     assert 1 == len(emulator.requests.matching(path=CREATE))
 
 
-@pytest.mark.parametrize("greeting", ["Hello\0there", "x" * 50_000])
+@pytest.mark.parametrize("greeting", ["Hello\0there", "x" * 70_000])
 async def test_greeting_that_cannot_be_kept(
     cloning, emulator: Emulator, speech: bytes, greeting: str
 ) -> None:

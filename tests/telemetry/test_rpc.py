@@ -7,7 +7,7 @@ import grpc
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 from precall.v1 import cloning_pb2 as pb
-from precall.v1.cloning_pb2_grpc import CloningServiceServicer
+from precall.v1.cloning_pb2_grpc import CloningServiceServicer, CloningServiceStub
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server as add
 from precall_client import Precall, PrecallError, connect
 
@@ -56,7 +56,7 @@ async def succeed(_request, _context):
 
 async def abort(_request, context):
     """Aborts for a reason of the server's."""
-    await context.abort(grpc.StatusCode.UNAVAILABLE, "told to")
+    await context.abort(grpc.StatusCode.DATA_LOSS, "told to")
 
 
 async def abort_for_the_caller(_request, context):
@@ -79,7 +79,7 @@ async def fail(_request, _context):
     ("behavior", "code", "server_failed"),
     [
         (succeed, "OK", False),
-        (abort, "UNAVAILABLE", True),
+        (abort, "DATA_LOSS", True),
         (abort_for_the_caller, "NOT_FOUND", False),
         (set_code, "FAILED_PRECONDITION", False),
         (fail, "UNKNOWN", True),
@@ -178,7 +178,8 @@ async def break_down(_request, _context):
 )
 async def test_stream(serving, spans, behavior: Behavior, answers: int, code: str, failed: bool) -> None:
     """A stream has one span in its caller's trace, which ends with it and tells its true status."""
-    async with serving(behavior) as stub:
+    async with serving(behavior) as precall:
+        stub = CloningServiceStub(precall.channel)
         call = stub.WatchVoice(pb.WatchVoiceRequest(), timeout=5, metadata=(("traceparent", PARENT),))
         assert all([await call.read() is not grpc.aio.EOF for _ in range(answers)])
         assert code == (await call.code()).name
@@ -202,8 +203,8 @@ async def test_stream_that_is_given_up(serving, spans) -> None:
         await context.write(pb.WatchVoiceResponse())
         await asyncio.Event().wait()
 
-    async with serving(wait) as stub:
-        call = stub.WatchVoice(pb.WatchVoiceRequest(), timeout=30)
+    async with serving(wait) as precall:
+        call = CloningServiceStub(precall.channel).WatchVoice(pb.WatchVoiceRequest(), timeout=30)
         await call.read()
         call.cancel()
         (span,) = await spans.wait(WATCH)
