@@ -1,9 +1,9 @@
 """What the cloner remembers: voices, calls and agents, in SQLite or Postgres.
 
-The only place that speaks SQL. A transaction is a plain function in one of the modules `voices`, `consents`, `views`,
-`calls`, `agents`, `requests` and `deployment`; a Store carries it out and answers once it is committed, so a
-process may be killed between any two of them. Times are Unix seconds, in UTC, and come in as
-arguments.
+The only place that speaks SQL. A transaction is a plain function in one of the modules `voices`,
+`consents`, `calls`, `agents`, `requests`, `views` and `deployment`; a Store carries it out and answers
+once it is committed, so a process may be killed between any two of them. Times are Unix seconds, in UTC,
+and come in as arguments.
 """
 
 from cloner.registry import (
