@@ -1,12 +1,23 @@
 """What the cloner remembers: voices, calls and agents, in SQLite or Postgres.
 
 The only place that speaks SQL. A transaction is a plain function in one of the modules `voices`,
-`calls`, `agents`, `requests` and `deployment`; a Store carries it out and answers once it is committed, so a
-process may be killed between any two of them. Times are Unix seconds, in UTC, and come in as
-arguments.
+`consents`, `calls`, `agents`, `requests`, `views` and `deployment`; a Store carries it out and answers
+once it is committed, so a process may be killed between any two of them. Times are Unix seconds, in UTC,
+and come in as arguments.
 """
 
-from cloner.registry import agents, calls, consents, deployment, due, processes, requests, views, voices
+from cloner.registry import (
+    agents,
+    calls,
+    consents,
+    deployment,
+    due,
+    processes,
+    requests,
+    views,
+    voice_consents,
+    voices,
+)
 from cloner.registry.agents import AgentRow, Given
 from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.consents import Consent, ConsentWithdrawn
@@ -55,5 +66,6 @@ __all__ = [
     "processes",
     "requests",
     "views",
+    "voice_consents",
     "voices",
 ]

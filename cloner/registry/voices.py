@@ -18,14 +18,12 @@ __all__ = [
     "by_voice_id",
     "checked",
     "claim_deletion",
-    "consented",
     "drop_closed",
     "erase",
     "expire",
     "fail",
     "forget",
     "get",
-    "give_consent",
     "give_up",
     "in_use",
     "intend",
@@ -45,7 +43,6 @@ __all__ = [
     "release",
     "take_over",
     "used",
-    "withdraw_consent",
 ]
 
 
@@ -157,12 +154,6 @@ TAKEN_OVER = Statement(f"""
     WHERE marker = :marker AND state = 'intended' AND owner = :dead AND {DEAD}
 """)
 ABANDONED = Statement(f"{SELECT} WHERE state = 'intended' AND {DEAD}")
-CONSENTED = Statement("""
-    UPDATE voices SET consent = :consent, consent_at = :now WHERE marker = :marker AND consent = ''
-""")
-WITH_CONSENT = Statement(f"""
-    UPDATE voices SET consent = :consent, consent_at = :at WHERE person = :person AND {ACTIVE}
-""")
 REFERRED = Statement(f"""
     UPDATE voices SET client_reference = :reference WHERE marker = :marker AND {ACTIVE}
 """)
@@ -178,10 +169,6 @@ RELEASE = """
     WHERE marker = :marker AND state = 'ready'
 """
 RELEASED = Statement(RELEASE)
-WITHDRAWN = Statement("""
-    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0
-    WHERE person = :person AND state = 'ready'
-""")
 RELEASED_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
 FORGOTTEN = Statement("""
     UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0, greeting_name = '',
@@ -360,31 +347,6 @@ def take_over(tx: Transaction, marker: str, *, dead: str, owner: str, stale: flo
 def abandoned(tx: Transaction, *, stale: float) -> list[VoiceRow]:
     """Intents of processes that gave no sign of life since `stale`."""
     return _every(tx, ABANDONED, stale=stale)
-
-
-def consented(
-    tx: Transaction, marker: str, consent: str, *, person: str, number: str | None, now: float
-) -> None:
-    """Keeps a consent that was told, and with it a voice that has none yet."""
-    consents.note(tx, person, consent, number=number, now=now)
-    tx.run(CONSENTED, marker=marker, consent=consent, now=now)
-
-
-def give_consent(tx: Transaction, person: str, consent: str, *, number: str | None, now: float) -> None:
-    """Keeps a consent that was given, and with it every voice of the person, ready or on its way."""
-    at = consents.give(tx, person, consent, number=number, now=now)
-    tx.run(WITH_CONSENT, person=person, consent=consent, at=at)
-
-
-def withdraw_consent(tx: Transaction, person: str, consent: str, *, number: str | None, now: float) -> None:
-    """Keeps that a consent was withdrawn, and gives up the person's voices, ready or on their way."""
-    consents.withdraw(tx, person, consent, number=number, now=now)
-    for row in of_person_or_number(tx, person, None):
-        if row.state == "intended":
-            fail(tx, row.marker, consents.WITHDRAWN, now=now)
-        if row.state in ("intended", "ready"):
-            requests.forget_voice(tx, row.marker)
-    tx.run(WITHDRAWN, person=person, reason=consents.WITHDRAWN, now=now)
 
 
 def refer(tx: Transaction, marker: str, reference: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import Consent, Store, consents, voices
+from cloner.registry import Consent, Store, consents, voice_consents, voices
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.looking import Looking
 from cloner.voices.removal import Removal
@@ -47,7 +47,7 @@ class Consenting:
         else:
             person = await self._looking.person(caller)
             number = self._identities.number(caller.phone_number)
-        await self._store.write(voices.give_consent, person, consent, number=number, now=self._now())
+        await self._store.write(voice_consents.give, person, consent, number=number, now=self._now())
         return await self.told(person)
 
     async def withdraw(
@@ -68,7 +68,7 @@ class Consenting:
                 known = await self._store.read(consents.persons_of, number, most=MOST_PERSONS)
                 persons += [other for other in known if other not in persons]
         for person in persons:
-            await self._store.write(voices.withdraw_consent, person, consent, number=number, now=self._now())
+            await self._store.write(voice_consents.withdraw, person, consent, number=number, now=self._now())
         every: list[Consent] = []
         deleted = pending = 0
         for person in persons:

@@ -10,7 +10,17 @@ from opentelemetry.trace import get_current_span
 from cloner.provider import failures
 from cloner.provider.failures import DeadlineTooShort, ProviderFailure, TimedOut
 from cloner.provider.turns import urgency
-from cloner.registry import NamedRequest, Store, VoiceRow, calls, consents, deployment, requests, voices
+from cloner.registry import (
+    NamedRequest,
+    Store,
+    VoiceRow,
+    calls,
+    consents,
+    deployment,
+    requests,
+    voice_consents,
+    voices,
+)
 from cloner.voices.callers import Caller, Identities, Identity
 from cloner.voices.cloning import STALE_SECONDS, Clone, Cloning, Superseded, Wanted
 from cloner.voices.marked import Marked, VoiceNeedsVerification
@@ -267,7 +277,7 @@ class Voices:
         if told.consent and told.consent != voice.consent:
             changed = True
             await self._store.write(
-                voices.consented,
+                voice_consents.take_in,
                 voice.marker,
                 told.consent,
                 person=wanted.identity.person,

@@ -15,7 +15,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from environment import Secret
-from tests.cloner.test_door import detail, reason
+from tests.cloner.test_door import channel, detail, reason
 from tests.cloner.test_looking import IVAN, call, failure
 from tests.cloner.test_process import API_KEY, process, ready
 
@@ -327,3 +327,23 @@ async def test_retry_that_outlives_its_request(cloning, emulator: Emulator, span
     late = spans.finished("finish clone")
     assert {server.context.span_id} == {link.context.span_id for span in late for link in span.links}
     assert again.parent.span_id in {span.context.span_id for span in late}
+
+
+@pytest.mark.parametrize(
+    ("body", "metadata", "expected"),
+    [
+        (b"\xff\xff", (), ("MALFORMED_BODY", grpc.StatusCode.INVALID_ARGUMENT)),
+        (bytes(17 * 1_048_576), (), ("BODY_TOO_LARGE", grpc.StatusCode.INVALID_ARGUMENT)),
+        (b"", (("x-much", "y" * 20_000),), ("BODY_TOO_LARGE", grpc.StatusCode.INVALID_ARGUMENT)),
+    ],
+    ids=["malformed", "large", "metadata"],
+)
+async def test_refused_at_the_door(
+    cloning, sqlite: str, body: bytes, metadata: Any, expected: tuple[str, grpc.StatusCode]
+) -> None:
+    """What is no request is told as of every other call."""
+    async with cloning(database_url=sqlite) as cloner, channel(cloner.port) as wire:
+        raw = wire.unary_stream("/precall.v1.CloningService/WatchVoice")
+        refused = await failed(raw(body, timeout=10, metadata=metadata))
+
+    assert expected == reason(refused)

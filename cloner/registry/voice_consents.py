@@ -1,0 +1,43 @@
+"""What a consent that is told, given or withdrawn does to the voices of whoever told it."""
+
+from cloner.registry import consents, requests, voices
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Transaction
+
+__all__ = ["give", "take_in", "withdraw"]
+
+CONSENTED = Statement("""
+    UPDATE voices SET consent = :consent, consent_at = :now WHERE marker = :marker AND consent = ''
+""")
+WITH_CONSENT = Statement(f"""
+    UPDATE voices SET consent = :consent, consent_at = :at WHERE person = :person AND {voices.ACTIVE}
+""")
+WITHDRAWN = Statement("""
+    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0
+    WHERE person = :person AND state = 'ready'
+""")
+
+
+def take_in(
+    tx: Transaction, marker: str, consent: str, *, person: str, number: str | None, now: float
+) -> None:
+    """Keeps a consent that was told, and with it a voice that has none yet."""
+    consents.note(tx, person, consent, number=number, now=now)
+    tx.run(CONSENTED, marker=marker, consent=consent, now=now)
+
+
+def give(tx: Transaction, person: str, consent: str, *, number: str | None, now: float) -> None:
+    """Keeps a consent that was given, and with it every voice of the person, ready or on its way."""
+    at = consents.give(tx, person, consent, number=number, now=now)
+    tx.run(WITH_CONSENT, person=person, consent=consent, at=at)
+
+
+def withdraw(tx: Transaction, person: str, consent: str, *, number: str | None, now: float) -> None:
+    """Keeps that a consent was withdrawn, and gives up the person's voices, ready or on their way."""
+    consents.withdraw(tx, person, consent, number=number, now=now)
+    for row in voices.of_person_or_number(tx, person, None):
+        if row.state == "intended":
+            voices.fail(tx, row.marker, consents.WITHDRAWN, now=now)
+        if row.state in ("intended", "ready"):
+            requests.forget_voice(tx, row.marker)
+    tx.run(WITHDRAWN, person=person, reason=consents.WITHDRAWN, now=now)
