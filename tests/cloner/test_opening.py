@@ -736,10 +736,14 @@ async def test_forget_whose_voices_are_many(
 
 @pytest.mark.parametrize("sample_refused", [False, True])
 async def test_opened_while_delivered(
-    cloner: CloningServiceStub, emulator: Emulator, speech: bytes, sample_refused: bool
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes, sample_refused: bool, eventually
 ) -> None:
     """Whom a delivery has named is not looked for by the number any more, whatever becomes of the delivery."""
     ivan = await known(cloner, speech)
+    # Until then the agent is read by whoever puts it back.
+    await eventually(
+        lambda: emulator.agents["agent_demo"]["conversation_config"]["tts"]["voice_id"] != ivan.voice_id
+    )
     emulator.faults.set(Fault(method="GET", path="/v1/convai/agents/agent_demo", delay_seconds=0.5))
     reads = len(emulator.requests.matching(path="/v1/convai/agents/agent_demo"))
     sample = b"not audio" if sample_refused else speech
