@@ -23,7 +23,8 @@ async def test_killed(worlds: Worlds, speech: bytes, moment: str, asked: int) ->
     request = pb.ReplaceVoiceRequest(caller=CALLER, sample=speech, request_id="one")
     async with worlds("world") as world, world.replicas(2, RECONCILE_SECONDS="600") as (one, other):
         first = await one.stub.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), timeout=20)
-        world.emulator.faults.set(Fault(method="POST", path=CREATE, hold=moment))
+        drop = "before" if moment == "before" else None  # what is held goes on when the fault is cleared
+        world.emulator.faults.set(Fault(method="POST", path=CREATE, hold=moment, drop=drop))
         asking = asyncio.ensure_future(one.stub.ReplaceVoice(request, timeout=50))
         await world.emulator.requests.wait(path=CREATE, stage="held", seconds=20)
 
