@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
+from opentelemetry.trace import SpanContext, get_current_span
 
 from callerid import spoken
 from cloner.agents.giving import Agents, Reading
@@ -82,6 +84,13 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """The overrides that the agent's own settings refuse; None where those were not seen."""
 
 
+class UnderWay(NamedTuple):
+    """A delivery that is being prepared, for those who send it again meanwhile."""
+
+    answer: "asyncio.Future[Prepared]"
+    trace: SpanContext
+
+
 class Calls:
     """Opens and prepares calls, and ends them.
 
@@ -112,7 +121,7 @@ class Calls:
         self._require_consent = require_consent
         self._due = due
         self._now = now
-        self._under_way: dict[str, asyncio.Future[Prepared]] = {}
+        self._under_way: dict[str, UnderWay] = {}
         self._unnaming: set[asyncio.Task[None]] = set()
 
     async def open(
@@ -190,15 +199,16 @@ class Calls:
         """
         first = self._under_way.get(begun.call_id)
         if first is not None:
+            get_current_span().add_link(first.trace)
             left = deadline - asyncio.get_running_loop().time()
-            await asyncio.wait({first}, timeout=max(0.0, left))
-            if first.done() and not first.cancelled():
-                return msgspec.structs.replace(first.result(), voice_reused=True)
+            await asyncio.wait({first.answer}, timeout=max(0.0, left))
+            if first.answer.done() and not first.answer.cancelled():
+                return msgspec.structs.replace(first.answer.result(), voice_reused=True)
             begun = await self.begin(begun.call, sample)
         # Nobody waits for one that waited in vain: it may not have the time that others have.
         answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         if first is None:
-            self._under_way[begun.call_id] = answer
+            self._under_way[begun.call_id] = UnderWay(answer, get_current_span().get_span_context())
         try:
             try:
                 prepared = await self._prepare(begun, sample, deadline=deadline)

@@ -25,7 +25,7 @@ from tests.postgres import running as running_postgres
 
 SAMPLES = Path(__file__).parent / "samples"
 API_KEY = "key-of-the-emulator"
-BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adopt voice"}
+BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adopt voice", "finish clone"}
 
 LEFT_OUT = "left out"
 

@@ -1,5 +1,6 @@
 """For which reasons each call of the contract may fail, and a client that holds a server to it."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -73,8 +74,12 @@ class Promises(grpc.aio.UnaryUnaryClientInterceptor):
         call = await continuation(client_call_details, request)
         method = client_call_details.method
         name = (method.decode() if isinstance(method, bytes) else method).rpartition("/")[2]
-        call.add_done_callback(lambda _: None)
-        code = await call.code()
+        try:
+            code = await call.code()
+        except asyncio.CancelledError:
+            # Waiting was given up; the call itself goes on until it is told, too.
+            call.cancel()
+            raise
         if code is not grpc.StatusCode.OK:
             self._look(name, code, await call.details(), await call.trailing_metadata())
         return call

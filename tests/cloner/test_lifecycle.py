@@ -490,8 +490,13 @@ async def test_replays_are_answered_from_what_is_known(cloning, emulator: Emulat
         )  # fmt: skip
 
 
-async def test_replays_while_the_first_is_under_way(cloning, emulator: Emulator, speech: bytes) -> None:
-    """Those who come while the voice is made wait for the one answer, each for as long as it may."""
+async def test_replays_while_the_first_is_under_way(
+    cloning, emulator: Emulator, speech: bytes, spans
+) -> None:
+    """Those who come while the voice is made wait for the one answer, each for as long as it may.
+
+    Their traces lead to the one that they wait for.
+    """
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     async with cloning() as cloner:
         first = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=30))
@@ -507,6 +512,9 @@ async def test_replays_while_the_first_is_under_way(cloning, emulator: Emulator,
     assert [True] * 17 == [answer.agent_updated for answer in answers]
     assert 1 == len(emulator.requests.matching(method="PATCH"))
     assert 2 >= len(emulator.requests.matching(method="GET", path=AGENT))
+    calls = await spans.wait("precall.v1.CloningService/PrepareCall", 18)
+    (leading,) = [span.context.trace_id for span in calls if not span.links]
+    assert {leading} == {span.links[0].context.trace_id for span in calls if span.links}
 
 
 async def test_replays_after_the_end_keep_no_voice(

@@ -1,6 +1,6 @@
 import asyncio
 
-from gateway.turns import Turns
+from gateway.edge.turns import Turns
 
 
 async def begun(turns: Turns, needs: list[int]) -> list[int]:

@@ -199,7 +199,7 @@ async def test_second_delivery_links_to_the_clone_it_waits_for(
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     first = asyncio.create_task(system.deliver(speech))
     await emulator.requests.wait(path=CREATE, stage="held")
-    second = asyncio.create_task(system.deliver(speech))
+    second = asyncio.create_task(system.deliver(speech, conversation_id="conv_another"))
     await emulator.requests.wait(2, path=AGENT)
     emulator.faults.release()
 
