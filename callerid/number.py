@@ -40,8 +40,9 @@ HIDDEN = re.compile("[\u034f\u20e3\ufe00-\ufe0f]")
 SIGNS = str.maketrans({"\u2795": "+", "\u2212": "-", "\u00b7": ".", "\u2022": ".", "\u30fb": "."})
 
 # One entry of a list of addresses; quoted texts and what stands in angle brackets may hold commas.
-ENTRY = re.compile(r'(?>"(?:\\.|[^"\\])*+"|<[^<>]*+>|[^,"<>])++')
-ANGLED = re.compile(r'(?:"(?:\\.|[^"\\])*+"|[^<"])*+<([^<>]*+)>')
+# Atomic groups, as until Python 3.11.5 `(?:...)*+` may match too little (cpython issue 106052).
+ENTRY = re.compile(r'(?>(?:"(?>(?:\\.|[^"\\])*)"|<[^<>]*+>|[^,"<>])+)')
+ANGLED = re.compile(r'(?>(?:"(?>(?:\\.|[^"\\])*)"|[^<"])*)<([^<>]*+)>')
 SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]*)\s*:\s*(?://)?", re.IGNORECASE)
 SCHEMES = frozenset({"tel", "sip", "sips", "whatsapp", "sms", "callto"})
 CONTEXT = re.compile(r";\s*phone-context\s*=\s*(\+[0-9().\s-]+)", re.IGNORECASE)

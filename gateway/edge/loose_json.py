@@ -34,16 +34,20 @@ NULL = b"null"
 # The names that count in an object: each with those that count in its value, or None for all of a value.
 Kept = Mapping[str, Union["Kept", None]]
 
-# Every repetition is possessive, so that no text makes it try twice.
+# Every repetition is possessive or atomic, so that no text makes it try twice. One of a group that holds a
+# choice, or may end amid a token, is atomic: until Python 3.11.5 its possessive form matches too little or
+# too much (https://github.com/python/cpython/issues/106052). An atomic one takes memory for each time, so
+# it goes on for so many times only, and is then begun anew.
+MOST = b"{0,1000}"
 W = rb"[ \t\r\n]*+"
-STRING = rb'"(?:[^"\\]++|\\.)*+"'
-NUMBER = rb"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+"
+STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+NUMBER = rb"-?+(?:0|[1-9][0-9]*+)(?>(?:\.[0-9]++)?)(?>(?:[eE][+-]?+[0-9]++)?)"
 SCALAR = rb"(?:%b|(?:%b|true|false|null|NaN|-?+Infinity)(?=[ \t\r\n,}\]]|\Z))" % (STRING, NUMBER)
 NAMED = STRING + W + rb":" + W
-# A container that holds no other, as most do.
-FLAT = rb"(?:\[%b(?:%b%b(?:,%b%b%b)*+)?+\]|\{%b(?:%b%b%b(?:,%b%b%b%b)*+)?+\})" % (
-    *(W, SCALAR, W, W, SCALAR, W),
-    *(W, NAMED, SCALAR, W, W, NAMED, SCALAR, W),
+# A container that holds no other, as most do, and not too much.
+FLAT = rb"(?:\[%b(?>(?:%b%b(?>(?:,%b%b%b)%b))?)\]|\{%b(?>(?:%b%b%b(?>(?:,%b%b%b%b)%b))?)\})" % (
+    *(W, SCALAR, W, W, SCALAR, W, MOST),
+    *(W, NAMED, SCALAR, W, W, NAMED, SCALAR, W, MOST),
 )  # fmt: skip
 ITEM = rb"(?:%b|%b)" % (SCALAR, FLAT)
 OPENING = rb"(\[(?:%b\[)*+|\{)" % W
@@ -53,11 +57,11 @@ VALUE = re.compile(W + rb"(?:(%b)|([{\[]))" % SCALAR, re.DOTALL)
 NAME = re.compile(W + rb"(%b)%b:" % (STRING, W), re.DOTALL)
 EMPTY = re.compile(W + rb"[}\]]")
 NEXT = re.compile(W + rb"([,}\]])")
-# All items that a comma follows, then the last one, or the bracket of one that is looked into.
-IN_ARRAY = re.compile(rb"(?:%b%b%b,)*+%b(?:%b(?=%b\])|%b)" % (W, ITEM, W, W, ITEM, W, OPENING), re.DOTALL)
-IN_OBJECT = re.compile(
-    rb"(?:%b%b%b%b,)*+%b%b(?:%b(?=%b\})|%b)" % (W, NAMED, ITEM, W, W, NAMED, ITEM, W, OPENING), re.DOTALL
-)
+# Items that a comma follows; and the last one, or the bracket of one that is looked into.
+SOME_OF_ARRAY = re.compile(rb"(?>(?:%b%b%b,)%b)" % (W, ITEM, W, MOST), re.DOTALL)
+SOME_OF_OBJECT = re.compile(rb"(?>(?:%b%b%b%b,)%b)" % (W, NAMED, ITEM, W, MOST), re.DOTALL)
+IN_ARRAY = re.compile(rb"%b(?:%b(?=%b\])|%b)" % (W, ITEM, W, OPENING), re.DOTALL)
+IN_OBJECT = re.compile(rb"%b%b(?:%b(?=%b\})|%b)" % (W, NAMED, ITEM, W, OPENING), re.DOTALL)
 CLOSING = re.compile(rb"(?:%b[}\]])++" % W)
 BRACKET = re.compile(rb"[}\]]")
 CLOSES = bytes.maketrans(b"[{", b"]}")
@@ -220,12 +224,16 @@ def _passed(content: bytes, at: int, bracket: bytes) -> int:
 
 def _pass_items(content: bytes, at: int, stack: bytearray) -> tuple[int, bool]:
     """Passes over the items of a container up to its end, or to one that now is on the stack."""
-    items = (IN_ARRAY if stack.endswith(b"[") else IN_OBJECT).match(content, at)
-    if items is None:
+    array = stack.endswith(b"[")
+    some = SOME_OF_ARRAY if array else SOME_OF_OBJECT
+    while (passed := some.match(content, at)) is not None and passed.end() > at:
+        at = passed.end()
+    last = (IN_ARRAY if array else IN_OBJECT).match(content, at)
+    if last is None:
         raise NotJson
-    opened = (items[1] or b"").translate(None, BLANKS)
+    opened = (last[1] or b"").translate(None, BLANKS)
     stack += opened
-    return items.end(), bool(opened)
+    return last.end(), bool(opened)
 
 
 def _comma(content: bytes, at: int) -> int:

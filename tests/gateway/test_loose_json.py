@@ -277,3 +277,16 @@ def test_linear(content: bytes) -> None:
     """Reads megabytes of what never ends in a time that grows with their number alone."""
     with pytest.raises(NotJson):
         distilled(content, KEPT)
+
+
+@pytest.mark.parametrize("count", [999, 1_000, 1_001, 1_002, 2_001, 5_000])
+@pytest.mark.parametrize("item", [b"1", b'"x"', b"[]", b"[1,2]", b'{"b":[{}]}', b"[[1],[]]"])
+def test_many_items(item: bytes, count: int) -> None:
+    """However many items a container has, and its items have, it ends where it ends."""
+    items = b",".join([item] * count)
+    names = b",".join([b'"n":' + item] * count)
+
+    for junk in (b"[%b]" % items, b"[ %b ]" % items, b"{%b}" % names, b"[[%b],{%b}]" % (items, names)):
+        assert b'{"a":"x"}' == distilled(b'{"z":%b,"a":"x"}' % junk, {"a": None})
+        with pytest.raises(NotJson):
+            distilled(b'{"z":%b,"a":"x"}' % junk[:-1], {"a": None})
