@@ -25,6 +25,7 @@ from cloner.registry import (
     VoiceRow,
     agents,
     calls,
+    departures,
     deployment,
     due,
     processes,
@@ -158,10 +159,10 @@ class Janitor:
         await self._store.write(agents.withdraw_over, busy_since=now - terms.call, now=now)
         if terms.keep is not None:
             await self._store.write(
-                rows.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
+                departures.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
             )
         await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
-        await self._store.write(rows.drop_closed, before=now - terms.closed_rows)
+        await self._store.write(departures.drop_closed, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
         await self._store.write(requests.drop_old, before=now - requests.KEPT_SECONDS)
         # What was given up is due at once.
@@ -182,7 +183,7 @@ class Janitor:
         """Deletes voices that were given up."""
         while True:
             now = self._now()
-            row = await self._store.write(rows.claim_deletion, now=now, until=now + CLAIM_SECONDS)
+            row = await self._store.write(departures.claim_deletion, now=now, until=now + CLAIM_SECONDS)
             if row is None:
                 return
             with self._span("delete voice", row):
@@ -190,14 +191,14 @@ class Janitor:
                     if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
                         # Most often its agent is just being put back, which tells when it is done.
                         await self._store.write(
-                            rows.postpone_deletion, row.marker, due_at=self._now(), untried=1
+                            departures.postpone_deletion, row.marker, due_at=self._now(), untried=1
                         )
                         return
                     continue
                 except ProviderFailure as failure:
                     reason = failure.reason
                 pause = pause_after(row.tries)
-                await self._store.write(rows.postpone_deletion, row.marker, due_at=self._now() + pause)
+                await self._store.write(departures.postpone_deletion, row.marker, due_at=self._now() + pause)
                 ids = ids_of(await self._store.read(calls.latest, marker=row.marker), row)
                 put_off("voice not deleted yet", reason, ids, tries=row.tries, next_try_seconds=pause)
 
@@ -229,7 +230,7 @@ class Janitor:
             for row in await self._store.read(rows.ready):
                 old_enough = row.checked_at < now - self._terms.grace
                 if row.voice_id not in present and old_enough and not await self._is_there(row):
-                    await self._store.write(rows.lost, row.marker, now=now)
+                    await self._store.write(departures.lost, row.marker, now=now)
                     await self._store.write(agents.withdraw, marker=row.marker)
                     lost += 1
             log.info("reconciled", voices=len(listed), removed=removed, adopted=adopted, lost=lost)

@@ -1,15 +1,15 @@
 """What the cloner remembers: voices, calls and agents, in SQLite or Postgres.
 
-The only place that speaks SQL. A transaction is a plain function in one of the modules `voices`,
-`consents`, `calls`, `agents`, `requests`, `views` and `deployment`; a Store carries it out and answers
-once it is committed, so a process may be killed between any two of them. Times are Unix seconds, in UTC,
-and come in as arguments.
+The only place that speaks SQL. A transaction is a plain function in one of the modules imported here; a
+Store carries it out and answers once it is committed, so a process may be killed between any two of them.
+Times are Unix seconds, in UTC, and come in as arguments.
 """
 
 from cloner.registry import (
     agents,
     calls,
     consents,
+    departures,
     deployment,
     due,
     processes,
@@ -60,6 +60,7 @@ __all__ = [
     "agents",
     "calls",
     "consents",
+    "departures",
     "deployment",
     "due",
     "opened",

@@ -1,4 +1,4 @@
-"""Voices: who may create one, what became of it, how it is found, and who removes it."""
+"""Voices: who may create one, what became of it, and how it is found."""
 
 import json
 
@@ -17,30 +17,23 @@ __all__ = [
     "abandoned",
     "by_voice_id",
     "checked",
-    "claim_deletion",
-    "drop_closed",
-    "erase",
-    "expire",
+    "every",
     "fail",
-    "forget",
     "get",
-    "give_up",
     "in_use",
     "intend",
     "keep",
     "known",
-    "least_recently_used",
-    "lost",
     "marker_of",
     "of_caller",
     "of_number",
     "of_person_or_number",
     "once_by_voice_id",
-    "postpone_deletion",
+    "one",
+    "persons_of",
     "ready",
     "record",
     "refer",
-    "release",
     "take_over",
     "used",
 ]
@@ -100,11 +93,6 @@ FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, n
 # Ready or on its way: a caller has one such voice at most.
 ACTIVE = "state IN ('intended', 'ready')"
 SELECT = f"SELECT {FIELDS} FROM voices"
-# A call that began after that, and has not ended, has the voice.
-IN_CALL = """EXISTS (
-    SELECT 1 FROM calls
-    WHERE calls.marker = voices.marker AND calls.ended_at IS NULL AND calls.begun_at > :busy_since
-)"""
 
 GET = Statement(f"{SELECT} WHERE marker = :marker")
 GET_LOCKED = Statement(f"{SELECT} WHERE marker = :marker FOR UPDATE")
@@ -160,55 +148,8 @@ REFERRED = Statement(f"""
 KEPT = Statement(f"UPDATE voices SET kept_until = :until WHERE marker = :marker AND {ACTIVE}")
 USED = Statement(f"UPDATE voices SET used_at = :now WHERE marker = :marker AND {ACTIVE}")
 CHECKED = Statement("UPDATE voices SET checked_at = :now WHERE marker = :marker")
-LOST = Statement("""
-    UPDATE voices SET state = 'gone', closed_at = :now, reason = :reason, due_at = 0
-    WHERE marker = :marker AND state IN ('ready', 'deleting')
-""")
-RELEASE = """
-    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0
-    WHERE marker = :marker AND state = 'ready'
-"""
-RELEASED = Statement(RELEASE)
-RELEASED_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
-FORGOTTEN = Statement("""
-    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0, greeting_name = '',
-        number = NULL, consent = '', consent_at = NULL, client_reference = ''
-    WHERE marker = :marker AND state IN ('ready', 'deleting')
-""")
-EXPIRED = f"""
-    state = 'ready' AND used_at <= :unused_since AND kept_until <= :now AND NOT {IN_CALL}
-    AND coalesce(
-        (SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker), used_at
-    ) <= :unused_since
-"""
-EXPIRE = Statement(f"""
-    UPDATE voices SET state = 'deleting', reason = 'expired', due_at = :now, tries = 0 WHERE {EXPIRED}
-""")
-LEAST_RECENTLY_USED = Statement(f"""
-    {SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
-""")
-KEPT_OF_CALLER = Statement(f"""
-    {SELECT} WHERE state = 'ready' AND kept_until > :now AND caller = :caller AND NOT {IN_CALL} LIMIT 1
-""")
-KEPT_LEAST_RECENTLY_USED = Statement(f"""
-    {SELECT} WHERE state = 'ready' AND kept_until > :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
-""")
-DELETION_CLAIMED = Statement(f"""
-    UPDATE voices SET due_at = :until, tries = tries + 1
-    WHERE marker = (
-        SELECT marker FROM voices WHERE state = 'deleting' AND due_at <= :now
-        ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
-    )
-    RETURNING {FIELDS}
-""")
-POSTPONED = Statement("""
-    UPDATE voices SET due_at = :due_at, tries = tries - :untried WHERE marker = :marker AND state = 'deleting'
-""")
 OF_PERSON = Statement(f"{SELECT} WHERE person = :person")
 ALL_OF_NUMBER = Statement(f"{SELECT} WHERE number = :number")
-CALLS_ERASED = Statement("DELETE FROM calls WHERE marker = :marker")
-ERASED = Statement("DELETE FROM voices WHERE marker = :marker AND state IN ('gone', 'failed')")
-DROPPED = Statement("DELETE FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :before")
 KNOWN = Statement(
     f"{SELECT} WHERE marker IN (SELECT value FROM json_each(:markers))",
     postgres=f"{SELECT} WHERE marker IN (SELECT json_array_elements_text(CAST(:markers AS json)))",
@@ -218,7 +159,7 @@ READY = Statement(f"{SELECT} WHERE state = 'ready'")
 
 def get(tx: Transaction, marker: str) -> VoiceRow | None:
     """The row of a marker."""
-    return _only(tx, GET, marker=marker)
+    return one(tx, GET, marker=marker)
 
 
 def marker_of(tx: Transaction, voice_id: str) -> str | None:
@@ -229,12 +170,12 @@ def marker_of(tx: Transaction, voice_id: str) -> str | None:
 
 def in_use(tx: Transaction, marker: str) -> VoiceRow | None:
     """The voice of a marker, if it is ready or on its way."""
-    return _only(tx, IN_USE, marker=marker)
+    return one(tx, IN_USE, marker=marker)
 
 
 def of_caller(tx: Transaction, caller: str) -> VoiceRow | None:
     """The caller's voice, ready or on its way."""
-    return _only(tx, OF_CALLER, caller=caller)
+    return one(tx, OF_CALLER, caller=caller)
 
 
 def of_number(tx: Transaction, number: str) -> VoiceRow | None:
@@ -242,7 +183,7 @@ def of_number(tx: Transaction, number: str) -> VoiceRow | None:
 
     Whoever is still known counts, also without a voice.
     """
-    return _only(tx, OF_NUMBER, number=number)
+    return one(tx, OF_NUMBER, number=number)
 
 
 def persons_of(tx: Transaction, number: str) -> int:
@@ -252,12 +193,12 @@ def persons_of(tx: Transaction, number: str) -> int:
 
 def by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
     """The row of a voice, if it is there to be used."""
-    return _only(tx, BY_VOICE_ID, voice_id=voice_id)
+    return one(tx, BY_VOICE_ID, voice_id=voice_id)
 
 
 def once_by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
     """The row of a voice, whatever became of it."""
-    return _only(tx, ONCE_BY_VOICE_ID, voice_id=voice_id)
+    return one(tx, ONCE_BY_VOICE_ID, voice_id=voice_id)
 
 
 def intend(
@@ -309,7 +250,7 @@ def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
 
     False if it no longer can be: then nobody will use the voice, and whoever made it removes it.
     """
-    row = _only(tx, GET_LOCKED, marker=marker)
+    row = one(tx, GET_LOCKED, marker=marker)
     if row is None:
         return False
     intended = row.state == "intended"
@@ -346,7 +287,7 @@ def take_over(tx: Transaction, marker: str, *, dead: str, owner: str, stale: flo
 
 def abandoned(tx: Transaction, *, stale: float) -> list[VoiceRow]:
     """Intents of processes that gave no sign of life since `stale`."""
-    return _every(tx, ABANDONED, stale=stale)
+    return every(tx, ABANDONED, stale=stale)
 
 
 def refer(tx: Transaction, marker: str, reference: str) -> None:
@@ -369,99 +310,29 @@ def checked(tx: Transaction, marker: str, *, now: float) -> None:
     tx.run(CHECKED, marker=marker, now=now)
 
 
-def lost(tx: Transaction, marker: str, *, now: float, reason: str = "lost") -> None:
-    """Closes a voice that the provider no longer has."""
-    tx.run(LOST, marker=marker, reason=reason, now=now)
-
-
-def release(tx: Transaction, marker: str, reason: str, *, busy_since: float | None, now: float) -> bool:
-    """Gives a ready voice up for deletion, so that nobody begins to use it.
-
-    With `busy_since`, only if no call that began since then and has not ended uses it.
-    """
-    if busy_since is None:
-        return tx.run(RELEASED, marker=marker, reason=reason, now=now) == 1
-    return tx.run(RELEASED_UNLESS_IN_CALL, marker=marker, reason=reason, now=now, busy_since=busy_since) == 1
-
-
-def forget(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
-    """Gives a voice up for deletion, whatever uses it and why ever it was given up before."""
-    tx.run(FORGOTTEN, marker=marker, reason=reason, now=now)
-    requests.forget_voice(tx, marker)
-
-
-def give_up(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
-    """Gives a ready voice up for deletion, whatever uses it, so that no request is answered with it again."""
-    release(tx, marker, reason, busy_since=None, now=now)
-    requests.forget_voice(tx, marker)
-
-
-def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> int:
-    """Gives up every voice whose last call ended before `unused_since`; says how many.
-
-    Those that are kept for longer stay.
-    """
-    return tx.run(EXPIRE, unused_since=unused_since, busy_since=busy_since, now=now)
-
-
-def least_recently_used(
-    tx: Transaction, *, busy_since: float, now: float, kept: bool, replaces: str | None
-) -> VoiceRow | None:
-    """The ready voice that no call uses and that was used the longest ago.
-
-    Those that are kept come last, and only with `kept`, or where it is to be replaced anyway.
-    """
-    row = _only(tx, LEAST_RECENTLY_USED, busy_since=busy_since, now=now)
-    if row is None and kept:
-        row = _only(tx, KEPT_LEAST_RECENTLY_USED, busy_since=busy_since, now=now)
-    elif row is None and replaces is not None:
-        row = _only(tx, KEPT_OF_CALLER, busy_since=busy_since, now=now, caller=replaces)
-    return row
-
-
-def claim_deletion(tx: Transaction, *, now: float, until: float) -> VoiceRow | None:
-    """One voice whose deletion is due, which until then is nobody else's to delete."""
-    return _only(tx, DELETION_CLAIMED, now=now, until=until)
-
-
-def postpone_deletion(tx: Transaction, marker: str, *, due_at: float, untried: int = 0) -> None:
-    """Says when a deletion that failed may be tried again, and how many of its tries were none."""
-    tx.run(POSTPONED, marker=marker, due_at=due_at, untried=untried)
-
-
 def of_person_or_number(tx: Transaction, person: str | None, number: str | None) -> list[VoiceRow]:
     """Every row of a person, or of whoever calls from a number."""
     if person is not None:
-        return _every(tx, OF_PERSON, person=person)
-    return _every(tx, ALL_OF_NUMBER, number=number) if number is not None else []
-
-
-def erase(tx: Transaction, marker: str) -> None:
-    """Removes every row about a voice that is gone or never was."""
-    tx.run(CALLS_ERASED, marker=marker)
-    tx.run(ERASED, marker=marker)
-    requests.forget_voice(tx, marker)
-
-
-def drop_closed(tx: Transaction, *, before: float) -> int:
-    """Removes rows of voices that were closed before then; says how many."""
-    return tx.run(DROPPED, before=before)
+        return every(tx, OF_PERSON, person=person)
+    return every(tx, ALL_OF_NUMBER, number=number) if number is not None else []
 
 
 def known(tx: Transaction, markers: list[str]) -> dict[str, VoiceRow]:
     """The rows that there are of these markers."""
-    return {row.marker: row for row in _every(tx, KNOWN, markers=json.dumps(markers))}
+    return {row.marker: row for row in every(tx, KNOWN, markers=json.dumps(markers))}
 
 
 def ready(tx: Transaction) -> list[VoiceRow]:
     """Every voice that should be at the provider."""
-    return _every(tx, READY)
+    return every(tx, READY)
 
 
-def _only(tx: Transaction, statement: Statement, **values: object) -> VoiceRow | None:
+def one(tx: Transaction, statement: Statement, **values: object) -> VoiceRow | None:
+    """The only row of a statement that selects FIELDS, if there is one."""
     row = tx.one(statement, **values)
     return None if row is None else VoiceRow(*row)
 
 
-def _every(tx: Transaction, statement: Statement, **values: object) -> list[VoiceRow]:
+def every(tx: Transaction, statement: Statement, **values: object) -> list[VoiceRow]:
+    """Every row of a statement that selects FIELDS."""
     return [VoiceRow(*row) for row in tx.all(statement, **values)]

@@ -37,6 +37,7 @@ from cloner.registry import (
     RegistryUnavailable,
     Store,
     VoiceRow,
+    departures,
     deployment,
     processes,
     voices,
@@ -342,14 +343,14 @@ class Cloning:
         now = self._now()
         busy_since = now - self._call_seconds
         oldest = await self._store.read(
-            voices.least_recently_used,
+            departures.least_recently_used,
             busy_since=busy_since,
             now=now,
             kept=wanted.call_id is not None,
             replaces=row.replaces,
         )
         if oldest is None or not await self._store.write(
-            voices.release, oldest.marker, "evicted", busy_since=busy_since, now=self._now()
+            departures.release, oldest.marker, "evicted", busy_since=busy_since, now=self._now()
         ):
             return False
         log.info("voice given up for its slot", voice_id=oldest.voice_id)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import Store, VoiceRow, calls, consents, voices
+from cloner.registry import Store, VoiceRow, calls, consents, departures, voices
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.removal import DELETED, FORGOTTEN, Removal
 
@@ -34,7 +34,7 @@ class Erasure:
         row = await self._store.read(voices.once_by_voice_id, voice_id)
         if row is None:
             raise VoiceNotFound
-        await self._store.write(voices.give_up, row.marker, DELETED, now=self._now())
+        await self._store.write(departures.give_up, row.marker, DELETED, now=self._now())
         current = await self._store.read(voices.get, row.marker)
         if current is None or current.state != "deleting":
             return True
@@ -56,9 +56,9 @@ class Erasure:
                 case "intended":
                     # Whoever creates it will find that nobody wants it, and delete it.
                     await self._store.write(voices.fail, row.marker, FORGOTTEN, now=self._now())
-                    await self._store.write(voices.erase, row.marker)
+                    await self._store.write(departures.erase, row.marker)
                 case _:
-                    await self._store.write(voices.erase, row.marker)
+                    await self._store.write(departures.erase, row.marker)
             await self._store.write(calls.erase_caller, row.caller)
             await self._store.write(calls.erase_caller, row.person)
             await self._store.write(consents.erase, person=row.person)
@@ -80,7 +80,7 @@ class Erasure:
         return await self._store.read(voices.of_person_or_number, *self._identities.named(caller))
 
     async def _removed(self, row: VoiceRow, deadline: float) -> bool:
-        await self._store.write(voices.forget, row.marker, FORGOTTEN, now=self._now())
+        await self._store.write(departures.forget, row.marker, FORGOTTEN, now=self._now())
         current = await self._store.read(voices.get, row.marker)
         if current is None:
             return True

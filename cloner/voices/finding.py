@@ -16,6 +16,7 @@ from cloner.registry import (
     VoiceRow,
     calls,
     consents,
+    departures,
     deployment,
     requests,
     voice_consents,
@@ -261,7 +262,7 @@ class Voices:
             await self._store.write(voices.checked, row.marker, now=self._now())
         else:
             log.warning("voice lost at the provider", voice_id=row.voice_id)
-            await self._store.write(voices.lost, row.marker, now=self._now())
+            await self._store.write(departures.lost, row.marker, now=self._now())
         return found
 
     async def _require(self, wanted: Wanted, row: VoiceRow | None) -> None:

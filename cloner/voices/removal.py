@@ -9,7 +9,7 @@ from cachetools import LRUCache
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
-from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, voices
+from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, voices
 from cloner.voices.postponed import ids_of, pause_after, put_off
 
 __all__ = ["DELETED", "FORGOTTEN", "Removal"]
@@ -52,9 +52,9 @@ class Removal:
         if row.voice_id is not None:
             await self._provider.delete_voice(row.voice_id, deadline=deadline)
         log.info("voice deleted", voice_id=row.voice_id, why=row.reason)
-        await self._store.write(voices.lost, row.marker, now=self._now(), reason=row.reason or DELETED)
+        await self._store.write(departures.lost, row.marker, now=self._now(), reason=row.reason or DELETED)
         if row.reason == FORGOTTEN:
-            await self._store.write(voices.erase, row.marker)
+            await self._store.write(departures.erase, row.marker)
         return True
 
     async def at_once(self, row: VoiceRow, *, deadline: float) -> bool:

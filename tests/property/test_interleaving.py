@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cloner.agents.giving import Reading, _intended
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import NewCall, NewVoiceRow, Transaction, VoiceRow, agents, calls, voices
+from cloner.registry import NewCall, NewVoiceRow, Transaction, VoiceRow, agents, calls, departures, voices
 from cloner.registry.postgres import PostgresTransaction
 from cloner.registry.sqlite import SqliteTransaction
 
@@ -200,7 +200,7 @@ def restore(world: World, process: int) -> Steps:
 def remove(world: World, process: int) -> Steps:
     """Deletes a voice that was given up, once no agent has it."""
     tx, holder = world.tx, f"{world.owner(process)}_{next(world.numbers)}"
-    row = voices.claim_deletion(tx, now=world.now, until=world.now + 60)
+    row = departures.claim_deletion(tx, now=world.now, until=world.now + 60)
     if row is None:
         return
     agents.withdraw(tx, marker=row.marker)
@@ -211,12 +211,12 @@ def remove(world: World, process: int) -> Steps:
     ) is not None:
         yield from put_back(world, agent, holder)
     if agents.speaking(tx, row.marker):
-        voices.postpone_deletion(tx, row.marker, due_at=world.now, untried=1)
+        departures.postpone_deletion(tx, row.marker, due_at=world.now, untried=1)
         return
     yield
     world.delete(row.voice_id or "")
     yield
-    voices.lost(tx, row.marker, now=world.now, reason="deleted")
+    departures.lost(tx, row.marker, now=world.now, reason="deleted")
 
 
 def close(world: World, process: int) -> Steps:
@@ -227,7 +227,7 @@ def close(world: World, process: int) -> Steps:
     yield
     agents.withdraw_over(tx, busy_since=now - CALL_MAX, now=now)
     yield
-    voices.expire(tx, unused_since=now - KEEP, busy_since=now - CALL_MAX, now=now)
+    departures.expire(tx, unused_since=now - KEEP, busy_since=now - CALL_MAX, now=now)
 
 
 def reconcile(world: World, process: int) -> Steps:

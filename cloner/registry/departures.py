@@ -1,0 +1,145 @@
+"""Voices that go: given up, deleted by whoever claims that, and forgotten."""
+
+from cloner.registry import requests, voices
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Transaction
+from cloner.registry.voices import VoiceRow
+
+__all__ = [
+    "EXPIRED",
+    "claim_deletion",
+    "drop_closed",
+    "erase",
+    "expire",
+    "forget",
+    "give_up",
+    "least_recently_used",
+    "lost",
+    "postpone_deletion",
+    "release",
+]
+
+# A call that began after that, and has not ended, has the voice.
+IN_CALL = """EXISTS (
+    SELECT 1 FROM calls
+    WHERE calls.marker = voices.marker AND calls.ended_at IS NULL AND calls.begun_at > :busy_since
+)"""
+LOST = Statement("""
+    UPDATE voices SET state = 'gone', closed_at = :now, reason = :reason, due_at = 0
+    WHERE marker = :marker AND state IN ('ready', 'deleting')
+""")
+RELEASE = """
+    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0
+    WHERE marker = :marker AND state = 'ready'
+"""
+RELEASED = Statement(RELEASE)
+RELEASED_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
+FORGOTTEN = Statement("""
+    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0, greeting_name = '',
+        number = NULL, consent = '', consent_at = NULL, client_reference = ''
+    WHERE marker = :marker AND state IN ('ready', 'deleting')
+""")
+EXPIRED = f"""
+    state = 'ready' AND used_at <= :unused_since AND kept_until <= :now AND NOT {IN_CALL}
+    AND coalesce(
+        (SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker), used_at
+    ) <= :unused_since
+"""
+EXPIRE = Statement(f"""
+    UPDATE voices SET state = 'deleting', reason = 'expired', due_at = :now, tries = 0 WHERE {EXPIRED}
+""")
+LEAST_RECENTLY_USED = Statement(f"""
+    {voices.SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
+""")
+KEPT_OF_CALLER = Statement(f"""
+    {voices.SELECT} WHERE state = 'ready' AND kept_until > :now AND caller = :caller AND NOT {IN_CALL} LIMIT 1
+""")
+KEPT_LEAST_RECENTLY_USED = Statement(f"""
+    {voices.SELECT} WHERE state = 'ready' AND kept_until > :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
+""")
+DELETION_CLAIMED = Statement(f"""
+    UPDATE voices SET due_at = :until, tries = tries + 1
+    WHERE marker = (
+        SELECT marker FROM voices WHERE state = 'deleting' AND due_at <= :now
+        ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING {voices.FIELDS}
+""")
+POSTPONED = Statement("""
+    UPDATE voices SET due_at = :due_at, tries = tries - :untried WHERE marker = :marker AND state = 'deleting'
+""")
+CALLS_ERASED = Statement("DELETE FROM calls WHERE marker = :marker")
+ERASED = Statement("DELETE FROM voices WHERE marker = :marker AND state IN ('gone', 'failed')")
+DROPPED = Statement("DELETE FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :before")
+
+
+def lost(tx: Transaction, marker: str, *, now: float, reason: str = "lost") -> None:
+    """Closes a voice that the provider no longer has."""
+    tx.run(LOST, marker=marker, reason=reason, now=now)
+
+
+def release(tx: Transaction, marker: str, reason: str, *, busy_since: float | None, now: float) -> bool:
+    """Gives a ready voice up for deletion, so that nobody begins to use it.
+
+    With `busy_since`, only if no call that began since then and has not ended uses it.
+    """
+    if busy_since is None:
+        return tx.run(RELEASED, marker=marker, reason=reason, now=now) == 1
+    return tx.run(RELEASED_UNLESS_IN_CALL, marker=marker, reason=reason, now=now, busy_since=busy_since) == 1
+
+
+def forget(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
+    """Gives a voice up for deletion, whatever uses it and why ever it was given up before."""
+    tx.run(FORGOTTEN, marker=marker, reason=reason, now=now)
+    requests.forget_voice(tx, marker)
+
+
+def give_up(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
+    """Gives a ready voice up for deletion, whatever uses it, so that no request is answered with it again."""
+    release(tx, marker, reason, busy_since=None, now=now)
+    requests.forget_voice(tx, marker)
+
+
+def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> int:
+    """Gives up every voice whose last call ended before `unused_since`; says how many.
+
+    Those that are kept for longer stay.
+    """
+    return tx.run(EXPIRE, unused_since=unused_since, busy_since=busy_since, now=now)
+
+
+def least_recently_used(
+    tx: Transaction, *, busy_since: float, now: float, kept: bool, replaces: str | None
+) -> VoiceRow | None:
+    """The ready voice that no call uses and that was used the longest ago.
+
+    Those that are kept come last, and only with `kept`, or where it is to be replaced anyway.
+    """
+    row = voices.one(tx, LEAST_RECENTLY_USED, busy_since=busy_since, now=now)
+    if row is None and kept:
+        row = voices.one(tx, KEPT_LEAST_RECENTLY_USED, busy_since=busy_since, now=now)
+    elif row is None and replaces is not None:
+        row = voices.one(tx, KEPT_OF_CALLER, busy_since=busy_since, now=now, caller=replaces)
+    return row
+
+
+def claim_deletion(tx: Transaction, *, now: float, until: float) -> VoiceRow | None:
+    """One voice whose deletion is due, which until then is nobody else's to delete."""
+    return voices.one(tx, DELETION_CLAIMED, now=now, until=until)
+
+
+def postpone_deletion(tx: Transaction, marker: str, *, due_at: float, untried: int = 0) -> None:
+    """Says when a deletion that failed may be tried again, and how many of its tries were none."""
+    tx.run(POSTPONED, marker=marker, due_at=due_at, untried=untried)
+
+
+def erase(tx: Transaction, marker: str) -> None:
+    """Removes every row about a voice that is gone or never was."""
+    tx.run(CALLS_ERASED, marker=marker)
+    tx.run(ERASED, marker=marker)
+    requests.forget_voice(tx, marker)
+
+
+def drop_closed(tx: Transaction, *, before: float) -> int:
+    """Removes rows of voices that were closed before then; says how many."""
+    return tx.run(DROPPED, before=before)
