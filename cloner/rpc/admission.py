@@ -306,8 +306,6 @@ def _refusing(failure: Exception) -> Any:
 
 
 def _refuse(context: Context, failure: Exception) -> None:
-    if isinstance(failure, NotImplementedError):
-        failure = MethodUnknown()
     answer_failure(context, failure)
     reason = reason_of(failure)
     get_current_span().set_attribute("precall.outcome", reason)

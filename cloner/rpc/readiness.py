@@ -8,7 +8,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2
 from precall.v1 import cloning_pb2
 
-from cloner.refusals import ServiceUnknown
+from cloner.refusals import MethodUnknown, ServiceUnknown
 from cloner.registry import RegistryUnavailable, Store, deployment
 from cloner.rpc.status import answer_failure
 
@@ -30,6 +30,11 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
             answer_failure(context, ServiceUnknown())
             return health_pb2.HealthCheckResponse()
         return await super().Check(request, context)
+
+    async def List(self, _request: Any, context: Any) -> Any:  # noqa: N802 - gRPC names it
+        """The library does not serve this one, and would end it with an exception."""
+        answer_failure(context, MethodUnknown())
+        return health_pb2.HealthListResponse()
 
 
 class Readiness:
