@@ -208,14 +208,13 @@ def _rooms(
     )
     memory = Room(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
     marked = Marked(provider, store)
-    removal = Removal(provider, store, now=now)
+    removal = Removal(provider, store, call_seconds=settings.call_max_minutes * 60, now=now)
     cloning = Cloning(
         provider, store, marked, removal,
         room=memory,
         tracing=tracing,
         timeout_seconds=settings.provider_timeout_seconds,
         attempts=settings.provider_attempts,
-        call_seconds=settings.call_max_minutes * 60,
         keep_seconds=settings.enrolment_keep_days * 86_400,
         now=now,
     )  # fmt: skip

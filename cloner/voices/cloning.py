@@ -37,7 +37,6 @@ from cloner.registry import (
     RegistryUnavailable,
     Store,
     VoiceRow,
-    departures,
     deployment,
     processes,
     voices,
@@ -110,8 +109,8 @@ class Clone:
 class Cloning:
     """Makes voices for the deployment of the store. `now` tells the time, in Unix seconds.
 
-    A create takes `timeout_seconds` at the most, its `attempts` together. No voice is evicted whose call
-    began less than `call_seconds` ago. What is made ahead of time is kept for `keep_seconds` at the least.
+    A create takes `timeout_seconds` at the most, its `attempts` together. What is made ahead of time is kept
+    for `keep_seconds` at the least.
     """
 
     def __init__(
@@ -125,7 +124,6 @@ class Cloning:
         tracing: TracerProvider,
         timeout_seconds: float,
         attempts: int,
-        call_seconds: float,
         keep_seconds: float,
         now: Callable[[], float],
     ) -> None:
@@ -137,7 +135,6 @@ class Cloning:
         self._tracer = tracing.get_tracer("precall.cloning")
         self._timeout = timeout_seconds
         self._attempts = attempts
-        self._call_seconds = call_seconds
         self._keep_seconds = keep_seconds
         self._now = now
         self._owner = secrets.token_hex(8)
@@ -247,7 +244,10 @@ class Cloning:
         try:
             created = await self._create(clone, wanted, recording, deadline=deadline, resent=resent)
         except failures.SlotsExhausted:
-            if clone.made_room or not await self._make_room(clone.row, wanted, deadline):
+            # For a call one may go that was made ahead of time.
+            if clone.made_room or not await self._removal.evict(
+                kept=wanted.call_id is not None, replaces=clone.row.replaces, deadline=deadline
+            ):
                 raise
             clone.made_room = True
             return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent + 1)
@@ -334,30 +334,6 @@ class Cloning:
             self._discard(voice_id, row.marker)
             raise Superseded
         return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
-
-    async def _make_room(self, row: VoiceRow, wanted: Wanted, deadline: float) -> bool:
-        """Deletes the voice that was used the longest ago and is in no call, if there is one.
-
-        For a call one may go that was made ahead of time.
-        """
-        now = self._now()
-        busy_since = now - self._call_seconds
-        oldest = await self._store.read(
-            departures.least_recently_used,
-            busy_since=busy_since,
-            now=now,
-            kept=wanted.call_id is not None,
-            replaces=row.replaces,
-        )
-        if oldest is None or not await self._store.write(
-            departures.release, oldest.marker, "evicted", busy_since=busy_since, now=self._now()
-        ):
-            return False
-        log.info("voice given up for its slot", voice_id=oldest.voice_id)
-        try:
-            return await self._removal.remove(oldest, deadline=deadline)
-        except ProviderFailure:
-            return False
 
     async def _month_resets_at(self, deadline: float) -> float:
         try:

@@ -26,14 +26,21 @@ SOON_SECONDS, LOOK_SECONDS = 2.0, 0.1
 # Why a voice was given up.
 FORGOTTEN = "forgotten"
 DELETED = "deleted"
+EVICTED = "evicted"
 
 
 class Removal:
-    """Removes voices and restores agents. `now` tells the time, in Unix seconds."""
+    """Removes voices and restores agents. `now` tells the time, in Unix seconds.
 
-    def __init__(self, provider: ElevenLabs, store: Store, *, now: Callable[[], float]) -> None:
+    No voice is evicted whose call began less than `call_seconds` ago.
+    """
+
+    def __init__(
+        self, provider: ElevenLabs, store: Store, *, call_seconds: float, now: Callable[[], float]
+    ) -> None:
         self._provider = provider
         self._store = store
+        self._call_seconds = call_seconds
         self._now = now
         self._holder = secrets.token_hex(8)
         # How often an agent could not be put back in a row.
@@ -77,6 +84,27 @@ class Removal:
         except (failures.ProviderFailure, TimeoutError):
             return False
         return True
+
+    async def evict(self, *, kept: bool, replaces: str | None, deadline: float) -> bool:
+        """Deletes the voice that was used the longest ago and is in no call; False if none is gone then.
+
+        Of those that are kept one may go with `kept`, or where it is the one that the caller `replaces`.
+        Raises RegistryUnavailable.
+        """
+        now = self._now()
+        busy_since = now - self._call_seconds
+        oldest = await self._store.read(
+            departures.least_recently_used, busy_since=busy_since, now=now, kept=kept, replaces=replaces
+        )
+        if oldest is None or not await self._store.write(
+            departures.release, oldest.marker, EVICTED, busy_since=busy_since, now=self._now()
+        ):
+            return False
+        log.info("voice given up for its slot", voice_id=oldest.voice_id)
+        try:
+            return await self.remove(oldest, deadline=deadline)
+        except failures.ProviderFailure:
+            return False
 
     async def claim(self, *, marker: str | None = None) -> AgentRow | None:
         """An agent that is to be put back, ours to do for a while; None if there is none."""
