@@ -49,8 +49,10 @@ def _pair(certificate: str, key: str) -> Literal["no certificate", "no key", "no
 
 
 def _are_certificates(text: str) -> bool:
+    # Between certificates there may be words in any script, of which ssl takes none but ASCII.
+    ascii_text = text.encode("ascii", "replace").decode()
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=ascii_text)
     except (ssl.SSLError, ValueError):
         return False
     return True

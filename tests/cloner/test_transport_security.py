@@ -220,6 +220,10 @@ CASES: list[tuple[Any, list[str]]] = [
         ["CLONER_TLS_CERT must hold certificates", "CLONER_TLS_CLIENT_CA must hold certificates"],
     ),
     (
+        lambda a, _: {"cert": chain(a).replace("MII", "MÜI", 1), "key": key(a)},
+        ["CLONER_TLS_CERT must hold certificates"],
+    ),
+    (
         lambda a, _: {"cert": "/etc/tls/cert.pem", "key": key(a)},
         ["CLONER_TLS_CERT must be PEM (-----BEGIN ...), while a file is named by"],
     ),
@@ -247,7 +251,7 @@ def test_pem_from_a_file_and_from_a_variable(authority: trustme.CA, tmp_path: Pa
     issued = authority.issue_cert("localhost")
     (tmp_path / "key").write_bytes(b"\xef\xbb\xbf" + key(issued).replace("\n", "\r\n").encode())
     environ = {
-        "CLONER_TLS_CERT": "subject=localhost\n" + chain(issued),
+        "CLONER_TLS_CERT": "# Zürich, subject=localhost\n" + chain(issued),
         "CLONER_TLS_KEY_FILE": f"{tmp_path}/key",
     }
 
