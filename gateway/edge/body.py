@@ -181,9 +181,9 @@ async def read_body(
 ) -> float:
     """Feeds the body to `feed` piece by piece; returns the loop's time at which it began to arrive.
 
-    `feed` tells `share` what it holds. A body that says that it is too large is refused before a
-    byte of it is read, one that comes with fewer than `least_rate` bytes a second before `seconds` are
-    over. Raises BodyError and ClientGone.
+    What had arrived while it waited for its turn counts from when it began to wait. `feed` tells `share` what
+    it holds. A body that says that it is too large is refused before a byte of it is read, one that comes
+    with fewer than `least_rate` bytes a second before `seconds` are over. Raises BodyError and ClientGone.
     """
     declared = _declared(headers)
     if declared > limit:
@@ -193,6 +193,7 @@ async def read_body(
     loop = asyncio.get_running_loop()
     began: float | None = None
     size = 0
+    waits = False
     ends = loop.time() + seconds
     due = loop.time() + GRACE_SECONDS
     try:
@@ -201,17 +202,18 @@ async def read_body(
             while True:
                 # It is not the sender who is slow while others have their turns.
                 clock.reschedule(ends)
-                asked = loop.time()
+                asked, waits = loop.time(), True
                 await share.turn((declared or limit) - size)
                 if share.gone:
                     raise BodyError("RATE_LIMITED")
-                due += loop.time() - asked
+                waited, waits = loop.time() - asked, False
+                due += waited
                 clock.reschedule(min(ends, due))
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
                 now = loop.time()
-                began = began or now
+                began = began or now - waited
                 chunk: bytes = message.get("body", b"")
                 size += len(chunk)
                 if size > limit:
@@ -221,7 +223,7 @@ async def read_body(
                     return began
                 due = min(due + len(chunk) / least_rate, now + GRACE_SECONDS)
     except TimeoutError:
-        raise BodyError("RATE_LIMITED" if share.gone else "BODY_TIMEOUT") from None
+        raise BodyError("RATE_LIMITED" if share.gone or waits else "BODY_TIMEOUT") from None
     finally:
         share.interrupt = lambda: None
 

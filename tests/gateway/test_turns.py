@@ -1,6 +1,38 @@
 import asyncio
+from typing import Any
 
+import pytest
+
+from gateway.edge.body import Bodies, BodyError, read_body
 from gateway.edge.turns import Turns
+
+
+class Held(Turns):
+    """Turns of which nobody gets one until they are told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def one(self, need: int) -> None:
+        self.asked.set()
+        await self.goes_on.wait()
+        await super().one(need)
+
+
+async def body_of_one_piece() -> Any:
+    """What a server hands over of a body that is there."""
+    return {"type": "http.request", "body": b"{}", "more_body": False}
+
+
+async def read_of(turns: Turns, *, seconds: float) -> float:
+    """Reads a body that is there from the beginning."""
+    bodies = Bodies(1000, {"/webhook": 1000})
+    bodies.turns = turns
+    with bodies.share(10, "/webhook") as share:
+        return await read_body(
+            [], body_of_one_piece, lambda _: None, share, limit=10, seconds=seconds, least_rate=1.0
+        )
 
 
 async def begun(turns: Turns, needs: list[int]) -> list[int]:
@@ -57,3 +89,23 @@ async def test_who_gives_up_holds_up_nobody() -> None:
         async with asyncio.timeout(10):
             await asyncio.gather(*waiting, return_exceptions=True)
             await turns.one(1)
+
+
+async def test_waiting_for_a_turn_is_part_of_the_time() -> None:
+    """What was there before its turn came began to arrive then: an answer in time counts from there."""
+    turns = Held()
+    reading = asyncio.create_task(read_of(turns, seconds=60))
+    await turns.asked.wait()
+    await asyncio.sleep(0.5)
+    goes_on_at = asyncio.get_running_loop().time()
+    turns.goes_on.set()
+
+    assert await reading < goes_on_at
+
+
+async def test_no_turn_in_time_is_not_the_senders_fault() -> None:
+    """A body whose turn does not come may be sent again; its sender was not too slow."""
+    with pytest.raises(BodyError) as refused:
+        await read_of(Held(), seconds=0.01)
+
+    assert "RATE_LIMITED" == refused.value.reason
