@@ -167,8 +167,12 @@ async def ask(url: str, path: str, method: str = "POST") -> bytes:
 
 async def _timed(connection: Connection, request: Request, expected: bytes) -> float:
     began = time.perf_counter()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        answer = await connection.exchange(request)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            answer = await connection.exchange(request)
+    except TimeoutError:
+        connection.close()  # the answer may still come, and would be taken for the next one's
+        raise RequestFailed(f"not answered within {PATIENCE_SECONDS} seconds") from None
     took = (time.perf_counter() - began) * 1000
     status = answer[9:12]
     if status != b"200" or expected not in answer:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.deliveries import SIZES, speech
-from demo.processes import running
+from demo.processes import ProcessFailed, running
 from tests.cloner.wire import Wire
 
 TOKEN = "not-a-secret-at-all"  # noqa: S105 - it guards what listens on this machine's loopback
@@ -172,6 +172,8 @@ async def measured(crowd: str, target: str, pid: int) -> tuple[str, Others, tupl
         await asyncio.sleep(0.05)
     going_on.cancel()
     await asyncio.gather(going_on, return_exceptions=True)
+    if attacker.returncode:
+        raise ProcessFailed(f"the crowd {crowd} ended with exit status {attacker.returncode}")
     return (await telling)[0].decode().strip(), others, (most, workers)
 
 
@@ -210,4 +212,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ProcessFailed as failure:
+        sys.exit(f"benchmarks.door: {failure}")

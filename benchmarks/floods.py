@@ -19,16 +19,19 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.attacker import attacker
 from benchmarks.deliveries import speech
 from benchmarks.emulated import System
 from benchmarks.sending import Answer, deliver, deliver_all
 from benchmarks.strangers import ROUTES, forged_head
+from demo.processes import ProcessFailed
 
 LARGE = int(9.9 * 1_048_576)
 SMALL = 200 * 1024
 SETTLE_SECONDS = 10.0
 MEBIBYTE = 1_048_576
 KINDS = ("waves", "callers", "bodies")
+ALL = "all"
 
 
 class Watch:
@@ -129,18 +132,11 @@ def bodies(console: Console, *, deliveries: int, connections: int) -> None:
 
 
 async def _beside_bodies(url: str, sample: bytes, deliveries: int, connections: int) -> list[Answer]:
-    attacker = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.floods", "--attack", url, "--connections", str(connections))
-    )
     answers = []
-    try:
-        await asyncio.sleep(2)
+    async with attacker("benchmarks.floods", "--attack", url, "--connections", str(connections)):
         for number in range(deliveries):
             answers.append(await deliver(url, sample, number))
             await asyncio.sleep(0.5)
-    finally:
-        attacker.kill()
-        await attacker.wait()
     return answers
 
 
@@ -193,7 +189,9 @@ def main() -> int:
     arguments = argparse.ArgumentParser(
         prog="benchmarks.floods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("kinds", nargs="*", choices=KINDS, help="which (default: all)")
+    arguments.add_argument(
+        "kinds", nargs="*", choices=(*KINDS, ALL), default=ALL, help="which (default: all)"
+    )
     arguments.add_argument("--attack", metavar="URL", help="send unsigned bodies there, and nothing else")
     arguments.add_argument(
         "--connections", type=int, default=64, help="of the unsigned bodies, for each route"
@@ -203,7 +201,7 @@ def main() -> int:
     if chosen.attack:
         asyncio.run(unsigned_bodies(chosen.attack, chosen.connections))
         return 0
-    kinds, console = chosen.kinds or KINDS, Console(width=150)
+    kinds, console = KINDS if ALL in chosen.kinds else chosen.kinds, Console(width=150)
     if "waves" in kinds:
         waves(console, count=3, at_once=120)
     if "callers" in kinds:
@@ -215,4 +213,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ProcessFailed as failure:
+        sys.exit(f"benchmarks.floods: {failure}")

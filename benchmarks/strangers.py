@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.attacker import attacker
 from benchmarks.client import RequestFailed, send
 from benchmarks.comparison import VOICE
 from benchmarks.deliveries import SIZES, deliveries, speech
 from benchmarks.system import Subject, provider, system
+from demo.processes import ProcessFailed
 
 Attack = Callable[[str, int], Awaitable[None]]
 
@@ -144,16 +146,9 @@ async def honest(url: str, count: int, seconds: float) -> tuple[int, float]:
 
 async def measured(ours: Subject, attack: str, count: int, seconds: float) -> tuple[int, float, float]:
     """Deliveries taken, the slowest in seconds, the gateway's peak of memory in MB."""
-    attacker = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.strangers", "--attack", attack, "--url", ours.url)
-    )
     ours.begin()
-    try:
-        await asyncio.sleep(2)
+    async with attacker("benchmarks.strangers", "--attack", attack, "--url", ours.url):
         taken, slowest = await honest(ours.url, count, seconds)
-    finally:
-        attacker.kill()
-        await attacker.wait()
     return taken, slowest, ours.used().peak_mb["gateway"]
 
 
@@ -192,4 +187,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ProcessFailed as failure:
+        sys.exit(f"benchmarks.strangers: {failure}")

@@ -77,7 +77,7 @@ def _injected(settings: msgspec.Struct, environ: Mapping[str, str]) -> Iterator[
 
 def _unknown(settings: msgspec.Struct, environ: Mapping[str, str]) -> Iterator[Remark]:
     own = {field.upper() for field in settings.__struct_fields__}
-    known = own | KNOWN | {f"{name}_FILE" for name in own if f"{name}_FILE" in KNOWN}
+    known = own | KNOWN
     for name in sorted(environ):
         if not name.upper().startswith(PREFIXES) or name in known or OF_SERVICE.fullmatch(name):
             continue

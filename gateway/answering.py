@@ -30,9 +30,23 @@ from gateway.edge.signature import VerifiedBody, Verifier
 from gateway.settings import Settings
 from telemetry.logs import about
 
-__all__ = ["Desk", "Progress", "answered", "lines", "opened", "read", "verified_body", "verifier", "vouch"]
+__all__ = [
+    "HEADROOM_SECONDS",
+    "Desk",
+    "Progress",
+    "answered",
+    "lines",
+    "opened",
+    "read",
+    "verified_body",
+    "verifier",
+    "vouch",
+]
 
 log = structlog.get_logger()
+
+# What is kept of a budget for bringing the answer out.
+HEADROOM_SECONDS = 0.1
 
 
 class Desk(Struct, frozen=True, kw_only=True):

@@ -26,7 +26,17 @@ from precall.v1.cloning_pb2 import (
 )
 
 from environment import Secret
-from gateway.answering import Desk, Progress, answered, lines, read, verified_body, verifier, vouch
+from gateway.answering import (
+    HEADROOM_SECONDS,
+    Desk,
+    Progress,
+    answered,
+    lines,
+    read,
+    verified_body,
+    verifier,
+    vouch,
+)
 from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Speech, remember
 from gateway.conversation.start_data import Facts, Initiation, initiation, unknown_call
 from gateway.edge import problems
@@ -39,8 +49,6 @@ from gateway.settings import MAX_INITIATION_BYTES
 
 __all__ = ["conversation_init"]
 
-# What is kept of the budget for bringing the answer out.
-HEADROOM_SECONDS = 0.1
 # What it is called that there is no voice although somebody is known by the number.
 UNKNOWN = {CALLER_MATCH_SEVERAL: "caller_ambiguous", CALLER_MATCH_ONE: "voice_unavailable"}
 STATUSES = (401, 408, 413, 429, 500)

@@ -1,7 +1,7 @@
 """The route that takes events after a call, readable from the top as the way of one event.
 
     POST /webhook/post-call   bytes and headers
-    verified_body()           -> VerifiedBody | SignatureError, BodyError          (desk.py)
+    verified_body()           -> VerifiedBody | SignatureError, BodyError          (answering.py)
     event.read()              -> Event | DeliveryError, BodyError
     complete()                -> whether there was such a call | PrecallError
     answer                    -> 200, or what problems.py makes of the failure

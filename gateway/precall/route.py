@@ -1,10 +1,10 @@
 """The route that takes a delivery, readable from the top as the way of one delivery.
 
     POST /webhook       bytes and headers
-    verified_body()     -> VerifiedBody | SignatureError, BodyError                (desk.py)
+    verified_body()     -> VerifiedBody | SignatureError, BodyError                (answering.py)
     receive()           -> Delivery | DeliveryError
     call_through()      -> PrepareCallResponse | PrecallError, ClientGone
-    prepared()          -> PreparedCall, FallbackCall                              (prepared.py)
+    prepared()          -> PreparedCall, FallbackCall                              (answer.py)
     answer              -> 200, or what problems.py makes of the failure, or without_voice()
 
 Each arrow changes the type once.
@@ -20,7 +20,7 @@ from opentelemetry.trace import get_current_span
 from precall.v1.cloning_pb2 import PrepareCallResponse
 from precall_client import Caller, Precall
 
-from gateway.answering import Desk, Progress, answered, lines, verified_body, verifier
+from gateway.answering import HEADROOM_SECONDS, Desk, Progress, answered, lines, verified_body, verifier
 from gateway.conversation.overrides import remember
 from gateway.conversation.start_data import Facts, unknown_call
 from gateway.edge import problems
@@ -35,9 +35,6 @@ from gateway.precall.request import Delivery, MediaType
 from gateway.settings import Settings
 
 __all__ = ["webhook"]
-
-# What is kept of the budget for bringing the answer out.
-HEADROOM_SECONDS = 0.1
 
 
 # What a call may go on after with the agent's own voice; below these it is the sender who is at fault.
