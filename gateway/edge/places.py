@@ -6,9 +6,12 @@ A newcomer is always let in while anybody is there who has less of a claim:
     beginning   the headers of a request are incomplete, for the longest time
     asking      a request is under way of somebody we do not know, for the longest time
 
+Whoever came to what he is doing only just now is passed over while there is anybody else to go: somebody who
+has connected is idle until his first bytes are here, and would go before everybody who holds up the place.
 Only where everybody is known, which is to say that every place is taken by work, a newcomer is turned away.
 """
 
+import time
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
@@ -20,6 +23,8 @@ EXTENSION = "precall.guest"
 
 # How many who gave way may still be on their way out with an answer.
 LEAVING = 64
+# How long somebody has for the next step before those go first who have taken longer.
+GRACE_SECONDS = 1.0
 
 
 class Claim(IntEnum):
@@ -45,13 +50,14 @@ class Guest(Protocol):
 
 
 class Places:
-    """Takes no more connections than there are places."""
+    """Takes no more connections than there are places. `now` is in seconds, and never goes back."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, now: Callable[[], float] = time.monotonic) -> None:
         self._most = most
+        self._now = now
         self._claims: dict[Guest, Claim] = {}
-        # Each in the order in which they came to it, so that nobody is searched for.
-        self._orders: dict[Claim, dict[Guest, None]] = {claim: {} for claim in Claim}
+        # When each came to it, in that order, so that nobody is searched for.
+        self._orders: dict[Claim, dict[Guest, float]] = {claim: {} for claim in Claim}
         self._leaving: set[Guest] = set()
 
     def enter(self, guest: Guest) -> bool:
@@ -76,15 +82,18 @@ class Places:
         self._leaving.discard(guest)
 
     def _make_room(self) -> bool:
-        for claim in (Claim.IDLE, Claim.BEGINNING, Claim.ASKING):
-            for guest in self._orders[claim]:
-                self.leave(guest)
-                at_once = len(self._leaving) >= LEAVING
-                self._leaving.add(guest)
-                guest.give_way(at_once=at_once)
-                return True
-        return False
+        orders = [self._orders[claim] for claim in (Claim.IDLE, Claim.BEGINNING, Claim.ASKING)]
+        longest = [next(iter(order.items())) for order in orders if order]
+        if not longest:
+            return False
+        latest = self._now() - GRACE_SECONDS
+        guest = next((guest for guest, since in longest if since <= latest), longest[0][0])
+        self.leave(guest)
+        at_once = len(self._leaving) >= LEAVING
+        self._leaving.add(guest)
+        guest.give_way(at_once=at_once)
+        return True
 
     def _put(self, guest: Guest, claim: Claim) -> None:
         self._claims[guest] = claim
-        self._orders[claim][guest] = None
+        self._orders[claim][guest] = self._now()
