@@ -15,13 +15,14 @@ import hmac
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from environment import Secret
 
-__all__ = ["ANYBODY", "Client", "Clients", "Right", "clients_of"]
+__all__ = ["ANYBODY", "Client", "Clients", "Right", "calling", "clients_of"]
 
 Right = Literal["calls", "voices", "read", "erase"]
 EVERYTHING: frozenset[Right] = frozenset(("calls", "voices", "read", "erase"))
@@ -44,6 +45,9 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
 
 ANYBODY = Client(name="anybody")
 """Who calls where nobody has to say who it is."""
+
+calling: ContextVar[Client] = ContextVar("calling", default=ANYBODY)
+"""Whose call is being answered."""
 
 
 class Clients:

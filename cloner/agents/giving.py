@@ -148,6 +148,9 @@ class Agents:
                 )
             return False
         row = _intended(agent_id, reading, wanted, ours=ours, call_id=call_id, marker=marker)
+        if before.voice_id is None or before.first_message is None:
+            # It could not be put back. An empty text can.
+            return False
         if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
             # Nothing empty can be an override: in other calls this caller's greeting would be heard.
             return False

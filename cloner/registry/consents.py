@@ -101,6 +101,7 @@ def counting(
 
 def note(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> None:
     """Keeps a consent that a request told, unless it was told before."""
+    _alone(tx, person)
     if tx.one(KNOWN, person=person, reference=reference) is None:
         give(tx, person, reference, number=number, now=now)
 

@@ -6,7 +6,11 @@ from cloner.registry.transaction import Transaction
 from cloner.registry.voices import VoiceRow
 
 __all__ = [
-    "EXPIRED",
+    "DELETED",
+    "EVICTED",
+    "FORGOTTEN",
+    "NOBODYS",
+    "UNUSED",
     "claim_deletion",
     "drop_closed",
     "erase",
@@ -19,13 +23,16 @@ __all__ = [
     "release",
 ]
 
+# Why a voice was given up, in the words of the table.
+DELETED, EVICTED, FORGOTTEN = "deleted", "evicted", "forgotten"
+
 # A call that began after that, and has not ended, has the voice.
 IN_CALL = """EXISTS (
     SELECT 1 FROM calls
     WHERE calls.marker = voices.marker AND calls.ended_at IS NULL AND calls.begun_at > :busy_since
 )"""
-LOST = Statement("""
-    UPDATE voices SET state = 'gone', closed_at = :now, reason = :reason, due_at = 0
+GONE = Statement("""
+    UPDATE voices SET state = 'gone', closed_at = :now, reason = coalesce(reason, 'lost'), due_at = 0
     WHERE marker = :marker AND state IN ('ready', 'deleting')
 """)
 RELEASE = """
@@ -34,19 +41,28 @@ RELEASE = """
 """
 RELEASED = Statement(RELEASE)
 RELEASED_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
-FORGOTTEN = Statement("""
-    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0, greeting_name = '',
-        number = NULL, consent = '', consent_at = NULL, client_reference = ''
-    WHERE marker = :marker AND state IN ('ready', 'deleting')
+# What tells whose voice it was. Nobody need know that to delete it.
+NOBODYS: dict[str, str | None] = {
+    "greeting_name": "",
+    "name": "",
+    "number": None,
+    "consent": "",
+    "consent_at": None,
+    "client_reference": "",
+}
+FORGET = Statement(f"""
+    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0,
+        {", ".join(f"{column} = :{column}" for column in NOBODYS)}
+    WHERE marker = :marker
 """)
-EXPIRED = f"""
+UNUSED = f"""
     state = 'ready' AND used_at <= :unused_since AND kept_until <= :now AND NOT {IN_CALL}
     AND coalesce(
         (SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker), used_at
     ) <= :unused_since
 """
 EXPIRE = Statement(f"""
-    UPDATE voices SET state = 'deleting', reason = 'expired', due_at = :now, tries = 0 WHERE {EXPIRED}
+    UPDATE voices SET state = 'deleting', reason = 'expired', due_at = :now, tries = 0 WHERE {UNUSED}
 """)
 LEAST_RECENTLY_USED = Statement(f"""
     {voices.SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
@@ -73,9 +89,15 @@ ERASED = Statement("DELETE FROM voices WHERE marker = :marker AND state IN ('gon
 DROPPED = Statement("DELETE FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :before")
 
 
-def lost(tx: Transaction, marker: str, *, now: float, reason: str = "lost") -> None:
-    """Closes a voice that the provider no longer has."""
-    tx.run(LOST, marker=marker, reason=reason, now=now)
+def lost(tx: Transaction, marker: str, *, now: float) -> None:
+    """Closes a voice that the provider no longer has; what it was given up for, if it was, stays its reason.
+
+    Of one that was forgotten nothing stays.
+    """
+    tx.run(GONE, marker=marker, now=now)
+    row = voices.get(tx, marker)
+    if row is not None and row.state == "gone" and row.reason == FORGOTTEN:
+        erase(tx, marker)
 
 
 def release(tx: Transaction, marker: str, reason: str, *, busy_since: float | None, now: float) -> bool:
@@ -88,10 +110,19 @@ def release(tx: Transaction, marker: str, reason: str, *, busy_since: float | No
     return tx.run(RELEASED_UNLESS_IN_CALL, marker=marker, reason=reason, now=now, busy_since=busy_since) == 1
 
 
-def forget(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
-    """Gives a voice up for deletion, whatever uses it and why ever it was given up before."""
-    tx.run(FORGOTTEN, marker=marker, reason=reason, now=now)
-    requests.forget_voice(tx, marker)
+def forget(tx: Transaction, marker: str, *, now: float) -> VoiceRow | None:
+    """Forgets whose voice it is; its row, where the provider still has it, for whoever deletes it there.
+
+    One that is on its way is nobody's then: whoever makes it finds no row, and deletes it.
+    """
+    row = voices.held(tx, marker)
+    if row is not None and row.state in ("ready", "deleting"):
+        tx.run(FORGET, marker=marker, reason=FORGOTTEN, now=now, **NOBODYS)
+        requests.forget_voice(tx, marker)
+        return voices.get(tx, marker)
+    voices.fail(tx, marker, FORGOTTEN, now=now)
+    erase(tx, marker)
+    return None
 
 
 def give_up(tx: Transaction, marker: str, reason: str, *, now: float) -> None:

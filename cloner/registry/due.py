@@ -29,7 +29,7 @@ WHAT_IS_DUE = Statement(f"""
             OR EXISTS (SELECT 1 FROM calls WHERE ended_at < :dropped_before)
             OR EXISTS (SELECT 1 FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :dropped_before)
             OR EXISTS (SELECT 1 FROM agents WHERE {agents.OVER})
-            OR EXISTS (SELECT 1 FROM voices WHERE {departures.EXPIRED})
+            OR EXISTS (SELECT 1 FROM voices WHERE {departures.UNUSED})
             OR EXISTS (SELECT 1 FROM requests WHERE at <= :answered_before),
         EXISTS (SELECT 1 FROM agents WHERE restoring AND held_until <= :now),
         EXISTS (SELECT 1 FROM voices WHERE state = 'deleting' AND due_at <= :now),

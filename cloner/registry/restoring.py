@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cloner.address import is_sqlite, postgres_url, sqlite_file
+from cloner.registry import departures
 from cloner.registry.opening import (
     MIGRATION_LOCK,
     bring_up_to_date,
@@ -123,11 +124,8 @@ def _left(transaction: Transaction, source: Snapshot, table: Table) -> dict[str,
             # It is the voice of another row by now.
             continue
         if row[state] == "ready":
-            given_up = {
-                "state": "deleting", "reason": "restored", "tries": 0, "greeting_name": "", "number": None,
-                "consent": "", "consent_at": None, "client_reference": "",
-            }  # fmt: skip
-            for column, value in given_up.items():
+            given_up = {"state": "deleting", "reason": "restored", "tries": 0}
+            for column, value in (given_up | departures.NOBODYS).items():
                 row[place[column]] = value
         row[place["due_at"]] = 0.0
         left[row[marker]] = row

@@ -47,8 +47,10 @@ class RegistryUnavailable(Exception):
         super().__init__(message)
 
 
-class RegistryBusy(Exception):
+class RegistryBusy(RegistryUnavailable):
     """The database answers, but more is asked of it than it can answer in time."""
+
+    reason = "RATE_LIMITED"
 
     def __init__(self) -> None:
         super().__init__("Too much is going on at once; try again in a moment.")

@@ -17,6 +17,9 @@ WITHDRAWN = Statement("""
     WHERE person = :person AND state = 'ready'
 """)
 
+# What has failed may have been made all the same.
+WITHDRAWN_TOO = Statement("UPDATE voices SET reason = :reason WHERE person = :person AND state = 'failed'")
+
 
 def take_in(
     tx: Transaction, marker: str, consent: str, *, person: str, number: str | None, now: float
@@ -41,3 +44,4 @@ def withdraw(tx: Transaction, person: str, consent: str, *, number: str | None, 
         if row.state in ("intended", "ready"):
             requests.forget_voice(tx, row.marker)
     tx.run(WITHDRAWN, person=person, reason=consents.WITHDRAWN, now=now)
+    tx.run(WITHDRAWN_TOO, person=person, reason=consents.WITHDRAWN)

@@ -20,6 +20,7 @@ __all__ = [
     "every",
     "fail",
     "get",
+    "held",
     "in_use",
     "intend",
     "keep",
@@ -131,10 +132,10 @@ RECORDED = Statement("""
         closed_at = NULL, caller = :caller, replaces = NULL
     WHERE marker = :marker
 """)
+CALLS_HELD = Statement("SELECT id FROM calls WHERE marker = :marker ORDER BY id FOR UPDATE")
 CALLS_LEFT = Statement("UPDATE calls SET marker = NULL WHERE marker = :marker")
 FAILED = Statement("""
-    UPDATE voices SET state = 'failed', reason = :reason, closed_at = :now
-    WHERE marker = :marker AND state = 'intended'
+    UPDATE voices SET state = 'failed', reason = :reason, closed_at = :now WHERE marker = :marker
 """)
 # By name: who waited for another taker finds another owner here.
 TAKEN_OVER = Statement(f"""
@@ -271,8 +272,20 @@ def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
     return True
 
 
-def fail(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
-    """Closes an intent of which nothing came, so that the caller may be tried again at once."""
+def held(tx: Transaction, marker: str) -> VoiceRow | None:
+    """The row of a marker, which stays as it is until the transaction ends, and its calls with it."""
+    tx.all(CALLS_HELD, marker=marker)
+    return one(tx, GET_LOCKED, marker=marker)
+
+
+def fail(tx: Transaction, marker: str, reason: str, *, now: float, owner: str | None = None) -> None:
+    """Closes an intent of which nothing came, so that the caller may be tried again at once.
+
+    With `owner`, only if that process still has the intent. A voice that was recorded keeps its calls.
+    """
+    row = held(tx, marker)
+    if row is None or row.state != "intended" or owner not in {None, row.owner}:
+        return
     tx.run(CALLS_LEFT, marker=marker)
     tx.run(FAILED, marker=marker, reason=reason, now=now)
 

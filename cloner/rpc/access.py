@@ -10,7 +10,7 @@ import structlog
 from opentelemetry.trace import get_current_span
 from precall.v1 import cloning_pb2
 
-from cloner.clients import ANYBODY, Client, Clients, Right
+from cloner.clients import ANYBODY, Client, Clients, Right, calling
 from cloner.refusals import ClientOverloaded, PermissionDenied, Refused, Unauthenticated
 from cloner.rpc.status import answer_failure, reason_of
 from cloner.rpc.usage import Quota, own_quota
@@ -104,6 +104,7 @@ class Access(grpc.aio.ServerInterceptor):
                     if right is not None and right not in client.may:
                         raise PermissionDenied(client=client.name, right=right)
                     with self._place(client), _told(context) if right == "erase" else nullcontext():
+                        calling.set(client)
                         if client.max_requests is not None:
                             own_quota.set(Quota(self._under_way[client.name], client.max_requests))
                         return await behavior(requests, context)

@@ -10,8 +10,7 @@ from precall.v1.error_reason_pb2 import ErrorReason
 
 from cloner.calls import Begun
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import CallView, Consent, consents
-from cloner.voices.removal import DELETED, FORGOTTEN
+from cloner.registry import CallView, Consent, consents, departures
 from cloner.voices.voice import Voice
 
 __all__ = ["STATES", "call", "consent", "duration", "fallback", "moment", "speech", "voice"]
@@ -28,12 +27,12 @@ STATES = {
 }
 CAUSES = {
     "expired": pb.GONE_CAUSE_EXPIRED,
-    "evicted": pb.GONE_CAUSE_EVICTED,
+    departures.EVICTED: pb.GONE_CAUSE_EVICTED,
     "replaced": pb.GONE_CAUSE_REPLACED,
     "restored": pb.GONE_CAUSE_RESTORED,
     "lost": pb.GONE_CAUSE_LOST,
-    DELETED: pb.GONE_CAUSE_DELETED,
-    FORGOTTEN: pb.GONE_CAUSE_FORGOTTEN,
+    departures.DELETED: pb.GONE_CAUSE_DELETED,
+    departures.FORGOTTEN: pb.GONE_CAUSE_FORGOTTEN,
     consents.WITHDRAWN: pb.GONE_CAUSE_CONSENT_WITHDRAWN,
 }
 # What the registry notes of a failure that was none of ElevenLabs' own.

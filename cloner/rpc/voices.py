@@ -7,6 +7,7 @@ from typing import Any
 from opentelemetry.trace import get_current_span
 from precall.v1 import cloning_pb2 as pb
 
+from cloner.clients import calling
 from cloner.provider.failures import VoiceNotFound
 from cloner.registry import NamedRequest, Store, views
 from cloner.rpc import messages
@@ -224,6 +225,6 @@ async def _request(
         return None
     digest = await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
     return NamedRequest(
-        key=identities.request(request_id),
+        key=identities.request(calling.get().name, request_id),
         content=identities.content(method, caller, sample_digest=digest),
     )

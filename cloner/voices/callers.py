@@ -118,9 +118,9 @@ class Identities:
         """
         return f"call_{self._hash('call', agent_id, kind, name, number)[:24]}"
 
-    def request(self, request_id: str) -> str:
-        """What a sender's own name for a request is kept as."""
-        return self._hash("request", request_id)
+    def request(self, client: str, request_id: str) -> str:
+        """What a client's own name for a request is kept as. Two clients may use the same name."""
+        return self._hash("request", client, request_id)
 
     def content(self, method: str, caller: Caller, *, sample_digest: str) -> str:
         """What a request asks for: equal for two exactly when they say the same."""

@@ -162,7 +162,10 @@ class Cloning:
         return row, clone
 
     async def adopt(self, row: VoiceRow) -> None:
-        """Finishes the story of an intent whose process died, unless somebody else does."""
+        """Finishes the story of an intent whose process died, unless somebody else does.
+
+        One that this process works at stays ours: it was only too busy to give a sign of life.
+        """
         now = self._now()
         taken = await self._store.write(
             voices.take_over,
@@ -172,7 +175,7 @@ class Cloning:
             stale=now - STALE_SECONDS,
             now=now,
         )
-        if taken:
+        if taken and not self.under_way(row.marker):
             clone = Clone(row, asked=True)
             self._start(clone, self._resume(clone))
             with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):
@@ -357,13 +360,17 @@ class Cloning:
             with as_urgent_as(clone.urgency):
                 return await work
         except (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable) as failure:
-            await self._store.write(voices.fail, clone.row.marker, failure.reason, now=self._now())
+            await self._give_up(clone, failure.reason)
             raise
         except Exception:
-            await self._store.write(voices.fail, clone.row.marker, "given up", now=self._now())
+            await self._give_up(clone, "given up")
             raise
         finally:
             self._clones.pop(clone.row.marker, None)
+
+    async def _give_up(self, clone: Clone, reason: str) -> None:
+        """Closes the intent of a clone, unless another process has taken it over."""
+        await self._store.write(voices.fail, clone.row.marker, reason, owner=self._owner, now=self._now())
 
     def _discard(self, voice_id: str, marker: str) -> None:
         self._begin(self._marked.discard(voice_id, marker))

@@ -152,7 +152,9 @@ class Voices:
             if await self._store.write(voices.keep, voice.marker, until=now + self._keep_seconds):
                 if request is None:
                     return voice, reused
-                await self._store.write(requests.settle, request, voice.marker, reused=reused, now=now)
+                told = await self._store.write(requests.settle, request, voice.marker, reused=reused, now=now)
+                if told.marker == voice.marker:
+                    return voice, told.reused
         raise failures.Busy
 
     async def replace(
@@ -300,6 +302,8 @@ class Voices:
         if watch is None:
             watch = self._watches[row.marker] = asyncio.create_task(self._watch(row.marker))
             watch.add_done_callback(lambda _: self._watches.pop(row.marker, None))
+            # Those who wait are told by the task; nobody waiting is no reason for a complaint at exit.
+            watch.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.shield(watch)

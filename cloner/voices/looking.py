@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 import msgspec
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import RegistryUnavailable, Store, VoiceView, views
+from cloner.registry import RegistryUnavailable, Store, VoiceView, departures, views
 from cloner.voices.callers import Caller, Identities
-from cloner.voices.removal import FORGOTTEN
 from cloner.voices.voice import Voice, voice_seen
 
 __all__ = ["CallersSeveral", "Looking", "chosen"]
@@ -171,7 +170,14 @@ class Looking:
         if told is None:
             return None
         return msgspec.structs.replace(
-            told, state="gone", reason=FORGOTTEN, consent="", consented=None, reference="", expires=None
+            told,
+            state="gone",
+            reason=departures.FORGOTTEN,
+            name="",
+            consent="",
+            consented=None,
+            reference="",
+            expires=None,
         )
 
     @contextlib.contextmanager

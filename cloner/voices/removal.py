@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 
+import msgspec
 import structlog
 from cachetools import LRUCache
 
@@ -12,7 +13,7 @@ from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, voices
 from cloner.voices.postponed import ids_of, pause_after, put_off
 
-__all__ = ["DELETED", "FORGOTTEN", "Removal"]
+__all__ = ["Removal"]
 
 log = structlog.get_logger()
 
@@ -23,10 +24,6 @@ LONGEST_AGENT_SECONDS = 60.0
 AGENTS = 10_000
 # How long whoever wants a voice deleted waits for an agent that is being put back, and looks how often.
 SOON_SECONDS, LOOK_SECONDS = 2.0, 0.1
-# Why a voice was given up.
-FORGOTTEN = "forgotten"
-DELETED = "deleted"
-EVICTED = "evicted"
 
 
 class Removal:
@@ -59,9 +56,7 @@ class Removal:
         if row.voice_id is not None:
             await self._provider.delete_voice(row.voice_id, deadline=deadline)
         log.info("voice deleted", voice_id=row.voice_id, why=row.reason)
-        await self._store.write(departures.lost, row.marker, now=self._now(), reason=row.reason or DELETED)
-        if row.reason == FORGOTTEN:
-            await self._store.write(departures.erase, row.marker)
+        await self._store.write(departures.lost, row.marker, now=self._now())
         return True
 
     async def at_once(self, row: VoiceRow, *, deadline: float) -> bool:
@@ -97,9 +92,10 @@ class Removal:
             departures.least_recently_used, busy_since=busy_since, now=now, kept=kept, replaces=replaces
         )
         if oldest is None or not await self._store.write(
-            departures.release, oldest.marker, EVICTED, busy_since=busy_since, now=self._now()
+            departures.release, oldest.marker, departures.EVICTED, busy_since=busy_since, now=self._now()
         ):
             return False
+        oldest = msgspec.structs.replace(oldest, reason=departures.EVICTED)
         log.info("voice given up for its slot", voice_id=oldest.voice_id)
         try:
             return await self.remove(oldest, deadline=deadline)

@@ -297,3 +297,24 @@ async def test_anybody(cloning) -> None:
 
     (line,) = [line for line in lines if line["event"] == "request answered"]
     assert ("anybody", "ListVoices") == (line["client"], line["method"])
+
+
+async def test_names_of_requests_are_each_clients_own(
+    cloning, emulator: Emulator, speech: bytes, tmp_path: Path
+) -> None:
+    """Two clients that use one request_id make two requests; the tokens of one client share its names."""
+    clients = written(tmp_path / "clients.toml", entry("crm", "token-a", "token-b"), entry("desk", "token-c"))
+    async with cloning(cloner_clients=clients) as cloner:
+
+        async def clone(token: str, name: str) -> str:
+            request = pb.CloneVoiceRequest(
+                caller=pb.Caller(name=name, phone_number="+31612345678"), sample=speech, request_id="1"
+            )
+            answer = await cloner.CloneVoice(request, timeout=10, metadata=with_token(token))
+            return answer.voice.voice_id
+
+        first = await clone("token-a", "Ivan")
+        assert first == await clone("token-b", "Ivan")
+        assert "FIELD_INVALID" == await outcome(clone("token-b", "Maria"))
+        assert first != await clone("token-c", "Maria")
+    assert 2 == len(emulator.requests.matching(path=CREATE))

@@ -217,13 +217,15 @@ async def test_enrolment_evicts_the_voice_of_a_call(
     """A voice whose call is over makes room for one that is taken ahead; one that is in a call does not."""
     emulator.voices.limit = 2
     first = await enrol(cloner, speech)
-    await cloner.PrepareCall(call(speech, "Maria"), timeout=10)
+    prepared = await cloner.PrepareCall(call(speech, "Maria"), timeout=10)
     assert "VOICE_SLOTS_EXHAUSTED" == (await refusal(enrol(cloner, speech, "Piet")))[0]
 
     await end(cloner, "conv_Maria")
     second = await enrol(cloner, speech, "Piet")
 
     assert {first.voice_id, second.voice_id} == at_provider(emulator)
+    gone = await cloner.GetVoice(pb.GetVoiceRequest(voice_id=prepared.voice.voice_id), timeout=10)
+    assert (pb.VOICE_STATE_GONE, pb.GONE_CAUSE_EVICTED) == (gone.voice.state, gone.voice.gone_cause)
 
 
 async def test_call_evicts_an_enrolled_voice_last(

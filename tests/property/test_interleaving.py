@@ -216,7 +216,7 @@ def remove(world: World, process: int) -> Steps:
     yield
     world.delete(row.voice_id or "")
     yield
-    departures.lost(tx, row.marker, now=world.now, reason="deleted")
+    departures.lost(tx, row.marker, now=world.now)
 
 
 def close(world: World, process: int) -> Steps:

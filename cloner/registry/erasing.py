@@ -1,0 +1,33 @@
+"""What is known of a person is erased, in one transaction: voices, calls and consents.
+
+A voice that ElevenLabs still has keeps a row until it is deleted there, without whose it was.
+"""
+
+from cloner.registry import calls, consents, departures, voices
+from cloner.registry.transaction import Transaction
+from cloner.registry.voices import VoiceRow
+
+__all__ = ["forget", "forget_owner"]
+
+
+def forget(tx: Transaction, person: str | None, number: str | None, *, now: float) -> list[VoiceRow]:
+    """Forgets a person, or without one everybody who calls from a number.
+
+    Says which voices ElevenLabs still has, which are to be deleted there.
+    """
+    found = voices.of_person_or_number(tx, person, number)
+    whose = {who for row in found for who in (row.caller, row.replaces, row.person) if who is not None}
+    # A number may be all that was known of a call.
+    for who in sorted(whose | ({number} if number is not None else set())):
+        calls.erase_caller(tx, who)
+    for each in sorted({row.person for row in found}):
+        consents.erase(tx, person=each)
+    consents.erase(tx, person=person, number=number)
+    left = [departures.forget(tx, row.marker, now=now) for row in sorted(found, key=lambda row: row.marker)]
+    return [row for row in left if row is not None]
+
+
+def forget_owner(tx: Transaction, voice_id: str, *, now: float) -> list[VoiceRow]:
+    """Forgets whom a voice is of, as `forget` does; nobody, where there is no such voice to be used."""
+    row = voices.by_voice_id(tx, voice_id)
+    return [] if row is None else forget(tx, row.person, None, now=now)

@@ -1,0 +1,160 @@
+"""Voices that go: whatever happens at the same moment, none comes back, and nobody's name stays behind."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cloner.registry import (
+    NewCall,
+    NewVoiceRow,
+    Store,
+    Transaction,
+    calls,
+    departures,
+    erasing,
+    opened,
+    voice_consents,
+    voices,
+)
+from tests.rows import values
+
+NOW = 1_700_000_000.0
+IVAN = "person of Ivan"
+NUMBER = "number of Ivan"
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[Store]:
+    """An open registry, on both databases."""
+    async with opened(database, name="tested", now=NOW) as made:
+        yield made
+
+
+def intent(marker: str, *, owner: str = "process") -> NewVoiceRow:
+    """A voice of Ivan's that is about to be made."""
+    return NewVoiceRow(
+        marker=marker, caller=IVAN, replaces=None, number=NUMBER, person=IVAN, greeting_name="Ivan",
+        name="Ivan_Clone", owner=owner, traceparent="", consent="signed by Ivan", kept_until=0.0,
+        client_reference="ivan-1",
+    )  # fmt: skip
+
+
+def begin(tx: Transaction, marker: str) -> None:
+    """A call of Ivan's, with a voice that is about to be made for it."""
+    calls.begin(
+        tx,
+        NewCall(
+            id="call", agent_id="agent", conversation_id="conv", caller=IVAN, number=NUMBER, stated=IVAN,
+            begun_at=NOW,
+        ),
+    )  # fmt: skip
+    voices.intend(tx, intent(marker), call_id="call", now=NOW)
+
+
+async def made(store: Store, marker: str, voice_id: str) -> None:
+    """Makes a voice of Ivan's, for a call."""
+    await store.write(begin, marker)
+    assert await store.write(voices.record, marker, voice_id, now=NOW)
+
+
+async def state(store: Store, marker: str) -> tuple[str, str | None] | None:
+    """How a voice stands, and why."""
+    row = await store.read(voices.get, marker)
+    return None if row is None else (row.state, row.reason)
+
+
+@pytest.mark.parametrize("reason", ["unanswered", "given up"])
+async def test_withdrawn_after_a_create_without_an_answer(store: Store, reason: str) -> None:
+    """A voice that turns out to have been made after all does not come back without its consent."""
+    await store.write(voices.intend, intent("marker"), call_id=None, now=NOW)
+    await store.write(voices.fail, "marker", reason, now=NOW)
+    await store.write(voice_consents.withdraw, IVAN, "", number=NUMBER, now=NOW + 1)
+
+    assert not await store.write(voices.record, "marker", "voice", now=NOW + 2)
+    assert ("failed", "consent withdrawn") == await state(store, "marker")
+
+
+async def test_recorded_before_it_is_given_up(store: Store) -> None:
+    """A voice that another process has recorded stays ready, and stays that of its call."""
+    await made(store, "marker", "voice")
+    await store.write(voices.fail, "marker", "TIMED_OUT", now=NOW)
+
+    assert ("ready", None) == await state(store, "marker")
+    call = await store.read(calls.latest, call_id="call")
+    assert call is not None
+    assert "marker" == call.marker
+
+
+async def test_given_up_by_whoever_has_it(store: Store) -> None:
+    """An intent that another process took over is not its former owner's to give up."""
+    await store.write(begin, "marker")
+    assert await store.write(
+        voices.take_over, "marker", dead="process", owner="taker", stale=NOW + 1, now=NOW + 2
+    )
+
+    await store.write(voices.fail, "marker", "TIMED_OUT", owner="process", now=NOW + 3)
+    assert ("intended", None) == await state(store, "marker")
+    await store.write(voices.fail, "marker", "TIMED_OUT", owner="taker", now=NOW + 4)
+    assert ("failed", "TIMED_OUT") == await state(store, "marker")
+
+
+async def test_forgotten_on_its_way(store: Store) -> None:
+    """Nothing is left of a voice that was on its way, and it cannot be recorded."""
+    await store.write(begin, "marker")
+
+    assert [] == await store.write(erasing.forget, IVAN, None, now=NOW)
+    assert not await store.write(voices.record, "marker", "voice", now=NOW)
+    assert await state(store, "marker") is None
+    assert await store.read(calls.latest, call_id="call") is None
+
+
+@pytest.mark.parametrize("whose", [(IVAN, None), (None, NUMBER)])
+async def test_forgotten_right_after_it_was_recorded(
+    store: Store, database: str, whose: tuple[str | None, str | None]
+) -> None:
+    """One that is ready by then is to be deleted, and meanwhile its row tells nothing of whose it was."""
+    await made(store, "marker", "voice")
+
+    left = await store.write(erasing.forget, *whose, now=NOW + 1)
+
+    assert [("marker", "voice", "deleting")] == [(row.marker, row.voice_id, row.state) for row in left]
+    stored = await stored_texts(database)
+    assert {text for text in stored if "Ivan" in text or "ivan" in text} == {IVAN}
+    await store.write(departures.lost, "marker", now=NOW + 2)
+    assert await state(store, "marker") is None
+
+
+async def test_forgotten_while_it_is_being_deleted(store: Store) -> None:
+    """One that was given up before, and is at work with somebody, leaves no row either."""
+    await made(store, "marker", "voice")
+    await store.write(departures.release, "marker", "expired", busy_since=None, now=NOW)
+    assert await store.write(departures.claim_deletion, now=NOW, until=NOW + 30) is not None
+
+    await store.write(erasing.forget, IVAN, None, now=NOW)
+    await store.write(departures.lost, "marker", now=NOW + 1)
+
+    assert await state(store, "marker") is None
+
+
+@pytest.mark.parametrize("reason", ["evicted", "expired", "replaced", "consent withdrawn"])
+async def test_why_it_went(store: Store, reason: str) -> None:
+    """What a voice was given up for is told of it when it is gone, whoever deletes it."""
+    await made(store, "marker", "voice")
+    await store.write(departures.release, "marker", reason, busy_since=None, now=NOW)
+    await store.write(departures.lost, "marker", now=NOW + 1)
+
+    assert ("gone", reason) == await state(store, "marker")
+
+
+async def test_lost_without_being_given_up(store: Store) -> None:
+    """A voice that only ElevenLabs does not have any more is told as lost."""
+    await made(store, "marker", "voice")
+    await store.write(departures.lost, "marker", now=NOW + 1)
+
+    assert ("gone", "lost") == await state(store, "marker")
+
+
+async def stored_texts(database: str) -> set[str]:
+    """Every text in the table of voices."""
+    found = await values(database, "SELECT * FROM voices")
+    return {value for row in found for value in row if isinstance(value, str)}
