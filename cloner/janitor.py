@@ -38,7 +38,7 @@ from cloner.voices.postponed import ids_of, pause_after, put_off
 from cloner.voices.removal import Removal
 from telemetry.logs import where
 
-__all__ = ["Janitor", "Terms"]
+__all__ = ["TICK_SECONDS", "Janitor", "Terms"]
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 class Janitor:
     """Works until it is cancelled. Whoever sets `woken` says that something may be due now.
 
-    `now` tells the time, in Unix seconds.
+    It looks every `tick_seconds`, too. `now` tells the time, in Unix seconds.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Janitor:
         tracing: TracerProvider,
         terms: Terms,
         woken: asyncio.Event,
+        tick_seconds: float,
         now: Callable[[], float],
     ) -> None:
         self._store = store
@@ -91,9 +92,10 @@ class Janitor:
         self._terms = terms
         self._now = now
         self._woken = woken
+        self._tick_seconds = tick_seconds
 
     async def run(self) -> None:
-        """Looks every second, or when woken, and does what is due; no kind of work waits for another."""
+        """Looks every tick, or when woken, and does what is due; no kind of work waits for another."""
         works = {
             "close": [self._close],
             "restore": [self._restore],
@@ -137,7 +139,7 @@ class Janitor:
                             event.set()
             # Not wait_for: before Python 3.12 it can lose a cancellation.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
+                async with asyncio.timeout(self._tick_seconds):
                     await self._woken.wait()
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], wanted: asyncio.Event) -> None:

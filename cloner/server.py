@@ -22,7 +22,7 @@ from cloner.agents.overrides import Overrides
 from cloner.audio.inspector import Inspector
 from cloner.calls import Calls
 from cloner.clients import Clients, clients_of
-from cloner.janitor import Janitor, Terms
+from cloner.janitor import TICK_SECONDS, Janitor, Terms
 from cloner.provider.account import Account
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
@@ -98,8 +98,11 @@ async def serving(
     *,
     now: Callable[[], float] = time.time,
     inspector: Inspector | None = None,
+    tick_seconds: float = TICK_SECONDS,
 ) -> AsyncIterator[int]:
     """Serves until the block ends, then finishes what is in flight. Yields the port.
+
+    Every `tick_seconds` it looks for what has become due.
 
     An inspector that is given is open and stays open, so that several cloners, one after the other, can
     share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, and what the Inspector
@@ -113,7 +116,15 @@ async def serving(
         _access(settings) as (clients, identity),
         AsyncExitStack() as beside,
     ):
-        rooms = _rooms(settings, tracing, inspector=opened_inspector, store=store, http=http, now=now)
+        rooms = _rooms(
+            settings,
+            tracing,
+            inspector=opened_inspector,
+            store=store,
+            http=http,
+            tick_seconds=tick_seconds,
+            now=now,
+        )
         server, health_servicer = _server(settings, tracing, rooms, clients)
         try:
             port = _open(server, settings, identity)
@@ -191,6 +202,7 @@ def _rooms(
     inspector: Inspector,
     store: Store,
     http: httpx.AsyncClient,
+    tick_seconds: float,
     now: Callable[[], float],
 ) -> _Rooms:
     """Everything between the server and what is opened for it."""
@@ -248,7 +260,7 @@ def _rooms(
     due = asyncio.Event()
     janitor = Janitor(
         store, provider, cloning=cloning, marked=marked, removal=removal, tracing=tracing,
-        terms=terms, woken=due, now=now,
+        terms=terms, woken=due, tick_seconds=tick_seconds, now=now,
     )  # fmt: skip
     calls = Calls(
         agents, voices, samples, store, overrides,

@@ -1,4 +1,6 @@
 import time
+from collections.abc import Sequence
+from typing import Any
 
 
 class Clock:
@@ -6,9 +8,15 @@ class Clock:
 
     def __init__(self) -> None:
         self.ahead = 0.0
+        self._passed = 0
 
     def __call__(self) -> float:
         return time.time() + self.ahead
+
+    def pass_pauses(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Lets every pause be over that these lines of a log tell; of a list that grows, each line once."""
+        told, self._passed = lines[self._passed :], len(lines)
+        self.ahead += sum(line.get("next_try_seconds", 0.0) for line in told)
 
 
 class StoppedClock:

@@ -11,6 +11,7 @@ from cloner.server import serving
 from cloner.settings import Settings
 from environment import Secret
 from tests.cloner.promises import Promises
+from tests.kit.cloning import TICK_SECONDS
 from tests.kit.inspection import OF_ITS_OWN, Inspection
 
 API_KEY = "key-of-the-emulator"
@@ -42,6 +43,7 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
                 Settings(**chosen),
                 spans.provider("cloner"),
                 now=now,
+                tick_seconds=TICK_SECONDS,
                 inspector=None if settings.keys() & OF_ITS_OWN else inspection,
             ) as port,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=(promises,)) as channel,

@@ -49,15 +49,20 @@ async def test_agent_is_put_back_in_the_end(
     """Whatever is answered meanwhile, no voice goes before its agent has back what it had; and it is told."""
     if (method, fault.get("status")) == ("PATCH", 204):
         fault = {"status": 200, "body": {}}
-    before = spoken(emulator)
-    async with cloning(voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
+    before, clock = spoken(emulator), Clock()
+
+    def gone() -> bool:
+        clock.pass_pauses(logs)
+        return not emulator.voices.custom
+
+    async with cloning(now=clock, voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
         with capture_logs() as logs:
             first = await cloner.PrepareCall(call(speech), timeout=10)
             # An update that the agent refuses is tried once more without the voice.
             times = 4 if (method, fault.get("status")) == ("PATCH", 400) else 2
             emulator.faults.set(Fault(method=method, path=AGENT, times=times, **fault))
             await end(cloner)
-            await eventually(lambda: not emulator.voices.custom)
+            await eventually(gone)
 
     assert before == spoken(emulator)
     told = [line for line in logs if line["event"] == "agent not put back yet"]
@@ -174,12 +179,18 @@ async def test_deletion_that_nobody_can_read(
     cloning, emulator: Emulator, speech: bytes, eventually, fault: dict[str, Any]
 ) -> None:
     """It is not done before ElevenLabs says so, and tried until then."""
-    async with cloning(voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
+    clock = Clock()
+
+    def gone() -> bool:
+        clock.pass_pauses(logs)
+        return not emulator.voices.custom
+
+    async with cloning(now=clock, voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
         with capture_logs() as logs:
             first = await cloner.PrepareCall(call(speech), timeout=10)
             emulator.faults.set(Fault(method="DELETE", path=VOICE, **fault))
             await end(cloner)
-            await eventually(lambda: not emulator.voices.custom)
+            await eventually(gone)
 
     (told,) = [line for line in logs if line["event"] == "voice not deleted yet"]
     assert (first.voice.voice_id, "conv_1", "agent_demo", first.call_id, 1) == (

@@ -20,6 +20,7 @@ from cloner.server import serving
 from cloner.settings import Settings
 from environment import Secret
 from telemetry import logs
+from tests.kit.cloning import TICK_SECONDS
 
 __all__ = ["SECRETS", "Clock", "Replica"]
 
@@ -86,6 +87,8 @@ def _serve(clock: Clock, told: Connection, log: str, settings: dict[str, Any]) -
 async def _listen(clock: Clock, told: Connection, settings: dict[str, Any]) -> None:
     secrets = {name: Secret(value) for name, value in SECRETS.items()}
     chosen = Settings(**secrets, **settings)
-    async with serving(chosen, TracerProvider(shutdown_on_exit=False), now=clock) as port:
+    async with serving(
+        chosen, TracerProvider(shutdown_on_exit=False), now=clock, tick_seconds=TICK_SECONDS
+    ) as port:
         told.send(port)
         await asyncio.Event().wait()

@@ -15,6 +15,7 @@ from emulator import Emulator
 from environment import Secret
 from gateway import app as gateway
 from gateway.settings import Settings as GatewaySettings
+from tests.kit.cloning import TICK_SECONDS
 from tests.kit.inspection import OF_ITS_OWN, Inspection
 from tests.system.signing import event, signed
 
@@ -73,6 +74,7 @@ def running(spans, emulator: Emulator, emulator_url: str, sqlite: str, inspectio
         async with cloner.serving(
             cloner_settings,
             tracing or spans.provider("cloner"),
+            tick_seconds=TICK_SECONDS,
             inspector=None if (of_cloner or {}).keys() & OF_ITS_OWN else inspection,
         ) as port:
             gateway_settings = GatewaySettings(

@@ -23,6 +23,7 @@ from emulator import Conversation, Emulator, Webhooks
 from environment import Secret
 from gateway import app as gateway
 from gateway.settings import Settings as GatewaySettings
+from tests.kit.cloning import TICK_SECONDS
 from tests.postgres import new_database
 from tests.rows import rows
 from tests.system.relay import Relay
@@ -144,6 +145,7 @@ async def _lived(emulator: Emulator, emulator_url: str, postgres: str, spans: An
                     shutdown_grace_seconds=0.0,
                 ),
                 spans.provider("cloner"),
+                tick_seconds=TICK_SECONDS,
             )
         )
         to_cloner = await relay(f"127.0.0.1:{port}")
