@@ -32,6 +32,7 @@ from cloner.room import Room
 from cloner.rpc import pages
 from cloner.rpc.access import Access
 from cloner.rpc.admission import Admission
+from cloner.rpc.leaving import Leaving
 from cloner.rpc.messages import duration
 from cloner.rpc.readiness import SERVICE, Health, Readiness
 from cloner.rpc.reflection import serve_reflection
@@ -83,8 +84,8 @@ TRANSPORT = (
 # How long calls on a connection that has come of age go on at the least: longer than any of them takes.
 CALL_GRACE_SECONDS, WATCH_GRACE_SECONDS = 90.0, 30.0
 
-# How long a cloner that stops waits for an instant without calls.
-QUIET_SECONDS = 0.5
+# How long a cloner that stops holds answers back, until its clients know.
+HELD_SECONDS = 0.5
 
 
 class AddressInUse(Exception):
@@ -125,7 +126,8 @@ async def serving(
             tick_seconds=tick_seconds,
             now=now,
         )
-        server, health_servicer = _server(settings, tracing, rooms, clients)
+        leaving = Leaving()
+        server, health_servicer = _server(settings, tracing, rooms, clients, leaving)
         try:
             port = _open(server, settings, identity)
         except RuntimeError as failure:
@@ -146,10 +148,12 @@ async def serving(
             # Whoever watches our health hears of it and sends calls elsewhere. The others hear of it by the
             # end of their connections, and send again what we have not begun.
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
+            await leaving.hold(seconds=min(HELD_SECONDS, max(0.0, ends - loop.time())))
+            stopping = asyncio.create_task(server.stop(max(0.0, ends - loop.time())))
+            await asyncio.sleep(0)  # it has begun: the news that we go is on its way
+            leaving.release()
             rooms.admission.close()
-            # gRPC cancels what has come in and was not begun when it stops: the fewer calls then, the better.
-            await rooms.admission.quiet(seconds=min(QUIET_SECONDS, max(0.0, ends - loop.time())))
-            await server.stop(max(0.0, ends - loop.time()))
+            await stopping
             # What the janitor has begun is claimed, and done by the next process.
             for task in (janitor, looking):
                 task.cancel()
@@ -378,11 +382,16 @@ async def _health_beside(settings: Settings, port: int, servicer: Health) -> Asy
 
 
 def _server(
-    settings: Settings, tracing: TracerProvider, rooms: _Rooms, clients: Watched[Clients] | None
+    settings: Settings,
+    tracing: TracerProvider,
+    rooms: _Rooms,
+    clients: Watched[Clients] | None,
+    leaving: Leaving,
 ) -> tuple[grpc.aio.Server, Health]:
     grace = max(CALL_GRACE_SECONDS, settings.watch_seconds + WATCH_GRACE_SECONDS)
     server = grpc.aio.server(
         interceptors=(
+            leaving,
             RpcServerTracing(tracing),
             Access(lambda: None if clients is None else clients.current),
             rooms.admission,

@@ -62,6 +62,7 @@ class Precall:
         sample: Sample | None = None,
         caller: pb.Caller | None = None,
         consent: str = "",
+        client_reference: str = "",
         seconds: float = SECONDS,
     ) -> pb.PrepareCallResponse:
         """Finds or clones the caller's voice, and says what the call needs. May be repeated.
@@ -74,6 +75,7 @@ class Precall:
             caller=caller,
             sample=b"" if sample is None else await content_of(sample),
             consent=consent,
+            client_reference=client_reference,
         ).SerializeToString()
         del sample  # as large as the request, which is all that is needed of it now
         return cast("pb.PrepareCallResponse", await self._call("PrepareCall", wire, seconds))
@@ -120,11 +122,16 @@ class Precall:
         caller: pb.Caller | None = None,
         consent: str = "",
         request_id: str = "",
+        client_reference: str = "",
         seconds: float = SECONDS,
     ) -> pb.CloneVoiceResponse:
         """Finds or clones a caller's voice ahead of time. May be repeated."""
         wire = pb.CloneVoiceRequest(
-            caller=caller, sample=await content_of(sample), consent=consent, request_id=request_id
+            caller=caller,
+            sample=await content_of(sample),
+            consent=consent,
+            request_id=request_id,
+            client_reference=client_reference,
         ).SerializeToString()
         del sample  # as large as the request, which is all that is needed of it now
         return cast("pb.CloneVoiceResponse", await self._call("CloneVoice", wire, seconds))
@@ -136,11 +143,16 @@ class Precall:
         caller: pb.Caller,
         consent: str = "",
         request_id: str = "",
+        client_reference: str = "",
         seconds: float = SECONDS,
     ) -> pb.ReplaceVoiceResponse:
         """Clones a caller's voice anew. Repeated, it makes another one, unless `request_id` is the same."""
         wire = pb.ReplaceVoiceRequest(
-            caller=caller, sample=await content_of(sample), consent=consent, request_id=request_id
+            caller=caller,
+            sample=await content_of(sample),
+            consent=consent,
+            request_id=request_id,
+            client_reference=client_reference,
         ).SerializeToString()
         del sample  # as large as the request, which is all that is needed of it now
         answer = await self._call("ReplaceVoice", wire, seconds, repeatable=bool(request_id))

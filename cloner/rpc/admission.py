@@ -6,7 +6,6 @@ sender is held by flow control, after some 64 KB.
 """
 
 import asyncio
-import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -121,21 +120,11 @@ class Admission(grpc.aio.ServerInterceptor):
         self._watches = Places(MOST_WATCHES, TooManyWatch)
         self._voice_watches = Places(most_watches)
         self._closed = asyncio.Event()
-        self._under_way = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
 
     @property
     def quota(self) -> Quota:
         """How many calls with a sample are under way, and how many may be."""
         return Quota(self._samples.taken, self._samples.most)
-
-    async def quiet(self, *, seconds: float) -> None:
-        """Waits for an instant in which no call is under way, and not for long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._under_way:
-                    await self._quiet.wait()
 
     def close(self) -> None:
         """Ends the streams that are open, which would end by themselves only when their callers leave.
@@ -177,7 +166,6 @@ class Admission(grpc.aio.ServerInterceptor):
             share = None
             try:
                 with ExitStack() as taken:
-                    taken.enter_context(self._counted())
                     for kind in places:
                         taken.enter_context(kind.one())
                     request, share = await self._received(method, handler, context, room)
@@ -227,17 +215,6 @@ class Admission(grpc.aio.ServerInterceptor):
             closed.cancel()
             work.cancel()
             await asyncio.gather(work, closed, return_exceptions=True)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._under_way += 1
-        self._quiet.clear()
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._quiet.set()
 
     def _open(self) -> None:
         if self._closed.is_set():

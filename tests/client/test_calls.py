@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import inspect
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,20 @@ IVAN = Caller(name="Ivan", phone_number="+31612345678")
 def target(cloner: Any) -> str:
     """Where a cloner is, by the name that its certificate has."""
     return f"localhost:{cloner.port}"
+
+
+@pytest.mark.parametrize(
+    "method",
+    list(pb.DESCRIPTOR.services_by_name["CloningService"].methods),
+    ids=lambda method: method.name,
+)
+def test_every_field(method: Any) -> None:
+    """Each method takes every field of its request by its name, and a deadline."""
+    name = re.sub(r"(?<=.)(?=[A-Z])", "_", method.name).lower()
+    parameters = inspect.signature(getattr(Precall, name)).parameters
+    if "wanted" not in parameters:  # which takes whatever the request has
+        assert set(method.input_type.fields_by_name) | {"self", "seconds"} == set(parameters)
+    assert "seconds" in parameters
 
 
 async def test_every_call(cloning, samples: Path, speech: bytes, emulator: Emulator) -> None:

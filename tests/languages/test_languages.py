@@ -3,19 +3,31 @@
 import asyncio
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.rpc import error_details_pb2
+from precall.v1 import cloning_pb2 as pb
 
 from environment import Secret
+from tests.cloner.test_process import API_KEY, process, ready
 
 ROOT = Path(__file__).parents[2]
-GO = Path(__file__).parent / "go"
+LANGUAGES = Path(__file__).parent
 TOKEN = "token-of-the-cloner-in-tests"
 LIST = "precall.v1.CloningService/ListVoices"
+SERVED = {
+    f"precall.v1.CloningService.{method.name}"
+    for method in pb.DESCRIPTOR.services_by_name["CloningService"].methods
+}
+# What is not here after that long is not to be had. Nothing is downloaded twice: it stays where its tool keeps it.
+FETCH_SECONDS = 120
+LeftOut = Callable[[str], None]
 
 
 async def run(*command: str, cwd: Path | None = None) -> tuple[int | None, str, str]:
@@ -33,30 +45,173 @@ async def run(*command: str, cwd: Path | None = None) -> tuple[int | None, str, 
     return process.returncode, out.decode(), err.decode()
 
 
+def missing(*tools: str) -> str:
+    """The tools that this machine lacks, as words; empty where it has them all."""
+    return " and ".join(tool for tool in tools if shutil.which(tool) is None)
+
+
+def laid(name: str, folder: Path) -> Path:
+    """A client's folder, where what is generated and built may lie beside its sources."""
+    return Path(shutil.copytree(LANGUAGES / name, folder / name))
+
+
+async def fetched(*command: str, cwd: Path) -> bool:
+    """Whether a package client has what it was asked for; a registry that does not answer is nobody's fault."""
+    try:
+        async with asyncio.timeout(FETCH_SECONDS):
+            return 0 == (await run(*command, cwd=cwd))[0]
+    except TimeoutError:
+        return False
+
+
+async def built(folder: Path, *commands: tuple[str, ...]) -> None:
+    """Generates from the contract and compiles, without a word of complaint."""
+    for command in (("buf", "generate", str(ROOT / "proto")), *commands):
+        status, out, err = await run(*command, cwd=folder)
+        assert 0 == status, (command, out, err)
+
+
+async def clones(cloning: Any, emulator: Any, sample: Path, *command: str, cwd: Path, told: str) -> None:
+    """A caller of another language clones a voice, and reads why a failure is one."""
+    async with cloning(cloner_token=(Secret(TOKEN),)) as cloner:
+        status, out, err = await run(*command, f"localhost:{cloner.port}", TOKEN, str(sample), cwd=cwd)
+
+    assert 0 == status, err
+    (voice,) = emulator.voices.custom
+    assert f"{voice.voice_id}\n{told}\n" == out
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_go(
-    cloning, emulator: Any, samples: Path, tmp_path: Path, left_out: Callable[[str], None]
-) -> None:
+async def test_go(cloning, emulator: Any, samples: Path, tmp_path: Path, left_out: LeftOut) -> None:
     """The package that buf generates for Go compiles under its own name, and clones a voice with gRPC's defaults."""
-    if shutil.which("go") is None:
-        left_out("a client in Go: there is no go")
+    if lacking := missing("go"):
+        left_out(f"a client in Go: there is no {lacking}")
         return
-    module = tmp_path / "module"
-    shutil.copytree(GO, module)
-    for command in (
-        ("buf", "generate", str(ROOT / "proto")),
-        ("go", "vet", "./..."),
-        ("go", "build", "-o", "caller", "."),
-    ):
-        assert (0, "") == (await run(*command, cwd=module))[::2], command
-    async with cloning(cloner_token=(Secret(TOKEN),)) as cloner:
-        status, out, err = await run(
-            str(module / "caller"), f"localhost:{cloner.port}", TOKEN, str(samples / "speech.mp3")
-        )
+    module = laid("go", tmp_path)
+    if not await fetched("go", "mod", "download", cwd=module):
+        left_out("a client in Go: its modules cannot be had")
+        return
+    await built(module, ("go", "vet", "./..."), ("go", "build", "-o", "caller", "."))
 
-    (voice,) = emulator.voices.custom
-    assert (0, f"{voice.voice_id}\nNotFound NOT_FOUND\n", "") == (status, out, err)
+    await clones(
+        cloning,
+        emulator,
+        samples / "speech.mp3",
+        str(module / "caller"),
+        cwd=module,
+        told="NotFound NOT_FOUND",
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_typescript(cloning, emulator: Any, samples: Path, tmp_path: Path, left_out: LeftOut) -> None:
+    """What buf generates for TypeScript passes the strict compiler, clones a voice and watches it."""
+    if lacking := missing("node", "npm"):
+        left_out(f"a client in TypeScript: there is no {lacking}")
+        return
+    folder = laid("typescript", tmp_path)
+    if not await fetched("npm", "ci", "--prefer-offline", "--no-audit", "--no-fund", cwd=folder):
+        left_out("a client in TypeScript: its packages cannot be had")
+        return
+    # What a failure is made of is Google's, and comes as a proto of theirs.
+    details = Path(error_details_pb2.__file__).with_name("error_details.proto")
+    theirs = folder / "theirs" / "google" / "rpc"
+    theirs.mkdir(parents=True)
+    shutil.copy(details, theirs)
+    await built(folder, ("buf", "generate", "theirs"), ("node_modules/.bin/tsc",))
+
+    told = "READY\nNotFound NOT_FOUND"
+    await clones(
+        cloning,
+        emulator,
+        samples / "speech.mp3",
+        "node",
+        str(folder / "out" / "main.js"),
+        cwd=folder,
+        told=told,
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_java(cloning, emulator: Any, samples: Path, tmp_path: Path, left_out: LeftOut) -> None:
+    """What buf generates for Java compiles, and clones a voice with gRPC's defaults."""
+    if lacking := missing("java", "javac", "mvn"):
+        left_out(f"a client in Java: there is no {lacking}")
+        return
+    if "x86_64" != platform.machine():
+        left_out("a client in Java: its code generators are for another processor")
+        return
+    folder = laid("java", tmp_path)
+    goals = ("copy-dependencies", "copy")
+    plugin = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0"
+    where = ("-DoutputDirectory=.", "-Dmdep.useBaseVersion=true")
+    if not await fetched("mvn", "-q", "-B", *(f"{plugin}:{goal}" for goal in goals), *where, cwd=folder):
+        left_out("a client in Java: its packages cannot be had")
+        return
+    for generator in folder.glob("*.exe"):
+        generator.chmod(0o755)
+    sources = folder / "sources"
+    await built(
+        folder,
+        ("find", "gen", "Caller.java", "-name", "*.java", "-fprint", str(sources)),
+        ("javac", "-proc:none", "-classpath", "*", "-d", "out", f"@{sources}"),
+    )
+
+    java = ("java", "-classpath", f"{folder}/out:{folder}/*", "Caller")
+    await clones(cloning, emulator, samples / "speech.mp3", *java, cwd=folder, told="NOT_FOUND NOT_FOUND")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_rolling_restart(emulator_url: str, tmp_path: Path, left_out: LeftOut) -> None:
+    """A client in Go with gRPC's defaults, which knows nothing of retries or health, loses no call."""
+    if lacking := missing("go"):
+        left_out(f"a rolling restart under a client in Go: there is no {lacking}")
+        return
+    module = laid("go", tmp_path)
+    if not await fetched("go", "mod", "download", cwd=module):
+        left_out("a rolling restart under a client in Go: its modules cannot be had")
+        return
+    await built(module, ("go", "build", "-o", "calling", "./steady"))
+    settings = {
+        "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
+        "DATABASE_URL": f"sqlite:///{tmp_path}/precall.sqlite3", "CALLER_HASH_KEY": "key-of-the-hashes",
+        "LOG_LEVEL": "ERROR",  # nobody reads what they write, and a full pipe would hold them up
+        "DRAIN_SECONDS": "0",  # such a client does not look at the health
+    }  # fmt: skip
+    async with AsyncExitStack() as stack:
+        start = stack.enter_async_context
+        running = [await start(process(**settings, CLONER_PORT="0")) for _ in range(2)]
+        ports = [(await ready(each)).rpartition(":")[2] for each in running]
+        caller = await asyncio.create_subprocess_exec(
+            str(module / "calling"), *(f"127.0.0.1:{port}" for port in ports),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        stack.callback(lambda: caller.returncode is None and caller.kill())
+        said: list[str] = []
+
+        async def until_answered(times: int) -> None:
+            """Waits until it has said so often more that 250 calls were answered."""
+            while times:
+                said.append((await caller.stdout.readline()).decode())
+                assert said[-1], said
+                times -= said[-1].startswith("answered")
+
+        await until_answered(1)
+        for at in (0, 1, 0, 1):
+            running[at].terminate()
+            assert 0 == await asyncio.wait_for(running[at].wait(), 60)
+            running[at] = await start(process(**settings, CLONER_PORT=ports[at]))
+            await ready(running[at])
+            await until_answered(2)
+        caller.stdin.close()
+        said.append((await caller.stdout.read()).decode())
+
+    assert [] == [line for line in said if "lost" in line]
+    assert said[-1].endswith("end true 0\n")
 
 
 async def test_buf_curl(cloning) -> None:
@@ -77,14 +232,30 @@ async def test_buf_curl(cloning) -> None:
     assert (True, "") == (stranger[0] != 0, stranger[1])
 
 
-async def test_grpcurl(cloning, left_out: Callable[[str], None]) -> None:
-    """As buf does, so does grpcurl."""
-    if shutil.which("grpcurl") is None:
-        left_out("grpcurl: there is none")
-        return
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_grpcurl(cloning, tmp_path: Path, left_out: LeftOut) -> None:
+    """As buf does, so does grpcurl, which is built from its Go module where this machine has none."""
+    grpcurl = shutil.which("grpcurl")
+    if grpcurl is None:
+        if lacking := missing("go"):
+            left_out(f"grpcurl: there is none, and no {lacking} to build it with")
+            return
+        module = laid("grpcurl", tmp_path)
+        if not await fetched("go", "mod", "download", cwd=module):
+            left_out("grpcurl: its modules cannot be had")
+            return
+        grpcurl = str(module / "grpcurl")
+        package = "github.com/fullstorydev/grpcurl/cmd/grpcurl"
+        status, _, err = await run("go", "build", "-o", grpcurl, package, cwd=module)
+        assert 0 == status, err
     async with cloning(cloner_token=(Secret(TOKEN),)) as cloner:
-        told = await run(
-            "grpcurl", "-plaintext", "-H", f"authorization: Bearer {TOKEN}", f"127.0.0.1:{cloner.port}", LIST
-        )
+        target = f"127.0.0.1:{cloner.port}"
+        shown = ("-plaintext", "-H", f"authorization: Bearer {TOKEN}")
+        listed = await run(grpcurl, *shown, target, "list", "precall.v1.CloningService")
+        told = await run(grpcurl, *shown, target, LIST)
+        stranger = await run(grpcurl, "-plaintext", target, "list")
 
+    assert (0, SERVED) == (listed[0], set(listed[1].split()))
     assert (0, {}) == (told[0], json.loads(told[1] or "null"))
+    assert (True, "") == (stranger[0] != 0, stranger[1])

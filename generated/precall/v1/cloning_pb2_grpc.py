@@ -36,13 +36,14 @@ class CloningServiceStub:
 
     Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without
     a known one the answer is UNAUTHENTICATED, and nothing of the request is read. A token is a client's,
-    which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice and
-    ReplaceVoice, `read` for what only reads, `erase` for ForgetCaller. Where the right is missing, the
-    answer is PERMISSION_DENIED, with `missing_right` in the metadata of its ErrorInfo.
+    which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice,
+    ReplaceVoice, SetConsent and WatchVoice, `read` for everything else that only reads, `erase` for
+    DeleteVoice and ForgetCaller. Where the right is missing, the answer is PERMISSION_DENIED, with
+    `missing_right` in the metadata of its ErrorInfo.
 
     A server handles so many calls at once, 64 by default, and so many bytes of samples, and may be set to
-    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
-    seconds, by default, is answered BODY_TIMEOUT.
+    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does
+    not arrive in full within 10 seconds, by default, is answered BODY_TIMEOUT.
 
     A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
     time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
@@ -152,13 +153,14 @@ class CloningServiceServicer:
 
     Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without
     a known one the answer is UNAUTHENTICATED, and nothing of the request is read. A token is a client's,
-    which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice and
-    ReplaceVoice, `read` for what only reads, `erase` for ForgetCaller. Where the right is missing, the
-    answer is PERMISSION_DENIED, with `missing_right` in the metadata of its ErrorInfo.
+    which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice,
+    ReplaceVoice, SetConsent and WatchVoice, `read` for everything else that only reads, `erase` for
+    DeleteVoice and ForgetCaller. Where the right is missing, the answer is PERMISSION_DENIED, with
+    `missing_right` in the metadata of its ErrorInfo.
 
     A server handles so many calls at once, 64 by default, and so many bytes of samples, and may be set to
-    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
-    seconds, by default, is answered BODY_TIMEOUT.
+    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does
+    not arrive in full within 10 seconds, by default, is answered BODY_TIMEOUT.
 
     A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
     time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
@@ -501,13 +503,14 @@ class CloningService:
 
     Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without
     a known one the answer is UNAUTHENTICATED, and nothing of the request is read. A token is a client's,
-    which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice and
-    ReplaceVoice, `read` for what only reads, `erase` for ForgetCaller. Where the right is missing, the
-    answer is PERMISSION_DENIED, with `missing_right` in the metadata of its ErrorInfo.
+    which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice,
+    ReplaceVoice, SetConsent and WatchVoice, `read` for everything else that only reads, `erase` for
+    DeleteVoice and ForgetCaller. Where the right is missing, the answer is PERMISSION_DENIED, with
+    `missing_right` in the metadata of its ErrorInfo.
 
     A server handles so many calls at once, 64 by default, and so many bytes of samples, and may be set to
-    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does not arrive in full within 10
-    seconds, by default, is answered BODY_TIMEOUT.
+    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does
+    not arrive in full within 10 seconds, by default, is answered BODY_TIMEOUT.
 
     A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
     time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
