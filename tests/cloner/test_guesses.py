@@ -16,6 +16,7 @@ from tests.cloner.clock import Clock
 from tests.cloner.test_lifecycle import AGENT, CREATE, VOICE, call, end, spoken
 from tests.rows import values
 
+LIST = "/v2/voices"
 NOT_ITS_WORD = [
     {"status": 404, "body": {"detail": "Not Found"}},
     {"status": 404, "body": "<html><body>404 Not Found</body></html>"},
@@ -143,6 +144,42 @@ async def test_agent_with_a_voice_of_ours_that_nobody_noted(
     assert first.voice.voice_id == spoken(emulator)[0]
     assert [] == await values(database, "SELECT agent_id FROM agents WHERE before_voice_id IS NOT NULL")
     assert ["agent left alone"] == [line["event"] for line in logs if line["event"] == "agent left alone"]
+
+
+@pytest.mark.parametrize(("part", "leaf"), [("agent", "first_message"), ("tts", "voice_id")])
+async def test_agent_of_which_a_part_is_not_told(
+    cloning, emulator: Emulator, speech: bytes, part: str, leaf: str
+) -> None:
+    """What could not be put back is not changed, whatever the operator's choice; the override carries it."""
+    emulator.agents["agent_demo"]["conversation_config"][part][leaf] = None
+    before = spoken(emulator)
+    async with cloning(agent_update="always") as cloner:
+        answer = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert not answer.agent_updated
+    assert before == spoken(emulator)
+
+
+async def test_process_that_was_only_slow(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A clone that is under way is not taken for a dead process's, however late its sign of life is."""
+    clock = Clock()
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning(now=clock) as cloner:
+        # The list that every start asks for.
+        await emulator.requests.wait(path=LIST)
+        first = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=30))
+        await emulator.requests.wait(path=CREATE)
+        for _ in range(20):
+            # Longer than a dead process is waited for, and sooner than the next sign of life.
+            clock.ahead += 20
+            await asyncio.sleep(0.06)
+        second = asyncio.ensure_future(cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=30))
+        await asyncio.sleep(0.06)
+        emulator.faults.release()
+        answers = await asyncio.gather(first, second)
+
+    assert 1 == len({answer.voice.voice_id for answer in answers})
+    assert [1, 1] == [len(emulator.requests.matching(path=path)) for path in (CREATE, LIST)]
 
 
 @pytest.mark.parametrize("fault", NOT_ITS_WORD, ids=str)
