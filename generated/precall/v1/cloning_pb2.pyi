@@ -559,7 +559,8 @@ class CloneVoiceRequest(_message.Message):
     """Optional. The caller's consent, as in PrepareCallRequest."""
     request_id: _builtins.str
     """Optional. A name of the sender's own for this request: letters, digits, "_" and "-", at most 128, such
-    as a UUID. Whoever shares the token shares the names; CloneVoice and ReplaceVoice share them too.
+    as a UUID. The names are the client's own, whichever of its tokens it shows; CloneVoice and
+    ReplaceVoice share them.
 
     A request that is repeated under the same name within a day gets the same answer, at any process
     and after a restart, and makes nothing new. While the first one is under way the others wait for
