@@ -232,23 +232,12 @@ async def test_buf_curl(cloning) -> None:
     assert (True, "") == (stranger[0] != 0, stranger[1])
 
 
-@pytest.mark.long
-@pytest.mark.timeout(600)
-async def test_grpcurl(cloning, tmp_path: Path, left_out: LeftOut) -> None:
-    """As buf does, so does grpcurl, which is built from its Go module where this machine has none."""
+async def test_grpcurl(cloning, left_out: LeftOut) -> None:
+    """As buf does, so does grpcurl, where it is at hand: to build it takes minutes of processor time."""
     grpcurl = shutil.which("grpcurl")
     if grpcurl is None:
-        if lacking := missing("go"):
-            left_out(f"grpcurl: there is none, and no {lacking} to build it with")
-            return
-        module = laid("grpcurl", tmp_path)
-        if not await fetched("go", "mod", "download", cwd=module):
-            left_out("grpcurl: its modules cannot be had")
-            return
-        grpcurl = str(module / "grpcurl")
-        package = "github.com/fullstorydev/grpcurl/cmd/grpcurl"
-        status, _, err = await run("go", "build", "-o", grpcurl, package, cwd=module)
-        assert 0 == status, err
+        left_out("grpcurl: there is none")
+        return
     async with cloning(cloner_token=(Secret(TOKEN),)) as cloner:
         target = f"127.0.0.1:{cloner.port}"
         shown = ("-plaintext", "-H", f"authorization: Bearer {TOKEN}")
