@@ -32,7 +32,7 @@ T = TypeVar("T")
 Whose = Literal["agent", "source"]
 
 # How long a delivery waits for the storage, and how long a storage that failed is left alone.
-COUNT_SECONDS = 0.25
+COUNT_SECONDS = 0.5
 REST_SECONDS = 5.0
 CONNECTIONS = 32
 # How many agents, or sources, one process counts for at a time.
