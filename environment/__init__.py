@@ -7,25 +7,34 @@ a service of the same name. A secret, a PEM or a TOML may also come from a file 
 
 from environment.address import BaseUrl, Host, Target, address, is_loopback
 from environment.document import Document, Pem, Toml
+from environment.network import Address, Networks, Proxies, Sources, ip_address
 from environment.pem import pem_faults
+from environment.rate import CountStorage, Rate
 from environment.reading import EnvironmentInvalid, read
 from environment.remarks import Remark, remarks
 from environment.secret import ApiKey, Key, Secret, Token, text_of
 
 __all__ = [
+    "Address",
     "ApiKey",
     "BaseUrl",
+    "CountStorage",
     "Document",
     "EnvironmentInvalid",
     "Host",
     "Key",
+    "Networks",
     "Pem",
+    "Proxies",
+    "Rate",
     "Remark",
     "Secret",
+    "Sources",
     "Target",
     "Token",
     "Toml",
     "address",
+    "ip_address",
     "is_loopback",
     "pem_faults",
     "read",

@@ -10,6 +10,8 @@ import msgspec
 
 from environment.address import BaseUrl, Host, Target
 from environment.document import Document
+from environment.network import Networks
+from environment.rate import Rate
 from environment.remarks import is_injected
 from environment.secret import Secret, check_ends, secret_text
 
@@ -18,7 +20,7 @@ __all__ = ["EnvironmentInvalid", "read"]
 S = typing.TypeVar("S", bound=msgspec.Struct)
 
 # Kinds that read themselves.
-OWN = (Secret, Host, Target, BaseUrl)
+OWN = (Secret, Host, Target, BaseUrl, Networks, Rate)
 
 BOUND = re.compile(r"Expected `(?:int|float)` (<=|>=|<|>) (\S+)")
 BOUNDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}

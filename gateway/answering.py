@@ -24,9 +24,11 @@ from gateway.conversation.start_data import Facts
 from gateway.edge import problems
 from gateway.edge.body import Bodies, ClientGone, Share, read_body
 from gateway.edge.fault import DeliveryError
+from gateway.edge.limits import Limits, OverLimit
 from gateway.edge.places import EXTENSION, Guest
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody, Verifier
+from gateway.edge.source import admit, source
 from gateway.settings import Settings
 from telemetry.logs import about
 
@@ -56,6 +58,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     secrets: list[bytes]
     cloner: Precall
     bodies: Bodies
+    limits: Limits
     overrides: Overrides
     own_numbers: frozenset[str]
     """The numbers that our agents call from, in E.164 form."""
@@ -79,6 +82,12 @@ class Progress(Struct, kw_only=True):
     event: str | None = None
     """What kind of event it is, where that is one of a few."""
 
+    source: str | None = None
+    """The address that the request comes from."""
+
+    limit: str | None = None
+    """Whose limit the delivery was over, where it was: the agent's or the source's."""
+
     outcome: str = "success"
     """What came of it, in a word of ours."""
 
@@ -92,7 +101,7 @@ Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
 Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 
 
-def opened(settings: Settings, cloner: Precall, now: Callable[[], float]) -> Desk:
+def opened(settings: Settings, cloner: Precall, limits: Limits, now: Callable[[], float]) -> Desk:
     """One desk for all routes. `now` is the time of day that signatures are held against."""
     region = settings.default_region
     return Desk(
@@ -100,6 +109,7 @@ def opened(settings: Settings, cloner: Precall, now: Callable[[], float]) -> Des
         secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
         cloner=cloner,
         bodies=Bodies(settings.max_buffered_bytes, settings.unvouched_bytes),
+        limits=limits,
         overrides=Overrides(settings.override_leaves),
         own_numbers=frozenset(filter(None, (e164(number, region) for number in settings.own_numbers))),
         now=now,
@@ -119,15 +129,21 @@ async def answered(
     `codes` says what a failed call means that gives no reason of ours; `instead` gives what is
     answered with 200 for all that, if anything.
     """
-    progress = Progress(began=asyncio.get_running_loop().time())
+    address = source(request.scope)
+    progress = Progress(
+        began=asyncio.get_running_loop().time(), source=None if address is None else str(address)
+    )
     response: Response[Any]
     try:
+        admit(request.scope, desk.settings.allowed_sources)
         response = Response(await handle(request, desk, progress), status_code=200)
     except ClientGone:
         response, progress.outcome = NoAnswer(None), "client_gone"
     except Exception as failure:  # noqa: BLE001  The HTTP boundary: whatever failed is answered.
         if isinstance(failure, DeliveryError):
             progress.conversation_id = failure.conversation_id
+        if isinstance(failure, OverLimit):
+            progress.limit = failure.whose
         refused = problems.refusal(failure, codes)
         progress.outcome = refused.reason
         content = instead(desk, progress, refused)
@@ -231,7 +247,9 @@ def tell(progress: Progress, status: int | None) -> None:
             span.set_attribute("gen_ai.conversation.id", progress.conversation_id)
         if progress.event:
             span.set_attribute("precall.event", progress.event)
-    facts = {**event, "outcome": progress.outcome, "duration_ms": progress.duration_ms}
+    limit = {"limit": progress.limit} if progress.limit else {}
+    client = {"client_address": progress.source} if progress.source else {}
+    facts = {**event, "outcome": progress.outcome, **limit, "duration_ms": progress.duration_ms, **client}
     with about(**conversation):
         if status is None:
             log.info("delivery abandoned", **facts)

@@ -25,7 +25,9 @@ from gateway.answering import opened
 from gateway.edge.closing import Application, ClosingEarly
 from gateway.edge.connection import Connection, House
 from gateway.edge.head import AnsweringHead
+from gateway.edge.limits import Limits, counting
 from gateway.edge.problems import answered
+from gateway.edge.source import Sourced
 from gateway.health.route import Readiness, health_routes
 from gateway.initiation.route import conversation_init
 from gateway.postcall.route import post_call
@@ -47,11 +49,12 @@ def create_app(
     provider: TracerProvider,
     cloner: Precall,
     readiness: Readiness,
+    limits: Limits,
     *,
     now: Callable[[], float] = time.time,
 ) -> Application:
     """The ASGI application. It opens nothing and closes nothing."""
-    desk = opened(settings, cloner, now)
+    desk = opened(settings, cloner, limits, now)
     app = Litestar(
         route_handlers=[
             webhook(desk),
@@ -65,9 +68,8 @@ def create_app(
         debug=False,
         logging_config=None,
     )
-    return ClosingEarly(
-        HttpServerTracing(AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED)
-    )
+    traced = HttpServerTracing(AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED)
+    return Sourced(ClosingEarly(traced), settings.trusted_proxies)
 
 
 @asynccontextmanager
@@ -83,14 +85,19 @@ async def serving(
     At its end nothing more is taken, and what is in flight is finished within
     SHUTDOWN_GRACE_SECONDS.
     """
-    async with connect(
-        settings.cloner_target,
-        token=settings.cloner_token[0].reveal() if settings.cloner_token else None,
-        tls=_tls(settings),
-        tracer_provider=provider,
-        max_message_bytes=max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE),
-    ) as cloner:
-        app = create_app(settings, provider, cloner, Readiness(lambda: cloner.channel), now=now)
+    async with (
+        connect(
+            settings.cloner_target,
+            token=settings.cloner_token[0].reveal() if settings.cloner_token else None,
+            tls=_tls(settings),
+            tracer_provider=provider,
+            max_message_bytes=max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE),
+        ) as cloner,
+        counting(
+            settings.rate_limit_agent, settings.rate_limit_source, settings.rate_limit_storage
+        ) as limits,
+    ):
+        app = create_app(settings, provider, cloner, Readiness(lambda: cloner.channel), limits, now=now)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -106,6 +113,7 @@ async def serving(
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # it would believe whom its own variable of the environment names
                 # A proxy in front must close an idle connection before this, or lose a request to it.
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_seconds),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from callerid import e164, region_fault
-from environment import Host, Key, Pem, Target, Token, pem_faults
+from environment import CountStorage, Host, Key, Pem, Proxies, Rate, Sources, Target, Token, pem_faults
 
 __all__ = ["MAX_INITIATION_BYTES", "MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
 
@@ -89,6 +89,21 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     post_call_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 60.0
     """An event after a call that has not arrived in full by then is refused."""
+
+    rate_limit_agent: Rate = Rate("100/minute")
+    """How many deliveries are prepared for one agent."""
+
+    rate_limit_source: Rate = Rate("off")
+    """How many deliveries are taken from one address; of IPv6, from one network of 64 bits."""
+
+    rate_limit_storage: CountStorage = CountStorage("memory://")
+    """Where these two are counted."""
+
+    allowed_sources: Sources | None = None
+    """Where webhooks may come from; without it from everywhere."""
+
+    trusted_proxies: Proxies | None = None
+    """Who is believed about where a request comes from."""
 
     precall_max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
     """For one beyond these, the one that is idle longest is closed."""

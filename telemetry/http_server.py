@@ -10,6 +10,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_METHOD,
@@ -60,6 +61,7 @@ class HttpServerTracing:
                 HTTP_REQUEST_METHOD: method,
                 URL_SCHEME: scope.get("scheme", "http"),
                 NETWORK_PROTOCOL_VERSION: scope.get("http_version", "1.1"),
+                **({CLIENT_ADDRESS: client[0]} if (client := scope.get("client")) else {}),
             },
             record_exception=False,
             set_status_on_exception=False,

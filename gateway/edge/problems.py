@@ -19,7 +19,9 @@ from precall_client import PrecallError, SampleTooLarge
 
 from gateway.edge.body import BodyError
 from gateway.edge.fault import DeliveryError
+from gateway.edge.limits import OverLimit
 from gateway.edge.signature import SignatureError
+from gateway.edge.source import SourceRefused
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 
@@ -178,8 +180,9 @@ def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) ->
             return Refusal(reason=failure.reason, headers=_retry_after(retry))
         case Unauthenticated():
             return Refusal(reason="UNAUTHENTICATED", headers={"WWW-Authenticate": "Bearer"})
-        case DeliveryError():
-            return Refusal(reason=failure.reason, message=failure.message)
+        case DeliveryError() | OverLimit() | SourceRefused():
+            retry = failure.retry_after if isinstance(failure, OverLimit) else None
+            return Refusal(reason=failure.reason, message=failure.message, headers=_retry_after(retry))
         case PrecallError():
             return _of_call(failure, codes)
         case HTTPException() if failure.status_code < 500:

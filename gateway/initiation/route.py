@@ -51,7 +51,7 @@ __all__ = ["conversation_init"]
 
 # What it is called that there is no voice although somebody is known by the number.
 UNKNOWN = {CALLER_MATCH_SEVERAL: "caller_ambiguous", CALLER_MATCH_ONE: "voice_unavailable"}
-STATUSES = (401, 408, 413, 429, 500)
+STATUSES = (401, 403, 408, 413, 429, 500)
 
 
 def conversation_init(desk: Desk) -> HTTPRouteHandler:

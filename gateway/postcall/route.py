@@ -31,7 +31,7 @@ __all__ = ["post_call"]
 COMPLETE_SECONDS = 5.0
 # Nothing here waits for the provider: who does not answer in time is the cloner.
 CODES = {**problems.CODES, grpc.StatusCode.DEADLINE_EXCEEDED: "CLONER_UNAVAILABLE"}
-STATUSES = (400, 401, 408, 413, 429, 500, 503, 504)
+STATUSES = (400, 401, 403, 408, 413, 429, 500, 503, 504)
 
 
 class Acknowledgement(Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
     POST /webhook       bytes and headers
     verified_body()     -> VerifiedBody | SignatureError, BodyError                (answering.py)
     receive()           -> Delivery | DeliveryError
+    limits              -> | OverLimit, of the source before the body is read, of the agent here
     call_through()      -> PrepareCallResponse | PrecallError, ClientGone
     prepared()          -> PreparedCall, FallbackCall                              (answer.py)
     answer              -> 200, or what problems.py makes of the failure, or without_voice()
@@ -28,6 +29,7 @@ from gateway.edge.body import ClientGone, Receive, disconnected
 from gateway.edge.openapi import responses
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody
+from gateway.edge.source import source
 from gateway.precall import request as delivery
 from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
 from gateway.precall.description import DeliverOperation
@@ -63,6 +65,7 @@ async def handled(
         # signature first, so that a stranger learns nothing of the rest.
         check = verifier(request, desk)
         media = delivery.media_type(lines(request.scope["headers"], b"content-type"))
+        await desk.limits.count_source(source(request.scope))
         verified = await verified_body(
             request,
             desk,
@@ -74,6 +77,8 @@ async def handled(
         )
         call, facts = receive(verified, media, settings, progress)
         del verified, check
+        # Only now, so that no stranger uses up what an agent may have.
+        await desk.limits.count_agent(call.agent_id)
         # As it is sent, and gRPC's own copy of it.
         share.hold(2 * len(call.sample))
         through = call_through(desk.cloner, call, request.receive, _left(settings, progress))

@@ -5,12 +5,15 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 from precall.v1.cloning_pb2 import PrepareCallResponse
+
+from tests.valkey import running as running_valkey
 
 SECRET = "test-webhook-secret-0001"
 MEBIBYTE = 1_048_576
@@ -104,6 +107,43 @@ async def test_in_flight(
     assert '"event": "delivery answered"' in output
 
 
+async def test_limits(
+    start: Start,
+    tmp_path: Path,
+    cloner: Any,
+    cloner_target: str,
+    deliver: Any,
+    document: Callable[..., bytes],
+) -> None:
+    """Processes count together in a Valkey, and know a delivery's source through a proxy that they trust."""
+    async with running_valkey(tmp_path) as valkey:
+        processes = [
+            await start(
+                ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, LOG_FORMAT="json",
+                RATE_LIMIT_AGENT="1/day", RATE_LIMIT_STORAGE=valkey.url(), RATE_LIMIT_SOURCE="100/day",
+                ALLOWED_SOURCES="elevenlabs", TRUSTED_PROXIES="127.0.0.1", FORWARDED_ALLOW_IPS="*",
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        urls = [await ready(process) for process in processes]
+        known = {"X-Forwarded-For": "34.59.11.47, 34.67.146.145"}
+        answers = [await deliver(url, document(), **known) for url in urls]
+        stranger = await deliver(urls[0], document(), **{"X-Forwarded-For": "34.59.11.47, 198.51.100.9"})
+        for process in processes:
+            process.terminate()
+        found = [await ended(process) for process in processes]
+
+    assert [200, 429, 403] == [answer.status_code for answer in (*answers, stranger)]
+    assert [(0, "")] * 2 == [(status, errors) for status, _, errors in found]
+    lines = [json.loads(line) for _, output, _ in found for line in output.splitlines()]
+    assert [
+        ("PERMISSION_DENIED", "198.51.100.9"), ("RATE_LIMITED", "34.67.146.145"), ("success", "34.67.146.145"),
+    ] == sorted(
+        (line["outcome"], line["client_address"]) for line in lines if line["event"] == "delivery answered"
+    )  # fmt: skip
+    assert 1 == len(cloner.asked)
+
+
 async def listens(url: str) -> bool:
     """Whether new connections are taken."""
     host, _, port = url.removeprefix("http://").partition(":")
@@ -186,6 +226,22 @@ async def test_grace(
         (
             {"ELEVENLABS_WEBHOOK_SECRET": f"{SECRET}\u200b", "CLONER_TARGET": "tcp://10.0.0.1:50051"},
             ["ELEVENLABS_WEBHOOK_SECRET", "CLONER_TARGET"],
+        ),
+        (
+            {
+                "RATE_LIMIT_AGENT": "many",
+                "RATE_LIMIT_SOURCE": "5",
+                "ALLOWED_SOURCES": "everybody",
+                "RATE_LIMIT_STORAGE": f"redis://:{SECRET}@cache:port",
+                "TRUSTED_PROXIES": "::/0",
+            },
+            [
+                "RATE_LIMIT_AGENT",
+                "RATE_LIMIT_SOURCE",
+                "RATE_LIMIT_STORAGE",
+                "ALLOWED_SOURCES",
+                "TRUSTED_PROXIES",
+            ],
         ),
     ],
 )

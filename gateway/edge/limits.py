@@ -1,0 +1,142 @@
+"""How many deliveries are taken for an agent, and from a source.
+
+They are counted in sliding windows: of the window before, the part that is less than one window ago counts.
+This takes two numbers for each agent, however high the limit, where a moving window keeps the time of each
+delivery. It goes by the clock of the storage, so that gateways whose clocks differ count alike. Whatever is
+refused is not counted.
+
+Counting never holds up a call: where the storage fails or is slow, the delivery goes on uncounted, and so do
+those after it until one of them finds the storage well again.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Literal, TypeVar
+
+import limits
+import structlog
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+from environment import Address, CountStorage, Rate
+from gateway.edge.source import network
+
+__all__ = ["Limits", "OverLimit", "counting"]
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+Whose = Literal["agent", "source"]
+
+# How long a delivery waits for the storage, and how long a storage that failed is left alone.
+COUNT_SECONDS = 0.5
+REST_SECONDS = 5.0
+CONNECTIONS = 32
+# How many agents, or sources, one process counts for at a time.
+MOST_KEYS = 10_000
+
+
+class OverLimit(Exception):
+    """More deliveries came than are taken; `retry_after` is in whole seconds, and at least one."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, whose: Whose, retry_after: int) -> None:
+        super().__init__(whose)
+        self.whose: Whose = whose
+        what = {"agent": "for this agent", "source": "from this address"}[whose]
+        self.message = f"Too many deliveries {what}. Try again after {retry_after} s."
+        self.retry_after = retry_after
+
+
+class Memory(MemoryStorage):
+    """Counts in this process. When it counts for too many, it forgets them all, and refuses nobody."""
+
+    async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        if len(self.storage) >= MOST_KEYS:
+            await self.reset()
+        return await super().acquire_sliding_window_entry(key, limit, expiry, amount)
+
+
+class Limits:
+    """Counts deliveries. `agents` and `sources` are storages, which may be one and the same."""
+
+    def __init__(self, agent: Rate, source: Rate, agents: Storage, sources: Storage) -> None:
+        self._rates = {
+            "agent": None if agent.is_off else limits.parse(agent),
+            "source": None if source.is_off else limits.parse(source),
+        }
+        self._windows = {
+            "agent": SlidingWindowCounterRateLimiter(agents),
+            "source": SlidingWindowCounterRateLimiter(sources),
+        }
+        self._failing = False
+        self._rests_until = 0.0
+
+    async def count_agent(self, agent_id: str) -> None:
+        """Counts a delivery for an agent; its sender must be known. Raises OverLimit."""
+        await self._count("agent", agent_id)
+
+    async def count_source(self, address: Address | None) -> None:
+        """Counts a delivery from an address. Raises OverLimit."""
+        await self._count("source", network(address))
+
+    async def _count(self, whose: Whose, key: str) -> None:
+        rate, window = self._rates[whose], self._windows[whose]
+        if rate is None:
+            return
+        if await self._asked(lambda: window.hit(rate, whose, key)) is not False:
+            return
+        stats = await self._asked(lambda: window.get_window_stats(rate, whose, key))
+        seconds = 0.0 if stats is None else stats.reset_time - time.time()
+        raise OverLimit(whose, max(1, math.ceil(seconds)))
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T | None:
+        """What the storage answers; None where it does not, or did not a moment ago."""
+        now = time.monotonic()
+        if self._failing:
+            if now < self._rests_until:
+                return None
+            self._rests_until = now + REST_SECONDS  # this delivery finds out for all others
+        try:
+            async with asyncio.timeout(COUNT_SECONDS):
+                answer = await ask()
+        except Exception as failure:  # noqa: BLE001  Whatever it is about counting that fails, the call goes on.
+            self._rests_until = time.monotonic() + REST_SECONDS
+            if not self._failing:
+                self._failing = True
+                log.warning("deliveries are not counted: RATE_LIMIT_STORAGE", failure=type(failure).__name__)
+            return None
+        if self._failing:
+            self._failing = False
+            log.info("deliveries are counted again")
+        return answer
+
+
+@asynccontextmanager
+async def counting(agent: Rate, source: Rate, storage: CountStorage) -> AsyncIterator[Limits]:
+    """Opens the storage for as long as the block lasts. It need not answer, now or later."""
+    if storage.is_in_memory:
+        # Apart, so that many sources make nobody forget the agents.
+        yield Limits(agent, source, Memory(), Memory())
+        return
+    from valkey.asyncio import BlockingConnectionPool
+
+    pool = BlockingConnectionPool.from_url(
+        storage.reveal(),
+        max_connections=CONNECTIONS,
+        timeout=None,  # COUNT_SECONDS bounds all of it
+        client_name="precall",
+    )
+    try:
+        redis = RedisStorage(
+            "async+valkey://",  # which client to use, for servers of Redis as well; the pool says where
+            key_prefix="precall",
+            connection_pool=pool,  # type: ignore[arg-type]  # a parameter that the annotation forgets
+        )
+        yield Limits(agent, source, redis, redis)
+    finally:
+        await pool.disconnect()

@@ -1,0 +1,112 @@
+"""Where a request comes from: its peer's address, or what proxies that are trusted say of it.
+
+    X-Forwarded-For: 203.0.113.7, 10.0.0.5                   each proxy adds, at the end, whom it heard from
+    Forwarded: for="[2001:db8::7]:4711";proto=https, for=10.0.0.5
+
+Read from the end, the first address that is no trusted proxy is the source: what stands before it is its own
+to write. Where no address can be read there, the source is the proxy that wrote so. Two headers that do not
+agree are both left aside, since most proxies pass on the one that they do not write themselves.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from environment import Address, Networks, ip_address
+from gateway.edge.closing import Application, Receive, Send
+
+__all__ = ["SourceRefused", "Sourced", "admit", "network", "source"]
+
+# `1.2.3.4:5678`, `[::1]` and `[::1]:5678`; an IPv6 address without brackets has no port.
+WITH_PORT = re.compile(r"\[(?P<v6>[^\[\]]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
+PAIR = re.compile(r"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"([^"\\]*)"|([^" \t,;=]*))[ \t]*""")
+# One household or one server has as many addresses as this prefix leaves.
+V6_PREFIX = 64
+
+Read = Callable[[str], Address | None]
+
+
+class SourceRefused(Exception):
+    """Webhooks are not taken from where this request comes from."""
+
+    reason = "PERMISSION_DENIED"
+    message = "Webhooks are not taken from this address."
+
+
+class Sourced:
+    """Wraps an ASGI application, in whose scope the client is the source, with port 0 if a proxy told it."""
+
+    def __init__(self, app: Application, trusted: Networks | None) -> None:
+        self._app = app
+        self._trusted = trusted
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        # A server on a Unix socket has no peer's address.
+        if scope["type"] == "http" and scope["client"] and (peer := ip_address(scope["client"][0])):
+            found = peer
+            if self._trusted is not None and peer in self._trusted:
+                found = _told(scope["headers"], peer, self._trusted)
+            scope["client"] = (str(found), scope["client"][1] if found is peer else 0)
+        await self._app(scope, receive, send)
+
+
+def source(scope: Any) -> Address | None:
+    """The source of a request, where it has an address."""
+    client = scope.get("client")
+    return ip_address(client[0]) if client else None
+
+
+def admit(scope: Any, allowed: Networks | None) -> None:
+    """Raises SourceRefused for a request from elsewhere than is allowed."""
+    if allowed is not None and source(scope) not in allowed:
+        raise SourceRefused
+
+
+def network(address: Address | None) -> str:
+    """Whom a source is counted as. One of IPv6 has a whole network to choose its address from."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((address, V6_PREFIX), strict=False))
+    return str(address)
+
+
+def _told(headers: Iterable[tuple[bytes, bytes]], peer: Address, trusted: Networks) -> Address:
+    """What the trusted peer says of where the request comes from."""
+    headers = list(headers)
+    chains = [_hops(headers, b"x-forwarded-for"), _hops(headers, b"forwarded")]
+    told = {
+        _first_stranger(hops, peer, trusted, read)
+        for hops, read in zip(chains, (_address, _forwarded), strict=True)
+        if hops
+    }
+    return told.pop() if len(told) == 1 else peer
+
+
+def _hops(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    """What each proxy wrote, the last first. Commas in quotes count: a stranger may have opened them."""
+    written = b",".join(value for key, value in headers if key == name).decode("latin-1")
+    return [hop for part in reversed(written.split(",")) if (hop := part.strip(" \t"))]
+
+
+def _first_stranger(hops: list[str], peer: Address, trusted: Networks, read: Read) -> Address:
+    found = peer
+    for hop in hops:
+        address = read(hop)
+        if address is None:
+            return found
+        found = address
+        if found not in trusted:
+            return found
+    return found
+
+
+def _forwarded(element: str) -> Address | None:
+    """Whom an element of Forwarded is about: None for a name that hides, and for what cannot be read."""
+    pairs = [PAIR.fullmatch(part) for part in element.split(";")]
+    named = [pair[2] or pair[3] or "" for pair in pairs if pair and pair[1].lower() == "for"]
+    return _address(named[0]) if all(pairs) and len(named) == 1 else None
+
+
+def _address(text: str) -> Address | None:
+    found = WITH_PORT.fullmatch(text)
+    return ip_address((found["v6"] or found["v4"]) if found else text)
