@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 BOTH = {"DEFAULT_REGION", "LOG_LEVEL", "LOG_FORMAT", "SHUTDOWN_GRACE_SECONDS"}
 # Defaults that no value of the class says.
 IN_WORDS = {
+    "RATE_LIMIT_STORAGE": "`memory://`",  # a secret, which does not show itself
     "CALLER_HASH_KEY": "kept beside a SQLite file",
     "PRECALL_DEPLOYMENT": "made once",
     "DYNAMIC_VARIABLES": "`{}`",

@@ -244,6 +244,7 @@ async def test_trace(gateway: Start, tell: Tell, spans: Any) -> None:
     assert server.context.span_id == spans.one(CLIENT).parent.span_id
     assert {
         "http.request.method": "POST",
+        "client.address": "127.0.0.1",
         "url.scheme": "http",
         "network.protocol.version": "1.1",
         "http.route": PATH,
@@ -293,5 +294,5 @@ async def test_description(gateway: Start, client: httpx.AsyncClient) -> None:
     route = described["paths"][PATH]["post"]
     assert ["ElevenLabs-Signature"] == [parameter["name"] for parameter in route["parameters"]]
     assert ["application/json"] == list(route["requestBody"]["content"])
-    assert {"200", "400", "401", "408", "413", "429", "500", "503", "504"} == route["responses"].keys()
+    assert {"200", "400", "401", "403", "408", "413", "429", "500", "503", "504"} == route["responses"].keys()
     assert {"Acknowledgement", "Problem"} <= described["components"]["schemas"].keys()

@@ -333,6 +333,7 @@ async def test_trace(gateway: Start, deliver: Deliver, document: Document, spans
     )
     assert {
         "http.request.method": "POST",
+        "client.address": "127.0.0.1",
         "url.scheme": "http",
         "network.protocol.version": "1.1",
         "http.route": "/webhook",
@@ -411,6 +412,7 @@ async def test_description(gateway: Start, client: httpx.AsyncClient) -> None:
         "200",
         "400",
         "401",
+        "403",
         "408",
         "409",
         "413",
