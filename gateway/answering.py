@@ -29,6 +29,7 @@ from gateway.edge.places import EXTENSION, Guest
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody, Verifier
 from gateway.edge.source import admit, source
+from gateway.measures import Measures, Outcome
 from gateway.settings import Settings
 from telemetry.logs import about
 
@@ -60,6 +61,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     bodies: Bodies
     limits: Limits
     overrides: Overrides
+    measures: Measures
     own_numbers: frozenset[str]
     """The numbers that our agents call from, in E.164 form."""
 
@@ -91,6 +93,12 @@ class Progress(Struct, kw_only=True):
     outcome: str = "success"
     """What came of it, in a word of ours."""
 
+    fallback: bool = False
+    """Whether it was answered without what it could not have."""
+
+    voice_reused: bool | None = None
+    """Whether its voice had been there before; None where it has none."""
+
     @property
     def duration_ms(self) -> int:
         """The milliseconds since it began."""
@@ -101,16 +109,21 @@ Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
 Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 
 
-def opened(settings: Settings, cloner: Precall, limits: Limits, now: Callable[[], float]) -> Desk:
+def opened(
+    settings: Settings, cloner: Precall, limits: Limits, now: Callable[[], float], measures: Measures
+) -> Desk:
     """One desk for all routes. `now` is the time of day that signatures are held against."""
     region = settings.default_region
+    bodies = Bodies(settings.max_buffered_bytes, settings.unvouched_bytes)
+    measures.observe_buffers(lambda: bodies.used, bodies.capacity)
     return Desk(
         settings=settings,
         secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
         cloner=cloner,
-        bodies=Bodies(settings.max_buffered_bytes, settings.unvouched_bytes),
+        bodies=bodies,
         limits=limits,
         overrides=Overrides(settings.override_leaves),
+        measures=measures,
         own_numbers=frozenset(filter(None, (e164(number, region) for number in settings.own_numbers))),
         now=now,
     )
@@ -150,8 +163,10 @@ async def answered(
         if content is None:
             response = problems.answer(refused, progress.conversation_id)
         else:
+            progress.fallback = True
             response = Response(content, status_code=200)
     tell(progress, response.status_code)
+    measure(desk.measures, request.scope["path_template"], progress, response.status_code)
     return response
 
 
@@ -255,6 +270,18 @@ def tell(progress: Progress, status: int | None) -> None:
             log.info("delivery abandoned", **facts)
         else:
             log.info("delivery answered", status=status, **facts)
+
+
+def measure(measures: Measures, route: str, progress: Progress, status: int | None) -> None:
+    """Counts what came of a delivery, and how long it took."""
+    outcome: Outcome = "fallback" if progress.fallback else "success"
+    if status is None:
+        outcome = "abandoned"
+    elif status >= 400:
+        outcome = "error"
+    reason = "" if progress.outcome == "success" else progress.outcome
+    seconds = asyncio.get_running_loop().time() - progress.began
+    measures.delivery_ended(route, outcome, reason, reused=progress.voice_reused, seconds=seconds)
 
 
 def lines(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:

@@ -17,6 +17,7 @@ from litestar.enums import MediaType
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from precall_client import Precall, Tls, connect
 
@@ -30,10 +31,12 @@ from gateway.edge.problems import answered
 from gateway.edge.source import Sourced
 from gateway.health.route import Readiness, health_routes
 from gateway.initiation.route import conversation_init
+from gateway.measures import UNMEASURED, Measures
 from gateway.postcall.route import post_call
 from gateway.precall.route import webhook
 from gateway.settings import MEBIBYTE, Settings
 from telemetry.http_server import HttpServerTracing
+from telemetry.metrics import NOWHERE
 
 __all__ = ["create_app", "listening", "serving"]
 
@@ -51,10 +54,12 @@ def create_app(
     readiness: Readiness,
     limits: Limits,
     *,
+    measures: Measures = UNMEASURED,
+    meters: MeterProvider = NOWHERE,
     now: Callable[[], float] = time.time,
 ) -> Application:
     """The ASGI application. It opens nothing and closes nothing."""
-    desk = opened(settings, cloner, limits, now)
+    desk = opened(settings, cloner, limits, now, measures)
     app = Litestar(
         route_handlers=[
             webhook(desk),
@@ -68,7 +73,9 @@ def create_app(
         debug=False,
         logging_config=None,
     )
-    traced = HttpServerTracing(AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED)
+    traced = HttpServerTracing(
+        AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, meters=meters
+    )
     return Sourced(ClosingEarly(traced), settings.trusted_proxies)
 
 
@@ -78,6 +85,7 @@ async def serving(
     provider: TracerProvider,
     listener: socket.socket,
     *,
+    meters: MeterProvider = NOWHERE,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[str]:
     """Serves on the socket for as long as the block lasts, and yields the address.
@@ -85,25 +93,31 @@ async def serving(
     At its end nothing more is taken, and what is in flight is finished within
     SHUTDOWN_GRACE_SECONDS.
     """
+    measures = Measures(meters)
+    house = House(settings.precall_max_connections, measures)
     async with (
         connect(
             settings.cloner_target,
             token=settings.cloner_token[0].reveal() if settings.cloner_token else None,
             tls=_tls(settings),
             tracer_provider=provider,
+            meter_provider=meters,
             max_message_bytes=max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE),
         ) as cloner,
         counting(
             settings.rate_limit_agent, settings.rate_limit_source, settings.rate_limit_storage
         ) as limits,
     ):
-        app = create_app(settings, provider, cloner, Readiness(lambda: cloner.channel), limits, now=now)
+        app = create_app(
+            settings, provider, cloner, Readiness(lambda: cloner.channel), limits,
+            measures=measures, meters=meters, now=now,
+        )  # fmt: skip
         server = _Server(
             uvicorn.Config(
                 app,
                 http=cast(
                     "type[asyncio.Protocol]",
-                    partial(Connection, house=House(settings.precall_max_connections)),
+                    partial(Connection, house=house),
                 ),
                 ws="none",
                 lifespan="off",

@@ -2,47 +2,51 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import cast
 
-import grpc
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 from opentelemetry.trace import Link, Span, Tracer, format_trace_id, get_current_span
 
-__all__ = ["outliving", "trace_id", "tracing"]
+from telemetry import otlp
+from telemetry.losses import DEFAULT_QUEUE, CountingProcessor, Losses
 
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-COMPRESSIONS = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
+__all__ = ["outliving", "resource", "trace_id", "tracing"]
 
 
 @contextmanager
-def tracing(service: str, environ: Mapping[str, str]) -> Iterator[TracerProvider]:
+def tracing(
+    service: str, environ: Mapping[str, str], *, losses: Losses | None = None
+) -> Iterator[TracerProvider]:
     """Yields the process's tracer provider and sends what is left when the block ends.
 
     `OTEL_TRACES_EXPORTER` is `otlp`, `console` or `none`; unset, spans go to the endpoint that
     `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none. The SDK itself reads the
     sampler, batch, header, time-out and resource variables. A collector that is down or slow
     delays nothing: spans wait in a bounded queue and are dropped when it is full. It is spoken to
-    directly: a proxy that `HTTP_PROXY` names is for the internet, and would see every span.
+    directly: a proxy that `HTTP_PROXY` names is for the internet, and would see every span. Those that are
+    dropped are counted in `losses`.
 
     `environ` must be without what cannot be used: see `telemetry.variables`.
     """
     exporter = _exporter(environ)
-    # Attributes passed here would win over the environment, so the name is only a default.
-    named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     # Shut down below, in order, rather than by the interpreter at exit.
-    provider = TracerProvider(
-        resource=Resource.create() if named else Resource.create({"service.name": service}),
-        shutdown_on_exit=False,
-    )
+    provider = TracerProvider(resource=resource(service, environ), shutdown_on_exit=False)
     if exporter is not None:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        most = int(environ.get("OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_QUEUE))
+        provider.add_span_processor(CountingProcessor(exporter, losses or Losses(), most=most))
     try:
         yield provider
     finally:
         provider.shutdown()
+
+
+def resource(service: str, environ: Mapping[str, str]) -> Resource:
+    """What spans and metrics come from."""
+    # Attributes passed here would win over the environment, so the name is only a default.
+    named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return Resource.create() if named else Resource.create({"service.name": service})
 
 
 def trace_id(span: Span) -> str:
@@ -65,8 +69,8 @@ def outliving(tracer: Tracer, name: str) -> AbstractContextManager[object]:
 
 
 def _exporter(environ: Mapping[str, str]) -> SpanExporter | None:
-    endpoint = any(environ.get(name) for name in ENDPOINTS)
-    match environ.get("OTEL_TRACES_EXPORTER", "otlp" if endpoint else "none").lower():
+    default = "otlp" if otlp.names_endpoint(environ, "TRACES") else "none"
+    match environ.get("OTEL_TRACES_EXPORTER", default).lower():
         case "otlp":
             return _otlp(environ)
         case "console":
@@ -76,20 +80,11 @@ def _exporter(environ: Mapping[str, str]) -> SpanExporter | None:
 
 
 def _otlp(environ: Mapping[str, str]) -> SpanExporter:
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", environ.get("OTEL_EXPORTER_OTLP_PROTOCOL"))
     # Each exporter costs a quarter of a second to import; a process needs one at most.
-    if protocol == "grpc":
+    if otlp.is_over_grpc(environ, "TRACES"):
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGrpc
 
-        compression = next((environ[name] for name in COMPRESSIONS if name in environ), "none")
-        # The options' type in the SDK knows no numbers.
-        return OverGrpc(
-            compression=grpc.Compression.Gzip if compression == "gzip" else grpc.Compression.NoCompression,
-            channel_options=cast("tuple[tuple[str, str]]", (("grpc.enable_http_proxy", 0),)),
-        )
-    import requests
+        return OverGrpc(compression=otlp.compression(environ, "TRACES"), channel_options=otlp.DIRECTLY)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp
 
-    session = requests.Session()
-    session.trust_env = False
-    return OverHttp(session=session)
+    return OverHttp(session=otlp.session())

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 
+from cloner.measures import UNMEASURED
 from cloner.registry.transaction import RegistryBusy, RegistryUnavailable, Transaction
 
 __all__ = ["Job", "Store"]
@@ -39,6 +40,7 @@ class Store(ABC):
     def __init__(self) -> None:
         self.name = ""
         self.created_at = 0.0
+        self.measures = UNMEASURED
         self._waiting = 0
         # When something was first asked that nothing was answered since, and when it last was answered.
         self._asked: dict[str, float] = {}
@@ -64,7 +66,8 @@ class Store(ABC):
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
     ) -> T:
         """What the transaction returns, once it is committed. Raises RegistryUnavailable and RegistryBusy."""
-        return await self._waited("write", self._write(lambda transaction: work(transaction, *args, **named)))
+        job = self._write(lambda transaction: work(transaction, *args, **named))
+        return await self._measured("write", work, job)
 
     async def read(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
@@ -73,7 +76,8 @@ class Store(ABC):
 
         It sees whatever was committed before it was asked. Raises RegistryUnavailable and RegistryBusy.
         """
-        return await self._waited("read", self._read(lambda transaction: work(transaction, *args, **named)))
+        job = self._read(lambda transaction: work(transaction, *args, **named))
+        return await self._measured("read", work, job)
 
     @abstractmethod
     async def close(self) -> None:
@@ -84,6 +88,13 @@ class Store(ABC):
 
     @abstractmethod
     async def _read(self, job: Job) -> Any: ...
+
+    async def _measured(self, kind: str, work: Callable[..., Any], job: Coroutine[Any, Any, T]) -> T:
+        began = time.perf_counter()
+        try:
+            return await self._waited(kind, job)
+        finally:
+            self.measures.transaction_ended(work, seconds=time.perf_counter() - began)
 
     async def _waited(self, kind: str, work: Coroutine[Any, Any, T]) -> T:
         if self._waiting >= MOST_WAITING:

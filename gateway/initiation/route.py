@@ -136,7 +136,7 @@ def greeted(desk: Desk, facts: Facts, response: OpenCallResponse, progress: Prog
     leaves = desk.overrides.allowed(facts.agent_id)
     heard = response.voice.voice_id if VOICE in leaves else None
     if heard is None:
-        progress.outcome = NOT_ACTIVATED
+        progress.outcome, progress.fallback = NOT_ACTIVATED, True
     return initiation(
         structs.replace(facts, name=response.name or None, voice_id=heard),
         variables=desk.settings.dynamic_variables,

@@ -59,12 +59,15 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
     progress.event, progress.conversation_id = told.type, told.conversation_id
     if told.agent_id:
         get_current_span().set_attribute("gen_ai.agent.id", told.agent_id)
-    if not told.ends_call:
-        progress.outcome = "ignored"
-    elif await complete(desk.cloner, told):
-        progress.outcome = "call_ended"
-    else:
-        progress.outcome = "call_unknown"
+    outcome = "error"
+    try:
+        if not told.ends_call:
+            outcome = "ignored"
+        else:
+            outcome = "call_ended" if await complete(desk.cloner, told) else "call_unknown"
+    finally:
+        desk.measures.event_ended(told.type, outcome)
+    progress.outcome = outcome
     return Acknowledgement(conversation_id=told.conversation_id)
 
 

@@ -86,7 +86,9 @@ async def handled(
         response = await through
     answer = prepared(response, facts, settings, desk.overrides, progress.duration_ms)
     if isinstance(answer, FallbackCall):
-        progress.outcome = answer.reason
+        progress.outcome, progress.fallback = answer.reason, True
+    else:
+        progress.voice_reused = answer.voice_reused
     return answer
 
 
