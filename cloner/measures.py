@@ -4,7 +4,7 @@ Every value of an attribute comes from a set of ours, or from the configuration.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from opentelemetry.metrics import MeterProvider
@@ -18,6 +18,9 @@ PRIORITY, DUE, BUFFER = "precall.provider.priority", "precall.due.kind", "precal
 
 # Most transactions take less than a millisecond.
 TRANSACTIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+# What somebody must do something about before any call has a new voice.
+ACT_NOW = ("PROVIDER_UNAUTHORIZED", "PROVIDER_PLAN_LIMIT")
 
 Counts = Mapping[str, float]
 
@@ -66,6 +69,12 @@ class Measures:
     def clone_ended(self, outcome: str, reason: str, *, seconds: float) -> None:
         """A clone has become a voice, or nothing."""
         self._clones.record(seconds, _ended(outcome, reason))
+
+    def expect_requests(self, operations: Iterable[str]) -> None:
+        """Counts from the start what somebody must act on, so that the first one shows as an increase."""
+        for operation in operations:
+            for reason in ACT_NOW:
+                self._asked.add(0, {OPERATION: operation, **_ended("error", reason)})
 
     def provider_asked(self, operation: str, outcome: str, reason: str) -> None:
         """A request to ElevenLabs was answered, or was not."""

@@ -20,6 +20,7 @@ ROUTE, OUTCOME, REASON = "precall.route", "precall.outcome", "precall.reason"
 OF_SIGNATURES = frozenset(
     {"SIGNATURE_MISSING", "SIGNATURE_MALFORMED", "SIGNATURE_MISMATCH", "SIGNATURE_EXPIRED", "UNAUTHENTICATED"}
 )
+ROUTES = ("/webhook", "/webhook/conversation-init", "/webhook/post-call")
 
 
 class Measures:
@@ -43,6 +44,10 @@ class Measures:
             unit="{delivery}",
             description="Deliveries whose sender is not known.",
         )
+        for route in ROUTES:
+            for reason in sorted(OF_SIGNATURES):
+                # Counted from the start, so that the first one shows as an increase.
+                self._signatures.add(0, {ROUTE: route, REASON: reason})
         self._refused = meter.create_counter(
             "precall.connections.refused", unit="{connection}", description="Connections that had to go."
         )

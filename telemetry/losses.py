@@ -1,14 +1,20 @@
 """Spans that nobody will see: how many were dropped, because too many waited or nobody took them."""
 
 import threading
+import time
 from collections.abc import Sequence
 
+import structlog
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 __all__ = ["CountingProcessor", "Losses"]
 
+log = structlog.get_logger()
+
 DEFAULT_QUEUE = 2_048
+# How often the log says so, at the most.
+NEWS_SECONDS = 60.0
 
 
 class Losses:
@@ -35,6 +41,7 @@ class CountingProcessor(BatchSpanProcessor):
         self._losses = losses
         self._most = most
         self._waiting = 0
+        self._silent_until = 0.0
         self._lock = threading.Lock()
         super().__init__(_Counting(exporter, self, losses), max_queue_size=most)
 
@@ -44,10 +51,15 @@ class CountingProcessor(BatchSpanProcessor):
         with self._lock:
             is_room = self._waiting < self._most
             self._waiting += is_room
+            is_news = not is_room and time.monotonic() >= self._silent_until
+            if is_news:
+                self._silent_until = time.monotonic() + NEWS_SECONDS
         if is_room:
             super().on_end(span)
-        else:
-            self._losses.add(1)
+            return
+        self._losses.add(1)
+        if is_news:
+            log.warning("spans are dropped, the collector is too slow", waiting=self._most)
 
     def taken(self, spans: int) -> None:
         """Says that so many wait no more."""

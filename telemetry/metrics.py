@@ -99,7 +99,7 @@ def _metering(
     service: str, environ: Mapping[str, str], losses: Losses
 ) -> tuple[MeterProvider, Callable[[], None]]:
     """The meter provider, and what sends the rest and ends it."""
-    reader = _reader(environ)
+    reader = None if environ.get("OTEL_SDK_DISABLED") == "true" else _reader(environ)
     if reader is None:
         return NOWHERE, lambda: None
     provider = RecordingProvider([reader], resource(service, environ), shutdown_on_exit=False)

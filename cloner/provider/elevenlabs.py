@@ -63,6 +63,7 @@ class ElevenLabs:
         self._attempts = attempts
         self._turns = Turns(concurrency, queue, measures)
         self._measures = measures
+        measures.expect_requests(OPERATIONS.values())
 
     @property
     def full(self) -> bool:

@@ -99,7 +99,10 @@ class Access(grpc.aio.ServerInterceptor):
             about_call["client"] = client.name
 
         async def call(requests: Any, context: Context) -> Any:
-            with about(**about_call), self._measured(client, about_call.get("method", "_OTHER")):
+            with (
+                about(**about_call),
+                self._measured(client, method.lstrip("/") if right is not None else "_OTHER"),
+            ):
                 try:
                     if client is None:
                         raise Unauthenticated
