@@ -362,11 +362,13 @@ async def test_forget_while_the_provider_is_down(
     """What is not deleted at once is used no more, and deleted later."""
     async with cloning(provider_attempts=1) as cloner:
         await cloner.PrepareCall(call(speech), timeout=10)
-        emulator.faults.set(Fault(method="DELETE", path=VOICE, times=1, error="service_unavailable"))
+        # For every request, as the voice is deleted at the same moment by what looks for voices that are due.
+        emulator.faults.set(Fault(method="DELETE", path=VOICE, times=None, error="service_unavailable"))
         request = pb.ForgetCallerRequest(caller=call(b"").caller)
 
         forgotten = await cloner.ForgetCaller(request, timeout=10)
         assert (0, 1) == (forgotten.voices_deleted, forgotten.voices_pending)
+        emulator.faults.clear()
         await eventually(lambda: not emulator.voices.custom)
 
 
