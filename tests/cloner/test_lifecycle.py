@@ -55,7 +55,16 @@ async def reason(answer: Any) -> str:
     return caught.value.details()
 
 
-async def test_agent_gets_back_what_it_had(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+async def let_go(database: str) -> None:
+    """Waits until the agent may be given another voice: a moment after it has back what it had."""
+    async with asyncio.timeout(10):
+        while [(None,)] != await values(database, "SELECT marker FROM agents"):
+            await asyncio.sleep(0.02)
+
+
+async def test_agent_gets_back_what_it_had(
+    cloning, emulator: Emulator, speech: bytes, eventually, database: str
+) -> None:
     """When a call ends its agent speaks as before, and the voice stays for the next call."""
     before = spoken(emulator)
     async with cloning() as cloner:
@@ -65,6 +74,7 @@ async def test_agent_gets_back_what_it_had(cloning, emulator: Emulator, speech: 
 
         assert await end(cloner)
         await eventually(lambda: before == spoken(emulator))
+        await let_go(database)
         again = await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)
 
     assert (True, True) == (again.voice_reused, again.agent_updated)
@@ -201,8 +211,7 @@ async def test_agent_is_free_again(
         await end(cloner, 1)
         await end(cloner, 2)
         await eventually(lambda: before == spoken(emulator))
-        while [(None,)] != await values(database, "SELECT marker FROM agents"):
-            await asyncio.sleep(0.02)  # it is let go a moment after it has back what it had
+        await let_go(database)
         third = await cloner.PrepareCall(call(speech, 3), timeout=10)
 
     assert [True, False, True] == [answer.agent_updated for answer in (first, second, third)]
