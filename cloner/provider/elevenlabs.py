@@ -167,11 +167,6 @@ class ElevenLabs:
         answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
         return answers.read_subscription(answer)
 
-    async def month_resets_at(self, *, deadline: float) -> int | None:
-        """When the monthly counters start again, in Unix seconds, if ElevenLabs tells."""
-        answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
-        return answers.read_reset(answer)
-
     async def _tried(
         self,
         method: str,

@@ -340,13 +340,13 @@ class Cloning:
 
     async def _month_resets_at(self, deadline: float) -> float:
         try:
-            at = await self._provider.month_resets_at(deadline=deadline)
+            at = (await self._provider.subscription(deadline=deadline)).resets_at
         except ProviderFailure:
             at = None
         now = self._now()
         if at is None or not now < at < now + LONGEST_PERIOD_SECONDS:
             return now + MONTH_UNKNOWN_SECONDS
-        return min(float(at), now + MONTH_SECONDS)
+        return min(at, now + MONTH_SECONDS)
 
     def _start(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> None:
         """Begins the task of a clone. Its intent is closed if nothing comes of it."""
