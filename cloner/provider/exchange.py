@@ -11,8 +11,8 @@ import httpx
 
 from cloner.provider.failures import (
     FAIR_SECONDS,
-    Busy,
     DeadlineTooShort,
+    OwnQueueFull,
     ProtocolBroken,
     TimedOut,
     Unavailable,
@@ -59,7 +59,7 @@ async def exchange(
             finally:
                 await response.aclose()
     except httpx.PoolTimeout as failure:
-        raise Busy from failure
+        raise OwnQueueFull from failure
     except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
         cut = isinstance(failure, httpx.ConnectTimeout) and left < FAIR_SECONDS
         raise (DeadlineTooShort if cut else Unavailable) from failure
