@@ -9,13 +9,16 @@ from typing import Any
 
 from opentelemetry.metrics import MeterProvider
 
-from telemetry.metrics import NOWHERE, duration, observe
+from telemetry.facts import KEYS
+from telemetry.metrics import NOWHERE, duration, observe, parts_of_delivery
 
 __all__ = ["UNMEASURED", "Measures"]
 
-OUTCOME, REASON, OPERATION = "precall.outcome", "precall.reason", "precall.provider.operation"
+OUTCOME, REASON, OPERATION = KEYS["outcome"], KEYS["reason"], KEYS["operation"]
 PRIORITY, DUE, BUFFER = "precall.provider.priority", "precall.due.kind", "precall.buffer"
 
+# The call that a delivery is made of.
+OF_DELIVERY = "precall.v1.CloningService/PrepareCall"
 # Most transactions take less than a millisecond.
 TRANSACTIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -58,6 +61,7 @@ class Measures:
             meter, "precall.registry.transaction.duration", "A transaction of the registry, and its wait.",
             buckets=TRANSACTIONS,
         )  # fmt: skip
+        self._take_parts = parts_of_delivery(meter)
         self._requests = meter.create_counter(
             "precall.client.requests", unit="{request}", description="Calls of the gRPC API, by who called."
         )
@@ -93,10 +97,17 @@ class Measures:
         module = work.__module__.rpartition(".")[2]
         self._transactions.record(seconds, {"precall.registry.transaction": f"{module}.{work.__name__}"})
 
-    def request_ended(self, client: str | None, method: str, outcome: str, reason: str) -> None:
-        """A call of the API was answered; without a client it was nobody's that is known."""
-        who = {} if client is None else {"precall.client": client}
+    def request_ended(
+        self, client: str | None, method: str, outcome: str, reason: str, *, parts: Mapping[str, float]
+    ) -> None:
+        """A call of the API was answered; without a client it was nobody's that is known.
+
+        `parts` is what its time was spent on.
+        """
+        who = {} if client is None else {KEYS["client"]: client}
         self._requests.add(1, {**who, "rpc.method": method, **_ended(outcome, reason)})
+        if method == OF_DELIVERY:
+            self._take_parts(parts)
 
     def reconciled(self) -> None:
         """The registry and ElevenLabs were compared."""

@@ -8,19 +8,21 @@ from typing import Literal
 
 from opentelemetry.metrics import MeterProvider
 
-from telemetry.metrics import NOWHERE, duration, observe
+from telemetry.facts import KEYS
+from telemetry.metrics import NOWHERE, duration, observe, parts_of_delivery
 
 __all__ = ["UNMEASURED", "Measures", "Outcome"]
 
 Outcome = Literal["success", "fallback", "error", "abandoned"]
 Refused = Literal["full", "gave_way", "unreadable"]
 
-ROUTE, OUTCOME, REASON = "precall.route", "precall.outcome", "precall.reason"
+ROUTE, OUTCOME, REASON = "precall.route", KEYS["outcome"], KEYS["reason"]
 # Why a sender counts as unknown, where a signature or a token was looked for.
 OF_SIGNATURES = frozenset(
     {"SIGNATURE_MISSING", "SIGNATURE_MALFORMED", "SIGNATURE_MISMATCH", "SIGNATURE_EXPIRED", "UNAUTHENTICATED"}
 )
-ROUTES = ("/webhook", "/webhook/conversation-init", "/webhook/post-call")
+WITH_SAMPLE = "/webhook"
+ROUTES = (WITH_SAMPLE, "/webhook/conversation-init", "/webhook/post-call")
 
 
 class Measures:
@@ -36,6 +38,7 @@ class Measures:
         self._seconds = duration(
             meter, "precall.delivery.duration", "From the first byte of the body to the answer."
         )
+        self._take_parts = parts_of_delivery(meter)
         self._events = meter.create_counter(
             "precall.call.events", unit="{event}", description="Signed events after a call."
         )
@@ -53,22 +56,34 @@ class Measures:
         )
 
     def delivery_ended(
-        self, route: str, outcome: Outcome, reason: str, *, reused: bool | None, seconds: float
+        self,
+        route: str,
+        outcome: Outcome,
+        reason: str | None,
+        *,
+        reused: bool | None,
+        seconds: float,
+        parts: Mapping[str, float],
     ) -> None:
-        """A delivery was answered, or its sender has gone. `reused` is None where there is no voice."""
+        """A delivery was answered, or its sender has gone. `reused` is None where there is no voice.
+
+        `parts` is what its time was spent on.
+        """
         ended: dict[str, str | bool] = {ROUTE: route, OUTCOME: outcome}
         self._seconds.record(seconds, ended)
         if reason:
             ended[REASON] = reason
         if reused is not None:
-            ended["precall.voice.reused"] = reused
+            ended[KEYS["voice_reused"]] = reused
         self._deliveries.add(1, ended)
+        if route == WITH_SAMPLE:
+            self._take_parts(parts)
         if reason in OF_SIGNATURES:
             self._signatures.add(1, {ROUTE: route, REASON: reason})
 
     def event_ended(self, kind: str | None, outcome: str) -> None:
         """An event after a call was answered; without a kind it is one that nobody knows."""
-        self._events.add(1, {"precall.event.type": kind or "other", OUTCOME: outcome})
+        self._events.add(1, {KEYS["event_type"]: kind or "other", OUTCOME: outcome})
 
     def connection_refused(self, why: Refused) -> None:
         """A connection was turned away, had to give way to another, or brought what is not HTTP."""

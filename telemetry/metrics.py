@@ -30,7 +30,7 @@ from telemetry import otlp
 from telemetry.losses import Losses
 from telemetry.tracing import resource, tracing
 
-__all__ = ["DURATIONS", "NOWHERE", "Providers", "duration", "observe", "observing"]
+__all__ = ["DURATIONS", "NOWHERE", "Providers", "duration", "observe", "observing", "parts_of_delivery"]
 
 # As the conventions for HTTP and RPC advise, and on past every budget of ours.
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
@@ -68,6 +68,17 @@ def duration(
     return meter.create_histogram(
         name, unit="s", description=description, explicit_bucket_boundaries_advisory=buckets
     )
+
+
+def parts_of_delivery(meter: Meter) -> Callable[[Mapping[str, float]], None]:
+    """What takes down the seconds of each part of a delivery, in whichever process it is spent."""
+    histogram = duration(meter, "precall.delivery.part.duration", "What the time of a delivery is spent on.")
+
+    def record(parts: Mapping[str, float]) -> None:
+        for name, seconds in parts.items():
+            histogram.record(seconds, {"precall.part": name})
+
+    return record
 
 
 def observe(

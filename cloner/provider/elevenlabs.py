@@ -22,9 +22,10 @@ from cloner.provider import answers, failures
 from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, Subscription, VoicePage
 from cloner.provider.exchange import exchange
 from cloner.provider.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
-from cloner.provider.operations import OPERATIONS
 from cloner.provider.retry import retrying
+from cloner.provider.telling import OPERATIONS, tell_refusal
 from cloner.provider.turns import Queue, Turns
+from telemetry.parts import part
 
 __all__ = ["Agent", "AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "VoicePage"]
 
@@ -78,7 +79,10 @@ class ElevenLabs:
     def turn(
         self, deadline: float, *, kind: str, declinable: bool = False
     ) -> AbstractAsyncContextManager[None]:
-        """A turn to send one request, as `Turns.one` gives it. Raises Busy, and Overloaded if declinable."""
+        """A turn to send one request, as `Turns.one` gives it.
+
+        Raises OwnQueueFull, and Overloaded if declinable.
+        """
         return self._turns.one(deadline, kind=kind, declinable=declinable)
 
     async def create_voice(
@@ -180,11 +184,6 @@ class ElevenLabs:
         answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
         return answers.read_subscription(answer)
 
-    async def month_resets_at(self, *, deadline: float) -> int | None:
-        """When the monthly counters start again, in Unix seconds, if ElevenLabs tells."""
-        answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
-        return answers.read_reset(answer)
-
     async def _tried(
         self,
         method: str,
@@ -230,14 +229,16 @@ class ElevenLabs:
         """The body of a successful answer."""
         operation = OPERATIONS[request.method, request.extensions["url_template"]]
         try:
-            response, body = await exchange(
-                self._http, request, deadline=deadline, most=most, changes=changes
-            )
+            with part("provider"):
+                response, body = await exchange(
+                    self._http, request, deadline=deadline, most=most, changes=changes
+                )
             if not response.is_success:
                 raise failures.classify(
                     response.status_code, response.headers, body, refused=refused, gone=gone
                 )
         except ProviderFailure as failure:
+            tell_refusal(operation, failure)
             self._measures.provider_asked(operation, "error", failure.reason)
             raise
         self._measures.provider_asked(operation, "success", "")

@@ -10,6 +10,7 @@ import structlog
 
 from cloner.measures import UNMEASURED
 from cloner.registry.transaction import RegistryBusy, RegistryUnavailable, Transaction
+from telemetry.parts import part
 
 __all__ = ["Job", "Store"]
 
@@ -104,7 +105,8 @@ class Store(ABC):
         self._asked.setdefault(kind, time.monotonic())
         answered = True
         try:
-            return await work
+            with part("registry"):
+                return await work
         except (RegistryUnavailable, asyncio.CancelledError):
             answered = False
             raise

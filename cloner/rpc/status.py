@@ -4,8 +4,9 @@ The status goes out by `set_code`, `set_details` and a trailing `grpc-status-det
 answer message: `context.abort_with_status` would leave the server span without a status.
 """
 
+from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -78,6 +79,7 @@ PROVIDER: dict[type[failures.ProviderFailure], grpc.StatusCode] = {
     failures.MonthlyLimit: C.FAILED_PRECONDITION,
     failures.ProtocolBroken: C.INTERNAL,
     failures.Busy: C.UNAVAILABLE,
+    failures.OwnQueueFull: C.UNAVAILABLE,
     failures.Unavailable: C.UNAVAILABLE,
     failures.TimedOut: C.DEADLINE_EXCEEDED,
     failures.DeadlineTooShort: C.DEADLINE_EXCEEDED,
@@ -134,6 +136,8 @@ class Ending:
 
     outcome: str = "success"
     reason: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """How many seconds were spent on what."""
 
 
 ending_of_call: ContextVar[Ending | None] = ContextVar("ending_of_call", default=None)
