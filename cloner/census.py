@@ -50,6 +50,9 @@ class Census:
         self._seconds = seconds
         self._now = now
         self._found: registry.Census | None = None
+        self._voices_since: dict[str, float] = {}
+        """Since when each voice is to be deleted, as far as that is known."""
+
         self._ask_account_at = 0.0
         measures.observe_registry(voices=self._voices, calls=self._calls, due=self._due, ages=self._ages)
         measures.observe_account(self._slots, self._month)
@@ -68,18 +71,24 @@ class Census:
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        self._found = await self._store.read(registry.count, busy_since=self._now() - self._call_seconds)
+        found = await self._store.read(registry.count, busy_since=self._now() - self._call_seconds)
+        known = self._voices_since
+        # A try that failed moved the time by its pause at least. What was known before is no later.
+        self._voices_since = {
+            marker: min(due_at - sum(map(pause_after, range(1, tries + 1))), known.get(marker, due_at))
+            for marker, tries, due_at in found.deletions
+        }
+        self._found = found
         if loop.time() >= self._ask_account_at:
-            known = await self._account.known(deadline=loop.time() + ASKING_SECONDS)
-            pause = NOT_TOLD_SECONDS if known is None else ACCOUNT_SECONDS
+            account = await self._account.known(deadline=loop.time() + ASKING_SECONDS)
+            pause = NOT_TOLD_SECONDS if account is None else ACCOUNT_SECONDS
             self._ask_account_at = loop.time() + pause
 
     def _voices(self) -> dict[str, float]:
         found = self._found
         if found is None:
             return {}
-        deleting = sum(many for many, _ in found.deleting.values())
-        return {"intended": found.intended, "ready": found.ready, "deleting": deleting}
+        return {"intended": found.intended, "ready": found.ready, "deleting": found.deleting}
 
     def _calls(self) -> int | None:
         return None if self._found is None else self._found.calls
@@ -88,19 +97,15 @@ class Census:
         found = self._found
         if found is None:
             return {}
-        return {"agent": found.agents, "voice": sum(many for many, _ in found.deleting.values())}
+        return {"agent": found.agents, "voice": found.deleting}
 
     def _ages(self) -> dict[str, float]:
         found, now = self._found, self._now()
         if found is None:
             return {}
-        # A try that failed moved the time by its pause; so that is when the first try could begin.
-        voices = (
-            due_at - sum(pause_after(tried) for tried in range(1, tries + 1))
-            for tries, (_, due_at) in found.deleting.items()
-        )
         agents = now if found.agents_since is None else found.agents_since
-        return {"agent": max(0.0, now - agents), "voice": max(0.0, now - min(voices, default=now))}
+        voices = min(self._voices_since.values(), default=now)
+        return {"agent": max(0.0, now - agents), "voice": max(0.0, now - voices)}
 
     def _slots(self) -> tuple[int | None, int | None]:
         known = self._account.last

@@ -11,6 +11,7 @@ COUNTS = Statement("""
     SELECT
         (SELECT count(*) FROM voices WHERE state = 'intended'),
         (SELECT count(*) FROM voices WHERE state = 'ready'),
+        (SELECT count(*) FROM voices WHERE state = 'deleting'),
         (SELECT count(*) FROM calls WHERE ended_at IS NULL AND begun_at > :busy_since),
         (SELECT count(*) FROM agents WHERE restoring),
         (
@@ -18,9 +19,10 @@ COUNTS = Statement("""
             WHERE agents.restoring
         )
 """)
-DELETING = Statement(
-    "SELECT tries, count(*), min(due_at) FROM voices WHERE state = 'deleting' GROUP BY tries"
-)
+# The first of them will do: those that are most overdue.
+DELETING = Statement("""
+    SELECT marker, tries, due_at FROM voices WHERE state = 'deleting' ORDER BY due_at LIMIT 1000
+""")
 
 
 class Census(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +30,7 @@ class Census(msgspec.Struct, frozen=True, kw_only=True):
 
     intended: int
     ready: int
+    deleting: int
     calls: int
     """Those that are in progress."""
 
@@ -37,21 +40,21 @@ class Census(msgspec.Struct, frozen=True, kw_only=True):
     agents_since: float | None
     """When the first call ended after which one is still to be put back; None where that is not known."""
 
-    deleting: dict[int, tuple[int, float]]
-    """By how often it was tried: how many voices are to be deleted, and when the next try may begin."""
+    deletions: list[tuple[str, int, float]]
+    """Of voices to be deleted: the marker, how often it was tried, and when the next try may begin."""
 
 
 def count(tx: Transaction, *, busy_since: float) -> Census:
     """Counts. Calls that began before `busy_since` are over."""
     row = tx.one(COUNTS, busy_since=busy_since)
     assert row is not None  # noqa: S101 - a question without a table always has one answer
-    intended, ready, calls, agents, since = row
-    deleting = {int(tries): (int(many), float(due_at)) for tries, many, due_at in tx.all(DELETING)}
+    intended, ready, deleting, calls, agents, since = row
     return Census(
         intended=intended,
         ready=ready,
+        deleting=deleting,
         calls=calls,
         agents=agents,
         agents_since=since,
-        deleting=deleting,
+        deletions=[(str(marker), int(tries), float(due_at)) for marker, tries, due_at in tx.all(DELETING)],
     )
