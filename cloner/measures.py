@@ -5,7 +5,6 @@ Every value of an attribute comes from a set of ours, or from the configuration.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from opentelemetry.metrics import MeterProvider
 
@@ -92,10 +91,9 @@ class Measures:
         """A request had its turn, or has given up waiting; `call` says whether a call waited for it."""
         self._waits.record(seconds, {PRIORITY: "call" if call else "preparation"})
 
-    def transaction_ended(self, work: Callable[..., Any], *, seconds: float) -> None:
-        """A transaction was carried out, or was not."""
-        module = work.__module__.rpartition(".")[2]
-        self._transactions.record(seconds, {"precall.registry.transaction": f"{module}.{work.__name__}"})
+    def transaction_ended(self, name: str, *, seconds: float) -> None:
+        """A transaction such as `calls.begin` was carried out, or was not."""
+        self._transactions.record(seconds, {"precall.registry.transaction": name})
 
     def request_ended(
         self, client: str | None, method: str, outcome: str, reason: str, *, parts: Mapping[str, float]

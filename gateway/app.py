@@ -27,6 +27,7 @@ from gateway.edge.closing import Application, ClosingEarly
 from gateway.edge.connection import Connection, House
 from gateway.edge.head import AnsweringHead
 from gateway.edge.limits import Limits, counting
+from gateway.edge.path import legible
 from gateway.edge.problems import answered
 from gateway.edge.source import Sourced
 from gateway.health.route import Readiness, health_routes
@@ -74,7 +75,7 @@ def create_app(
         logging_config=None,
     )
     traced = HttpServerTracing(
-        AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, meters=meters
+        AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, legible=legible, meters=meters
     )
     return Sourced(ClosingEarly(traced), settings.trusted_proxies)
 

@@ -5,7 +5,7 @@ Our trace context is not sent along: the other side has no use for it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self, cast
 
@@ -19,10 +19,13 @@ from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from opentelemetry.semconv.metrics.http_metrics import HTTP_CLIENT_REQUEST_DURATION
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 
+from telemetry.facts import keyed
 from telemetry.metrics import NOWHERE, duration
 
 __all__ = ["HttpClientTracing"]
 
+# What a failure says fits in there, if it says anything.
+EXPLAINED_BYTES = 4_096
 PORTS = {"http": 80, "https": 443}
 
 
@@ -31,7 +34,9 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
 
     It fails on a status from 400 up and on an exception. The request extension `url_template`, such
     as `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent
-    before. Response headers named in `captured` become attributes. The time is measured.
+    before. Response headers named in `captured` become attributes. `peer` is what the other side is called,
+    and `explain` says in a word what the body of a failure says, of which it sees the beginning. The time is
+    measured.
     """
 
     def __init__(
@@ -39,12 +44,16 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
         transport: httpx.AsyncBaseTransport,
         provider: TracerProvider,
         *,
+        peer: str,
         captured: tuple[str, ...] = (),
+        explain: Callable[[bytes], str | None] = lambda _: None,
         meters: MeterProvider = NOWHERE,
     ) -> None:
         self._transport = transport
         self._tracer = provider.get_tracer("precall.http_client")
+        self._peer = peer
         self._captured = captured
+        self._explain = explain
         self._seconds = duration(
             meters.get_meter("precall.http_client"), HTTP_CLIENT_REQUEST_DURATION, "Requests that were sent."
         )
@@ -63,6 +72,7 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
             attributes={
                 **measured,
                 URL_FULL: str(url.copy_with(username=None, password=None)),
+                "peer.service": self._peer,
             },
         )
         if template:
@@ -83,9 +93,11 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
             if values := response.headers.get_list(name):
                 # The other side's to choose, so there is a bound to what is kept of it.
                 span.set_attribute(f"http.response.header.{name}", [value[:128] for value in values[:4]])
-        if response.status_code >= 400:
+        failed = response.status_code >= 400
+        if failed:
             exchange.fail(str(response.status_code))
-        response.stream = _Stream(cast("httpx.AsyncByteStream", response.stream), exchange)
+        stream = cast("httpx.AsyncByteStream", response.stream)
+        response.stream = _Stream(stream, exchange, self._explain if failed else None)
         return response
 
     async def __aenter__(self) -> Self:
@@ -122,10 +134,13 @@ class _Exchange:
         self._span.set_attribute(ERROR_TYPE, failure)
         self._span.set_status(StatusCode.ERROR)
 
-    def end(self) -> None:
+    def end(self, word: str | None = None) -> None:
+        """Ends it; `word` is the other side's own for a failure."""
         if self._ended:
             return
         self._ended = True
+        if word is not None:
+            self._span.set_attributes(keyed({"provider_code": word}))
         self._seconds.record(
             time.perf_counter() - self._began, self._measured, context=set_span_in_context(self._span)
         )
@@ -133,13 +148,22 @@ class _Exchange:
 
 
 class _Stream(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, exchange: _Exchange) -> None:
+    def __init__(
+        self,
+        stream: httpx.AsyncByteStream,
+        exchange: _Exchange,
+        explain: Callable[[bytes], str | None] | None,
+    ) -> None:
         self._stream = stream
         self._exchange = exchange
+        self._explain = explain
+        self._begin = bytearray()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._stream:
+                if self._explain is not None and len(self._begin) < EXPLAINED_BYTES:
+                    self._begin += chunk[:EXPLAINED_BYTES]
                 yield chunk
         except (Exception, asyncio.CancelledError) as failure:
             self._exchange.fail(failure)
@@ -149,4 +173,4 @@ class _Stream(httpx.AsyncByteStream):
         try:
             await self._stream.aclose()
         finally:
-            self._exchange.end()
+            self._exchange.end(None if self._explain is None else self._explain(bytes(self._begin)))

@@ -5,6 +5,7 @@ chooses our trace ids or our sampling.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
@@ -20,12 +21,15 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_ROUTE,
 )
 from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
-from opentelemetry.semconv.attributes.url_attributes import URL_SCHEME
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.semconv.attributes.url_attributes import URL_PATH, URL_SCHEME
+from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_ORIGINAL
 from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, format_span_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from telemetry.metrics import NOWHERE, duration
+from telemetry.parts import traced_by
 from telemetry.tracing import trace_id
 
 __all__ = ["HttpServerTracing"]
@@ -37,6 +41,9 @@ Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 W3C = TraceContextTextMapPropagator()
+# Whoever asks writes what they like there.
+LONGEST_AGENT = 128
+UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 class HttpServerTracing:
@@ -44,7 +51,7 @@ class HttpServerTracing:
 
     The span fails on a status from 500 up, on an exception and on a client that hangs up before
     its answer is sent. Its time is measured. Paths in `untraced` get neither span nor header, and are not
-    measured.
+    measured. `legible` says what may be told of a path that is none of ours, where anything may.
     """
 
     def __init__(
@@ -53,9 +60,12 @@ class HttpServerTracing:
         provider: TracerProvider,
         *,
         untraced: Collection[str],
+        legible: Callable[[str], str | None] = lambda _: None,
         meters: MeterProvider = NOWHERE,
     ) -> None:
         self._app = app
+        self._provider = provider
+        self._legible = legible
         self._seconds = duration(
             meters.get_meter("precall.http_server"),
             HTTP_SERVER_REQUEST_DURATION,
@@ -69,20 +79,23 @@ class HttpServerTracing:
             await self._app(scope, receive, send)
             return
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
-        with self._tracer.start_as_current_span(
-            method if method != "_OTHER" else "HTTP",
-            context=Context(),
-            kind=SpanKind.SERVER,
-            links=_links(scope),
-            attributes={
-                HTTP_REQUEST_METHOD: method,
-                URL_SCHEME: scope.get("scheme", "http"),
-                NETWORK_PROTOCOL_VERSION: scope.get("http_version", "1.1"),
-                **({CLIENT_ADDRESS: client[0]} if (client := scope.get("client")) else {}),
-            },
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        with (
+            traced_by(self._provider),
+            self._tracer.start_as_current_span(
+                method if method != "_OTHER" else "HTTP",
+                context=Context(),
+                kind=SpanKind.SERVER,
+                links=_links(scope),
+                attributes={
+                    HTTP_REQUEST_METHOD: method,
+                    URL_SCHEME: scope.get("scheme", "http"),
+                    NETWORK_PROTOCOL_VERSION: scope.get("http_version", "1.1"),
+                    **_addresses(scope),
+                },
+                record_exception=False,
+                set_status_on_exception=False,
+            ) as span,
+        ):
             request = _Request(span, {HTTP_REQUEST_METHOD: method, URL_SCHEME: scope.get("scheme", "http")})
             began = time.perf_counter()
             try:
@@ -118,11 +131,17 @@ class HttpServerTracing:
             request.fail(type(bug).__qualname__)
             raise
         finally:
-            # The router knows the route only after it was asked; a path that none matches is a
-            # stranger's text and stays out of the span.
-            if route := scope.get("path_template"):
-                request.span.update_name(f"{scope['method']} {route}")
-                request.tell(HTTP_ROUTE, route)
+            self._place(request, scope)
+
+    def _place(self, request: "_Request", scope: Any) -> None:
+        """Tells what was asked for. The router knows the route only after it was asked."""
+        route = scope.get("path_template")
+        if route:
+            request.span.update_name(f"{scope['method']} {route}")
+            request.tell(HTTP_ROUTE, route)
+        # A path that no route matches is a stranger's text.
+        if path := scope["path"] if route else self._legible(scope["path"]):
+            request.span.set_attribute(URL_PATH, path)
 
 
 class _Request:
@@ -144,6 +163,22 @@ class _Request:
     def fail(self, error: str) -> None:
         self.tell(ERROR_TYPE, error)
         self.span.set_status(StatusCode.ERROR)
+
+
+def _addresses(scope: Any) -> dict[str, str | int]:
+    """Who asks, where, and with what."""
+    told: dict[str, str | int] = {}
+    if client := scope.get("client"):
+        told[CLIENT_ADDRESS] = client[0]
+    if server := scope.get("server"):
+        told[SERVER_ADDRESS] = server[0]
+        if server[1]:
+            told[SERVER_PORT] = server[1]
+    for name, value in scope["headers"]:
+        if name == b"user-agent":
+            told[USER_AGENT_ORIGINAL] = UNPRINTABLE.sub("?", value[:LONGEST_AGENT].decode("latin-1"))
+            break
+    return told
 
 
 def _links(scope: Any) -> list[Link]:

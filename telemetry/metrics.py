@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from telemetry import otlp
 from telemetry.losses import Losses
-from telemetry.tracing import resource, tracing
+from telemetry.tracing import described, tracing
 
 __all__ = ["DURATIONS", "NOWHERE", "Providers", "duration", "observe", "observing", "parts_of_delivery"]
 
@@ -113,7 +113,7 @@ def _metering(
     reader = None if environ.get("OTEL_SDK_DISABLED") == "true" else _reader(environ)
     if reader is None:
         return NOWHERE, lambda: None
-    provider = RecordingProvider([reader], resource(service, environ), shutdown_on_exit=False)
+    provider = RecordingProvider([reader], described(service, environ), shutdown_on_exit=False)
     provider.get_meter("precall.telemetry").create_observable_counter(
         "precall.telemetry.dropped",
         [lambda _: [Observation(losses.spans, {"precall.signal": "spans"})]],

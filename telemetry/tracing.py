@@ -2,17 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import version
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 from opentelemetry.trace import Link, Span, Tracer, format_trace_id, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from telemetry import otlp
+from telemetry.facts import FactsOnSpans
 from telemetry.losses import DEFAULT_QUEUE, CountingProcessor, Losses
 
-__all__ = ["outliving", "resource", "trace_id", "tracing"]
+__all__ = ["described", "linked", "outliving", "provider_of", "trace_id", "traceparent", "tracing"]
+
+VERSION = version("precall")
+W3C = TraceContextTextMapPropagator()
 
 
 @contextmanager
@@ -22,8 +29,8 @@ def tracing(
     """Yields the process's tracer provider and sends what is left when the block ends.
 
     `OTEL_TRACES_EXPORTER` is `otlp`, `console` or `none`; unset, spans go to the endpoint that
-    `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none. The SDK itself reads the
-    sampler, batch, header, time-out and resource variables. A collector that is down or slow
+    `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none: then none is sampled. The SDK
+    itself reads the sampler, batch, header, time-out and resource variables. A collector that is down or slow
     delays nothing: spans wait in a bounded queue and are dropped when it is full. It is spoken to
     directly: a proxy that `HTTP_PROXY` names is for the internet, and would see every span. Those that are
     dropped are counted in `losses`.
@@ -31,8 +38,7 @@ def tracing(
     `environ` must be without what cannot be used: see `telemetry.variables`.
     """
     exporter = _exporter(environ)
-    # Shut down below, in order, rather than by the interpreter at exit.
-    provider = TracerProvider(resource=resource(service, environ), shutdown_on_exit=False)
+    provider = provider_of(described(service, environ), ALWAYS_OFF if exporter is None else None)
     if exporter is not None:
         most = int(environ.get("OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_QUEUE))
         provider.add_span_processor(CountingProcessor(exporter, losses or Losses(), most=most))
@@ -42,16 +48,43 @@ def tracing(
         provider.shutdown()
 
 
-def resource(service: str, environ: Mapping[str, str]) -> Resource:
-    """What spans and metrics come from."""
-    # Attributes passed here would win over the environment, so the name is only a default.
-    named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return Resource.create() if named else Resource.create({"service.name": service})
+def described(service: str, environ: Mapping[str, str]) -> Resource:
+    """What the spans and metrics of this process are of."""
+    # Attributes passed here would win over the environment, so these are only defaults.
+    told = environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    defaults = {"service.name": service, "service.namespace": "precall", "service.version": VERSION}
+    if environ.get("OTEL_SERVICE_NAME"):
+        del defaults["service.name"]
+    return Resource.create({name: value for name, value in defaults.items() if f"{name}=" not in told})
+
+
+def provider_of(resource: Resource, sampler: Sampler | None = None) -> TracerProvider:
+    """A tracer provider whose spans say what is known of the work at hand. It exports nothing yet."""
+    # Shut down by whoever has it, in order, rather than by the interpreter at exit.
+    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(FactsOnSpans())
+    return provider
 
 
 def trace_id(span: Span) -> str:
     """The id of the trace that the span belongs to: 32 hex digits."""
     return format_trace_id(span.get_span_context().trace_id)
+
+
+def traceparent() -> str:
+    """The current span, to be kept for a link to it later, with the flag that says whether it is sampled."""
+    carrier: dict[str, str] = {}
+    W3C.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+def linked(*traceparents: str) -> list[Link]:
+    """Links to spans that were kept, each once."""
+    contexts = [
+        get_current_span(W3C.extract({"traceparent": kept}, Context())).get_span_context()
+        for kept in dict.fromkeys(traceparents)
+    ]
+    return [Link(context) for context in contexts if context.is_valid]
 
 
 def outliving(tracer: Tracer, name: str) -> AbstractContextManager[object]:

@@ -342,7 +342,7 @@ async def connect(
     """
     if tls is not None:
         tls.check()
-    tracing = Tracing(tracer_provider, meter_provider)
+    tracing = Tracing(tracer_provider, meter_provider, target)
     precall = Precall(target, token, tls, tracing, max_message_bytes=max_message_bytes)
     following = asyncio.create_task(precall.follow())
     try:

@@ -27,13 +27,15 @@ RPC_SECONDS = "rpc.client.call.duration"
 ERROR_TYPE = "error.type"
 # As the conventions advise, and on past the longest calls.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
+SERVER_ADDRESS, SERVER_PORT = "server.address", "server.port"
 W3C = TraceContextTextMapPropagator()
 
 
 class Tracing:
     """Tells of calls to `provider`, and how long they took to `meters`; None is the process's own."""
 
-    def __init__(self, provider: TracerProvider | None, meters: MeterProvider | None = None) -> None:
+    def __init__(self, provider: TracerProvider | None, meters: MeterProvider | None, target: str) -> None:
+        self._server = _server(target)
         self._seconds = get_meter("precall.rpc", meter_provider=meters).create_histogram(
             RPC_SECONDS,
             unit="s",
@@ -51,7 +53,7 @@ class Tracing:
         with self._tracer.start_as_current_span(
             method,
             kind=SpanKind.CLIENT,
-            attributes={RPC_SYSTEM: "grpc", RPC_METHOD: method},
+            attributes={RPC_SYSTEM: "grpc", RPC_METHOD: method, **self._server},
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -74,6 +76,14 @@ class Tracing:
                 if code is not grpc.StatusCode.OK:
                     told[ERROR_TYPE] = code.name
                 self._seconds.record(time.perf_counter() - began, told)
+
+
+def _server(target: str) -> dict[str, str | int]:
+    """Who is called: `cloner:50051`, `dns:///cloner:50051`, `[::1]:50051`."""
+    host, _, port = target.rpartition("/")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return {SERVER_ADDRESS: target}
+    return {SERVER_ADDRESS: host.strip("[]"), SERVER_PORT: int(port)}
 
 
 def _tell(span: Span, code: grpc.StatusCode) -> None:
