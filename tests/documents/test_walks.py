@@ -78,6 +78,16 @@ async def test_go(checkout: Checkout, left_out: Callable[[str], None]) -> None:
     assert without_ids(printed.text) == without_ids(said)
 
 
+def test_versions() -> None:
+    """The modules that the walk gets are those with which the clients in Go are tried."""
+    tried = re.findall(r"^\s(\S+) (v\S+)", (ROOT / "tests/languages/go/go.mod").read_text(), re.MULTILINE)
+    printed = re.findall(r"(\S+)@(v\S+)", section(WALK, "### From Go"))
+    modules = [(name.removesuffix("/cmd/protoc-gen-go"), version) for name, version in printed]
+
+    assert 4 == len(modules)
+    assert set(modules) <= set(tried)
+
+
 class Told:
     """What the document calls something, and what it is called this time."""
 
