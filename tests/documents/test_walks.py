@@ -149,6 +149,9 @@ async def test_each_call(checkout: Checkout) -> None:
                     first += await stream.stdout.readline()
                 continue
             said = await checkout.run(f"{function}ask {name}", told.asked(request.text))
+            # An agent may just be put back: then that is told, too.
+            while name == "GetUsage" and "running" in json.loads(said)["providerQueue"]:
+                said = await checkout.run(f"{function}ask {name}", told.asked(request.text))
             told.compare(json.loads(answer.text), json.loads(said), name)
         rest, err = await stream.communicate()
         assert 0 == stream.returncode, err
