@@ -294,7 +294,7 @@ async def test_provider_failure(
 
     span = spans.one(SERVER_SPAN)
     assert (reason, code.name) == (
-        span.attributes["precall.outcome"],
+        span.attributes["precall.reason"],
         span.attributes["rpc.response.status_code"],
     )
 
