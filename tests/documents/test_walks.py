@@ -88,6 +88,20 @@ def test_versions() -> None:
     assert set(modules) <= set(tried)
 
 
+async def test_tls(checkout: Checkout) -> None:
+    """Certificates of one's own, and a cloner that asks for one and shows one; nobody else is served."""
+    _, certificates, setting, asking = blocks(section(TEXT, "### TLS"))
+    await checkout.run(certificates.text)
+    async with checkout.serving(setting.text + SERVER.text):
+        said = await checkout.run(asking.text)
+        stranger = await checkout.start(asking.text.replace("--cert team.pem --key team.key", ""))
+        out, _ = await stranger.communicate()
+
+    limits, answer = blocks(section(CALLS, "### GetLimits"))
+    assert ("{}", json.loads(answer.text)) == (limits.text.strip(), json.loads(said))
+    assert (True, b"") == (stranger.returncode != 0, out)
+
+
 class Told:
     """What the document calls something, and what it is called this time."""
 
