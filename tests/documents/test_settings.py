@@ -14,7 +14,7 @@ from environment import EnvironmentInvalid, Secret
 from gateway.settings import Settings as OfGateway
 
 ROOT = Path(__file__).parents[2]
-BOTH = {"DEFAULT_REGION", "LOG_LEVEL", "LOG_FORMAT", "SHUTDOWN_GRACE_SECONDS"}
+BOTH = {"DEFAULT_REGION", "DRAIN_SECONDS", "LOG_LEVEL", "LOG_FORMAT", "SHUTDOWN_GRACE_SECONDS"}
 # Defaults that no value of the class says.
 IN_WORDS = {
     "RATE_LIMIT_STORAGE": "`memory://`",  # a secret, which does not show itself
