@@ -11,15 +11,20 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.trace import Link, Span, Tracer, format_trace_id, get_current_span
 
+from telemetry import parting
+
 __all__ = ["outliving", "trace_id", "tracing"]
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+EXPORT_MS = 30_000
 COMPRESSIONS = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
 
 
 @contextmanager
 def tracing(service: str, environ: Mapping[str, str]) -> Iterator[TracerProvider]:
     """Yields the process's tracer provider and sends what is left when the block ends.
+
+    That takes OTEL_BSP_EXPORT_TIMEOUT at most; what a silent collector has not taken by then is lost.
 
     `OTEL_TRACES_EXPORTER` is `otlp`, `console` or `none`; unset, spans go to the endpoint that
     `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none. The SDK itself reads the
@@ -42,7 +47,8 @@ def tracing(service: str, environ: Mapping[str, str]) -> Iterator[TracerProvider
     try:
         yield provider
     finally:
-        provider.shutdown()
+        # The SDK itself would wait for each batch in turn, half a minute together.
+        parting.within(int(environ.get("OTEL_BSP_EXPORT_TIMEOUT", EXPORT_MS)) / 1_000, provider.shutdown)
 
 
 def trace_id(span: Span) -> str:
