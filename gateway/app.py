@@ -26,6 +26,7 @@ from gateway.answering import opened
 from gateway.edge.closing import Application, ClosingEarly
 from gateway.edge.connection import Connection, House
 from gateway.edge.head import AnsweringHead
+from gateway.edge.leaving import Leaving
 from gateway.edge.limits import Limits, counting
 from gateway.edge.path import legible
 from gateway.edge.problems import answered
@@ -66,7 +67,7 @@ def create_app(
             webhook(desk),
             conversation_init(desk),
             post_call(desk),
-            *health_routes(readiness.ready),
+            *health_routes(readiness),
         ],
         exception_handlers={Exception: answered},
         openapi_config=_openapi(),
@@ -91,8 +92,8 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serves on the socket for as long as the block lasts, and yields the address.
 
-    At its end nothing more is taken, and what is in flight is finished within
-    SHUTDOWN_GRACE_SECONDS.
+    At its end it is not ready any more, and serves on for DRAIN_SECONDS, so that whoever balances can look
+    elsewhere. Then nothing more is taken, and what is in flight is finished within SHUTDOWN_GRACE_SECONDS.
     """
     measures = Measures(meters)
     house = House(settings.precall_max_connections, measures)
@@ -109,10 +110,14 @@ async def serving(
             settings.rate_limit_agent, settings.rate_limit_source, settings.rate_limit_storage
         ) as limits,
     ):
-        app = create_app(
-            settings, provider, cloner, Readiness(lambda: cloner.channel), limits,
-            measures=measures, meters=meters, now=now,
-        )  # fmt: skip
+        readiness = Readiness(lambda: cloner.channel)
+        app = Leaving(
+            create_app(
+                settings, provider, cloner, readiness, limits, measures=measures, meters=meters, now=now
+            )
+        )
+        grace = settings.shutdown_grace_seconds
+        drain = min(settings.drain_seconds, grace)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -131,7 +136,7 @@ async def serving(
                 proxy_headers=False,  # it would believe whom its own variable of the environment names
                 # A proxy in front must close an idle connection before this, or lose a request to it.
                 timeout_keep_alive=5,
-                timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_seconds),
+                timeout_graceful_shutdown=math.ceil(grace - drain),
             )
         )
         host, port = listener.getsockname()[:2]
@@ -142,6 +147,9 @@ async def serving(
             await server.up.wait()
             yield f"http://{address(host, port)}"
         finally:
+            readiness.leave()
+            app.begin()
+            await asyncio.sleep(drain)
             server.should_exit = True
             await task
 

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 from opentelemetry.trace import Link, Span, Tracer, format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from telemetry import otlp
+from telemetry import otlp, parting
 from telemetry.facts import FactsOnSpans
 from telemetry.losses import DEFAULT_QUEUE, CountingProcessor, Losses
 
@@ -21,12 +21,16 @@ __all__ = ["described", "linked", "outliving", "provider_of", "trace_id", "trace
 VERSION = version("precall")
 W3C = TraceContextTextMapPropagator()
 
+EXPORT_MS = 30_000
+
 
 @contextmanager
 def tracing(
     service: str, environ: Mapping[str, str], *, losses: Losses | None = None
 ) -> Iterator[TracerProvider]:
     """Yields the process's tracer provider and sends what is left when the block ends.
+
+    That takes OTEL_BSP_EXPORT_TIMEOUT at most; what a silent collector has not taken by then is lost.
 
     `OTEL_TRACES_EXPORTER` is `otlp`, `console` or `none`; unset, spans go to the endpoint that
     `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none: then none is sampled. The SDK
@@ -45,7 +49,8 @@ def tracing(
     try:
         yield provider
     finally:
-        provider.shutdown()
+        # The SDK itself would wait for each batch in turn, half a minute together.
+        parting.within(int(environ.get("OTEL_BSP_EXPORT_TIMEOUT", EXPORT_MS)) / 1_000, provider.shutdown)
 
 
 def described(service: str, environ: Mapping[str, str]) -> Resource:
