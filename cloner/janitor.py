@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Span, StatusCode
 
+from cloner.measures import Measures
 from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
 from cloner.provider.failures import ProviderFailure
@@ -83,6 +84,7 @@ class Janitor:
         woken: asyncio.Event,
         tick_seconds: float,
         now: Callable[[], float],
+        measures: Measures,
     ) -> None:
         self._store = store
         self._provider = provider
@@ -93,6 +95,7 @@ class Janitor:
         self._tracer = tracing.get_tracer("precall.janitor")
         self._terms = terms
         self._now = now
+        self._measures = measures
         self._woken = woken
         self._tick_seconds = tick_seconds
 
@@ -240,6 +243,7 @@ class Janitor:
                     await self._store.write(departures.lost, row.marker, now=now)
                     await self._store.write(agents.withdraw, marker=row.marker)
                     lost += 1
+            self._measures.reconciled()
             log.info("reconciled", voices=len(listed), removed=removed, adopted=adopted, lost=lost)
 
     async def _listed(self) -> dict[str, ListedVoice]:
