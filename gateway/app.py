@@ -27,6 +27,7 @@ from gateway.edge.connection import Connection, House
 from gateway.edge.head import AnsweringHead
 from gateway.edge.leaving import Leaving
 from gateway.edge.limits import Limits, counting
+from gateway.edge.path import legible
 from gateway.edge.problems import answered
 from gateway.edge.source import Sourced
 from gateway.health.route import Readiness, health_routes
@@ -69,7 +70,9 @@ def create_app(
         debug=False,
         logging_config=None,
     )
-    traced = HttpServerTracing(AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED)
+    traced = HttpServerTracing(
+        AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, legible=legible
+    )
     return Sourced(ClosingEarly(traced), settings.trusted_proxies)
 
 
