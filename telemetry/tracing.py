@@ -16,11 +16,20 @@ from telemetry import otlp, parting
 from telemetry.facts import FactsOnSpans
 from telemetry.losses import DEFAULT_QUEUE, CountingProcessor, Losses
 
-__all__ = ["described", "linked", "outliving", "provider_of", "trace_id", "traceparent", "tracing"]
+__all__ = [
+    "EXPORT_MS",
+    "described",
+    "linked",
+    "outliving",
+    "provider_of",
+    "trace_id",
+    "traceparent",
+    "tracing",
+]
 
 VERSION = version("precall")
 W3C = TraceContextTextMapPropagator()
-
+# How long the last spans may take, where nothing else is said.
 EXPORT_MS = 30_000
 
 

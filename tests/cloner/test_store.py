@@ -410,7 +410,7 @@ async def test_newer_database(database: str) -> None:
             pass
 
     assert (
-        "DATABASE_URL: the database was made by another release (revision 9999, and this one knows 0001):"
+        "DATABASE_URL: the database was made by another release (revision 9999, and this one knows 0002):"
         " run that release, or restore a back-up"
     ) == str(caught.value)
     assert [("9999",)] == await values(database, "SELECT version_num FROM alembic_version")
