@@ -129,6 +129,12 @@ def spans() -> Spans:
 
 
 @pytest.fixture
+def left_out(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says at the end of the tests what was not tried, for want of a tool on this machine."""
+    return lambda what: record_property(LEFT_OUT, what)
+
+
+@pytest.fixture
 def speech() -> bytes:
     """A little over five seconds of synthetic speech, as MP3."""
     return (SAMPLES / "speech.mp3").read_bytes()
