@@ -16,17 +16,17 @@ FOLDER = ROOT / "deploy" / "observability"
 LeftOut = Callable[[str], None]
 
 # Beside the project's own: what Prometheus itself adds, and OpenTelemetry's conventions.
-OF_OTHERS = {"up", "ALERTS"}
+OF_OTHERS = {"up", "ALERTS", "traces_span_metrics_duration_milliseconds"}
 # What docs/METRICS.md is to say.
 AGREED = {
     "precall.buffer.limit", "precall.buffer.used", "precall.call.events", "precall.calls.open", "precall.client.requests",
     "precall.clone.duration", "precall.connections", "precall.connections.refused", "precall.deliveries",
-    "precall.delivery.duration", "precall.delivery.part.duration", "precall.due", "precall.due.oldest.age",
+    "precall.delivery.duration", "precall.due", "precall.due.oldest.age",
     "precall.provider.month.limit", "precall.provider.month.used", "precall.provider.queue.length",
     "precall.provider.queue.wait", "precall.provider.requests", "precall.provider.retries",
     "precall.provider.slots.limit", "precall.provider.slots.used", "precall.reconciliation.age",
     "precall.registry.transaction.duration", "precall.signature.failures", "precall.telemetry.dropped",
-    "precall.voices",
+    "precall.voices", "http.client.request.duration", "rpc.client.call.duration",
 }  # fmt: skip
 SUFFIXES = re.compile(r"_(bucket|sum|count)$")
 
