@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
+import structlog
 from opentelemetry.trace import SpanContext, get_current_span
 
 from callerid import spoken
@@ -17,10 +18,13 @@ from cloner.voices import callers
 from cloner.voices.callers import Caller, CallName, ConversationMismatch, Identities, Identity
 from cloner.voices.cloning import Wanted
 from cloner.voices.finding import Voices
+from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples
 from cloner.voices.voice import Voice
 
 __all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
+
+log = structlog.get_logger()
 
 # How long anything waits to hear from the agent before it goes on without.
 AGENT_SECONDS = 1.0
@@ -76,12 +80,19 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
     voice: Voice
     voice_reused: bool
-    agent_updated: bool
+    agent_missed: str | None
+    """Why the agent was not updated, in a word; None where it was."""
+
     first_message: str
     call_id: str
     agent_before: AgentVoice | None
     refused: frozenset[str] | None
     """The overrides that the agent's own settings refuse; None where those were not seen."""
+
+    @property
+    def agent_updated(self) -> bool:
+        """Whether the agent speaks with the voice now."""
+        return self.agent_missed is None
 
 
 class UnderWay(NamedTuple):
@@ -234,15 +245,15 @@ class Calls:
             voice = await self._voices.formerly(noted.call.marker, wanted)
             if voice is not None:
                 # A delivery that comes again after its call: nothing is made or changed for it any more.
-                return self._answer(begun, voice, reused=True, updated=False)
+                return self._answer(begun, voice, reused=True, missed="call_ended")
 
         if noted.again and noted.voice is not None and noted.voice.state == "ready":
             voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
             if voice is not None:
-                updated = self._agents.decided(noted, self._wanted(begun, voice))
-                if updated is not None:
+                decided = self._agents.decided(noted, self._wanted(begun, voice))
+                if decided is not None:
                     # A delivery that comes again in its call: ElevenLabs would say what it said before.
-                    return self._answer(begun, voice, reused=True, updated=updated)
+                    return self._answer(begun, voice, reused=True, missed=decided.missed)
 
         # The agent is read while the voice is looked for, so that one that does not exist costs no voice.
         reading = asyncio.create_task(self._agents.read(noted, deadline=deadline))
@@ -264,7 +275,7 @@ class Calls:
         finally:
             reading.cancel()
 
-        updated = await self._agents.give(
+        missed = await self._agents.give(
             call.agent_id,
             agent,
             self._wanted(begun, voice),
@@ -273,8 +284,8 @@ class Calls:
             marker=voice.marker,
             deadline=deadline,
         )
-        before = agent.now if agent is not None and updated else None
-        return self._answer(begun, voice, reused=reused, updated=updated, before=before)
+        before = agent.now if agent is not None and missed is None else None
+        return self._answer(begun, voice, reused=reused, missed=missed, before=before)
 
     async def _unname(self, call_id: str) -> None:
         """Forgets who calls: a failure is not remembered, and the next delivery may name somebody else.
@@ -307,9 +318,11 @@ class Calls:
             ),
             now=self._now(),
         )
-        if found:
-            self._due.set()
-        return found
+        if found is None:
+            return False
+        log.info("call ended", **ids_of(found, None), reason="reported")
+        self._due.set()
+        return True
 
     def _greeting(self, begun: Begun) -> str:
         return callers.greeting(self._first_message, begun.call.caller.name)
@@ -318,12 +331,18 @@ class Calls:
         return AgentVoice(voice.voice_id, self._greeting(begun))
 
     def _answer(
-        self, begun: Begun, voice: Voice, *, reused: bool, updated: bool, before: AgentVoice | None = None
+        self,
+        begun: Begun,
+        voice: Voice,
+        *,
+        reused: bool,
+        missed: str | None,
+        before: AgentVoice | None = None,
     ) -> Prepared:
         return Prepared(
             voice=voice,
             voice_reused=reused,
-            agent_updated=updated,
+            agent_missed=missed,
             first_message=self._greeting(begun),
             call_id=begun.call_id,
             agent_before=begun.agent_before or before,

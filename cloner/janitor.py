@@ -35,7 +35,7 @@ from cloner.registry import voices as rows
 from cloner.voices.cloning import STALE_SECONDS, Cloning
 from cloner.voices.marked import Marked, marker_in
 from cloner.voices.postponed import ids_of, pause_after, put_off
-from cloner.voices.removal import Removal
+from cloner.voices.removal import Removal, tell_given_up
 from telemetry.logs import where
 
 __all__ = ["TICK_SECONDS", "Janitor", "Terms"]
@@ -157,12 +157,14 @@ class Janitor:
     async def _close(self) -> None:
         """Ends calls that never ended, gives up voices that nobody used for long, drops old rows."""
         now, terms = self._now(), self._terms
-        await self._store.write(calls.close_old, before=now - terms.call, now=now)
+        for call in await self._store.write(calls.close_old, before=now - terms.call, now=now):
+            log.info("call ended", **ids_of(call, None), reason="presumed")
         await self._store.write(agents.withdraw_over, busy_since=now - terms.call, now=now)
         if terms.keep is not None:
-            await self._store.write(
+            for row in await self._store.write(
                 departures.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
-            )
+            ):
+                tell_given_up(row, "expired")
         await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
         await self._store.write(departures.drop_closed, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
@@ -197,12 +199,12 @@ class Janitor:
                         )
                         return
                     continue
-                except ProviderFailure as failure:
-                    reason = failure.reason
+                except ProviderFailure as refused:
+                    failure = refused
                 pause = pause_after(row.tries)
                 await self._store.write(departures.postpone_deletion, row.marker, due_at=self._now() + pause)
                 ids = ids_of(await self._store.read(calls.latest, marker=row.marker), row)
-                put_off("voice not deleted yet", reason, ids, tries=row.tries, next_try_seconds=pause)
+                put_off("voice not deleted yet", failure, ids, tries=row.tries, next_try_seconds=pause)
 
     async def _resume(self) -> None:
         """Finishes the story of clones whose process died."""
@@ -232,6 +234,7 @@ class Janitor:
             for row in await self._store.read(rows.ready):
                 old_enough = row.checked_at < now - self._terms.grace
                 if row.voice_id not in present and old_enough and not await self._is_there(row):
+                    log.warning("voice lost", voice_id=row.voice_id)
                     await self._store.write(departures.lost, row.marker, now=now)
                     await self._store.write(agents.withdraw, marker=row.marker)
                     lost += 1
@@ -280,10 +283,9 @@ class Janitor:
                 ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {
                     "voice_id": voice.voice_id
                 }
-                reason, pause = failure.reason, self._terms.reconcile
-                put_off("orphan not deleted yet", reason, ids, next_try_seconds=pause)
+                put_off("orphan not deleted yet", failure, ids, next_try_seconds=self._terms.reconcile)
                 return None
-            log.info("voice deleted", voice_id=voice.voice_id, why="orphan")
+            log.info("voice deleted", voice_id=voice.voice_id, reason="orphan")
         return "removed"
 
     async def _is_there(self, row: VoiceRow) -> bool:

@@ -9,20 +9,16 @@ from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple
 
-import grpc
 import httpx
-import structlog
-from grpc_health.v1 import health, health_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1 import cloning_pb2 as pb
-from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
 from cloner.agents.giving import Agents
 from cloner.agents.overrides import Overrides
 from cloner.audio.inspector import Inspector
 from cloner.calls import Calls
-from cloner.clients import Clients, clients_of
 from cloner.janitor import TICK_SECONDS, Janitor, Terms
+from cloner.listener import access_of, health_beside, listen, server_of
 from cloner.provider.account import Account
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
@@ -30,16 +26,13 @@ from cloner.provider.transport import AiohttpTransport
 from cloner.registry import Store, opened, requests
 from cloner.room import Room
 from cloner.rpc import pages
-from cloner.rpc.access import Access
 from cloner.rpc.admission import Admission
 from cloner.rpc.leaving import Leaving
 from cloner.rpc.messages import duration
-from cloner.rpc.readiness import SERVICE, Health, Readiness
-from cloner.rpc.reflection import serve_reflection
+from cloner.rpc.readiness import Readiness
 from cloner.rpc.service import CloningService
 from cloner.rpc.usage import Usage
 from cloner.settings import MEBIBYTE, Settings
-from cloner.transport_security import Identity, health_target, identity_of, server_credentials
 from cloner.voices.callers import Identities
 from cloner.voices.cloning import Cloning
 from cloner.voices.consenting import Consenting
@@ -50,39 +43,10 @@ from cloner.voices.looking import Looking
 from cloner.voices.marked import Marked
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Limits, Samples
-from cloner.watched import Watched, watching
-from environment import address
 from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing
-from telemetry.rpc import RpcServerTracing
 
 __all__ = ["AddressInUse", "checking_api_key", "serving"]
-
-log = structlog.get_logger()
-
-TRANSPORT = (
-    # Else a second cloner on a taken port would start and take half of the calls.
-    ("grpc.so_reuseport", 0),
-    # What a sender may be ahead of us with a body that nobody has asked for. Measured on loopback with
-    # 200 such streams: 64 KB each; with the probe of the bandwidth on, up to megabytes.
-    ("grpc.http2.lookahead_bytes", 65_536),
-    ("grpc.http2.bdp_probe", 0),
-    # All that a gateway may have open at once (PRECALL_MAX_CONNECTIONS): one more on a connection that is
-    # new would be refused by gRPC itself, in a way that looks as if there were no cloner.
-    ("grpc.max_concurrent_streams", 1_024),
-    # Headers beyond what Admission takes come this far, so that it is Admission that answers.
-    ("grpc.max_metadata_size", 65_536),
-    ("grpc.absolute_max_metadata_size", 65_536),
-    # Clients ping every 10 seconds at the most, with or without a call under way, and are no nuisance.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Clients look up afresh where we are now and then; gRPC varies the age by a tenth. Calls take a minute.
-    ("grpc.max_connection_age_ms", 600_000),
-    ("grpc.max_connection_idle_ms", 300_000),
-)
-
-# How long calls on a connection that has come of age go on at the least: longer than any of them takes.
-CALL_GRACE_SECONDS, WATCH_GRACE_SECONDS = 90.0, 30.0
 
 # How long a cloner that stops holds answers back, until its clients know.
 HELD_SECONDS = 0.5
@@ -114,7 +78,7 @@ async def serving(
         nullcontext(inspector) if inspector else _inspector(settings) as opened_inspector,
         opened(settings.database_url, name=settings.precall_deployment, now=now()) as store,
         _http(settings, tracing) as http,
-        _access(settings) as (clients, identity),
+        access_of(settings) as (clients, identity),
         AsyncExitStack() as beside,
     ):
         rooms = _rooms(
@@ -127,9 +91,16 @@ async def serving(
             now=now,
         )
         leaving = Leaving()
-        server, health_servicer = _server(settings, tracing, rooms, clients, leaving)
+        server, health_servicer = server_of(
+            settings,
+            tracing,
+            service=rooms.service,
+            admission=rooms.admission,
+            clients=clients,
+            leaving=leaving,
+        )
         try:
-            port = _open(server, settings, identity)
+            port = listen(server, settings, identity)
         except RuntimeError as failure:
             raise AddressInUse from failure
         readiness = Readiness(store, health_servicer, patience_seconds=settings.registry_patience_seconds)
@@ -138,7 +109,7 @@ async def serving(
         await server.start()
         looking = asyncio.create_task(readiness.run())
         if identity is not None:
-            await beside.enter_async_context(_health_beside(settings, port, health_servicer))
+            await beside.enter_async_context(health_beside(settings, port, health_servicer))
         loop = asyncio.get_running_loop()
         try:
             yield port
@@ -338,73 +309,3 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
         # The environment's proxies would see every caller's voice without anybody having said so.
         trust_env=False,
     )
-
-
-@asynccontextmanager
-async def _access(
-    settings: Settings,
-) -> AsyncIterator[tuple[Watched[Clients] | None, Watched[Identity] | None]]:
-    """Who may call, and what TLS is spoken with, where there is either; both as their files have it."""
-    tokens, named, pem = settings.cloner_token, settings.cloner_clients, settings.tls_documents
-    clients = identity = None
-    if tokens or named is not None:
-        documents = {} if named is None else {"CLONER_CLIENTS": named}
-        clients = Watched(documents, lambda texts: clients_of(texts.get("CLONER_CLIENTS"), tokens))
-    if pem:
-        identity = Watched(pem, identity_of)
-    async with watching(*(one for one in (clients, identity) if one is not None)):
-        yield clients, identity
-
-
-def _open(server: grpc.aio.Server, settings: Settings, identity: Watched[Identity] | None) -> int:
-    """The port that the server listens on. Raises RuntimeError where it cannot be had."""
-    where = address(settings.cloner_host, settings.cloner_port)
-    if identity is None:
-        return server.add_insecure_port(where)
-    shown = server_credentials(lambda: identity.current, mutual=settings.cloner_tls_client_ca is not None)
-    return server.add_secure_port(where, shown)
-
-
-@asynccontextmanager
-async def _health_beside(settings: Settings, port: int, servicer: Health) -> AsyncIterator[None]:
-    """Tells the health, and nothing else, to this machine, whose health check speaks no TLS."""
-    server = grpc.aio.server()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    try:
-        server.add_insecure_port(health_target(settings.cloner_host, port))
-    except RuntimeError:
-        log.warning("health is not told beside TLS, python -m cloner.health will not find it")
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(None)
-
-
-def _server(
-    settings: Settings,
-    tracing: TracerProvider,
-    rooms: _Rooms,
-    clients: Watched[Clients] | None,
-    leaving: Leaving,
-) -> tuple[grpc.aio.Server, Health]:
-    grace = max(CALL_GRACE_SECONDS, settings.watch_seconds + WATCH_GRACE_SECONDS)
-    server = grpc.aio.server(
-        interceptors=(
-            leaving,
-            RpcServerTracing(tracing),
-            Access(lambda: None if clients is None else clients.current),
-            rooms.admission,
-        ),
-        options=(
-            ("grpc.max_receive_message_length", rooms.admission.hard_limit),
-            ("grpc.max_connection_age_grace_ms", round(1000 * grace)),
-            *TRANSPORT,
-        ),
-    )
-    add_CloningServiceServicer_to_server(rooms.service, server)
-    health_servicer = Health()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    if settings.cloner_reflection:
-        serve_reflection(server, (SERVICE, health.SERVICE_NAME))
-    return server, health_servicer

@@ -15,7 +15,6 @@ import structlog
 from litestar import Request, Response
 from litestar.response.base import ASGIResponse
 from msgspec import Struct
-from opentelemetry.trace import get_current_span
 from precall_client import Precall
 
 from callerid import e164
@@ -30,7 +29,8 @@ from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody, Verifier
 from gateway.edge.source import admit, source
 from gateway.settings import Settings
-from telemetry.logs import about
+from telemetry.facts import learn, note
+from telemetry.parts import Parts, measured, part
 
 __all__ = [
     "HEADROOM_SECONDS",
@@ -79,22 +79,27 @@ class Progress(Struct, kw_only=True):
     """What is known of the call, once that can be answered without the cloner."""
 
     conversation_id: str | None = None
-    event: str | None = None
-    """What kind of event it is, where that is one of a few."""
+    """The conversation that the delivery names, if the sender is known."""
 
-    source: str | None = None
-    """The address that the request comes from."""
+    reason: str | None = None
+    """Why it was no usual success, in a word: the reason of a refusal, or what is odd."""
 
-    limit: str | None = None
-    """Whose limit the delivery was over, where it was: the agent's or the source's."""
+    fallback: bool = False
+    """Whether the call goes on without the voice that it might have had."""
 
-    outcome: str = "success"
-    """What came of it, in a word of ours."""
+    told: dict[str, str | int | bool] = {}
+    """What else there is to say of it, by the words of `telemetry.facts`."""
 
     @property
     def duration_ms(self) -> int:
         """The milliseconds since it began."""
         return int((asyncio.get_running_loop().time() - self.began) * 1000)
+
+    def is_about(self, *, agent_id: str | None, conversation_id: str | None) -> None:
+        """Notes which call a delivery is about whose sender is known."""
+        self.conversation_id = conversation_id
+        named = {"agent_id": agent_id, "conversation_id": conversation_id}
+        learn(**{name: id_ for name, id_ in named.items() if id_})
 
 
 Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
@@ -130,29 +135,43 @@ async def answered(
     answered with 200 for all that, if anything.
     """
     address = source(request.scope)
-    progress = Progress(
-        began=asyncio.get_running_loop().time(), source=None if address is None else str(address)
-    )
-    response: Response[Any]
+    progress = Progress(began=asyncio.get_running_loop().time())
+    if address is not None:
+        progress.told["client_address"] = str(address)
+    with measured() as parts:
+        response = await _answer(request, desk, handle, progress, codes=codes, instead=instead)
+    tell(request.scope.get("path_template"), progress, parts, response.status_code)
+    return response
+
+
+async def _answer(
+    request: Request[Any, Any, Any],
+    desk: Desk,
+    handle: Handle,
+    progress: Progress,
+    *,
+    codes: Mapping[grpc.StatusCode, str],
+    instead: Instead,
+) -> Response[Any]:
+    """The answer, whatever happens."""
     try:
         admit(request.scope, desk.settings.allowed_sources)
-        response = Response(await handle(request, desk, progress), status_code=200)
+        return Response(await handle(request, desk, progress), status_code=200)
     except ClientGone:
-        response, progress.outcome = NoAnswer(None), "client_gone"
+        progress.reason = "client_gone"
+        return NoAnswer(None)
     except Exception as failure:  # noqa: BLE001  The HTTP boundary: whatever failed is answered.
         if isinstance(failure, DeliveryError):
-            progress.conversation_id = failure.conversation_id
+            progress.is_about(agent_id=None, conversation_id=failure.conversation_id)
         if isinstance(failure, OverLimit):
-            progress.limit = failure.whose
+            progress.told["limit"] = failure.whose
         refused = problems.refusal(failure, codes)
-        progress.outcome = refused.reason
+        progress.reason = refused.reason
         content = instead(desk, progress, refused)
         if content is None:
-            response = problems.answer(refused, progress.conversation_id)
-        else:
-            response = Response(content, status_code=200)
-    tell(progress, response.status_code)
-    return response
+            return problems.answer(refused, progress.conversation_id)
+        progress.fallback = True
+        return Response(content, status_code=200)
 
 
 def verifier(request: Request[Any, Any, Any], desk: Desk) -> Verifier:
@@ -203,15 +222,16 @@ async def read(
     if guest is not None and not share.vouched:
         guest.refuse = share.give_way
     try:
-        return await read_body(
-            request.scope["headers"],
-            request.receive,
-            feed,
-            share,
-            limit=limit,
-            seconds=seconds,
-            least_rate=desk.settings.body_least_bytes_per_second,
-        )
+        with part("receive"):
+            return await read_body(
+                request.scope["headers"],
+                request.receive,
+                feed,
+                share,
+                limit=limit,
+                seconds=seconds,
+                least_rate=desk.settings.body_least_bytes_per_second,
+            )
     finally:
         if guest is not None:
             guest.refuse = None
@@ -233,28 +253,36 @@ def _guest(request: Request[Any, Any, Any]) -> Guest | None:
     return guest
 
 
-def tell(progress: Progress, status: int | None) -> None:
-    """Writes what came of a delivery to its span, if it was signed, and to the log.
+def tell(route: str | None, progress: Progress, parts: Parts, status: int | None) -> None:
+    """Writes what came of a delivery to its span and to the log.
 
     Without a status there was nobody left to answer.
     """
-    conversation = {"conversation_id": progress.conversation_id} if progress.conversation_id else {}
-    event = {"type": progress.event} if progress.event else {}
-    if progress.verified:
-        span = get_current_span()
-        span.set_attribute("precall.outcome", progress.outcome)
-        if progress.conversation_id:
-            span.set_attribute("gen_ai.conversation.id", progress.conversation_id)
-        if progress.event:
-            span.set_attribute("precall.event", progress.event)
-    limit = {"limit": progress.limit} if progress.limit else {}
-    client = {"client_address": progress.source} if progress.source else {}
-    facts = {**event, "outcome": progress.outcome, **limit, "duration_ms": progress.duration_ms, **client}
-    with about(**conversation):
-        if status is None:
-            log.info("delivery abandoned", **facts)
-        else:
-            log.info("delivery answered", status=status, **facts)
+    facts: dict[str, Any] = {
+        "route": route,
+        "outcome": _outcome(progress, status),
+        "reason": progress.reason,
+        "fallback": progress.fallback,
+        **progress.told,
+        "duration_ms": progress.duration_ms,
+        **parts.milliseconds,
+    }
+    facts = {name: value for name, value in facts.items() if value is not None}
+    note(**facts)
+    if status is None:
+        log.info("delivery abandoned", **facts)
+    elif progress.fallback or status >= 500:
+        log.warning("delivery answered", status=status, **facts)
+    else:
+        log.info("delivery answered", status=status, **facts)
+
+
+def _outcome(progress: Progress, status: int | None) -> str:
+    if status is None:
+        return "abandoned"
+    if status >= 400:
+        return "error"
+    return "fallback" if progress.fallback else "success"
 
 
 def lines(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:

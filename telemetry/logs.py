@@ -1,4 +1,4 @@
-"""Log lines of a process: text or JSON, to standard output, each with its trace and conversation.
+"""Log lines of a process: text or JSON, to standard output, each with its trace and what is known of it.
 
 Other people's exception texts can hold anything, a caller's name or a request's body included.
 So an exception is logged as its type and the place where it was raised, never as its text.
@@ -7,8 +7,7 @@ So an exception is logged as its type and the place where it was raised, never a
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal
@@ -18,8 +17,9 @@ from opentelemetry.trace import format_span_id, format_trace_id, get_current_spa
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from environment import Remark
+from telemetry.facts import keyed
 
-__all__ = ["about", "configure", "tell", "tell_ready", "where"]
+__all__ = ["configure", "tell", "tell_ready", "where"]
 
 # These repeat for every request what the spans say better, or tell the values of an SQL statement.
 NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
@@ -34,12 +34,13 @@ def configure(service: str, *, level: str, form: Literal["text", "json"]) -> Non
         _add_trace,
         _tell_exception,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_keys,
     ]
     renderer: Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
         else structlog.processors.LogfmtRenderer(
-            key_order=["timestamp", "level", "service", "event"], bool_as_flag=False
+            key_order=["timestamp", "level", "service.name", "event"], bool_as_flag=False
         )
     )
     structlog.configure(
@@ -62,13 +63,6 @@ def configure(service: str, *, level: str, form: Literal["text", "json"]) -> Non
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
-@contextmanager
-def about(**facts: str) -> Iterator[None]:
-    """Adds the facts to every log line that is written within the block."""
-    with structlog.contextvars.bound_contextvars(**facts):
-        yield
-
-
 def tell(remarks: Iterable[Remark]) -> None:
     """Writes a line for each remark: an error where it is severe, else a warning."""
     log = structlog.get_logger()
@@ -86,9 +80,8 @@ def tell_ready(service: str, address: str, *, form: Literal["text", "json"]) -> 
     sentence = f"{service} ready on {address}"
     if form == "json":
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        sentence = json.dumps(
-            {"event": sentence, "address": address, "service": service, "level": "info", "timestamp": now}
-        )
+        told = {"event": sentence, "address": address, "service": service, "level": "info", "timestamp": now}
+        sentence = json.dumps(keyed(told))
     print(sentence, flush=True)
 
 
@@ -117,6 +110,10 @@ def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
         event["trace_id"] = format_trace_id(context.trace_id)
         event["span_id"] = format_span_id(context.span_id)
     return event
+
+
+def _add_keys(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return keyed(event)
 
 
 def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

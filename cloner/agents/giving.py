@@ -28,6 +28,8 @@ log = structlog.get_logger()
 UPDATE_SECONDS = 0.5
 # How much longer than its update an agent stays in our hands, where nobody knows what became of it.
 AFTERMATH_SECONDS = 30.0
+# Why an agent is not updated, in words for log and span.
+NEVER, ANOTHER_CALL, NOT_FREE = "never", "another_call", "not_free"
 # How long a delivery that comes again is answered as the one before: ElevenLabs is not asked anew.
 DECIDED_SECONDS = 10.0
 # Voices of agents that are known not to be ours, so that nobody looks them up for each call.
@@ -42,11 +44,11 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What an agent was to be given for a call, and whether it was; believed until then."""
+    """What an agent was to be given for a call, and why it was not, or None; believed until then."""
 
     until: float
     wanted: AgentVoice
-    updated: bool
+    missed: str | None
 
 
 class Agents:
@@ -82,18 +84,18 @@ class Agents:
         """Since when other callers' calls at an agent count that are not over; None where none do."""
         return self._now() - self._presumed if self._mode == "auto" else None
 
-    def decided(self, noted: Noted, wanted: AgentVoice) -> bool | None:
-        """Whether the agent has what is wanted for a call; None where ElevenLabs must be asked.
+    def decided(self, noted: Noted, wanted: AgentVoice) -> Decision | None:
+        """What was decided on what is wanted for a call; None where ElevenLabs must be asked.
 
         It need not be asked for a moment after it was, where that did not fail, nor while others' calls are
         in progress.
         """
         if self._mode == "never" or noted.shared:
-            return False
+            return Decision(self._now(), wanted, NEVER if self._mode == "never" else ANOTHER_CALL)
         found = self._decided.get(noted.call.id)
         if found is None or found.wanted != wanted or found.until < self._now():
             return None
-        return found.updated
+        return found
 
     async def close(self) -> None:
         """Waits for what is still to be written down of updates that are done."""
@@ -128,32 +130,22 @@ class Agents:
         caller: str,
         marker: str,
         deadline: float,
-    ) -> bool:
-        """Whether the agent now speaks with the voice and the greeting.
+    ) -> str | None:
+        """Why the agent does not speak with the voice and the greeting now, in a word; None where it does.
 
         An update that fails is left out, because the answer's override carries the voice; of the
         provider's failures AgentRejected and AgentNotFound alone are raised, as no override can mend
         those. Without knowing what was there before, nothing is changed.
         """
         left = deadline - asyncio.get_running_loop().time()
-        if reading is None or self._mode == "never" or left < UPDATE_SECONDS:
-            return False
-        before = reading.now
+        if self._mode == "never":
+            return NEVER
+        if reading is None or left < UPDATE_SECONDS:
+            return "agent_not_read" if reading is None else "no_time_left"
         ours = await self._is_ours(reading)
-        if ours and reading.before.row is None:
-            # What it had before that voice is not written down anywhere, so it cannot be put back either.
-            if self._notices.due(agent_id, "left alone"):
-                log.warning(
-                    "agent left alone", agent_id=agent_id, voice_id=before.voice_id, reason="ours already"
-                )
-            return False
         row = _intended(agent_id, reading, wanted, ours=ours, call_id=call_id, marker=marker)
-        if before.voice_id is None or before.first_message is None:
-            # It could not be put back. An empty text can.
-            return False
-        if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
-            # Nothing empty can be an override: in other calls this caller's greeting would be heard.
-            return False
+        if (obstacle := self._obstacle(row, reading, ours=ours)) is not None:
+            return obstacle
         if (earlier := self._letting_go.get(agent_id)) is not None:
             await asyncio.shield(earlier)
         now, holder = self._now(), secrets.token_hex(8)
@@ -168,14 +160,17 @@ class Agents:
             now=now,
             until=until,
         ):
-            self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, updated=False)
-            return False
+            self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, NOT_FREE)
+            return NOT_FREE
         kept, given = 0.0, False
         try:
-            updated = await self._updated(agent_id, before, wanted, deadline)
-            given, kept = bool(updated), until if updated is None else 0.0
-            if given:
-                self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, updated=True)
+            failure = await self._updated(agent_id, reading.now, wanted, deadline)
+            given = failure is None
+            if failure is not None:
+                kept = until if failure.maybe_done else 0.0
+                return failure.reason
+            self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, None)
+            log.info("agent given", agent_id=agent_id, voice_id=wanted.voice_id, call_id=call_id)
         except asyncio.CancelledError:
             kept = until
             raise
@@ -184,21 +179,40 @@ class Agents:
             letting_go = asyncio.create_task(self._let_go(row, holder, until=kept, given=given))
             self._letting_go[agent_id] = letting_go
             letting_go.add_done_callback(lambda done: self._let_go_of(agent_id, done))
-        return given
+        return None
+
+    def _obstacle(self, row: AgentRow, reading: Reading, *, ours: bool) -> str | None:
+        """Why an agent that has what was read may not be changed, in a word; None where it may."""
+        before = reading.now
+        if ours and reading.before.row is None:
+            # What it had before that voice is not written down anywhere, so it cannot be put back either.
+            if self._notices.due(row.agent_id, "left alone"):
+                log.warning(
+                    "agent left alone", agent_id=row.agent_id, voice_id=before.voice_id, reason="ours already"
+                )
+            return "has_a_voice_of_ours"
+        if before.voice_id is None or before.first_message is None:
+            # It could not be put back. An empty text can.
+            return "cannot_be_put_back"
+        if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
+            # Nothing empty can be an override: in other calls this caller's greeting would be heard.
+            return "no_greeting_of_its_own"
+        return None
 
     async def _updated(
         self, agent_id: str, before: AgentVoice, wanted: AgentVoice, deadline: float
-    ) -> bool | None:
-        """Whether the agent has what is wanted now; None if nobody knows."""
+    ) -> ProviderFailure | None:
+        """Why the agent has not what is wanted now, or nobody knows; None where it has."""
         if before == wanted:
-            return True
+            return None
         try:
-            return await self._provider.update_agent(agent_id, wanted, deadline=deadline) == wanted
+            after = await self._provider.update_agent(agent_id, wanted, deadline=deadline)
         except (failures.AgentRejected, failures.AgentNotFound):
             raise
         except ProviderFailure as failure:
             self._missed(agent_id, failure)
-            return None if failure.maybe_done else False
+            return failure
+        return None if after == wanted else failures.ProtocolBroken()
 
     async def _is_ours(self, reading: Reading) -> bool:
         """Whether the voice that the agent has is one that we made, given to it or not."""

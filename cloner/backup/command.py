@@ -1,9 +1,11 @@
-"""`precall-registry`: keeps the registry of voices in a file, and puts it back.
+"""`precall-registry`: keeps the registry of voices in a file, puts it back, and brings it up to date.
 
     precall-registry backup FILE      while cloners are at it; FILE must not be there yet
     precall-registry check FILE       whether a back-up is whole, and what it holds
     precall-registry restore FILE     while no cloner is; only where there is no registry yet,
                                       or with --replace
+    precall-registry migrate          make the tables, or bring them up to date, as the first cloner of
+                                      a new release would when it starts; cloners may be at it
 
 DATABASE_URL says where the registry is, as it does for the cloner (sqlite:///precall.sqlite3). A
 back-up of either database can be restored into the other. "-" is standard output or standard input.
@@ -32,6 +34,7 @@ from cloner.address import DEFAULT_URL, address_problem, is_sqlite
 from cloner.backup import archive
 from cloner.private_file import publishing
 from cloner.registry import RegistryNewer, RegistryNotOpened
+from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
 from cloner.voices.key import KeyUnavailable, check_of, file_beside, found_beside, put
@@ -81,6 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
                     _say(f"{chosen.file} is whole: {_what(source)}")
             case "restore":
                 _restore(settings, chosen)
+            case "migrate":
+                _migrate(settings)
     except KeyboardInterrupt:
         return 130
     except (EnvironmentInvalid, KeyMissing, RegistryNewer) as fault:
@@ -105,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         ("restore", "write a back-up into the database"),
     ):
         commands.add_parser(name, help=told).add_argument("file", metavar="FILE")
+    migrate = commands.add_parser("migrate", help="make the tables of the registry, or bring them up to date")
+    migrate.set_defaults(file="DATABASE_URL")
     restore = commands.choices["restore"]
     restore.add_argument(
         "--replace", action="store_true", help="also where there is a registry, which then is no more"
@@ -148,6 +155,16 @@ def _restore(settings: Settings, chosen: argparse.Namespace) -> None:
         _say(f"restored {_what(source)}")
         if restored.replaced:
             _say(f"{restored.given_up} voices of the registry that was there are deleted by the next cloner")
+
+
+def _migrate(settings: Settings) -> None:
+    done = migrated(settings.database_url)
+    if done.before == done.after:
+        _say(f"the registry is up to date, at revision {done.after}")
+    elif done.before is None:
+        _say(f"the registry was made, at revision {done.after}")
+    else:
+        _say(f"the registry was brought from revision {done.before} to {done.after}")
 
 
 def _place_of_key(settings: Settings, heading: archive.Heading, chosen: argparse.Namespace) -> Path | None:

@@ -23,7 +23,6 @@ __all__ = [
     "read_deleted",
     "read_new_voice",
     "read_page",
-    "read_reset",
     "read_subscription",
     "read_voice",
 ]
@@ -135,10 +134,6 @@ class _Deleted(msgspec.Struct):
     status: str
 
 
-class _Subscription(msgspec.Struct):
-    next_character_count_reset_unix: int | None = None
-
-
 class _Account(msgspec.Struct):
     voice_slots_used: object = None
     voice_limit: object = None
@@ -184,11 +179,6 @@ def read_agent(body: bytes) -> Agent:
     """How an agent speaks, and what its settings refuse."""
     agent = _decode(body, _Agent)
     return Agent(_spoken(agent.conversation_config), _refused(agent.platform_settings))
-
-
-def read_reset(body: bytes) -> int | None:
-    """When the counters of the month start again, in Unix seconds."""
-    return _decode(body, _Subscription).next_character_count_reset_unix
 
 
 def read_subscription(body: bytes) -> Subscription:

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 async def check_api_key(provider: ElevenLabs) -> None:
     """Writes one line about the key, and raises nothing: a provider that is down stops no cloner."""
     try:
-        await provider.month_resets_at(deadline=asyncio.get_running_loop().time() + ANSWER_SECONDS)
+        await provider.subscription(deadline=asyncio.get_running_loop().time() + ANSWER_SECONDS)
     except Unauthorized as refusal:
         if refusal.permission is None:
             log.error("ElevenLabs refuses ELEVENLABS_API_KEY")

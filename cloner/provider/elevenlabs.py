@@ -21,7 +21,9 @@ from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, Su
 from cloner.provider.exchange import exchange
 from cloner.provider.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
 from cloner.provider.retry import retrying
+from cloner.provider.telling import OPERATIONS, tell_refusal
 from cloner.provider.turns import Queue, Turns
+from telemetry.parts import part
 
 __all__ = ["Agent", "AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "VoicePage"]
 
@@ -65,7 +67,10 @@ class ElevenLabs:
     def turn(
         self, deadline: float, *, kind: str, declinable: bool = False
     ) -> AbstractAsyncContextManager[None]:
-        """A turn to send one request, as `Turns.one` gives it. Raises Busy, and Overloaded if declinable."""
+        """A turn to send one request, as `Turns.one` gives it.
+
+        Raises OwnQueueFull, and Overloaded if declinable.
+        """
         return self._turns.one(deadline, kind=kind, declinable=declinable)
 
     async def create_voice(
@@ -167,11 +172,6 @@ class ElevenLabs:
         answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
         return answers.read_subscription(answer)
 
-    async def month_resets_at(self, *, deadline: float) -> int | None:
-        """When the monthly counters start again, in Unix seconds, if ElevenLabs tells."""
-        answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
-        return answers.read_reset(answer)
-
     async def _tried(
         self,
         method: str,
@@ -211,10 +211,17 @@ class ElevenLabs:
         changes: bool,
     ) -> bytes:
         """The body of a successful answer."""
-        response, body = await exchange(self._http, request, deadline=deadline, most=most, changes=changes)
-        if response.is_success:
-            return body
-        raise failures.classify(response.status_code, response.headers, body, refused=refused, gone=gone)
+        try:
+            with part("provider"):
+                response, body = await exchange(
+                    self._http, request, deadline=deadline, most=most, changes=changes
+                )
+            if response.is_success:
+                return body
+            raise failures.classify(response.status_code, response.headers, body, refused=refused, gone=gone)
+        except ProviderFailure as failure:
+            tell_refusal(OPERATIONS[request.method, request.extensions["url_template"]], failure)
+            raise
 
 
 def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:

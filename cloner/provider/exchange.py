@@ -11,7 +11,6 @@ import httpx
 
 from cloner.provider.failures import (
     FAIR_SECONDS,
-    Busy,
     DeadlineTooShort,
     ProtocolBroken,
     TimedOut,
@@ -58,8 +57,6 @@ async def exchange(
                 body = b""
             finally:
                 await response.aclose()
-    except httpx.PoolTimeout as failure:
-        raise Busy from failure
     except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
         cut = isinstance(failure, httpx.ConnectTimeout) and left < FAIR_SECONDS
         raise (DeadlineTooShort if cut else Unavailable) from failure

@@ -11,6 +11,7 @@
     ├── VoiceNotFound       the request         no
     ├── ProtocolBroken      ElevenLabs          no
     ├── Busy                ElevenLabs          yes
+    │   └── OwnQueueFull    our own bounds      yes: nobody was asked
     ├── Unavailable         ElevenLabs          yes
     └── TimedOut            ElevenLabs          reads, agent updates and deletions
         └── DeadlineTooShort  whoever set it    no: nobody was asked
@@ -34,6 +35,7 @@ __all__ = [
     "Busy",
     "DeadlineTooShort",
     "MonthlyLimit",
+    "OwnQueueFull",
     "PlanLimit",
     "ProtocolBroken",
     "ProviderFailure",
@@ -63,6 +65,11 @@ class ProviderFailure(Exception):
         super().__init__(self.sentence)
         self.maybe_done = maybe_done
         self.retry_after = retry_after
+        self.code: str | None = None
+        """ElevenLabs' own word for it, where it gave one."""
+
+        self.status: int | None = None
+        """The HTTP status, where there was an answer."""
 
 
 class Unauthorized(ProviderFailure):
@@ -138,6 +145,12 @@ class Busy(ProviderFailure):
     sentence = "ElevenLabs is too busy; try again later."
 
 
+class OwnQueueFull(Busy):
+    """Our own queue to ElevenLabs is full, or there was no turn in it in time: nobody was asked."""
+
+    sentence = "More is to be asked of ElevenLabs than may be at once; try again later."
+
+
 class Unavailable(ProviderFailure):
     """ElevenLabs cannot be reached, broke the connection, or failed."""
 
@@ -203,6 +216,8 @@ GONE_STATUSES = (400, 404)
 # Seen in September 2026 with no word of its own, under the generic code "bad_request".
 SLOTS_MESSAGE = "maximum amount of custom voices"
 
+WORD = re.compile(r"[a-z]+(?:_[a-z]+){0,7}")
+
 PERMISSION_WORDS = {"insufficient_permissions", "missing_permissions"}
 # "The API key you used is missing the permission voices_read to execute this operation."
 PERMISSION = re.compile(r"\bpermission ([a-z]+(?:_[a-z]+){1,5})\b")
@@ -252,9 +267,20 @@ def classify(
         kind = Unavailable if status >= 500 else unknown
     # After a server's own error the work may have been done; every other refusal came before it.
     failure = kind(maybe_done=status >= 500, retry_after=_retry_after(headers))
+    failure.code, failure.status = word_of(body), status
     if isinstance(failure, Unauthorized):
         failure.permission = _permission(body)
     return failure
+
+
+def word_of(body: bytes) -> str | None:
+    """ElevenLabs' own word for a failure, if it is one: anything else may repeat what was sent."""
+    detail = _detail(body)
+    if not isinstance(detail, dict):
+        return None
+    told = msgspec.convert(detail, _Detail)
+    words = (word for word in (told.status, told.code, told.type) if isinstance(word, str))
+    return next((word for word in words if WORD.fullmatch(word)), None)
 
 
 def _by_words(

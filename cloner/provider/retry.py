@@ -7,6 +7,7 @@ from typing import TypeVar
 import tenacity
 
 from cloner.provider.failures import ProviderFailure, TimedOut
+from telemetry.parts import part
 
 __all__ = ["retrying"]
 
@@ -32,6 +33,7 @@ async def retrying(
         return state.attempt_number >= attempts or loop.time() + state.upcoming_sleep >= deadline
 
     async for trial in tenacity.AsyncRetrying(
+        sleep=_slept,
         retry=tenacity.retry_if_exception_type(on),
         wait=_pause,
         stop=over,
@@ -48,6 +50,11 @@ async def retrying(
                 known = failure
                 raise
     raise AssertionError("unreachable: the loop returns or raises")
+
+
+async def _slept(seconds: float) -> None:
+    with part("pause"):
+        await asyncio.sleep(seconds)
 
 
 _jittered = tenacity.wait_random_exponential(multiplier=0.5, max=8)

@@ -113,7 +113,7 @@ def _told_as_httpx() -> Iterator[None]:
         raise httpx.ConnectError("") from failure
     except TimeoutError as failure:
         raise httpx.ReadTimeout("") from failure
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError) as failure:
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as failure:
         raise httpx.ReadError("") from failure
     except aiohttp.ClientError as failure:
         raise httpx.RemoteProtocolError("") from failure

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cloner.provider.failures import Busy
+from cloner.provider.failures import OwnQueueFull
 from cloner.refusals import Overloaded
+from telemetry.parts import part
 
 __all__ = ["Queue", "Turns", "Urgency", "ahead", "as_urgent_as", "urgency"]
 
@@ -135,7 +136,7 @@ class Turns:
 
     @asynccontextmanager
     async def one(self, deadline: float, *, kind: str = "", declinable: bool = False) -> AsyncIterator[None]:
-        """Waits for a turn until the deadline; raises Busy then, and at once when too many wait already.
+        """Waits for a turn until the deadline; raises OwnQueueFull then, and at once when too many wait.
 
         What is of one `kind` takes about as long. One that is `declinable` raises Overloaded as soon as
         it shows that it would not be done while somebody waits for it.
@@ -160,11 +161,11 @@ class Turns:
 
     async def _turn(self, place: _Place, deadline: float) -> None:
         if self._ahead_of(place.whose) >= self._queue:
-            raise Busy
+            raise OwnQueueFull
         self._waiting[place] = None
         self._decline()
         try:
-            with place.whose.heard_by(self._next):
+            with part("queue"), place.whose.heard_by(self._next):
                 async with asyncio.timeout_at(deadline):
                     await place.turn
         except BaseException as end:
@@ -172,7 +173,7 @@ class Turns:
             if place in self._running:
                 self._end(place)
             if isinstance(end, TimeoutError):
-                raise Busy from None
+                raise OwnQueueFull from None
             raise
 
     def _begin(self, place: _Place) -> None:

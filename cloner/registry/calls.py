@@ -136,7 +136,9 @@ ENDED_NAMELESS = Statement("""
     WHERE id = :id AND agent_id = :agent_id AND conversation_id = ''
 """)
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
-CLOSED_OLD = Statement("UPDATE calls SET ended_at = :now WHERE ended_at IS NULL AND begun_at <= :before")
+CLOSED_OLD = Statement(f"""
+    UPDATE calls SET ended_at = :now WHERE ended_at IS NULL AND begun_at <= :before RETURNING {FIELDS}
+""")
 DROPPED = Statement("DELETE FROM calls WHERE ended_at < :before")
 ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who")
 
@@ -270,8 +272,8 @@ def complete(
     agent_id: str,
     voice_id: str,
     id_of: Callable[[str, str], str],
-) -> bool:
-    """Ends a call as `end` does and has its agent put back; False if nobody had asked about the call.
+) -> CallRow | None:
+    """Ends a call as `end` does and has its agent put back; None if nobody had asked about the call.
 
     `id_of` tells the id of the call at an agent with a conversation. If nobody has asked about that one so
     far, a delivery for it that is still on its way comes too late, and touches no agent.
@@ -296,7 +298,7 @@ def complete(
             now=now,
         )
     # `note_ended` stores a call that nobody had asked about as one that ended when it began.
-    return call is not None and call.ended_at != call.begun_at
+    return None if call is None or call.ended_at == call.begun_at else call
 
 
 def unname(tx: Transaction, call_id: str) -> None:
@@ -313,9 +315,9 @@ def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:
     tx.run(ENDED_UNKNOWN, id=new.id, now=now)
 
 
-def close_old(tx: Transaction, *, before: float, now: float) -> int:
-    """Ends every call that began before then and was never reported as ended; says how many."""
-    return tx.run(CLOSED_OLD, before=before, now=now)
+def close_old(tx: Transaction, *, before: float, now: float) -> list[CallRow]:
+    """Ends every call that began before then and was never reported as ended; says which."""
+    return [_call(row) for row in tx.all(CLOSED_OLD, before=before, now=now)]
 
 
 def drop_ended(tx: Transaction, *, before: float) -> int:

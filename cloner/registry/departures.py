@@ -63,6 +63,7 @@ UNUSED = f"""
 """
 EXPIRE = Statement(f"""
     UPDATE voices SET state = 'deleting', reason = 'expired', due_at = :now, tries = 0 WHERE {UNUSED}
+    RETURNING {voices.FIELDS}
 """)
 LEAST_RECENTLY_USED = Statement(f"""
     {voices.SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
@@ -131,12 +132,12 @@ def give_up(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
     requests.forget_voice(tx, marker)
 
 
-def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> int:
-    """Gives up every voice whose last call ended before `unused_since`; says how many.
+def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> list[VoiceRow]:
+    """Gives up every voice whose last call ended before `unused_since`; says which.
 
     Those that are kept for longer stay.
     """
-    return tx.run(EXPIRE, unused_since=unused_since, busy_since=busy_since, now=now)
+    return voices.every(tx, EXPIRE, unused_since=unused_since, busy_since=busy_since, now=now)
 
 
 def least_recently_used(

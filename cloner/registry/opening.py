@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -21,10 +21,12 @@ from cloner.registry.transaction import RegistryNewer, RegistryNotOpened, Regist
 __all__ = [
     "MIGRATIONS",
     "MIGRATION_LOCK",
+    "Migration",
     "bring_up_to_date",
     "known_revisions",
     "lacks_migrations",
     "migrate",
+    "migrated",
     "opened",
     "postgres_revision",
     "sqlite_revision",
@@ -61,6 +63,13 @@ REFUSALS = (
 )  # fmt: skip
 
 
+class Migration(NamedTuple):
+    """The revisions of a database before and after it was brought up to date; None is an empty database."""
+
+    before: str | None
+    after: str
+
+
 @asynccontextmanager
 async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Store]:
     """Opens the database at the URL and applies what migrations it lacks, however many start at once.
@@ -80,12 +89,27 @@ async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Sto
         await store.close()
 
 
-def _up_to_date(url: str) -> Store:
+def migrated(url: str) -> Migration:
+    """Applies what migrations the database at the URL lacks, however many do so at once.
+
+    Raises RegistryNewer and RegistryNotOpened.
+    """
     with telling_problems(url):
         if is_sqlite(url):
             made_private(sqlite_file(url))
             with contextlib.closing(connected(sqlite_file(url))) as connection:
-                bring_up_to_date(connection)
+                return bring_up_to_date(connection)
+
+        from cloner.registry import postgres
+
+        with postgres.connected(postgres_url(url)) as connection:
+            return bring_up_to_date(connection)
+
+
+def _up_to_date(url: str) -> Store:
+    migrated(url)
+    with telling_problems(url):
+        if is_sqlite(url):
             try:
                 return SqliteStore(sqlite_file(url))
             except FileNotFoundError as failure:
@@ -93,20 +117,22 @@ def _up_to_date(url: str) -> Store:
 
         from cloner.registry import postgres
 
-        with postgres.connected(postgres_url(url)) as connection:
-            bring_up_to_date(connection)
         return postgres.PostgresStore(postgres_url(url))
 
 
-def bring_up_to_date(connection: Any) -> None:
+def bring_up_to_date(connection: Any) -> Migration:
     """Applies what migrations the database lacks. Raises RegistryNewer, and what its driver raises."""
     if isinstance(connection, sqlite3.Connection):
-        if lacks_migrations(sqlite_revision(connection)):
+        before = sqlite_revision(connection)
+        if lacks_migrations(before):
             connection.execute(f"PRAGMA busy_timeout={MIGRATION_SECONDS * 1000}")
-            _migrate_alone("sqlite://", connection, sqlite_revision, "BEGIN IMMEDIATE")
-    elif lacks_migrations(postgres_revision(connection)):
-        alone = f"BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
-        _migrate_alone("postgresql+psycopg://", connection, postgres_revision, alone)
+            before = _migrate_alone("sqlite://", connection, sqlite_revision, "BEGIN IMMEDIATE")
+    else:
+        before = postgres_revision(connection)
+        if lacks_migrations(before):
+            alone = f"BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+            before = _migrate_alone("postgresql+psycopg://", connection, postgres_revision, alone)
+    return Migration(before=before, after=known_revisions()[-1])
 
 
 @contextmanager
@@ -184,8 +210,13 @@ def known_revisions() -> list[str]:
     return sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _migrate_alone(dialect: str, connection: Any, revision: Callable[[Any], str | None], alone: str) -> None:
-    """Applies what migrations are missing, in one transaction, which begins `alone`."""
+def _migrate_alone(
+    dialect: str, connection: Any, revision: Callable[[Any], str | None], alone: str
+) -> str | None:
+    """Applies what migrations are missing, in one transaction, which begins `alone`.
+
+    Returns the revision that this transaction found: another process may have been first.
+    """
     before = None
 
     def begin() -> bool:
@@ -196,6 +227,7 @@ def _migrate_alone(dialect: str, connection: Any, revision: Callable[[Any], str 
 
     if migrate(dialect, connection, begin=begin):
         log.info("registry migrated", before=before or "empty", after=known_revisions()[-1])
+    return before
 
 
 def migrate(dialect: str, connection: Any, *, begin: Callable[[], bool], to: str = "head") -> bool:

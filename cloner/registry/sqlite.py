@@ -145,10 +145,10 @@ class SqliteStore(Store):
             if missing:
                 log.error(
                     "registry file deleted or replaced; no work is taken until the cloner is started anew",
-                    path=str(self._path),
+                    file=str(self._path),
                 )
             else:
-                log.info("registry file back in its place", path=str(self._path))
+                log.info("registry file back in its place", file=str(self._path))
         if missing:
             raise RegistryUnavailable
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 import structlog
 
 from cloner.registry.transaction import RegistryBusy, RegistryUnavailable, Transaction
+from telemetry.parts import part
 
 __all__ = ["Job", "Store"]
 
@@ -93,7 +94,8 @@ class Store(ABC):
         self._asked.setdefault(kind, time.monotonic())
         answered = True
         try:
-            return await work
+            with part("registry"):
+                return await work
         except (RegistryUnavailable, asyncio.CancelledError):
             answered = False
             raise

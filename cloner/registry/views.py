@@ -5,8 +5,10 @@ from collections.abc import Collection
 
 import msgspec
 
+from cloner.registry.departures import IN_CALL
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
+from cloner.registry.voices import PERSONS
 
 __all__ = ["CallView", "VoiceView", "call", "calls", "persons_of", "voice", "voices", "voices_of", "watched"]
 
@@ -52,12 +54,9 @@ class CallView(msgspec.Struct, frozen=True):
 
 
 # In the order of the fields.
-VOICE = """SELECT marker, state, person, number, voice_id, name, created_at, used_at, kept_until, closed_at,
+VOICE = f"""SELECT marker, state, person, number, voice_id, name, created_at, used_at, kept_until, closed_at,
     reason, consent, consent_at, client_reference,
-    EXISTS (
-        SELECT 1 FROM calls
-        WHERE calls.marker = voices.marker AND calls.ended_at IS NULL AND calls.begun_at > :busy_since
-    ) AS in_call,
+    {IN_CALL} AS in_call,
     (SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker) AS called_at
     FROM voices"""
 CALL = """SELECT id, agent_id, conversation_id, begun_at, ended_at,
@@ -85,7 +84,6 @@ def _both(text: str) -> Statement:
 BY_VOICE_ID = Statement(f"{VOICE} WHERE voice_id = :voice_id")
 OF_PERSON = Statement(f"{VOICE} WHERE person = :person ORDER BY created_at DESC, marker DESC LIMIT :most")
 IS_KNOWN = Statement("SELECT 1 FROM voices WHERE person = :person LIMIT 1")
-PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2")
 WATCHED = _both(
     f"{VOICE} WHERE marker IN (:markers[]) UNION {VOICE} WHERE person IN (:persons[])"
     f" UNION {VOICE} WHERE number IN (:numbers[])"

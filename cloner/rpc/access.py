@@ -7,14 +7,13 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
-from opentelemetry.trace import get_current_span
 from precall.v1 import cloning_pb2
 
 from cloner.clients import ANYBODY, Client, Clients, Right, calling
 from cloner.refusals import ClientOverloaded, PermissionDenied, Refused, Unauthenticated
 from cloner.rpc.status import answer_failure, reason_of
 from cloner.rpc.usage import Quota, own_quota
-from telemetry.logs import about
+from telemetry.facts import about, note
 
 __all__ = ["Access"]
 
@@ -91,7 +90,7 @@ class Access(grpc.aio.ServerInterceptor):
         client = ANYBODY if clients is None else _client(clients, metadata)
         right = RIGHTS.get(method)
         # What nobody serves is a stranger's own text.
-        about_call = {"method": method.rpartition("/")[2]} if right is not None else {}
+        about_call = {"method": method.lstrip("/")} if right is not None else {}
         if client is not None:
             about_call["client"] = client.name
 
@@ -100,7 +99,6 @@ class Access(grpc.aio.ServerInterceptor):
                 try:
                     if client is None:
                         raise Unauthenticated
-                    get_current_span().set_attribute("precall.client", client.name)
                     if right is not None and right not in client.may:
                         raise PermissionDenied(client=client.name, right=right)
                     with self._place(client), _told(context) if right == "erase" else nullcontext():
@@ -139,7 +137,7 @@ def _client(clients: Clients, metadata: Any) -> Client | None:
 def _refuse(context: Context, failure: Refused) -> None:
     answer_failure(context, failure)
     reason = reason_of(failure)
-    get_current_span().set_attribute("precall.outcome", reason)
+    note(outcome="error", reason=reason)
     # Never the token: one that is refused here may be good elsewhere.
     log.warning("call refused", reason=reason, peer=context.peer())
 
@@ -147,11 +145,11 @@ def _refuse(context: Context, failure: Refused) -> None:
 @contextmanager
 def _told(context: Context) -> Iterator[None]:
     """Writes a line about an erasure, whatever comes of it: one that is given up may have erased some."""
-    status = "CANCELLED"
+    code = "CANCELLED"
     try:
         yield
         # Nobody sets a status on a call that succeeds.
-        code = context.code() or grpc.StatusCode.OK
-        status = next((known.name for known in grpc.StatusCode if code in (known, known.value[0])), "UNKNOWN")
+        status = context.code() or grpc.StatusCode.OK
+        code = next((known.name for known in grpc.StatusCode if status in (known, known.value[0])), "UNKNOWN")
     finally:
-        log.info("erasure", status=status)
+        log.info("erasure", code=code)

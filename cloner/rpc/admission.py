@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
-from opentelemetry.trace import get_current_span
 from precall.v1 import cloning_pb2
 
 from cloner.refusals import (
@@ -30,6 +29,7 @@ from cloner.refusals import (
 from cloner.room import Room, Share
 from cloner.rpc.status import answer_failure, reason_of
 from cloner.rpc.usage import Quota
+from telemetry.facts import note
 
 __all__ = ["Admission"]
 
@@ -285,5 +285,5 @@ def _refusing(failure: Exception) -> Any:
 def _refuse(context: Context, failure: Exception) -> None:
     answer_failure(context, failure)
     reason = reason_of(failure)
-    get_current_span().set_attribute("precall.outcome", reason)
+    note(outcome="error", reason=reason)
     log.info("call refused", reason=reason)

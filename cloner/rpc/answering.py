@@ -10,14 +10,14 @@ import grpc
 import msgspec
 import structlog
 from google.protobuf.message import Message
-from opentelemetry.trace import get_current_span
 
-from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
+from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort, OwnQueueFull, ProviderFailure
 from cloner.provider.turns import Urgency, as_urgent_as
 from cloner.refusals import Overloaded
 from cloner.registry import Store
 from cloner.rpc.status import answer_failure, reason_of
-from telemetry.logs import about
+from telemetry.facts import about, note
+from telemetry.parts import measured
 
 __all__ = ["Answering", "Context", "answered"]
 
@@ -39,6 +39,9 @@ class Answering(msgspec.Struct):
     details: list[Message] = []
     """What goes out with a failure, beside why."""
 
+    told: dict[str, str | int | bool] = {}
+    """What else log and span say of it, by the words of `telemetry.facts`."""
+
 
 @asynccontextmanager
 async def answered(
@@ -58,8 +61,9 @@ async def answered(
     seconds = longest if left is None else max(0.0, min(left, longest))
     headroom = min(HEADROOM_SECONDS, seconds / 2)
     answering = Answering(asyncio.get_running_loop().time() + seconds - headroom)
-    outcome = "cancelled"
+    outcome, reason = "abandoned", None
     with (
+        measured() as parts,
         about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
         as_urgent_as(Urgency(call=not waits, until=answering.deadline)),
     ):
@@ -77,12 +81,28 @@ async def answered(
                 raise store.missed(answering.deadline + headroom - seconds) from None
             outcome = "success"
         except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
-            outcome = reason_of(failure)
+            outcome, reason = "error", reason_of(failure)
+            answering.told |= _of(failure)
             answer_failure(context, failure, *answering.details)
         finally:
-            get_current_span().set_attribute("precall.outcome", outcome)
-            duration_ms = round((time.monotonic() - began) * 1000)
-            log.info("request answered", outcome=outcome, duration_ms=duration_ms)
+            facts: dict[str, Any] = {
+                "outcome": outcome,
+                **({"reason": reason} if reason else {}),
+                **answering.told,
+                "duration_ms": round((time.monotonic() - began) * 1000),
+                **parts.milliseconds,
+            }
+            note(**facts)
+            log.info("request answered", **facts)
+
+
+def _of(failure: Exception) -> dict[str, str]:
+    """What a failure says beside its reason: whose queue it was, and ElevenLabs' own word."""
+    if isinstance(failure, OwnQueueFull | Overloaded):
+        return {"queue": "own"}
+    if isinstance(failure, ProviderFailure) and failure.code is not None:
+        return {"provider_code": failure.code}
+    return {}
 
 
 def _line(text: str) -> str:

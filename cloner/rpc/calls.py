@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from opentelemetry.trace import get_current_span
+import structlog
 from precall.v1 import cloning_pb2 as pb
 
 from cloner.calls import Call, Calls
@@ -14,8 +14,11 @@ from cloner.rpc.pages import Pages
 from cloner.rpc.status import CallNotFound
 from cloner.voices.callers import CallName, Identities
 from cloner.voices.looking import Looking
+from telemetry.facts import learn, note
 
 __all__ = ["complete_call", "get_call", "list_calls", "open_call", "prepare_call"]
+
+log = structlog.get_logger()
 
 LONGEST_OPENING_SECONDS = 2.0
 MATCHES = {
@@ -40,27 +43,25 @@ async def prepare_call(
         sample = request.sample
         fields.check()
         del request  # as large as the sample, which is all that is needed of it now
-        get_current_span().set_attributes(
-            {
-                "gen_ai.agent.id": call.agent_id,
-                "gen_ai.conversation.id": call.conversation_id,
-                "precall.sample.size": len(sample),
-            }
-        )
+        learn(agent_id=call.agent_id, conversation_id=call.conversation_id)
+        note(sample_bytes=len(sample))
         begun = await calls.begin(call, sample)
+        learn(call_id=begun.call_id)
+        log.info("call opened")
         try:
             prepared = await calls.prepare(begun, sample, deadline=answering.deadline)
         except BaseException:
             # The call goes on without; for that, too, there is something to be known.
             answering.details.append(messages.fallback(begun, calls.refused(begun.call.agent_id)))
             raise
-        get_current_span().set_attributes(
-            {
-                "precall.voice.id": prepared.voice.voice_id,
-                "precall.voice.reused": prepared.voice_reused,
-                "precall.agent.updated": prepared.agent_updated,
-            }
-        )
+        answering.told |= {
+            "voice_id": prepared.voice.voice_id,
+            "voice_reused": prepared.voice_reused,
+            "agent_updated": prepared.agent_updated,
+            **({} if prepared.agent_missed is None else {"agent_not_updated": prepared.agent_missed}),
+        }
+        if prepared.voice_reused:
+            log.info("voice used", voice_id=prepared.voice.voice_id)
         return pb.PrepareCallResponse(
             voice=messages.voice(prepared.voice),
             voice_reused=prepared.voice_reused,
@@ -86,14 +87,17 @@ async def open_call(
         named = _named(request, fields)
         phone_number = fields.number("phone_number", request.phone_number)
         fields.check()
-        get_current_span().set_attribute("gen_ai.agent.id", agent_id)
+        learn(agent_id=agent_id)
         if named[0] == "conversation_id":
-            get_current_span().set_attribute("gen_ai.conversation.id", named[1])
+            learn(conversation_id=named[1])
         opened = await calls.open(
             agent_id=agent_id, named=named, phone_number=phone_number, deadline=answering.deadline
         )
+        learn(call_id=opened.call_id)
+        log.info("call opened")
         if opened.voice is not None:
-            get_current_span().set_attribute("precall.voice.id", opened.voice.voice_id)
+            answering.told["voice_id"] = opened.voice.voice_id
+            log.info("voice used", voice_id=opened.voice.voice_id)
         return pb.OpenCallResponse(
             call_id=opened.call_id,
             voice=None if opened.voice is None else messages.voice(opened.voice),

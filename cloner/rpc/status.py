@@ -76,6 +76,7 @@ PROVIDER: dict[type[failures.ProviderFailure], grpc.StatusCode] = {
     failures.MonthlyLimit: C.FAILED_PRECONDITION,
     failures.ProtocolBroken: C.INTERNAL,
     failures.Busy: C.UNAVAILABLE,
+    failures.OwnQueueFull: C.UNAVAILABLE,
     failures.Unavailable: C.UNAVAILABLE,
     failures.TimedOut: C.DEADLINE_EXCEEDED,
     failures.DeadlineTooShort: C.DEADLINE_EXCEEDED,

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from typing import Any
 
-from opentelemetry.trace import get_current_span
 from precall.v1 import cloning_pb2 as pb
 
 from cloner.clients import calling
@@ -20,6 +19,7 @@ from cloner.voices.erasure import Erasure
 from cloner.voices.finding import Voices
 from cloner.voices.looking import Looking
 from cloner.voices.voice import Voice
+from telemetry.facts import learn, note
 
 __all__ = [
     "clone_voice",
@@ -44,12 +44,13 @@ async def clone_voice(
         request_id = fields.id("request_id", request.request_id, required=False)
         fields.check()
         del request  # as large as the sample, which is all that is needed of it now
-        get_current_span().set_attribute("precall.sample.size", len(sample))
+        note(sample_bytes=len(sample))
         identity = await voices.identify(caller, sample)
         named = await _request(identities, "CloneVoice", request_id, caller, sample)
         voice, reused = await voices.ahead(
             identity, caller, sample, deadline=answering.deadline, request=named
         )
+        answering.told |= {"voice_id": voice.voice_id, "voice_reused": reused}
         return pb.CloneVoiceResponse(voice=messages.voice(voice), voice_reused=reused)
     return pb.CloneVoiceResponse()
 
@@ -68,6 +69,7 @@ async def replace_voice(
         identity = await voices.identify(caller, sample)
         named = await _request(identities, "ReplaceVoice", request_id, caller, sample)
         voice = await voices.replace(identity, caller, sample, deadline=answering.deadline, request=named)
+        answering.told["voice_id"] = voice.voice_id
         return pb.ReplaceVoiceResponse(voice=messages.voice(voice))
     return pb.ReplaceVoiceResponse()
 
@@ -158,6 +160,7 @@ async def delete_voice(
         fields = Fields(identities)
         voice_id = fields.id("voice_id", request.voice_id)
         fields.check()
+        learn(voice_id=voice_id)
         deleted = await erasure.delete(voice_id, deadline=answering.deadline)
         return pb.DeleteVoiceResponse(deleted=deleted)
     return pb.DeleteVoiceResponse()

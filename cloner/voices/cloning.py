@@ -47,6 +47,7 @@ from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNe
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
 from cloner.voices.voice import Voice, voice_of
+from telemetry.facts import note
 from telemetry.tracing import outliving
 
 __all__ = ["STALE_SECONDS", "Clone", "Cloning", "Superseded", "Wanted"]
@@ -90,7 +91,7 @@ class Clone:
 
         self.trace = get_current_span().get_span_context()
         self.failure: ProviderFailure | None = None
-        """What went wrong last, or Busy while it waits for its turn."""
+        """What went wrong last, or OwnQueueFull while it waits for its turn."""
 
         self.asked = asked
         """Whether ElevenLabs was asked."""
@@ -275,7 +276,7 @@ class Cloning:
         if created.requires_verification:
             if await self._marked.is_anothers(created.voice_id, clone.row.marker):
                 raise failures.ProtocolBroken
-            self._discard(created.voice_id, clone.row.marker)
+            self._discard(created.voice_id, clone.row.marker, VoiceNeedsVerification.reason)
             raise VoiceNeedsVerification
         return created.voice_id
 
@@ -284,7 +285,7 @@ class Cloning:
     ) -> NewVoice:
         """Sends one create under an intent of ours, when its turn has come."""
         if not resent and self._provider.full:
-            clone.failure = failures.Busy()
+            clone.failure = failures.OwnQueueFull()
         async with self._provider.turn(deadline, kind="create", declinable=not resent):
             if resent or asyncio.get_running_loop().time() - clone.seen > ALIVE_SECONDS:
                 await self._renew(clone, wanted)
@@ -319,7 +320,7 @@ class Cloning:
         if row is None or found is None:
             raise Superseded
         if found.requires_verification:
-            self._discard(found.voice_id, row.marker)
+            self._discard(found.voice_id, row.marker, VoiceNeedsVerification.reason)
             raise Superseded
         log.info("voice found by its marker", voice_id=found.voice_id)
         return await self._record(row, found.voice_id)
@@ -329,24 +330,25 @@ class Cloning:
             return await self._recorded(row, voice_id)
 
     async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
-        get_current_span().set_attribute("precall.voice.id", voice_id)
+        note(voice_id=voice_id)
         if not await self._store.write(voices.record, row.marker, voice_id, now=self._now()):
             if await self._marked.is_anothers(voice_id, row.marker):
                 raise failures.ProtocolBroken
             log.warning("voice no longer wanted", voice_id=voice_id)
-            self._discard(voice_id, row.marker)
+            self._discard(voice_id, row.marker, "no_longer_wanted")
             raise Superseded
+        log.info("voice created", voice_id=voice_id)
         return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
 
     async def _month_resets_at(self, deadline: float) -> float:
         try:
-            at = await self._provider.month_resets_at(deadline=deadline)
+            at = (await self._provider.subscription(deadline=deadline)).resets_at
         except ProviderFailure:
             at = None
         now = self._now()
         if at is None or not now < at < now + LONGEST_PERIOD_SECONDS:
             return now + MONTH_UNKNOWN_SECONDS
-        return min(float(at), now + MONTH_SECONDS)
+        return min(at, now + MONTH_SECONDS)
 
     def _start(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> None:
         """Begins the task of a clone. Its intent is closed if nothing comes of it."""
@@ -372,8 +374,8 @@ class Cloning:
         """Closes the intent of a clone, unless another process has taken it over."""
         await self._store.write(voices.fail, clone.row.marker, reason, owner=self._owner, now=self._now())
 
-    def _discard(self, voice_id: str, marker: str) -> None:
-        self._begin(self._marked.discard(voice_id, marker))
+    def _discard(self, voice_id: str, marker: str, reason: str) -> None:
+        self._begin(self._marked.discard(voice_id, marker, reason))
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Begins work that nobody need wait for."""

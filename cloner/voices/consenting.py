@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 
+import structlog
+
 from cloner.provider.failures import VoiceNotFound
 from cloner.registry import Consent, Store, consents, voice_consents, voices
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.looking import Looking
-from cloner.voices.removal import Removal
+from cloner.voices.removal import Removal, tell_given_up
 
 __all__ = ["MOST_TOLD", "Consenting"]
+
+log = structlog.get_logger()
 
 MOST_TOLD = 100
 # Whom a number alone can mean: so many people share no telephone.
@@ -48,6 +52,7 @@ class Consenting:
             person = await self._looking.person(caller)
             number = self._identities.number(caller.phone_number)
         await self._store.write(voice_consents.give, person, consent, number=number, now=self._now())
+        log.info("consent given")
         return await self.told(person)
 
     async def withdraw(
@@ -69,6 +74,7 @@ class Consenting:
                 persons += [other for other in known if other not in persons]
         for person in persons:
             await self._store.write(voice_consents.withdraw, person, consent, number=number, now=self._now())
+            log.info("consent withdrawn")
         every: list[Consent] = []
         deleted = pending = 0
         for person in persons:
@@ -76,6 +82,7 @@ class Consenting:
             for row in await self._store.read(voices.of_person_or_number, person, None):
                 if row.state != "deleting":
                     continue
+                tell_given_up(row, consents.WITHDRAWN)
                 if await self._removal.at_once(row, deadline=deadline):
                     deleted += 1
                 else:

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 
+import structlog
+
 from cloner.provider.failures import VoiceNotFound
 from cloner.registry import Store, departures, erasing, voices
 from cloner.voices.callers import Caller, Identities
-from cloner.voices.removal import Removal
+from cloner.voices.removal import Removal, tell_given_up
 
 __all__ = ["Erasure"]
+
+log = structlog.get_logger()
 
 
 class Erasure:
@@ -35,6 +39,7 @@ class Erasure:
         if row is None:
             raise VoiceNotFound
         await self._store.write(departures.give_up, row.marker, departures.DELETED, now=self._now())
+        tell_given_up(row, departures.DELETED)
         current = await self._store.read(voices.get, row.marker)
         if current is None or current.state != "deleting":
             return True
@@ -52,5 +57,7 @@ class Erasure:
             left = await self._store.write(erasing.forget, person, number, now=self._now())
         deleted = 0
         for row in left:
+            tell_given_up(row, departures.FORGOTTEN)
             deleted += await self._removal.at_once(row, deadline=deadline)
+        log.info("caller erased", voices_deleted=deleted, voices_pending=len(left) - deleted)
         return deleted, len(left) - deleted

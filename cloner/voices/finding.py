@@ -27,6 +27,7 @@ from cloner.voices.cloning import STALE_SECONDS, Clone, Cloning, Superseded, Wan
 from cloner.voices.marked import Marked, VoiceNeedsVerification
 from cloner.voices.samples import Recording, Samples
 from cloner.voices.voice import Voice, voice_of
+from telemetry.parts import part
 
 __all__ = ["ConsentMissing", "Voices"]
 
@@ -121,7 +122,7 @@ class Voices:
                 voice = await self._made(clone, deadline)
             if voice is not None:
                 return voice, clone is None
-        log.warning("voice given up", clones=CLONES)
+        log.warning("clone given up", clones=CLONES)
         raise failures.Busy
 
     async def ahead(
@@ -243,7 +244,8 @@ class Voices:
             if urgency().call:
                 clone.urgency.hurry(urgency().until)
             get_current_span().add_link(clone.trace)
-            return await self._made(clone, deadline)
+            with part("another_clone"):
+                return await self._made(clone, deadline)
         await self._settled(row, deadline)
         return None
 
@@ -263,7 +265,7 @@ class Voices:
         if found:
             await self._store.write(voices.checked, row.marker, now=self._now())
         else:
-            log.warning("voice lost at the provider", voice_id=row.voice_id)
+            log.warning("voice lost", voice_id=row.voice_id)
             await self._store.write(departures.lost, row.marker, now=self._now())
         return found
 
@@ -279,6 +281,7 @@ class Voices:
         told, changed = wanted.caller, False
         if told.consent and told.consent != voice.consent:
             changed = True
+            log.info("consent given", voice_id=voice.voice_id)
             await self._store.write(
                 voice_consents.take_in,
                 voice.marker,
@@ -305,8 +308,9 @@ class Voices:
             # Those who wait are told by the task; nobody waiting is no reason for a complaint at exit.
             watch.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            async with asyncio.timeout_at(deadline):
-                await asyncio.shield(watch)
+            with part("another_clone"):
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.shield(watch)
         except TimeoutError:
             raise TimedOut from None
         settled = await self._store.read(voices.get, row.marker)

@@ -72,14 +72,14 @@ class Marked:
         log.error("ElevenLabs names another caller's voice; it is left alone", voice_id=voice_id)
         return True
 
-    async def discard(self, voice_id: str, marker: str) -> None:
+    async def discard(self, voice_id: str, marker: str, reason: str) -> None:
         """Deletes a voice that nobody will use. One that stays is found by reconciling."""
         try:
             if await self.is_anothers(voice_id, marker):
                 return
             deadline = asyncio.get_running_loop().time() + DELETE_SECONDS
             await self._provider.delete_voice(voice_id, deadline=deadline)
-            log.info("voice deleted", voice_id=voice_id)
+            log.info("voice deleted", voice_id=voice_id, reason=reason)
         except (ProviderFailure, RegistryUnavailable) as failure:
             log.warning("voice not deleted yet", voice_id=voice_id, reason=failure.reason)
 

@@ -1,30 +1,26 @@
 """What could not be done yet: when it is tried again, and the ids by which its story is found.
 
-Log and span say the same, under the names that each has for it.
+Log and span say the same.
 """
 
+import logging
 from typing import Any
 
 import structlog
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import StatusCode, get_current_span
 
+from cloner.provider.failures import ProviderFailure
 from cloner.registry import CallRow, VoiceRow
+from telemetry.facts import note
 
 __all__ = ["ids_of", "pause_after", "put_off"]
 
 log = structlog.get_logger()
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 300.0)
-ATTRIBUTES = {
-    "agent_id": "gen_ai.agent.id",
-    "conversation_id": "gen_ai.conversation.id",
-    "voice_id": "precall.voice.id",
-    "call_id": "precall.call.id",
-    "origin_trace_id": "precall.origin.trace_id",
-    "tries": "precall.tries",
-    "next_try_seconds": "precall.next_try_seconds",
-    "reason": "error.type",
-}
+# After how many tries somebody should see to it: about half a minute.
+MANY_TRIES = 5
 
 
 def pause_after(tries: int) -> float:
@@ -43,13 +39,24 @@ def ids_of(call: CallRow | None, voice: VoiceRow | None) -> dict[str, str]:
 
 
 def put_off(
-    event: str, reason: str, ids: dict[str, str], *, tries: int | None = None, next_try_seconds: float
+    event: str,
+    failure: ProviderFailure,
+    ids: dict[str, str],
+    *,
+    next_try_seconds: float,
+    tries: int | None = None,
+    urgent: bool = False,
 ) -> None:
-    """Tells log and current span that something was put off."""
-    told: dict[str, Any] = {**ids, "reason": reason, "next_try_seconds": next_try_seconds}
+    """Tells log and current span that something was put off.
+
+    What is `urgent` is an error once it was tried often.
+    """
+    facts: dict[str, Any] = {**ids, "reason": failure.reason, "next_try_seconds": next_try_seconds}
+    if failure.code is not None:
+        facts["provider_code"] = failure.code
     if tries is not None:
-        told["tries"] = tries
-    span = get_current_span()
-    span.set_status(StatusCode.ERROR)
-    span.set_attributes({ATTRIBUTES[name]: value for name, value in told.items()})
-    log.warning(event, **told)
+        facts["tries"] = tries
+    get_current_span().set_status(StatusCode.ERROR)
+    get_current_span().set_attribute(ERROR_TYPE, failure.reason)
+    note(outcome="error", **facts)
+    log.log(logging.ERROR if urgent and (tries or 0) >= MANY_TRIES else logging.WARNING, event, **facts)

@@ -12,8 +12,9 @@ from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, voices
 from cloner.voices.postponed import ids_of, pause_after, put_off
+from telemetry.facts import about
 
-__all__ = ["Removal"]
+__all__ = ["Removal", "tell_given_up"]
 
 log = structlog.get_logger()
 
@@ -55,7 +56,7 @@ class Removal:
             return False
         if row.voice_id is not None:
             await self._provider.delete_voice(row.voice_id, deadline=deadline)
-        log.info("voice deleted", voice_id=row.voice_id, why=row.reason)
+        log.info("voice deleted", **ids_of(None, row), reason=row.reason or "unknown")
         await self._store.write(departures.lost, row.marker, now=self._now())
         return True
 
@@ -96,7 +97,7 @@ class Removal:
         ):
             return False
         oldest = msgspec.structs.replace(oldest, reason=departures.EVICTED)
-        log.info("voice given up for its slot", voice_id=oldest.voice_id)
+        tell_given_up(oldest, departures.EVICTED)
         try:
             return await self.remove(oldest, deadline=deadline)
         except failures.ProviderFailure:
@@ -115,14 +116,15 @@ class Removal:
         Raises a ProviderFailure, after which the agent is due again in a while; the log says when.
         """
         try:
-            await self._restore(row, deadline)
+            with about(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id):
+                await self._restore(row, deadline)
         except failures.ProviderFailure as failure:
-            await self._put_off(row, failure.reason)
+            await self._put_off(row, failure)
             raise
         self._tries.pop(row.agent_id, None)
         await self._store.write(agents.restored, row.agent_id, holder=self._holder)
 
-    async def _put_off(self, row: AgentRow, reason: str) -> None:
+    async def _put_off(self, row: AgentRow, failure: failures.ProviderFailure) -> None:
         tries = self._tries[row.agent_id] = self._tries.get(row.agent_id, 0) + 1
         pause = min(pause_after(tries), LONGEST_AGENT_SECONDS)
         await self._store.write(agents.let_go, row.agent_id, holder=self._holder, until=self._now() + pause)
@@ -133,20 +135,21 @@ class Removal:
             "voice_id": row.voice_id,
             "call_id": row.call_id,
         }
-        put_off("agent not put back yet", reason, ids, tries=tries, next_try_seconds=pause)
+        put_off("agent not put back yet", failure, ids, tries=tries, next_try_seconds=pause, urgent=True)
 
     async def _restore(self, row: AgentRow, deadline: float) -> None:
         """Gives each leaf back what it had, where our value still stands."""
         try:
             current = (await self._provider.read_agent(row.agent_id, deadline=deadline)).voice
         except failures.AgentNotFound:
-            log.info("agent is gone", agent_id=row.agent_id)
+            log.warning("agent is gone", agent_id=row.agent_id)
             return
         if current is None:
             raise failures.ProtocolBroken
         voice_id = row.before_voice_id if await self._is_ours(row, current.voice_id) else None
         first_message = row.before_first_message if row.gave_message(current.first_message) else None
         if voice_id is None and first_message is None:
+            log.info("agent restored", agent_id=row.agent_id, reason="changed_by_others")
             return
         before = AgentVoice(voice_id, first_message)
         try:
@@ -167,3 +170,8 @@ class Removal:
         if voice_id is None or voice_id == row.before_voice_id:
             return False
         return row.gave_voice(voice_id) or await self._store.read(voices.marker_of, voice_id) is not None
+
+
+def tell_given_up(row: VoiceRow, reason: str) -> None:
+    """Writes the line that says that nobody uses a voice from now on, and why; it is deleted after that."""
+    log.info("voice given up", **ids_of(None, row), reason=reason)

@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from cloner.audio.finding import SOUND_DBFS
 from cloner.audio.inspector import Audio, InspectionUnavailable, Inspector
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
+from telemetry.parts import part
 
 __all__ = [
     "Limits",
@@ -104,7 +105,10 @@ class Samples:
                 limit_bytes=self._limits.max_bytes,
                 actual_bytes=len(sample),
             )
-        with self._tracer.start_as_current_span("inspect sample", record_exception=False) as span:
+        with (
+            part("audio"),
+            self._tracer.start_as_current_span("inspect sample", record_exception=False) as span,
+        ):
             left = deadline - asyncio.get_running_loop().time()
             try:
                 async with asyncio.timeout_at(deadline):

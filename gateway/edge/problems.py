@@ -20,8 +20,10 @@ from precall_client import PrecallError, SampleTooLarge
 from gateway.edge.body import BodyError
 from gateway.edge.fault import DeliveryError
 from gateway.edge.limits import OverLimit
+from gateway.edge.path import legible
 from gateway.edge.signature import SignatureError
 from gateway.edge.source import SourceRefused
+from telemetry.facts import note
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 
@@ -190,7 +192,7 @@ def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) ->
             allow = (failure.headers or {}).get("allow")
             return Refusal(reason=reason, headers={"Allow": allow} if allow else {})
         case _:
-            log.error("unexpected failure", failure=where(failure))
+            log.error("bug", exception=where(failure))
             return Refusal(reason="INTERNAL")
 
 
@@ -212,9 +214,17 @@ def answer(refused: Refusal, conversation_id: str | None = None) -> Response[Pro
     )
 
 
-def answered(_request: Request[Any, Any, Any], failure: Exception) -> Response[Problem]:
-    """The error answer to a failure outside a delivery, as Litestar asks for one."""
-    return answer(refusal(failure))
+def answered(request: Request[Any, Any, Any], failure: Exception) -> Response[Problem]:
+    """The error answer to a failure outside a delivery, as Litestar asks for one.
+
+    One at a path of webhooks is told: somebody may have mistyped a URL, and waits for what never comes.
+    """
+    refused = refusal(failure)
+    facts = {"outcome": "error", "reason": refused.reason}
+    note(**facts)
+    if path := legible(request.scope["path"]):
+        log.warning("request refused", path=path, status=refused.status, **facts)
+    return answer(refused)
 
 
 def _of_call(failure: PrecallError, codes: Mapping[grpc.StatusCode, str]) -> Refusal:

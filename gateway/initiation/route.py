@@ -18,7 +18,6 @@ from typing import Any
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import structs
-from opentelemetry.trace import get_current_span
 from precall.v1.cloning_pb2 import (
     CALLER_MATCH_ONE,
     CALLER_MATCH_SEVERAL,
@@ -46,6 +45,7 @@ from gateway.initiation import request as opening
 from gateway.initiation.description import OpenOperation
 from gateway.initiation.request import Opening
 from gateway.settings import MAX_INITIATION_BYTES
+from telemetry.parts import part
 
 __all__ = ["conversation_init"]
 
@@ -72,18 +72,21 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
     call = opening.read(content, own_numbers=desk.own_numbers, region=desk.settings.default_region)
     facts = known(desk, call, progress)
     if facts.agent_id is None:
-        progress.outcome = "agent_unknown"
+        progress.reason, progress.fallback = "agent_unknown", True
         return nobodys_voice(desk, facts)
-    response = await desk.cloner.open_call(
-        agent_id=facts.agent_id,
-        phone_number=call.phone_number or "",
-        seconds=ends - asyncio.get_running_loop().time(),
-        **(call.name or {"call_sid": secrets.token_hex(16)}),
-    )
+    with part("cloner"):
+        response = await desk.cloner.open_call(
+            agent_id=facts.agent_id,
+            phone_number=call.phone_number or "",
+            seconds=ends - asyncio.get_running_loop().time(),
+            **(call.name or {"call_sid": secrets.token_hex(16)}),
+        )
     remember(desk.overrides, facts.agent_id, response)
     facts = progress.facts = structs.replace(facts, call_id=response.call_id)
+    progress.told["call_id"] = response.call_id
     if not response.HasField("voice"):
-        progress.outcome = UNKNOWN.get(response.caller_match, "caller_unknown")
+        progress.reason = UNKNOWN.get(response.caller_match, "caller_unknown")
+        progress.fallback = response.caller_match == CALLER_MATCH_ONE
         return nobodys_voice(desk, facts)
     return greeted(desk, facts, response, progress)
 
@@ -117,9 +120,7 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
 
 def known(desk: Desk, call: Opening, progress: Progress) -> Facts:
     """What is known of the call before anybody was asked."""
-    progress.conversation_id = call.conversation_id
-    if call.agent_id is not None:
-        get_current_span().set_attribute("gen_ai.agent.id", call.agent_id)
+    progress.is_about(agent_id=call.agent_id, conversation_id=call.conversation_id)
     progress.facts = Facts(
         name=None,
         date_of_birth=None,
@@ -135,8 +136,9 @@ def greeted(desk: Desk, facts: Facts, response: OpenCallResponse, progress: Prog
     """The caller's voice and greeting, as far as the agent lets them be overridden."""
     leaves = desk.overrides.allowed(facts.agent_id)
     heard = response.voice.voice_id if VOICE in leaves else None
+    progress.told |= {"voice_id": response.voice.voice_id, "voice_reused": True}
     if heard is None:
-        progress.outcome = NOT_ACTIVATED
+        progress.reason, progress.fallback = NOT_ACTIVATED, True
     return initiation(
         structs.replace(facts, name=response.name or None, voice_id=heard),
         variables=desk.settings.dynamic_variables,

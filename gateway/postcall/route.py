@@ -16,7 +16,6 @@ import grpc
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
-from opentelemetry.trace import get_current_span
 from precall_client import Precall
 
 from gateway.answering import Desk, Progress, answered, verified_body, verifier
@@ -25,6 +24,7 @@ from gateway.edge.openapi import responses
 from gateway.postcall import request as event
 from gateway.postcall.description import CompleteOperation
 from gateway.postcall.request import Event
+from telemetry.parts import part
 
 __all__ = ["post_call"]
 
@@ -56,15 +56,15 @@ def post_call(desk: Desk) -> HTTPRouteHandler:
 async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progress) -> Acknowledgement:
     """One event, from its bytes to its answer."""
     told = await received(request, desk, progress)
-    progress.event, progress.conversation_id = told.type, told.conversation_id
-    if told.agent_id:
-        get_current_span().set_attribute("gen_ai.agent.id", told.agent_id)
+    progress.is_about(agent_id=told.agent_id, conversation_id=told.conversation_id)
+    if told.type:
+        progress.told["event_type"] = told.type
     if not told.ends_call:
-        progress.outcome = "ignored"
-    elif await complete(desk.cloner, told):
-        progress.outcome = "call_ended"
-    else:
-        progress.outcome = "call_unknown"
+        progress.reason = "ignored"
+        return Acknowledgement(conversation_id=told.conversation_id)
+    with part("cloner"):
+        found = await complete(desk.cloner, told)
+    progress.reason = "call_ended" if found else "call_unknown"
     return Acknowledgement(conversation_id=told.conversation_id)
 
 

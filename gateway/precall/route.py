@@ -17,7 +17,6 @@ from typing import Any
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import structs
-from opentelemetry.trace import get_current_span
 from precall.v1.cloning_pb2 import PrepareCallResponse
 from precall_client import Caller, Precall
 
@@ -35,6 +34,8 @@ from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepare
 from gateway.precall.description import DeliverOperation
 from gateway.precall.request import Delivery, MediaType
 from gateway.settings import Settings
+from telemetry.facts import note
+from telemetry.parts import part
 
 __all__ = ["webhook"]
 
@@ -83,10 +84,17 @@ async def handled(
         share.hold(2 * len(call.sample))
         through = call_through(desk.cloner, call, request.receive, _left(settings, progress))
         del call
-        response = await through
+        with part("cloner"):
+            response = await through
     answer = prepared(response, facts, settings, desk.overrides, progress.duration_ms)
+    progress.told |= {
+        "voice_id": response.voice.voice_id,
+        "call_id": response.call_id,
+        "voice_reused": response.voice_reused,
+        "agent_updated": response.agent_updated,
+    }
     if isinstance(answer, FallbackCall):
-        progress.outcome = answer.reason
+        progress.reason, progress.fallback = answer.reason, True
     return answer
 
 
@@ -108,10 +116,8 @@ def receive(
 ) -> tuple[Delivery, Facts]:
     """What the cloner is to be told, and what the answer needs of it. Raises DeliveryError."""
     call = delivery.read(body, media, max_sample_bytes=settings.max_sample_bytes)
-    progress.conversation_id = call.conversation_id
-    get_current_span().set_attributes(
-        {"gen_ai.agent.id": call.agent_id, "precall.sample.size": len(call.sample)}
-    )
+    progress.is_about(agent_id=call.agent_id, conversation_id=call.conversation_id)
+    note(sample_bytes=len(call.sample))
     facts = Facts(
         name=call.name,
         date_of_birth=call.date_of_birth,

@@ -20,6 +20,7 @@ from environment import Secret, Toml
 from tests.cloner.test_door import bearer, call, detail, failure, reason
 
 CREATE = "/v1/voices/add"
+SERVICE = "precall.v1.CloningService"
 # DESIGN's table of rights, written down a second time.
 RIGHTS = {
     "PrepareCall": "calls",
@@ -259,18 +260,19 @@ async def test_told(cloning, speech: bytes, spans) -> None:
 
     answered = [line for line in lines if line["event"] == "request answered"]
     assert [
-        ("crm", "PrepareCall", "success"),
-        ("crm", "ForgetCaller", "success"),
-        ("crm", "ForgetCaller", "FIELD_INVALID"),
-        ("default", "ListVoices", "success"),
-    ] == [(line["client"], line["method"], line["outcome"]) for line in answered]
-    assert [("crm", "ForgetCaller", "OK"), ("crm", "ForgetCaller", "INVALID_ARGUMENT")] == [
-        (line["client"], line["method"], line["status"]) for line in lines if line["event"] == "erasure"
-    ]
+        ("crm", f"{SERVICE}/PrepareCall", None),
+        ("crm", f"{SERVICE}/ForgetCaller", None),
+        ("crm", f"{SERVICE}/ForgetCaller", "FIELD_INVALID"),
+        ("default", f"{SERVICE}/ListVoices", None),
+    ] == [(line["client"], line["method"], line.get("reason")) for line in answered]
+    assert [
+        ("crm", f"{SERVICE}/ForgetCaller", "OK"),
+        ("crm", f"{SERVICE}/ForgetCaller", "INVALID_ARGUMENT"),
+    ] == [(line["client"], line["method"], line["code"]) for line in lines if line["event"] == "erasure"]
     refused = [line for line in lines if line["event"] == "call refused"]
     assert [
-        ("crm", "ListVoices", "PERMISSION_DENIED"),
-        (None, "GetVoice", "UNAUTHENTICATED"),
+        ("crm", f"{SERVICE}/ListVoices", "PERMISSION_DENIED"),
+        (None, f"{SERVICE}/GetVoice", "UNAUTHENTICATED"),
         (None, None, "UNAUTHENTICATED"),
     ] == [(line.get("client"), line.get("method"), line["reason"]) for line in refused]
     assert all(re.fullmatch(r"ipv4:127\.0\.0\.1:[0-9]+", line["peer"]) for line in refused)
@@ -279,7 +281,7 @@ async def test_told(cloning, speech: bytes, spans) -> None:
         span.attributes.get("precall.client")
         for method in ("PrepareCall", "ForgetCaller", "ListVoices", "GetVoice")
         for span in spans.finished(f"precall.v1.CloningService/{method}")
-        if (method, span.attributes.get("precall.outcome")) != ("ForgetCaller", "FIELD_INVALID")
+        if (method, span.attributes.get("precall.reason")) != ("ForgetCaller", "FIELD_INVALID")
     ]
     told = str(lines) + "".join(span.to_json() for span in spans.finished())
     assert not any(
@@ -296,7 +298,7 @@ async def test_anybody(cloning) -> None:
             )
 
     (line,) = [line for line in lines if line["event"] == "request answered"]
-    assert ("anybody", "ListVoices") == (line["client"], line["method"])
+    assert ("anybody", f"{SERVICE}/ListVoices") == (line["client"], line["method"])
 
 
 async def test_names_of_requests_are_each_clients_own(

@@ -19,7 +19,6 @@ from cloner.provider.answers import (
     read_deleted,
     read_new_voice,
     read_page,
-    read_reset,
     read_subscription,
     read_voice,
 )
@@ -40,8 +39,7 @@ ASKS: dict[str, Ask] = {
     "update agent": lambda provider, deadline: provider.update_agent(
         "agent", AgentVoice("voice", "Hi"), deadline=deadline
     ),
-    "account": lambda provider, deadline: provider.subscription(deadline=deadline),
-    "subscription": lambda provider, deadline: provider.month_resets_at(deadline=deadline),
+    "subscription": lambda provider, deadline: provider.subscription(deadline=deadline),
 }  # fmt: skip
 CHANGES = ("create", "delete", "update agent")
 AGENT = {"conversation_config": {"tts": {"voice_id": "v"}, "agent": {"first_message": "Hi"}}}
@@ -329,7 +327,7 @@ json_values = st.recursive(
     max_leaves=25,
 )  # fmt: skip
 READS: list[Callable[[bytes], object]] = [
-    read_new_voice, lambda body: read_voice(body, "v"), read_page, read_deleted, read_agent, read_reset,
+    read_new_voice, lambda body: read_voice(body, "v"), read_page, read_deleted, read_agent,
     read_subscription,
 ]  # fmt: skip
 

@@ -179,9 +179,12 @@ async def test_withdrawn_while_elevenlabs_is_down(
     """What is not deleted at once is used no more, is told as pending, and goes later."""
     async with cloning(provider_attempts=1) as cloner:
         await cloner.CloneVoice(clone(speech, request_id="one"), timeout=10)
-        emulator.faults.set(Fault(method="DELETE", path="/v1/voices/{voice_id}", error="service_unavailable"))
+        emulator.faults.set(
+            Fault(method="DELETE", path="/v1/voices/{voice_id}", times=None, error="service_unavailable")
+        )
         answer = await withdrawn(cloner)
         again = await failure(cloner.CloneVoice(clone(speech, request_id="one"), timeout=10))
+        emulator.faults.clear()
         await eventually(lambda: not emulator.voices.custom)
 
     assert (0, 1, "NOT_FOUND") == (answer.voices_deleted, answer.voices_pending, again[0])

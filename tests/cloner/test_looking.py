@@ -231,11 +231,14 @@ async def test_delete_voice_while_elevenlabs_is_down(
         made = await cloner.CloneVoice(
             pb.CloneVoiceRequest(caller=IVAN, sample=speech, request_id="one"), timeout=10
         )
-        emulator.faults.set(Fault(method="DELETE", path="/v1/voices/{voice_id}", error="service_unavailable"))
+        emulator.faults.set(
+            Fault(method="DELETE", path="/v1/voices/{voice_id}", times=None, error="service_unavailable")
+        )
         answer = await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=made.voice.voice_id), timeout=10)
         waiting = await get(cloner, voice_id=made.voice.voice_id)
         again = pb.CloneVoiceRequest(caller=IVAN, sample=speech, request_id="one")
         assert "NOT_FOUND" == (await failure(cloner.CloneVoice(again, timeout=10)))[0]
+        emulator.faults.clear()
         await eventually(lambda: not emulator.voices.custom)
 
     assert not answer.deleted

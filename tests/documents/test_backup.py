@@ -1,4 +1,4 @@
-"""The back-up and the restore that docs/DEPLOYMENT.md prints, as it prints them."""
+"""The upgrade, the back-up and the restore that docs/DEPLOYMENT.md prints, as it prints them."""
 
 import os
 import re
@@ -28,10 +28,32 @@ exec "$@"
 pytestmark = pytest.mark.timeout(180)
 
 
-def blocks() -> list[str]:
-    """The commands of the section, a text for each block."""
-    section = DEPLOYMENT.read_text().partition("### Back-up and restore\n")[2].partition("\n## ")[0]
+def blocks(heading: str) -> list[str]:
+    """The commands of a section, a text for each block."""
+    section = re.split(r"\n##+ ", DEPLOYMENT.read_text().partition(f"### {heading}\n")[2])[0]
     return re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+
+
+def run(block: str, folder: Path) -> str:
+    """What commands say that are run there, and complain about nothing."""
+    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", block], cwd=folder, env={"PATH": path}, check=False, capture_output=True, text=True
+    )
+    assert (0, "") == (done.returncode, re.sub(r"- holds .*\n", "", done.stderr))
+    return done.stdout
+
+
+async def test_upgrade(tmp_path: Path) -> None:
+    """A registry is kept before it is migrated, and the same commands do no harm to one that is up to date."""
+    database = f"sqlite:///{tmp_path}/precall.sqlite3"
+    async with opened(database, name="tested", now=1.0):
+        pass
+    (upgrade,) = blocks("Upgrading")
+
+    assert ["before-the-upgrade.backup holds", "the registry is up to date"] == [
+        re.split(r" [0-9]|,", line)[0] for line in run(upgrade, tmp_path).splitlines()
+    ]
 
 
 async def test_commands(tmp_path: Path) -> None:
@@ -44,30 +66,21 @@ async def test_commands(tmp_path: Path) -> None:
     call = NewCall(id="call_1", agent_id="a", conversation_id="c", caller="c", stated="c", begun_at=1.0)
     async with opened(database, name="tested", now=1.0) as store:
         await store.write(calls.begin, call)
-    keep, restore, replace, compose = blocks()
-
-    def run(block: str) -> str:
-        path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", "-euc", block], cwd=tmp_path, env={"PATH": path},
-            check=False, capture_output=True, text=True,
-        )  # fmt: skip
-        assert (0, "") == (done.returncode, re.sub(r"- holds .*\n", "", done.stderr))
-        return done.stdout
+    keep, restore, replace, compose = blocks("Back-up and restore")
 
     holds = "0 voices, 1 calls and 0 agents of deployment tested"
     assert [
         f"registry.backup holds {holds}, with its key", f"registry.backup is whole: {holds}"
-    ] == run(keep).splitlines()  # fmt: skip
+    ] == run(keep, tmp_path).splitlines()  # fmt: skip
     for lost in (registry, key):
         lost.unlink()
-    assert f"restored {holds}" == run(restore).splitlines()[-1]
+    assert f"restored {holds}" == run(restore, tmp_path).splitlines()[-1]
     assert ([("call_1",)], "the-key-beside-the-file") == (
         await values(database, "SELECT id FROM calls"), key.read_text(),
     )  # fmt: skip
-    assert f"restored {holds}" == run(replace).splitlines()[0]
+    assert f"restored {holds}" == run(replace, tmp_path).splitlines()[0]
     (tmp_path / "registry.backup").unlink()
-    assert f"restored {holds}" == run(compose).splitlines()[0]
+    assert f"restored {holds}" == run(compose, tmp_path).splitlines()[0]
     assert 0o600 == stat.S_IMODE((tmp_path / "registry.backup").stat().st_mode)
     assert ["exec", "stop", "run", "up"] == [
         line.split()[1] for line in (tmp_path / "docker.log").read_text().splitlines()

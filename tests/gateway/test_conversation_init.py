@@ -254,7 +254,7 @@ async def test_cloner_fails(
 
     assert (200, NOBODY) == (answer.status_code, answer.json())
     (server,) = await spans.wait(f"POST {PATH}")
-    assert (reason, StatusCode.UNSET) == (server.attributes["precall.outcome"], server.status.status_code)
+    assert (reason, StatusCode.UNSET) == (server.attributes["precall.reason"], server.status.status_code)
     assert StatusCode.ERROR is spans.one("precall.v1.CloningService/OpenCall").status.status_code
 
 

@@ -99,7 +99,7 @@ async def test_falls_back(
 
     assert (200, FALLBACK | {"reason": reason}) == (answer.status_code, timed(answer))
     (server,) = await spans.wait("POST /webhook")
-    assert (reason, StatusCode.UNSET) == (server.attributes["precall.outcome"], server.status.status_code)
+    assert (reason, StatusCode.UNSET) == (server.attributes["precall.reason"], server.status.status_code)
     assert StatusCode.ERROR is spans.one("precall.v1.CloningService/PrepareCall").status.status_code
 
 
@@ -231,7 +231,7 @@ async def test_voice_that_nothing_carries(
     said = [line["leaf"] for line in lines if line["event"] == "override left out"]
     assert refused == said
     assert ["VOICE_NOT_ACTIVATED"] == [
-        line["outcome"] for line in lines if line["event"] == "delivery answered"
+        line["reason"] for line in lines if line["event"] == "delivery answered"
     ]
 
 

@@ -63,7 +63,7 @@ async def test_agent(
     assert ["agent"] == [line["limit"] for line in lines if line["event"] == "delivery answered"]
     server = (await spans.wait("POST /webhook", 4))[2]
     assert ("RATE_LIMITED", "127.0.0.1") == (
-        server.attributes["precall.outcome"], server.attributes["client.address"],
+        server.attributes["precall.reason"], server.attributes["client.address"],
     )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ async def test_unknown_call(gateway: Start, tell: Tell, cloner: Any, spans: Any)
     answer = await tell(await gateway(), transcription())
 
     assert 200 == answer.status_code
-    assert "call_unknown" == (await spans.wait(SERVER))[0].attributes["precall.outcome"]
+    assert "call_unknown" == (await spans.wait(SERVER))[0].attributes["precall.reason"]
 
 
 @pytest.mark.parametrize("kind", ["voice_removed", "voice_removal_notice", "unredacted_audio", "new\nthing"])
@@ -95,7 +95,10 @@ async def test_ignored(gateway: Start, tell: Tell, cloner: Any, spans: Any, kind
 
     (server,) = await spans.wait(SERVER)
     assert (200, []) == (answer.status_code, cloner.ended)
-    assert ("ignored", False) == (server.attributes["precall.outcome"], "precall.event" in server.attributes)
+    assert ("ignored", False) == (
+        server.attributes["precall.reason"],
+        "precall.event.type" in server.attributes,
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,7 +236,7 @@ async def test_hangs_up(gateway: Start, connected: Any, sign: Any, cloner: Any, 
 
     (span,) = await spans.wait(CLIENT)
     assert StatusCode.UNSET is span.status.status_code
-    assert "call_ended" == (await spans.wait(SERVER))[0].attributes["precall.outcome"]
+    assert "call_ended" == (await spans.wait(SERVER))[0].attributes["precall.reason"]
 
 
 async def test_trace(gateway: Start, tell: Tell, spans: Any) -> None:
@@ -251,9 +254,11 @@ async def test_trace(gateway: Start, tell: Tell, spans: Any) -> None:
         "http.response.status_code": 200,
         "gen_ai.conversation.id": "conv_y",
         "gen_ai.agent.id": "agent_x",
-        "precall.event": "post_call_transcription",
-        "precall.outcome": "call_ended",
-    } == dict(server.attributes)
+        "precall.event.type": "post_call_transcription",
+        "precall.reason": "call_ended",
+        "precall.outcome": "success",
+        "precall.fallback": False,
+    } == {name: value for name, value in server.attributes.items() if not name.endswith("_ms")}
 
 
 async def test_nothing_private_is_told(gateway: Start, tell: Tell, cloner: Any, spans: Any) -> None:
@@ -274,8 +279,8 @@ async def test_nothing_private_is_told(gateway: Start, tell: Tell, cloner: Any, 
     assert [200] * 10 + [400] * 3 == [answer.status_code for answer in answers]
     assert [("delivery answered", "info")] * 13 == [(line["event"], line["log_level"]) for line in logged]
     assert {
-        "type": "post_call_transcription",
-        "outcome": "call_ended",
+        "event_type": "post_call_transcription",
+        "reason": "call_ended",
         "status": 200,
     }.items() <= logged[0].items()
     told = [span.to_json() for span in await spans.wait(SERVER, 13)] + [

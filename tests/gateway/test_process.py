@@ -28,7 +28,7 @@ async def ready(process: Process) -> str:
         line = (await process.stdout.readline()).decode()
     if line.startswith("{"):
         told = json.loads(line)
-        assert ("gateway", f"gateway ready on {told['address']}") == (told["service"], told["event"])
+        assert ("gateway", f"gateway ready on {told['address']}") == (told["service.name"], told["event"])
         return str(told["address"])
     match = re.fullmatch(r"gateway ready on (http://(?:127\.0\.0\.1|\[::1?\]):\d+)\n", line)
     assert match is not None, line
@@ -139,7 +139,9 @@ async def test_limits(
     assert [
         ("PERMISSION_DENIED", "198.51.100.9"), ("RATE_LIMITED", "34.67.146.145"), ("success", "34.67.146.145"),
     ] == sorted(
-        (line["outcome"], line["client_address"]) for line in lines if line["event"] == "delivery answered"
+        (line.get("precall.reason", line["precall.outcome"]), line["client.address"])
+        for line in lines
+        if line["event"] == "delivery answered"
     )  # fmt: skip
     assert 1 == len(cloner.asked)
 

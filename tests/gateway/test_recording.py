@@ -32,8 +32,8 @@ async def test_recording(gateway: Start, client: httpx.AsyncClient, cloner: Any,
     (server,) = await spans.wait(SERVER)
     assert (200, "conv_y", []) == (answer.status_code, answer.json()["conversation_id"], cloner.ended)
     assert ("post_call_audio", "ignored", "agent_x") == (
-        server.attributes["precall.event"],
-        server.attributes["precall.outcome"],
+        server.attributes["precall.event.type"],
+        server.attributes["precall.reason"],
         server.attributes["gen_ai.agent.id"],
     )
 

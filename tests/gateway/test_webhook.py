@@ -311,7 +311,7 @@ async def test_client_hangs_up(
 
     assert StatusCode.ERROR is server.status.status_code
     assert "client_disconnected" == server.attributes["error.type"]
-    assert "client_gone" == server.attributes["precall.outcome"]
+    assert "client_gone" == server.attributes["precall.reason"]
     assert "http.response.status_code" not in server.attributes
     assert StatusCode.ERROR is client.status.status_code
     assert "CANCELLED" == client.attributes["rpc.response.status_code"]
@@ -342,7 +342,12 @@ async def test_trace(gateway: Start, deliver: Deliver, document: Document, spans
         "gen_ai.agent.id": "agent_def456uvw",
         "precall.sample.size": 256,
         "precall.outcome": "success",
-    } == dict(server.attributes)
+        "precall.fallback": False,
+        "precall.voice.id": "voice_1",
+        "precall.call.id": "call_1",
+        "precall.voice.reused": True,
+        "precall.agent.updated": True,
+    } == {name: value for name, value in server.attributes.items() if not name.endswith("_ms")}
 
 
 async def test_log(gateway: Start, deliver: Deliver, document: Document) -> None:
@@ -353,9 +358,12 @@ async def test_log(gateway: Start, deliver: Deliver, document: Document) -> None
         await deliver(url, document(agent_id=""))
 
     assert [
-        ("delivery answered", "info", "success", 200),
-        ("delivery answered", "info", "FIELD_INVALID", 400),
-    ] == [(line["event"], line["log_level"], line["outcome"], line["status"]) for line in logged]
+        ("delivery answered", "info", "success", None, 200),
+        ("delivery answered", "info", "error", "FIELD_INVALID", 400),
+    ] == [
+        (line["event"], line["log_level"], line["outcome"], line.get("reason"), line["status"])
+        for line in logged
+    ]
     for private in (*CALLER.values(), "Ivan_Clone", "UklG"):
         assert private not in str(logged)
 

@@ -58,7 +58,7 @@ async def test_strangers(running, spans, samples: Path, speech: bytes, number: s
     assert 2 == len(set(voices))
     assert not set(voices) & set(re.findall(r"\w+", str(told)))
     assert "Ivan" not in str(told)
-    assert "caller_unknown" == root.attributes["precall.outcome"]
+    assert "caller_unknown" == root.attributes["precall.reason"]
 
 
 async def test_found_in_every_spelling(running, speech: bytes) -> None:
@@ -103,7 +103,7 @@ async def test_shared_number(running, spans, speech: bytes) -> None:
         (root,) = await spans.wait(f"POST {ROUTE}")
 
     assert not {"Ivan", "Anna"} & set(re.findall(r"\w+", str(told)))
-    assert "caller_ambiguous" == root.attributes["precall.outcome"]
+    assert "caller_ambiguous" == root.attributes["precall.reason"]
 
 
 @pytest.mark.parametrize("form", ["json", "form"])

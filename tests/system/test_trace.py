@@ -93,7 +93,7 @@ async def test_initiation(running, spans) -> None:
         "http.response.status_code": 200,
         "gen_ai.conversation.id": "conv_1",
         "gen_ai.agent.id": "agent_demo",
-        "precall.outcome": "caller_unknown",
+        "precall.reason": "caller_unknown",
     }.items() <= root.attributes.items()
     assert [int("1" * 32, 16)] == [link.context.trace_id for link in root.links]
     assert set() == failed(spans.of_delivery())

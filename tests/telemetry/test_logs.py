@@ -9,11 +9,11 @@ SCRIPT = """
 import asyncio, logging, sys
 import structlog
 from opentelemetry.sdk.trace import TracerProvider
-from telemetry import logs
+from telemetry import facts, logs
 
 logs.configure("gateway", level="INFO", form=sys.argv[1])
 log = structlog.get_logger()
-with TracerProvider().get_tracer("t").start_as_current_span("s"), logs.about(conversation_id="conv_1"):
+with TracerProvider().get_tracer("t").start_as_current_span("s"), facts.about(conversation_id="conv_1"):
     log.info("ours", outcome="success", note='with "quotes" and\\nlines')
     logging.getLogger("theirs").warning("a library's %s", "words")
     log.debug("not told")
@@ -47,12 +47,12 @@ def test_json() -> None:
     ours, theirs, broke, we_broke, outside, forgotten = map(json.loads, lines("json"))
 
     for told in (ours, theirs, broke, we_broke):
-        assert ("gateway", "conv_1") == (told["service"], told["conversation_id"])
+        assert ("gateway", "conv_1") == (told["service.name"], told["gen_ai.conversation.id"])
         assert 32 == len(told["trace_id"])
-    assert ("ours", "info", "success") == (ours["event"], ours["level"], ours["outcome"])
+    assert ("ours", "info", "success") == (ours["event"], ours["level"], ours["precall.outcome"])
     assert "a library's words" == theirs["event"]
     assert "trace_id" not in outside
-    assert "conversation_id" not in outside
+    assert "gen_ai.conversation.id" not in outside
     assert forgotten["exception"].startswith("KeyError at ")
 
 
@@ -61,8 +61,8 @@ def test_text() -> None:
     written = lines("text")
 
     assert 6 == len(written)
-    assert all(" level=" in line and " service=gateway " in line for line in written)
-    assert all("conversation_id=conv_1" in line and "trace_id=" in line for line in written[:4])
+    assert all(" level=" in line and " service.name=gateway " in line for line in written)
+    assert all("gen_ai.conversation.id=conv_1" in line and "trace_id=" in line for line in written[:4])
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

@@ -1,0 +1,124 @@
+"""The cloner's gRPC server: who may call it, what it speaks, and where it listens."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2_grpc
+from opentelemetry.sdk.trace import TracerProvider
+from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
+
+from cloner.clients import Clients, clients_of
+from cloner.rpc.access import Access
+from cloner.rpc.admission import Admission
+from cloner.rpc.leaving import Leaving
+from cloner.rpc.readiness import SERVICE, Health
+from cloner.rpc.reflection import serve_reflection
+from cloner.rpc.service import CloningService
+from cloner.settings import Settings
+from cloner.transport_security import Identity, health_target, identity_of, server_credentials
+from cloner.watched import Watched, watching
+from environment import address
+from telemetry.rpc import RpcServerTracing
+
+__all__ = ["access_of", "health_beside", "listen", "server_of"]
+
+log = structlog.get_logger()
+
+TRANSPORT = (
+    # Else a second cloner on a taken port would start and take half of the calls.
+    ("grpc.so_reuseport", 0),
+    # What a sender may be ahead of us with a body that nobody has asked for. Measured on loopback with
+    # 200 such streams: 64 KB each; with the probe of the bandwidth on, up to megabytes.
+    ("grpc.http2.lookahead_bytes", 65_536),
+    ("grpc.http2.bdp_probe", 0),
+    # All that a gateway may have open at once (PRECALL_MAX_CONNECTIONS): one more on a connection that is
+    # new would be refused by gRPC itself, in a way that looks as if there were no cloner.
+    ("grpc.max_concurrent_streams", 1_024),
+    # Headers beyond what Admission takes come this far, so that it is Admission that answers.
+    ("grpc.max_metadata_size", 65_536),
+    ("grpc.absolute_max_metadata_size", 65_536),
+    # Clients ping every 10 seconds at the most, with or without a call under way, and are no nuisance.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients look up afresh where we are now and then; gRPC varies the age by a tenth. Calls take a minute.
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.max_connection_idle_ms", 300_000),
+)
+
+# How long calls on a connection that has come of age go on at the least: longer than any of them takes.
+CALL_GRACE_SECONDS, WATCH_GRACE_SECONDS = 90.0, 30.0
+
+
+@asynccontextmanager
+async def access_of(
+    settings: Settings,
+) -> AsyncIterator[tuple[Watched[Clients] | None, Watched[Identity] | None]]:
+    """Who may call, and what TLS is spoken with, where there is either; both as their files have it."""
+    tokens, named, pem = settings.cloner_token, settings.cloner_clients, settings.tls_documents
+    clients = identity = None
+    if tokens or named is not None:
+        documents = {} if named is None else {"CLONER_CLIENTS": named}
+        clients = Watched(documents, lambda texts: clients_of(texts.get("CLONER_CLIENTS"), tokens))
+    if pem:
+        identity = Watched(pem, identity_of)
+    async with watching(*(one for one in (clients, identity) if one is not None)):
+        yield clients, identity
+
+
+def listen(server: grpc.aio.Server, settings: Settings, identity: Watched[Identity] | None) -> int:
+    """The port that the server listens on. Raises RuntimeError where it cannot be had."""
+    where = address(settings.cloner_host, settings.cloner_port)
+    if identity is None:
+        return server.add_insecure_port(where)
+    shown = server_credentials(lambda: identity.current, mutual=settings.cloner_tls_client_ca is not None)
+    return server.add_secure_port(where, shown)
+
+
+@asynccontextmanager
+async def health_beside(settings: Settings, port: int, servicer: Health) -> AsyncIterator[None]:
+    """Tells the health, and nothing else, to this machine, whose health check speaks no TLS."""
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    try:
+        server.add_insecure_port(health_target(settings.cloner_host, port))
+    except RuntimeError:
+        log.warning("health is not told beside TLS, python -m cloner.health will not find it")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
+
+
+def server_of(
+    settings: Settings,
+    tracing: TracerProvider,
+    *,
+    service: CloningService,
+    admission: Admission,
+    clients: Watched[Clients] | None,
+    leaving: Leaving,
+) -> tuple[grpc.aio.Server, Health]:
+    """The server with all that it serves, not started, and the health that it tells."""
+    grace = max(CALL_GRACE_SECONDS, settings.watch_seconds + WATCH_GRACE_SECONDS)
+    server = grpc.aio.server(
+        interceptors=(
+            leaving,
+            RpcServerTracing(tracing),
+            Access(lambda: None if clients is None else clients.current),
+            admission,
+        ),
+        options=(
+            ("grpc.max_receive_message_length", admission.hard_limit),
+            ("grpc.max_connection_age_grace_ms", round(1000 * grace)),
+            *TRANSPORT,
+        ),
+    )
+    add_CloningServiceServicer_to_server(service, server)
+    health_servicer = Health()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    if settings.cloner_reflection:
+        serve_reflection(server, (SERVICE, health.SERVICE_NAME))
+    return server, health_servicer

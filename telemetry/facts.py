@@ -1,0 +1,104 @@
+"""What is known of the work at hand, told alike in every log line and every span about it.
+
+    about(agent_id="agent_x")   in a block: lines written and spans begun there, and the current span
+    learn(agent_id="agent_x")   the same, for the rest of the task, such as one request
+    note(outcome="success")     the current span alone; whoever writes a line passes the same words to it
+
+Code says `agent_id`; lines and spans say `gen_ai.agent.id`. `KEYS` is the one table between the two.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span as RecordedSpan
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.trace import get_current_span
+
+__all__ = ["KEYS", "FactsOnSpans", "about", "keyed", "learn", "note"]
+
+# Those of OpenTelemetry's semantic conventions where they have one, else our own.
+KEYS: Mapping[str, str] = {
+    "agent_id": "gen_ai.agent.id",
+    "conversation_id": "gen_ai.conversation.id",
+    "voice_id": "precall.voice.id",
+    "call_id": "precall.call.id",
+    "outcome": "precall.outcome",
+    "reason": "precall.reason",
+    "client": "precall.client",
+    "origin_trace_id": "precall.origin.trace_id",
+    "ended_by_trace_id": "precall.ended_by.trace_id",
+    "fallback": "precall.fallback",
+    "voice_reused": "precall.voice.reused",
+    "agent_updated": "precall.agent.updated",
+    "agent_not_updated": "precall.agent.not_updated",
+    "sample_bytes": "precall.sample.size",
+    "event_type": "precall.event.type",
+    "limit": "precall.limit",
+    "duration_ms": "precall.duration_ms",
+    "receive_ms": "precall.receive_ms",
+    "cloner_ms": "precall.cloner_ms",
+    "queue_ms": "precall.queue_ms",
+    "provider_ms": "precall.provider_ms",
+    "pause_ms": "precall.pause_ms",
+    "another_clone_ms": "precall.another_clone_ms",
+    "registry_ms": "precall.registry_ms",
+    "audio_ms": "precall.audio_ms",
+    "operation": "precall.provider.operation",
+    "provider_code": "precall.provider.code",
+    "queue": "precall.queue",
+    "provider_status": "precall.provider.status",
+    "permission": "precall.provider.permission",
+    "retry_after_seconds": "precall.retry_after_seconds",
+    "tries": "precall.tries",
+    "next_try_seconds": "precall.next_try_seconds",
+    "route": "http.route",
+    "path": "url.path",
+    "http_method": "http.request.method",
+    "status": "http.response.status_code",
+    "client_address": "client.address",
+    "method": "rpc.method",
+    "code": "rpc.response.status_code",
+    "service": "service.name",
+}
+
+
+# What every span has; of which method of ours a request to somebody else was born is in its trace.
+EVERYWHERE = ("gen_ai.", "precall.")
+
+
+def keyed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts under the names that lines and spans have for them."""
+    return {KEYS.get(name, name): value for name, value in facts.items()}
+
+
+@contextmanager
+def about(**facts: str) -> Iterator[None]:
+    """Tells the facts in every line written and on every span begun within the block, and on this one."""
+    note(**facts)
+    with structlog.contextvars.bound_contextvars(**facts):
+        yield
+
+
+def learn(**facts: str) -> None:
+    """Tells the facts on this span, and in all that this task, and those it begins, say from now on."""
+    note(**facts)
+    structlog.contextvars.bind_contextvars(**facts)
+
+
+def note(**facts: Any) -> None:
+    """Tells the facts on the current span. None is no fact."""
+    span = get_current_span()
+    if span.is_recording():
+        span.set_attributes(keyed({name: value for name, value in facts.items() if value is not None}))
+
+
+class FactsOnSpans(SpanProcessor):
+    """Gives each span, as it begins, what is known of the work at hand."""
+
+    def on_start(self, span: RecordedSpan, parent_context: Context | None = None) -> None:  # noqa: ARG002
+        facts = keyed(structlog.contextvars.get_contextvars())
+        if facts:
+            span.set_attributes({key: value for key, value in facts.items() if key.startswith(EVERYWHERE)})

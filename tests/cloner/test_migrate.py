@@ -1,0 +1,131 @@
+"""`precall-registry migrate`: migrations as a job of their own, on both databases."""
+
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from precall.v1 import cloning_pb2 as pb
+
+from cloner.registry import opened
+from cloner.registry.statement import Statement
+from tests.cloner.test_process import process, until_ready
+from tests.rows import values
+
+KEY = "key-of-the-hashes"
+MADE = "the registry was made, at revision 0001"
+UP_TO_DATE = "the registry is up to date, at revision 0001"
+
+# Each starts processes, which a busy machine takes its time for.
+pytestmark = pytest.mark.timeout(180)
+
+
+async def migrate(database: str, **environ: str) -> tuple[int | None, str, str]:
+    """Exit status, output but for lines of the log, and errors."""
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cloner.backup", "migrate",
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": database, "LOG_LEVEL": "ERROR"} | environ,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await started.communicate()
+    return started.returncode, out.decode().strip(), err.decode()
+
+
+async def test_empty_database(empty_database: str) -> None:
+    """Makes the tables and says so; the second time there is nothing to do, and it says that."""
+    told = [await migrate(empty_database) for _ in range(2)]
+
+    assert [(0, MADE, ""), (0, UP_TO_DATE, "")] == told
+    assert [] == await values(empty_database, "SELECT * FROM voices")
+
+
+async def test_cloner_finds_nothing_to_migrate(empty_database: str) -> None:
+    """A cloner that starts afterwards migrates nothing, and begins the deployment."""
+    await migrate(empty_database)
+    async with process(
+        ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=empty_database, CALLER_HASH_KEY=KEY
+    ) as started:
+        lines = await until_ready(started)
+
+    assert [] == [line for line in lines if "registry migrated" in line]
+    assert [(1,)] == await values(empty_database, "SELECT count(*) FROM deployment")
+
+
+async def test_beside_cloners_that_start(empty_database: str) -> None:
+    """Jobs and cloners that start at once migrate once together, and all of them get on."""
+    async with AsyncExitStack() as stack:
+        cloners = [
+            await stack.enter_async_context(
+                process(
+                    ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=empty_database, CALLER_HASH_KEY=KEY
+                )
+            )
+            for _ in range(2)
+        ]
+        jobs = await asyncio.gather(*(migrate(empty_database) for _ in range(3)))
+        lines = [line for cloner in cloners for line in await until_ready(cloner)]
+
+    assert [(0, "")] * 3 == [(status, errors) for status, _, errors in jobs]
+    assert {MADE, UP_TO_DATE} >= {out for _, out, _ in jobs}
+    by_jobs = sum(out == MADE for _, out, _ in jobs)
+    assert 1 == by_jobs + sum("registry migrated" in line for line in lines)
+    assert [(1,)] == await values(empty_database, "SELECT count(*) FROM alembic_version")
+
+
+async def test_beside_a_cloner_at_work(cloning, database: str) -> None:
+    """A cloner that serves meanwhile answers every call."""
+    async with cloning() as cloner:
+        job = asyncio.create_task(migrate(database))
+        served = 0
+        while not job.done():
+            served += 1
+            await cloner.OpenCall(
+                pb.OpenCallRequest(agent_id="agent_demo", conversation_id=f"conv_{served}"), timeout=10
+            )
+
+    assert (0, UP_TO_DATE, "") == await job
+    assert served > 10
+    assert [(served,)] == await values(database, "SELECT count(*) FROM calls")
+
+
+async def test_newer_database(database: str) -> None:
+    """What a newer release has migrated is refused in one line, and left as it is."""
+    async with opened(database, name="theirs", now=1.0) as store:
+        await store.write(lambda tx: tx.run(Statement("UPDATE alembic_version SET version_num = '9999'")))
+
+    status, out, err = await migrate(database)
+
+    assert (2, "", 1) == (status, out, len(err.splitlines()))
+    assert "revision 9999, and this one knows 0001" in err
+    assert [("9999",)] == await values(database, "SELECT version_num FROM alembic_version")
+
+
+@pytest.mark.parametrize(
+    ("database", "status", "says"),
+    [
+        ("mysql://db", 2, "DATABASE_URL: expected sqlite:///file or postgresql://"),
+        ("sqlite:////nowhere/precall.sqlite3", 1, "/nowhere does not exist"),
+        ("postgresql://precall:s3cret@127.0.0.1:1/x", 1, "nothing listens at the host and port"),
+    ],
+)
+async def test_what_cannot_be(database: str, status: int, says: str) -> None:
+    """One line says why, without the password: 2 for what cannot be right, 1 for what may be later."""
+    found, out, err = await migrate(database)
+
+    assert (status, "", 1) == (found, out, len(err.splitlines()))
+    assert says in err
+    assert "s3cret" not in err
+
+
+async def test_file_that_is_no_database(tmp_path: Path) -> None:
+    """Another program's file is left alone."""
+    file = tmp_path / "precall.sqlite3"
+    file.write_text("what somebody wrote\n" * 100)
+
+    status, out, err = await migrate(f"sqlite:///{file}")
+
+    assert (1, "") == (status, out)
+    assert err.endswith("is not a SQLite database, or a broken one\n")
+    assert "what somebody wrote\n" * 100 == file.read_text()
