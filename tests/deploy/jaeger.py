@@ -58,6 +58,10 @@ class Trace:
         name: str = self._processes[span["processID"]]["serviceName"]
         return name
 
+    def told(self, key: str) -> set[Any]:
+        """The values that its spans have for a tag."""
+        return {tag["value"] for one in self.spans for tag in one["tags"] if tag["key"] == key}
+
     @property
     def edges(self) -> set[tuple[str, str]]:
         """The service and the name of each span."""
@@ -93,6 +97,15 @@ class Jaeger:
         while not holds(found := self.traces(service, **tags)):
             assert time.monotonic() < until, (service, tags, [trace.edges for trace in found])
             time.sleep(0.1)
+        return found
+
+    def the(self, edges: set[tuple[str, str]], service: str, **tags: str) -> Trace:
+        """The only such trace that has these spans, once they have come: each is sent as it ends."""
+
+        def whole(traces: list[Trace]) -> list[Trace]:
+            return [trace for trace in traces if edges <= trace.edges]
+
+        (found,) = whole(self.find(whole, service, **tags))
         return found
 
 
