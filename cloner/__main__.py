@@ -3,6 +3,10 @@
 import os
 import sys
 
+# Of whoever connects without being a client of ours gRPC would write a line to the standard error. It looks
+# for this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from cloner.settings import Settings
 from environment import EnvironmentInvalid, read, remarks
 from telemetry.variables import drop_unusable

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 import structlog
-from opentelemetry.trace import SpanContext, get_current_span
+from opentelemetry.trace import Link, SpanContext, get_current_span
 
 from callerid import spoken
 from cloner.agents.giving import Agents, Reading
@@ -21,6 +21,7 @@ from cloner.voices.finding import Voices
 from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples
 from cloner.voices.voice import Voice
+from telemetry.parts import part
 
 __all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
 
@@ -212,7 +213,8 @@ class Calls:
         if first is not None:
             get_current_span().add_link(first.trace)
             left = deadline - asyncio.get_running_loop().time()
-            await asyncio.wait({first.answer}, timeout=max(0.0, left))
+            with part("another_clone", links=[Link(first.trace)]):
+                await asyncio.wait({first.answer}, timeout=max(0.0, left))
             if first.answer.done() and not first.answer.cancelled():
                 return msgspec.structs.replace(first.answer.result(), voice_reused=True)
             begun = await self.begin(begun.call, sample)

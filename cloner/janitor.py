@@ -12,8 +12,8 @@ import msgspec
 import structlog
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, Span, get_current_span
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.trace import Span, StatusCode
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
@@ -37,6 +37,8 @@ from cloner.voices.marked import Marked, marker_in
 from cloner.voices.postponed import ids_of, pause_after, put_off
 from cloner.voices.removal import Removal, tell_given_up
 from telemetry.logs import where
+from telemetry.parts import traced_by
+from telemetry.tracing import linked
 
 __all__ = ["TICK_SECONDS", "Janitor", "Terms"]
 
@@ -50,7 +52,6 @@ PAGE_SIZE = 100
 # A list has an end: no account has as many voices as this many pages hold.
 MOST_PAGES = 200
 PAGE_SECONDS = 0.1  # between two pages
-W3C = TraceContextTextMapPropagator()
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +89,7 @@ class Janitor:
         self._cloning = cloning
         self._marked = marked
         self._removal = removal
+        self._tracing = tracing
         self._tracer = tracing.get_tracer("precall.janitor")
         self._terms = terms
         self._now = now
@@ -298,15 +300,22 @@ class Janitor:
     @contextlib.contextmanager
     def _span(self, name: str, row: VoiceRow | None = None) -> Iterator[Span]:
         """A trace of its own, which links to the delivery that made the voice."""
-        origin = row.traceparent if row is not None else ""
-        context = get_current_span(W3C.extract({"traceparent": origin}, Context())).get_span_context()
-        with self._tracer.start_as_current_span(
-            name,
-            context=Context(),
-            links=[Link(context)] if context.is_valid else [],
-            record_exception=False,
-        ) as span:
-            yield span
+        with (
+            traced_by(self._tracing),
+            self._tracer.start_as_current_span(
+                name,
+                context=Context(),
+                links=linked(row.traceparent) if row is not None else [],
+                record_exception=False,
+                set_status_on_exception=False,
+            ) as span,
+        ):
+            try:
+                yield span
+            except Exception as failure:
+                span.set_attribute(ERROR_TYPE, getattr(failure, "reason", type(failure).__qualname__))
+                span.set_status(StatusCode.ERROR)
+                raise
 
 
 def _soon(seconds: float) -> float:

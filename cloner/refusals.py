@@ -106,7 +106,7 @@ class ClientOverloaded(Refused):
 
 
 class Overloaded(Refused):
-    """As many calls, or as many bytes of samples, are being handled as may be."""
+    """As many calls, or as many bytes of samples, are being handled as may be; `facts` may tell how many."""
 
     sentence = "Too much is going on at once; try again in a moment."
 

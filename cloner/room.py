@@ -57,7 +57,7 @@ class Room:
                         self._waiting.remove(entry)
                     self.change(0)
                 if isinstance(end, TimeoutError):
-                    raise Overloaded from None
+                    raise Overloaded(limit_bytes_at_once=str(self._size)) from None
                 raise
         else:
             self._taken += size

@@ -22,6 +22,7 @@ from cloner.listener import access_of, health_beside, listen, server_of
 from cloner.provider.account import Account
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
+from cloner.provider.failures import word_of
 from cloner.provider.transport import AiohttpTransport
 from cloner.registry import Store, opened, requests
 from cloner.room import Room
@@ -302,7 +303,9 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
         transport=HttpClientTracing(
             AiohttpTransport(_authorities()),
             tracing,
+            peer="elevenlabs",
             captured=("x-trace-id",),
+            explain=word_of,
         ),
         # A cookie of theirs would be kept, and sent along, for as long as the process lives.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),

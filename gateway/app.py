@@ -25,7 +25,9 @@ from gateway.answering import opened
 from gateway.edge.closing import Application, ClosingEarly
 from gateway.edge.connection import Connection, House
 from gateway.edge.head import AnsweringHead
+from gateway.edge.leaving import Leaving
 from gateway.edge.limits import Limits, counting
+from gateway.edge.path import legible
 from gateway.edge.problems import answered
 from gateway.edge.source import Sourced
 from gateway.health.route import Readiness, health_routes
@@ -60,7 +62,7 @@ def create_app(
             webhook(desk),
             conversation_init(desk),
             post_call(desk),
-            *health_routes(readiness.ready),
+            *health_routes(readiness),
         ],
         exception_handlers={Exception: answered},
         openapi_config=_openapi(),
@@ -68,7 +70,9 @@ def create_app(
         debug=False,
         logging_config=None,
     )
-    traced = HttpServerTracing(AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED)
+    traced = HttpServerTracing(
+        AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, legible=legible
+    )
     return Sourced(ClosingEarly(traced), settings.trusted_proxies)
 
 
@@ -82,8 +86,8 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serves on the socket for as long as the block lasts, and yields the address.
 
-    At its end nothing more is taken, and what is in flight is finished within
-    SHUTDOWN_GRACE_SECONDS.
+    At its end it is not ready any more, and serves on for DRAIN_SECONDS, so that whoever balances can look
+    elsewhere. Then nothing more is taken, and what is in flight is finished within SHUTDOWN_GRACE_SECONDS.
     """
     async with (
         connect(
@@ -97,7 +101,10 @@ async def serving(
             settings.rate_limit_agent, settings.rate_limit_source, settings.rate_limit_storage
         ) as limits,
     ):
-        app = create_app(settings, provider, cloner, Readiness(lambda: cloner.channel), limits, now=now)
+        readiness = Readiness(lambda: cloner.channel)
+        app = Leaving(create_app(settings, provider, cloner, readiness, limits, now=now))
+        grace = settings.shutdown_grace_seconds
+        drain = min(settings.drain_seconds, grace)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -116,7 +123,7 @@ async def serving(
                 proxy_headers=False,  # it would believe whom its own variable of the environment names
                 # A proxy in front must close an idle connection before this, or lose a request to it.
                 timeout_keep_alive=5,
-                timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_seconds),
+                timeout_graceful_shutdown=math.ceil(grace - drain),
             )
         )
         host, port = listener.getsockname()[:2]
@@ -127,6 +134,9 @@ async def serving(
             await server.up.wait()
             yield f"http://{address(host, port)}"
         finally:
+            readiness.leave()
+            app.begin()
+            await asyncio.sleep(drain)
             server.should_exit = True
             await task
 

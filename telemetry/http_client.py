@@ -4,7 +4,7 @@ Our trace context is not sent along: the other side has no use for it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self, cast
 
@@ -16,8 +16,12 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
+from telemetry.facts import keyed
+
 __all__ = ["HttpClientTracing"]
 
+# What a failure says fits in there, if it says anything.
+EXPLAINED_BYTES = 4_096
 PORTS = {"http": 80, "https": 443}
 
 
@@ -26,15 +30,24 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
 
     It fails on a status from 400 up and on an exception. The request extension `url_template`, such
     as `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent
-    before. Response headers named in `captured` become attributes.
+    before. Response headers named in `captured` become attributes. `peer` is what the other side is called,
+    and `explain` says in a word what the body of a failure says, of which it sees the beginning.
     """
 
     def __init__(
-        self, transport: httpx.AsyncBaseTransport, provider: TracerProvider, *, captured: tuple[str, ...] = ()
+        self,
+        transport: httpx.AsyncBaseTransport,
+        provider: TracerProvider,
+        *,
+        peer: str,
+        captured: tuple[str, ...] = (),
+        explain: Callable[[bytes], str | None] = lambda _: None,
     ) -> None:
         self._transport = transport
         self._tracer = provider.get_tracer("precall.http_client")
+        self._peer = peer
         self._captured = captured
+        self._explain = explain
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
@@ -47,6 +60,7 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
                 SERVER_ADDRESS: url.host,
                 SERVER_PORT: url.port or PORTS.get(url.scheme, 0),
                 URL_FULL: str(url.copy_with(username=None, password=None)),
+                "peer.service": self._peer,
             },
         )
         if template:
@@ -64,10 +78,12 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
             if values := response.headers.get_list(name):
                 # The other side's to choose, so there is a bound to what is kept of it.
                 span.set_attribute(f"http.response.header.{name}", [value[:128] for value in values[:4]])
-        if response.status_code >= 400:
+        failed = response.status_code >= 400
+        if failed:
             span.set_attribute(ERROR_TYPE, str(response.status_code))
             span.set_status(StatusCode.ERROR)
-        response.stream = _Stream(cast("httpx.AsyncByteStream", response.stream), span)
+        stream = cast("httpx.AsyncByteStream", response.stream)
+        response.stream = _Stream(stream, span, self._explain if failed else None)
         return response
 
     async def __aenter__(self) -> Self:
@@ -87,13 +103,19 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, span: Span) -> None:
+    def __init__(
+        self, stream: httpx.AsyncByteStream, span: Span, explain: Callable[[bytes], str | None] | None
+    ) -> None:
         self._stream = stream
         self._span = span
+        self._explain = explain
+        self._begin = bytearray()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._stream:
+                if self._explain is not None and len(self._begin) < EXPLAINED_BYTES:
+                    self._begin += chunk[:EXPLAINED_BYTES]
                 yield chunk
         except (Exception, asyncio.CancelledError) as failure:
             _fail(self._span, failure)
@@ -103,6 +125,8 @@ class _Stream(httpx.AsyncByteStream):
         try:
             await self._stream.aclose()
         finally:
+            if self._explain is not None and (word := self._explain(bytes(self._begin))) is not None:
+                self._span.set_attributes(keyed({"provider_code": word}))
             self._span.end()
 
 

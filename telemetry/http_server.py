@@ -5,6 +5,7 @@ chooses our trace ids or our sampling.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
@@ -18,10 +19,13 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_ROUTE,
 )
 from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
-from opentelemetry.semconv.attributes.url_attributes import URL_SCHEME
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.semconv.attributes.url_attributes import URL_PATH, URL_SCHEME
+from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_ORIGINAL
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, format_span_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from telemetry.parts import traced_by
 from telemetry.tracing import trace_id
 
 __all__ = ["HttpServerTracing"]
@@ -33,17 +37,30 @@ Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 W3C = TraceContextTextMapPropagator()
+# Whoever asks writes what they like there.
+LONGEST_AGENT = 128
+UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 class HttpServerTracing:
     """Wraps an ASGI application: a span, and a `traceresponse` header on every answer.
 
     The span fails on a status from 500 up, on an exception and on a client that hangs up before
-    its answer is sent. Paths in `untraced` get neither span nor header.
+    its answer is sent. Paths in `untraced` get neither span nor header. `legible` says what may be told
+    of a path that is none of ours, where anything may.
     """
 
-    def __init__(self, app: Application, provider: TracerProvider, *, untraced: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: Application,
+        provider: TracerProvider,
+        *,
+        untraced: Collection[str],
+        legible: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
         self._app = app
+        self._provider = provider
+        self._legible = legible
         self._tracer = provider.get_tracer("precall.http_server")
         self._untraced = frozenset(untraced)
 
@@ -52,20 +69,23 @@ class HttpServerTracing:
             await self._app(scope, receive, send)
             return
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
-        with self._tracer.start_as_current_span(
-            method if method != "_OTHER" else "HTTP",
-            context=Context(),
-            kind=SpanKind.SERVER,
-            links=_links(scope),
-            attributes={
-                HTTP_REQUEST_METHOD: method,
-                URL_SCHEME: scope.get("scheme", "http"),
-                NETWORK_PROTOCOL_VERSION: scope.get("http_version", "1.1"),
-                **({CLIENT_ADDRESS: client[0]} if (client := scope.get("client")) else {}),
-            },
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        with (
+            traced_by(self._provider),
+            self._tracer.start_as_current_span(
+                method if method != "_OTHER" else "HTTP",
+                context=Context(),
+                kind=SpanKind.SERVER,
+                links=_links(scope),
+                attributes={
+                    HTTP_REQUEST_METHOD: method,
+                    URL_SCHEME: scope.get("scheme", "http"),
+                    NETWORK_PROTOCOL_VERSION: scope.get("http_version", "1.1"),
+                    **_addresses(scope),
+                },
+                record_exception=False,
+                set_status_on_exception=False,
+            ) as span,
+        ):
             await self._traced(span, scope, receive, send)
 
     async def _traced(self, span: Span, scope: Any, receive: Receive, send: Send) -> None:
@@ -98,11 +118,33 @@ class HttpServerTracing:
             _fail(span, type(bug).__qualname__)
             raise
         finally:
-            # The router knows the route only after it was asked; a path that none matches is a
-            # stranger's text and stays out of the span.
-            if route := scope.get("path_template"):
-                span.update_name(f"{scope['method']} {route}")
-                span.set_attribute(HTTP_ROUTE, route)
+            self._place(span, scope)
+
+    def _place(self, span: Span, scope: Any) -> None:
+        """Tells what was asked for. The router knows the route only after it was asked."""
+        route = scope.get("path_template")
+        if route:
+            span.update_name(f"{scope['method']} {route}")
+            span.set_attribute(HTTP_ROUTE, route)
+        # A path that no route matches is a stranger's text.
+        if path := scope["path"] if route else self._legible(scope["path"]):
+            span.set_attribute(URL_PATH, path)
+
+
+def _addresses(scope: Any) -> dict[str, str | int]:
+    """Who asks, where, and with what."""
+    told: dict[str, str | int] = {}
+    if client := scope.get("client"):
+        told[CLIENT_ADDRESS] = client[0]
+    if server := scope.get("server"):
+        told[SERVER_ADDRESS] = server[0]
+        if server[1]:
+            told[SERVER_PORT] = server[1]
+    for name, value in scope["headers"]:
+        if name == b"user-agent":
+            told[USER_AGENT_ORIGINAL] = UNPRINTABLE.sub("?", value[:LONGEST_AGENT].decode("latin-1"))
+            break
+    return told
 
 
 def _links(scope: Any) -> list[Link]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS, CLIENT_PORT
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from telemetry.parts import traced_by
 
 __all__ = ["RpcServerTracing"]
 
@@ -57,6 +61,7 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, provider: TracerProvider, *, untraced: frozenset[str] = UNTRACED) -> None:
+        self._provider = provider
         self._tracer = provider.get_tracer("precall.rpc")
         self._untraced = untraced
 
@@ -97,14 +102,17 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
         carrier = {key: value for key, value in metadata or () if key in W3C.fields}
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            with self._tracer.start_as_current_span(
-                name,
-                context=W3C.extract(carrier, context=Context()),
-                kind=SpanKind.SERVER,
-                attributes={RPC_SYSTEM: "grpc", RPC_METHOD: name},
-                record_exception=False,
-                set_status_on_exception=False,
-            ) as span:
+            with (
+                traced_by(self._provider),
+                self._tracer.start_as_current_span(
+                    name,
+                    context=W3C.extract(carrier, context=Context()),
+                    kind=SpanKind.SERVER,
+                    attributes={RPC_SYSTEM: "grpc", RPC_METHOD: name, **_client(context.peer())},
+                    record_exception=False,
+                    set_status_on_exception=False,
+                ) as span,
+            ):
                 code = grpc.StatusCode.UNKNOWN
                 try:
                     response = await behavior(request, context)
@@ -122,6 +130,15 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
                 return response
 
         return call
+
+
+def _client(peer: str) -> dict[str, str | int]:
+    """Who calls, where that has an address: `ipv4:127.0.0.1:40404`, `ipv6:%5B::1%5D:40404`."""
+    kind, _, rest = urllib.parse.unquote(peer).partition(":")
+    host, _, port = rest.rpartition(":")
+    if kind not in ("ipv4", "ipv6") or not port.isdecimal():
+        return {}
+    return {CLIENT_ADDRESS: host.strip("[]"), CLIENT_PORT: int(port)}
 
 
 def _piped(behavior: Any) -> Any:

@@ -11,12 +11,12 @@ from pathlib import Path
 import hypothesis
 import psutil
 import pytest
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from emulator import NO_LATENCY, Emulator, Settings
+from telemetry.tracing import described, provider_of
 from tests.kit.databases import Databases, migrate
 from tests.kit.inspection import Inspection
 from tests.kit.storage import keep_in_memory
@@ -93,7 +93,7 @@ class Spans:
 
     def provider(self, service: str) -> TracerProvider:
         """A tracer provider whose spans end up here at once."""
-        provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
+        provider = provider_of(described(service, {}))
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         return provider
 

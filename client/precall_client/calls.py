@@ -339,7 +339,9 @@ async def connect(
     """
     if tls is not None:
         tls.check()
-    precall = Precall(target, token, tls, Tracing(tracer_provider), max_message_bytes=max_message_bytes)
+    precall = Precall(
+        target, token, tls, Tracing(tracer_provider, target), max_message_bytes=max_message_bytes
+    )
     following = asyncio.create_task(precall.follow())
     try:
         yield precall

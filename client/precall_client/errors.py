@@ -199,7 +199,10 @@ class VoiceNeedsVerification(PrecallError):
 
 
 class ConsentMissing(PrecallError):
-    """The server is set to require the caller's consent to a clone, and the request tells none."""
+    """The caller's consent to the clone is missing.
+
+    The server is set to require one; or it was withdrawn, and no new one was told.
+    """
 
     REASON = "CONSENT_MISSING"
 

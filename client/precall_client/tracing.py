@@ -22,13 +22,15 @@ RPC_METHOD = "rpc.method"
 RPC_STATUS = "rpc.response.status_code"
 RPC_SYSTEM = "rpc.system.name"
 ERROR_TYPE = "error.type"
+SERVER_ADDRESS, SERVER_PORT = "server.address", "server.port"
 W3C = TraceContextTextMapPropagator()
 
 
 class Tracing:
     """Tells of calls to `provider`, or to the process's own where that is None."""
 
-    def __init__(self, provider: TracerProvider | None) -> None:
+    def __init__(self, provider: TracerProvider | None, target: str) -> None:
+        self._server = _server(target)
         self._tracer = get_tracer("precall.rpc", tracer_provider=provider)
 
     @contextmanager
@@ -40,7 +42,7 @@ class Tracing:
         with self._tracer.start_as_current_span(
             method,
             kind=SpanKind.CLIENT,
-            attributes={RPC_SYSTEM: "grpc", RPC_METHOD: method},
+            attributes={RPC_SYSTEM: "grpc", RPC_METHOD: method, **self._server},
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -58,6 +60,14 @@ class Tracing:
                 _tell(span, grpc.StatusCode.UNKNOWN)
                 raise
             _tell(span, grpc.StatusCode.OK)
+
+
+def _server(target: str) -> dict[str, str | int]:
+    """Who is called: `cloner:50051`, `dns:///cloner:50051`, `[::1]:50051`."""
+    host, _, port = target.rpartition("/")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return {SERVER_ADDRESS: target}
+    return {SERVER_ADDRESS: host.strip("[]"), SERVER_PORT: int(port)}
 
 
 def _tell(span: Span, code: grpc.StatusCode) -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import tenacity
 
 from cloner.provider.failures import ProviderFailure, TimedOut
+from telemetry.facts import keyed
 from telemetry.parts import part
 
 __all__ = ["retrying"]
@@ -29,11 +30,16 @@ async def retrying(
     loop = asyncio.get_running_loop()
     known: ProviderFailure | None = None
 
+    async def slept(seconds: float) -> None:
+        facts = {"reason": known and known.reason, "retry_after_seconds": known and known.retry_after}
+        with part("pause", keyed({name: value for name, value in facts.items() if value is not None})):
+            await asyncio.sleep(seconds)
+
     def over(state: tenacity.RetryCallState) -> bool:
         return state.attempt_number >= attempts or loop.time() + state.upcoming_sleep >= deadline
 
     async for trial in tenacity.AsyncRetrying(
-        sleep=_slept,
+        sleep=slept,
         retry=tenacity.retry_if_exception_type(on),
         wait=_pause,
         stop=over,
@@ -50,11 +56,6 @@ async def retrying(
                 known = failure
                 raise
     raise AssertionError("unreachable: the loop returns or raises")
-
-
-async def _slept(seconds: float) -> None:
-    with part("pause"):
-        await asyncio.sleep(seconds)
 
 
 _jittered = tenacity.wait_random_exponential(multiplier=0.5, max=8)

@@ -20,6 +20,10 @@ Job: TypeAlias = Callable[[Transaction], Any]
 
 log = structlog.get_logger()
 
+# Names of OpenTelemetry's conventions for databases. What is asked is a function of ours: its name says more
+# than its statements would.
+DB_SYSTEM, DB_OPERATION = "db.system.name", "db.operation.name"
+
 # Whoever calls waits until its own deadline; this bounds the memory of those who wait.
 MOST_WAITING = 10_000
 # A database that nobody could write to for so long, while so many wanted to, is not only busy.
@@ -65,7 +69,8 @@ class Store(ABC):
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
     ) -> T:
         """What the transaction returns, once it is committed. Raises RegistryUnavailable and RegistryBusy."""
-        return await self._waited("write", self._write(lambda transaction: work(transaction, *args, **named)))
+        job = self._write(lambda transaction: work(transaction, *args, **named))
+        return await self._waited("write", _named(work), job)
 
     async def read(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
@@ -74,7 +79,8 @@ class Store(ABC):
 
         It sees whatever was committed before it was asked. Raises RegistryUnavailable and RegistryBusy.
         """
-        return await self._waited("read", self._read(lambda transaction: work(transaction, *args, **named)))
+        job = self._read(lambda transaction: work(transaction, *args, **named))
+        return await self._waited("read", _named(work), job)
 
     @abstractmethod
     async def close(self) -> None:
@@ -86,7 +92,7 @@ class Store(ABC):
     @abstractmethod
     async def _read(self, job: Job) -> Any: ...
 
-    async def _waited(self, kind: str, work: Coroutine[Any, Any, T]) -> T:
+    async def _waited(self, kind: str, name: str, work: Coroutine[Any, Any, T]) -> T:
         if self._waiting >= MOST_WAITING:
             work.close()
             raise self.missed(asyncio.get_running_loop().time() - RECENT_SECONDS)
@@ -94,7 +100,8 @@ class Store(ABC):
         self._asked.setdefault(kind, time.monotonic())
         answered = True
         try:
-            with part("registry"):
+            system = "postgresql" if self.postgres else "sqlite"
+            with part("registry", {DB_SYSTEM: system, DB_OPERATION: name}, work=name):
                 return await work
         except (RegistryUnavailable, asyncio.CancelledError):
             answered = False
@@ -114,3 +121,8 @@ class Store(ABC):
             return RegistryBusy()
         log.warning("registry did not answer in time")
         return RegistryUnavailable()
+
+
+def _named(work: Callable[..., object]) -> str:
+    """The name of a transaction, such as `calls.begin`."""
+    return f"{work.__module__.rpartition('.')[2]}.{work.__name__}"

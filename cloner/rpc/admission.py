@@ -62,12 +62,16 @@ MAX_METADATA_BYTES = 16_384
 
 
 class Places:
-    """Counts the calls of one kind that are under way, of which there may be `most`."""
+    """Counts the calls of one kind that are under way, of which there may be `most`.
 
-    def __init__(self, most: int, full: type[Refused] = Overloaded) -> None:
+    One that is refused is told the limit, under the name of its kind.
+    """
+
+    def __init__(self, most: int, full: type[Refused] = Overloaded, *, kind: str = "requests") -> None:
         self.most = most
         self._free = most
         self._full = full
+        self._kind = kind
 
     @property
     def taken(self) -> int:
@@ -78,7 +82,7 @@ class Places:
     def one(self) -> Iterator[None]:
         """Takes a place for as long as the block lasts. Raises Overloaded, or as told, if none is free."""
         if self._free <= 0:
-            raise self._full
+            raise self._full(**{f"limit_{self._kind}": str(self.most)})
         self._free -= 1
         try:
             yield
@@ -116,9 +120,9 @@ class Admission(grpc.aio.ServerInterceptor):
         self._ahead = Places(max(1, most_calls - max(1, most_calls // 16)))
         self._small = Places(most_calls)
         self._health = Places(most_calls)
-        self._streams = Places(MOST_STREAMS)
-        self._watches = Places(MOST_WATCHES, TooManyWatch)
-        self._voice_watches = Places(most_watches)
+        self._streams = Places(MOST_STREAMS, kind="streams")
+        self._watches = Places(MOST_WATCHES, TooManyWatch, kind="streams")
+        self._voice_watches = Places(most_watches, kind="streams")
         self._closed = asyncio.Event()
 
     @property

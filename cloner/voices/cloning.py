@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import structlog
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
+from opentelemetry.trace import get_current_span
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, NewVoice
@@ -48,7 +48,7 @@ from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
 from cloner.voices.voice import Voice, voice_of
 from telemetry.facts import note
-from telemetry.tracing import outliving
+from telemetry.tracing import outliving, traceparent
 
 __all__ = ["STALE_SECONDS", "Clone", "Cloning", "Superseded", "Wanted"]
 
@@ -202,7 +202,6 @@ class Cloning:
         """The row of the caller's voice, and whether it is a new one, which is ours to work at."""
         now, token = self._now(), uuid.uuid4().hex
         made = datetime.fromtimestamp(now, UTC)
-        span = get_current_span().get_span_context()
         identity, caller = wanted.identity, wanted.caller
         new = NewVoiceRow(
             marker=f"precall-{self._store.name}-{token}",
@@ -214,7 +213,7 @@ class Cloning:
             greeting_name=caller.name,
             name=f"{voice_label(caller.name)}_Clone_{made:%Y%m%d_%H%M%S}_{token[-6:]}",
             owner=self._owner,
-            traceparent=f"00-{format_trace_id(span.trace_id)}-{format_span_id(span.span_id)}-01",
+            traceparent=traceparent(),
             consent=caller.consent,
             client_reference=caller.reference,
             kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,

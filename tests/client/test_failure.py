@@ -1,5 +1,7 @@
 """What a call fails with."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +13,7 @@ from precall.v1.cloning_pb2 import FallbackInfo
 from precall.v1.error_reason_pb2 import ErrorReason
 from precall_client import PrecallError, SampleInvalid, Temporary, error_of
 
+PROTO = Path(__file__).parents[2] / "proto" / "precall" / "v1" / "error_reason.proto"
 C = grpc.StatusCode
 REASONS = [
     name.removeprefix("ERROR_REASON_")
@@ -41,6 +44,17 @@ def failed(
 def info(reason: str, domain: str = "precall", **metadata: str) -> error_details_pb2.ErrorInfo:
     """The detail that tells the reason."""
     return error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_words_of_a_reason(reason: str) -> None:
+    """The class says of its reason what the proto says."""
+    comment = re.search(rf"((?:  //.*\n)+)  ERROR_REASON_{reason} =", PROTO.read_text())
+    assert comment
+    stated = " ".join(line.strip("/ ") for line in comment[1].splitlines())
+
+    told = " ".join(str(type(error_of(failed(C.UNKNOWN, info(reason)))).__doc__).split())
+    assert re.sub(r" HTTP \S+, gRPC \S+\.$", "", stated) == told
 
 
 @pytest.mark.parametrize("reason", REASONS)

@@ -177,6 +177,7 @@ async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> Non
 
     assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
     assert 1 <= detail(refused, error_details_pb2.RetryInfo).retry_delay.seconds
+    assert "2" == detail(refused, error_details_pb2.ErrorInfo).metadata["limit_requests"]
     assert 70_000 > wire.sent[stream]
 
 

@@ -127,7 +127,7 @@ async def test_api_key_is_checked(
     told = json.loads(line)
     assert (level, event) == (told["level"], told["event"])
     if fault == "missing_permissions":
-        assert "create_instant_voice_clone" == told["permission"]
+        assert "create_instant_voice_clone" == told["precall.provider.permission"]
 
 
 async def test_port_in_use() -> None:

@@ -616,6 +616,13 @@ async def test_health_and_reflection(cloner: CloningServiceStub) -> None:
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         async for answer in reflection.ServerReflectionInfo(iter([asked])):
             assert "precall.v1.CloningService" in [s.name for s in answer.list_services_response.service]
+        # Tools describe methods, too, and what there is not.
+        symbols = ("precall.v1.CloningService.GetLimits", "precall.v1.Voice", "precall.v1.CloningService.No")
+        asking = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=each) for each in symbols]
+        assert ["file_descriptor_response", "file_descriptor_response", "error_response"] == [
+            answer.WhichOneof("message_response")
+            async for answer in reflection.ServerReflectionInfo(iter(asking))
+        ]
 
 
 async def test_one_trace(cloner: CloningServiceStub, spans, speech: bytes) -> None:

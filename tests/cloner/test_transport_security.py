@@ -172,6 +172,29 @@ async def test_plain_text_stops_the_start() -> None:
     assert b"CLONER_INSECURE" in err
 
 
+async def test_strangers_write_no_lines(authority: trustme.CA, tmp_path: Path) -> None:
+    """Whoever comes without a certificate, or with no TLS at all, fills no log."""
+    issued = authority.issue_cert("localhost")
+    for name, text in (("cert", chain(issued)), ("key", key(issued)), ("ca", root(authority))):
+        (tmp_path / name).write_text(text)
+    settings = {
+        "ELEVENLABS_API_KEY": "k", "CLONER_PORT": "0", "CLONER_TLS_CERT_FILE": f"{tmp_path}/cert",
+        "CLONER_TLS_KEY_FILE": f"{tmp_path}/key", "CLONER_TLS_CLIENT_CA_FILE": f"{tmp_path}/ca",
+    }  # fmt: skip
+    async with process(**settings) as started:
+        port = int((await ready(started)).rpartition(":")[2])
+        assert "UNAVAILABLE" == await listed(port, authority)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"what is no TLS\r\n\r\n")
+        await reader.read()
+        writer.close()
+        assert "OK" == await listed(port, authority, authority.issue_cert("client"))
+        started.terminate()
+        _, err = await asyncio.wait_for(started.communicate(), 60)
+
+    assert (0, b"") == (started.returncode, err)
+
+
 async def test_process(authority: trustme.CA, tmp_path: Path) -> None:
     """A cloner on every address serves over TLS from files, and its own health check finds it there."""
     issued = authority.issue_cert("localhost")

@@ -173,20 +173,31 @@ async def test_time_is_up(cloning, speech: bytes) -> None:
         assert asyncio.get_running_loop().time() - began < 10
 
 
-async def test_too_many(cloning) -> None:
+async def test_too_many(cloning, speech: bytes) -> None:
     """One more than there may be is refused, and told to come again; other calls are served."""
     async with cloning(watch_max=2) as cloner:
-        streams = [watch(cloner) for _ in range(2)]
-        await asyncio.sleep(0.3)
-        refused = await failed(watch(cloner))
-        assert [] == list((await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices)
+        voice_id = (await cloner.CloneVoice(clone(speech), timeout=20)).voice.voice_id
+        streams = [watch(cloner, voice_id=voice_id) for _ in range(2)]
+        assert ["READY", "READY"] == [await state(stream) for stream in streams]
+        refused = await failed(watch(cloner, voice_id=voice_id))
+        assert 1 == len((await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices)
+
         streams[0].cancel()
-        await asyncio.sleep(0.3)
-        assert [] == await rest(watch(cloner, 0.8))
+        async with asyncio.timeout(20):  # until the cloner has heard of that
+            while True:
+                another = watch(cloner, voice_id=voice_id)
+                try:
+                    await state(another)
+                except grpc.aio.AioRpcError as still:
+                    refused = still
+                else:
+                    break
+        another.cancel()
         streams[1].cancel()
 
     assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
     assert 1 == detail(refused, error_details_pb2.RetryInfo).retry_delay.seconds
+    assert "2" == detail(refused, error_details_pb2.ErrorInfo).metadata["limit_streams"]
 
 
 async def test_registry_that_goes(cloning, sqlite: str) -> None:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 LANGUAGES = Path(__file__).parent
 TOKEN = "token-of-the-cloner-in-tests"
 LIST = "precall.v1.CloningService/ListVoices"
+CLONE, WATCH = (f"precall.v1.CloningService/{name}" for name in ("CloneVoice", "WatchVoice"))
 SERVED = {
     f"precall.v1.CloningService.{method.name}"
     for method in pb.DESCRIPTOR.services_by_name["CloningService"].methods
@@ -102,6 +103,38 @@ async def test_go(cloning, emulator: Any, samples: Path, tmp_path: Path, left_ou
         cwd=module,
         told="NotFound NOT_FOUND",
     )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_trace_of_go(cloning, spans: Any, samples: Path, tmp_path: Path, left_out: LeftOut) -> None:
+    """A trace that OpenTelemetry began in Go goes on here, in a call of one answer and in a stream."""
+    if lacking := missing("go"):
+        left_out(f"a trace that begins in Go: there is no {lacking}")
+        return
+    module = laid("go", tmp_path)
+    if not await fetched("go", "mod", "download", cwd=module):
+        left_out("a trace that begins in Go: its modules cannot be had")
+        return
+    await built(module, ("go", "build", "-o", "calling", "./traced"))
+
+    async with cloning() as cloner:
+        command = (str(module / "calling"), f"localhost:{cloner.port}", str(samples / "speech.mp3"))
+        status, out, err = await run(*command, cwd=module)
+        assert 0 == status, err
+        await spans.wait(WATCH)
+
+    theirs = {name: (trace, span) for trace, span, name in (line.split() for line in out.splitlines())}
+    assert {CLONE, WATCH, "root"} == set(theirs)
+    for name in (CLONE, WATCH):
+        ours = spans.one(name)
+        assert theirs[name] == (f"{ours.context.trace_id:032x}", f"{ours.parent.span_id:016x}")
+    (trace,) = {trace for trace, _ in theirs.values()}
+    assert {trace} == {
+        f"{span.context.trace_id:032x}"
+        for span in spans.finished()
+        if span.name in ("inspect sample", "POST /v1/voices/add")
+    }
 
 
 @pytest.mark.long

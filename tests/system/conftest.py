@@ -69,6 +69,7 @@ def running(spans, emulator: Emulator, emulator_url: str, sqlite: str, inspectio
             database_url=sqlite,
             audio_workers=1,
             shutdown_grace_seconds=5.0,
+            drain_seconds=0.0,
             **(of_cloner or {}),
         )
         async with cloner.serving(
@@ -84,6 +85,7 @@ def running(spans, emulator: Emulator, emulator_url: str, sqlite: str, inspectio
                     "precall_webhook_port": 0,
                     "cloner_target": f"127.0.0.1:{port}",
                     "shutdown_grace_seconds": 5,
+                    "drain_seconds": 0.0,
                     **(of_gateway or {}),
                 }
             )

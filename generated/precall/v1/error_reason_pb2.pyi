@@ -117,8 +117,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 422, gRPC FAILED_PRECONDITION.
     """
     ERROR_REASON_CONSENT_MISSING: _ErrorReason.ValueType  # 22
-    """The server is set to require the caller's consent to a clone, and nobody has told one; or it was
-    withdrawn, and no new one was told.
+    """The caller's consent to the clone is missing. The server is set to require one; or it was withdrawn, and no
+    new one was told.
     HTTP 422, gRPC FAILED_PRECONDITION.
     """
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 23
@@ -289,8 +289,8 @@ ERROR_REASON_VOICE_NEEDS_VERIFICATION: ErrorReason.ValueType  # 21
 HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_CONSENT_MISSING: ErrorReason.ValueType  # 22
-"""The server is set to require the caller's consent to a clone, and nobody has told one; or it was
-withdrawn, and no new one was told.
+"""The caller's consent to the clone is missing. The server is set to require one; or it was withdrawn, and no
+new one was told.
 HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 23
