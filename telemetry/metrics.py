@@ -156,6 +156,6 @@ def _otlp(environ: Mapping[str, str]) -> MetricExporter:
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as OverGrpc
 
         return OverGrpc(compression=otlp.compression(environ, "METRICS"), channel_options=otlp.DIRECTLY)
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as OverHttp
+    from telemetry.metrics_over_http import MetricsOverHttp
 
-    return OverHttp(session=otlp.session())
+    return MetricsOverHttp()

@@ -22,7 +22,9 @@ Use = Callable[[dict[str, str]], None]
 
 
 @contextmanager
-def collector(metrics: list[Metric], *, meet: Callable[[str], None] = lambda _: None) -> Iterator[str]:
+def collector(
+    metrics: list[Metric], *, meet: Callable[[str], object] = lambda _: None, status: int = 200
+) -> Iterator[str]:
     """Takes in metrics over OTLP/HTTP; `meet` is called with the path before each answer."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -32,7 +34,7 @@ def collector(metrics: list[Metric], *, meet: Callable[[str], None] = lambda _: 
             if self.path == "/v1/metrics":
                 for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
                     metrics.extend(metric for scope in resource.scope_metrics for metric in scope.metrics)
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -110,6 +112,20 @@ def test_side_by_side(settings) -> None:
             meters.get_meter("t").create_counter("the.last").add(1)
 
     assert {"/v1/traces", "/v1/metrics"} == paths
+
+
+def test_no_place_for_metrics(settings, capsys) -> None:
+    """A collector that takes no metrics, as Jaeger, is asked once, and the log says so."""
+    paths: list[str] = []
+    with collector([], meet=paths.append, status=404) as endpoint:
+        environ = settings({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+        with observing("gateway", environ) as (_, meters):
+            meters.get_meter("t").create_counter("some").add(1)
+            for _ in range(3):
+                meters.force_flush()
+
+    assert ["/v1/metrics"] == paths
+    assert 1 == capsys.readouterr().out.count("the collector takes no metrics")
 
 
 @pytest.mark.parametrize(("ratio", "carried"), [("1.0", True), ("0.0", False)])
