@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 import structlog
-from opentelemetry.trace import SpanContext, get_current_span
+from opentelemetry.trace import Link, SpanContext, get_current_span
 
 from callerid import spoken
 from cloner.agents.giving import Agents, Reading
@@ -21,6 +21,8 @@ from cloner.voices.finding import Voices
 from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples
 from cloner.voices.voice import Voice
+from telemetry.parts import part
+from telemetry.tracing import traceparent
 
 __all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
 
@@ -156,6 +158,7 @@ class Calls:
                 number=number,
                 begun_at=self._now(),
                 confirmed=kind == "conversation_id",
+                traceparent=traceparent(),
             ),
             apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
             number=self._identities.by_number(phone_number),
@@ -191,6 +194,7 @@ class Calls:
                 number=identity.number,
                 stated=identity.stated,
                 begun_at=self._now(),
+                traceparent=traceparent(),
             ),
             others_since=self._agents.others_since(),
             reference=call.caller.reference,
@@ -212,7 +216,8 @@ class Calls:
         if first is not None:
             get_current_span().add_link(first.trace)
             left = deadline - asyncio.get_running_loop().time()
-            await asyncio.wait({first.answer}, timeout=max(0.0, left))
+            with part("another_clone", links=[Link(first.trace)]):
+                await asyncio.wait({first.answer}, timeout=max(0.0, left))
             if first.answer.done() and not first.answer.cancelled():
                 return msgspec.structs.replace(first.answer.result(), voice_reused=True)
             begun = await self.begin(begun.call, sample)
@@ -317,6 +322,7 @@ class Calls:
                 agent, "conversation_id", conversation
             ),
             now=self._now(),
+            traceparent=traceparent(),
         )
         if found is None:
             return False

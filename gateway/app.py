@@ -17,6 +17,7 @@ from litestar.enums import MediaType
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from precall_client import Precall, Tls, connect
 
@@ -25,15 +26,19 @@ from gateway.answering import opened
 from gateway.edge.closing import Application, ClosingEarly
 from gateway.edge.connection import Connection, House
 from gateway.edge.head import AnsweringHead
+from gateway.edge.leaving import Leaving
 from gateway.edge.limits import Limits, counting
+from gateway.edge.path import legible
 from gateway.edge.problems import answered
 from gateway.edge.source import Sourced
 from gateway.health.route import Readiness, health_routes
 from gateway.initiation.route import conversation_init
+from gateway.measures import UNMEASURED, Measures
 from gateway.postcall.route import post_call
 from gateway.precall.route import webhook
 from gateway.settings import MEBIBYTE, Settings
 from telemetry.http_server import HttpServerTracing
+from telemetry.metrics import NOWHERE
 
 __all__ = ["create_app", "listening", "serving"]
 
@@ -51,16 +56,18 @@ def create_app(
     readiness: Readiness,
     limits: Limits,
     *,
+    measures: Measures = UNMEASURED,
+    meters: MeterProvider = NOWHERE,
     now: Callable[[], float] = time.time,
 ) -> Application:
     """The ASGI application. It opens nothing and closes nothing."""
-    desk = opened(settings, cloner, limits, now)
+    desk = opened(settings, cloner, limits, now, measures)
     app = Litestar(
         route_handlers=[
             webhook(desk),
             conversation_init(desk),
             post_call(desk),
-            *health_routes(readiness.ready),
+            *health_routes(readiness),
         ],
         exception_handlers={Exception: answered},
         openapi_config=_openapi(),
@@ -68,7 +75,9 @@ def create_app(
         debug=False,
         logging_config=None,
     )
-    traced = HttpServerTracing(AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED)
+    traced = HttpServerTracing(
+        AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, legible=legible, meters=meters
+    )
     return Sourced(ClosingEarly(traced), settings.trusted_proxies)
 
 
@@ -78,32 +87,43 @@ async def serving(
     provider: TracerProvider,
     listener: socket.socket,
     *,
+    meters: MeterProvider = NOWHERE,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[str]:
     """Serves on the socket for as long as the block lasts, and yields the address.
 
-    At its end nothing more is taken, and what is in flight is finished within
-    SHUTDOWN_GRACE_SECONDS.
+    At its end it is not ready any more, and serves on for DRAIN_SECONDS, so that whoever balances can look
+    elsewhere. Then nothing more is taken, and what is in flight is finished within SHUTDOWN_GRACE_SECONDS.
     """
+    measures = Measures(meters)
+    house = House(settings.precall_max_connections, measures)
     async with (
         connect(
             settings.cloner_target,
             token=settings.cloner_token[0].reveal() if settings.cloner_token else None,
             tls=_tls(settings),
             tracer_provider=provider,
+            meter_provider=meters,
             max_message_bytes=max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE),
         ) as cloner,
         counting(
             settings.rate_limit_agent, settings.rate_limit_source, settings.rate_limit_storage
         ) as limits,
     ):
-        app = create_app(settings, provider, cloner, Readiness(lambda: cloner.channel), limits, now=now)
+        readiness = Readiness(lambda: cloner.channel)
+        app = Leaving(
+            create_app(
+                settings, provider, cloner, readiness, limits, measures=measures, meters=meters, now=now
+            )
+        )
+        grace = settings.shutdown_grace_seconds
+        drain = min(settings.drain_seconds, grace)
         server = _Server(
             uvicorn.Config(
                 app,
                 http=cast(
                     "type[asyncio.Protocol]",
-                    partial(Connection, house=House(settings.precall_max_connections)),
+                    partial(Connection, house=house),
                 ),
                 ws="none",
                 lifespan="off",
@@ -116,7 +136,7 @@ async def serving(
                 proxy_headers=False,  # it would believe whom its own variable of the environment names
                 # A proxy in front must close an idle connection before this, or lose a request to it.
                 timeout_keep_alive=5,
-                timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_seconds),
+                timeout_graceful_shutdown=math.ceil(grace - drain),
             )
         )
         host, port = listener.getsockname()[:2]
@@ -127,6 +147,9 @@ async def serving(
             await server.up.wait()
             yield f"http://{address(host, port)}"
         finally:
+            readiness.leave()
+            app.begin()
+            await asyncio.sleep(drain)
             server.should_exit = True
             await task
 

@@ -111,6 +111,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    drain_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
+    """How long deliveries are still taken after SIGTERM, when the health says that we are not ready."""
 
     def legible(self, number: str | None) -> str | None:
         """A number as people and agents read it: in E.164 form, or as it was written where it has none."""

@@ -1,14 +1,29 @@
-"""How long the parts of one request took, such as waiting for a turn, whichever task spends the time.
+"""The parts of one request that take time: each has a span, and all of them together are told at its end.
 
 A part that several tasks spend at once counts once. Parts may overlap, so their sum is no duration.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["Parts", "measured", "part"]
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Link, Span, SpanKind, Tracer, get_current_span
+from opentelemetry.util.types import AttributeValue
+
+__all__ = ["Parts", "measured", "part", "traced_by"]
+
+# Where there is no name, what is done in it has spans of its own.
+SPANS: Mapping[str, str] = {
+    "receive": "receive body",
+    "queue": "wait for provider slot",
+    "pause": "pause before next try",
+    "another_clone": "wait for another clone",
+    "registry": "registry",
+}
+# What is another system's time, as far as we can see.
+KINDS: Mapping[str, SpanKind] = {"registry": SpanKind.CLIENT}
 
 
 class Parts:
@@ -32,15 +47,31 @@ class Parts:
             self._spent[name] = self._spent.get(name, 0.0) + time.monotonic() - since
 
     @property
-    def milliseconds(self) -> dict[str, int]:
-        """The time of each so far, those included that still go on, as `queue_ms` and the like."""
+    def seconds(self) -> dict[str, float]:
+        """The time of each so far, those included that still go on."""
         now, spent = time.monotonic(), dict(self._spent)
         for name, (_, since) in self._under_way.items():
             spent[name] = spent.get(name, 0.0) + now - since
-        return {f"{name}_ms": round(seconds * 1000) for name, seconds in spent.items()}
+        return spent
+
+    @property
+    def milliseconds(self) -> dict[str, int]:
+        """The same, as `queue_ms` and the like."""
+        return {f"{name}_ms": round(seconds * 1000) for name, seconds in self.seconds.items()}
 
 
 _parts: ContextVar[Parts | None] = ContextVar("parts", default=None)
+_tracer: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
+
+
+@contextmanager
+def traced_by(provider: TracerProvider) -> Iterator[None]:
+    """Has parts within the block, and in the tasks that are begun there, make spans."""
+    token = _tracer.set(provider.get_tracer("precall.parts"))
+    try:
+        yield
+    finally:
+        _tracer.reset(token)
 
 
 @contextmanager
@@ -55,14 +86,43 @@ def measured() -> Iterator[Parts]:
 
 
 @contextmanager
-def part(name: str) -> Iterator[None]:
-    """Counts the time of the block to that part of the request that it is done for, if there is one."""
+def part(
+    name: str,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    *,
+    work: str = "",
+    links: Sequence[Link] = (),
+) -> Iterator[None]:
+    """Counts the time of the block to that part of the request that it is done for, if there is one.
+
+    The block has a span where the work around it is recorded; `work` says in its name what is done.
+    """
     parts = _parts.get()
-    if parts is None:
-        yield
-        return
-    parts.begin(name)
+    if parts is not None:
+        parts.begin(name)
     try:
-        yield
+        with _span(name, attributes, work, links):
+            yield
     finally:
-        parts.end(name)
+        if parts is not None:
+            parts.end(name)
+
+
+@contextmanager
+def _span(
+    name: str, attributes: Mapping[str, AttributeValue] | None, work: str, links: Sequence[Link]
+) -> Iterator[Span]:
+    tracer = _tracer.get()
+    around = get_current_span()
+    if tracer is None or name not in SPANS or not around.is_recording():
+        yield around
+        return
+    with tracer.start_as_current_span(
+        f"{SPANS[name]} {work}" if work else SPANS[name],
+        kind=KINDS.get(name, SpanKind.INTERNAL),
+        attributes=attributes,
+        links=links,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        yield span

@@ -46,6 +46,7 @@ __all__ = [
     "Unavailable",
     "VoiceNotFound",
     "classify",
+    "word_of",
 ]
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import tenacity
 
 from cloner.provider.failures import ProviderFailure, TimedOut
+from telemetry.facts import keyed
 from telemetry.parts import part
 
 __all__ = ["retrying"]
@@ -20,23 +21,36 @@ async def retrying(
     *,
     attempts: int,
     deadline: float,
+    retried: Callable[[str], None],
 ) -> T:
     """Calls `attempt` with the number of tries before, again after the failures in `on`.
 
     Stops when the next pause would end after the deadline. When time runs out in a later try, the
-    failure known before says more than that, and is the one raised.
+    failure known before says more than that, and is the one raised. `retried` hears why before each try
+    but the first.
     """
     loop = asyncio.get_running_loop()
     known: ProviderFailure | None = None
 
+    async def slept(seconds: float) -> None:
+        facts = {"reason": known and known.reason, "retry_after_seconds": known and known.retry_after}
+        with part("pause", keyed({name: value for name, value in facts.items() if value is not None})):
+            await asyncio.sleep(seconds)
+
     def over(state: tenacity.RetryCallState) -> bool:
         return state.attempt_number >= attempts or loop.time() + state.upcoming_sleep >= deadline
 
+    def tell(state: tenacity.RetryCallState) -> None:
+        failure = state.outcome.exception() if state.outcome else None
+        if isinstance(failure, ProviderFailure):
+            retried(failure.reason)
+
     async for trial in tenacity.AsyncRetrying(
-        sleep=_slept,
+        sleep=slept,
         retry=tenacity.retry_if_exception_type(on),
         wait=_pause,
         stop=over,
+        before_sleep=tell,
         reraise=True,
     ):
         with trial:
@@ -50,11 +64,6 @@ async def retrying(
                 known = failure
                 raise
     raise AssertionError("unreachable: the loop returns or raises")
-
-
-async def _slept(seconds: float) -> None:
-    with part("pause"):
-        await asyncio.sleep(seconds)
 
 
 _jittered = tenacity.wait_random_exponential(multiplier=0.5, max=8)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 
+from cloner.measures import UNMEASURED
 from cloner.registry.transaction import RegistryBusy, RegistryUnavailable, Transaction
 from telemetry.parts import part
 
@@ -19,6 +20,10 @@ T = TypeVar("T")
 Job: TypeAlias = Callable[[Transaction], Any]
 
 log = structlog.get_logger()
+
+# Names of OpenTelemetry's conventions for databases. What is asked is a function of ours: its name says more
+# than its statements would.
+DB_SYSTEM, DB_OPERATION = "db.system.name", "db.operation.name"
 
 # Whoever calls waits until its own deadline; this bounds the memory of those who wait.
 MOST_WAITING = 10_000
@@ -40,6 +45,7 @@ class Store(ABC):
     def __init__(self) -> None:
         self.name = ""
         self.created_at = 0.0
+        self.measures = UNMEASURED
         self._waiting = 0
         # When something was first asked that nothing was answered since, and when it last was answered.
         self._asked: dict[str, float] = {}
@@ -65,7 +71,8 @@ class Store(ABC):
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
     ) -> T:
         """What the transaction returns, once it is committed. Raises RegistryUnavailable and RegistryBusy."""
-        return await self._waited("write", self._write(lambda transaction: work(transaction, *args, **named)))
+        job = self._write(lambda transaction: work(transaction, *args, **named))
+        return await self._waited("write", _named(work), job)
 
     async def read(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
@@ -74,7 +81,8 @@ class Store(ABC):
 
         It sees whatever was committed before it was asked. Raises RegistryUnavailable and RegistryBusy.
         """
-        return await self._waited("read", self._read(lambda transaction: work(transaction, *args, **named)))
+        job = self._read(lambda transaction: work(transaction, *args, **named))
+        return await self._waited("read", _named(work), job)
 
     @abstractmethod
     async def close(self) -> None:
@@ -86,21 +94,24 @@ class Store(ABC):
     @abstractmethod
     async def _read(self, job: Job) -> Any: ...
 
-    async def _waited(self, kind: str, work: Coroutine[Any, Any, T]) -> T:
+    async def _waited(self, kind: str, name: str, work: Coroutine[Any, Any, T]) -> T:
         if self._waiting >= MOST_WAITING:
             work.close()
             raise self.missed(asyncio.get_running_loop().time() - RECENT_SECONDS)
         self._waiting += 1
         self._asked.setdefault(kind, time.monotonic())
         answered = True
+        began = time.perf_counter()
         try:
-            with part("registry"):
+            system = "postgresql" if self.postgres else "sqlite"
+            with part("registry", {DB_SYSTEM: system, DB_OPERATION: name}, work=name):
                 return await work
         except (RegistryUnavailable, asyncio.CancelledError):
             answered = False
             raise
         finally:
             self._waiting -= 1
+            self.measures.transaction_ended(name, seconds=time.perf_counter() - began)
             if answered:
                 self._asked.pop(kind, None)
                 self._heard[kind] = time.monotonic()
@@ -114,3 +125,8 @@ class Store(ABC):
             return RegistryBusy()
         log.warning("registry did not answer in time")
         return RegistryUnavailable()
+
+
+def _named(work: Callable[..., object]) -> str:
+    """The name of a transaction, such as `calls.begin`."""
+    return f"{work.__module__.rpartition('.')[2]}.{work.__name__}"

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable
 
 import structlog
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import Link, get_current_span
 
 from cloner.provider import failures
 from cloner.provider.failures import DeadlineTooShort, ProviderFailure, TimedOut
@@ -28,6 +28,7 @@ from cloner.voices.marked import Marked, VoiceNeedsVerification
 from cloner.voices.samples import Recording, Samples
 from cloner.voices.voice import Voice, voice_of
 from telemetry.parts import part
+from telemetry.tracing import linked
 
 __all__ = ["ConsentMissing", "Voices"]
 
@@ -244,7 +245,7 @@ class Voices:
             if urgency().call:
                 clone.urgency.hurry(urgency().until)
             get_current_span().add_link(clone.trace)
-            with part("another_clone"):
+            with part("another_clone", links=[Link(clone.trace)]):
                 return await self._made(clone, deadline)
         await self._settled(row, deadline)
         return None
@@ -308,7 +309,7 @@ class Voices:
             # Those who wait are told by the task; nobody waiting is no reason for a complaint at exit.
             watch.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            with part("another_clone"):
+            with part("another_clone", links=linked(row.traceparent)):
                 async with asyncio.timeout_at(deadline):
                     await asyncio.shield(watch)
         except TimeoutError:

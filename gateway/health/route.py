@@ -1,7 +1,7 @@
 """Routes that say whether the gateway lives, and whether it can do its work."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Literal
 
 import grpc
@@ -18,6 +18,7 @@ __all__ = ["Readiness", "health_routes"]
 SERVICE = "precall.v1.CloningService"
 ASK_SECONDS = 1.0
 ANSWER_SECONDS = 1.0
+STOPPING = "This gateway is about to stop."
 
 
 class Health(Struct, frozen=True, kw_only=True):
@@ -37,9 +38,21 @@ class Readiness:
         self._channel = channel
         self._asked: asyncio.Task[bool] | None = None
         self._at = 0.0
+        self._leaving = False
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this gateway is about to stop."""
+        return self._leaving
+
+    def leave(self) -> None:
+        """Says that it is about to stop, so that whoever balances sends deliveries elsewhere."""
+        self._leaving = True
 
     async def ready(self) -> bool:
-        """Whether the cloner says that it serves, or said so within the last second."""
+        """Whether the cloner says that it serves, or said so within the last second; false while we leave."""
+        if self._leaving:
+            return False
         now = asyncio.get_running_loop().time()
         if self._asked is None or (self._asked.done() and now - self._at >= ASK_SECONDS):
             self._asked, self._at = asyncio.create_task(self._ask()), now
@@ -56,10 +69,12 @@ class Readiness:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def health_routes(ready: Callable[[], Awaitable[bool]]) -> list[HTTPRouteHandler]:
+def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
     """`/health`, `/health/live` and `/health/ready`."""
     unready = ResponseSpec(
-        problems.Problem, generate_examples=False, description="The cloner does not answer."
+        problems.Problem,
+        generate_examples=False,
+        description="The cloner does not answer, or this gateway is about to stop.",
     )
 
     @get(["/health", "/health/live"], summary="Whether the process lives")
@@ -68,8 +83,11 @@ def health_routes(ready: Callable[[], Awaitable[bool]]) -> list[HTTPRouteHandler
 
     @get("/health/ready", summary="Whether deliveries can be taken", responses={503: unready})
     async def prepared() -> Response[Health]:
-        if await ready():
+        if await readiness.ready():
             return Response(Health())
-        return problems.answer(problems.Refusal(reason="CLONER_UNAVAILABLE"))  # type: ignore[return-value]
+        message = STOPPING if readiness.leaving else ""
+        return problems.answer(  # type: ignore[return-value]
+            problems.Refusal(reason="CLONER_UNAVAILABLE", message=message)
+        )
 
     return [live, prepared]

@@ -324,7 +324,7 @@ async def test_back_pressure(cloning, emulator: Emulator, speech: bytes, databas
             await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)  # the third is on its way to the queue, and nothing tells that it is there
         busy = pb.CloneVoiceRequest(caller=call(b"", 9).caller, sample=speech)
-        while "too busy" not in await reason(cloner.CloneVoice(busy, timeout=1)):
+        while "More is to be asked" not in await reason(cloner.CloneVoice(busy, timeout=1)):
             pass  # until the third waits in the queue
         assert 2 == len(emulator.requests.matching(path=CREATE))
 

@@ -14,7 +14,7 @@ from environment import EnvironmentInvalid, Secret
 from gateway.settings import Settings as OfGateway
 
 ROOT = Path(__file__).parents[2]
-BOTH = {"DEFAULT_REGION", "LOG_LEVEL", "LOG_FORMAT", "SHUTDOWN_GRACE_SECONDS"}
+BOTH = {"DEFAULT_REGION", "DRAIN_SECONDS", "LOG_LEVEL", "LOG_FORMAT", "SHUTDOWN_GRACE_SECONDS"}
 # Defaults that no value of the class says.
 IN_WORDS = {
     "RATE_LIMIT_STORAGE": "`memory://`",  # a secret, which does not show itself
@@ -26,7 +26,7 @@ OF_EMULATOR = {
     "EMULATOR_HOST", "EMULATOR_PORT", "EMULATOR_API_KEY", "EMULATOR_CREATE_LATENCY_SECONDS",
     "EMULATOR_LATENCY_SECONDS", "EMULATOR_VOICE_LIMIT", "EMULATOR_MONTHLY_LIMIT",
 }  # fmt: skip
-OF_COMPOSE = {"PRECALL_PUBLISH_ADDRESS", "EMULATOR_REPLICAS"}
+OF_COMPOSE = {"PRECALL_PUBLISH_ADDRESS", "EMULATOR_REPLICAS", "COMPOSE_PROFILES", "POSTGRES_PASSWORD"}
 LEAST = {
     OfGateway: {"ELEVENLABS_WEBHOOK_SECRET": "s3cret-of-the-webhook"},
     OfCloner: {"ELEVENLABS_API_KEY": "key-1"},

@@ -15,9 +15,6 @@ from cloner.rpc.access import OF_METHODS
 from tests.cloner.promises import EVERY, PROMISED
 from tests.cloner.test_reasons import CODES
 from tests.documents.walks import Checkout, blocks, section
-from tests.languages.conftest import left_out
-
-__all__ = ["left_out"]
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "GRPC.md").read_text()

@@ -136,6 +136,7 @@ def settings() -> Callable[..., Settings]:
             "elevenlabs_webhook_secret": (Secret(SECRET),),
             "precall_webhook_host": "127.0.0.1",
             "precall_webhook_port": 0,
+            "drain_seconds": 0.0,
         } | fields
         return Settings(**whole)
 
@@ -236,7 +237,9 @@ async def start() -> AsyncIterator[Callable[..., Awaitable[asyncio.subprocess.Pr
             own = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "error", "-m", "gateway"),
-                env=own | {"PRECALL_WEBHOOK_HOST": "127.0.0.1", "PRECALL_WEBHOOK_PORT": "0"} | environ,
+                env=own
+                | {"PRECALL_WEBHOOK_HOST": "127.0.0.1", "PRECALL_WEBHOOK_PORT": "0", "DRAIN_SECONDS": "0"}
+                | environ,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )

@@ -1,0 +1,35 @@
+"""How a gateway leaves without losing a delivery: clients are told before their connections end.
+
+A client that keeps its connection may send a request on it at the very moment at which it is closed, and then
+never knows whether somebody got it. One that reads `Connection: close` sends its next request elsewhere.
+"""
+
+from typing import Any
+
+from gateway.edge.closing import Application, Receive, Send
+
+__all__ = ["Leaving"]
+
+CLOSE = (b"connection", b"close")
+
+
+class Leaving:
+    """Wraps an ASGI application. Once it has begun, every answer is the last one of its connection."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._begun = False
+
+    def begin(self) -> None:
+        """Says that the process is to stop."""
+        self._begun = True
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        async def last(message: Any) -> None:
+            if self._begun and message["type"] == "http.response.start":
+                headers = message.get("headers", ())
+                if CLOSE not in headers:
+                    message["headers"] = [*headers, CLOSE]
+            await send(message)
+
+        await self._app(scope, receive, last)
