@@ -80,7 +80,12 @@ def provider() -> Iterator[str]:
 
 def traced(collector: str) -> dict[str, str]:
     """The settings with which everything is traced, and sent there."""
-    return {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_TRACES_SAMPLER": "always_on"}
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
+        "OTEL_TRACES_SAMPLER": "always_on",
+        # What is compared with has none.
+        "OTEL_METRICS_EXPORTER": "none",
+    }
 
 
 @contextmanager

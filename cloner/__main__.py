@@ -28,13 +28,13 @@ def main() -> int:
     from cloner.process import run
     from environment.memory import keep_large_blocks
     from telemetry import logs
-    from telemetry.tracing import tracing
+    from telemetry.metrics import observing
 
     logs.configure("cloner", level=settings.log_level, form=settings.log_format)
     logs.tell(odd)
     keep_large_blocks()
-    with tracing("cloner", os.environ) as provider:
-        return run(settings, provider)
+    with observing("cloner", os.environ) as (tracers, meters):
+        return run(settings, tracers, meters)
 
 
 if __name__ == "__main__":

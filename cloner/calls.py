@@ -22,6 +22,7 @@ from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples
 from cloner.voices.voice import Voice
 from telemetry.parts import part
+from telemetry.tracing import traceparent
 
 __all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
 
@@ -157,6 +158,7 @@ class Calls:
                 number=number,
                 begun_at=self._now(),
                 confirmed=kind == "conversation_id",
+                traceparent=traceparent(),
             ),
             apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
             number=self._identities.by_number(phone_number),
@@ -192,6 +194,7 @@ class Calls:
                 number=identity.number,
                 stated=identity.stated,
                 begun_at=self._now(),
+                traceparent=traceparent(),
             ),
             others_since=self._agents.others_since(),
             reference=call.caller.reference,
@@ -319,6 +322,7 @@ class Calls:
                 agent, "conversation_id", conversation
             ),
             now=self._now(),
+            traceparent=traceparent(),
         )
         if found is None:
             return False

@@ -13,8 +13,9 @@ import structlog
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.trace import Span, StatusCode
+from opentelemetry.trace import StatusCode
 
+from cloner.measures import Measures
 from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
 from cloner.provider.failures import ProviderFailure
@@ -34,8 +35,9 @@ from cloner.registry import (
 from cloner.registry import voices as rows
 from cloner.voices.cloning import STALE_SECONDS, Cloning
 from cloner.voices.marked import Marked, marker_in
-from cloner.voices.postponed import ids_of, pause_after, put_off
+from cloner.voices.postponed import ids_of, ids_of_agent, pause_after, put_off
 from cloner.voices.removal import Removal, tell_given_up
+from telemetry.facts import about
 from telemetry.logs import where
 from telemetry.parts import traced_by
 from telemetry.tracing import linked
@@ -83,6 +85,7 @@ class Janitor:
         woken: asyncio.Event,
         tick_seconds: float,
         now: Callable[[], float],
+        measures: Measures,
     ) -> None:
         self._store = store
         self._provider = provider
@@ -93,6 +96,7 @@ class Janitor:
         self._tracer = tracing.get_tracer("precall.janitor")
         self._terms = terms
         self._now = now
+        self._measures = measures
         self._woken = woken
         self._tick_seconds = tick_seconds
 
@@ -177,8 +181,10 @@ class Janitor:
     async def _restore(self) -> None:
         """Gives agents back what they had before a call that is over."""
         while (agent := await self._removal.claim()) is not None:
+            call = await self._store.read(calls.latest, call_id=agent.call_id)
+            ids = ids_of(call, None) | ids_of_agent(agent)
             with (
-                self._span("restore agent", await self._store.read(rows.get, agent.marker)),
+                self._span("restore agent", ids, agent.traceparent, "" if call is None else call.ended_by),
                 contextlib.suppress(ProviderFailure),  # told; the next agent does not wait for this one
             ):
                 await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
@@ -192,7 +198,10 @@ class Janitor:
             row = await self._store.write(departures.claim_deletion, now=now, until=now + CLAIM_SECONDS)
             if row is None:
                 return
-            with self._span("delete voice", row):
+            call = await self._store.read(calls.latest, marker=row.marker)
+            ids = ids_of(call, row)
+            by_call = () if call is None else (call.traceparent, call.ended_by)
+            with self._span("delete voice", ids, *by_call, row.given_up_by):
                 try:
                     if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
                         # Most often its agent is just being put back, which tells when it is done.
@@ -205,13 +214,12 @@ class Janitor:
                     failure = refused
                 pause = pause_after(row.tries)
                 await self._store.write(departures.postpone_deletion, row.marker, due_at=self._now() + pause)
-                ids = ids_of(await self._store.read(calls.latest, marker=row.marker), row)
                 put_off("voice not deleted yet", failure, ids, tries=row.tries, next_try_seconds=pause)
 
     async def _resume(self) -> None:
         """Finishes the story of clones whose process died."""
         for row in await self._store.read(rows.abandoned, stale=self._now() - STALE_SECONDS):
-            with self._span("resume clone", row):
+            with self._span("resume clone", ids_of(None, row), row.traceparent):
                 await self._cloning.adopt(row)
 
     async def _reconcile(self) -> None:
@@ -221,7 +229,7 @@ class Janitor:
             deployment.claim_reconciliation, now=now, until=now + self._terms.reconcile
         ):
             return
-        with self._span("reconcile"):
+        with self._span("reconcile", {}):
             listed = await self._listed()
             known = await self._store.read(rows.known, list(listed))
             removed = adopted = 0
@@ -240,6 +248,7 @@ class Janitor:
                     await self._store.write(departures.lost, row.marker, now=now)
                     await self._store.write(agents.withdraw, marker=row.marker)
                     lost += 1
+            self._measures.reconciled()
             log.info("reconciled", voices=len(listed), removed=removed, adopted=adopted, lost=lost)
 
     async def _listed(self) -> dict[str, ListedVoice]:
@@ -275,16 +284,14 @@ class Janitor:
             return None
         lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
         if row is not None and lost_answer:
-            with self._span("adopt voice", row):
+            with self._span("adopt voice", ids_of(None, row) | {"voice_id": voice.voice_id}, row.traceparent):
                 if await self._store.write(rows.record, row.marker, voice.voice_id, now=now):
                     return "adopted"
-        with self._span("delete voice", row):
+        ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {"voice_id": voice.voice_id}
+        with self._span("delete voice", ids):
             try:
                 await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))
             except ProviderFailure as failure:
-                ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {
-                    "voice_id": voice.voice_id
-                }
                 put_off("orphan not deleted yet", failure, ids, next_try_seconds=self._terms.reconcile)
                 return None
             log.info("voice deleted", voice_id=voice.voice_id, reason="orphan")
@@ -298,20 +305,21 @@ class Janitor:
             return True
 
     @contextlib.contextmanager
-    def _span(self, name: str, row: VoiceRow | None = None) -> Iterator[Span]:
-        """A trace of its own, which links to the delivery that made the voice."""
+    def _span(self, name: str, ids: dict[str, str], *origins: str) -> Iterator[None]:
+        """A trace of its own, which links to the requests that it is done for, and tells the ids."""
         with (
             traced_by(self._tracing),
             self._tracer.start_as_current_span(
                 name,
                 context=Context(),
-                links=linked(row.traceparent) if row is not None else [],
+                links=linked(*origins),
                 record_exception=False,
                 set_status_on_exception=False,
             ) as span,
+            about(**ids),
         ):
             try:
-                yield span
+                yield
             except Exception as failure:
                 span.set_attribute(ERROR_TYPE, getattr(failure, "reason", type(failure).__qualname__))
                 span.set_status(StatusCode.ERROR)

@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
 from cloner.clients import Clients, clients_of
-from cloner.rpc.access import Access
+from cloner.measures import Measures
+from cloner.rpc.access import RIGHTS, Access
 from cloner.rpc.admission import Admission
 from cloner.rpc.leaving import Leaving
 from cloner.rpc.readiness import SERVICE, Health
@@ -49,6 +51,9 @@ TRANSPORT = (
 
 # How long calls on a connection that has come of age go on at the least: longer than any of them takes.
 CALL_GRACE_SECONDS, WATCH_GRACE_SECONDS = 90.0, 30.0
+
+# What is measured by its name; other methods are a stranger's text.
+METHODS = frozenset(method.lstrip("/") for method in RIGHTS)
 
 
 @asynccontextmanager
@@ -100,14 +105,16 @@ def server_of(
     admission: Admission,
     clients: Watched[Clients] | None,
     leaving: Leaving,
+    measures: Measures,
+    meters: MeterProvider,
 ) -> tuple[grpc.aio.Server, Health]:
     """The server with all that it serves, not started, and the health that it tells."""
     grace = max(CALL_GRACE_SECONDS, settings.watch_seconds + WATCH_GRACE_SECONDS)
     server = grpc.aio.server(
         interceptors=(
             leaving,
-            RpcServerTracing(tracing),
-            Access(lambda: None if clients is None else clients.current),
+            RpcServerTracing(tracing, meters=meters, known=METHODS),
+            Access(lambda: None if clients is None else clients.current, measures),
             admission,
         ),
         options=(

@@ -6,6 +6,7 @@ import sys
 
 import structlog
 import uvloop
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from cloner.audio.inspector import InspectionUnavailable
@@ -19,21 +20,24 @@ from telemetry import logs
 __all__ = ["run"]
 
 
-def run(settings: Settings, provider: TracerProvider) -> int:
+def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status.
 
     2 if the database is another release's, 1 if nothing can be served.
     """
-    return uvloop.run(_serve(settings, provider))
+    return uvloop.run(_serve(settings, tracers, meters))
 
 
-async def _serve(settings: Settings, provider: TracerProvider) -> int:
+async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvider) -> int:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopped.set)
     try:
-        async with serving(settings, provider) as port, checking_api_key(settings, provider):
+        async with (
+            serving(settings, tracers, meters=meters) as port,
+            checking_api_key(settings, tracers),
+        ):
             structlog.get_logger().info("speaking to", url=settings.elevenlabs_base_url)
             logs.tell_ready("cloner", address(settings.cloner_host, port), form=settings.log_format)
             await stopped.wait()

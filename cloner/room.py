@@ -40,6 +40,11 @@ class Room:
         self._taken = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    @property
+    def taken(self) -> int:
+        """How many bytes are held."""
+        return self._taken
+
     async def wait(self, size: int, *, seconds: float) -> Share:
         """A share of that size, once there is one. Raises Overloaded when that takes too long."""
         if self._waiting or not self._fits(size):

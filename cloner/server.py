@@ -10,6 +10,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple
 
 import httpx
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1 import cloning_pb2 as pb
 
@@ -17,8 +18,10 @@ from cloner.agents.giving import Agents
 from cloner.agents.overrides import Overrides
 from cloner.audio.inspector import Inspector
 from cloner.calls import Calls
+from cloner.census import CENSUS_SECONDS, Census
 from cloner.janitor import TICK_SECONDS, Janitor, Terms
 from cloner.listener import access_of, health_beside, listen, server_of
+from cloner.measures import Measures
 from cloner.provider.account import Account
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
@@ -46,6 +49,7 @@ from cloner.voices.removal import Removal
 from cloner.voices.samples import Limits, Samples
 from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing
+from telemetry.metrics import NOWHERE
 
 __all__ = ["AddressInUse", "checking_api_key", "serving"]
 
@@ -65,30 +69,37 @@ async def serving(
     now: Callable[[], float] = time.time,
     inspector: Inspector | None = None,
     tick_seconds: float = TICK_SECONDS,
+    census_seconds: float = CENSUS_SECONDS,
+    meters: MeterProvider = NOWHERE,
 ) -> AsyncIterator[int]:
     """Serves until the block ends, then finishes what is in flight. Yields the port.
 
-    Every `tick_seconds` it looks for what has become due.
+    Every `tick_seconds` it looks for what has become due, and every `census_seconds` it counts what there is,
+    where `meters` say that anybody wants to know.
 
     An inspector that is given is open and stays open, so that several cloners, one after the other, can
     share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, and what the Inspector
     raises when its workers do not start.
     """
+    measures = Measures(meters)
     # The workers come first, so that they hold no socket of the server.
     async with (
         nullcontext(inspector) if inspector else _inspector(settings) as opened_inspector,
         opened(settings.database_url, name=settings.precall_deployment, now=now()) as store,
-        _http(settings, tracing) as http,
+        _http(settings, tracing, meters) as http,
         access_of(settings) as (clients, identity),
         AsyncExitStack() as beside,
     ):
+        store.measures = measures
         rooms = _rooms(
             settings,
             tracing,
+            measures=measures,
             inspector=opened_inspector,
             store=store,
             http=http,
             tick_seconds=tick_seconds,
+            census_seconds=census_seconds,
             now=now,
         )
         leaving = Leaving()
@@ -99,6 +110,8 @@ async def serving(
             admission=rooms.admission,
             clients=clients,
             leaving=leaving,
+            measures=measures,
+            meters=meters,
         )
         try:
             port = listen(server, settings, identity)
@@ -108,7 +121,9 @@ async def serving(
         janitor = asyncio.create_task(rooms.janitor.run())
         await readiness.look()
         await server.start()
-        looking = asyncio.create_task(readiness.run())
+        beside_calls = [janitor, asyncio.create_task(readiness.run())]
+        if measures.enabled:
+            beside_calls.append(asyncio.create_task(rooms.census.run()))
         if identity is not None:
             await beside.enter_async_context(health_beside(settings, port, health_servicer))
         loop = asyncio.get_running_loop()
@@ -127,9 +142,9 @@ async def serving(
             rooms.admission.close()
             await stopping
             # What the janitor has begun is claimed, and done by the next process.
-            for task in (janitor, looking):
+            for task in beside_calls:
                 task.cancel()
-            await asyncio.gather(janitor, looking, return_exceptions=True)
+            await asyncio.gather(*beside_calls, return_exceptions=True)
             await rooms.cloning.finish(max(0.0, ends - loop.time()))
             await rooms.account.close()
             await rooms.looking.close()
@@ -169,16 +184,19 @@ class _Rooms(NamedTuple):
     agents: Agents
     overrides: Overrides
     janitor: Janitor
+    census: Census
 
 
 def _rooms(
     settings: Settings,
     tracing: TracerProvider,
     *,
+    measures: Measures,
     inspector: Inspector,
     store: Store,
     http: httpx.AsyncClient,
     tick_seconds: float,
+    census_seconds: float,
     now: Callable[[], float],
 ) -> _Rooms:
     """Everything between the server and what is opened for it."""
@@ -193,14 +211,18 @@ def _rooms(
         attempts=settings.provider_attempts,
         concurrency=settings.provider_concurrency,
         queue=settings.provider_queue,
+        measures=measures,
     )
+    measures.observe_queue(lambda: provider.queue.waiting)
     memory = Room(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
+    measures.observe_samples(lambda: memory.taken, int(settings.sample_buffer_mb * MEBIBYTE))
     marked = Marked(provider, store)
     removal = Removal(provider, store, call_seconds=settings.call_max_minutes * 60, now=now)
     cloning = Cloning(
         provider, store, marked, removal,
         room=memory,
         tracing=tracing,
+        measures=measures,
         timeout_seconds=settings.provider_timeout_seconds,
         attempts=settings.provider_attempts,
         keep_seconds=settings.enrolment_keep_days * 86_400,
@@ -236,7 +258,7 @@ def _rooms(
     due = asyncio.Event()
     janitor = Janitor(
         store, provider, cloning=cloning, marked=marked, removal=removal, tracing=tracing,
-        terms=terms, woken=due, tick_seconds=tick_seconds, now=now,
+        terms=terms, woken=due, tick_seconds=tick_seconds, now=now, measures=measures,
     )  # fmt: skip
     calls = Calls(
         agents, voices, samples, store, overrides,
@@ -248,6 +270,7 @@ def _rooms(
     looking = Looking(store, identities, keep_seconds=terms.keep, call_seconds=terms.call, now=now)
     consenting = Consenting(identities, store, looking, removal, now=now)
     account = Account(provider, now=now)
+    census = Census(store, account, measures, call_seconds=terms.call, seconds=census_seconds, now=now)
     admission = Admission(
         memory,
         most_calls=settings.cloner_max_requests,
@@ -262,7 +285,7 @@ def _rooms(
         usage=usage, identities=identities, limits=_limits(settings, limits, terms),
         watch_seconds=settings.watch_seconds,
     )  # fmt: skip
-    return _Rooms(service, admission, account, looking, cloning, voices, agents, overrides, janitor)
+    return _Rooms(service, admission, account, looking, cloning, voices, agents, overrides, janitor, census)
 
 
 def _limits(settings: Settings, sample: Limits, terms: Terms) -> pb.GetLimitsResponse:
@@ -296,7 +319,7 @@ def _authorities() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
+def _http(settings: Settings, tracing: TracerProvider, meters: MeterProvider = NOWHERE) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=settings.elevenlabs_base_url,
         headers={"xi-api-key": settings.elevenlabs_api_key.reveal(), "User-Agent": "precall"},
@@ -305,6 +328,7 @@ def _http(settings: Settings, tracing: TracerProvider) -> httpx.AsyncClient:
             tracing,
             peer="elevenlabs",
             captured=("x-trace-id",),
+            meters=meters,
             explain=word_of,
         ),
         # A cookie of theirs would be kept, and sent along, for as long as the process lives.

@@ -36,6 +36,7 @@ def start(stack: ExitStack, status: Status, collector: str) -> System:
     secret, token = secrets.token_hex(16), secrets.token_hex(16)
     telemetry = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_BSP_SCHEDULE_DELAY": "500", "LOG_LEVEL": "WARNING",
+        "OTEL_METRICS_EXPORTER": "none",
     }  # fmt: skip
     status.update("starting the emulator of the ElevenLabs API")
     _, emulator = stack.enter_context(

@@ -21,13 +21,13 @@ def main() -> int:
     from environment.memory import keep_large_blocks
     from gateway.process import run
     from telemetry import logs
-    from telemetry.tracing import tracing
+    from telemetry.metrics import observing
 
     logs.configure("gateway", level=settings.log_level, form=settings.log_format)
     logs.tell(odd)
     keep_large_blocks()
-    with tracing("gateway", os.environ) as provider:
-        return run(settings, provider)
+    with observing("gateway", os.environ) as (tracers, meters):
+        return run(settings, tracers, meters)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from gateway.edge.places import EXTENSION, Guest
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody, Verifier
 from gateway.edge.source import admit, source
+from gateway.measures import Measures, Outcome
 from gateway.settings import Settings
 from telemetry.facts import learn, note
 from telemetry.parts import Parts, measured, part
@@ -60,6 +61,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     bodies: Bodies
     limits: Limits
     overrides: Overrides
+    measures: Measures
     own_numbers: frozenset[str]
     """The numbers that our agents call from, in E.164 form."""
 
@@ -106,16 +108,21 @@ Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
 Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 
 
-def opened(settings: Settings, cloner: Precall, limits: Limits, now: Callable[[], float]) -> Desk:
+def opened(
+    settings: Settings, cloner: Precall, limits: Limits, now: Callable[[], float], measures: Measures
+) -> Desk:
     """One desk for all routes. `now` is the time of day that signatures are held against."""
     region = settings.default_region
+    bodies = Bodies(settings.max_buffered_bytes, settings.unvouched_bytes)
+    measures.observe_buffers(lambda: bodies.used, bodies.capacity)
     return Desk(
         settings=settings,
         secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
         cloner=cloner,
-        bodies=Bodies(settings.max_buffered_bytes, settings.unvouched_bytes),
+        bodies=bodies,
         limits=limits,
         overrides=Overrides(settings.override_leaves),
+        measures=measures,
         own_numbers=frozenset(filter(None, (e164(number, region) for number in settings.own_numbers))),
         now=now,
     )
@@ -140,7 +147,16 @@ async def answered(
         progress.told["client_address"] = str(address)
     with measured() as parts:
         response = await _answer(request, desk, handle, progress, codes=codes, instead=instead)
-    tell(request.scope.get("path_template"), progress, parts, response.status_code)
+    route = request.scope["path_template"]
+    tell(route, progress, parts, response.status_code)
+    desk.measures.delivery_ended(
+        route,
+        _outcome(progress, response.status_code),
+        progress.reason,
+        reused=progress.told.get("voice_reused") is True if "voice_reused" in progress.told else None,
+        seconds=asyncio.get_running_loop().time() - progress.began,
+        parts=parts.seconds,
+    )
     return response
 
 
@@ -277,7 +293,7 @@ def tell(route: str | None, progress: Progress, parts: Parts, status: int | None
         log.info("delivery answered", status=status, **facts)
 
 
-def _outcome(progress: Progress, status: int | None) -> str:
+def _outcome(progress: Progress, status: int | None) -> Outcome:
     if status is None:
         return "abandoned"
     if status >= 400:

@@ -17,6 +17,7 @@ from litestar.enums import MediaType
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from precall_client import Precall, Tls, connect
 
@@ -32,10 +33,12 @@ from gateway.edge.problems import answered
 from gateway.edge.source import Sourced
 from gateway.health.route import Readiness, health_routes
 from gateway.initiation.route import conversation_init
+from gateway.measures import UNMEASURED, Measures
 from gateway.postcall.route import post_call
 from gateway.precall.route import webhook
 from gateway.settings import MEBIBYTE, Settings
 from telemetry.http_server import HttpServerTracing
+from telemetry.metrics import NOWHERE
 
 __all__ = ["create_app", "listening", "serving"]
 
@@ -53,10 +56,12 @@ def create_app(
     readiness: Readiness,
     limits: Limits,
     *,
+    measures: Measures = UNMEASURED,
+    meters: MeterProvider = NOWHERE,
     now: Callable[[], float] = time.time,
 ) -> Application:
     """The ASGI application. It opens nothing and closes nothing."""
-    desk = opened(settings, cloner, limits, now)
+    desk = opened(settings, cloner, limits, now, measures)
     app = Litestar(
         route_handlers=[
             webhook(desk),
@@ -71,7 +76,7 @@ def create_app(
         logging_config=None,
     )
     traced = HttpServerTracing(
-        AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, legible=legible
+        AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, legible=legible, meters=meters
     )
     return Sourced(ClosingEarly(traced), settings.trusted_proxies)
 
@@ -82,6 +87,7 @@ async def serving(
     provider: TracerProvider,
     listener: socket.socket,
     *,
+    meters: MeterProvider = NOWHERE,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[str]:
     """Serves on the socket for as long as the block lasts, and yields the address.
@@ -89,12 +95,15 @@ async def serving(
     At its end it is not ready any more, and serves on for DRAIN_SECONDS, so that whoever balances can look
     elsewhere. Then nothing more is taken, and what is in flight is finished within SHUTDOWN_GRACE_SECONDS.
     """
+    measures = Measures(meters)
+    house = House(settings.precall_max_connections, measures)
     async with (
         connect(
             settings.cloner_target,
             token=settings.cloner_token[0].reveal() if settings.cloner_token else None,
             tls=_tls(settings),
             tracer_provider=provider,
+            meter_provider=meters,
             max_message_bytes=max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE),
         ) as cloner,
         counting(
@@ -102,7 +111,11 @@ async def serving(
         ) as limits,
     ):
         readiness = Readiness(lambda: cloner.channel)
-        app = Leaving(create_app(settings, provider, cloner, readiness, limits, now=now))
+        app = Leaving(
+            create_app(
+                settings, provider, cloner, readiness, limits, measures=measures, meters=meters, now=now
+            )
+        )
         grace = settings.shutdown_grace_seconds
         drain = min(settings.drain_seconds, grace)
         server = _Server(
@@ -110,7 +123,7 @@ async def serving(
                 app,
                 http=cast(
                     "type[asyncio.Protocol]",
-                    partial(Connection, house=House(settings.precall_max_connections)),
+                    partial(Connection, house=house),
                 ),
                 ws="none",
                 lifespan="off",

@@ -8,6 +8,7 @@ import sys
 import structlog
 import uvloop
 from msgspec import structs
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from environment import address
@@ -23,9 +24,9 @@ log = structlog.get_logger()
 RESERVED_DESCRIPTORS = 128
 
 
-def run(settings: Settings, provider: TracerProvider) -> int:
+def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status."""
-    return uvloop.run(_serve(_with_descriptors(settings), provider))
+    return uvloop.run(_serve(_with_descriptors(settings), tracers, meters))
 
 
 def _with_descriptors(settings: Settings) -> Settings:
@@ -43,7 +44,7 @@ def _with_descriptors(settings: Settings) -> Settings:
     return structs.replace(settings, precall_max_connections=most)
 
 
-async def _serve(settings: Settings, provider: TracerProvider) -> int:
+async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvider) -> int:
     stopped = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
@@ -54,7 +55,7 @@ async def _serve(settings: Settings, provider: TracerProvider) -> int:
         why = str(failure.strerror).partition(" (")[0]
         print(f"gateway: cannot listen on {where}: {why}", file=sys.stderr)
         return 1
-    async with serving(settings, provider, listener) as url:
+    async with serving(settings, tracers, listener, meters=meters) as url:
         logs.tell_ready("gateway", url, form=settings.log_format)
         await stopped.wait()
     return 0

@@ -4,19 +4,23 @@ Our trace context is not sent along: the other side has no use for it.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self, cast
 
 import httpx
+from opentelemetry.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.semconv.metrics.http_metrics import HTTP_CLIENT_REQUEST_DURATION
+from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 
 from telemetry.facts import keyed
+from telemetry.metrics import NOWHERE, duration
 
 __all__ = ["HttpClientTracing"]
 
@@ -31,7 +35,8 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
     It fails on a status from 400 up and on an exception. The request extension `url_template`, such
     as `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent
     before. Response headers named in `captured` become attributes. `peer` is what the other side is called,
-    and `explain` says in a word what the body of a failure says, of which it sees the beginning.
+    and `explain` says in a word what the body of a failure says, of which it sees the beginning. The time is
+    measured.
     """
 
     def __init__(
@@ -42,37 +47,47 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
         peer: str,
         captured: tuple[str, ...] = (),
         explain: Callable[[bytes], str | None] = lambda _: None,
+        meters: MeterProvider = NOWHERE,
     ) -> None:
         self._transport = transport
         self._tracer = provider.get_tracer("precall.http_client")
         self._peer = peer
         self._captured = captured
         self._explain = explain
+        self._seconds = duration(
+            meters.get_meter("precall.http_client"), HTTP_CLIENT_REQUEST_DURATION, "Requests that were sent."
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         template = request.extensions.get("url_template")
+        measured: dict[str, str | int] = {
+            HTTP_REQUEST_METHOD: request.method,
+            SERVER_ADDRESS: url.host,
+            SERVER_PORT: url.port or PORTS.get(url.scheme, 0),
+        }
         span = self._tracer.start_span(
             f"{request.method} {template}" if template else request.method,
             kind=SpanKind.CLIENT,
             attributes={
-                HTTP_REQUEST_METHOD: request.method,
-                SERVER_ADDRESS: url.host,
-                SERVER_PORT: url.port or PORTS.get(url.scheme, 0),
+                **measured,
                 URL_FULL: str(url.copy_with(username=None, password=None)),
                 "peer.service": self._peer,
             },
         )
         if template:
+            measured["url.template"] = template
             span.set_attribute("url.template", template)
+        exchange = _Exchange(span, self._seconds, measured)
         if resent := request.extensions.get("resend_count"):
             span.set_attribute("http.request.resend_count", resent)
         try:
             response = await self._transport.handle_async_request(request)
         except BaseException as failure:
-            _fail(span, failure)
-            span.end()
+            exchange.fail(failure)
+            exchange.end()
             raise
+        measured[HTTP_RESPONSE_STATUS_CODE] = response.status_code
         span.set_attribute(HTTP_RESPONSE_STATUS_CODE, response.status_code)
         for name in self._captured:
             if values := response.headers.get_list(name):
@@ -80,10 +95,9 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
                 span.set_attribute(f"http.response.header.{name}", [value[:128] for value in values[:4]])
         failed = response.status_code >= 400
         if failed:
-            span.set_attribute(ERROR_TYPE, str(response.status_code))
-            span.set_status(StatusCode.ERROR)
+            exchange.fail(str(response.status_code))
         stream = cast("httpx.AsyncByteStream", response.stream)
-        response.stream = _Stream(stream, span, self._explain if failed else None)
+        response.stream = _Stream(stream, exchange, self._explain if failed else None)
         return response
 
     async def __aenter__(self) -> Self:
@@ -102,12 +116,46 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
         await self._transport.aclose()
 
 
+class _Exchange:
+    """A request and its answer, which end once."""
+
+    def __init__(self, span: Span, seconds: Histogram, measured: dict[str, str | int]) -> None:
+        self._span = span
+        self._seconds = seconds
+        self._measured = measured
+        self._began = time.perf_counter()
+        self._ended = False
+
+    def fail(self, failure: BaseException | str) -> None:
+        if isinstance(failure, BaseException):
+            cancelled = isinstance(failure, asyncio.CancelledError)
+            failure = "cancelled" if cancelled else type(failure).__qualname__
+        self._measured[ERROR_TYPE] = failure
+        self._span.set_attribute(ERROR_TYPE, failure)
+        self._span.set_status(StatusCode.ERROR)
+
+    def end(self, word: str | None = None) -> None:
+        """Ends it; `word` is the other side's own for a failure."""
+        if self._ended:
+            return
+        self._ended = True
+        if word is not None:
+            self._span.set_attributes(keyed({"provider_code": word}))
+        self._seconds.record(
+            time.perf_counter() - self._began, self._measured, context=set_span_in_context(self._span)
+        )
+        self._span.end()
+
+
 class _Stream(httpx.AsyncByteStream):
     def __init__(
-        self, stream: httpx.AsyncByteStream, span: Span, explain: Callable[[bytes], str | None] | None
+        self,
+        stream: httpx.AsyncByteStream,
+        exchange: _Exchange,
+        explain: Callable[[bytes], str | None] | None,
     ) -> None:
         self._stream = stream
-        self._span = span
+        self._exchange = exchange
         self._explain = explain
         self._begin = bytearray()
 
@@ -118,19 +166,11 @@ class _Stream(httpx.AsyncByteStream):
                     self._begin += chunk[:EXPLAINED_BYTES]
                 yield chunk
         except (Exception, asyncio.CancelledError) as failure:
-            _fail(self._span, failure)
+            self._exchange.fail(failure)
             raise
 
     async def aclose(self) -> None:
         try:
             await self._stream.aclose()
         finally:
-            if self._explain is not None and (word := self._explain(bytes(self._begin))) is not None:
-                self._span.set_attributes(keyed({"provider_code": word}))
-            self._span.end()
-
-
-def _fail(span: Span, failure: BaseException) -> None:
-    cancelled = isinstance(failure, asyncio.CancelledError)
-    span.set_attribute(ERROR_TYPE, "cancelled" if cancelled else type(failure).__qualname__)
-    span.set_status(StatusCode.ERROR)
+            self._exchange.end(None if self._explain is None else self._explain(bytes(self._begin)))

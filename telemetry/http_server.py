@@ -6,10 +6,12 @@ chooses our trace ids or our sampling.
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 from opentelemetry.context import Context
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -22,9 +24,11 @@ from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.semconv.attributes.url_attributes import URL_PATH, URL_SCHEME
 from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_ORIGINAL
+from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, format_span_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from telemetry.metrics import NOWHERE, duration
 from telemetry.parts import traced_by
 from telemetry.tracing import trace_id
 
@@ -46,8 +50,8 @@ class HttpServerTracing:
     """Wraps an ASGI application: a span, and a `traceresponse` header on every answer.
 
     The span fails on a status from 500 up, on an exception and on a client that hangs up before
-    its answer is sent. Paths in `untraced` get neither span nor header. `legible` says what may be told
-    of a path that is none of ours, where anything may.
+    its answer is sent. Its time is measured. Paths in `untraced` get neither span nor header, and are not
+    measured. `legible` says what may be told of a path that is none of ours, where anything may.
     """
 
     def __init__(
@@ -57,10 +61,16 @@ class HttpServerTracing:
         *,
         untraced: Collection[str],
         legible: Callable[[str], str | None] = lambda _: None,
+        meters: MeterProvider = NOWHERE,
     ) -> None:
         self._app = app
         self._provider = provider
         self._legible = legible
+        self._seconds = duration(
+            meters.get_meter("precall.http_server"),
+            HTTP_SERVER_REQUEST_DURATION,
+            "Requests that were answered.",
+        )
         self._tracer = provider.get_tracer("precall.http_server")
         self._untraced = frozenset(untraced)
 
@@ -86,25 +96,28 @@ class HttpServerTracing:
                 set_status_on_exception=False,
             ) as span,
         ):
-            await self._traced(span, scope, receive, send)
+            request = _Request(span, {HTTP_REQUEST_METHOD: method, URL_SCHEME: scope.get("scheme", "http")})
+            began = time.perf_counter()
+            try:
+                await self._traced(request, scope, receive, send)
+            finally:
+                self._seconds.record(time.perf_counter() - began, request.measured)
 
-    async def _traced(self, span: Span, scope: Any, receive: Receive, send: Send) -> None:
+    async def _traced(self, request: "_Request", scope: Any, receive: Receive, send: Send) -> None:
         answered = False
 
         async def watched_receive() -> Message:
             message = await receive()
             if message["type"] == "http.disconnect" and not answered:
-                _fail(span, "client_disconnected")
+                request.fail("client_disconnected")
             return message
 
         async def watched_send(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
-                status = message["status"]
-                span.set_attribute(HTTP_RESPONSE_STATUS_CODE, status)
-                if status >= 500:
-                    _fail(span, str(status))
-                message["headers"] = [*message.get("headers", ()), (b"traceresponse", _traceresponse(span))]
+                request.begin_answer(message["status"])
+                traceresponse = (b"traceresponse", _traceresponse(request.span))
+                message["headers"] = [*message.get("headers", ()), traceresponse]
             elif message["type"] == "http.response.body" and not message.get("more_body"):
                 answered = True
             await send(message)
@@ -112,23 +125,44 @@ class HttpServerTracing:
         try:
             await self._app(scope, watched_receive, watched_send)
         except asyncio.CancelledError:
-            _fail(span, "cancelled")
+            request.fail("cancelled")
             raise
         except Exception as bug:
-            _fail(span, type(bug).__qualname__)
+            request.fail(type(bug).__qualname__)
             raise
         finally:
-            self._place(span, scope)
+            self._place(request, scope)
 
-    def _place(self, span: Span, scope: Any) -> None:
+    def _place(self, request: "_Request", scope: Any) -> None:
         """Tells what was asked for. The router knows the route only after it was asked."""
         route = scope.get("path_template")
         if route:
-            span.update_name(f"{scope['method']} {route}")
-            span.set_attribute(HTTP_ROUTE, route)
+            request.span.update_name(f"{scope['method']} {route}")
+            request.tell(HTTP_ROUTE, route)
         # A path that no route matches is a stranger's text.
         if path := scope["path"] if route else self._legible(scope["path"]):
-            span.set_attribute(URL_PATH, path)
+            request.span.set_attribute(URL_PATH, path)
+
+
+class _Request:
+    """What is said of a request, in its span and where it is measured."""
+
+    def __init__(self, span: Span, measured: dict[str, str | int]) -> None:
+        self.span = span
+        self.measured = measured
+
+    def tell(self, key: str, value: str | int) -> None:
+        self.span.set_attribute(key, value)
+        self.measured[key] = value
+
+    def begin_answer(self, status: int) -> None:
+        self.tell(HTTP_RESPONSE_STATUS_CODE, status)
+        if status >= 500:
+            self.fail(str(status))
+
+    def fail(self, error: str) -> None:
+        self.tell(ERROR_TYPE, error)
+        self.span.set_status(StatusCode.ERROR)
 
 
 def _addresses(scope: Any) -> dict[str, str | int]:
@@ -160,8 +194,3 @@ def _links(scope: Any) -> list[Link]:
 def _traceresponse(span: Span) -> bytes:
     context = span.get_span_context()
     return f"00-{trace_id(span)}-{format_span_id(context.span_id)}-{context.trace_flags:02x}".encode()
-
-
-def _fail(span: Span, error: str) -> None:
-    span.set_attribute(ERROR_TYPE, error)
-    span.set_status(StatusCode.ERROR)

@@ -19,7 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from environment import Remark
 from telemetry.facts import keyed
 
-__all__ = ["configure", "tell", "tell_ready", "where"]
+__all__ = ["add_keys", "add_trace", "configure", "tell", "tell_ready", "where"]
 
 # These repeat for every request what the spans say better, or tell the values of an SQL statement.
 NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
@@ -31,10 +31,10 @@ def configure(service: str, *, level: str, form: Literal["text", "json"]) -> Non
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         _add_service(service),
-        _add_trace,
+        add_trace,
         _tell_exception,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _add_keys,
+        add_keys,
     ]
     renderer: Processor = (
         structlog.processors.JSONRenderer()
@@ -104,7 +104,8 @@ def _add_service(service: str) -> Processor:
     return add
 
 
-def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Says within which span a line was written."""
     context = get_current_span().get_span_context()
     if context.is_valid:
         event["trace_id"] = format_trace_id(context.trace_id)
@@ -112,7 +113,8 @@ def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
     return event
 
 
-def _add_keys(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def add_keys(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Gives what a line tells the names that spans have for it."""
     return keyed(event)
 
 

@@ -47,12 +47,17 @@ class Parts:
             self._spent[name] = self._spent.get(name, 0.0) + time.monotonic() - since
 
     @property
-    def milliseconds(self) -> dict[str, int]:
-        """The time of each so far, those included that still go on, as `queue_ms` and the like."""
+    def seconds(self) -> dict[str, float]:
+        """The time of each so far, those included that still go on."""
         now, spent = time.monotonic(), dict(self._spent)
         for name, (_, since) in self._under_way.items():
             spent[name] = spent.get(name, 0.0) + now - since
-        return {f"{name}_ms": round(seconds * 1000) for name, seconds in spent.items()}
+        return spent
+
+    @property
+    def milliseconds(self) -> dict[str, int]:
+        """The same, as `queue_ms` and the like."""
+        return {f"{name}_ms": round(seconds * 1000) for name, seconds in self.seconds.items()}
 
 
 _parts: ContextVar[Parts | None] = ContextVar("parts", default=None)

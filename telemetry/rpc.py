@@ -5,26 +5,30 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 from opentelemetry.context import Context
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS, CLIENT_PORT
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from telemetry.metrics import NOWHERE, duration
 from telemetry.parts import traced_by
 
 __all__ = ["RpcServerTracing"]
 
-# Names of the RPC semantic conventions 1.40, which the Python package still keeps as incubating.
+# Names of the RPC semantic conventions 1.44, which the Python package still keeps as incubating.
 RPC_METHOD = "rpc.method"
 RPC_STATUS = "rpc.response.status_code"
 RPC_SYSTEM = "rpc.system.name"
+RPC_SECONDS = "rpc.server.call.duration"
 
 # The codes that the conventions count as a server's failure, and CANCELLED: a caller who hung up
 # got no answer, and whoever looks for that call looks for a span that failed.
@@ -57,11 +61,21 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
     Whether its request is a message or a stream of one makes no difference.
 
     gRPC is spoken inside the house, so the caller's context is taken as it comes; its baggage is
-    not. Calls of the methods in `untraced`, such as health checks, get no span.
+    not. Calls of the methods in `untraced`, such as health checks, get no span, and are not measured. A
+    method that is not `known` is measured as `_OTHER`.
     """
 
-    def __init__(self, provider: TracerProvider, *, untraced: frozenset[str] = UNTRACED) -> None:
+    def __init__(
+        self,
+        provider: TracerProvider,
+        *,
+        untraced: frozenset[str] = UNTRACED,
+        meters: MeterProvider = NOWHERE,
+        known: frozenset[str] = frozenset(),
+    ) -> None:
         self._provider = provider
+        self._known = known
+        self._seconds = duration(meters.get_meter("precall.rpc"), RPC_SECONDS, "Calls that were answered.")
         self._tracer = provider.get_tracer("precall.rpc")
         self._untraced = untraced
 
@@ -114,6 +128,7 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
                 ) as span,
             ):
                 code = grpc.StatusCode.UNKNOWN
+                began = time.perf_counter()
                 try:
                     response = await behavior(request, context)
                     code = _code(context)
@@ -126,7 +141,17 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
                     code = _code(context)
                     raise
                 finally:
-                    _tell(span, code, failed=code in SERVER_FAILURES)
+                    failed = code in SERVER_FAILURES
+                    _tell(span, code, failed=failed)
+                    self._seconds.record(
+                        time.perf_counter() - began,
+                        {
+                            RPC_SYSTEM: "grpc",
+                            RPC_METHOD: name if name in self._known else "_OTHER",
+                            RPC_STATUS: code.name,
+                            **({ERROR_TYPE: code.name} if failed else {}),
+                        },
+                    )
                 return response
 
         return call

@@ -3,32 +3,40 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
-from typing import cast
 
-import grpc
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 from opentelemetry.trace import Link, Span, Tracer, format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from telemetry import parting
+from telemetry import otlp, parting
 from telemetry.facts import FactsOnSpans
+from telemetry.losses import DEFAULT_QUEUE, CountingProcessor, Losses
 
-__all__ = ["described", "linked", "outliving", "provider_of", "trace_id", "traceparent", "tracing"]
+__all__ = [
+    "EXPORT_MS",
+    "described",
+    "linked",
+    "outliving",
+    "provider_of",
+    "trace_id",
+    "traceparent",
+    "tracing",
+]
 
 VERSION = version("precall")
 W3C = TraceContextTextMapPropagator()
-
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+# How long the last spans may take, where nothing else is said.
 EXPORT_MS = 30_000
-COMPRESSIONS = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
 
 
 @contextmanager
-def tracing(service: str, environ: Mapping[str, str]) -> Iterator[TracerProvider]:
+def tracing(
+    service: str, environ: Mapping[str, str], *, losses: Losses | None = None
+) -> Iterator[TracerProvider]:
     """Yields the process's tracer provider and sends what is left when the block ends.
 
     That takes OTEL_BSP_EXPORT_TIMEOUT at most; what a silent collector has not taken by then is lost.
@@ -37,14 +45,16 @@ def tracing(service: str, environ: Mapping[str, str]) -> Iterator[TracerProvider
     `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none: then none is sampled. The SDK
     itself reads the sampler, batch, header, time-out and resource variables. A collector that is down or slow
     delays nothing: spans wait in a bounded queue and are dropped when it is full. It is spoken to
-    directly: a proxy that `HTTP_PROXY` names is for the internet, and would see every span.
+    directly: a proxy that `HTTP_PROXY` names is for the internet, and would see every span. Those that are
+    dropped are counted in `losses`.
 
     `environ` must be without what cannot be used: see `telemetry.variables`.
     """
     exporter = _exporter(environ)
     provider = provider_of(described(service, environ), ALWAYS_OFF if exporter is None else None)
     if exporter is not None:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        most = int(environ.get("OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_QUEUE))
+        provider.add_span_processor(CountingProcessor(exporter, losses or Losses(), most=most))
     try:
         yield provider
     finally:
@@ -53,7 +63,7 @@ def tracing(service: str, environ: Mapping[str, str]) -> Iterator[TracerProvider
 
 
 def described(service: str, environ: Mapping[str, str]) -> Resource:
-    """What the spans of this process are of."""
+    """What the spans and metrics of this process are of."""
     # Attributes passed here would win over the environment, so these are only defaults.
     told = environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     defaults = {"service.name": service, "service.namespace": "precall", "service.version": VERSION}
@@ -106,8 +116,8 @@ def outliving(tracer: Tracer, name: str) -> AbstractContextManager[object]:
 
 
 def _exporter(environ: Mapping[str, str]) -> SpanExporter | None:
-    endpoint = any(environ.get(name) for name in ENDPOINTS)
-    match environ.get("OTEL_TRACES_EXPORTER", "otlp" if endpoint else "none").lower():
+    default = "otlp" if otlp.names_endpoint(environ, "TRACES") else "none"
+    match environ.get("OTEL_TRACES_EXPORTER", default).lower():
         case "otlp":
             return _otlp(environ)
         case "console":
@@ -117,20 +127,11 @@ def _exporter(environ: Mapping[str, str]) -> SpanExporter | None:
 
 
 def _otlp(environ: Mapping[str, str]) -> SpanExporter:
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", environ.get("OTEL_EXPORTER_OTLP_PROTOCOL"))
     # Each exporter costs a quarter of a second to import; a process needs one at most.
-    if protocol == "grpc":
+    if otlp.is_over_grpc(environ, "TRACES"):
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGrpc
 
-        compression = next((environ[name] for name in COMPRESSIONS if name in environ), "none")
-        # The options' type in the SDK knows no numbers.
-        return OverGrpc(
-            compression=grpc.Compression.Gzip if compression == "gzip" else grpc.Compression.NoCompression,
-            channel_options=cast("tuple[tuple[str, str]]", (("grpc.enable_http_proxy", 0),)),
-        )
-    import requests
+        return OverGrpc(compression=otlp.compression(environ, "TRACES"), channel_options=otlp.DIRECTLY)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp
 
-    session = requests.Session()
-    session.trust_env = False
-    return OverHttp(session=session)
+    return OverHttp(session=otlp.session())

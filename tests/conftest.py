@@ -89,17 +89,17 @@ class Spans:
     """What was traced, by every process that shares this exporter."""
 
     def __init__(self) -> None:
-        self._exporter = InMemorySpanExporter()
+        self.exporter = InMemorySpanExporter()
 
     def provider(self, service: str) -> TracerProvider:
         """A tracer provider whose spans end up here at once."""
         provider = provider_of(described(service, {}))
-        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         return provider
 
     def finished(self, name: str | None = None) -> list[ReadableSpan]:
         """The spans that have ended, all or those of one name, in the order they ended."""
-        return [span for span in self._exporter.get_finished_spans() if name in (None, span.name)]
+        return [span for span in self.exporter.get_finished_spans() if name in (None, span.name)]
 
     def of_delivery(self) -> list[ReadableSpan]:
         """What was traced, but for traces that the cloner begins by itself, ended or not."""
@@ -123,15 +123,15 @@ class Spans:
 
 
 @pytest.fixture
-def left_out(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Says at the end of the tests what was not tried, for want of a tool on this machine."""
-    return lambda what: record_property(LEFT_OUT, what)
-
-
-@pytest.fixture
 def spans() -> Spans:
     """Collects what is traced."""
     return Spans()
+
+
+@pytest.fixture
+def left_out(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says at the end of the tests what was not tried, for want of a tool on this machine."""
+    return lambda what: record_property(LEFT_OUT, what)
 
 
 @pytest.fixture

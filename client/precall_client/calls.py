@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 from precall.v1 import cloning_pb2 as pb
 
@@ -329,19 +330,20 @@ async def connect(
     token: Token | None = None,
     tls: Tls | None = None,
     tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
     max_message_bytes: int = LARGEST_MESSAGE,
 ) -> AsyncIterator[Precall]:
     """A client for as long as the block lasts, on the loop that runs it. Raises TlsInvalid.
 
     `target` is a gRPC target such as `host:port` or `dns:///host:port`; calls are spread over all its
     addresses. `token` goes with every call; a function is asked for it each time. Without `tls`
-    plain text is spoken. Spans go to `tracer_provider`, or to the process's own.
+    plain text is spoken. Spans go to `tracer_provider` and the times of calls to `meter_provider`, or to the
+    process's own.
     """
     if tls is not None:
         tls.check()
-    precall = Precall(
-        target, token, tls, Tracing(tracer_provider, target), max_message_bytes=max_message_bytes
-    )
+    tracing = Tracing(tracer_provider, meter_provider, target)
+    precall = Precall(target, token, tls, tracing, max_message_bytes=max_message_bytes)
     following = asyncio.create_task(precall.follow())
     try:
         yield precall

@@ -19,6 +19,7 @@ from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.failures import ProviderFailure, Unauthorized
 from cloner.registry import AgentRow, Given, Noted, RegistryUnavailable, Store, agents, voices
+from telemetry.tracing import traceparent
 
 __all__ = ["Agents", "Reading"]
 
@@ -273,4 +274,5 @@ def _intended(
         former_marker=former,
         former_voice_id=now.voice_id if ours else None,
         former_first_message=now.first_message if greets else None,
+        traceparent=traceparent(),
     )

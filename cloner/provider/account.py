@@ -40,6 +40,11 @@ class Account:
 
         self._asking: asyncio.Task[None] | None = None
 
+    @property
+    def last(self) -> Subscription | None:
+        """What was told last, however long ago, without asking."""
+        return None if self._known is None else self._known.subscription
+
     async def known(self, *, deadline: float) -> Known | None:
         """What is known, no older than a minute where ElevenLabs can be asked; None where it never told.
 

@@ -11,11 +11,13 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
+from cloner.measures import UNMEASURED, Measures
 from cloner.provider import answers, failures
 from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, Subscription, VoicePage
 from cloner.provider.exchange import exchange
@@ -49,10 +51,20 @@ class ElevenLabs:
     At most `concurrency` requests are under way; others wait, calls first, under the rules of Turns.
     """
 
-    def __init__(self, http: httpx.AsyncClient, *, attempts: int, concurrency: int, queue: int) -> None:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        *,
+        attempts: int,
+        concurrency: int,
+        queue: int,
+        measures: Measures = UNMEASURED,
+    ) -> None:
         self._http = http
         self._attempts = attempts
-        self._turns = Turns(concurrency, queue)
+        self._turns = Turns(concurrency, queue, measures)
+        self._measures = measures
+        measures.expect_requests(OPERATIONS.values())
 
     @property
     def full(self) -> bool:
@@ -197,7 +209,11 @@ class ElevenLabs:
                 )
 
         return await retrying(
-            attempt, (Busy, Unavailable, TimedOut), attempts=self._attempts, deadline=deadline
+            attempt,
+            (Busy, Unavailable, TimedOut),
+            attempts=self._attempts,
+            deadline=deadline,
+            retried=partial(self._measures.provider_retried, OPERATIONS[method, template]),
         )
 
     async def _send(
@@ -211,17 +227,22 @@ class ElevenLabs:
         changes: bool,
     ) -> bytes:
         """The body of a successful answer."""
+        operation = OPERATIONS[request.method, request.extensions["url_template"]]
         try:
             with part("provider"):
                 response, body = await exchange(
                     self._http, request, deadline=deadline, most=most, changes=changes
                 )
-            if response.is_success:
-                return body
-            raise failures.classify(response.status_code, response.headers, body, refused=refused, gone=gone)
+            if not response.is_success:
+                raise failures.classify(
+                    response.status_code, response.headers, body, refused=refused, gone=gone
+                )
         except ProviderFailure as failure:
-            tell_refusal(OPERATIONS[request.method, request.extensions["url_template"]], failure)
+            tell_refusal(operation, failure)
+            self._measures.provider_asked(operation, "error", failure.reason)
             raise
+        self._measures.provider_asked(operation, "success", "")
+        return body
 
 
 def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:

@@ -21,11 +21,13 @@ async def retrying(
     *,
     attempts: int,
     deadline: float,
+    retried: Callable[[str], None],
 ) -> T:
     """Calls `attempt` with the number of tries before, again after the failures in `on`.
 
     Stops when the next pause would end after the deadline. When time runs out in a later try, the
-    failure known before says more than that, and is the one raised.
+    failure known before says more than that, and is the one raised. `retried` hears why before each try
+    but the first.
     """
     loop = asyncio.get_running_loop()
     known: ProviderFailure | None = None
@@ -38,11 +40,17 @@ async def retrying(
     def over(state: tenacity.RetryCallState) -> bool:
         return state.attempt_number >= attempts or loop.time() + state.upcoming_sleep >= deadline
 
+    def tell(state: tenacity.RetryCallState) -> None:
+        failure = state.outcome.exception() if state.outcome else None
+        if isinstance(failure, ProviderFailure):
+            retried(failure.reason)
+
     async for trial in tenacity.AsyncRetrying(
         sleep=slept,
         retry=tenacity.retry_if_exception_type(on),
         wait=_pause,
         stop=over,
+        before_sleep=tell,
         reraise=True,
     ):
         with trial:

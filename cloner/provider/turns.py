@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cloner.measures import UNMEASURED, Measures
 from cloner.provider.failures import OwnQueueFull
 from cloner.refusals import Overloaded
 from telemetry.parts import part
@@ -110,7 +111,8 @@ class Turns:
     At most `queue` calls wait, and as many others.
     """
 
-    def __init__(self, at_once: int, queue: int) -> None:
+    def __init__(self, at_once: int, queue: int, measures: Measures = UNMEASURED) -> None:
+        self._measures = measures
         self._at_once = at_once
         self._queue = queue
         self._running: set[_Place] = set()
@@ -144,10 +146,14 @@ class Turns:
         mine = urgency()
         loop = asyncio.get_running_loop()
         place = _Place(mine, kind, declinable, loop.create_future())
-        if not self._free(mine) or self._ahead_of(mine):
-            await self._turn(place, deadline)
-        else:
-            self._begin(place)
+        came = loop.time()
+        try:
+            if not self._free(mine) or self._ahead_of(mine):
+                await self._turn(place, deadline)
+            else:
+                self._begin(place)
+        finally:
+            self._measures.turn_waited(call=mine.call, seconds=loop.time() - came)
         try:
             yield
         except BaseException:

@@ -44,6 +44,8 @@ class AgentRow(msgspec.Struct, frozen=True):
     former_marker: str | None
     former_voice_id: str | None
     former_first_message: str | None
+    traceparent: str
+    """The span of the request that gave it."""
 
     def gave_voice(self, voice_id: str | None) -> bool:
         """Whether a voice that the agent has is one that we gave it."""
@@ -63,7 +65,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
 
 # In the order of the row's fields.
 FIELDS = """agent_id, marker, call_id, voice_id, first_message, before_voice_id, before_first_message,
-    former_marker, former_voice_id, former_first_message"""
+    former_marker, former_voice_id, former_first_message, traceparent"""
 
 ALONE = Statement("SELECT pg_advisory_xact_lock(hashtextextended(:agent_id, 0))")
 GIVEN = Statement(f"SELECT {FIELDS}, turn FROM agents WHERE agent_id = :agent_id")
@@ -77,14 +79,15 @@ OTHER_CALL = Statement("""
 INTENDED = Statement(f"""
     INSERT INTO agents ({FIELDS}, restoring, held_until, holder, turn)
     VALUES (:agent_id, :marker, :call_id, :voice_id, :first_message, :before_voice_id,
-        :before_first_message, :former_marker, :former_voice_id, :former_first_message,
+        :before_first_message, :former_marker, :former_voice_id, :former_first_message, :traceparent,
         false, :until, :holder, :turn + 1)
     ON CONFLICT (agent_id) DO UPDATE SET
         marker = excluded.marker, call_id = excluded.call_id, voice_id = excluded.voice_id,
         first_message = excluded.first_message, before_voice_id = excluded.before_voice_id,
         before_first_message = excluded.before_first_message, former_marker = excluded.former_marker,
         former_voice_id = excluded.former_voice_id, former_first_message = excluded.former_first_message,
-        restoring = false, held_until = excluded.held_until, holder = excluded.holder, turn = excluded.turn
+        traceparent = excluded.traceparent, restoring = false, held_until = excluded.held_until,
+        holder = excluded.holder, turn = excluded.turn
     WHERE agents.held_until <= :now AND agents.turn = :turn
 """)
 LET_GO = Statement("""
@@ -100,7 +103,8 @@ STRAYED = Statement("""
         first_message = :first_message, before_voice_id = :before_voice_id,
         before_first_message = :before_first_message,
         former_marker = :former_marker, former_voice_id = :former_voice_id,
-        former_first_message = :former_first_message, restoring = true, holder = '', turn = turn + 1
+        former_first_message = :former_first_message, traceparent = :traceparent,
+        restoring = true, holder = '', turn = turn + 1
     WHERE agent_id = :agent_id
 """)
 STRAYED_UNDER_ANOTHER = Statement("""
@@ -141,7 +145,8 @@ CLAIMED_WITH_VOICE = Statement(CLAIM.format(which=f"AND {MAY_HAVE}", fields=FIEL
 RESTORED = Statement("""
     UPDATE agents SET marker = NULL, call_id = NULL, voice_id = NULL, first_message = NULL,
         before_voice_id = NULL, before_first_message = NULL, former_marker = NULL, former_voice_id = NULL,
-        former_first_message = NULL, restoring = false, held_until = 0, holder = '', turn = turn + 1
+        former_first_message = NULL, traceparent = '', restoring = false, held_until = 0, holder = '',
+        turn = turn + 1
     WHERE agent_id = :agent_id AND holder = :holder
 """)
 SPEAKING = Statement(f"SELECT 1 FROM agents WHERE {MAY_HAVE} LIMIT 1")

@@ -44,6 +44,11 @@ class CallRow(msgspec.Struct, frozen=True):
     stated: str
     begun_at: float
     ended_at: float | None
+    traceparent: str
+    """The span of whoever was the first to ask about it."""
+
+    ended_by: str
+    """The span of whoever said that it has ended."""
 
     @property
     def named(self) -> bool:
@@ -65,6 +70,9 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True):
     begun_at: float
     confirmed: bool = False
     """Whether ElevenLabs itself calls the conversation so, and not only a delivery."""
+
+    traceparent: str = ""
+    """The span of whoever asks."""
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +98,8 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
 NOBODY = "-"
 
 # In the order of the row's fields.
-FIELDS = "id, agent_id, conversation_id, caller, marker, number, stated, begun_at, ended_at"
+FIELDS = """id, agent_id, conversation_id, caller, marker, number, stated, begun_at, ended_at,
+    traceparent, ended_by"""
 SELECT = f"SELECT {FIELDS} FROM calls"
 # Whom a delivery has named comes first: to that call an agent may have been given.
 FIRST = "ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1"
@@ -98,8 +107,9 @@ FIRST = "ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1
 NAMELESS = "(:conversation_id = '' OR conversation_id = '' OR conversation_id = :conversation_id)"
 
 NOTED = Statement(f"""
-    INSERT INTO calls (id, agent_id, conversation_id, caller, number, stated, begun_at, confirmed)
-    VALUES (:id, :agent_id, :conversation_id, :caller, :number, :stated, :begun_at, :confirmed)
+    INSERT INTO calls
+        (id, agent_id, conversation_id, caller, number, stated, begun_at, confirmed, traceparent)
+    VALUES (:id, :agent_id, :conversation_id, :caller, :number, :stated, :begun_at, :confirmed, :traceparent)
     ON CONFLICT (id) DO NOTHING
     RETURNING {FIELDS}
 """)
@@ -125,15 +135,16 @@ OF_VOICE_AT = Statement(f"""
         AND marker = (SELECT marker FROM voices WHERE voice_id = :voice_id)
     {FIRST}
 """)
-ENDED = Statement("UPDATE calls SET ended_at = coalesce(ended_at, :now) WHERE id = :id")
+# Who says so first has ended it.
+END = """UPDATE calls SET ended_by = CASE WHEN ended_at IS NULL THEN :ended_by ELSE ended_by END,
+    ended_at = coalesce(ended_at, :now)"""
+ENDED = Statement(f"{END} WHERE id = :id")
 # What was opened from another number, or without its conversation, has rows of its own.
-ENDED_CONVERSATION = Statement("""
-    UPDATE calls SET ended_at = coalesce(ended_at, :now)
-    WHERE conversation_id = :conversation_id AND agent_id = :agent_id
+ENDED_CONVERSATION = Statement(f"""
+    {END} WHERE conversation_id = :conversation_id AND agent_id = :agent_id
 """)
-ENDED_NAMELESS = Statement("""
-    UPDATE calls SET ended_at = coalesce(ended_at, :now)
-    WHERE id = :id AND agent_id = :agent_id AND conversation_id = ''
+ENDED_NAMELESS = Statement(f"""
+    {END} WHERE id = :id AND agent_id = :agent_id AND conversation_id = ''
 """)
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
 CLOSED_OLD = Statement(f"""
@@ -236,6 +247,7 @@ def end(
     conversation_id: str | None = None,
     agent_id: str | None = None,
     voice_id: str | None = None,
+    traceparent: str = "",
 ) -> CallRow | None:
     """Ends the call that is found by its conversation, else by its id, else by agent and voice.
 
@@ -255,11 +267,12 @@ def end(
     if row is None:
         return None
     call = _call(row)
-    tx.run(ENDED, id=call.id, now=now)
+    told_now = {"now": now, "ended_by": traceparent}
+    tx.run(ENDED, id=call.id, **told_now)
     if call.conversation_id:
-        tx.run(ENDED_CONVERSATION, conversation_id=call.conversation_id, agent_id=call.agent_id, now=now)
+        tx.run(ENDED_CONVERSATION, conversation_id=call.conversation_id, agent_id=call.agent_id, **told_now)
     if call_id:
-        tx.run(ENDED_NAMELESS, id=call_id, agent_id=call.agent_id, now=now)
+        tx.run(ENDED_NAMELESS, id=call_id, agent_id=call.agent_id, **told_now)
     return call
 
 
@@ -272,6 +285,7 @@ def complete(
     agent_id: str,
     voice_id: str,
     id_of: Callable[[str, str], str],
+    traceparent: str = "",
 ) -> CallRow | None:
     """Ends a call as `end` does and has its agent put back; None if nobody had asked about the call.
 
@@ -279,7 +293,13 @@ def complete(
     far, a delivery for it that is still on its way comes too late, and touches no agent.
     """
     call = end(
-        tx, now=now, call_id=call_id, conversation_id=conversation_id, agent_id=agent_id, voice_id=voice_id
+        tx,
+        now=now,
+        call_id=call_id,
+        conversation_id=conversation_id,
+        agent_id=agent_id,
+        voice_id=voice_id,
+        traceparent=traceparent,
     )
     if call is not None:
         agents.withdraw(tx, call_id=call.id)

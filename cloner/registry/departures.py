@@ -36,7 +36,8 @@ GONE = Statement("""
     WHERE marker = :marker AND state IN ('ready', 'deleting')
 """)
 RELEASE = """
-    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0
+    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0,
+        given_up_by = :given_up_by
     WHERE marker = :marker AND state = 'ready'
 """
 RELEASED = Statement(RELEASE)
@@ -52,7 +53,7 @@ NOBODYS: dict[str, str | None] = {
 }
 FORGET = Statement(f"""
     UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0,
-        {", ".join(f"{column} = :{column}" for column in NOBODYS)}
+        given_up_by = :given_up_by, {", ".join(f"{column} = :{column}" for column in NOBODYS)}
     WHERE marker = :marker
 """)
 UNUSED = f"""
@@ -101,24 +102,33 @@ def lost(tx: Transaction, marker: str, *, now: float) -> None:
         erase(tx, marker)
 
 
-def release(tx: Transaction, marker: str, reason: str, *, busy_since: float | None, now: float) -> bool:
-    """Gives a ready voice up for deletion, so that nobody begins to use it.
+def release(
+    tx: Transaction,
+    marker: str,
+    reason: str,
+    *,
+    busy_since: float | None,
+    now: float,
+    traceparent: str = "",
+) -> bool:
+    """Gives a ready voice up for deletion, so that nobody begins to use it. `traceparent` is who does so.
 
     With `busy_since`, only if no call that began since then and has not ended uses it.
     """
+    values = {"marker": marker, "reason": reason, "now": now, "given_up_by": traceparent}
     if busy_since is None:
-        return tx.run(RELEASED, marker=marker, reason=reason, now=now) == 1
-    return tx.run(RELEASED_UNLESS_IN_CALL, marker=marker, reason=reason, now=now, busy_since=busy_since) == 1
+        return tx.run(RELEASED, **values) == 1
+    return tx.run(RELEASED_UNLESS_IN_CALL, **values, busy_since=busy_since) == 1
 
 
-def forget(tx: Transaction, marker: str, *, now: float) -> VoiceRow | None:
+def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -> VoiceRow | None:
     """Forgets whose voice it is; its row, where the provider still has it, for whoever deletes it there.
 
     One that is on its way is nobody's then: whoever makes it finds no row, and deletes it.
     """
     row = voices.held(tx, marker)
     if row is not None and row.state in ("ready", "deleting"):
-        tx.run(FORGET, marker=marker, reason=FORGOTTEN, now=now, **NOBODYS)
+        tx.run(FORGET, marker=marker, reason=FORGOTTEN, now=now, given_up_by=traceparent, **NOBODYS)
         requests.forget_voice(tx, marker)
         return voices.get(tx, marker)
     voices.fail(tx, marker, FORGOTTEN, now=now)
@@ -126,9 +136,9 @@ def forget(tx: Transaction, marker: str, *, now: float) -> VoiceRow | None:
     return None
 
 
-def give_up(tx: Transaction, marker: str, reason: str, *, now: float) -> None:
+def give_up(tx: Transaction, marker: str, reason: str, *, now: float, traceparent: str = "") -> None:
     """Gives a ready voice up for deletion, whatever uses it, so that no request is answered with it again."""
-    release(tx, marker, reason, busy_since=None, now=now)
+    release(tx, marker, reason, busy_since=None, now=now, traceparent=traceparent)
     requests.forget_voice(tx, marker)
 
 

@@ -10,7 +10,9 @@ from cloner.registry.voices import VoiceRow
 __all__ = ["forget", "forget_owner"]
 
 
-def forget(tx: Transaction, person: str | None, number: str | None, *, now: float) -> list[VoiceRow]:
+def forget(
+    tx: Transaction, person: str | None, number: str | None, *, now: float, traceparent: str = ""
+) -> list[VoiceRow]:
     """Forgets a person, or without one everybody who calls from a number.
 
     Says which voices ElevenLabs still has, which are to be deleted there.
@@ -23,11 +25,14 @@ def forget(tx: Transaction, person: str | None, number: str | None, *, now: floa
     for each in sorted({row.person for row in found}):
         consents.erase(tx, person=each)
     consents.erase(tx, person=person, number=number)
-    left = [departures.forget(tx, row.marker, now=now) for row in sorted(found, key=lambda row: row.marker)]
+    left = [
+        departures.forget(tx, row.marker, now=now, traceparent=traceparent)
+        for row in sorted(found, key=lambda row: row.marker)
+    ]
     return [row for row in left if row is not None]
 
 
-def forget_owner(tx: Transaction, voice_id: str, *, now: float) -> list[VoiceRow]:
+def forget_owner(tx: Transaction, voice_id: str, *, now: float, traceparent: str = "") -> list[VoiceRow]:
     """Forgets whom a voice is of, as `forget` does; nobody, where there is no such voice to be used."""
     row = voices.by_voice_id(tx, voice_id)
-    return [] if row is None else forget(tx, row.person, None, now=now)
+    return [] if row is None else forget(tx, row.person, None, now=now, traceparent=traceparent)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 
+from cloner.measures import UNMEASURED
 from cloner.registry.transaction import RegistryBusy, RegistryUnavailable, Transaction
 from telemetry.parts import part
 
@@ -44,6 +45,7 @@ class Store(ABC):
     def __init__(self) -> None:
         self.name = ""
         self.created_at = 0.0
+        self.measures = UNMEASURED
         self._waiting = 0
         # When something was first asked that nothing was answered since, and when it last was answered.
         self._asked: dict[str, float] = {}
@@ -99,6 +101,7 @@ class Store(ABC):
         self._waiting += 1
         self._asked.setdefault(kind, time.monotonic())
         answered = True
+        began = time.perf_counter()
         try:
             system = "postgresql" if self.postgres else "sqlite"
             with part("registry", {DB_SYSTEM: system, DB_OPERATION: name}, work=name):
@@ -108,6 +111,7 @@ class Store(ABC):
             raise
         finally:
             self._waiting -= 1
+            self.measures.transaction_ended(name, seconds=time.perf_counter() - began)
             if answered:
                 self._asked.pop(kind, None)
                 self._heard[kind] = time.monotonic()

@@ -13,7 +13,8 @@ WITH_CONSENT = Statement(f"""
     UPDATE voices SET consent = :consent, consent_at = :at WHERE person = :person AND {voices.ACTIVE}
 """)
 WITHDRAWN = Statement("""
-    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0
+    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0,
+        given_up_by = :given_up_by
     WHERE person = :person AND state = 'ready'
 """)
 
@@ -35,7 +36,9 @@ def give(tx: Transaction, person: str, consent: str, *, number: str | None, now:
     tx.run(WITH_CONSENT, person=person, consent=consent, at=at)
 
 
-def withdraw(tx: Transaction, person: str, consent: str, *, number: str | None, now: float) -> None:
+def withdraw(
+    tx: Transaction, person: str, consent: str, *, number: str | None, now: float, traceparent: str = ""
+) -> None:
     """Keeps that a consent was withdrawn, and gives up the person's voices, ready or on their way."""
     consents.withdraw(tx, person, consent, number=number, now=now)
     for row in voices.of_person_or_number(tx, person, None):
@@ -43,5 +46,5 @@ def withdraw(tx: Transaction, person: str, consent: str, *, number: str | None, 
             voices.fail(tx, row.marker, consents.WITHDRAWN, now=now)
         if row.state in ("intended", "ready"):
             requests.forget_voice(tx, row.marker)
-    tx.run(WITHDRAWN, person=person, reason=consents.WITHDRAWN, now=now)
+    tx.run(WITHDRAWN, person=person, reason=consents.WITHDRAWN, now=now, given_up_by=traceparent)
     tx.run(WITHDRAWN_TOO, person=person, reason=consents.WITHDRAWN)

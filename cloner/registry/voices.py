@@ -58,9 +58,13 @@ class VoiceRow(msgspec.Struct, frozen=True):
     tries: int
     reason: str | None
     traceparent: str
+    """The span of the request that had it made."""
+
     consent: str
     consent_at: float | None
-    client_reference: str = ""
+    client_reference: str
+    given_up_by: str
+    """The span of the request that gave it up."""
 
 
 class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +94,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 # In the order of the row's fields.
 FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,
     owner, {SEEN} AS alive_at, tries, reason, traceparent, consent, consent_at,
-    client_reference"""
+    client_reference, given_up_by"""
 # Ready or on its way: a caller has one such voice at most.
 ACTIVE = "state IN ('intended', 'ready')"
 SELECT = f"SELECT {FIELDS} FROM voices"

@@ -1,5 +1,6 @@
 """Who is let in: every call is asked for its token, its right and its client's bound, before it is read."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -10,8 +11,9 @@ import structlog
 from precall.v1 import cloning_pb2
 
 from cloner.clients import ANYBODY, Client, Clients, Right, calling
+from cloner.measures import UNMEASURED, Measures
 from cloner.refusals import ClientOverloaded, PermissionDenied, Refused, Unauthenticated
-from cloner.rpc.status import answer_failure, reason_of
+from cloner.rpc.status import Ending, answer_failure, ending_of_call, reason_of
 from cloner.rpc.usage import Quota, own_quota
 from telemetry.facts import about, note
 
@@ -56,8 +58,9 @@ class Access(grpc.aio.ServerInterceptor):
     anybody may do everything.
     """
 
-    def __init__(self, clients: Callable[[], Clients | None]) -> None:
+    def __init__(self, clients: Callable[[], Clients | None], measures: Measures = UNMEASURED) -> None:
         self._clients = clients
+        self._measures = measures
         self._under_way: Counter[str] = Counter()
 
     async def intercept_service(
@@ -95,7 +98,10 @@ class Access(grpc.aio.ServerInterceptor):
             about_call["client"] = client.name
 
         async def call(requests: Any, context: Context) -> Any:
-            with about(**about_call):
+            with (
+                about(**about_call),
+                self._measured(client, method.lstrip("/") if right is not None else "_OTHER"),
+            ):
                 try:
                     if client is None:
                         raise Unauthenticated
@@ -111,6 +117,21 @@ class Access(grpc.aio.ServerInterceptor):
                     return None
 
         return call
+
+    @contextmanager
+    def _measured(self, client: Client | None, method: str) -> Iterator[None]:
+        """Measures a call by how it ends."""
+        ending = Ending()
+        token = ending_of_call.set(ending)
+        try:
+            yield
+        except asyncio.CancelledError:
+            ending.outcome = "abandoned"
+            raise
+        finally:
+            ending_of_call.reset(token)
+            name = None if client is None else client.name
+            self._measures.request_ended(name, method, ending.outcome, ending.reason, parts=ending.parts)
 
     @contextmanager
     def _place(self, client: Client) -> Iterator[None]:

@@ -15,7 +15,7 @@ from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort, OwnQueueFul
 from cloner.provider.turns import Urgency, as_urgent_as
 from cloner.refusals import Overloaded
 from cloner.registry import Store
-from cloner.rpc.status import answer_failure, reason_of
+from cloner.rpc.status import answer_failure, ending_of_call, reason_of
 from telemetry.facts import about, note
 from telemetry.parts import measured
 
@@ -92,6 +92,9 @@ async def answered(
                 "duration_ms": round((time.monotonic() - began) * 1000),
                 **parts.milliseconds,
             }
+            ending = ending_of_call.get()
+            if ending is not None:
+                ending.parts = parts.seconds
             note(**facts)
             log.info("request answered", **facts)
 

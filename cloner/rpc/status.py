@@ -4,6 +4,9 @@ The status goes out by `set_code`, `set_details` and a trailing `grpc-status-det
 answer message: `context.abort_with_status` would leave the server span without a status.
 """
 
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -34,7 +37,7 @@ from cloner.voices.marked import VoiceNeedsVerification
 from telemetry.logs import where
 from telemetry.tracing import trace_id
 
-__all__ = ["CallNotFound", "FieldInvalid", "answer_failure", "reason_of"]
+__all__ = ["CallNotFound", "Ending", "FieldInvalid", "answer_failure", "ending_of_call", "reason_of"]
 
 log = structlog.get_logger()
 
@@ -127,6 +130,20 @@ WAITS = {
 INTERNAL = "An internal error; the trace shows where."
 
 
+@dataclass(slots=True)
+class Ending:
+    """How a call ends."""
+
+    outcome: str = "success"
+    reason: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """How many seconds were spent on what."""
+
+
+ending_of_call: ContextVar[Ending | None] = ContextVar("ending_of_call", default=None)
+"""How the call ends that is being answered."""
+
+
 def reason_of(failure: Exception) -> str:
     """The name of the reason without its prefix, such as SAMPLE_TOO_SHORT."""
     reason, _ = _row(failure)
@@ -139,6 +156,9 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
     What is not in the table is a bug, told to the log and to nobody else.
     """
     reason, code = _row(failure)
+    ending = ending_of_call.get()
+    if ending is not None:
+        ending.outcome, ending.reason = "error", reason_of(failure)
     message = str(failure)
     if reason == E.ERROR_REASON_INTERNAL:
         log.error("bug", exception=where(failure))

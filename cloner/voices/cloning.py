@@ -19,6 +19,7 @@ import secrets
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import get_current_span
 
+from cloner.measures import Measures
 from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, NewVoice
 from cloner.provider.failures import ProviderFailure
@@ -86,8 +88,8 @@ class Clone:
 
     def __init__(self, row: VoiceRow, *, asked: bool = False) -> None:
         self.row = row
-        self.seen = asyncio.get_running_loop().time()
-        """When its intent was last known to be ours."""
+        self.begun = self.seen = asyncio.get_running_loop().time()
+        """When it was begun, and when its intent was last known to be ours."""
 
         self.trace = get_current_span().get_span_context()
         self.failure: ProviderFailure | None = None
@@ -123,6 +125,7 @@ class Cloning:
         *,
         room: Room,
         tracing: TracerProvider,
+        measures: Measures,
         timeout_seconds: float,
         attempts: int,
         keep_seconds: float,
@@ -134,6 +137,7 @@ class Cloning:
         self._removal = removal
         self._room = room
         self._tracer = tracing.get_tracer("precall.cloning")
+        self._measures = measures
         self._timeout = timeout_seconds
         self._attempts = attempts
         self._keep_seconds = keep_seconds
@@ -236,7 +240,11 @@ class Cloning:
         # Counted by itself, because it may outlive the request that began it.
         with self._room.holding(len(recording.sample)):
             voice_id = await retrying(
-                attempt, (failures.Busy, failures.Unavailable), attempts=self._attempts, deadline=deadline
+                attempt,
+                (failures.Busy, failures.Unavailable),
+                attempts=self._attempts,
+                deadline=deadline,
+                retried=partial(self._measures.provider_retried, "clone"),
             )
         return await self._record(clone.row, voice_id)
 
@@ -357,17 +365,24 @@ class Cloning:
             self._heart = asyncio.create_task(self._beat())
 
     async def _finished(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
+        outcome, reason = "abandoned", ""
         try:
             with as_urgent_as(clone.urgency):
-                return await work
+                voice = await work
+            outcome = "success"
+            return voice
         except (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable) as failure:
+            outcome, reason = "error", failure.reason
             await self._give_up(clone, failure.reason)
             raise
         except Exception:
+            outcome, reason = "error", "INTERNAL"
             await self._give_up(clone, "given up")
             raise
         finally:
             self._clones.pop(clone.row.marker, None)
+            seconds = asyncio.get_running_loop().time() - clone.begun
+            self._measures.clone_ended(outcome, reason, seconds=seconds)
 
     async def _give_up(self, clone: Clone, reason: str) -> None:
         """Closes the intent of a clone, unless another process has taken it over."""

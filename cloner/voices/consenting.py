@@ -9,6 +9,7 @@ from cloner.registry import Consent, Store, consents, voice_consents, voices
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.looking import Looking
 from cloner.voices.removal import Removal, tell_given_up
+from telemetry.tracing import traceparent
 
 __all__ = ["MOST_TOLD", "Consenting"]
 
@@ -73,7 +74,14 @@ class Consenting:
                 known = await self._store.read(consents.persons_of, number, most=MOST_PERSONS)
                 persons += [other for other in known if other not in persons]
         for person in persons:
-            await self._store.write(voice_consents.withdraw, person, consent, number=number, now=self._now())
+            await self._store.write(
+                voice_consents.withdraw,
+                person,
+                consent,
+                number=number,
+                now=self._now(),
+                traceparent=traceparent(),
+            )
             log.info("consent withdrawn")
         every: list[Consent] = []
         deleted = pending = 0

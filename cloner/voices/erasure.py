@@ -8,6 +8,7 @@ from cloner.provider.failures import VoiceNotFound
 from cloner.registry import Store, departures, erasing, voices
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.removal import Removal, tell_given_up
+from telemetry.tracing import traceparent
 
 __all__ = ["Erasure"]
 
@@ -38,7 +39,9 @@ class Erasure:
         row = await self._store.read(voices.once_by_voice_id, voice_id)
         if row is None:
             raise VoiceNotFound
-        await self._store.write(departures.give_up, row.marker, departures.DELETED, now=self._now())
+        await self._store.write(
+            departures.give_up, row.marker, departures.DELETED, now=self._now(), traceparent=traceparent()
+        )
         tell_given_up(row, departures.DELETED)
         current = await self._store.read(voices.get, row.marker)
         if current is None or current.state != "deleting":
@@ -51,10 +54,14 @@ class Erasure:
         A number alone means everybody who calls from it.
         """
         if voice_id:
-            left = await self._store.write(erasing.forget_owner, voice_id, now=self._now())
+            left = await self._store.write(
+                erasing.forget_owner, voice_id, now=self._now(), traceparent=traceparent()
+            )
         else:
             person, number = self._identities.named(caller)
-            left = await self._store.write(erasing.forget, person, number, now=self._now())
+            left = await self._store.write(
+                erasing.forget, person, number, now=self._now(), traceparent=traceparent()
+            )
         deleted = 0
         for row in left:
             tell_given_up(row, departures.FORGOTTEN)

@@ -11,10 +11,10 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import StatusCode, get_current_span
 
 from cloner.provider.failures import ProviderFailure
-from cloner.registry import CallRow, VoiceRow
+from cloner.registry import AgentRow, CallRow, VoiceRow
 from telemetry.facts import note
 
-__all__ = ["ids_of", "pause_after", "put_off"]
+__all__ = ["ids_of", "ids_of_agent", "pause_after", "put_off"]
 
 log = structlog.get_logger()
 
@@ -29,12 +29,32 @@ def pause_after(tries: int) -> float:
 
 
 def ids_of(call: CallRow | None, voice: VoiceRow | None) -> dict[str, str]:
-    """The ids of a call, of its voice, and of the trace of the delivery that made the voice."""
+    """The ids of a call and of its voice, and the traces of who asked about the call and of who ended it.
+
+    Of a voice without a call, the trace of who had it made.
+    """
     ids: dict[str, str] = {}
-    if call is not None:
-        ids |= {"agent_id": call.agent_id, "call_id": call.id, "conversation_id": call.conversation_id}
     if voice is not None:
         ids |= {"voice_id": voice.voice_id or "", "origin_trace_id": voice.traceparent[3:35]}
+    if call is not None:
+        ids |= {
+            "agent_id": call.agent_id,
+            "call_id": call.id,
+            "conversation_id": call.conversation_id,
+            "origin_trace_id": call.traceparent[3:35],
+            "ended_by_trace_id": call.ended_by[3:35],
+        }
+    return {name: value for name, value in ids.items() if value}
+
+
+def ids_of_agent(row: AgentRow) -> dict[str, str]:
+    """The ids of an agent that was given a voice: for which call, and the trace of who gave it."""
+    ids = {
+        "agent_id": row.agent_id,
+        "voice_id": row.voice_id,
+        "call_id": row.call_id,
+        "origin_trace_id": row.traceparent[3:35],
+    }
     return {name: value for name, value in ids.items() if value}
 
 

@@ -11,8 +11,9 @@ from cachetools import LRUCache
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, voices
-from cloner.voices.postponed import ids_of, pause_after, put_off
+from cloner.voices.postponed import ids_of, ids_of_agent, pause_after, put_off
 from telemetry.facts import about
+from telemetry.tracing import traceparent
 
 __all__ = ["Removal", "tell_given_up"]
 
@@ -56,7 +57,7 @@ class Removal:
             return False
         if row.voice_id is not None:
             await self._provider.delete_voice(row.voice_id, deadline=deadline)
-        log.info("voice deleted", **ids_of(None, row), reason=row.reason or "unknown")
+        log.info("voice deleted", voice_id=row.voice_id, reason=row.reason or "unknown")
         await self._store.write(departures.lost, row.marker, now=self._now())
         return True
 
@@ -93,7 +94,12 @@ class Removal:
             departures.least_recently_used, busy_since=busy_since, now=now, kept=kept, replaces=replaces
         )
         if oldest is None or not await self._store.write(
-            departures.release, oldest.marker, departures.EVICTED, busy_since=busy_since, now=self._now()
+            departures.release,
+            oldest.marker,
+            departures.EVICTED,
+            busy_since=busy_since,
+            now=self._now(),
+            traceparent=traceparent(),
         ):
             return False
         oldest = msgspec.structs.replace(oldest, reason=departures.EVICTED)
@@ -130,11 +136,7 @@ class Removal:
         await self._store.write(agents.let_go, row.agent_id, holder=self._holder, until=self._now() + pause)
         call = await self._store.read(calls.latest, call_id=row.call_id)
         voice = await self._store.read(voices.get, row.marker)
-        ids = ids_of(call, voice) | {
-            "agent_id": row.agent_id,
-            "voice_id": row.voice_id,
-            "call_id": row.call_id,
-        }
+        ids = ids_of(call, voice) | ids_of_agent(row)
         put_off("agent not put back yet", failure, ids, tries=tries, next_try_seconds=pause, urgent=True)
 
     async def _restore(self, row: AgentRow, deadline: float) -> None:
@@ -174,4 +176,4 @@ class Removal:
 
 def tell_given_up(row: VoiceRow, reason: str) -> None:
     """Writes the line that says that nobody uses a voice from now on, and why; it is deleted after that."""
-    log.info("voice given up", **ids_of(None, row), reason=reason)
+    log.info("voice given up", voice_id=row.voice_id, reason=reason)

@@ -19,6 +19,7 @@ from gateway.edge.body import has_body
 from gateway.edge.places import EXTENSION, Claim, Places
 from gateway.edge.problems import ANSWERS, Problem
 from gateway.edge.turns import Turns
+from gateway.measures import UNMEASURED, Measures
 
 __all__ = ["Connection", "House"]
 
@@ -49,8 +50,10 @@ class NotTaken(Exception):
 class House:
     """What all connections share."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, measures: Measures = UNMEASURED) -> None:
         self.places = Places(most)
+        self.measures = measures
+        measures.observe_connections(lambda: self.places.taken)
         self.turns = Turns()
         self._ahead: dict[Connection, int] = {}
         self._ahead_bytes = 0
@@ -109,6 +112,7 @@ class Connection(HttpToolsProtocol):
 
     def give_way(self, *, at_once: bool) -> None:
         """Leaves its place to somebody else."""
+        self._house.measures.connection_refused("gave_way")
         if self.refuse is not None and not at_once:
             self.refuse()
             self._start_stalled(CLOSE_SECONDS)
@@ -129,6 +133,7 @@ class Connection(HttpToolsProtocol):
         self.flow = Flow(transport)
         self._start_clock()
         if not self._house.places.enter(self):
+            self._house.measures.connection_refused("full")
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -234,6 +239,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's own text is not told.
         """Answers what cannot be read as HTTP, unless another answer has begun."""
+        self._house.measures.connection_refused("unreadable")
         if not self._under_way() or not self.cycle.response_started:
             head, content = _answer()
             is_head = self.url and self.parser.get_method() == b"HEAD"

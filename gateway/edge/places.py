@@ -60,6 +60,11 @@ class Places:
         self._orders: dict[Claim, dict[Guest, float]] = {claim: {} for claim in Claim}
         self._leaving: set[Guest] = set()
 
+    @property
+    def taken(self) -> int:
+        """How many are connected."""
+        return len(self._claims)
+
     def enter(self, guest: Guest) -> bool:
         """Whether there is a place; somebody else may have given way for it."""
         if len(self._claims) >= self._most and not self._make_room():

@@ -59,12 +59,15 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
     progress.is_about(agent_id=told.agent_id, conversation_id=told.conversation_id)
     if told.type:
         progress.told["event_type"] = told.type
-    if not told.ends_call:
-        progress.reason = "ignored"
-        return Acknowledgement(conversation_id=told.conversation_id)
-    with part("cloner"):
-        found = await complete(desk.cloner, told)
-    progress.reason = "call_ended" if found else "call_unknown"
+    try:
+        if not told.ends_call:
+            progress.reason = "ignored"
+        else:
+            with part("cloner"):
+                found = await complete(desk.cloner, told)
+            progress.reason = "call_ended" if found else "call_unknown"
+    finally:
+        desk.measures.event_ended(told.type, progress.reason or "error")
     return Acknowledgement(conversation_id=told.conversation_id)
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.metrics import MeterProvider
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from cloner.server import serving
 from cloner.settings import Settings
 from environment import Secret
+from telemetry.metrics import NOWHERE
 from tests.cloner.promises import Promises
 from tests.kit.cloning import TICK_SECONDS
 from tests.kit.inspection import OF_ITS_OWN, Inspection
@@ -24,7 +26,7 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
 
     @asynccontextmanager
     async def start(
-        now: Callable[[], float] = time.time, **settings: Any
+        now: Callable[[], float] = time.time, *, meters: MeterProvider = NOWHERE, **settings: Any
     ) -> AsyncIterator[CloningServiceStub]:
         chosen = {
             "elevenlabs_api_key": Secret(API_KEY),
@@ -44,6 +46,8 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
                 spans.provider("cloner"),
                 now=now,
                 tick_seconds=TICK_SECONDS,
+                census_seconds=TICK_SECONDS,
+                meters=meters,
                 inspector=None if settings.keys() & OF_ITS_OWN else inspection,
             ) as port,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=(promises,)) as channel,

@@ -521,7 +521,7 @@ async def test_newer_database(database: str, kept: Path, tmp_path: Path) -> None
     async with opened(database, name="theirs", now=NOW) as store:
         await store.write(lambda tx: tx.run(Statement("UPDATE alembic_version SET version_num = '9999'")))
     says = (
-        "DATABASE_URL: the database was made by another release (revision 9999, and this one knows 0001):"
+        "DATABASE_URL: the database was made by another release (revision 9999, and this one knows 0002):"
         " run that release, or restore a back-up\n"
     )
 
@@ -547,7 +547,7 @@ async def test_migration_is_told(empty_database: str) -> None:
 
     ((line,), nothing) = told
     assert " level=info " in line
-    assert line.endswith("before=empty after=0001")
+    assert line.endswith("before=empty after=0002")
     assert [] == nothing
 
 

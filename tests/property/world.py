@@ -571,8 +571,14 @@ class World(Judge):
     def bugs(self) -> list[str]:
         """The lines that a cloner writes when something happens that nobody thought of."""
         told = ('"event": "bug"', '"level": "error"', "Traceback", "was never retrieved")
+        # An operator is to act upon these, and they come of what is done to ElevenLabs here.
+        meant = ('"event": "provider refused"', '"event": "agent not put back yet"')
         lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [line for line in lines if any(word in line for word in told)]
+        return [
+            line
+            for line in lines
+            if any(word in line for word in told) and not any(event in line for event in meant)
+        ]
 
 
 def _reason(failure: BaseException) -> str:

@@ -29,6 +29,15 @@ class System:
 
     http: httpx.AsyncClient
     emulator: Emulator
+    cloner: str
+    """Where the cloner listens."""
+
+    async def end(self, conversation_id: str = "conv_1", path: str = "/webhook/post-call") -> httpx.Response:
+        """One signed event that says that a call is over."""
+        data = {"conversation_id": conversation_id, "agent_id": "agent_demo"}
+        body = json.dumps({"type": "post_call_transcription", "data": data}).encode()
+        headers = {"ElevenLabs-Signature": signed(body, secret=SECRET)}
+        return await self.http.post(path, content=body, headers=headers)
 
     async def deliver(self, sample: bytes, *, form: str = "json", **changes: Any) -> httpx.Response:
         """One signed delivery."""
@@ -94,7 +103,7 @@ def running(spans, emulator: Emulator, emulator_url: str, sqlite: str, inspectio
                 gateway.serving(gateway_settings, tracing or spans.provider("gateway"), listener) as url,
                 httpx.AsyncClient(base_url=url, timeout=30) as http,
             ):
-                yield System(http, emulator)
+                yield System(http, emulator, f"127.0.0.1:{port}")
 
     return start
 

@@ -1,13 +1,17 @@
 import asyncio
 from collections.abc import Iterable
+from importlib.metadata import version
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
 from emulator import Fault
 from environment import Secret
-from telemetry.tracing import tracing
+from telemetry.tracing import described, provider_of, tracing
+from tests.rows import rows
 
 CREATE = "/v1/voices/add"
 AGENT = "/v1/convai/agents/{agent_id}"
@@ -60,8 +64,8 @@ async def test_one_trace_over_both_hops(system, speech: bytes, spans, form: str)
     answer = await system.deliver(speech, form=form)
 
     (root,) = await spans.wait("POST /webhook")
-    version, trace_id, span_id, flags = answer.headers["traceresponse"].split("-")
-    assert ("00", 1) == (version, int(flags, 16) & 1)
+    form_of_it, trace_id, span_id, flags = answer.headers["traceresponse"].split("-")
+    assert ("00", 1) == (form_of_it, int(flags, 16) & 1)
     assert (trace_id, span_id) == (f"{root.context.trace_id:032x}", f"{root.context.span_id:016x}")
     assert {root.context.trace_id} == {span.context.trace_id for span in spans.of_delivery()}
     waited_for = [span for span in spans.of_delivery() if span.name != "registry agents.let_go"]
@@ -220,6 +224,36 @@ async def test_second_delivery_links_to_the_clone_it_waits_for(
         (span.context.trace_id, link.context.trace_id) for span in spans.finished(RPC) for link in span.links
     ]
     assert [(traces[1], traces[0])] == links
+
+
+async def test_trace_that_is_not_kept(running, spans, sqlite: str, speech: bytes) -> None:
+    """An answer says that its trace is not sampled, and so does whatever links to it later."""
+    provider = provider_of(described("test", {}), ALWAYS_OFF)
+    provider.add_span_processor(SimpleSpanProcessor(spans.exporter))
+    async with running(tracing=provider) as system:
+        answer = await system.deliver(speech)
+
+    form_of_it, trace_id, _, flags = answer.headers["traceresponse"].split("-")
+    assert ("00", 0) == (form_of_it, int(flags, 16) & 1)
+    stored = await rows(
+        sqlite,
+        "SELECT traceparent FROM voices UNION SELECT traceparent FROM calls UNION SELECT traceparent FROM agents",
+    )
+    assert {(trace_id, flags)} == {
+        (found["traceparent"].split("-")[1], found["traceparent"].split("-")[3]) for found in stored
+    }
+    assert [] == spans.finished()
+
+
+async def test_resource(system, speech: bytes, spans) -> None:
+    """Spans say which release they are of, and that the processes belong together."""
+    await system.deliver(speech)
+    await spans.wait("POST /webhook")
+
+    assert {("gateway", "precall", version("precall")), ("cloner", "precall", version("precall"))} == {
+        tuple(span.resource.attributes[f"service.{name}"] for name in ("name", "namespace", "version"))
+        for span in spans.finished()
+    }
 
 
 async def test_health_checks_leave_no_trace(system, spans) -> None:

@@ -1,0 +1,116 @@
+"""Counts now and then what there is, so that metrics can tell it without asking anybody.
+
+Only where metrics go somewhere: then it asks the registry one cheap question every few seconds, and
+ElevenLabs for the account every few minutes, as work that no call waits for.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from cloner.measures import Measures
+from cloner.provider.account import Account
+from cloner.provider.turns import ahead
+from cloner.registry import RegistryUnavailable, Store
+from cloner.registry import census as registry
+from cloner.voices.postponed import pause_after
+from telemetry.logs import where
+
+__all__ = ["CENSUS_SECONDS", "Census"]
+
+log = structlog.get_logger()
+
+CENSUS_SECONDS = 15.0
+ACCOUNT_SECONDS = 300.0
+# A key may have no permission to read the account, and is not likely to get it soon.
+NOT_TOLD_SECONDS = 3_600.0
+ASKING_SECONDS = 10.0
+
+
+class Census:
+    """Counts every `seconds` until it is cancelled. `now` tells the time, in Unix seconds.
+
+    Calls that began `call_seconds` ago are over.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        account: Account,
+        measures: Measures,
+        *,
+        call_seconds: float,
+        seconds: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._account = account
+        self._call_seconds = call_seconds
+        self._seconds = seconds
+        self._now = now
+        self._found: registry.Census | None = None
+        self._voices_since: dict[str, float] = {}
+        """Since when each voice is to be deleted, as far as that is known."""
+
+        self._ask_account_at = 0.0
+        measures.observe_registry(voices=self._voices, calls=self._calls, due=self._due, ages=self._ages)
+        measures.observe_account(self._slots, self._month)
+
+    async def run(self) -> None:
+        """Counts again and again. What fails leaves what was counted before out."""
+        with ahead():
+            while True:
+                try:
+                    await self._look()
+                except RegistryUnavailable:  # told by whatever else needs the registry
+                    self._found = None
+                except Exception as bug:  # noqa: BLE001 - the next time it may work
+                    log.error("bug", exception=where(bug))
+                await asyncio.sleep(self._seconds)
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        found = await self._store.read(registry.count, busy_since=self._now() - self._call_seconds)
+        known = self._voices_since
+        # A try that failed moved the time by its pause at least. What was known before is no later.
+        self._voices_since = {
+            marker: min(due_at - sum(map(pause_after, range(1, tries + 1))), known.get(marker, due_at))
+            for marker, tries, due_at in found.deletions
+        }
+        self._found = found
+        if loop.time() >= self._ask_account_at:
+            account = await self._account.known(deadline=loop.time() + ASKING_SECONDS)
+            pause = NOT_TOLD_SECONDS if account is None else ACCOUNT_SECONDS
+            self._ask_account_at = loop.time() + pause
+
+    def _voices(self) -> dict[str, float]:
+        found = self._found
+        if found is None:
+            return {}
+        return {"intended": found.intended, "ready": found.ready, "deleting": found.deleting}
+
+    def _calls(self) -> int | None:
+        return None if self._found is None else self._found.calls
+
+    def _due(self) -> dict[str, float]:
+        found = self._found
+        if found is None:
+            return {}
+        return {"agent": found.agents, "voice": found.deleting}
+
+    def _ages(self) -> dict[str, float]:
+        found, now = self._found, self._now()
+        if found is None:
+            return {}
+        agents = now if found.agents_since is None else found.agents_since
+        voices = min(self._voices_since.values(), default=now)
+        return {"agent": max(0.0, now - agents), "voice": max(0.0, now - voices)}
+
+    def _slots(self) -> tuple[int | None, int | None]:
+        known = self._account.last
+        return (None, None) if known is None else (known.slots_used, known.slots_limit)
+
+    def _month(self) -> tuple[int | None, int | None]:
+        known = self._account.last
+        return (None, None) if known is None else (known.month_used, known.month_limit)

@@ -1,0 +1,60 @@
+"""Counts what there is, for metrics: by indexes that hold nothing else, or of tables with few rows."""
+
+import msgspec
+
+from cloner.registry.statement import Statement
+from cloner.registry.transaction import Transaction
+
+__all__ = ["Census", "count"]
+
+COUNTS = Statement("""
+    SELECT
+        (SELECT count(*) FROM voices WHERE state = 'intended'),
+        (SELECT count(*) FROM voices WHERE state = 'ready'),
+        (SELECT count(*) FROM voices WHERE state = 'deleting'),
+        (SELECT count(*) FROM calls WHERE ended_at IS NULL AND begun_at > :busy_since),
+        (SELECT count(*) FROM agents WHERE restoring),
+        (
+            SELECT min(calls.ended_at) FROM agents JOIN calls ON calls.id = agents.call_id
+            WHERE agents.restoring
+        )
+""")
+# The first of them will do: those that are most overdue.
+DELETING = Statement("""
+    SELECT marker, tries, due_at FROM voices WHERE state = 'deleting' ORDER BY due_at LIMIT 1000
+""")
+
+
+class Census(msgspec.Struct, frozen=True, kw_only=True):
+    """What there was at one time."""
+
+    intended: int
+    ready: int
+    deleting: int
+    calls: int
+    """Those that are in progress."""
+
+    agents: int
+    """Those that are to be put back."""
+
+    agents_since: float | None
+    """When the first call ended after which one is still to be put back; None where that is not known."""
+
+    deletions: list[tuple[str, int, float]]
+    """Of voices to be deleted: the marker, how often it was tried, and when the next try may begin."""
+
+
+def count(tx: Transaction, *, busy_since: float) -> Census:
+    """Counts. Calls that began before `busy_since` are over."""
+    row = tx.one(COUNTS, busy_since=busy_since)
+    assert row is not None  # noqa: S101 - a question without a table always has one answer
+    intended, ready, deleting, calls, agents, since = row
+    return Census(
+        intended=intended,
+        ready=ready,
+        deleting=deleting,
+        calls=calls,
+        agents=agents,
+        agents_since=since,
+        deletions=[(str(marker), int(tries), float(due_at)) for marker, tries, due_at in tx.all(DELETING)],
+    )

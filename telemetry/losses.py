@@ -1,0 +1,92 @@
+"""Spans that nobody will see: how many were dropped, because too many waited or nobody took them."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import structlog
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+__all__ = ["CountingProcessor", "Losses"]
+
+log = structlog.get_logger()
+
+DEFAULT_QUEUE = 2_048
+# How often the log says so, at the most.
+NEWS_SECONDS = 60.0
+
+
+class Losses:
+    """Counts the spans of a process that were dropped."""
+
+    def __init__(self) -> None:
+        self.spans = 0
+        self._lock = threading.Lock()
+
+    def add(self, spans: int) -> None:
+        """Counts so many more."""
+        with self._lock:
+            self.spans += spans
+
+
+class CountingProcessor(BatchSpanProcessor):
+    """Sends spans in batches, and counts those that are dropped.
+
+    At most `most` wait, the batch that is being sent beside them. What comes then is dropped here, and
+    not by the SDK's own queue, which drops its oldest and tells nobody how many.
+    """
+
+    def __init__(self, exporter: SpanExporter, losses: Losses, *, most: int = DEFAULT_QUEUE) -> None:
+        self._losses = losses
+        self._most = most
+        self._waiting = 0
+        self._silent_until = 0.0
+        self._lock = threading.Lock()
+        super().__init__(_Counting(exporter, self, losses), max_queue_size=most)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is None or not span.context.trace_flags.sampled:
+            return
+        with self._lock:
+            is_room = self._waiting < self._most
+            self._waiting += is_room
+            is_news = not is_room and time.monotonic() >= self._silent_until
+            if is_news:
+                self._silent_until = time.monotonic() + NEWS_SECONDS
+        if is_room:
+            super().on_end(span)
+            return
+        self._losses.add(1)
+        if is_news:
+            log.warning("spans are dropped, the collector is too slow", waiting=self._most)
+
+    def taken(self, spans: int) -> None:
+        """Says that so many wait no more."""
+        with self._lock:
+            self._waiting -= spans
+
+
+class _Counting(SpanExporter):
+    """Tells the processor what it was given, and counts what could not be sent: nobody tries that again."""
+
+    def __init__(self, exporter: SpanExporter, processor: CountingProcessor, losses: Losses) -> None:
+        self._exporter = exporter
+        self._processor = processor
+        self._losses = losses
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._processor.taken(len(spans))
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            if result is not SpanExportResult.SUCCESS:
+                self._losses.add(len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)

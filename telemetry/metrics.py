@@ -1,0 +1,156 @@
+"""Makes the meter provider of a process from the standard `OTEL_*` variables.
+
+`OTEL_METRICS_EXPORTER` is `otlp`, `prometheus`, `console` or `none`. Unset, metrics go where spans go:
+to the endpoint that `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` names, and nowhere
+if neither does. With `none` nothing is measured at all.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Thread
+
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Histogram,
+    Meter,
+    MeterProvider,
+    NoOpMeterProvider,
+    Observation,
+)
+from opentelemetry.sdk.metrics import MeterProvider as RecordingProvider
+from opentelemetry.sdk.metrics.export import (
+    ConsoleMetricExporter,
+    MetricExporter,
+    MetricReader,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.trace import TracerProvider
+
+from telemetry import otlp, parting
+from telemetry.losses import Losses
+from telemetry.tracing import EXPORT_MS, described, tracing
+
+__all__ = ["DURATIONS", "NOWHERE", "Providers", "duration", "observe", "observing", "parts_of_delivery"]
+
+# As the conventions for HTTP and RPC advise, and on past every budget of ours.
+DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
+DEFAULT_TIMEOUT_MS = 30_000
+NOWHERE: MeterProvider = NoOpMeterProvider()
+"""Where metrics go that nobody wants: nothing is measured."""
+
+Providers = tuple[TracerProvider, MeterProvider]
+
+
+@contextmanager
+def observing(service: str, environ: Mapping[str, str]) -> Iterator[Providers]:
+    """Yields the tracer and the meter provider of the process, and sends what is left when the block ends.
+
+    Spans and metrics are sent side by side then, so that a collector that is silent costs the time of one.
+    `environ` must be without what cannot be used: see `telemetry.variables`.
+    """
+    losses = Losses()
+    meters, close = _metering(service, environ, losses)
+    closing = Thread(target=close, name="last metrics", daemon=True)
+    try:
+        with tracing(service, environ, losses=losses) as tracers:
+            try:
+                yield tracers, meters
+            finally:
+                closing.start()
+    finally:
+        closing.join()
+
+
+def duration(
+    meter: Meter, name: str, description: str, *, buckets: tuple[float, ...] = DURATIONS
+) -> Histogram:
+    """A histogram of seconds."""
+    return meter.create_histogram(
+        name, unit="s", description=description, explicit_bucket_boundaries_advisory=buckets
+    )
+
+
+def parts_of_delivery(meter: Meter) -> Callable[[Mapping[str, float]], None]:
+    """What takes down the seconds of each part of a delivery, in whichever process it is spent."""
+    histogram = duration(meter, "precall.delivery.part.duration", "What the time of a delivery is spent on.")
+
+    def record(parts: Mapping[str, float]) -> None:
+        for name, seconds in parts.items():
+            histogram.record(seconds, {"precall.part": name})
+
+    return record
+
+
+def observe(
+    meter: Meter,
+    name: str,
+    description: str,
+    values: Callable[[], Mapping[str, float] | float | None],
+    *,
+    key: str = "",
+    unit: str = "",
+) -> None:
+    """A gauge of what `values` says when metrics are collected: a number, or one for each value of `key`.
+
+    `values` is called in a thread of its own, and must only look at what is in memory.
+    """
+
+    def look(_: CallbackOptions) -> list[Observation]:
+        found = values()
+        if found is None:
+            return []
+        if isinstance(found, Mapping):
+            return [Observation(value, {key: name}) for name, value in found.items()]
+        return [Observation(found)]
+
+    meter.create_observable_gauge(name, [look], unit=unit, description=description)
+
+
+def _metering(
+    service: str, environ: Mapping[str, str], losses: Losses
+) -> tuple[MeterProvider, Callable[[], None]]:
+    """The meter provider, and what sends the rest and ends it."""
+    reader = None if environ.get("OTEL_SDK_DISABLED") == "true" else _reader(environ)
+    if reader is None:
+        return NOWHERE, lambda: None
+    provider = RecordingProvider([reader], described(service, environ), shutdown_on_exit=False)
+    provider.get_meter("precall.telemetry").create_observable_counter(
+        "precall.telemetry.dropped",
+        [lambda _: [Observation(losses.spans, {"precall.signal": "spans"})]],
+        unit="{span}",
+        description="Spans that were dropped, because too many waited or the collector did not take them.",
+    )
+    timeout = min(
+        float(environ.get("OTEL_METRIC_EXPORT_TIMEOUT", DEFAULT_TIMEOUT_MS)),
+        float(environ.get("OTEL_BSP_EXPORT_TIMEOUT", EXPORT_MS)),
+    )
+    return provider, lambda: parting.within(timeout / 1_000, lambda: provider.shutdown(timeout))
+
+
+def _reader(environ: Mapping[str, str]) -> MetricReader | None:
+    default = environ.get("OTEL_TRACES_EXPORTER") or (
+        "otlp" if otlp.names_endpoint(environ, "METRICS") else "none"
+    )
+    match environ.get("OTEL_METRICS_EXPORTER", default).lower():
+        case "otlp":
+            return PeriodicExportingMetricReader(_otlp(environ))
+        case "console":
+            return PeriodicExportingMetricReader(ConsoleMetricExporter())
+        case "prometheus":
+            # Not needed, nor its library loaded, where nobody asks for it.
+            from telemetry.prometheus import scraped
+
+            return scraped(environ)
+        case _:
+            return None
+
+
+def _otlp(environ: Mapping[str, str]) -> MetricExporter:
+    # Each exporter costs a quarter of a second to import; a process needs one at most.
+    if otlp.is_over_grpc(environ, "METRICS"):
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as OverGrpc
+
+        return OverGrpc(compression=otlp.compression(environ, "METRICS"), channel_options=otlp.DIRECTLY)
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as OverHttp
+
+    return OverHttp(session=otlp.session())

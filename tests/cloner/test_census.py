@@ -1,0 +1,136 @@
+"""What is counted of the registry and of the account, so that metrics can tell it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from precall.v1 import cloning_pb2 as pb
+
+from emulator import Emulator, Fault
+from tests.cloner.clock import Clock
+from tests.cloner.test_lifecycle import AGENT, SUBSCRIPTION, VOICE, call, end
+
+
+class Figures:
+    """The metrics of a cloner, as a collector would have them."""
+
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader()
+        self.meters = MeterProvider([self._reader], shutdown_on_exit=False)
+
+    def told(self, name: str, **attributes: str) -> float | None:
+        """What a gauge says now, for these values of its attributes; None where it says nothing."""
+        data = self._reader.get_metrics_data()
+        points = [
+            point.value
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+            if set(attributes.values()) <= set(point.attributes.values())
+        ]
+        return points[0] if points else None
+
+    async def until(self, name: str, holds: Callable[[float | None], bool], **attributes: str) -> None:
+        """Waits until that holds of what a gauge says."""
+        async with asyncio.timeout(20):
+            while not holds(self.told(name, **attributes)):
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def figures() -> Figures:
+    """What is measured."""
+    return Figures()
+
+
+def equals(expected: float) -> Callable[[float | None], bool]:
+    """Whether a gauge says that."""
+    return lambda told: told == expected
+
+
+async def test_a_call(cloning, figures: Figures, speech: bytes) -> None:
+    """A voice and an open call are counted, and the call no more once it has ended."""
+    async with cloning(meters=figures.meters) as cloner:
+        await figures.until("precall.voices", equals(0), state="ready")
+        await cloner.PrepareCall(call(speech), timeout=10)
+        await figures.until("precall.voices", equals(1), state="ready")
+        await figures.until("precall.calls.open", equals(1))
+        await end(cloner)
+        await figures.until("precall.calls.open", equals(0))
+
+    assert 1 == figures.told("precall.voices", state="ready")
+    assert 0 == figures.told("precall.voices", state="intended")
+
+
+async def test_what_is_due(cloning, figures: Figures, emulator: Emulator, speech: bytes) -> None:
+    """An agent and a voice that cannot be cleaned up are due, for longer and longer, until they can."""
+    clock = Clock()
+    kinds = {"agent": Fault(method="PATCH", path=AGENT, times=None, error="service_unavailable"),
+             "voice": Fault(method="DELETE", path=VOICE, times=None, error="service_unavailable")}  # fmt: skip
+    async with cloning(clock, meters=figures.meters, provider_attempts=1) as cloner:
+        voice = (await cloner.PrepareCall(call(speech), timeout=10)).voice
+        other = await cloner.CloneVoice(
+            pb.CloneVoiceRequest(caller=pb.Caller(name="Anna", phone_number="+31612340099"), sample=speech),
+            timeout=10,
+        )
+        assert voice.voice_id != other.voice.voice_id
+        emulator.faults.set(*kinds.values())
+        await end(cloner)
+        await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=other.voice.voice_id), timeout=10)
+        for kind in kinds:
+            await figures.until("precall.due", equals(1), kind=kind)
+        assert 1 == figures.told("precall.voices", state="deleting")
+
+        clock.ahead += 100
+        for kind in kinds:
+            await figures.until("precall.due.oldest.age", lambda told: 100 <= (told or 0) < 300, kind=kind)
+        clock.ahead += 500
+        for kind in kinds:
+            await figures.until("precall.due.oldest.age", lambda told: 600 <= (told or 0) < 800, kind=kind)
+
+        emulator.faults.clear()
+        clock.ahead += 600
+        for kind in kinds:
+            await figures.until("precall.due", equals(0), kind=kind)
+            await figures.until("precall.due.oldest.age", equals(0), kind=kind)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_account(cloning, figures: Figures, emulator: Emulator) -> None:
+    """What ElevenLabs tells of the account is asked for once, and told again and again."""
+    async with cloning(meters=figures.meters):
+        await figures.until("precall.provider.slots.limit", equals(500))
+        await figures.until("precall.provider.slots.used", equals(0))
+
+    assert 1 == len(emulator.requests.matching(path=SUBSCRIPTION))
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_account_that_is_not_told(cloning, figures: Figures, emulator: Emulator, eventually) -> None:
+    """A key that may not read the account leaves its gauges out, and takes nothing else down."""
+    emulator.faults.set(Fault(method="GET", path=SUBSCRIPTION, times=None, error="missing_permissions"))
+    async with cloning(meters=figures.meters):
+        await eventually(lambda: emulator.requests.matching(path=SUBSCRIPTION))
+        await figures.until("precall.calls.open", equals(0))
+
+    assert figures.told("precall.provider.slots.limit") is None
+    assert figures.told("precall.provider.month.used") is None
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_reconciliation(cloning, figures: Figures, eventually: Any) -> None:
+    """The age of the last comparison is that since it succeeded."""
+    async with cloning(meters=figures.meters, reconcile_seconds=0.2, reconcile_grace_seconds=0.0):
+        before = figures.told("precall.reconciliation.age")
+        ages = [before]
+
+        def younger() -> bool:
+            ages.append(figures.told("precall.reconciliation.age"))
+            return ages[-1] < ages[-2]
+
+        await eventually(younger)

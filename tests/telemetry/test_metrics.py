@@ -1,0 +1,255 @@
+import asyncio
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from telemetry.losses import CountingProcessor, Losses
+from telemetry.metrics import NOWHERE, duration, observing
+from telemetry.prometheus import MOST_AT_ONCE
+
+Use = Callable[[dict[str, str]], None]
+
+
+@contextmanager
+def collector(metrics: list[Metric], *, silent: threading.Event | None = None) -> Iterator[str]:
+    """Takes in metrics over OTLP/HTTP, or keeps whoever brings some waiting until `silent` is set."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if silent is not None:
+                silent.wait()
+                return
+            if self.path == "/v1/metrics":
+                for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                    metrics.extend(metric for scope in resource.scope_metrics for metric in scope.metrics)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Writes nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture
+def settings(monkeypatch) -> Callable[[dict[str, str]], dict[str, str]]:
+    """Puts these variables into the environment, where the SDK reads some of them, and returns them."""
+
+    def put(environ: dict[str, str]) -> dict[str, str]:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        return environ
+
+    return put
+
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_measured"),
+    [
+        ({}, False),
+        (ENDPOINT, True),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, True),
+        ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "none"}, False),
+        ({**ENDPOINT, "OTEL_METRICS_EXPORTER": "none"}, False),
+        ({**ENDPOINT, "OTEL_SDK_DISABLED": "true"}, False),
+        ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "otlp"}, True),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1/v1/metrics"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1/v1/traces"}, False),
+        ({"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}, True),
+    ],
+    ids=str,
+)
+def test_choice(settings, environ: dict[str, str], *, is_measured: bool) -> None:
+    """Metrics go where they are sent, else where spans go; where they go nowhere, nothing is measured."""
+    with observing("gateway", settings({**environ, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.1"})) as (_, meters):
+        assert is_measured == (meters is not NOWHERE)
+
+
+def test_last_metrics(settings) -> None:
+    """What was measured last is sent when the process ends."""
+    received: list[Metric] = []
+    with collector(received) as endpoint:
+        environ = settings({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+        with observing("gateway", environ) as (_, meters):
+            meters.get_meter("t").create_counter("the.last").add(7)
+
+    (last,) = (metric for metric in received if metric.name == "the.last")
+    assert 7 == last.sum.data_points[0].as_int
+
+
+def test_silent_collector(settings) -> None:
+    """Spans and metrics are given up side by side where nobody takes them: that takes the time of one."""
+    silent = threading.Event()
+    with collector([], silent=silent) as endpoint:
+        environ = settings({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "3"})
+        with observing("gateway", environ) as (tracers, meters):
+            tracers.get_tracer("t").start_span("lost").end()
+            meters.get_meter("t").create_counter("lost").add(1)
+            ends = time.monotonic()
+        took = time.monotonic() - ends
+        silent.set()
+
+    # One after the other, they would take six.
+    assert 2.5 < took < 5.5
+
+
+@pytest.mark.parametrize(("ratio", "carried"), [("1.0", True), ("0.0", False)])
+def test_exemplars(settings, ratio: str, *, carried: bool) -> None:
+    """Over OTLP a measurement carries the id of the trace that it was taken in, if that is sampled."""
+    received: list[Metric] = []
+    with collector(received) as endpoint:
+        environ = settings({
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": ratio,
+        })  # fmt: skip
+        with observing("gateway", environ) as (tracers, meters):
+            histogram = duration(meters.get_meter("t"), "took", "Took.")
+            with tracers.get_tracer("t").start_as_current_span("work") as span:
+                histogram.record(0.2)
+
+    (took,) = (metric for metric in received if metric.name == "took")
+    trace_id = span.get_span_context().trace_id.to_bytes(16, "big")
+    found = [exemplar.trace_id for exemplar in took.histogram.data_points[0].exemplars]
+    assert ([trace_id] if carried else []) == found
+
+
+class Waiting(SpanExporter):
+    """Takes spans when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.told = threading.Event(), threading.Event()
+        self.answer = SpanExportResult.SUCCESS
+        self.received = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.asked.set()
+        self.told.wait()
+        self.received += len(spans)
+        return self.answer
+
+
+def test_dropped_spans(monkeypatch) -> None:
+    """Every span that finds the queue full is counted, and no other."""
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+    exporter, losses = Waiting(), Losses()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(CountingProcessor(exporter, losses, most=3))
+    tracer = provider.get_tracer("t")
+
+    tracer.start_span("is sent").end()
+    exporter.asked.wait()
+    for _ in range(10):
+        tracer.start_span("waits, or is dropped").end()
+    dropped = losses.spans
+    exporter.told.set()
+    provider.shutdown()
+
+    assert 7 == dropped == losses.spans
+    assert 4 == exporter.received
+
+
+def test_spans_that_nobody_took() -> None:
+    """What the collector does not take is counted too: nobody tries it again."""
+    exporter, losses = Waiting(), Losses()
+    exporter.told.set()
+    exporter.answer = SpanExportResult.FAILURE
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(CountingProcessor(exporter, losses))
+    for _ in range(3):
+        provider.get_tracer("t").start_span("is refused").end()
+    provider.shutdown()
+
+    assert 3 == losses.spans
+
+
+def test_dropped_is_a_metric(settings) -> None:
+    """The metrics say how many spans were dropped."""
+    received: list[Metric] = []
+    with collector(received) as endpoint:
+        environ = settings({
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{endpoint}/v1/metrics",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1/v1/traces",
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "0.1", "OTEL_METRIC_EXPORT_INTERVAL": "50",
+        })  # fmt: skip
+        with observing("gateway", environ) as (tracers, _):
+            tracers.get_tracer("t").start_span("is refused").end()
+            tracers.force_flush()
+            before = len(received)
+            ends = time.monotonic() + 10
+            while len(received) == before and time.monotonic() < ends:
+                time.sleep(0.01)
+
+    last = [metric for metric in received if metric.name == "precall.telemetry.dropped"][-1]
+    (point,) = last.sum.data_points
+    assert (1, [("precall.signal", "spans")]) == (
+        point.as_int,
+        [(attribute.key, attribute.value.string_value) for attribute in point.attributes],
+    )
+
+
+@contextmanager
+def fetched(settings, capsys, **environ: str) -> Iterator[str]:
+    """A process whose metrics can be fetched, and where; or what the log says instead."""
+    chosen = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": "0", **environ}
+    with observing("gateway", settings(chosen)) as (_, meters):
+        meters.get_meter("t").create_counter("some").add(1)
+        told = capsys.readouterr().out
+        found = re.search(r"http://\S+/metrics", told)
+        yield found[0] if found else told
+
+
+async def test_flood(settings, capsys) -> None:
+    """Those who are silent, or too many, keep each other out, take no thread, and are gone after a while."""
+    with fetched(settings, capsys) as url:
+        where = httpx.URL(url)
+        before = threading.active_count()
+        silent = [await asyncio.open_connection(where.host, where.port) for _ in range(MOST_AT_ONCE)]
+        turned_away = [await asyncio.open_connection(where.host, where.port) for _ in range(50)]
+        async with asyncio.timeout(20):
+            answers = [await reader.read() for reader, _ in turned_away]
+            busy = threading.active_count()
+            for reader, _ in silent:
+                await reader.read()
+        for _, writer in (*silent, *turned_away):
+            writer.close()
+        async with httpx.AsyncClient() as http, asyncio.timeout(20):
+            while True:
+                try:
+                    answer = await http.get(url)
+                    break
+                except httpx.TransportError:  # the pause after each of those before
+                    await asyncio.sleep(0.01)
+
+    assert [b""] * 50 == answers
+    assert busy <= before + MOST_AT_ONCE
+    assert "some_total 1.0" in answer.text
+
+
+def test_port_taken(settings, capsys) -> None:
+    """Where nothing can listen, the log says so, and the process goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        environ = {"OTEL_EXPORTER_PROMETHEUS_PORT": port, "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1"}
+        with fetched(settings, capsys, **environ) as told:
+            assert "metrics cannot be fetched" in told
+            assert f"127.0.0.1:{port}" in told
