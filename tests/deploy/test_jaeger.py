@@ -16,6 +16,7 @@ from rich.console import Console
 from demo.actors import Actors, Person
 from demo.system import System, start
 from tests.deploy.jaeger import CONFIGURATION, Jaeger, program, running
+from tests.deploy.test_alerts import panels
 from tests.valkey import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +211,10 @@ def test_prometheus_rings_and_monitor_shows(left_out: LeftOut, tmp_path: Path) -
         assert ["up"] * 3 == [one["health"] for one in asked("targets")["activeTargets"]]
         rules = [rule for group in asked("rules")["groups"] for rule in group["rules"]]
         assert {"ok"} == {rule["health"] for rule in rules}
+        for panel in panels():
+            for target in panel["targets"]:
+                if "expr" in target:
+                    asked("query", query=target["expr"].replace("$__rate_interval", "1m"))
 
         def monitor() -> object:
             query = {
