@@ -24,4 +24,4 @@ def test_settings_exist() -> None:
     """A setting that is named there is one."""
     known = {name.upper() for kind in (OfGateway, OfCloner) for name in kind.__struct_fields__}
 
-    assert {name for name in re.findall(r"`([A-Z_]{6,})(?:=\w+)?`", TEXT)} <= known
+    assert set(re.findall(r"`([A-Z_]{6,})(?:=\w+)?`", TEXT)) <= known
