@@ -15,9 +15,41 @@ up:
     docker compose up --build --detach --wait
     @echo "gateway http://localhost:3005/health   traces http://localhost:16686"
 
+# The same with Prometheus, Grafana and a collector that chooses which traces to keep.
+observe:
+    OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 docker compose --profile observability up --build --detach --wait
+    @echo "dashboard http://localhost:3000   alerts http://localhost:9090/alerts   traces http://localhost:16686"
+
 # Stop the containers.
 down:
-    docker compose down
+    docker compose --profile observability down
+
+# Spans go to http://localhost:4318. The Jaeger that is here (JAEGER_BIN, PATH) is taken, else a container, else one
+# that Go builds, which takes minutes and has no pages of its own: JAEGER_UI names a folder of them.
+# Start a Jaeger and open it, until Ctrl-C.
+[no-exit-message]
+jaeger:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    page=http://localhost:16686
+    program=${JAEGER_BIN:-$(command -v jaeger || echo "{{justfile_directory()}}/.jaeger/jaeger")}
+    if [ ! -x "$program" ] && docker info > /dev/null 2>&1; then
+        program=(docker run --rm --publish 127.0.0.1:16686:16686 --publish 127.0.0.1:4318:4318 jaegertracing/jaeger:2.13.0)
+    else
+        if [ ! -x "$program" ]; then
+            mkdir -p .jaeger && cd .jaeger
+            [ -e go.mod ] || go mod init jaeger
+            export GOFLAGS=-mod=mod
+            go get -tool github.com/jaegertracing/jaeger/cmd/jaeger@v1.76.0
+            go build -o jaeger github.com/jaegertracing/jaeger/cmd/jaeger
+        fi
+        program=("$program" ${JAEGER_UI:+"--set=extensions.jaeger_query.ui.assets_path=$JAEGER_UI"})
+    fi
+    echo "traces $page   spans to OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318"
+    for open in xdg-open open; do
+        if command -v "$open" > /dev/null; then (sleep 3; "$open" "$page" > /dev/null 2>&1 || true) & break; fi
+    done
+    exec "${program[@]}"
 
 # Write the Python code of the proto files.
 generate into="generated":

@@ -37,7 +37,7 @@ def started(
 ) -> Iterator[tuple[subprocess.Popen[str], re.Match[str]]]:
     """As `running`, for any program: it is ready when so many of its lines match."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    process = subprocess.Popen(  # noqa: S603 - the callers' own programs
+    with subprocess.Popen(  # noqa: S603 - the callers' own programs
         [sys.executable, "-m", "demo.leash", str(os.getpid()), *command],
         env={**inherited, **settings},
         stdin=subprocess.DEVNULL,
@@ -46,13 +46,15 @@ def started(
         text=True,
         # Ctrl-C goes to the whole terminal; here only the demo takes it, and stops the others in order.
         start_new_session=True,
-    )
-    lines: Queue[str | None] = Queue()
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    try:
-        yield process, _ready(name, lines, ready, times)
-    finally:
-        stop(process)
+    ) as process:
+        lines: Queue[str | None] = Queue()
+        reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+        reader.start()
+        try:
+            yield process, _ready(name, lines, ready, times)
+        finally:
+            stop(process)
+            reader.join(STOP_SECONDS)
 
 
 def stop(process: subprocess.Popen[str]) -> None:

@@ -123,15 +123,15 @@ class Spans:
 
 
 @pytest.fixture
-def left_out(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Says at the end of the tests what was not tried, for want of a tool on this machine."""
-    return lambda what: record_property(LEFT_OUT, what)
-
-
-@pytest.fixture
 def spans() -> Spans:
     """Collects what is traced."""
     return Spans()
+
+
+@pytest.fixture
+def left_out(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says at the end of the tests what was not tried, for want of a tool on this machine."""
+    return lambda what: record_property(LEFT_OUT, what)
 
 
 @pytest.fixture

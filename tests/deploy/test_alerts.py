@@ -1,0 +1,158 @@
+"""What is deployed to watch the processes: rules, pictures and where they lead."""
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy" / "observability"
+LeftOut = Callable[[str], None]
+
+# Beside the project's own: what Prometheus itself adds, and OpenTelemetry's conventions.
+OF_OTHERS = {"up", "ALERTS", "traces_span_metrics_duration_milliseconds"}
+# What docs/METRICS.md is to say.
+AGREED = {
+    "precall.buffer.limit", "precall.buffer.used", "precall.call.events", "precall.calls.open", "precall.client.requests",
+    "precall.clone.duration", "precall.connections", "precall.connections.refused", "precall.deliveries",
+    "precall.delivery.duration", "precall.due", "precall.due.oldest.age",
+    "precall.provider.month.limit", "precall.provider.month.used", "precall.provider.queue.length",
+    "precall.provider.queue.wait", "precall.provider.requests", "precall.provider.retries",
+    "precall.provider.slots.limit", "precall.provider.slots.used", "precall.reconciliation.age",
+    "precall.registry.transaction.duration", "precall.signature.failures", "precall.telemetry.dropped",
+    "precall.voices", "http.client.request.duration", "rpc.client.call.duration",
+}  # fmt: skip
+SUFFIXES = re.compile(r"_(bucket|sum|count)$")
+
+
+def read(name: str) -> Any:
+    """One file of the folder."""
+    text = (FOLDER / name).read_text()
+    return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    """The rules that ring (`alert`) or that others build on (`record`)."""
+    return [rule for group in read("alerts.yml")["groups"] for rule in group["rules"] if kind in rule]
+
+
+def names(expression: str) -> set[str]:
+    """The metrics that an expression names, as they are called before they become histograms' buckets."""
+    bare = re.sub(r"\{[^}]*\}|\b(?:by|on|without|ignoring)\s*\([^)]*\)|\[[^]]*\]|\"[^\"]*\"", " ", expression)
+    words = re.findall(r"[a-zA-Z_:][\w:]*(?!\w*\s*\()", bare)
+    operators = {"and", "or", "unless", "offset", "by", "on", "e", "m", "s", "h"}
+    return {SUFFIXES.sub("", word) for word in words if word not in operators}
+
+
+def documented() -> set[str]:
+    """The metrics that the processes have, as Prometheus names them."""
+    page = ROOT / "docs" / "METRICS.md"
+    names = (
+        set(re.findall(r"`((?:precall|http|rpc)\.[a-z_.]+)`", page.read_text())) if page.exists() else AGREED
+    )
+    return {
+        name.replace(".", "_") + suffix for name in names for suffix in ("", "_total", "_seconds", "_bytes")
+    }
+
+
+def panels() -> list[dict[str, Any]]:
+    """The panels of the dashboard."""
+    return [one for one in read("grafana/dashboards/precall.json")["panels"] if one["type"] != "row"]
+
+
+def expressions() -> Iterator[str]:
+    """Every expression of the rules and of the dashboard."""
+    for kind in ("alert", "record"):
+        yield from (rule["expr"] for rule in rules(kind))
+    for panel in panels():
+        yield from (target["expr"] for target in panel["targets"] if "expr" in target)
+
+
+async def run(*command: str) -> tuple[int | None, str]:
+    """How a program ends, and all that it says."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=FOLDER, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    out, _ = await process.communicate()
+    return process.returncode, out.decode()
+
+
+async def test_rules_ring_when_they_should(left_out: LeftOut) -> None:
+    """Prometheus' own tool takes configuration and rules, and each rule rings when it should and not else."""
+    if (promtool := shutil.which("promtool")) is None:
+        left_out("promtool")
+        return
+    status, out = await run(promtool, "check", "rules", "--lint-fatal", "alerts.yml")
+    assert 0 == status, out
+    status, out = await run(promtool, "test", "rules", "alerts.test.yml")
+    assert 0 == status, out
+    status, out = await run(promtool, "check", "config", "prometheus.yml")
+    assert 0 == status, out
+
+
+@pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"])
+def test_every_alert(rule: dict[str, Any]) -> None:
+    """An alert says what is wrong, leads to what to do about it, and has a test that it rings and one that it does not."""
+    name = rule["alert"]
+    assert {"summary", "description", "runbook"} == set(rule["annotations"])
+    assert rule["labels"]["severity"] in {"warning", "critical"}
+    assert f"docs/RUNBOOK.md#{name.lower()}" == rule["annotations"]["runbook"]
+    assert f"\n### {name}\n" in (ROOT / "docs" / "RUNBOOK.md").read_text()
+    tried = [
+        bool(one["exp_alerts"])
+        for test in read("alerts.test.yml")["tests"]
+        for one in test["alert_rule_test"]
+        if one["alertname"] == name
+    ]
+    assert {True, False} == set(tried)
+
+
+def test_runbook_has_no_alert_that_is_gone() -> None:
+    """Every heading below "Alerts" is one of the rules'."""
+    _, _, told = (ROOT / "docs" / "RUNBOOK.md").read_text().partition("\n## Alerts\n")
+
+    assert sorted(rule["alert"] for rule in rules("alert")) == sorted(
+        re.findall(r"^### (\w+)$", told, re.MULTILINE)
+    )
+
+
+def test_metrics_exist() -> None:
+    """Rules and dashboard name no metric that no process has."""
+    recorded = {rule["record"] for rule in rules("record")}
+
+    for expression in expressions():
+        assert names(expression) <= documented() | recorded | OF_OTHERS, expression
+
+
+def test_names_are_found() -> None:
+    """What is checked is what there is."""
+    assert {"a_b_seconds", "c:d:10m", "up"} == names(
+        'histogram_quantile(0.95, sum by (le, x) (rate(a_b_seconds_bucket{le="y"}[5m]))) > 6 and on () max(c:d:10m) '
+        'unless up{job=~"gateway|cloner"} offset 10m'
+    )
+    assert len({name for expression in expressions() for name in names(expression)}) > 15
+
+
+def test_dashboard() -> None:
+    """There is a row for each of the runbook's questions; a panel says its metrics, and they are the ones it asks for."""
+    rows = [one["title"] for one in read("grafana/dashboards/precall.json")["panels"] if one["type"] == "row"]
+    questions = re.findall(r"^### \((\w)\)", (ROOT / "docs" / "RUNBOOK.md").read_text(), re.MULTILINE)
+
+    assert list("abcdef") == questions
+    assert questions == [match[1] for row in rows if (match := re.match(r"\((\w)\)", row))]
+    known = {one["uid"] for one in read("grafana/provisioning/datasources/datasources.yml")["datasources"]}
+    for panel in panels():
+        assert panel["datasource"]["uid"] in known
+        for target in panel["targets"]:
+            for name in names(target.get("expr", "")):
+                assert name.removesuffix("_used").removesuffix("_limit") in panel["description"] or (
+                    name in panel["description"]
+                ), panel["title"]
+    ids = [one["id"] for one in read("grafana/dashboards/precall.json")["panels"]]
+    assert len(ids) == len(set(ids))
