@@ -39,7 +39,9 @@ def main() -> int:
     """The exit status: 0 if every call was answered with its caller's voice, and cleaned up after."""
     parser = argparse.ArgumentParser(prog="just demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="stay up after the story, until Ctrl-C")
-    parser.add_argument("--verbose", action="store_true", help="show all of every answer")
+    parser.add_argument(
+        "--verbose", action="store_true", help="show all of every answer and every step of a trace"
+    )
     chosen = parser.parse_args()
     for number in ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it

@@ -19,6 +19,8 @@ WORTH_SHOWING = (
     "status", "reason", "error_message", "voice_id", "voice_reused", "agent_updated", "processing_time_ms",
     "conversation_config_override",
 )  # fmt: skip
+# Small steps within a hop, which --verbose shows as well.
+STEPS = ("receive body", "registry ")
 
 
 class Screen:
@@ -60,8 +62,9 @@ class Screen:
         self._console.print(text)
 
     def trace(self, trace_id: str, spans: list[Bar]) -> None:
-        """A picture of a trace."""
-        self._console.print(waterfall(trace_id, spans, width=self._console.width))
+        """A picture of a trace: of who asked whom, or of every step."""
+        shown = [span for span in spans if self._verbose or not span.name.startswith(STEPS)]
+        self._console.print(waterfall(trace_id, shown, width=self._console.width))
 
     def since(self, moment: float) -> str:
         """The time that has gone by since that moment of the monotonic clock."""
