@@ -12,7 +12,6 @@ NARROWEST, WIDEST = 8, 48
 COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("service", "left"), ("span", "left"), ("time", "left"), ("ms", "right"),
 )  # fmt: skip
-LEFT_OUT = "registry "
 COLOURS = {"gateway": "cyan", "cloner": "green"}
 
 
@@ -32,16 +31,13 @@ class Bar:
 def waterfall(trace_id: str, spans: list[Bar], *, width: int) -> Table:
     """Every span of the trace: its service, its place below its parent, its time and how long it took.
 
-    Transactions of the registry are left out: there are many, and each takes a millisecond. `width` is
-    that of the terminal, in columns.
+    `width` is that of the terminal, in columns.
     """
     table = Table(title=f"trace {trace_id}", title_justify="left", box=None, padding=(0, 1), pad_edge=False)
     for column, justify in COLUMNS:
         table.add_column(column, justify=justify, no_wrap=True)
     rows = [
-        (span, "  " * depth + span.name + (" ✗" if span.failed else ""))
-        for depth, span in _ordered(spans)
-        if not span.name.startswith(LEFT_OUT)
+        (span, "  " * depth + span.name + (" ✗" if span.failed else "")) for depth, span in _ordered(spans)
     ]
     if not rows:
         return table

@@ -83,7 +83,7 @@ async def test_main_job() -> None:
     assert [told[0], told[1], told[0]] == told
     last = written.splitlines()[-4:]
     assert [*told, "done"] == [re.search(r"\w{20}|^done", line)[0] for line in last]
-    assert len(written.splitlines()) < 75 + 3 * (len(traces) - len(roots[:5]))
+    assert len(written.splitlines()) < 70 + 3 * (len(traces) - len(roots[:5]))
 
 
 @pytest.mark.long
