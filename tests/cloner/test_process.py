@@ -202,7 +202,7 @@ async def test_finishes_what_is_in_flight(emulator: Emulator, emulator_url: str,
         emulator.faults.release()
 
         assert (await answer).voice.voice_id in emulator.voices
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 45)
 
     assert 0 == started.returncode
 
@@ -222,7 +222,7 @@ async def test_finishes_a_create_that_nobody_waits_for(
 
         started.terminate()
         emulator.faults.release()
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 45)
 
     assert 0 == started.returncode
     assert ["finished"] == [request.stage for request in emulator.requests.matching(path=CREATE)]
