@@ -106,7 +106,7 @@ async def answered(
 
 def _of(failure: Exception) -> dict[str, str]:
     """What a failure says beside its reason: whose queue it was, and ElevenLabs' own word."""
-    if isinstance(failure, OwnQueueFull | Overloaded):
+    if isinstance(failure, OwnQueueFull) or (isinstance(failure, Overloaded) and "queue" in failure.facts):
         return {"queue": "own"}
     if isinstance(failure, ProviderFailure) and failure.code is not None:
         return {"provider_code": failure.code}
