@@ -15,7 +15,7 @@ import structlog
 from litestar import Request, Response
 from litestar.response.base import ASGIResponse
 from msgspec import Struct
-from precall_client import Precall
+from precall_client import Precall, PrecallError
 
 from callerid import e164
 from gateway.conversation.overrides import Overrides
@@ -181,6 +181,8 @@ async def _answer(
             progress.is_about(agent_id=None, conversation_id=failure.conversation_id)
         if isinstance(failure, OverLimit):
             progress.told["limit"] = failure.whose
+        if isinstance(failure, PrecallError) and failure.metadata.get("queue") == "own":
+            progress.told["queue"] = "own"
         refused = problems.refusal(failure, codes)
         progress.reason = refused.reason
         content = instead(desk, progress, refused)

@@ -230,7 +230,7 @@ class Turns:
             if place.declinable and until is not None and now < until < spare + work / self._at_once + own:
                 del self._waiting[place]
                 if not place.turn.done():
-                    place.turn.set_exception(Overloaded())
+                    place.turn.set_exception(Overloaded(queue="own"))
                 continue
             work += own
         if self._waiting:

@@ -164,7 +164,10 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
         log.error("bug", exception=where(failure))
         message = INTERNAL
     status = status_pb2.Status(code=code.value[0], message=message)
-    facts = failure.facts if isinstance(failure, samples.SampleRefused | refusals.Refused) else {}
+    facts = dict(failure.facts) if isinstance(failure, samples.SampleRefused | refusals.Refused) else {}
+    if isinstance(failure, failures.OwnQueueFull):
+        # The reason is the one of the contract; whoever asks why learns that ElevenLabs was not asked.
+        facts["queue"] = "own"
     info = error_details_pb2.ErrorInfo(
         domain=DOMAIN,
         reason=reason_of(failure),

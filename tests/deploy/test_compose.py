@@ -39,6 +39,13 @@ def test_default(tmp_path: Path) -> None:
     )
 
 
+def test_all_profiles(tmp_path: Path) -> None:
+    """Every profile can be had beside every other, and takes nothing away."""
+    found = read(tmp_path, COMPOSE_PROFILES="*")
+
+    assert ALWAYS | {"postgres", "prometheus", "grafana"} <= set(found["services"])
+
+
 def test_postgres(tmp_path: Path) -> None:
     """The lines that docs/DEPLOYMENT.md gives lead the cloner to the database that they make."""
     section = (ROOT / "docs" / "DEPLOYMENT.md").read_text().partition("### With Postgres\n")[2]

@@ -100,9 +100,11 @@ async def test_slow(
     assert asked.attributes["precall.provider_ms"] > 1000 > asked.attributes.get("precall.queue_ms", 0)
     assert "own" == queued.attributes["precall.queue"]
     assert queued.attributes["precall.queue_ms"] > 1000 > queued.attributes.get("precall.provider_ms", 0)
+    assert "own" == found("POST /webhook", {CONVERSATION: "conv_2"})[0].attributes["precall.queue"]
     waits = found("wait for provider slot", {CONVERSATION: "conv_2"})
     assert max(wait.end_time - wait.start_time for wait in waits) > 1e9
 
+    assert lines("delivery answered", {CONVERSATION: "conv_2", "precall.queue": "own"})
     (asked,), (queued,) = (lines("request answered", {CONVERSATION: name}) for name in ("conv_1", "conv_2"))
     assert ("PROVIDER_TIMEOUT", None) == (asked[REASON], asked.get("precall.queue"))
     assert asked["precall.provider_ms"] > 1000 > asked.get("precall.queue_ms", 0)
@@ -110,20 +112,41 @@ async def test_slow(
     assert queued["precall.queue_ms"] > 1000 > queued.get("precall.provider_ms", 0)
 
 
+async def test_pause(system: Any, emulator: Emulator, found: Found, lines: Lines, speech: bytes) -> None:
+    """ElevenLabs asked for time before it is asked again: how much, and why."""
+    busy = {"error": "rate_limit_exceeded", "headers": {"Retry-After": "1"}}
+    emulator.faults.set(Fault(method="POST", path=CREATE, **busy))
+    assert 200 == (await system.deliver(speech)).status_code
+
+    (pause,) = found("pause before next try", {CONVERSATION: "conv_1"})
+    assert {REASON: "PROVIDER_BUSY", "precall.retry_after_seconds": 1.0}.items() <= pause.attributes.items()
+    assert pause.end_time - pause.start_time >= 1e9
+    assert lines("provider refused", {REASON: "PROVIDER_BUSY", "precall.retry_after_seconds": 1.0})
+    (line,) = lines("request answered")
+    assert line["precall.pause_ms"] >= 1000
+
+
 async def test_agent_that_keeps_a_voice(
     running: Any, emulator: Emulator, spans: Any, found: Found, lines: Lines, speech: bytes, eventually: Any
 ) -> None:
     """An agent keeps a caller's voice: why, whose, who gave it and who ended the call."""
     async with running(of_cloner={"provider_attempts": 1}) as system:
-        voice = (await system.deliver(speech)).json()["voice_id"]
+        # The call that had the voice made is over, and has nothing to do with the next.
+        voice = (await system.deliver(speech, conversation_id="conv_0")).json()["voice_id"]
+        await system.end("conv_0")
+        await eventually(lambda: lines("agent restored", {CONVERSATION: "conv_0"}))
+        assert voice == (await system.deliver(speech)).json()["voice_id"]
         emulator.faults.set(Fault(method="PATCH", path=AGENT, error="service_unavailable"))
         await system.end()
         await eventually(lambda: lines("agent not put back yet"))
-        await eventually(lambda: lines("agent restored"))
-        await spans.wait("restore agent", 2)
+        await eventually(lambda: lines("agent restored", {CONVERSATION: "conv_1"}))
+        await spans.wait("restore agent", 3)
 
-    given, ended = (spans.finished(name)[0].context.trace_id for name in (PREPARE, COMPLETE))
-    failed, done = found("restore agent")
+    (given,), (ended,) = (
+        [span.context.trace_id for span in found(name, {CONVERSATION: "conv_1"})]
+        for name in (PREPARE, COMPLETE)
+    )
+    failed, done = found("restore agent", {CONVERSATION: "conv_1"})
     about = {AGENT_ID: "agent_demo", CONVERSATION: "conv_1", VOICE_ID: voice}
     assert about.items() <= failed.attributes.items()
     assert ("PROVIDER_UNAVAILABLE", "service_unavailable", StatusCode.ERROR) == (
@@ -131,7 +154,7 @@ async def test_agent_that_keeps_a_voice(
     )  # fmt: skip
     assert [{given, ended}] * 2 == [traces_of(span.links) for span in (failed, done)]
     assert StatusCode.UNSET is done.status.status_code
-    (refused, taken) = found(f"PATCH {AGENT}", {VOICE_ID: voice})
+    (refused, taken) = found(f"PATCH {AGENT}", {VOICE_ID: voice, "precall.origin.trace_id": f"{given:032x}"})
     assert (503, 200) == tuple(span.attributes["http.response.status_code"] for span in (refused, taken))
 
     (line,) = lines("agent not put back yet")
@@ -140,7 +163,11 @@ async def test_agent_that_keeps_a_voice(
     assert (given, ended) == tuple(
         int(line[f"precall.{which}.trace_id"], 16) for which in ("origin", "ended_by")
     )
-    assert line[CALL_ID] == lines("call opened")[0][CALL_ID] == lines("call ended")[0][CALL_ID]
+    assert {line[CALL_ID]} == {
+        told[CALL_ID]
+        for event in ("call opened", "call ended")
+        for told in lines(event, {CONVERSATION: "conv_1"})
+    }
 
 
 async def test_refused_by_the_provider(
