@@ -71,11 +71,11 @@ class Census:
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        found = await self._store.read(registry.count, busy_since=self._now() - self._call_seconds)
-        known = self._voices_since
-        # A try that failed moved the time by its pause at least. What was known before is no later.
+        now, known = self._now(), self._voices_since
+        found = await self._store.read(registry.count, busy_since=now - self._call_seconds)
+        # A try that failed moved the time by its pause at least, and one that is under way by more than that.
         self._voices_since = {
-            marker: min(due_at - sum(map(pause_after, range(1, tries + 1))), known.get(marker, due_at))
+            marker: min(due_at - sum(map(pause_after, range(1, tries + 1))), known.get(marker, now))
             for marker, tries, due_at in found.deletions
         }
         self._found = found

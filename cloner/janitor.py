@@ -201,7 +201,7 @@ class Janitor:
             call = await self._store.read(calls.latest, marker=row.marker)
             ids = ids_of(call, row)
             by_call = () if call is None else (call.traceparent, call.ended_by)
-            with self._span("delete voice", ids, *by_call, row.given_up_by):
+            with self._span("delete voice", ids, row.traceparent, *by_call, row.given_up_by):
                 try:
                     if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
                         # Most often its agent is just being put back, which tells when it is done.
@@ -288,7 +288,7 @@ class Janitor:
                 if await self._store.write(rows.record, row.marker, voice.voice_id, now=now):
                     return "adopted"
         ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {"voice_id": voice.voice_id}
-        with self._span("delete voice", ids):
+        with self._span("delete voice", ids, "" if row is None else row.traceparent):
             try:
                 await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))
             except ProviderFailure as failure:

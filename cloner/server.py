@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple
 
 import httpx
@@ -25,6 +24,7 @@ from cloner.measures import Measures
 from cloner.provider.account import Account
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
+from cloner.provider.exchange import Api
 from cloner.provider.failures import word_of
 from cloner.provider.transport import AiohttpTransport
 from cloner.registry import Store, opened, requests
@@ -86,7 +86,7 @@ async def serving(
     async with (
         nullcontext(inspector) if inspector else _inspector(settings) as opened_inspector,
         opened(settings.database_url, name=settings.precall_deployment, now=now()) as store,
-        _http(settings, tracing, meters) as http,
+        _api(settings, tracing, meters) as api,
         access_of(settings) as (clients, identity),
         AsyncExitStack() as beside,
     ):
@@ -97,7 +97,7 @@ async def serving(
             measures=measures,
             inspector=opened_inspector,
             store=store,
-            http=http,
+            api=api,
             tick_seconds=tick_seconds,
             census_seconds=census_seconds,
             now=now,
@@ -164,8 +164,8 @@ def _inspector(settings: Settings) -> Inspector:
 @asynccontextmanager
 async def checking_api_key(settings: Settings, tracing: TracerProvider) -> AsyncIterator[None]:
     """Asks ElevenLabs beside the block whether it takes the key, and no longer than the block lasts."""
-    async with _http(settings, tracing) as http:
-        provider = ElevenLabs(http, attempts=settings.provider_attempts, concurrency=1, queue=1)
+    async with _api(settings, tracing) as api:
+        provider = ElevenLabs(api, attempts=settings.provider_attempts, concurrency=1, queue=1)
         asking = asyncio.create_task(check_api_key(provider))
         try:
             yield
@@ -194,7 +194,7 @@ def _rooms(
     measures: Measures,
     inspector: Inspector,
     store: Store,
-    http: httpx.AsyncClient,
+    api: Api,
     tick_seconds: float,
     census_seconds: float,
     now: Callable[[], float],
@@ -207,7 +207,7 @@ def _rooms(
         region=settings.default_region,
     )
     provider = ElevenLabs(
-        http,
+        api,
         attempts=settings.provider_attempts,
         concurrency=settings.provider_concurrency,
         queue=settings.provider_queue,
@@ -319,20 +319,20 @@ def _authorities() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _http(settings: Settings, tracing: TracerProvider, meters: MeterProvider = NOWHERE) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=settings.elevenlabs_base_url,
-        headers={"xi-api-key": settings.elevenlabs_api_key.reveal(), "User-Agent": "precall"},
-        transport=HttpClientTracing(
-            AiohttpTransport(_authorities()),
-            tracing,
-            peer="elevenlabs",
-            captured=("x-trace-id",),
-            meters=meters,
-            explain=word_of,
-        ),
-        # A cookie of theirs would be kept, and sent along, for as long as the process lives.
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        # The environment's proxies would see every caller's voice without anybody having said so.
-        trust_env=False,
-    )
+@asynccontextmanager
+async def _api(
+    settings: Settings, tracing: TracerProvider, meters: MeterProvider = NOWHERE
+) -> AsyncIterator[Api]:
+    async with HttpClientTracing(
+        AiohttpTransport(_authorities()),
+        tracing,
+        peer="elevenlabs",
+        captured=("x-trace-id",),
+        meters=meters,
+        explain=word_of,
+    ) as transport:
+        yield Api(
+            transport,
+            base_url=settings.elevenlabs_base_url,
+            api_key=settings.elevenlabs_api_key.reveal(),
+        )

@@ -1,6 +1,7 @@
 """Emulator, cloner and gateway, started for the demo and put together."""
 
 import secrets
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from subprocess import Popen
@@ -30,8 +31,18 @@ class System:
             stop(process)
 
 
-def start(stack: ExitStack, status: Status, collector: str) -> System:
-    """Starts all three on free ports of the loopback; they and their folder go with the stack."""
+def start(
+    stack: ExitStack,
+    status: Status,
+    collector: str,
+    *,
+    of_cloner: Mapping[str, str] | None = None,
+    of_gateway: Mapping[str, str] | None = None,
+) -> System:
+    """Starts all three on free ports of the loopback; they and their folder go with the stack.
+
+    What is set for one of them alone comes beside what all demos set.
+    """
     folder = stack.enter_context(TemporaryDirectory(prefix="precall-demo-"))
     secret, token = secrets.token_hex(16), secrets.token_hex(16)
     telemetry = {
@@ -54,6 +65,7 @@ def start(stack: ExitStack, status: Status, collector: str) -> System:
                 "REQUIRE_CONSENT": "true",
                 "VOICE_CLONE_KEEP_HOURS": "0",
                 **telemetry,
+                **(of_cloner or {}),
             },
         )
     )
@@ -68,6 +80,7 @@ def start(stack: ExitStack, status: Status, collector: str) -> System:
                 "ELEVENLABS_WEBHOOK_SECRET": secret,
                 "CONVERSATION_INIT_TOKEN": token,
                 **telemetry,
+                **(of_gateway or {}),
             },
         )
     )

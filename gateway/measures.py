@@ -69,13 +69,11 @@ class Measures:
 
         `parts` is what its time was spent on.
         """
-        ended: dict[str, str | bool] = {ROUTE: route, OUTCOME: outcome}
+        ended = {ROUTE: route, OUTCOME: outcome}
         self._seconds.record(seconds, ended)
-        if reason:
-            ended[REASON] = reason
-        if reused is not None:
-            ended[KEYS["voice_reused"]] = reused
-        self._deliveries.add(1, ended)
+        why = {REASON: reason} if reason else {}
+        voice = {} if reused is None else {KEYS["voice_reused"]: reused}
+        self._deliveries.add(1, {**ended, **why, **voice})
         if route == WITH_SAMPLE:
             self._take_parts(parts)
         if reason in OF_SIGNATURES:

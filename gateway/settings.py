@@ -55,8 +55,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     precall_fallback: Literal["error", "default_voice"] = "error"
     """What a signed delivery is answered that could not be prepared."""
 
-    conversation_init_token: Token | None = None
-    """What `Authorization: Bearer` must carry at the initiation webhook; without it, a signature must do."""
+    conversation_init_token: tuple[Token, ...] = ()
+    """What `Authorization: Bearer` must carry at the initiation webhook, one of several while one replaces
+    another; without any, a signature must do."""
 
     conversation_init_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 2_500
     """From the headers of an initiation webhook until its answer has left."""

@@ -71,7 +71,7 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
             kind=SpanKind.CLIENT,
             attributes={
                 **measured,
-                URL_FULL: str(url.copy_with(username=None, password=None)),
+                URL_FULL: str(url.copy_with(username=None, password=None) if url.userinfo else url),
                 "peer.service": self._peer,
             },
         )

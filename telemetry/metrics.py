@@ -6,7 +6,8 @@ if neither does. With `none` nothing is measured at all.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Thread
 
 from opentelemetry.metrics import (
@@ -34,7 +35,7 @@ __all__ = ["DURATIONS", "NOWHERE", "Providers", "duration", "observe", "observin
 
 # As the conventions for HTTP and RPC advise, and on past every budget of ours.
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
-DEFAULT_TIMEOUT_MS = 30_000
+TIMEOUTS = ("OTEL_BSP_EXPORT_TIMEOUT", "OTEL_METRIC_EXPORT_TIMEOUT")
 NOWHERE: MeterProvider = NoOpMeterProvider()
 """Where metrics go that nobody wants: nothing is measured."""
 
@@ -45,12 +46,14 @@ Providers = tuple[TracerProvider, MeterProvider]
 def observing(service: str, environ: Mapping[str, str]) -> Iterator[Providers]:
     """Yields the tracer and the meter provider of the process, and sends what is left when the block ends.
 
-    Spans and metrics are sent side by side then, so that a collector that is silent costs the time of one.
+    Spans and metrics are sent side by side then, so that a collector that is silent costs the time of one:
+    OTEL_BSP_EXPORT_TIMEOUT at most, and for metrics OTEL_METRIC_EXPORT_TIMEOUT where that is less.
     `environ` must be without what cannot be used: see `telemetry.variables`.
     """
     losses = Losses()
     meters, close = _metering(service, environ, losses)
-    closing = Thread(target=close, name="last metrics", daemon=True)
+    seconds = min(int(environ.get(name, EXPORT_MS)) for name in TIMEOUTS) / 1_000
+    closing = Thread(target=parting.within, args=(seconds, close), daemon=True)
     try:
         with tracing(service, environ, losses=losses) as tracers:
             try:
@@ -120,11 +123,13 @@ def _metering(
         unit="{span}",
         description="Spans that were dropped, because too many waited or the collector did not take them.",
     )
-    timeout = min(
-        float(environ.get("OTEL_METRIC_EXPORT_TIMEOUT", DEFAULT_TIMEOUT_MS)),
-        float(environ.get("OTEL_BSP_EXPORT_TIMEOUT", EXPORT_MS)),
-    )
-    return provider, lambda: parting.within(timeout / 1_000, lambda: provider.shutdown(timeout))
+    return provider, partial(_close, provider)
+
+
+def _close(provider: RecordingProvider) -> None:
+    # What went wrong is in the log. Raised here, it would only be told again, with a traceback.
+    with suppress(Exception):
+        provider.shutdown(EXPORT_MS)
 
 
 def _reader(environ: Mapping[str, str]) -> MetricReader | None:
@@ -151,6 +156,6 @@ def _otlp(environ: Mapping[str, str]) -> MetricExporter:
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as OverGrpc
 
         return OverGrpc(compression=otlp.compression(environ, "METRICS"), channel_options=otlp.DIRECTLY)
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as OverHttp
+    from telemetry.metrics_over_http import MetricsOverHttp
 
-    return OverHttp(session=otlp.session())
+    return MetricsOverHttp()

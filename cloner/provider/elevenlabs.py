@@ -1,4 +1,4 @@
-"""The part of the ElevenLabs API that a clone needs, over httpx.
+"""The part of the ElevenLabs API that a clone needs.
 
 Every method takes the `deadline` on the event loop's clock, ends before it, and raises a
 ProviderFailure and nothing else. Reads, agent updates and deletions are tried again here, under the
@@ -20,7 +20,7 @@ import msgspec
 from cloner.measures import UNMEASURED, Measures
 from cloner.provider import answers, failures
 from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, Subscription, VoicePage
-from cloner.provider.exchange import exchange
+from cloner.provider.exchange import Api
 from cloner.provider.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
 from cloner.provider.retry import retrying
 from cloner.provider.telling import OPERATIONS, tell_refusal
@@ -46,21 +46,21 @@ PIECE_BYTES = 262_144
 
 
 class ElevenLabs:
-    """Speaks to ElevenLabs with a client that it is given and does not close.
+    """Speaks to ElevenLabs over what it is given and does not close.
 
     At most `concurrency` requests are under way; others wait, calls first, under the rules of Turns.
     """
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        api: Api,
         *,
         attempts: int,
         concurrency: int,
         queue: int,
         measures: Measures = UNMEASURED,
     ) -> None:
-        self._http = http
+        self._api = api
         self._attempts = attempts
         self._turns = Turns(concurrency, queue, measures)
         self._measures = measures
@@ -104,15 +104,16 @@ class ElevenLabs:
             media_type=media_type,
             sample=sample,
         )
-        request = self._http.build_request(
+        request = self._api.request(
             "POST",
             "/v1/voices/add",
+            template="/v1/voices/add",
+            resent=resent,
             content=body,
             headers={
                 "Content-Type": f"multipart/form-data; boundary={boundary}",
                 "Content-Length": str(length),
             },
-            extensions={"url_template": "/v1/voices/add", "resend_count": resent},
         )
         answer = await self._send(
             request, deadline, most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING, changes=True
@@ -199,9 +200,7 @@ class ElevenLabs:
         path = _path(template, ids)
 
         async def attempt(resent: int) -> bytes:
-            request = self._http.build_request(
-                method, path, extensions={"url_template": template, "resend_count": resent}, **content
-            )
+            request = self._api.request(method, path, template=template, resent=resent, **content)
             one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
             async with self.turn(one, kind=f"{method} {template}"):
                 return await self._send(
@@ -230,8 +229,8 @@ class ElevenLabs:
         operation = OPERATIONS[request.method, request.extensions["url_template"]]
         try:
             with part("provider"):
-                response, body = await exchange(
-                    self._http, request, deadline=deadline, most=most, changes=changes
+                response, body = await self._api.exchange(
+                    request, deadline=deadline, most=most, changes=changes
                 )
             if not response.is_success:
                 raise failures.classify(

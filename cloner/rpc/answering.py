@@ -39,6 +39,9 @@ class Answering(msgspec.Struct):
     details: list[Message] = []
     """What goes out with a failure, beside why."""
 
+    may_end: bool = False
+    """Whether the end of its time is as good as any: so it is for a stream that has begun."""
+
     told: dict[str, str | int | bool] = {}
     """What else log and span say of it, by the words of `telemetry.facts`."""
 
@@ -73,12 +76,14 @@ async def answered(
                 async with asyncio.timeout_at(answering.deadline + headroom / 2):
                     yield answering
             except (TimeoutError, Overloaded) as failure:
-                # Who gave less than all is done in when all is well has no reason to complain of anybody.
-                if seconds < min(FAIR_SECONDS, longest):
-                    raise DeadlineTooShort from None
-                if isinstance(failure, Overloaded):
-                    raise
-                raise store.missed(answering.deadline + headroom - seconds) from None
+                late = isinstance(failure, TimeoutError)
+                if not (late and answering.may_end):
+                    # Who gave less than all is done in when all is well has no reason to complain of anybody.
+                    if seconds < min(FAIR_SECONDS, longest):
+                        raise DeadlineTooShort from None
+                    if not late:
+                        raise
+                    raise store.missed(answering.deadline + headroom - seconds) from None
             outcome = "success"
         except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
             outcome, reason = "error", reason_of(failure)

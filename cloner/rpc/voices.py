@@ -113,7 +113,9 @@ async def watch_voice(
         async def tell(voice: Voice) -> None:
             await context.write(pb.WatchVoiceResponse(voice=messages.voice(voice)))
 
-        await looking.follow(caller, voice_id, tell, until=answering.deadline)
+        watched = await looking.begin(caller, voice_id)
+        answering.may_end = True
+        await looking.follow(watched, tell, until=answering.deadline)
 
 
 async def list_voices(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -11,7 +12,7 @@ from cloner.registry import RegistryUnavailable, Store, VoiceView, departures, v
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.voice import Voice, voice_seen
 
-__all__ = ["CallersSeveral", "Looking", "chosen"]
+__all__ = ["CallersSeveral", "Looking", "Watched", "chosen"]
 
 # Between two looks for all who watch.
 LOOK_SECONDS = 0.5
@@ -54,6 +55,15 @@ class _Watch:
         self.found: VoiceView | None = None
         self.failure: Exception | None = None
         self.looked = asyncio.Event()
+
+
+class Watched(NamedTuple):
+    """A voice that is followed, as it stood at first; with a caller's, the next one is waited for."""
+
+    target: _Target
+    view: VoiceView | None
+    alive: bool
+    """Whether the end of this voice is the end."""
 
 
 class Looking:
@@ -112,22 +122,29 @@ class Looking:
             raise CallersSeveral
         return known[0] if known else exactly
 
+    async def begin(self, caller: Caller | None, voice_id: str) -> Watched:
+        """What is to be followed: a caller's voice, or that of an id, as it stands now.
+
+        Raises VoiceNotFound, CallersSeveral or RegistryUnavailable.
+        """
+        if caller is None:
+            view = await self.voice(voice_id)
+            if view is None:
+                raise VoiceNotFound
+            return Watched(_Target(marker=view.marker), view, alive=True)
+        named, number = self._identities.named(caller)
+        target = _Target(person=self._identities.exactly(caller), number=number if named is None else None)
+        return Watched(target, await self.of_caller(caller), alive=False)
+
     async def follow(
-        self,
-        caller: Caller | None,
-        voice_id: str,
-        tell: Callable[[Voice], Awaitable[None]],
-        *,
-        until: float,
+        self, watched: Watched, tell: Callable[[Voice], Awaitable[None]], *, until: float
     ) -> None:
         """Tells how a voice stands, and again whenever its state changes, until it is over or time is up.
 
-        A caller's voice that was over before does not end it. Raises VoiceNotFound, CallersSeveral or
-        RegistryUnavailable.
+        A caller's voice that was over before does not end it. Raises CallersSeveral or RegistryUnavailable.
         """
-        target, view = await self._begun(caller, voice_id)
+        target, view, alive = watched
         told: Voice | None = None
-        alive = caller is None
         with self._watching(target) as watch:
             while True:
                 voice = self._after(told, view) if alive else (None if view is None else self.seen(view))
@@ -152,16 +169,6 @@ class Looking:
         if self._look is not None:
             self._look.cancel()
             await asyncio.gather(self._look, return_exceptions=True)
-
-    async def _begun(self, caller: Caller | None, voice_id: str) -> tuple[_Target, VoiceView | None]:
-        if caller is None:
-            view = await self.voice(voice_id)
-            if view is None:
-                raise VoiceNotFound
-            return _Target(marker=view.marker), view
-        named, number = self._identities.named(caller)
-        target = _Target(person=self._identities.exactly(caller), number=number if named is None else None)
-        return target, await self.of_caller(caller)
 
     def _after(self, told: Voice | None, view: VoiceView | None) -> Voice | None:
         """The voice as it stands now, after it was told so; one of which no row is left was forgotten."""

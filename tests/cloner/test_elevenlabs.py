@@ -9,6 +9,7 @@ import pytest
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
+from cloner.provider.exchange import Api
 from cloner.provider.transport import AiohttpTransport
 from emulator import Emulator, Fault
 
@@ -22,10 +23,9 @@ AGENT = "/v1/convai/agents/{agent_id}"
 @pytest.fixture
 async def provider(emulator_url: str) -> AsyncIterator[ElevenLabs]:
     """A client that tries three times."""
-    async with httpx.AsyncClient(
-        base_url=emulator_url, headers={"xi-api-key": API_KEY}, transport=AiohttpTransport(AUTHORITIES)
-    ) as http:
-        yield ElevenLabs(http, attempts=3, concurrency=2, queue=2)
+    async with AiohttpTransport(AUTHORITIES) as transport:
+        api = Api(transport, base_url=emulator_url, api_key=API_KEY)
+        yield ElevenLabs(api, attempts=3, concurrency=2, queue=2)
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -123,11 +123,10 @@ async def test_create_without_an_answer_in_time(
 
 async def test_connection_refused(speech: bytes) -> None:
     """Where nobody listens, nothing can have been done."""
-    async with httpx.AsyncClient(
-        base_url="http://127.0.0.1:1", transport=AiohttpTransport(AUTHORITIES)
-    ) as http:
+    async with AiohttpTransport(AUTHORITIES) as transport:
+        api = Api(transport, base_url="http://127.0.0.1:1", api_key=API_KEY)
         with pytest.raises(failures.Unavailable) as caught:
-            await create(ElevenLabs(http, attempts=1, concurrency=2, queue=2), speech)
+            await create(ElevenLabs(api, attempts=1, concurrency=2, queue=2), speech)
 
     assert not caught.value.maybe_done
 

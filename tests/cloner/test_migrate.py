@@ -3,14 +3,16 @@
 import asyncio
 import os
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
 from precall.v1 import cloning_pb2 as pb
 
-from cloner.registry import opened
+from cloner.address import is_sqlite, postgres_url, sqlite_file
+from cloner.registry import opened, opening, postgres
 from cloner.registry.opening import MIGRATIONS
+from cloner.registry.sqlite import connected
 from cloner.registry.statement import Statement
 from tests.cloner.test_process import process, until_ready
 from tests.rows import values
@@ -22,6 +24,17 @@ UP_TO_DATE = f"the registry is up to date, at revision {LATEST}"
 
 # Each starts processes, which a busy machine takes its time for.
 pytestmark = pytest.mark.timeout(180)
+
+
+def first_release(database: str) -> None:
+    """Gives an empty database the tables of revision 0001, and a deployment."""
+    if is_sqlite(database):
+        dialect, opening_it = "sqlite://", closing(connected(sqlite_file(database)))
+    else:
+        dialect, opening_it = "postgresql+psycopg://", postgres.connected(postgres_url(database))
+    with opening_it as connection:
+        opening.migrate(dialect, connection, begin=lambda: bool(connection.execute("BEGIN")), to="0001")
+        connection.execute("INSERT INTO deployment (id, name, created_at) VALUES (1, 'theirs', 1.0)")
 
 
 async def migrate(database: str, **environ: str) -> tuple[int | None, str, str]:
@@ -41,6 +54,17 @@ async def test_empty_database(empty_database: str) -> None:
 
     assert [(0, MADE, ""), (0, UP_TO_DATE, "")] == told
     assert [] == await values(empty_database, "SELECT * FROM voices")
+
+
+async def test_database_of_an_older_release(empty_database: str) -> None:
+    """Brings up to date what the first release made, says from where, and keeps what is there."""
+    first_release(empty_database)
+
+    assert (0, f"the registry was brought from revision 0001 to {LATEST}", "") == await migrate(
+        empty_database
+    )
+    async with opened(empty_database, name=None, now=2.0) as store:
+        assert ("theirs", 1.0) == (store.name, store.created_at)
 
 
 async def test_cloner_finds_nothing_to_migrate(empty_database: str) -> None:

@@ -105,6 +105,63 @@ async def test_too_many_of_one_client(cloning, speech: bytes) -> None:
         assert "1" == detail(failure, error_details_pb2.ErrorInfo).metadata["limit_requests"]
 
 
+NOBODY = {"name": "x" * 201, "date_of_birth": "\0", "phone_number": "anonymous"}
+OF_NOBODY = {"caller.name", "caller.date_of_birth", "caller.phone_number"}
+BY_CALLER = {"caller.name", "caller.date_of_birth"}
+FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "PrepareCall": (
+        {"agent_id": "../", "consent": "\0", "client_reference": "\0", "caller": NOBODY},
+        {"agent_id", "conversation_id", "consent", "client_reference"} | BY_CALLER,
+    ),
+    "OpenCall": (
+        {"agent_id": "../", "conversation_id": "\0", "phone_number": "1" * 300},
+        {"agent_id", "conversation_id", "phone_number"},
+    ),
+    "CloneVoice": (
+        {"request_id": "a b", "consent": "\0", "client_reference": "\0", "caller": NOBODY},
+        {"sample", "request_id", "consent", "client_reference"} | BY_CALLER,
+    ),
+    "ReplaceVoice": (
+        {"request_id": "a b", "consent": "\0", "client_reference": "\0", "caller": NOBODY},
+        {"sample", "request_id", "consent", "client_reference"} | OF_NOBODY,
+    ),
+    "CompleteCall": (
+        {"conversation_id": "\0", "call_id": "\0", "agent_id": "\0", "voice_id": "\0"},
+        {"conversation_id", "call_id", "agent_id", "voice_id"},
+    ),
+    "GetCall": ({"conversation_id": "\0", "agent_id": "../"}, {"conversation_id", "agent_id"}),
+    "ListCalls": (
+        {"page_size": -1, "page_token": "x", "agent_id": "../", "voice_id": "../", "caller": NOBODY},
+        {"page_size", "page_token", "agent_id", "voice_id"} | OF_NOBODY,
+    ),
+    "ListVoices": (
+        {"page_size": -1, "page_token": "x", "states": [99], "client_reference": "\0", "caller": NOBODY},
+        {"page_size", "page_token", "states", "client_reference"} | OF_NOBODY,
+    ),
+    "GetVoice": ({"voice_id": "../", "caller": NOBODY}, {"voice_id"} | OF_NOBODY),
+    "WatchVoice": ({"voice_id": "../", "caller": NOBODY}, {"voice_id"} | OF_NOBODY),
+    "DeleteVoice": ({"voice_id": "../"}, {"voice_id"}),
+    "ForgetCaller": ({"voice_id": "../", "caller": NOBODY}, {"voice_id"} | OF_NOBODY),
+    "SetConsent": ({"voice_id": "../", "caller": NOBODY}, {"voice_id", "consent"} | OF_NOBODY),
+}
+
+
+async def test_every_field_at_fault(cloning, asked: Any) -> None:
+    """Whatever is wrong with a request is told at once, in one BadRequest, and nobody is asked."""
+    assert set(FAULTS) == {name for name in METHODS if "FIELD_INVALID" in PROMISED[name]}
+    async with cloning() as cloner:
+        failures = {
+            name: await failed(cloner, name, getattr(pb, f"{name}Request")(**fields))
+            for name, (fields, _) in FAULTS.items()
+        }
+
+    for name, failure in failures.items():
+        check(failure, "FIELD_INVALID")
+        told = {each.field for each in detail(failure, error_details_pb2.BadRequest).field_violations}
+        assert FAULTS[name][1] == told, name
+    assert [] == asked()
+
+
 class Clock:
     """A bug that can be switched on."""
 

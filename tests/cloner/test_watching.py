@@ -1,6 +1,7 @@
 """A voice that somebody watches: what is told of it, how often the registry is asked, and how streams end."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -173,6 +174,16 @@ async def test_time_is_up(cloning, speech: bytes) -> None:
         assert asyncio.get_running_loop().time() - began < 10
 
 
+async def test_time_is_up_late(cloning, speech: bytes) -> None:
+    """A process that stands still while the end of a stream comes ends it as ever, and blames nobody."""
+    async with cloning(watch_seconds=1.0) as cloner:
+        await cloner.CloneVoice(clone(speech), timeout=10)
+        stream = cloner.WatchVoice(pb.WatchVoiceRequest(caller=IVAN))
+        assert "READY" == await state(stream)
+        time.sleep(1.5)  # noqa: ASYNC251 - everything stands still, the cloner's loop too
+        assert [] == await rest(stream)
+
+
 async def test_too_many(cloning, speech: bytes) -> None:
     """One more than there may be is refused, and told to come again; other calls are served."""
     async with cloning(watch_max=2) as cloner:
@@ -276,12 +287,11 @@ async def test_one_question_for_all(database: str) -> None:
         async def tell(_voice: Any) -> None:
             raise AssertionError
 
-        await asyncio.gather(
-            *(
-                looking.follow(Caller(phone_number=f"+316123400{n:02}"), "", tell, until=until)
-                for n in range(50)
-            )
-        )
+        async def watching(number: int) -> None:
+            watched = await looking.begin(Caller(phone_number=f"+316123400{number:02}"), "")
+            await looking.follow(watched, tell, until=until)
+
+        await asyncio.gather(*map(watching, range(50)))
         asked = counting.asked
         await asyncio.sleep(1.2)
         assert counting.asked <= asked + 1

@@ -23,15 +23,15 @@ service:
     traces: {{receivers: [otlp], exporters: [jaeger_storage_exporter]}}
   telemetry: {{metrics: {{level: none}}}}
 extensions:
-  jaeger_storage: {{backends: {{memory: {{memory: {{max_traces: 1000}}}}}}}}
+  jaeger_storage: {{backends: {{some_storage: {{memory: {{max_traces: 1000}}}}}}}}
   jaeger_query:
-    storage: {{traces: memory}}
+    storage: {{traces: some_storage}}
     http: {{endpoint: "127.0.0.1:{query}"}}
     grpc: {{endpoint: "127.0.0.1:{query_grpc}"}}
 receivers:
   otlp: {{protocols: {{http: {{endpoint: "127.0.0.1:{http}"}}, grpc: {{endpoint: "127.0.0.1:{grpc}"}}}}}}
 exporters:
-  jaeger_storage_exporter: {{trace_storage: memory}}
+  jaeger_storage_exporter: {{trace_storage: some_storage}}
 """
 
 

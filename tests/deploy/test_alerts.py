@@ -17,17 +17,6 @@ LeftOut = Callable[[str], None]
 
 # Beside the project's own: what Prometheus itself adds, and OpenTelemetry's conventions.
 OF_OTHERS = {"up", "ALERTS", "traces_span_metrics_duration_milliseconds"}
-# What docs/METRICS.md is to say.
-AGREED = {
-    "precall.buffer.limit", "precall.buffer.used", "precall.call.events", "precall.calls.open", "precall.client.requests",
-    "precall.clone.duration", "precall.connections", "precall.connections.refused", "precall.deliveries",
-    "precall.delivery.duration", "precall.due", "precall.due.oldest.age",
-    "precall.provider.month.limit", "precall.provider.month.used", "precall.provider.queue.length",
-    "precall.provider.queue.wait", "precall.provider.requests", "precall.provider.retries",
-    "precall.provider.slots.limit", "precall.provider.slots.used", "precall.reconciliation.age",
-    "precall.registry.transaction.duration", "precall.signature.failures", "precall.telemetry.dropped",
-    "precall.voices", "http.client.request.duration", "rpc.client.call.duration",
-}  # fmt: skip
 SUFFIXES = re.compile(r"_(bucket|sum|count)$")
 
 
@@ -51,14 +40,11 @@ def names(expression: str) -> set[str]:
 
 
 def documented() -> set[str]:
-    """The metrics that the processes have, as Prometheus names them."""
-    page = ROOT / "docs" / "METRICS.md"
-    names = (
-        set(re.findall(r"`((?:precall|http|rpc)\.[a-z_.]+)`", page.read_text())) if page.exists() else AGREED
+    """The metrics of docs/METRICS.md, as Prometheus names them."""
+    rows = re.findall(
+        r"^\| `[a-z.]+` \| `([a-z_]+)\*?` \|", (ROOT / "docs" / "METRICS.md").read_text(), re.MULTILINE
     )
-    return {
-        name.replace(".", "_") + suffix for name in names for suffix in ("", "_total", "_seconds", "_bytes")
-    }
+    return set(rows)
 
 
 def panels() -> list[dict[str, Any]]:

@@ -39,6 +39,13 @@ def test_default(tmp_path: Path) -> None:
     )
 
 
+def test_all_profiles(tmp_path: Path) -> None:
+    """Every profile can be had beside every other, and takes nothing away."""
+    found = read(tmp_path, COMPOSE_PROFILES="*")
+
+    assert ALWAYS | {"postgres", "prometheus", "grafana"} <= set(found["services"])
+
+
 def test_postgres(tmp_path: Path) -> None:
     """The lines that docs/DEPLOYMENT.md gives lead the cloner to the database that they make."""
     section = (ROOT / "docs" / "DEPLOYMENT.md").read_text().partition("### With Postgres\n")[2]
@@ -57,6 +64,31 @@ def test_postgres(tmp_path: Path) -> None:
     assert re.fullmatch(r"postgres:[0-9]+\.[0-9]+-[a-z]+", postgres["image"])
     environ = {name: value for name, value in cloner["environment"].items() if value is not None}
     assert environment.read(OfCloner, environ).database_url == told["DATABASE_URL"]
+
+
+def test_observability(tmp_path: Path) -> None:
+    """What watches is as hardened as the rest, pinned, seen by this machine alone, and finds the files it is given."""
+    given = {"COMPOSE_PROFILES": "observability", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+    services = read(tmp_path, **given)["services"]
+    added = {name: services[name] for name in sorted(services.keys() - ALWAYS)}
+
+    assert ["collector", "grafana", "prometheus"] == list(added)
+    for service in added.values():
+        assert re.search(r":v?[0-9]+\.[0-9]+\.[0-9]+$", service["image"])
+        for name in ("cap_drop", "security_opt", "read_only", "pids_limit", "restart", "init"):
+            assert services["jaeger"][name] == service[name]
+        assert {"127.0.0.1"} >= {port["host_ip"] for port in service.get("ports", [])}
+        assert service["healthcheck"]["test"]
+        assert int(service["mem_limit"])
+        for volume in service.get("volumes", []):
+            assert volume["type"] == "volume" or (volume["read_only"] and Path(volume["source"]).exists())
+    # Whoever is spoken to by name is there.
+    assert services["jaeger"]["image"] == added["collector"]["image"]
+    metrics = next(one for one in services["jaeger"]["command"] if "prometheus.endpoint" in one)
+    assert metrics.partition("=http://")[2].partition(":")[0] in services
+    for name in ("gateway", "cloner"):
+        assert "http://collector:4318" == services[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        assert "prometheus" == services[name]["environment"]["OTEL_METRICS_EXPORTER"]
 
 
 def test_time_to_stop(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def start(gateway: Start) -> Start:
     """Starts a gateway that knows the token."""
 
     async def run(**fields: Any) -> str:
-        whole = {"conversation_init_token": Secret(TOKEN), "dynamic_variables": VARIABLES} | fields
+        whole = {"conversation_init_token": (Secret(TOKEN),), "dynamic_variables": VARIABLES} | fields
         return await gateway(**whole)
 
     return run
@@ -315,7 +315,7 @@ async def test_stranger(
     start: Start, client: httpx.AsyncClient, cloner: Any, authorization: str | None, token: str | None
 ) -> None:
     """Who shows no token of ours is refused, and nothing is done."""
-    url = await start(conversation_init_token=token and Secret(token))
+    url = await start(conversation_init_token=(Secret(token),) if token else ())
     headers = [] if authorization is None else [(b"Authorization", authorization.encode("latin-1"))]
     answer = await client.post(f"{url}{PATH}", json=REQUEST, headers=headers)
 
@@ -336,6 +336,17 @@ async def test_token_twice(start: Start, client: httpx.AsyncClient) -> None:
     assert 401 == answer.status_code
 
 
+async def test_token_that_takes_the_place_of_another(start: Start, ask: Any) -> None:
+    """While both are set, either lets the same in."""
+    url = await start(conversation_init_token=(Secret("another-token-of-ours"), Secret(TOKEN)))
+    answers = [
+        await ask(url, Authorization=f"Bearer {token}")
+        for token in (TOKEN, "another-token-of-ours", "neither")
+    ]
+
+    assert [200, 200, 401] == [answer.status_code for answer in answers]
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_scheme(start: Start, ask: Any, scheme: str) -> None:
     """The name of the scheme may be written in any case, as HTTP has it."""
@@ -344,8 +355,8 @@ async def test_scheme(start: Start, ask: Any, scheme: str) -> None:
     assert GREETED == answer.json()
 
 
-@pytest.mark.parametrize("token", [None, Secret(TOKEN)])
-async def test_signed(start: Start, client: httpx.AsyncClient, sign: Any, token: Secret | None) -> None:
+@pytest.mark.parametrize("token", [(), (Secret(TOKEN),)])
+async def test_signed(start: Start, client: httpx.AsyncClient, sign: Any, token: tuple[Secret, ...]) -> None:
     """A valid signature does instead of the token."""
     url = await start(conversation_init_token=token)
     body = json.dumps(REQUEST).encode()

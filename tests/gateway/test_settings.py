@@ -19,7 +19,7 @@ def test_defaults() -> None:
         cloner_target="localhost:50051",
         precall_budget_ms=15000,
         precall_fallback="error",
-        conversation_init_token=None,
+        conversation_init_token=(),
         conversation_init_budget_ms=2500,
         default_region=None,
         own_numbers=(),
@@ -79,7 +79,7 @@ def test_all() -> None:
         cloner_target="dns:///cloner:50051",
         precall_budget_ms=8000,
         precall_fallback="default_voice",
-        conversation_init_token=Secret("token-of-the-initiation"),
+        conversation_init_token=(Secret("token-of-the-initiation"),),
         conversation_init_budget_ms=900,
         default_region="NL",
         own_numbers=("+31201234567", "0800 1234", "tel:+31-20-1234568"),
@@ -120,7 +120,7 @@ def test_secret_from_file(tmp_path: Path) -> None:
 
     assert (Secret("secret-number-one"), Secret("secret-number-two")) == actual.elevenlabs_webhook_secret
     assert (Secret("token-of-the-cloner"),) == actual.cloner_token
-    assert Secret("token-of-the-initiation") == actual.conversation_init_token
+    assert (Secret("token-of-the-initiation"),) == actual.conversation_init_token
 
 
 def test_secret_is_not_shown() -> None:

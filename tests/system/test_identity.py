@@ -24,7 +24,7 @@ SPELLINGS = [
 # A national form needs its country, in both processes.
 DUTCH = {"default_region": "NL"}
 INITIATION = {
-    "conversation_init_token": Secret("token"),
+    "conversation_init_token": (Secret("token"),),
     "dynamic_variables": {"number": "{phone_number|none}"},
 }
 

@@ -156,7 +156,7 @@ async def _lived(emulator: Emulator, emulator_url: str, postgres: str, spans: An
             cloner_target=to_cloner.address,
             precall_fallback="default_voice",
             precall_budget_ms=PRECALL_MS,
-            conversation_init_token=Secret(TOKEN),
+            conversation_init_token=(Secret(TOKEN),),
             conversation_init_budget_ms=INIT_MS,
             dynamic_variables={"customer_name": "{name|friend}"},
             shutdown_grace_seconds=0.0,
@@ -251,7 +251,7 @@ async def test_whole_life(lives: Callable[[], Any], speech: bytes) -> None:
 async def test_restart(running: Any, emulator: Emulator, speech: bytes) -> None:
     """A call that began before everything was restarted ends after it, and the next one is known."""
     settings = {
-        "of_gateway": {"conversation_init_token": Secret(TOKEN)},
+        "of_gateway": {"conversation_init_token": (Secret(TOKEN),)},
         "of_cloner": {"voice_clone_keep_hours": 0.0},
     }
 

@@ -87,7 +87,7 @@ async def test_initiation(running, spans) -> None:
     """A call that ElevenLabs asks about is one trace too, which tells what came of it."""
     open_call = "precall.v1.CloningService/OpenCall"
     route = "/webhook/conversation-init"
-    async with running(of_gateway={"conversation_init_token": Secret("token")}) as system:
+    async with running(of_gateway={"conversation_init_token": (Secret("token"),)}) as system:
         asked = {"agent_id": "agent_demo", "conversation_id": "conv_1", "caller_id": "+31612345678"}
         headers = {"Authorization": "Bearer token", "traceparent": f"00-{'1' * 32}-{'2' * 16}-00"}
         answer = await system.http.post(route, json=asked, headers=headers)

@@ -22,19 +22,19 @@ Use = Callable[[dict[str, str]], None]
 
 
 @contextmanager
-def collector(metrics: list[Metric], *, silent: threading.Event | None = None) -> Iterator[str]:
-    """Takes in metrics over OTLP/HTTP, or keeps whoever brings some waiting until `silent` is set."""
+def collector(
+    metrics: list[Metric], *, meet: Callable[[str], object] = lambda _: None, status: int = 200
+) -> Iterator[str]:
+    """Takes in metrics over OTLP/HTTP; `meet` is called with the path before each answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if silent is not None:
-                silent.wait()
-                return
+            meet(self.path)
             if self.path == "/v1/metrics":
                 for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
                     metrics.extend(metric for scope in resource.scope_metrics for metric in scope.metrics)
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -97,20 +97,35 @@ def test_last_metrics(settings) -> None:
     assert 7 == last.sum.data_points[0].as_int
 
 
-def test_silent_collector(settings) -> None:
-    """Spans and metrics are given up side by side where nobody takes them: that takes the time of one."""
-    silent = threading.Event()
-    with collector([], silent=silent) as endpoint:
-        environ = settings({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "3"})
-        with observing("gateway", environ) as (tracers, meters):
-            tracers.get_tracer("t").start_span("lost").end()
-            meters.get_meter("t").create_counter("lost").add(1)
-            ends = time.monotonic()
-        took = time.monotonic() - ends
-        silent.set()
+def test_side_by_side(settings) -> None:
+    """At the end spans and metrics are sent at the same time: a collector that is slow costs the time of one."""
+    both, paths = threading.Barrier(2), set()
 
-    # One after the other, they would take six.
-    assert 2.5 < took < 5.5
+    def meet(path: str) -> None:
+        both.wait(10)
+        paths.add(path)
+
+    with collector([], meet=meet) as endpoint:
+        environ = settings({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "20"})
+        with observing("gateway", environ) as (tracers, meters):
+            tracers.get_tracer("t").start_span("the last").end()
+            meters.get_meter("t").create_counter("the.last").add(1)
+
+    assert {"/v1/traces", "/v1/metrics"} == paths
+
+
+def test_no_place_for_metrics(settings, capsys) -> None:
+    """A collector that takes no metrics, as Jaeger, is asked once, and the log says so."""
+    paths: list[str] = []
+    with collector([], meet=paths.append, status=404) as endpoint:
+        environ = settings({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+        with observing("gateway", environ) as (_, meters):
+            meters.get_meter("t").create_counter("some").add(1)
+            for _ in range(3):
+                meters.force_flush()
+
+    assert ["/v1/metrics"] == paths
+    assert 1 == capsys.readouterr().out.count("the collector takes no metrics")
 
 
 @pytest.mark.parametrize(("ratio", "carried"), [("1.0", True), ("0.0", False)])

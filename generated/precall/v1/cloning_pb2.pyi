@@ -843,7 +843,9 @@ Global___ListVoicesResponse: _TypeAlias = ListVoicesResponse  # noqa: Y015
 
 @_typing.final
 class CompleteCallRequest(_message.Message):
-    """CompleteCallRequest names a call by what is known of it: the first of these that finds one counts."""
+    """CompleteCallRequest names a call by what is known of it: the first of these that finds one counts. A
+    conversation, a `call_id` or a voice is required.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -856,13 +858,15 @@ class CompleteCallRequest(_message.Message):
     given, no call ends that ElevenLabs knows as another conversation, which it said by OpenCall.
     """
     call_id: _builtins.str
-    """Optional. The `call_id` of PrepareCallResponse or OpenCallResponse; it counts together with
-    `agent_id`, which must be the call's.
+    """Optional. The `call_id` of PrepareCallResponse or OpenCallResponse: at most 64 printable characters. It
+    counts together with `agent_id`, which must be the call's.
     """
     agent_id: _builtins.str
-    """Optional. The agent of the call. With a conversation or a `call_id` it must fit the call."""
+    """Optional. The agent of the call: at most 128 printable characters. With a conversation or a `call_id` it
+    must fit the call.
+    """
     voice_id: _builtins.str
-    """Optional. The voice of the call; it counts together with `agent_id`."""
+    """Optional. The voice of the call: at most 128 printable characters. It counts together with `agent_id`."""
     def __init__(
         self,
         *,
@@ -1164,7 +1168,9 @@ class ForgetCallerRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     VOICE_ID_FIELD_NUMBER: _builtins.int
     voice_id: _builtins.str
-    """Optional. A voice of the caller: everything about whoever it belongs to is forgotten."""
+    """Optional. A voice of the caller: letters, digits, "_" and "-", at most 128. Everything about whoever it
+    belongs to is forgotten; where it is nobody's, nothing is done.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. The caller, told as for the voice. With a phone number alone, everybody who called from

@@ -1,0 +1,40 @@
+"""Sends metrics over OTLP/HTTP, and leaves a collector alone that takes none, such as Jaeger."""
+
+import time
+from typing import Any
+
+import structlog
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
+
+from telemetry import otlp
+
+__all__ = ["MetricsOverHttp"]
+
+log = structlog.get_logger()
+
+# How a collector answers that has no place for metrics, and for how long it is believed.
+NO_PLACE = frozenset({404, 405})
+REST_SECONDS = 3_600.0
+
+
+class MetricsOverHttp(OTLPMetricExporter):
+    """As the SDK's own, which would complain of such a collector once a minute."""
+
+    def __init__(self) -> None:
+        self._rests_until = 0.0
+        session = otlp.session()
+        session.hooks["response"].append(self._look)
+        super().__init__(session=session)
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        if time.monotonic() < self._rests_until:
+            return MetricExportResult.SUCCESS
+        return super().export(metrics_data, timeout_millis, **kwargs)
+
+    def _look(self, response: Any, *_: Any, **__: Any) -> None:
+        if response.status_code in NO_PLACE:
+            self._rests_until = time.monotonic() + REST_SECONDS
+            log.warning("the collector takes no metrics, see OTEL_METRICS_EXPORTER")
