@@ -18,6 +18,7 @@ import contextlib
 import secrets
 import uuid
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
