@@ -200,8 +200,9 @@ class Janitor:
                 return
             call = await self._store.read(calls.latest, marker=row.marker)
             ids = ids_of(call, row)
-            by_call = () if call is None else (call.traceparent, call.ended_by)
-            with self._span("delete voice", ids, row.traceparent, *by_call, row.given_up_by):
+            # Who had the voice made is of interest only where no call has used it since.
+            origins = (row.traceparent,) if call is None else (call.traceparent, call.ended_by)
+            with self._span("delete voice", ids, *origins, row.given_up_by):
                 try:
                     if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
                         # Most often its agent is just being put back, which tells when it is done.

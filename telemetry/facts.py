@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import Span as RecordedSpan
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import get_current_span
 
-__all__ = ["KEYS", "FactsOnSpans", "about", "keyed", "learn", "note"]
+__all__ = ["KEYS", "FactsOnSpans", "about", "forget", "keyed", "learn", "note"]
 
 # Those of OpenTelemetry's semantic conventions where they have one, else our own.
 KEYS: Mapping[str, str] = {
@@ -86,6 +86,11 @@ def learn(**facts: str) -> None:
     """Tells the facts on this span, and in all that this task, and those it begins, say from now on."""
     note(**facts)
     structlog.contextvars.bind_contextvars(**facts)
+
+
+def forget() -> None:
+    """Begins anew: what this task was about until now, or whoever began it, is of no concern from here on."""
+    structlog.contextvars.clear_contextvars()
 
 
 def note(**facts: Any) -> None:

@@ -28,6 +28,7 @@ from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURAT
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, format_span_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from telemetry.facts import forget
 from telemetry.metrics import NOWHERE, duration
 from telemetry.parts import traced_by
 from telemetry.tracing import trace_id
@@ -78,6 +79,8 @@ class HttpServerTracing:
         if scope["type"] != "http" or scope["path"] in self._untraced:
             await self._app(scope, receive, send)
             return
+        # A request that was sent behind another begins in the task of that one.
+        forget()
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         with (
             traced_by(self._provider),

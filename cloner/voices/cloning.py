@@ -18,6 +18,7 @@ import contextlib
 import secrets
 import uuid
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -362,7 +363,8 @@ class Cloning:
         self._clones[clone.row.marker] = clone
         clone.task = self._begin(self._finished(clone, work))
         if self._heart is None or self._heart.done():
-            self._heart = asyncio.create_task(self._beat())
+            # For every clone, so it is part of nobody's trace.
+            self._heart = asyncio.create_task(self._beat(), context=Context())
 
     async def _finished(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
         outcome, reason = "abandoned", ""

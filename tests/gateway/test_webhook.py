@@ -465,3 +465,24 @@ async def test_description_of_a_delivery(gateway: Start, client: httpx.AsyncClie
     assert ["metadata", "voice_sample"] == form["required"]
     assert ["type", "conversation_id", "agent_id"] == form["properties"]["metadata"]["required"]
     assert "voice_sample" not in form["properties"]["metadata"]["properties"]
+
+
+async def test_one_connection(
+    gateway: Start, document: Document, sign: Any, connected: Any, spans: Any
+) -> None:
+    """Of a delivery nothing is told on the request that a stranger sends behind it on its connection."""
+    url, body = await gateway(), document()
+
+    def request(content: bytes, *headers: str) -> bytes:
+        head = ("POST /webhook HTTP/1.1", "Host: t", f"Content-Length: {len(content)}", *headers)
+        return "\r\n".join((*head, "Content-Type: application/json", "", "")).encode() + content
+
+    signed = request(body, f"ElevenLabs-Signature: {sign(body)}")
+    async with connected(url) as (reader, writer):
+        writer.write(signed + request(b"{}", "Connection: close"))
+        await reader.read()
+
+    known, stranger = await spans.wait("POST /webhook", 2)
+    assert "conv_abc123xyz" == known.attributes["gen_ai.conversation.id"]
+    assert "SIGNATURE_MISSING" == stranger.attributes["precall.reason"]
+    assert [] == [name for name in stranger.attributes if name.startswith("gen_ai.")]

@@ -206,9 +206,13 @@ async def test_who_deleted_a_voice(
     own = (Secret("token-of-the-gateway"),)
     cloner = {"cloner_clients": clients, "cloner_token": own, "provider_attempts": 1}
     async with running(of_cloner=cloner, of_gateway={"cloner_token": own}) as system:
+        # The call that had the voice made is not the last one with it.
+        assert 200 == (await system.deliver(speech, conversation_id="conv_0")).status_code
+        await system.end("conv_0")
+        await eventually(lambda: lines("agent restored", {CONVERSATION: "conv_0"}))
         voice = (await system.deliver(speech)).json()["voice_id"]
         await system.end()
-        await eventually(lambda: lines("agent restored"))
+        await eventually(lambda: lines("agent restored", {CONVERSATION: "conv_1"}))
         emulator.faults.set(Fault(method="DELETE", path=VOICE, error="service_unavailable"))
         async with connect(system.cloner, token=token) as client:
             assert not (await client.delete_voice(voice)).deleted
@@ -217,7 +221,8 @@ async def test_who_deleted_a_voice(
 
     (asked,) = found(DELETE, {"precall.client": "crm", VOICE_ID: voice})
     (deleted,) = found("delete voice", {VOICE_ID: voice})
-    assert asked.context.trace_id in traces_of(deleted.links)
+    (used,), (ended,) = (found(name, {CONVERSATION: "conv_1"}) for name in (PREPARE, COMPLETE))
+    assert {span.context.trace_id for span in (used, ended, asked)} == traces_of(deleted.links)
     assert [503, 200] == [
         span.attributes["http.response.status_code"] for span in found(f"DELETE {VOICE}", {VOICE_ID: voice})
     ]
