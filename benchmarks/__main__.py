@@ -57,6 +57,9 @@ def _run(length: Length, console: Console) -> None:
         elevenlabs = stack.enter_context(provider())
         theirs, ours = stack.enter_context(peer(elevenlabs)), stack.enter_context(system(elevenlabs))
         comparison.warm(theirs, ours)
+        status.update("idle")
+        # Before thousands of agents are in a call: that is not idle.
+        idle = costs.idle(ours, IDLE_SECONDS[length])
         status.update("new callers")
         new, standard = comparison.new_rows(theirs, ours, length)
         status.update("known callers")
@@ -72,8 +75,7 @@ def _run(length: Length, console: Console) -> None:
         status.update("floor")
         large = next(row for row in new if "10 MB JSON" in row.name).ours
         figures += costs.floor_figures(large, 1 if tiny else 7)
-        status.update("idle")
-        figures.append(costs.idle(ours, IDLE_SECONDS[length]))
+        figures.append(idle)
         status.update("memory")
         figures += costs.held(elevenlabs, 2 if tiny else None)
         if length is not SHORT:
