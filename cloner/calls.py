@@ -9,8 +9,8 @@ import structlog
 from opentelemetry.trace import Link, SpanContext, get_current_span
 
 from callerid import spoken
+from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents, Reading
-from cloner.agents.overrides import Overrides
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentRejected
 from cloner.registry import NewCall, Noted, Store, calls
@@ -117,7 +117,7 @@ class Calls:
         voices: Voices,
         samples: Samples,
         store: Store,
-        overrides: Overrides,
+        agent_settings: AgentSettings,
         *,
         identities: Identities,
         first_message: str,
@@ -129,7 +129,7 @@ class Calls:
         self._voices = voices
         self._samples = samples
         self._store = store
-        self._overrides = overrides
+        self._agent_settings = agent_settings
         self._identities = identities
         self._first_message = first_message
         self._require_consent = require_consent
@@ -168,7 +168,7 @@ class Calls:
         now = asyncio.get_running_loop().time()
         asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
         voice, refused = await asyncio.gather(
-            self._still(noted, deadline=asking), self._overrides.refused(agent_id, deadline=asking)
+            self._still(noted, deadline=asking), self._agent_settings.refused(agent_id, deadline=asking)
         )
         greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
         return Opened(
@@ -307,7 +307,7 @@ class Calls:
 
     def refused(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent's own settings refuse; None where those were not seen."""
-        return self._overrides.known(agent_id)
+        return self._agent_settings.known(agent_id)
 
     async def complete(self, *, conversation_id: str, call_id: str, agent_id: str, voice_id: str) -> bool:
         """Ends a call, so that its agent gets back what it had; False if nobody had asked about such a call.

@@ -13,8 +13,8 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1 import cloning_pb2 as pb
 
+from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents
-from cloner.agents.overrides import Overrides
 from cloner.audio.inspector import Inspector
 from cloner.calls import Calls
 from cloner.census import CENSUS_SECONDS, Census
@@ -150,7 +150,7 @@ async def serving(
             await rooms.looking.close()
             await rooms.voices.close()
             await rooms.agents.close()
-            await rooms.overrides.close()
+            await rooms.agent_settings.close()
 
 
 def _inspector(settings: Settings) -> Inspector:
@@ -182,7 +182,7 @@ class _Rooms(NamedTuple):
     cloning: Cloning
     voices: Voices
     agents: Agents
-    overrides: Overrides
+    agent_settings: AgentSettings
     janitor: Janitor
     census: Census
 
@@ -243,9 +243,9 @@ def _rooms(
         keep_seconds=settings.enrolment_keep_days * 86_400,
         require_consent=settings.require_consent, now=now,
     )  # fmt: skip
-    overrides = Overrides(provider, believed_seconds=settings.agent_check_seconds, now=now)
+    agent_settings = AgentSettings(provider, believed_seconds=settings.agent_check_seconds, now=now)
     agents = Agents(
-        provider, store, overrides, mode=settings.agent_update,
+        provider, store, agent_settings, mode=settings.agent_update,
         presumed_seconds=settings.call_presumed_minutes * 60, now=now,
     )  # fmt: skip
     terms = Terms(
@@ -261,7 +261,7 @@ def _rooms(
         terms=terms, woken=due, tick_seconds=tick_seconds, now=now, measures=measures,
     )  # fmt: skip
     calls = Calls(
-        agents, voices, samples, store, overrides,
+        agents, voices, samples, store, agent_settings,
         identities=identities,
         first_message=settings.default_first_message, require_consent=settings.require_consent,
         due=due, now=now,
@@ -285,7 +285,9 @@ def _rooms(
         usage=usage, identities=identities, limits=_limits(settings, limits, terms),
         watch_seconds=settings.watch_seconds,
     )  # fmt: skip
-    return _Rooms(service, admission, account, looking, cloning, voices, agents, overrides, janitor, census)
+    return _Rooms(
+        service, admission, account, looking, cloning, voices, agents, agent_settings, janitor, census
+    )
 
 
 def _limits(settings: Settings, sample: Limits, terms: Terms) -> pb.GetLimitsResponse:

@@ -13,8 +13,8 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
+from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.notices import Notices
-from cloner.agents.overrides import Overrides
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.failures import ProviderFailure, Unauthorized
@@ -64,7 +64,7 @@ class Agents:
         self,
         provider: ElevenLabs,
         store: Store,
-        overrides: Overrides,
+        agent_settings: AgentSettings,
         *,
         mode: Literal["auto", "always", "never"],
         presumed_seconds: float,
@@ -72,7 +72,7 @@ class Agents:
     ) -> None:
         self._provider = provider
         self._store = store
-        self._overrides = overrides
+        self._agent_settings = agent_settings
         self._mode = mode
         self._presumed = presumed_seconds
         self._now = now
@@ -113,11 +113,11 @@ class Agents:
         except failures.AgentNotFound:
             raise
         except ProviderFailure as failure:
-            self._overrides.missed(agent_id, failure)
+            self._agent_settings.missed(agent_id, failure)
             return None
-        self._overrides.saw(agent_id, agent.refused)
+        self._agent_settings.saw(agent_id, agent.refused)
         if agent.voice is None:
-            self._overrides.missed(agent_id, failures.ProtocolBroken())
+            self._agent_settings.missed(agent_id, failures.ProtocolBroken())
             return None
         return Reading(agent.voice, noted.agent)
 

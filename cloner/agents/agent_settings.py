@@ -1,4 +1,4 @@
-"""Which overrides of a conversation the agents' own settings refuse, as far as that is known.
+"""What is known of the agents' own settings: which overrides of a conversation they refuse.
 
 An override that is not switched on at the agent makes the conversation fail, so it is worth a look.
 What was seen is believed for a while, because a call that starts waits for nobody.
@@ -14,7 +14,7 @@ from cloner.agents.notices import Notices
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.provider.failures import ProviderFailure, Unauthorized
 
-__all__ = ["Overrides"]
+__all__ = ["AgentSettings"]
 
 log = structlog.get_logger()
 
@@ -24,7 +24,7 @@ READ_SECONDS = 10.0
 AGAIN_SECONDS = 5.0
 
 
-class Overrides:
+class AgentSettings:
     """What is known of the agents that were seen last. `now` tells the time, in Unix seconds."""
 
     def __init__(self, provider: ElevenLabs, *, believed_seconds: float, now: Callable[[], float]) -> None:
