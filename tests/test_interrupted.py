@@ -60,9 +60,16 @@ def test_soak(number: signal.Signals, uv: str, folder: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("recipe", ["bench", "strangers", "crowds", "floods"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_measurements(number: signal.Signals, recipe: str, uv: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "number"),
+    [
+        ("bench", signal.SIGINT),
+        ("strangers", signal.SIGTERM),
+        ("crowds", signal.SIGINT),
+        ("floods", signal.SIGTERM),
+    ],
+)
+def test_measurements(recipe: str, number: signal.Signals, uv: str, folder: Path) -> None:
     """Stopped in the middle, a recipe that measures leaves no process, no folder and no complaint behind."""
     process = subprocess.Popen(
         ["just", recipe], cwd=ROOT, env=environ(uv, folder), start_new_session=True,
