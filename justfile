@@ -147,13 +147,16 @@ bench *options:
     @exec {{uv}} run python -m benchmarks {{options}}
 
 # What strangers cost the gateway: memory, and whether deliveries still arrive. Takes three minutes.
+[no-exit-message]
 strangers:
-    {{uv}} run python -m benchmarks.strangers
+    @exec {{uv}} run python -m benchmarks.strangers
 
 # What a crowd costs a cloner, with the token and without: memory, and whether other callers are answered.
+[no-exit-message]
 crowds:
-    {{uv}} run python -m benchmarks.door
+    @exec {{uv}} run python -m benchmarks.door
 
 # What more work than can be done costs, and how it is answered. Takes five minutes.
+[no-exit-message]
 floods *kinds:
-    {{uv}} run python -m benchmarks.floods {{kinds}}
+    @exec {{uv}} run python -m benchmarks.floods {{kinds}}

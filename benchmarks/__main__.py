@@ -22,6 +22,7 @@ from benchmarks.growth import growth
 from benchmarks.report import Row
 from benchmarks.system import Subject, peer, provider, system, traced
 from benchmarks.turns import Length
+from demo.ending import end_in_order
 from demo.processes import ProcessFailed
 
 SHORT = Length(3, 0.7)
@@ -124,4 +125,5 @@ def _titled(title: str, table: str) -> str:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(main())

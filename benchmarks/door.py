@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.deliveries import SIZES, speech
+from demo.ending import end_in_order
 from demo.processes import ProcessFailed, running
 from tests.cloner.wire import Wire
 
@@ -212,6 +213,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     try:
         sys.exit(main())
     except ProcessFailed as failure:

@@ -24,6 +24,7 @@ from benchmarks.deliveries import speech
 from benchmarks.emulated import System
 from benchmarks.sending import Answer, deliver, deliver_all
 from benchmarks.strangers import ROUTES, forged_head
+from demo.ending import end_in_order
 from demo.processes import ProcessFailed
 
 LARGE = int(9.9 * 1_048_576)
@@ -213,6 +214,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     try:
         sys.exit(main())
     except ProcessFailed as failure:

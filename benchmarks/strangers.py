@@ -21,6 +21,7 @@ from benchmarks.client import RequestFailed, send
 from benchmarks.comparison import VOICE
 from benchmarks.deliveries import SIZES, deliveries, speech
 from benchmarks.system import Subject, provider, system
+from demo.ending import end_in_order
 from demo.processes import ProcessFailed
 
 Attack = Callable[[str, int], Awaitable[None]]
@@ -187,6 +188,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     try:
         sys.exit(main())
     except ProcessFailed as failure:

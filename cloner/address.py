@@ -10,6 +10,10 @@ DEFAULT_URL = "sqlite:///precall.sqlite3"
 
 # A driver in the scheme, as other tools want it, says nothing that counts here.
 SCHEME = re.compile(r"(?P<kind>sqlite|postgres(?:ql)?)(?:\+[a-z0-9_]+)?://")
+# What hosts of Postgres write into their URLs for the pools and prepared statements of other clients. We have
+# neither, and libpq would refuse them.
+FOR_OTHERS = frozenset({"pgbouncer", "supa", "connection_limit", "pool_timeout", "statement_cache_size",
+                        "prepared_statement_cache_size"})  # fmt: skip
 USERINFO = (
     'characters such as "@", "/", "?" and "%" in user and password are written as %40, %2F, %3F and %25'
 )
@@ -33,8 +37,11 @@ def sqlite_file(url: str) -> Path:
 
 
 def postgres_url(url: str) -> str:
-    """The URL as libpq takes it, with whatever parameters it has."""
-    return SCHEME.sub("postgresql://", url, count=1)
+    """The URL as libpq takes it, with whatever parameters it has but those that mean nothing here."""
+    address, mark, query = SCHEME.sub("postgresql://", url, count=1).partition("?")
+    parameters = query.split("&")
+    kept = [each for each in parameters if each.partition("=")[0] not in FOR_OTHERS]
+    return address + mark + "&".join(kept) if kept else address
 
 
 def _sqlite_problem(url: str) -> str | None:
@@ -62,8 +69,10 @@ def _postgres_problem(url: str) -> str | None:
         return USERINFO
     try:
         told: dict[str, Any] = conninfo_to_dict(postgres_url(url))
-    except (psycopg.Error, UnicodeError):
+    except (psycopg.Error, UnicodeError) as failure:
         # What it says holds a part of the URL, which may be one of the password.
+        if "URI query parameter" in str(failure):
+            return "behind the ? stands what is no parameter of libpq; for TLS that is sslmode=require"
         return f"cannot be read by Postgres's client library; {USERINFO}"
     ports = str(told.get("port", "")).split(",")
     if not all(not port or (port.isascii() and port.isdigit() and 0 < int(port) < 65536) for port in ports):

@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Never
 
 import httpx
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from demo.actors import ANSWER_SECONDS, Actors
 from demo.collector import Collector
+from demo.ending import end_in_order
 from demo.processes import ProcessFailed
 from demo.screen import Screen
 from demo.story import MARIA, Story, live
@@ -24,15 +24,6 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "deliver.py"
 # The processes send their spans twice a second: a trace that has ended and not grown for so long is whole.
 QUIET_SECONDS = 1.5
 SETTLED_SECONDS = 10
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Stopped(BaseException):
-    """Somebody wants the demo to end. The status is what a shell gives a process that a signal ended."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.status = 128 + number
 
 
 def main() -> int:
@@ -43,28 +34,17 @@ def main() -> int:
         "--verbose", action="store_true", help="show all of every answer and every step of a trace"
     )
     chosen = parser.parse_args()
-    for number in ENDINGS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, _end)
+    end_in_order()
     console = Console(highlight=False)
     try:
         return _demo(console, keep=chosen.keep, verbose=chosen.verbose)
     except ProcessFailed as failure:
         console.print(str(failure), style="red")
         return 1
-    except Stopped as stopped:
-        return stopped.status
     except OSError as failure:
         # The terminal is gone, or who read the output; what is still buffered has nowhere to go either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1 if isinstance(failure, BrokenPipeError) else 128 + signal.SIGHUP
-
-
-def _end(number: int, _: FrameType | None) -> Never:
-    """Ends the demo in order. Once is enough: whatever comes after it must not disturb that."""
-    for each in ENDINGS:
-        signal.signal(each, signal.SIG_IGN)
-    raise Stopped(number)
 
 
 def _demo(console: Console, *, keep: bool, verbose: bool) -> int:

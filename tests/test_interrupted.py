@@ -1,6 +1,8 @@
 """The recipes of the justfile, when somebody stops them."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -54,6 +56,44 @@ def test_soak(number: signal.Signals, uv: str, folder: Path) -> None:
         process.communicate()
 
     assert ([], []) == (psutil.wait_procs(started, timeout=30)[1], left(folder))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("recipe", "number"),
+    [
+        ("bench", signal.SIGINT),
+        ("strangers", signal.SIGTERM),
+        ("crowds", signal.SIGINT),
+        ("floods", signal.SIGTERM),
+    ],
+)
+def test_measurements(recipe: str, number: signal.Signals, uv: str, folder: Path) -> None:
+    """Stopped in the middle, a recipe that measures leaves no process, no folder and no complaint behind."""
+    process = subprocess.Popen(
+        ["just", recipe], cwd=ROOT, env=environ(uv, folder), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    started: list[psutil.Process] = []
+    try:
+        while not any("cloner" in command for command in commands(started)):
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+            started = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        printed, _ = process.communicate()
+
+    assert not re.search("Traceback|[Ee]rror", printed)
+    assert ([], []) == (psutil.wait_procs(started, timeout=40)[1], left(folder))
+
+
+def commands(processes: list[psutil.Process]) -> Iterator[str]:
+    """What those of them run that are still there."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield " ".join(process.cmdline())
 
 
 def left(folder: Path) -> list[str]:

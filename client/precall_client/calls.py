@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -28,6 +29,8 @@ LARGEST_MESSAGE = 257 * 1_048_576
 LOOK_SECONDS = 1.0
 # How long a call may go on that was begun before certificates changed.
 CHANGE_SECONDS = 120.0
+
+URL = re.compile(r"\s*(?:$|(?:https?|grpcs?|tcp)://)", re.IGNORECASE)
 
 Token = str | Callable[[], str]
 
@@ -335,11 +338,13 @@ async def connect(
 ) -> AsyncIterator[Precall]:
     """A client for as long as the block lasts, on the loop that runs it. Raises TlsInvalid.
 
-    `target` is a gRPC target such as `host:port` or `dns:///host:port`; calls are spread over all its
-    addresses. `token` goes with every call; a function is asked for it each time. Without `tls`
-    plain text is spoken. Spans go to `tracer_provider` and the times of calls to `meter_provider`, or to the
-    process's own.
+    `target` is a gRPC target such as `host:port` or `dns:///host:port`, whose addresses share the calls; the
+    URL of another protocol is a ValueError. `token` goes with every call; a function is asked for it each
+    time. Without `tls` plain text is spoken. Spans go to `tracer_provider` and the times of calls to
+    `meter_provider`, or to the process's own.
     """
+    if URL.match(target):  # gRPC would take the scheme for the name of a host, and never find it
+        raise ValueError("target must be host:port, or a gRPC target such as dns:///host:port, and no URL")
     if tls is not None:
         tls.check()
     tracing = Tracing(tracer_provider, meter_provider, target)

@@ -267,3 +267,13 @@ def test_tls_that_cannot_be(tmp_path: Path) -> None:
         Tls(ca=b"/etc/ca.pem").read()
     with pytest.raises(TlsInvalid, match="ca cannot be read"):
         Tls(ca=tmp_path / "nothing").read()
+
+
+@pytest.mark.parametrize(
+    "target", ["http://cloner:50051", "HTTPS://cloner", "tcp://cloner:50051", "grpc://cloner:1", "", " "]
+)
+async def test_no_target(target: str) -> None:
+    """What can never be reached is refused at once, rather than told to be out of reach."""
+    with pytest.raises(ValueError, match=r"^target must be host:port"):
+        async with connect(target):
+            pass

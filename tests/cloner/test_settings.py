@@ -1,6 +1,7 @@
 import msgspec
 import pytest
 
+from cloner.address import address_problem
 from cloner.settings import Settings
 from environment import EnvironmentInvalid, Secret, read
 
@@ -227,6 +228,7 @@ def test_database_url_that_cannot_be_right(url: str) -> None:
         "postgresql://u@[::1]:5432,db:5433/precall?target_session_attrs=read-write&sslmode=require",
         "postgresql:///precall?host=/var/run/postgresql&user=precall@server",
         "postgresql://u@db/x?application_name=desk&connect_timeout=3&options=-c%20a%3Db&channel_binding=require",
+        "postgresql://u@db/x?pgbouncer=true&connection_limit=1", "postgresql://u@db/x?sslmode=require&supa=base-pooler.x",
     ],
 )  # fmt: skip
 def test_database_url_that_can_be_right(url: str) -> None:
@@ -234,3 +236,11 @@ def test_database_url_that_can_be_right(url: str) -> None:
     environ = {"ELEVENLABS_API_KEY": "key-1", "CALLER_HASH_KEY": "0123456789abcdef", "DATABASE_URL": url}
 
     assert url == read(Settings, environ).database_url
+
+
+@pytest.mark.parametrize("query", ["schema=secret-of-mine", "ssl=require", "sslmode", "=secret-of-mine"])
+def test_parameter_of_another_client(query: str) -> None:
+    """What libpq does not know is told as such, and not shown."""
+    problem = address_problem(f"postgresql://u@db/x?{query}")
+
+    assert "behind the ? stands what is no parameter of libpq; for TLS that is sslmode=require" == problem

@@ -391,7 +391,7 @@ async def test_url_as_libpq_takes_it(postgres: str) -> None:
     database = new_database(postgres)
     parameters = (
         "sslmode=prefer&application_name=front%20desk&connect_timeout=7&channel_binding=prefer"
-        "&target_session_attrs=read-write&options=-c%20statement_timeout%3D4321"
+        "&target_session_attrs=read-write&options=-c%20statement_timeout%3D4321&pgbouncer=true&supa=base-pooler.x"
     )
     shown = Statement("SELECT current_setting('application_name'), current_setting('statement_timeout')")
     for scheme in ("postgresql", "postgres", "postgresql+asyncpg"):

@@ -237,7 +237,7 @@ def test_every_secret_is_used() -> None:
     told = {
         (name, key)
         for name, rest in re.findall(r"kubectl create secret generic (\S+) (.*)", text)
-        for key in re.findall(r"--from-(?:file|literal)=([a-z-]+)", rest)
+        for key in re.findall(r"--from-file=secrets/([a-z-]+)", rest)
     }
 
     assert set(KEPT) == told

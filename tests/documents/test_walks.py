@@ -99,6 +99,18 @@ async def test_tls(checkout: Checkout) -> None:
     assert (True, b"") == (stranger.returncode != 0, out)
 
 
+async def test_tokens(checkout: Checkout) -> None:
+    """A token made as it is printed is one of the client whose hash stands in the table, and finds what is served."""
+    table, making, asking = blocks(section(TEXT, "### Tokens"))
+    hashed = await checkout.run(f'{making.text}echo "$token" > team')
+    lines = re.sub(r'"[0-9a-f]{64}",', f'"{hashed.split()[0]}",', table.text, count=1)
+    (checkout.folder / "clients.toml").write_text(lines)
+    async with checkout.serving(f"export CLONER_CLIENTS_FILE=clients.toml\n{SERVER.text}"):
+        said = await checkout.run(f"token=$(cat team)\n{asking.text}")
+
+    assert {} == json.loads(said)
+
+
 class Told:
     """What the document calls something, and what it is called this time."""
 

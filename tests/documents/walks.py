@@ -16,7 +16,7 @@ __all__ = ["Block", "Checkout", "blocks", "section"]
 
 ROOT = Path(__file__).parents[2]
 # Where a document has the port of a process, a test has one that nobody else uses.
-PORTS = ("50051", "8090")
+PORTS = ("50051", "8090", "3005")
 # `uv run` runs in the environment of the tests, in the folder of the walk; all else is the true uv's.
 UV = """#!/bin/sh
 [ "$1" = run ] && shift && exec "$@"
@@ -62,7 +62,7 @@ class Checkout:
     def __init__(self, folder: Path, uv: str) -> None:
         self.folder = folder
         self._ports = {port: _free_port() for port in PORTS}
-        for name in ("client", "proto", "tests"):
+        for name in ("client", "examples", "proto", "tests"):
             (folder / name).symlink_to(ROOT / name)
         tools = folder / ".tools"
         tools.mkdir()
@@ -72,6 +72,7 @@ class Checkout:
             **{name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "VIRTUAL_ENV"))},
             "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "EMULATOR_PORT": self._ports["8090"], "CLONER_PORT": self._ports["50051"],
+            "CLONER_TARGET": f"localhost:{self._ports['50051']}", "PRECALL_WEBHOOK_PORT": self._ports["3005"],
             "AUDIO_WORKERS": "1", "GOTOOLCHAIN": "local",
         }  # fmt: skip
 
@@ -105,16 +106,18 @@ class Checkout:
         return out.decode()
 
     @asynccontextmanager
-    async def serving(self, text: str) -> AsyncIterator[None]:
-        """Does what is printed, which serves, until the block ends."""
+    async def serving(self, text: str, *names: str) -> AsyncIterator[None]:
+        """Does what is printed until the block ends, which begins once a cloner serves, or the processes named."""
         started = await self.start(text)
         assert started.stdout is not None
-        lines = []
+        awaited, said = set(names or ("cloner",)), ""
         reading = None
         try:
-            while not (lines and lines[-1].startswith("cloner ready on")):
-                lines.append((await asyncio.wait_for(started.stdout.readline(), 60)).decode())
-                assert lines[-1], lines
+            while awaited:
+                line = (await asyncio.wait_for(started.stdout.readline(), 60)).decode()
+                said += line
+                assert line, said
+                awaited.discard(line.partition(" ready on ")[0])
             reading = asyncio.create_task(started.communicate())
             yield
         finally:

@@ -1,0 +1,135 @@
+"""Commands that documents print, run as they print them: processes from source and in containers, deliveries, voices."""
+
+import asyncio
+import base64
+import json
+import re
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.documents.walks import Checkout, blocks, section
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENT, API, VOICES = (
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("DEPLOYMENT", "API", "VOICE_CLONING")
+)
+SECRET = "everybody-knows-this-secret-so-change-it"
+FROM_SOURCE, DELIVERING = blocks(section(DEPLOYMENT, "### From source"))
+CONTAINERS = section(DEPLOYMENT, "### Without Compose")
+
+# In the place of Docker: nobody can write to the root, and a volume is a folder beside this file.
+DOCKER = """#!{python}
+import argparse, os, pathlib, subprocess, sys
+
+parser = argparse.ArgumentParser()
+for flag in ("--detach", "--init", "--read-only"):
+    parser.add_argument(flag, action="store_true")
+for option in ("--name", "--env-file", "--volume", "--network", "--tmpfs", "--cap-drop", "--security-opt", "--memory",
+               "--stop-timeout", "--health-cmd"):
+    parser.add_argument(option)
+parser.add_argument("--workdir", default="/proc")
+parser.add_argument("image")
+parser.add_argument("command", nargs=argparse.REMAINDER)
+if sys.argv[1] == "build":
+    sys.exit()
+told = parser.parse_args(sys.argv[2:])
+here, folder = pathlib.Path(__file__).parent, told.workdir
+if told.volume and told.volume.partition(":")[2] == folder:
+    folder = here / told.volume.partition(":")[0]
+    folder.mkdir(mode=0o700)
+environ = dict(line.split("=", 1) for line in (here / told.env_file).read_text().splitlines())
+with open(here / f"{told.name}.log", "ab") as log:
+    started = subprocess.Popen(
+        told.command or ["python", "-m", "gateway"],
+        cwd=folder, env={"PATH": os.environ["PATH"]} | environ, stdout=log, stderr=log,
+    )
+(here / f"{told.name}.pid").write_text(str(started.pid))
+"""
+
+# Each command is a process, which a busy machine takes its time for.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, uv: str) -> Checkout:
+    """Where the commands are run."""
+    return Checkout(tmp_path, uv)
+
+
+async def ready(process: psutil.Process, log: Path) -> None:
+    """Waits until a process has written that it serves."""
+    while f"{log.stem} ready on" not in log.read_text():
+        assert process.status() != psutil.STATUS_ZOMBIE, log.read_text()
+        await asyncio.sleep(0.05)
+
+
+async def test_from_source(checkout: Checkout, samples: Path) -> None:
+    """Three processes from source take the example's delivery, one by curl, and what an operator does to voices."""
+    event = json.loads((ROOT / "examples" / "pre_call.json").read_text())
+    event["conversation_id"] = "conv_of_curl"
+    sample = base64.b64encode((samples / "speech.mp3").read_bytes()).decode()
+    event["voice_sample"] = {"format": "base64", "data": sample}
+    (checkout.folder / "body.json").write_text(json.dumps(event))
+    signing = blocks(section(API, "### `POST /webhook`"))[0]
+    voices, forgetting, replacing = blocks(section(VOICES, "## The life of a voice"))[0].text.splitlines()
+    callers, enrolling = blocks(section(VOICES, "## Voices ahead of time"))
+    (checkout.folder / "recording.mp3").symlink_to(samples / "speech.mp3")
+    (checkout.folder / "callers.csv").write_text(callers.text)
+    (checkout.folder / "recordings").mkdir()
+    for name, recording in (("ada.mp3", "speech.mp3"), ("ben.flac", "speech.flac")):
+        shutil.copy(samples / recording, checkout.folder / "recordings" / name)
+    async with checkout.serving(FROM_SOURCE.text, "emulator", "cloner", "gateway"):
+        delivered = await checkout.run(DELIVERING.text)
+        signed = await checkout.run(f"ELEVENLABS_WEBHOOK_SECRET={SECRET}\n{signing.text}")
+        listed = await checkout.run(voices)
+        forgotten = await checkout.run(forgetting)
+        await checkout.run(replacing)
+        enrolled = await checkout.run(enrolling.text)
+        left = await checkout.run(voices)
+
+    assert [200, 401, 200] == [int(status) for status in re.findall(r"^HTTP (\d+)", delivered, re.MULTILINE)]
+    answer = json.loads(signed)
+    assert ("success", True) == (answer["status"], answer["voice_reused"])
+    assert [answer["voice_id"]] == [line.split()[0] for line in listed.splitlines()]
+    assert forgotten.startswith("1 voices deleted")
+    assert enrolled.startswith("2 enrolled")
+    assert 3 == len(left.splitlines())
+    assert 0o600 == stat.S_IMODE((checkout.folder / "precall.sqlite3").stat().st_mode)
+
+
+async def test_containers(checkout: Checkout, emulator_url: str) -> None:
+    """The cloner keeps its registry on its volume, where the root is read-only; the gateway needs no place."""
+    docker = checkout.folder / "docker"
+    docker.write_text(DOCKER.replace("{python}", sys.executable))
+    docker.chmod(0o755)
+    for name, settings in {
+        "cloner": f"ELEVENLABS_API_KEY=key-of-the-emulator\nELEVENLABS_BASE_URL={emulator_url}\nCLONER_PORT=50051\n",
+        "gateway": f"ELEVENLABS_WEBHOOK_SECRET={SECRET}\nPRECALL_WEBHOOK_HOST=127.0.0.1\n"
+        "CLONER_TARGET=localhost:50051\nPRECALL_WEBHOOK_PORT=3005\n",
+    }.items():
+        (checkout.folder / f"{name}.env").write_text(checkout.printed(settings))
+    (starting,) = blocks(CONTAINERS)
+    (health,) = re.findall(r'--health-cmd "(.*?)"', starting.text)
+    processes = []
+    try:
+        await checkout.run(f"PATH=$PWD:$PATH\n{starting.text}")
+        for name in ("cloner", "gateway"):
+            process = psutil.Process(int((checkout.folder / f"{name}.pid").read_text()))
+            processes.append(process)
+            await ready(process, checkout.folder / f"{name}.log")
+        await checkout.run(health)
+        delivered = await checkout.run(DELIVERING.text)
+    finally:
+        for process in processes:
+            process.terminate()
+        psutil.wait_procs(processes, timeout=60)
+
+    assert "success" == json.loads(delivered[delivered.rindex("\n{") :])["status"]
+    assert {"precall.sqlite3", "precall.sqlite3.key"} <= {
+        path.name for path in (checkout.folder / "precall-registry").iterdir()
+    }
