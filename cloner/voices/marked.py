@@ -66,10 +66,9 @@ class Marked:
 
     async def is_anothers(self, voice_id: str, marker: str) -> bool:
         """Whether a voice that ElevenLabs names as the one of this marker is known as another's."""
-        known = await self._store.read(voices.marker_of, voice_id)
-        if known in (None, marker):
+        if not await self._store.read(voices.is_anothers, voice_id, marker=marker):
             return False
-        log.error("ElevenLabs names another caller's voice; it is left alone", voice_id=voice_id)
+        log.error("ElevenLabs names a voice of somebody else; it is left alone", voice_id=voice_id)
         return True
 
     async def discard(self, voice_id: str, marker: str, reason: str) -> None:

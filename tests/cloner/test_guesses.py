@@ -313,6 +313,34 @@ async def test_voice_of_somebody_else(
     assert first.voice.voice_id == again.voice.voice_id != second.voice.voice_id
 
 
+@pytest.mark.parametrize("requires_verification", [False, True])
+async def test_voice_of_the_agent_itself(
+    cloning, emulator: Emulator, speech: bytes, requires_verification: bool, database: str
+) -> None:
+    """The voice that an agent has of its own is none that was just made; it is neither taken nor deleted."""
+    own, _ = before = spoken(emulator)
+    body = {"voice_id": own, "requires_verification": requires_verification}
+    lie = Fault(method="POST", path=CREATE, times=None, status=200, body=body)
+    async with cloning(voice_clone_keep_hours=0.0) as cloner:
+        emulator.faults.set(lie)
+        assert "PROVIDER_PROTOCOL" == await reason(cloner.PrepareCall(call(speech, 1), timeout=10))
+        await end(cloner)
+        emulator.faults.clear()
+        given = await cloner.PrepareCall(call(speech, 2), timeout=10)
+        assert given.agent_updated
+        emulator.faults.set(lie)
+        # What the agent had before its call counts, whoever the voice is said to be made for.
+        sample = pb.CloneVoiceRequest(caller=call(b"", 3).caller, sample=speech)
+        assert "PROVIDER_PROTOCOL" == await reason(cloner.CloneVoice(sample, timeout=10))
+        emulator.faults.clear()
+        await end(cloner, 2)
+        (deleted,) = await emulator.requests.wait(1, method="DELETE", stage="finished")
+
+    assert deleted.path.endswith(given.voice.voice_id)
+    assert before == spoken(emulator)
+    assert [] == await values(database, f"SELECT marker FROM voices WHERE voice_id = '{own}'")
+
+
 async def test_orphan_that_is_somebody_elses(cloning, emulator: Emulator, speech: bytes) -> None:
     """A list that names a caller's voice as one of nobody's does not have it deleted."""
     clock = Clock()
