@@ -290,6 +290,39 @@ async def test_lists_that_go_round(cloning, emulator: Emulator) -> None:
     assert 0.3 <= found[-1].at - found[0].at
 
 
+async def test_lists_of_more_than_was_asked_for(cloning, emulator: Emulator) -> None:
+    """However much stands on each page, no more is kept of it than a page may hold."""
+
+    def page(number: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "voice_id": f"listed_{number}_{each}",
+                "description": "x" * 1_000,
+                "labels": {"precall": f"precall-ours-{number}-{each}", "precall_deployment": "ours"},
+            }
+            for each in range(500)
+        ]
+
+    emulator.faults.set(
+        *(
+            Fault(
+                method="GET", path=LIST, status=200,
+                body={"voices": page(number), "has_more": number < 3, "next_page_token": f"page{number}"},
+            )
+            for number in range(1, 4)
+        )
+    )  # fmt: skip
+    with capture_logs() as logs:
+        async with cloning(precall_deployment="ours"):
+            await emulator.requests.wait(3, path=LIST, stage="finished")
+            async with asyncio.timeout(10):
+                while not (told := [line for line in logs if line["event"] == "reconciled"]):
+                    await asyncio.sleep(0.01)
+
+    assert [300] == [line["voices"] for line in told]
+    assert [] == emulator.requests.matching(method="DELETE")
+
+
 @pytest.mark.parametrize("requires_verification", [False, True])
 async def test_voice_of_somebody_else(
     cloning, emulator: Emulator, speech: bytes, requires_verification: bool
