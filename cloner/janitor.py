@@ -53,7 +53,6 @@ DELETIONS_AT_ONCE = 3
 PAGE_SIZE = 100
 # A list has an end: no account has as many voices as this many pages hold.
 MOST_PAGES = 200
-LONGEST_MARKER = 256
 PAGE_SECONDS = 0.1  # between two pages
 
 
@@ -266,8 +265,7 @@ class Janitor:
                 self._store.name, page_size=PAGE_SIZE, page_token=token, deadline=_soon(WORK_SECONDS)
             )
             for voice in page.voices:
-                marker = marker_in(voice, self._store.name)
-                if marker and len(marker) <= LONGEST_MARKER:
+                if marker := marker_in(voice, self._store.name):
                     # The rest is of no use here, and may be as long as a whole page.
                     found[marker] = msgspec.structs.replace(voice, name=None, labels=None, description=None)
             token = page.next_page_token

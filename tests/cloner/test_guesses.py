@@ -290,6 +290,37 @@ async def test_lists_that_go_round(cloning, emulator: Emulator) -> None:
     assert 0.3 <= found[-1].at - found[0].at
 
 
+@pytest.mark.parametrize("text", ["\0", "é", "\r\n", "x" * 300], ids=repr)
+async def test_lists_of_markers_that_are_none(cloning, emulator: Emulator, speech: bytes, text: str) -> None:
+    """A marker that none of ours can be hides no other voice of a list, and troubles no database."""
+    clock = Clock()
+    async with cloning(
+        now=clock, precall_deployment="ours", reconcile_seconds=0.1, reconcile_grace_seconds=0.0
+    ) as cloner:
+        first = await cloner.PrepareCall(call(speech, 1), timeout=10)
+        second = await cloner.PrepareCall(call(speech, 2), timeout=10)
+        labels = emulator.voices[first.voice.voice_id].labels
+        odd = {
+            "voice_id": "odd", "created_at_unix": int(clock()) + 1,
+            "labels": {**labels, "precall": f"precall-ours-{text}"},
+        }  # fmt: skip
+        listed = {"voice_id": first.voice.voice_id, "labels": labels}
+        emulator.faults.set(
+            Fault(method="GET", path=LIST, times=None, status=200, body={"voices": [odd, listed], "has_more": False}),
+            Fault(method="GET", path=VOICE, times=None, error="voice_not_found"),
+        )  # fmt: skip
+        with capture_logs() as logs:
+            clock.ahead = 10
+            async with asyncio.timeout(10):
+                while not (told := [line for line in logs if line["event"] == "reconciled"]):
+                    await asyncio.sleep(0.01)
+
+    assert {"voices": 1, "removed": 0, "adopted": 0, "lost": 1}.items() <= told[0].items()
+    assert [second.voice.voice_id] == [line["voice_id"] for line in logs if line["event"] == "voice lost"]
+    assert [] == emulator.requests.matching(method="DELETE")
+    assert [] == [line for line in logs if line["event"] in ("bug", "put off")]
+
+
 async def test_lists_of_more_than_was_asked_for(cloning, emulator: Emulator) -> None:
     """However much stands on each page, no more is kept of it than a page may hold."""
 
