@@ -7,6 +7,7 @@
 import asyncio
 import hashlib
 import io
+import itertools
 import random
 import time
 import wave
@@ -67,7 +68,7 @@ LATER = {
     "PROVIDER_BUSY", "PROVIDER_UNAVAILABLE", "PROVIDER_TIMEOUT", "PROVIDER_PROTOCOL", "VOICE_SLOTS_EXHAUSTED",
     "VOICE_NEEDS_VERIFICATION", "AGENT_REJECTED", "RATE_LIMITED", "NOT_FOUND", "NO ANSWER",
 }  # fmt: skip
-SETTLE_SECONDS = 15.0
+SETTLE_SECONDS = 25.0
 LONGEST_UPDATE = 30.0
 # Longer than any row is kept.
 AGES = 31 * 86_400.0
@@ -447,9 +448,12 @@ class World(Judge):
         # Enough for a janitor to come by until a search shows what was made; then nothing but time passes.
         past = max(8_000.0, self.keep_enrolled + 700)
         jumps = [past if over else 0.0, *[700.0] * UNSEEN_SEARCHES, 700.0]
+        # Each jump makes both processes look dead to each other, and to finish what a dead one left takes two
+        # seconds: time enough for that between the jumps, or they take it from each other for ever.
+        later = itertools.cycle((0.0, 0.0, 10.0))
         until = time.monotonic() + SETTLE_SECONDS
         while wrong and not self.wrong and time.monotonic() < until:
-            self._jump(jumps.pop(0) if jumps else 10.0)
+            self._jump(jumps.pop(0) if jumps else next(later))
             self.tell("  settling")
             await self._ring(ended)
             looks = [self._unsettled, self._left] if over else [self._unsettled]
