@@ -104,10 +104,8 @@ class Removal:
             return False
         oldest = msgspec.structs.replace(oldest, reason=departures.EVICTED)
         tell_given_up(oldest, departures.EVICTED)
-        try:
-            return await self.remove(oldest, deadline=deadline)
-        except failures.ProviderFailure:
-            return False
+        # Its agent may just be given back what it had, after a call that ended a moment ago.
+        return await self.at_once(oldest, deadline=deadline)
 
     async def claim(self, *, marker: str | None = None) -> AgentRow | None:
         """An agent that is to be put back, ours to do for a while; None if there is none."""
