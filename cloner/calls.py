@@ -272,7 +272,8 @@ class Calls:
             )
             if voice is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
-                await _told(reading)
+                seen = await _told(reading)
+                wanted = msgspec.structs.replace(wanted, heard=seen and seen.now.voice_id)
                 voice, reused = await self._voices.find_or_clone(wanted, recording, deadline=deadline)
             agent = await _told(reading)
         except Exception:

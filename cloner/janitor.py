@@ -266,7 +266,8 @@ class Janitor:
             )
             for voice in page.voices:
                 if marker := marker_in(voice, self._store.name):
-                    found[marker] = voice
+                    # The rest is of no use here, and may be as long as a whole page.
+                    found[marker] = msgspec.structs.replace(voice, name=None, labels=None, description=None)
             token = page.next_page_token
             if not page.has_more or not token:
                 return found

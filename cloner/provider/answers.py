@@ -72,7 +72,7 @@ class ListedVoice(msgspec.Struct, frozen=True):
 
 
 class VoicePage(msgspec.Struct, frozen=True):
-    """One page of a search. Entries that cannot be read are not among its voices."""
+    """One page of a search, without entries that cannot be read, or that are more than were asked for."""
 
     voices: list[ListedVoice]
     has_more: bool = False
@@ -158,12 +158,12 @@ def read_voice(body: bytes, voice_id: str) -> ListedVoice:
     return voice
 
 
-def read_page(body: bytes) -> VoicePage:
-    """One page of a search."""
+def read_page(body: bytes, *, most: int = 100) -> VoicePage:
+    """One page of a search for that many voices at most."""
     page = _decode(body, _Page)
     if page.next_page_token and not PAGE_TOKEN.fullmatch(page.next_page_token):
         raise ProtocolBroken
-    voices = [voice for entry in page.voices if (voice := _listed(entry)) is not None]
+    voices = [voice for entry in page.voices[:most] if (voice := _listed(entry)) is not None]
     if len(voices) < len(page.voices):
         log.warning("voices of a list not readable", voices=len(page.voices) - len(voices))
     return VoicePage(voices, page.has_more, page.next_page_token or None)

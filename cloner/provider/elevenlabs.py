@@ -138,7 +138,7 @@ class ElevenLabs:
         if page_token:
             params["next_page_token"] = page_token
         answer = await self._tried("GET", "/v2/voices", deadline, {}, most=PAGE_BYTES, params=params)
-        return answers.read_page(answer)
+        return answers.read_page(answer, most=page_size)
 
     async def delete_voice(self, voice_id: str, *, deadline: float) -> None:
         """Deletes a voice. One of which ElevenLabs says that there is none counts as deleted."""

@@ -128,7 +128,8 @@ OF_CONVERSATION_AT = Statement(
     f"{SELECT} WHERE conversation_id = :conversation_id AND agent_id = :agent_id {FIRST}"
 )
 OF_ID = Statement(f"""
-    {SELECT} WHERE id = :id AND (:agent_id = '' OR agent_id = :agent_id) AND ({NAMELESS} OR NOT confirmed)
+    {SELECT} WHERE id = :id
+        AND ((agent_id = :agent_id AND ({NAMELESS} OR NOT confirmed)) OR (:agent_id = '' AND {NAMELESS}))
 """)
 OF_VOICE_AT = Statement(f"""
     {SELECT} WHERE agent_id = :agent_id AND ended_at IS NULL AND {NAMELESS}
@@ -252,9 +253,9 @@ def end(
     """Ends the call that is found by its conversation, else by its id, else by agent and voice.
 
     Returns it; None if there is none. One that was ended before keeps its time. No call at another agent
-    is ended, and none that is known as another conversation. An id, which nobody can guess, may name a
-    call by whose conversation only a delivery has called it: whoever announces a call may not know how
-    ElevenLabs will.
+    is ended, and none that is known as another conversation. An id, which nobody can guess, may together
+    with its agent name a call by whose conversation only a delivery has called it: whoever announces a
+    call may not know how ElevenLabs will.
     """
     told = {"conversation_id": conversation_id or "", "agent_id": agent_id or ""}
     row = None

@@ -53,7 +53,7 @@ class SqliteStore(Store):
     """A registry in a file of this machine.
 
     Everybody who waits to write shares one commit, with a savepoint each, so that one failure is one
-    failure. Reads take no lock. A file that is deleted or replaced is not written to any more.
+    failure. Reads take no lock. A file that is deleted, replaced or emptied is not written to any more.
     """
 
     postgres = False
@@ -130,9 +130,9 @@ class SqliteStore(Store):
                     connection.execute("ROLLBACK")
 
     def _seen(self) -> list[tuple[int, int]]:
-        """Which files have our names: the database, and what was committed to it last."""
+        """Which files have our names: the database, and what was committed to it last. None if emptied."""
         stats = [os.stat(f"{self._path}{suffix}") for suffix in ("", "-wal")]  # noqa: PTH116 - one call each
-        return [(stat.st_dev, stat.st_ino) for stat in stats]
+        return [(stat.st_dev, stat.st_ino) for stat in stats] if stats[0].st_size else []
 
     def _require_file(self) -> None:
         """Raises RegistryUnavailable if the file has another place, or there is another in its place."""

@@ -123,7 +123,11 @@ INTENDED = Statement(f"""
     ON CONFLICT (caller) WHERE {ACTIVE} DO NOTHING
 """)
 CALL_HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :call_id")
-ANOTHERS = Statement("SELECT 1 FROM voices WHERE voice_id = :voice_id AND marker <> :marker")
+ANOTHERS = Statement("""
+    SELECT 1 FROM voices WHERE voice_id = :voice_id AND marker <> :marker
+    UNION ALL SELECT 1 FROM agents WHERE before_voice_id = :voice_id
+    LIMIT 1
+""")
 ANOTHER_ACTIVE = Statement(f"""
     SELECT state FROM voices WHERE caller = :caller AND {ACTIVE} AND marker <> :marker FOR UPDATE
 """)
@@ -171,6 +175,11 @@ def marker_of(tx: Transaction, voice_id: str) -> str | None:
     """The marker under which a voice is known, whatever became of it; None if it is none of ours."""
     row = tx.one(MARKER_OF, voice_id=voice_id)
     return None if row is None else row[0]
+
+
+def is_anothers(tx: Transaction, voice_id: str, *, marker: str) -> bool:
+    """Whether a voice is known as another than that of the marker: a caller's, or one that an agent had."""
+    return tx.one(ANOTHERS, voice_id=voice_id, marker=marker) is not None
 
 
 def in_use(tx: Transaction, marker: str) -> VoiceRow | None:
@@ -263,7 +272,7 @@ def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
     late = row.state == "failed" and row.replaces is None and row.reason != consents.WITHDRAWN
     if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
         return False
-    if tx.one(ANOTHERS, voice_id=voice_id, marker=marker) is not None:
+    if is_anothers(tx, voice_id, marker=marker):
         return False
     caller = row.replaces or row.caller
     other = tx.one(ANOTHER_ACTIVE, caller=caller, marker=marker)

@@ -73,13 +73,17 @@ class Superseded(Exception):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be cloned: for whom, for which call or request, and whether it replaces what there is."""
+    """What is to be cloned: for whom, for which call or request, and whether it replaces what there is.
+
+    `heard` is the voice that the call's agent has meanwhile, where it was seen: no new one can be that.
+    """
 
     identity: Identity
     caller: Caller
     call_id: str | None = None
     request: NamedRequest | None = None
     replaces: bool = False
+    heard: str | None = None
 
 
 class Clone:
@@ -281,6 +285,9 @@ class Cloning:
                 raise
             log.info("voice found by its marker", voice_id=found.voice_id)
             created = NewVoice(found.voice_id, found.requires_verification)
+        if created.voice_id == wanted.heard:
+            log.error("ElevenLabs names a voice of somebody else; it is left alone", voice_id=wanted.heard)
+            raise failures.ProtocolBroken
         if created.requires_verification:
             if await self._marked.is_anothers(created.voice_id, clone.row.marker):
                 raise failures.ProtocolBroken

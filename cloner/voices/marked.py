@@ -5,6 +5,7 @@ tells our voices from everybody else's.
 """
 
 import asyncio
+import re
 
 import structlog
 
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 
 MARKER_LABEL = "precall"
 DEPLOYMENT_LABEL = "precall_deployment"
+MARKER = re.compile(r"[a-z0-9-]{1,128}")
 # When the marker of a create that got no answer is looked for, in seconds after it failed.
 LOOKS = (0.0, 0.5, 1.5)
 LOOK_SECONDS = 20.0
@@ -66,10 +68,9 @@ class Marked:
 
     async def is_anothers(self, voice_id: str, marker: str) -> bool:
         """Whether a voice that ElevenLabs names as the one of this marker is known as another's."""
-        known = await self._store.read(voices.marker_of, voice_id)
-        if known in (None, marker):
+        if not await self._store.read(voices.is_anothers, voice_id, marker=marker):
             return False
-        log.error("ElevenLabs names another caller's voice; it is left alone", voice_id=voice_id)
+        log.error("ElevenLabs names a voice of somebody else; it is left alone", voice_id=voice_id)
         return True
 
     async def discard(self, voice_id: str, marker: str, reason: str) -> None:
@@ -85,8 +86,9 @@ class Marked:
 
 
 def marker_in(voice: ListedVoice, deployment: str | None = None) -> str | None:
-    """The marker that a voice carries; with `deployment`, only if it is that deployment's."""
+    """The marker that a voice carries, if it can be one; with `deployment`, only one of that deployment."""
     labels = voice.labels or {}
     if deployment is not None and labels.get(DEPLOYMENT_LABEL) != deployment:
         return None
-    return labels.get(MARKER_LABEL)
+    marker = labels.get(MARKER_LABEL)
+    return marker if marker and MARKER.fullmatch(marker) else None

@@ -92,7 +92,6 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, house: House, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._house = house
-        self.url = b""
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._ahead = b""
@@ -218,7 +217,7 @@ class Connection(HttpToolsProtocol):
     # What uvicorn calls
 
     def on_response_complete(self) -> None:
-        self.refuse, self.url = None, b""
+        self.refuse = None
         ahead = self._forget_ahead()
         super().on_response_complete()
         if self.transport.is_closing():
@@ -242,7 +241,8 @@ class Connection(HttpToolsProtocol):
         self._house.measures.connection_refused("unreadable")
         if not self._under_way() or not self.cycle.response_started:
             head, content = _answer()
-            is_head = self.url and self.parser.get_method() == b"HEAD"
+            # Known before the rest of the line is, which may be what cannot be read.
+            is_head = self.parser.get_method() == b"HEAD"
             self.transport.write(head if is_head else head + content)
         if self._under_way():
             # Whoever works on it learns that nobody waits any more.

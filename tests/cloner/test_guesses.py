@@ -290,6 +290,70 @@ async def test_lists_that_go_round(cloning, emulator: Emulator) -> None:
     assert 0.3 <= found[-1].at - found[0].at
 
 
+@pytest.mark.parametrize("text", ["\0", "é", "\r\n", "x" * 300], ids=repr)
+async def test_lists_of_markers_that_are_none(cloning, emulator: Emulator, speech: bytes, text: str) -> None:
+    """A marker that none of ours can be hides no other voice of a list, and troubles no database."""
+    clock = Clock()
+    async with cloning(
+        now=clock, precall_deployment="ours", reconcile_seconds=0.1, reconcile_grace_seconds=0.0
+    ) as cloner:
+        first = await cloner.PrepareCall(call(speech, 1), timeout=10)
+        second = await cloner.PrepareCall(call(speech, 2), timeout=10)
+        labels = emulator.voices[first.voice.voice_id].labels
+        odd = {
+            "voice_id": "odd", "created_at_unix": int(clock()) + 1,
+            "labels": {**labels, "precall": f"precall-ours-{text}"},
+        }  # fmt: skip
+        listed = {"voice_id": first.voice.voice_id, "labels": labels}
+        emulator.faults.set(
+            Fault(method="GET", path=LIST, times=None, status=200, body={"voices": [odd, listed], "has_more": False}),
+            Fault(method="GET", path=VOICE, times=None, error="voice_not_found"),
+        )  # fmt: skip
+        with capture_logs() as logs:
+            clock.ahead = 10
+            async with asyncio.timeout(10):
+                while not (told := [line for line in logs if line["event"] == "reconciled"]):
+                    await asyncio.sleep(0.01)
+
+    assert {"voices": 1, "removed": 0, "adopted": 0, "lost": 1}.items() <= told[0].items()
+    assert [second.voice.voice_id] == [line["voice_id"] for line in logs if line["event"] == "voice lost"]
+    assert [] == emulator.requests.matching(method="DELETE")
+    assert [] == [line for line in logs if line["event"] in ("bug", "put off")]
+
+
+async def test_lists_of_more_than_was_asked_for(cloning, emulator: Emulator) -> None:
+    """However much stands on each page, no more is kept of it than a page may hold."""
+
+    def page(number: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "voice_id": f"listed_{number}_{each}",
+                "description": "x" * 1_000,
+                "labels": {"precall": f"precall-ours-{number}-{each}", "precall_deployment": "ours"},
+            }
+            for each in range(500)
+        ]
+
+    emulator.faults.set(
+        *(
+            Fault(
+                method="GET", path=LIST, status=200,
+                body={"voices": page(number), "has_more": number < 3, "next_page_token": f"page{number}"},
+            )
+            for number in range(1, 4)
+        )
+    )  # fmt: skip
+    with capture_logs() as logs:
+        async with cloning(precall_deployment="ours"):
+            await emulator.requests.wait(3, path=LIST, stage="finished")
+            async with asyncio.timeout(10):
+                while not (told := [line for line in logs if line["event"] == "reconciled"]):
+                    await asyncio.sleep(0.01)
+
+    assert [300] == [line["voices"] for line in told]
+    assert [] == emulator.requests.matching(method="DELETE")
+
+
 @pytest.mark.parametrize("requires_verification", [False, True])
 async def test_voice_of_somebody_else(
     cloning, emulator: Emulator, speech: bytes, requires_verification: bool
@@ -311,6 +375,34 @@ async def test_voice_of_somebody_else(
 
     assert [] == emulator.requests.matching(method="DELETE")
     assert first.voice.voice_id == again.voice.voice_id != second.voice.voice_id
+
+
+@pytest.mark.parametrize("requires_verification", [False, True])
+async def test_voice_of_the_agent_itself(
+    cloning, emulator: Emulator, speech: bytes, requires_verification: bool, database: str
+) -> None:
+    """The voice that an agent has of its own is none that was just made; it is neither taken nor deleted."""
+    own, _ = before = spoken(emulator)
+    body = {"voice_id": own, "requires_verification": requires_verification}
+    lie = Fault(method="POST", path=CREATE, times=None, status=200, body=body)
+    async with cloning(voice_clone_keep_hours=0.0) as cloner:
+        emulator.faults.set(lie)
+        assert "PROVIDER_PROTOCOL" == await reason(cloner.PrepareCall(call(speech, 1), timeout=10))
+        await end(cloner)
+        emulator.faults.clear()
+        given = await cloner.PrepareCall(call(speech, 2), timeout=10)
+        assert given.agent_updated
+        emulator.faults.set(lie)
+        # What the agent had before its call counts, whoever the voice is said to be made for.
+        sample = pb.CloneVoiceRequest(caller=call(b"", 3).caller, sample=speech)
+        assert "PROVIDER_PROTOCOL" == await reason(cloner.CloneVoice(sample, timeout=10))
+        emulator.faults.clear()
+        await end(cloner, 2)
+        (deleted,) = await emulator.requests.wait(1, method="DELETE", stage="finished")
+
+    assert deleted.path.endswith(given.voice.voice_id)
+    assert before == spoken(emulator)
+    assert [] == await values(database, f"SELECT marker FROM voices WHERE voice_id = '{own}'")
 
 
 async def test_orphan_that_is_somebody_elses(cloning, emulator: Emulator, speech: bytes) -> None:

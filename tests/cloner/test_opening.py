@@ -379,10 +379,12 @@ async def test_echo_at_an_unknown_conversation(cloner: CloningServiceStub, speec
     known_to_elevenlabs = await cloner.PrepareCall(call(speech, MARIA, "conv_2"), timeout=10)
 
     found = [
-        await end(cloner, "conv_x", agent_id="agent_demo", call_id=answer.call_id)
+        await end(cloner, "conv_x", agent_id=agent, call_id=answer.call_id)
+        for agent in ("", "agent_other", "agent_demo")
         for answer in (bridged, known_to_elevenlabs)
     ]
-    assert [True, False] == found
+    # The agent has to be told, and to match.
+    assert [False, False, False, False, True, False] == found
 
 
 async def test_opened_many_times(cloner: CloningServiceStub, speech: bytes, database: str) -> None:

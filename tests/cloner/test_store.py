@@ -292,6 +292,20 @@ async def test_file_that_goes_away(
     assert [("call",), ("found again",)] == await values(f"sqlite:///{path}", FOUND)
 
 
+async def test_file_that_is_emptied(tmp_path: Path) -> None:
+    """A file without its content is as good as deleted, also for what could still be written to it."""
+    path = tmp_path / "registry.sqlite3"
+    async with opened(f"sqlite:///{path}", name="tested", now=NOW) as store:
+        await store.write(calls.begin, new("call"))
+        os.truncate(path, 0)
+
+        with pytest.raises(RegistryUnavailable):
+            await store.write(calls.begin, new("lost"))
+        with pytest.raises(RegistryUnavailable):
+            await store.read(ended, "call")
+        assert store.gone
+
+
 async def test_held_by_another_process_for_a_while(tmp_path: Path) -> None:
     """Who needs the file waits until another process lets it go."""
     path = tmp_path / "registry.sqlite3"

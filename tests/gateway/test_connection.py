@@ -109,6 +109,7 @@ STRANGE = {
     "empty lines": (b"\r\n" * 100 + HEALTH, [200]),
     "unknown expectation": (b"GET /health HTTP/1.1\r\nExpect: x\r\n\r\n", [200]),
     "HEAD that is broken": (b"HEAD /health HTTP/1.1\r\nX: a\x00b\r\n\r\n", [400]),
+    "text after HEAD": (b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\ntext\r\n\r\n", [200, 400]),
 }  # fmt: skip
 
 
@@ -166,6 +167,32 @@ async def test_head(gateway: Start, connected: Any, path: str, status: int) -> N
         answer = await whole(reader)
 
     assert [status] == statuses(answer)
+    assert answer.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("before", [b"", HEALTH], ids=["first", "second"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"HEAD /" + b"a" * 60_000 + b" HTTP/1.1\r\n\r\n",
+        b"HEAD \x01 HTTP/1.1\r\n\r\n",
+        b"HEAD \r\n\r\n",
+        b"HEAD http://x HTTP/1.1\r\n\r\n",
+        b"HEAD /health HTTP/9.9\r\n\r\n",
+        b"HEAD /health HTTP/1.1\r\nX: a\x00b\r\n\r\n",
+        b"HEAD /health HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
+        b"HEAD /webhook HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=lambda broken: repr(broken[:24]),
+)
+async def test_head_that_cannot_be_read(gateway: Start, connected: Any, before: bytes, broken: bytes) -> None:
+    """Tells whoever asks by HEAD of what is wrong without a body, too, wherever it goes wrong."""
+    async with connected(await gateway()) as (reader, writer):
+        writer.write(before + broken)
+
+        answer = await whole(reader)
+
+    assert [*([200] if before else []), 400] == statuses(answer)
     assert answer.endswith(b"\r\n\r\n")
 
 

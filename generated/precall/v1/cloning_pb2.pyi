@@ -859,7 +859,8 @@ class CompleteCallRequest(_message.Message):
     """
     call_id: _builtins.str
     """Optional. The `call_id` of PrepareCallResponse or OpenCallResponse: at most 64 printable characters. It
-    counts together with `agent_id`, which must be the call's.
+    counts together with `agent_id`, which must be the call's; without one no call ends that is known as
+    another conversation than the one given.
     """
     agent_id: _builtins.str
     """Optional. The agent of the call: at most 128 printable characters. With a conversation or a `call_id` it
