@@ -55,6 +55,8 @@ __all__ = ["AddressInUse", "checking_api_key", "serving"]
 
 # How long a cloner that stops holds answers back, until its clients know.
 HELD_SECONDS = 0.5
+# A voice that is made ahead of time outlives the answer that names it, or it would be made again for that.
+LEAST_KEPT_SECONDS = 60.0
 
 
 class AddressInUse(Exception):
@@ -218,6 +220,7 @@ def _rooms(
     measures.observe_samples(lambda: memory.taken, int(settings.sample_buffer_mb * MEBIBYTE))
     marked = Marked(provider, store)
     removal = Removal(provider, store, call_seconds=settings.call_max_minutes * 60, now=now)
+    kept_ahead = max(LEAST_KEPT_SECONDS, settings.enrolment_keep_days * 86_400)
     cloning = Cloning(
         provider, store, marked, removal,
         room=memory,
@@ -225,7 +228,7 @@ def _rooms(
         measures=measures,
         timeout_seconds=settings.provider_timeout_seconds,
         attempts=settings.provider_attempts,
-        keep_seconds=settings.enrolment_keep_days * 86_400,
+        keep_seconds=kept_ahead,
         now=now,
     )  # fmt: skip
     limits = Limits(
@@ -240,7 +243,7 @@ def _rooms(
         cloning, marked, samples, store,
         identities=identities,
         check_seconds=settings.voice_check_minutes * 60,
-        keep_seconds=settings.enrolment_keep_days * 86_400,
+        keep_seconds=kept_ahead,
         require_consent=settings.require_consent, now=now,
     )  # fmt: skip
     agent_settings = AgentSettings(provider, believed_seconds=settings.agent_check_seconds, now=now)

@@ -3,6 +3,7 @@
 from cloner.registry import consents, requests, voices
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
+from cloner.registry.voices import VoiceRow
 
 __all__ = ["give", "take_in", "withdraw"]
 
@@ -38,8 +39,11 @@ def give(tx: Transaction, person: str, consent: str, *, number: str | None, now:
 
 def withdraw(
     tx: Transaction, person: str, consent: str, *, number: str | None, now: float, traceparent: str = ""
-) -> None:
-    """Keeps that a consent was withdrawn, and gives up the person's voices, ready or on their way."""
+) -> list[VoiceRow]:
+    """Keeps that a consent was withdrawn, and gives up the person's voices, ready or on their way.
+
+    Says which of them ElevenLabs still has, which are to be deleted there.
+    """
     consents.withdraw(tx, person, consent, number=number, now=now)
     for row in voices.of_person_or_number(tx, person, None):
         if row.state == "intended":
@@ -48,3 +52,4 @@ def withdraw(
             requests.forget_voice(tx, row.marker)
     tx.run(WITHDRAWN, person=person, reason=consents.WITHDRAWN, now=now, given_up_by=traceparent)
     tx.run(WITHDRAWN_TOO, person=person, reason=consents.WITHDRAWN)
+    return [row for row in voices.of_person_or_number(tx, person, None) if row.state == "deleting"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import Consent, Store, consents, voice_consents, voices
+from cloner.registry import Consent, Store, VoiceRow, consents, voice_consents
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.looking import Looking
 from cloner.voices.removal import Removal, tell_given_up
@@ -73,8 +73,9 @@ class Consenting:
             if self._identities.named(caller)[0] is None and number is not None:
                 known = await self._store.read(consents.persons_of, number, most=MOST_PERSONS)
                 persons += [other for other in known if other not in persons]
+        left: list[VoiceRow] = []
         for person in persons:
-            await self._store.write(
+            left += await self._store.write(
                 voice_consents.withdraw,
                 person,
                 consent,
@@ -83,20 +84,13 @@ class Consenting:
                 traceparent=traceparent(),
             )
             log.info("consent withdrawn")
-        every: list[Consent] = []
-        deleted = pending = 0
-        for person in persons:
-            every += await self.told(person)
-            for row in await self._store.read(voices.of_person_or_number, person, None):
-                if row.state != "deleting":
-                    continue
-                tell_given_up(row, consents.WITHDRAWN)
-                if await self._removal.at_once(row, deadline=deadline):
-                    deleted += 1
-                else:
-                    pending += 1
+        every = [told for person in persons for told in await self.told(person)]
         every.sort(key=lambda consent: consent.at, reverse=True)
-        return every[:MOST_TOLD], deleted, pending
+        deleted = 0
+        for row in left:
+            tell_given_up(row, consents.WITHDRAWN)
+            deleted += await self._removal.at_once(row, deadline=deadline)
+        return every[:MOST_TOLD], deleted, len(left) - deleted
 
     async def _of_voice(self, voice_id: str) -> tuple[str, str | None]:
         found = await self._looking.voice(voice_id)

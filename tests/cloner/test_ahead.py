@@ -19,6 +19,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
+from tests.kit.cloning import TICK_SECONDS
 from tests.rows import values
 
 API_KEY = "key-of-the-emulator"
@@ -241,6 +242,21 @@ async def test_call_evicts_an_enrolled_voice_last(
     fourth = await cloner.PrepareCall(call(speech, "Anna"), timeout=10)
 
     assert {third.voice.voice_id, fourth.voice.voice_id} == at_provider(emulator)
+
+
+async def test_kept_until_the_answer(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """A voice that is kept for no time at all is made once, is there when it is named, and goes after that."""
+    clock = Clock()
+    async with cloning(now=clock, enrolment_keep_days=0.0, voice_clone_keep_hours=0.0) as cloner:
+        for _ in range(3):
+            voice = await enrol(cloner, speech)
+            # Time for several looks at what is due.
+            await asyncio.sleep(5 * TICK_SECONDS)
+        assert {voice.voice_id} == at_provider(emulator)
+        clock.ahead = 61
+        await eventually(lambda: not emulator.voices.custom)
+
+    assert 1 == len(emulator.requests.matching(path=CREATE))
 
 
 @ON_SQLITE
