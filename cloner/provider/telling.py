@@ -22,8 +22,8 @@ OPERATIONS: Mapping[tuple[str, str], str] = {
     ("PATCH", "/v1/convai/agents/{agent_id}"): "update_agent",
     ("GET", "/v1/user/subscription"): "read_account",
 }
-# No call gets a new voice before somebody acts.
-ACT_NOW = (failures.Unauthorized, failures.PlanLimit, failures.SlotsExhausted, failures.MonthlyLimit)
+# No call gets a new voice before somebody acts. Where the slots are full, another voice may go.
+ACT_NOW = (failures.Unauthorized, failures.PlanLimit, failures.MonthlyLimit)
 # Whoever asked is told, and nobody else can do anything about it.
 OF_THE_REQUEST = (
     failures.SampleRejected,

@@ -264,6 +264,7 @@ class Cloning:
             if clone.made_room or not await self._removal.evict(
                 kept=wanted.call_id is not None, replaces=clone.row.replaces, deadline=deadline
             ):
+                log.error("no voice slot left")
                 raise
             clone.made_room = True
             return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent + 1)
