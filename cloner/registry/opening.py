@@ -36,6 +36,10 @@ __all__ = [
 log = structlog.get_logger()
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+TABLES_OF_ALEMBIC = b"""
+    SELECT 1 FROM pg_catalog.pg_tables
+    WHERE tablename = 'alembic_version' AND schemaname = ANY (current_schemas(false))
+"""
 # Any number will do, as long as every replica takes the same.
 MIGRATION_LOCK = 7_274_496_313
 MIGRATION_SECONDS = 60
@@ -188,7 +192,8 @@ def sqlite_revision(connection: sqlite3.Connection) -> str | None:
 
 def postgres_revision(connection: Any) -> str | None:
     """The last migration of a Postgres database; None for an empty one."""
-    if connection.execute(b"SELECT to_regclass('alembic_version')").fetchone()[0] is None:
+    # Not to_regclass, which may still know within a transaction that there was no such table before it.
+    if connection.execute(TABLES_OF_ALEMBIC).fetchone() is None:
         return None
     row = connection.execute(b"SELECT version_num FROM alembic_version").fetchone()
     return None if row is None else str(row[0])

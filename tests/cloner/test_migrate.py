@@ -100,6 +100,21 @@ async def test_beside_cloners_that_start(empty_database: str) -> None:
     assert [(1,)] == await values(empty_database, "SELECT count(*) FROM alembic_version")
 
 
+@pytest.mark.parametrize("empty_database", ["postgres"], indirect=True)
+async def test_jobs_that_wait_for_one_another(empty_database: str) -> None:
+    """Of those that all saw an empty database and waited for their turn, one makes the tables and says so."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with postgres.connected(postgres_url(empty_database)) as first:
+        first.execute(f"SELECT pg_advisory_lock({opening.MIGRATION_LOCK})")
+        jobs = [asyncio.create_task(migrate(empty_database)) for _ in range(3)]
+        async with asyncio.timeout(60):
+            while [(3,)] != await values(empty_database, waiting):
+                await asyncio.sleep(0.05)
+
+    told = [out for _, out, _ in await asyncio.gather(*jobs)]
+    assert sorted([MADE, UP_TO_DATE, UP_TO_DATE]) == sorted(told)
+
+
 async def test_beside_a_cloner_at_work(cloning, database: str) -> None:
     """A cloner that serves meanwhile answers every call."""
     async with cloning() as cloner:
