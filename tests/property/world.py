@@ -576,12 +576,13 @@ class World(Judge):
         """The lines that a cloner writes when something happens that nobody thought of."""
         told = ('"event": "bug"', '"level": "error"', "Traceback", "was never retrieved")
         # An operator is to act upon these, and they come of what is done to ElevenLabs here.
-        meant = ('"event": "provider refused"', '"event": "agent not put back yet"')
+        meant = ("provider refused", "no voice slot left", "agent not put back yet")
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [
             line
             for line in lines
-            if any(word in line for word in told) and not any(event in line for event in meant)
+            if any(word in line for word in told)
+            and not any(f'"event": "{event}"' in line for event in meant)
         ]
 
 
