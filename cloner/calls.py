@@ -16,7 +16,7 @@ from cloner.provider.failures import AgentRejected
 from cloner.registry import NewCall, Noted, Store, calls
 from cloner.voices import callers
 from cloner.voices.callers import Caller, CallName, ConversationMismatch, Identities, Identity
-from cloner.voices.cloning import Wanted
+from cloner.voices.clone import Wanted
 from cloner.voices.finding import Voices
 from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples

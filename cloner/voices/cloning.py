@@ -26,16 +26,14 @@ from typing import Any
 import msgspec
 import structlog
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import get_current_span
 
 from cloner.measures import Measures
 from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, NewVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
-from cloner.provider.turns import as_urgent_as, urgency
+from cloner.provider.turns import as_urgent_as
 from cloner.registry import (
-    NamedRequest,
     NewVoiceRow,
     RegistryUnavailable,
     Store,
@@ -45,7 +43,8 @@ from cloner.registry import (
     voices,
 )
 from cloner.room import Room
-from cloner.voices.callers import Caller, Identity, voice_label
+from cloner.voices.callers import voice_label
+from cloner.voices.clone import Clone, Superseded, Wanted
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
@@ -53,7 +52,7 @@ from cloner.voices.voice import Voice, voice_of
 from telemetry.facts import note
 from telemetry.tracing import outliving, traceparent
 
-__all__ = ["STALE_SECONDS", "Clone", "Cloning", "Superseded", "Wanted"]
+__all__ = ["STALE_SECONDS", "Cloning"]
 
 log = structlog.get_logger()
 
@@ -66,52 +65,6 @@ MONTH_UNKNOWN_SECONDS = 3600.0
 # Credits of a plan that is paid by the year may start again later than the counter, which is a month's.
 MONTH_SECONDS = 31 * 86_400.0
 LONGEST_PERIOD_SECONDS = 367 * 86_400.0
-
-
-class Superseded(Exception):
-    """The intent was given up for another while it was worked at. Whoever waits looks again."""
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be cloned: for whom, for which call or request, and whether it replaces what there is.
-
-    `heard` is the voice that the call's agent has meanwhile, where it was seen: no new one can be that.
-    """
-
-    identity: Identity
-    caller: Caller
-    call_id: str | None = None
-    request: NamedRequest | None = None
-    replaces: bool = False
-    heard: str | None = None
-
-
-class Clone:
-    """A clone under way in this process, and what those are told whose time runs out while they wait."""
-
-    task: "asyncio.Task[Voice]"
-
-    def __init__(self, row: VoiceRow, *, asked: bool = False) -> None:
-        self.row = row
-        self.begun = self.seen = asyncio.get_running_loop().time()
-        """When it was begun, and when its intent was last known to be ours."""
-
-        self.trace = get_current_span().get_span_context()
-        self.failure: ProviderFailure | None = None
-        """What went wrong last, or OwnQueueFull while it waits for its turn."""
-
-        self.asked = asked
-        """Whether ElevenLabs was asked."""
-
-        self.made_room = False
-        # A clone that was begun ahead of time hurries when a call comes to need it.
-        self.urgency = urgency()
-
-    def sent(self, *, again: bool) -> None:
-        """Notes that a create is about to be sent. What went wrong before stays known until the answer."""
-        self.asked = True
-        if not again:
-            self.failure = None
 
 
 class Cloning:

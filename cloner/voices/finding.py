@@ -23,7 +23,8 @@ from cloner.registry import (
     voices,
 )
 from cloner.voices.callers import Caller, Identities, Identity
-from cloner.voices.cloning import STALE_SECONDS, Clone, Cloning, Superseded, Wanted
+from cloner.voices.clone import Clone, Superseded, Wanted
+from cloner.voices.cloning import STALE_SECONDS, Cloning
 from cloner.voices.marked import Marked, VoiceNeedsVerification
 from cloner.voices.samples import Recording, Samples
 from cloner.voices.voice import Voice, voice_of
