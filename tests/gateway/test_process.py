@@ -79,7 +79,7 @@ async def test_open_files(start: Start) -> None:
 async def test_in_flight(
     start: Start, cloner: Any, cloner_target: str, deliver: Any, document: Callable[..., bytes]
 ) -> None:
-    """Finishes a delivery that has begun, and takes no other."""
+    """Finishes a delivery that has begun, after the pause too, ends its connection, and takes no other."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait(context: Any) -> PrepareCallResponse:
@@ -89,7 +89,9 @@ async def test_in_flight(
         return reply
 
     cloner.reply = wait
-    process = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, LOG_FORMAT="json")
+    process = await start(
+        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, LOG_FORMAT="json", DRAIN_SECONDS="0.1"
+    )
     url = await ready(process)
     delivery = asyncio.create_task(deliver(url, document()))
     await begun.wait()
@@ -102,7 +104,7 @@ async def test_in_flight(
 
     status, output, errors = await ended(process)
 
-    assert 200 == answer.status_code
+    assert (200, "close") == (answer.status_code, answer.headers.get("connection"))
     assert (0, "") == (status, errors)
     assert '"event": "delivery answered"' in output
 

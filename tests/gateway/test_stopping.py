@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-from precall.v1.cloning_pb2 import PrepareCallResponse
 
 from tests.gateway.test_process import SECRET, Start, ended, ready
 
@@ -45,45 +44,6 @@ async def test_serves_while_it_says_that_it_goes(
     assert [["close"]] * 5 == [answer.headers.get_list("connection") for answer in (alive, *during, refused)]
     assert (0, "") == (status, errors)
     assert "Traceback" not in output
-
-
-async def test_answer_that_was_under_way(
-    start: Start, cloner: Any, cloner_target: str, deliver: Any, document: Callable[..., bytes]
-) -> None:
-    """A delivery that came before is answered after the pause, and its connection ends."""
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def wait(context: Any) -> PrepareCallResponse:
-        begun.set()
-        await go_on.wait()
-        reply: PrepareCallResponse = await cloner.prepared(context)
-        return reply
-
-    cloner.reply = wait
-    process = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, DRAIN_SECONDS="0.1")
-    url = await ready(process)
-    delivery = asyncio.create_task(deliver(url, document()))
-    await begun.wait()
-    process.terminate()
-    async with asyncio.timeout(20):
-        while await listens(url):
-            await asyncio.sleep(0.01)
-    go_on.set()
-    answer = await delivery
-
-    assert (200, "close") == (answer.status_code, answer.headers.get("connection"))
-    assert (0, "") == (await ended(process))[::2]
-
-
-async def listens(url: str) -> bool:
-    """Whether new connections are taken."""
-    host, _, port = url.removeprefix("http://").partition(":")
-    try:
-        _, writer = await asyncio.open_connection(host, int(port))
-    except ConnectionError:
-        return False
-    writer.close()
-    return True
 
 
 async def test_pause_is_part_of_the_grace(start: Start, cloner_target: str) -> None:

@@ -82,16 +82,23 @@ async def clones(cloning: Any, emulator: Any, sample: Path, *command: str, cwd: 
     assert f"{voice.voice_id}\n{told}\n" == out
 
 
+async def module_of_go(folder: Path, what: str, left_out: LeftOut) -> Path | None:
+    """Our module for Go, with what it needs; None, and `what` is told as left out, where that cannot be had."""
+    if lacking := missing("go"):
+        left_out(f"{what}: there is no {lacking}")
+        return None
+    module = laid("go", folder)
+    if not await fetched("go", "mod", "download", cwd=module):
+        left_out(f"{what}: its modules cannot be had")
+        return None
+    return module
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_go(cloning, emulator: Any, samples: Path, tmp_path: Path, left_out: LeftOut) -> None:
     """The package that buf generates for Go compiles under its own name, and clones a voice with gRPC's defaults."""
-    if lacking := missing("go"):
-        left_out(f"a client in Go: there is no {lacking}")
-        return
-    module = laid("go", tmp_path)
-    if not await fetched("go", "mod", "download", cwd=module):
-        left_out("a client in Go: its modules cannot be had")
+    if (module := await module_of_go(tmp_path, "a client in Go", left_out)) is None:
         return
     await built(module, ("go", "vet", "./..."), ("go", "build", "-o", "caller", "."))
 
@@ -109,12 +116,7 @@ async def test_go(cloning, emulator: Any, samples: Path, tmp_path: Path, left_ou
 @pytest.mark.timeout(600)
 async def test_trace_of_go(cloning, spans: Any, samples: Path, tmp_path: Path, left_out: LeftOut) -> None:
     """A trace that OpenTelemetry began in Go goes on here, in a call of one answer and in a stream."""
-    if lacking := missing("go"):
-        left_out(f"a trace that begins in Go: there is no {lacking}")
-        return
-    module = laid("go", tmp_path)
-    if not await fetched("go", "mod", "download", cwd=module):
-        left_out("a trace that begins in Go: its modules cannot be had")
+    if (module := await module_of_go(tmp_path, "a trace that begins in Go", left_out)) is None:
         return
     await built(module, ("go", "build", "-o", "calling", "./traced"))
 
