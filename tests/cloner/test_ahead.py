@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
+from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
@@ -40,8 +41,13 @@ IVAN = person("Ivan")
 
 def call(sample: bytes, name: str = "Ivan", conversation: str = "", **changes: Any) -> pb.PrepareCallRequest:
     """A call of somebody's to the demo agent."""
-    fields = {"conversation_id": conversation or f"conv_{name}", "caller": person(name), "sample": sample}
-    return pb.PrepareCallRequest(agent_id="agent_demo", **{**fields, **changes})
+    fields = {
+        "agent_id": "agent_demo",
+        "conversation_id": conversation or f"conv_{name}",
+        "caller": person(name),
+        "sample": sample,
+    }
+    return pb.PrepareCallRequest(**{**fields, **changes})
 
 
 async def enrol(cloner: CloningServiceStub, sample: bytes, name: str = "Ivan", **more: str) -> pb.Voice:
@@ -242,6 +248,43 @@ async def test_call_evicts_an_enrolled_voice_last(
     fourth = await cloner.PrepareCall(call(speech, "Anna"), timeout=10)
 
     assert {third.voice.voice_id, fourth.voice.voice_id} == at_provider(emulator)
+
+
+async def test_slot_of_a_call_that_has_just_ended(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """A call waits for a slot while the agent of the voice that goes is given back what it had; that is no error."""
+    emulator.voices.limit = 1
+    emulator.agents.put("agent_other", {})
+    with capture_logs() as logs:
+        prepared = await cloner.PrepareCall(call(speech, "Maria"), timeout=10)
+        agent = "/v1/convai/agents/agent_demo"
+        reads = len(emulator.requests.matching(method="GET", path=agent))
+        emulator.faults.set(Fault(method="GET", path=agent, hold="before"))
+        await end(cloner, "conv_Maria")
+        await emulator.requests.wait(reads + 1, method="GET", path=agent)
+        waiting = asyncio.ensure_future(
+            cloner.PrepareCall(call(speech, "Piet", agent_id="agent_other"), timeout=10)
+        )
+        await emulator.requests.wait(2, path=CREATE, stage="finished")
+        while "voice given up" not in [line["event"] for line in logs]:
+            await asyncio.sleep(0.01)
+        emulator.faults.release()
+        second = await waiting
+
+    assert {second.voice.voice_id} == at_provider(emulator) != {prepared.voice.voice_id}
+    assert [] == [line for line in logs if line["log_level"] == "error"]
+
+
+async def test_full_plan_is_an_error(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
+    """Where no voice can go, somebody must act."""
+    emulator.voices.limit = 1
+    with capture_logs() as logs:
+        await cloner.PrepareCall(call(speech, "Maria"), timeout=10)
+        refused = await refusal(cloner.PrepareCall(call(speech, "Piet"), timeout=10))
+
+    assert "VOICE_SLOTS_EXHAUSTED" == refused[0]
+    assert ["no voice slot left"] == [line["event"] for line in logs if line["log_level"] == "error"]
 
 
 async def test_kept_until_the_answer(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
