@@ -338,6 +338,9 @@ class Cloning:
             outcome, reason = "error", failure.reason
             await self._give_up(clone, failure.reason)
             raise
+        except Superseded:
+            await self._give_up(clone, "given up")
+            raise
         except Exception:
             outcome, reason = "error", "INTERNAL"
             await self._give_up(clone, "given up")
