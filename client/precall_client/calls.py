@@ -17,7 +17,7 @@ from precall.v1 import cloning_pb2 as pb
 from precall_client.failure import error_of
 from precall_client.sample import Sample, content_of
 from precall_client.tracing import Tracing
-from precall_client.transport import Contents, Tls, TlsInvalid, opened
+from precall_client.transport import KEPT_BYTES, Contents, Tls, TlsInvalid, opened
 
 __all__ = ["Precall", "connect"]
 
@@ -82,7 +82,9 @@ class Precall:
             client_reference=client_reference,
         ).SerializeToString()
         del sample  # as large as the request, which is all that is needed of it now
-        return cast("pb.PrepareCallResponse", await self._call("PrepareCall", wire, seconds))
+        called = self._call("PrepareCall", wire, seconds)
+        del wire  # which is let go of once it is sent
+        return cast("pb.PrepareCallResponse", await called)
 
     async def open_call(
         self,
@@ -138,7 +140,9 @@ class Precall:
             client_reference=client_reference,
         ).SerializeToString()
         del sample  # as large as the request, which is all that is needed of it now
-        return cast("pb.CloneVoiceResponse", await self._call("CloneVoice", wire, seconds))
+        called = self._call("CloneVoice", wire, seconds)
+        del wire  # which is let go of once it is sent
+        return cast("pb.CloneVoiceResponse", await called)
 
     async def replace_voice(
         self,
@@ -159,8 +163,9 @@ class Precall:
             client_reference=client_reference,
         ).SerializeToString()
         del sample  # as large as the request, which is all that is needed of it now
-        answer = await self._call("ReplaceVoice", wire, seconds, repeatable=bool(request_id))
-        return cast("pb.ReplaceVoiceResponse", answer)
+        called = self._call("ReplaceVoice", wire, seconds, repeatable=bool(request_id))
+        del wire  # which is let go of once it is sent
+        return cast("pb.ReplaceVoiceResponse", await called)
 
     async def get_voice(
         self, voice_id: str = "", *, caller: pb.Caller | None = None, seconds: float = SECONDS
@@ -261,8 +266,13 @@ class Precall:
     async def _call(self, name: str, wire: bytes, seconds: float, *, repeatable: bool = True) -> Any:
         try:
             with self._tracing.call(f"{SERVICE.full_name}/{name}") as metadata:
-                method = self._methods[name]
-                return await method(wire, timeout=max(0.0, seconds), metadata=self._shown(metadata))
+                options = {"timeout": max(0.0, seconds), "metadata": self._shown(metadata)}
+                if len(wire) > KEPT_BYTES:
+                    called = self._large[name](_once([wire]), **options)
+                else:
+                    called = self._methods[name](wire, **options)
+                del wire
+                return await called
         except grpc.aio.AioRpcError as failure:
             # Not `from failure`, whose text can hold anything.
             raise error_of(failure, repeatable=repeatable) from None
@@ -280,22 +290,22 @@ class Precall:
             server_name=self._tls.server_name if self._tls is not None else None,
             max_message_bytes=self._max_message_bytes,
         )
-        # gRPC keeps a request for as long as its call lasts. As a message it would be there once more.
-        self._methods: dict[str, Callable[..., Any]] = {
-            method.name: self._channel.unary_unary(
+        # gRPC keeps the request of such a call until that ends. As a message it would be there once more.
+        self._methods = self._callables(self._channel.unary_unary)
+        # The same on the wire as a stream of one, which gRPC lets go of once it is sent.
+        self._large = self._callables(self._channel.stream_unary)
+        self._streams = self._callables(self._channel.unary_stream, answers=True)
+
+    @staticmethod
+    def _callables(made: Callable[..., Any], *, answers: bool = False) -> dict[str, Callable[..., Any]]:
+        """What calls each method that has one answer, or, with `answers`, many."""
+        return {
+            method.name: made(
                 f"/{SERVICE.full_name}/{method.name}",
                 response_deserializer=GetMessageClass(method.output_type).FromString,
             )
             for method in SERVICE.methods
-            if not method.server_streaming
-        }
-        self._streams: dict[str, Callable[..., Any]] = {
-            method.name: self._channel.unary_stream(
-                f"/{SERVICE.full_name}/{method.name}",
-                response_deserializer=GetMessageClass(method.output_type).FromString,
-            )
-            for method in SERVICE.methods
-            if method.server_streaming
+            if method.server_streaming == answers
         }
 
     async def follow(self) -> None:
@@ -357,6 +367,11 @@ async def connect(
         with contextlib.suppress(asyncio.CancelledError):
             await following
         await precall.close()
+
+
+async def _once(request: list[bytes]) -> AsyncIterator[bytes]:
+    """The one request in the list, which is empty from then on."""
+    yield request.pop()
 
 
 def _found(tls: Tls) -> Contents | str:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-__all__ = ["SERVICE_CONFIG", "Tls", "TlsInvalid", "opened"]
+__all__ = ["KEPT_BYTES", "SERVICE_CONFIG", "Tls", "TlsInvalid", "opened"]
 
 Pem: TypeAlias = bytes | Path
 Contents: TypeAlias = Mapping[str, bytes]
@@ -16,12 +16,14 @@ Contents: TypeAlias = Mapping[str, bytes]
 # Published: any client of the service may use it, in whatever language.
 SERVICE_CONFIG = Path(__file__).parent / "service_config.json"
 
+# Requests that are larger are not kept for being sent again once gRPC has begun to send them.
+KEPT_BYTES = 2 * 1_048_576
+
 OPTIONS: tuple[tuple[str, Any], ...] = (
     # What the server fails at, it has tried again itself, and has gRPC leave it at that. What is sent again
     # from here is what a server that ends left without an answer.
     ("grpc.enable_retries", 1),
-    # Requests that are larger are not kept for being sent again once gRPC has begun to send them.
-    ("grpc.per_rpc_retry_buffer_size", 2 * 1_048_576),
+    ("grpc.per_rpc_retry_buffer_size", KEPT_BYTES),
     # A proxy of the environment is for the internet, and the server is not there.
     ("grpc.enable_http_proxy", 0),
     ("grpc.service_config", SERVICE_CONFIG.read_text()),

@@ -80,7 +80,7 @@ async def handled(
         del verified, check
         # Only now, so that no stranger uses up what an agent may have.
         await desk.limits.count_agent(call.agent_id)
-        # As it is sent, and gRPC's own copy of it.
+        # At most: as it is sent, and gRPC's own copy of it. A large one is let go of once it is sent.
         share.hold(2 * len(call.sample))
         through = call_through(desk.cloner, call, request.receive, _left(settings, progress))
         del call

@@ -3,8 +3,11 @@
 import asyncio
 import hashlib
 import inspect
+import io
 import re
 import time
+import tracemalloc
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ import trustme
 from opentelemetry.trace import SpanKind
 from precall.v1 import cloning_pb2 as pb
 from precall_client import Caller, Precall, PrecallError, Tls, TlsInvalid, connect
+from precall_client.transport import KEPT_BYTES
 
 from emulator import Emulator, Fault
 from environment import Pem, Secret, Toml
 
+MEBIBYTE = 1_048_576
 CREATE = "/v1/voices/add"
 TOKEN = "token-of-the-cloner-in-tests"
 IVAN = Caller(name="Ivan", phone_number="+31612345678")
@@ -174,9 +179,66 @@ async def test_trace(cloning, spans) -> None:
     assert not client.status.is_ok
 
 
-async def test_given_up(cloning, emulator: Emulator, speech: bytes, spans, eventually) -> None:
-    """A call that is cancelled is cancelled at the cloner, too."""
+async def test_large_request_goes_once_it_is_sent() -> None:
+    """Whoever waits for an answer holds nothing of what was asked any more, where that is large."""
+    asked = pb.PrepareCallRequest(
+        agent_id="agent_demo", conversation_id="conv_1", sample=bytes(10 * MEBIBYTE)
+    )
+    arrived, answering = asyncio.Event(), asyncio.Event()
+    same = False
+
+    async def prepare(requests: Any, _: Any) -> bytes:
+        nonlocal same
+        async for request in requests:
+            same = asked.SerializeToString() == request
+        del request
+        arrived.set()
+        await answering.wait()
+        return pb.PrepareCallResponse(call_id="call_1").SerializeToString()
+
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    server.add_registered_method_handlers(
+        "precall.v1.CloningService", {"PrepareCall": grpc.stream_unary_rpc_method_handler(prepare)}
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    tracemalloc.start()
+    try:
+        async with connect(f"127.0.0.1:{port}") as precall:
+            call = asyncio.create_task(
+                precall.prepare_call(
+                    agent_id="agent_demo", conversation_id="conv_1", sample=bytearray(10 * MEBIBYTE)
+                )
+            )
+            await arrived.wait()
+            held, most = tracemalloc.get_traced_memory()
+            answering.set()
+            answer = await call
+    finally:
+        tracemalloc.stop()
+        await server.stop(None)
+
+    assert same
+    assert "call_1" == answer.call_id
+    assert MEBIBYTE > held
+    assert 10 * MEBIBYTE < most
+
+
+def repeated(recording: Path, times: int) -> bytes:
+    """A WAV file, so many times in a row."""
+    file = io.BytesIO()
+    with wave.open(str(recording)) as reader, wave.open(file, "wb") as writer:
+        writer.setparams(reader.getparams())
+        writer.writeframes(times * reader.readframes(reader.getnframes()))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_given_up(cloning, emulator: Emulator, samples: Path, spans, eventually, large: bool) -> None:
+    """A call that is cancelled is cancelled at the cloner, too, however its request was sent."""
     emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    speech = repeated(samples / "speech.wav", 8 if large else 1)
+    assert large == (KEPT_BYTES < len(speech))
     async with cloning() as cloner, connect(target(cloner)) as precall:
         call = asyncio.create_task(precall.clone_voice(caller=IVAN, sample=speech))
         await eventually(lambda: emulator.requests.matching(path=CREATE))
