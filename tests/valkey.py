@@ -40,7 +40,7 @@ class Valkey:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(f"AUTH {PASSWORD}\r\nKEYS *\r\n".encode())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert b"+OK\r\n" == await reader.readline()
                 count = int((await reader.readline()).removeprefix(b"*"))
                 lines = [await reader.readline() for _ in range(2 * count)]

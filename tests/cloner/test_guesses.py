@@ -130,7 +130,7 @@ async def test_agent_with_a_voice_of_ours_that_nobody_noted(
     async with cloning(reconcile_seconds=1e9) as cloner:
         first = await cloner.PrepareCall(call(speech), timeout=10)
         await end(cloner)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await values(database, "SELECT agent_id FROM agents WHERE marker IS NOT NULL"):
                 await asyncio.sleep(0.01)
         emulator.agents.patch(
@@ -311,7 +311,7 @@ async def test_lists_of_markers_that_are_none(cloning, emulator: Emulator, speec
         )  # fmt: skip
         with capture_logs() as logs:
             clock.ahead = 10
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 # One may have begun before the list was another.
                 while not (told := [line for line in logs if line["event"] == "reconciled" and line["lost"]]):
                     await asyncio.sleep(0.01)
@@ -347,7 +347,7 @@ async def test_lists_of_more_than_was_asked_for(cloning, emulator: Emulator) -> 
     with capture_logs() as logs:
         async with cloning(precall_deployment="ours"):
             await emulator.requests.wait(3, path=LIST, stage="finished")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while not (told := [line for line in logs if line["event"] == "reconciled"]):
                     await asyncio.sleep(0.01)
 

@@ -183,7 +183,7 @@ async def test_a_day(cloning, emulator: Emulator, speech: bytes, database: str) 
         second = await cloner.ReplaceVoice(replacing(speech), timeout=10)
         assert first.voice.voice_id != second.voice.voice_id
         clock.ahead = 2 * DAY + 120
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await values(database, "SELECT 1 FROM requests"):
                 await asyncio.sleep(0.05)
 

@@ -227,5 +227,5 @@ async def test_given_up() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await http.get(f"http://{place}/")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await closed.wait()

@@ -38,7 +38,7 @@ class Replica:
         """Kills it at once, and waits until it is gone, and what it has started with it."""
         self.process.kill()
         await self.process.wait()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while any(child.is_running() for child in self.children):
                 await asyncio.sleep(0.02)
 

@@ -26,7 +26,7 @@ def chunk(content: bytes) -> bytes:
 
 async def answered(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Status and JSON of an answer that closed the connection, and said that it would."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         whole = await reader.read()
     match = ANSWER.match(whole)
     assert match is not None
@@ -91,7 +91,7 @@ async def flood(
 ) -> int:
     """Sends a piece over and over until the other side closes or a task is done. Says how much."""
     sent = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while until is None or not until.done():
             try:
                 writer.write(piece)

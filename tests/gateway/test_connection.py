@@ -122,7 +122,7 @@ async def test_strange(gateway: Start, connected: Any, name: str, caplog: pytest
         async with connected(url) as (reader, writer):
             writer.write(sent)
             answers = b""
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while len(statuses(answers)) < len(expected):
                     more = await reader.read(65_536)
                     assert more, answers
@@ -246,7 +246,7 @@ async def test_who_gives_way(gateway: Start, connected: Any) -> None:
                     async with connected(url) as sixth:
                         assert [429] == statuses(await whole(asking[0]))
                         sixth[1].write(HEALTH)
-                        async with asyncio.timeout(5):
+                        async with asyncio.timeout(20):
                             assert b" 200 " in await sixth[0].readline()
 
 

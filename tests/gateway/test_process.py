@@ -96,7 +96,7 @@ async def test_in_flight(
     delivery = asyncio.create_task(deliver(url, document()))
     await begun.wait()
     process.terminate()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while await listens(url):
             await asyncio.sleep(0.01)
     go_on.set()
