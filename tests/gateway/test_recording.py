@@ -126,12 +126,13 @@ async def test_too_large(gateway: Start, connected: Any, client: httpx.AsyncClie
 
 async def test_limits_are_its_own(gateway: Start, tell: Tell, connected: Any) -> None:
     """Neither the size nor the time of a delivery before a call counts here."""
-    url = await gateway(
-        voice_clone_max_size_mb=0.1,
-        body_timeout_seconds=0.1,
-        precall_budget_ms=200,
-        post_call_timeout_seconds=1,
-    )
+    small: dict[str, Any] = {
+        "voice_clone_max_size_mb": 0.1,
+        "body_timeout_seconds": 0.1,
+        "precall_budget_ms": 200,
+    }
+    url = await gateway(**small, post_call_timeout_seconds=30)
+    impatient = await gateway(**small, post_call_timeout_seconds=1)
     large = transcription(transcript=[{"message": "x" * 1_000_000}])
     body = transcription()
     async with connected(url) as (reader, writer):
@@ -140,7 +141,7 @@ async def test_limits_are_its_own(gateway: Start, tell: Tell, connected: Any) ->
         writer.write(body)
         async with asyncio.timeout(20):
             slow = await reader.readline()
-    async with connected(url) as (reader, writer):
+    async with connected(impatient) as (reader, writer):
         writer.write(head(signature([body]), f"Content-Length: {len(body)}"))
         async with asyncio.timeout(20):
             too_slow = await reader.read()
