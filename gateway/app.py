@@ -27,7 +27,7 @@ from gateway.edge.closing import Application, ClosingEarly
 from gateway.edge.connection import Connection, House
 from gateway.edge.head import AnsweringHead
 from gateway.edge.leaving import Leaving
-from gateway.edge.limits import Limits, counting
+from gateway.edge.limits import COUNT_SECONDS, Limits, counting
 from gateway.edge.path import legible
 from gateway.edge.problems import answered
 from gateway.edge.source import Sourced
@@ -89,6 +89,7 @@ async def serving(
     *,
     meters: MeterProvider = NOWHERE,
     now: Callable[[], float] = time.time,
+    count_seconds: float = COUNT_SECONDS,
 ) -> AsyncIterator[str]:
     """Serves on the socket for as long as the block lasts, and yields the address.
 
@@ -107,7 +108,10 @@ async def serving(
             max_message_bytes=max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE),
         ) as cloner,
         counting(
-            settings.rate_limit_agent, settings.rate_limit_source, settings.rate_limit_storage
+            settings.rate_limit_agent,
+            settings.rate_limit_source,
+            settings.rate_limit_storage,
+            seconds=count_seconds,
         ) as limits,
     ):
         readiness = Readiness(lambda: cloner.channel)

@@ -24,7 +24,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from environment import Address, CountStorage, Rate
 from gateway.edge.source import network
 
-__all__ = ["Limits", "OverLimit", "counting"]
+__all__ = ["COUNT_SECONDS", "Limits", "OverLimit", "counting"]
 
 log = structlog.get_logger()
 
@@ -62,9 +62,15 @@ class Memory(MemoryStorage):
 
 
 class Limits:
-    """Counts deliveries. `agents` and `sources` are storages, which may be one and the same."""
+    """Counts deliveries. `agents` and `sources` are storages, which may be one and the same.
 
-    def __init__(self, agent: Rate, source: Rate, agents: Storage, sources: Storage) -> None:
+    One that does not answer within `seconds` counts nothing.
+    """
+
+    def __init__(
+        self, agent: Rate, source: Rate, agents: Storage, sources: Storage, *, seconds: float
+    ) -> None:
+        self._seconds = seconds
         self._rates = {
             "agent": None if agent.is_off else limits.parse(agent),
             "source": None if source.is_off else limits.parse(source),
@@ -102,7 +108,7 @@ class Limits:
                 return None
             self._rests_until = now + REST_SECONDS  # this delivery finds out for all others
         try:
-            async with asyncio.timeout(COUNT_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 answer = await ask()
         except Exception as failure:  # noqa: BLE001  Whatever it is about counting that fails, the call goes on.
             self._rests_until = time.monotonic() + REST_SECONDS
@@ -117,18 +123,20 @@ class Limits:
 
 
 @asynccontextmanager
-async def counting(agent: Rate, source: Rate, storage: CountStorage) -> AsyncIterator[Limits]:
+async def counting(
+    agent: Rate, source: Rate, storage: CountStorage, *, seconds: float = COUNT_SECONDS
+) -> AsyncIterator[Limits]:
     """Opens the storage for as long as the block lasts. It need not answer, now or later."""
     if storage.is_in_memory:
         # Apart, so that many sources make nobody forget the agents.
-        yield Limits(agent, source, Memory(), Memory())
+        yield Limits(agent, source, Memory(), Memory(), seconds=seconds)
         return
     from valkey.asyncio import BlockingConnectionPool
 
     pool = BlockingConnectionPool.from_url(
         storage.reveal(),
         max_connections=CONNECTIONS,
-        timeout=None,  # COUNT_SECONDS bounds all of it
+        timeout=None,  # `seconds` bounds all of it
         client_name="precall",
     )
     try:
@@ -137,6 +145,6 @@ async def counting(agent: Rate, source: Rate, storage: CountStorage) -> AsyncIte
             key_prefix="precall",
             connection_pool=pool,  # type: ignore[arg-type]  # a parameter that the annotation forgets
         )
-        yield Limits(agent, source, redis, redis)
+        yield Limits(agent, source, redis, redis, seconds=seconds)
     finally:
         await pool.disconnect()

@@ -171,10 +171,12 @@ async def gateway(
 ) -> AsyncIterator[Callable[..., Awaitable[str]]]:
     """Starts gateways, each on a port of its own, and stops them at the end."""
     async with AsyncExitStack() as stack:
-
-        async def start(**fields: Any) -> str:
+        # A storage of counts that is slow, and not away, is the machine's fault, unless the test is about that.
+        async def start(*, count_seconds: float = 20.0, **fields: Any) -> str:
             chosen = settings(**({"cloner_target": cloner_target} | fields))
-            server = serving(chosen, spans.provider("gateway"), listening(chosen))
+            server = serving(
+                chosen, spans.provider("gateway"), listening(chosen), count_seconds=count_seconds
+            )
             return await stack.enter_async_context(server)
 
         yield start

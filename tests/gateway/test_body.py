@@ -149,7 +149,9 @@ async def test_budget_bounds_the_body(gateway: Start, connected: Any, sign: Any,
         status, _ = await answered(reader)
 
     assert 408 == status
-    assert time.monotonic() - began < 4.5, "whatever the budget, a body that stalls is ended after five seconds"
+    assert time.monotonic() - began < 4.5, (
+        "whatever the budget, a body that stalls is ended after five seconds"
+    )
 
 
 async def test_says_less_than_it_sends(

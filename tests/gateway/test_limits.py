@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from environment import CountStorage, Proxies, Rate, ip_address
-from gateway.edge.limits import MOST_KEYS, OverLimit, counting
+from gateway.edge.limits import COUNT_SECONDS, MOST_KEYS, OverLimit, counting
 from tests.valkey import Valkey, free_port
 from tests.valkey import running as running_valkey
 
@@ -240,7 +240,12 @@ async def test_storage_away(
         case _:
             port = valkey.port
     storage = CountStorage(f"redis://:s3cret-of-redis@127.0.0.1:{port}")
-    url = await gateway(rate_limit_agent=ONE, rate_limit_source=ONE, rate_limit_storage=storage)
+    url = await gateway(
+        rate_limit_agent=ONE,
+        rate_limit_source=ONE,
+        rate_limit_storage=storage,
+        count_seconds=COUNT_SECONDS,
+    )
 
     with capture_logs() as lines:
         answers = [await deliver(url, document()) for _ in range(5)]
@@ -256,7 +261,9 @@ async def test_storage_comes_back(
     gateway: Start, deliver: Deliver, document: Document, valkey: Valkey
 ) -> None:
     """While the storage hangs deliveries go on, whatever was counted before; then it counts again."""
-    url = await gateway(rate_limit_agent=ONE, rate_limit_storage=CountStorage(valkey.url()))
+    url = await gateway(
+        rate_limit_agent=ONE, rate_limit_storage=CountStorage(valkey.url()), count_seconds=2.5
+    )
     assert [200, 429] == [(await deliver(url, document())).status_code for _ in range(2)]
 
     with capture_logs() as lines:

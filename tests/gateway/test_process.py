@@ -13,6 +13,7 @@ import psutil
 import pytest
 from precall.v1.cloning_pb2 import PrepareCallResponse
 
+from gateway.edge.limits import REST_SECONDS
 from tests.valkey import running as running_valkey
 
 SECRET = "test-webhook-secret-0001"
@@ -90,7 +91,10 @@ async def test_in_flight(
 
     cloner.reply = wait
     process = await start(
-        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, LOG_FORMAT="json", DRAIN_SECONDS="0.1"
+        ELEVENLABS_WEBHOOK_SECRET=SECRET,
+        CLONER_TARGET=cloner_target,
+        LOG_FORMAT="json",
+        DRAIN_SECONDS="0.1",
     )
     url = await ready(process)
     delivery = asyncio.create_task(deliver(url, document()))
@@ -129,7 +133,14 @@ async def test_limits(
         ]  # fmt: skip
         urls = [await ready(process) for process in processes]
         known = {"X-Forwarded-For": "34.59.11.47, 34.67.146.145"}
-        answers = [await deliver(url, document(), **known) for url in urls]
+        rounds = 0
+        answers: list[httpx.Response] = []
+        # A busy machine has a storage answer too late now and then, and that delivery goes uncounted.
+        while rounds < 5 and [200, 429] != [answer.status_code for answer in answers]:
+            await asyncio.sleep(REST_SECONDS if rounds else 0.0)
+            rounds += 1
+            agent = document(agent_id=f"agent_{rounds}")
+            answers = [await deliver(url, agent, **known) for url in urls]
         stranger = await deliver(urls[0], document(), **{"X-Forwarded-For": "34.59.11.47, 198.51.100.9"})
         for process in processes:
             process.terminate()
@@ -138,14 +149,17 @@ async def test_limits(
     assert [200, 429, 403] == [answer.status_code for answer in (*answers, stranger)]
     assert [(0, "")] * 2 == [(status, errors) for status, _, errors in found]
     lines = [json.loads(line) for _, output, _ in found for line in output.splitlines()]
+    assert rounds == 1 or any("not counted" in line["event"] for line in lines)
+    prepared = 2 * (rounds - 1) + 1
     assert [
-        ("PERMISSION_DENIED", "198.51.100.9"), ("RATE_LIMITED", "34.67.146.145"), ("success", "34.67.146.145"),
+        ("PERMISSION_DENIED", "198.51.100.9"), ("RATE_LIMITED", "34.67.146.145"),
+        *[("success", "34.67.146.145")] * prepared,
     ] == sorted(
         (line.get("precall.reason", line["precall.outcome"]), line["client.address"])
         for line in lines
         if line["event"] == "delivery answered"
     )  # fmt: skip
-    assert 1 == len(cloner.asked)
+    assert prepared == len(cloner.asked)
 
 
 async def listens(url: str) -> bool:
