@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from emulator import NO_LATENCY, Emulator, Settings
 from telemetry.tracing import described, provider_of
-from tests.kit.databases import Databases, migrate
+from tests.kit.databases import Databases, migrated_sqlite
 from tests.kit.inspection import Inspection
 from tests.kit.storage import keep_in_memory
 from tests.postgres import drop_database, new_database
@@ -197,11 +197,9 @@ def databases(postgres: str) -> Databases:
 
 
 @pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def migrated_file() -> bytes:
     """What a SQLite file with all tables and no rows holds."""
-    path = tmp_path_factory.mktemp("migrated") / "precall.sqlite3"
-    migrate(f"sqlite:///{path}")
-    return path.read_bytes()
+    return migrated_sqlite()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
+from tests.kit.databases import migrated_sqlite
 
 API_KEY = "key-of-the-emulator"
 CREATE = "/v1/voices/add"
@@ -22,11 +24,15 @@ CREATE = "/v1/voices/add"
 
 @asynccontextmanager
 async def process(**settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A cloner with no settings but these, in a folder of its own."""
+    """A cloner with these settings, in a folder of its own.
+
+    It does by itself what a start need not be shown to do each time: with one audio worker, and the tables made.
+    """
     folder = tempfile.TemporaryDirectory()
+    (Path(folder.name) / "precall.sqlite3").write_bytes(migrated_sqlite())
     started = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cloner",
-        env={"PATH": os.environ["PATH"], **settings}, cwd=folder.name,
+        env={"PATH": os.environ["PATH"], "AUDIO_WORKERS": "1", **settings}, cwd=folder.name,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -51,6 +51,12 @@ WAITS = {
 }
 
 
+@pytest.fixture
+def database(sqlite: str) -> str:
+    """SQLite alone; what has to hold a registry up makes one of Postgres."""
+    return sqlite
+
+
 def comment(name: str) -> str:
     """The comment of a call, in one line."""
     found = re.search(rf"((?:  //.*\n)+)  rpc {name}\(", CONTRACT)
@@ -174,40 +180,38 @@ def check(failure: grpc.aio.AioRpcError, expected: str) -> None:
         assert detail(failure, RetryInfo).retry_delay.ToMilliseconds() >= 1_000
 
 
-@pytest.mark.parametrize("method", CLONING)
 @pytest.mark.parametrize("expected", MADE)
 async def test_making(
-    cloning,
-    sqlite: str,
-    emulator: Emulator,
-    speech: bytes,
-    silence: Callable[..., bytes],
-    method: str,
-    expected: str,
+    cloning, emulator: Emulator, speech: bytes, silence: Callable[..., bytes], expected: str
 ) -> None:
-    """Whatever keeps a voice from being made."""
+    """Whatever keeps a voice from being made, by whichever call, each for a caller of its own."""
     way = MADE[expected]
     if fault := way.get("fault"):
         emulator.faults.set(Fault(method="POST", path=CREATE, times=None, **fault))
     sample = way["sample"](silence) if "sample" in way else speech
+    asked = {
+        method: request(method, sample, caller=pb.Caller(name="Ivan", phone_number=f"+3161234567{number}"))
+        for number, method in enumerate(CLONING)
+    }
     settings = {"provider_attempts": 1, **way.get("settings", {})}
-    async with cloning(database_url=sqlite, **settings) as cloner:
-        failure = await failed(cloner, method, request(method, sample), way.get("seconds", 15))
+    async with cloning(**settings) as cloner:
+        failures = await asyncio.gather(
+            *(failed(cloner, method, each, way.get("seconds", 15)) for method, each in asked.items())
+        )
         emulator.faults.clear()
         emulator.faults.release()
 
-    check(failure, expected)
+    for failure in failures:
+        check(failure, expected)
 
 
 @pytest.mark.parametrize("method", CLONING)
-async def test_month_that_is_used_up(
-    cloning, sqlite: str, emulator: Emulator, speech: bytes, method: str
-) -> None:
+async def test_month_that_is_used_up(cloning, emulator: Emulator, speech: bytes, method: str) -> None:
     """Whoever is told that the month is used up is told until when, from what ElevenLabs said and from memory."""
     clock = StoppedClock(MONTH_ENDS - 100_000.0)
     emulator.voices.monthly_limit = 0
     waits = []
-    async with cloning(database_url=sqlite, now=clock) as cloner:
+    async with cloning(now=clock) as cloner:
         for _ in range(2):
             failure = await failed(cloner, method, request(method, speech))
             check(failure, "VOICE_MONTHLY_LIMIT")
@@ -219,14 +223,12 @@ async def test_month_that_is_used_up(
 
 
 @pytest.mark.parametrize(("expected", "fault"), OF_A_CALL.items())
-async def test_of_a_call(
-    cloning, sqlite: str, emulator: Emulator, speech: bytes, expected: str, fault: Any
-) -> None:
+async def test_of_a_call(cloning, emulator: Emulator, speech: bytes, expected: str, fault: Any) -> None:
     """Whatever keeps a call from being prepared beside its voice."""
     if fault is not None:
         emulator.faults.set(Fault(path=AGENT, times=None, **fault))
     sample = b"" if expected == "SAMPLE_REQUIRED" else speech
-    async with cloning(database_url=sqlite, provider_attempts=1) as cloner:
+    async with cloning(provider_attempts=1) as cloner:
         if expected == "CONVERSATION_MISMATCH":
             await cloner.PrepareCall(
                 request("PrepareCall", speech, caller=pb.Caller(name="Maria")), timeout=10
@@ -246,14 +248,14 @@ WRONG: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if "FIELD_INVALID" in PROMISED[name]])
-async def test_wrong_field(cloning, sqlite: str, speech: bytes, method: str) -> None:
+async def test_wrong_field(cloning, speech: bytes, method: str) -> None:
     """What is wrong is named."""
     asked = request(method, **{"sample": speech} if "sample" in str(WRONG[method]) else {})
     for field, value in WRONG[method].items():
         asked.ClearField(field)
         if value:
             setattr(asked, field, value)
-    async with cloning(database_url=sqlite) as cloner:
+    async with cloning() as cloner:
         failure = await failed(cloner, method, asked)
 
     check(failure, "FIELD_INVALID")
@@ -261,12 +263,12 @@ async def test_wrong_field(cloning, sqlite: str, speech: bytes, method: str) -> 
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if "NOT_FOUND" in PROMISED[name]])
-async def test_not_found(cloning, sqlite: str, speech: bytes, method: str) -> None:
+async def test_not_found(cloning, speech: bytes, method: str) -> None:
     """What there is not, or not any more."""
     asked = (
         request(method, speech) if method.endswith("eVoice") and "Delete" not in method else request(method)
     )
-    async with cloning(database_url=sqlite) as cloner:
+    async with cloning() as cloner:
         if method in ("CloneVoice", "ReplaceVoice"):
             asked.request_id = "one"
             await getattr(cloner, method)(asked, timeout=10)
@@ -280,7 +282,7 @@ async def test_not_found(cloning, sqlite: str, speech: bytes, method: str) -> No
 async def test_registry_that_is_gone(cloning, sqlite: str, speech: bytes, method: str) -> None:
     """Nothing can be known or done."""
     with_sample = method in CLONING
-    async with cloning(database_url=sqlite) as cloner:
+    async with cloning() as cloner:
         Path(sqlite.removeprefix("sqlite:///")).unlink()
         failure = await failed(cloner, method, request(method, *([speech] if with_sample else [])))
 
@@ -296,9 +298,8 @@ async def test_short_deadlines(cloning, request: pytest.FixtureRequest, speech: 
     async with cloning(database_url=url) as cloner:
         with await asyncio.to_thread(psycopg.connect, url) as frozen:
             frozen.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
-            failures = {
-                method: await failed(cloner, method, _asked(method, speech), 0.6) for method in methods
-            }
+            answers = (failed(cloner, method, _asked(method, speech), 0.6) for method in methods)
+            failures = dict(zip(methods, await asyncio.gather(*answers), strict=True))
             frozen.rollback()
     databases.give_back(url)
 
