@@ -8,10 +8,10 @@ __all__ = ["DEFAULT_URL", "address_problem", "is_sqlite", "postgres_url", "sqlit
 
 DEFAULT_URL = "sqlite:///precall.sqlite3"
 
-# A driver in the scheme, as other tools want it, says nothing that counts here.
+# Other tools want a driver in the scheme; here it means nothing.
 SCHEME = re.compile(r"(?P<kind>sqlite|postgres(?:ql)?)(?:\+[a-z0-9_]+)?://")
-# What hosts of Postgres write into their URLs for the pools and prepared statements of other clients. We have
-# neither, and libpq would refuse them.
+# Hosts of Postgres write these into their URLs for the pools and prepared statements of other clients. We
+# have neither, and libpq would refuse them.
 FOR_OTHERS = frozenset({"pgbouncer", "supa", "connection_limit", "pool_timeout", "statement_cache_size",
                         "prepared_statement_cache_size"})  # fmt: skip
 USERINFO = (
@@ -37,7 +37,7 @@ def sqlite_file(url: str) -> Path:
 
 
 def postgres_url(url: str) -> str:
-    """The URL as libpq takes it, with whatever parameters it has but those that mean nothing here."""
+    """The URL as libpq takes it, without the parameters that mean nothing here."""
     address, mark, query = SCHEME.sub("postgresql://", url, count=1).partition("?")
     parameters = query.split("&")
     kept = [each for each in parameters if each.partition("=")[0] not in FOR_OTHERS]
@@ -63,14 +63,14 @@ def _postgres_problem(url: str) -> str | None:
 
     path, _, query = postgres_url(url).partition("://")[2].partition("?")
     authority, slash, database = path.partition("/")
-    # Else libpq takes a part of the password for the host, and whoever looks that up tells it around.
+    # Otherwise libpq takes a part of the password for the host, and looking that name up publishes it.
     cut_short = not slash and "@" in query and "@" not in authority
     if authority.count("@") > 1 or "@" in database or cut_short:
         return USERINFO
     try:
         told: dict[str, Any] = conninfo_to_dict(postgres_url(url))
     except (psycopg.Error, UnicodeError) as failure:
-        # What it says holds a part of the URL, which may be one of the password.
+        # libpq's message holds a part of the URL, which may be one of the password.
         if "URI query parameter" in str(failure):
             return "behind the ? stands what is no parameter of libpq; for TLS that is sslmode=require"
         return f"cannot be read by Postgres's client library; {USERINFO}"

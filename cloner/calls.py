@@ -29,11 +29,11 @@ __all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
 
 log = structlog.get_logger()
 
-# How long anything waits to hear from the agent before it goes on without.
+# How long a call waits for its agent to be read before it goes on without.
 AGENT_SECONDS = 1.0
-# What a call that is opened may take of its time to ask ElevenLabs; the rest is for the answer.
+# The share of its time that an opened call may spend on asking ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
-# What a failure may be held up by what is to be written down of it.
+# How long a failure may be delayed by what is stored about it.
 UNNAME_SECONDS = 0.05
 
 
@@ -46,7 +46,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True):
-    """A call that is noted, and who is calling."""
+    """A call that is noted in the registry, and who is calling."""
 
     call: Call
     identity: Identity
@@ -59,12 +59,12 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def agent_before(self) -> AgentVoice | None:
-        """What the agent had before it was given a caller's voice, where it was."""
+        """What the agent had before it was given a caller's voice; None where it was given none."""
         return _before(self.noted)
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known for a call without a sample. No voice is nobody's voice."""
+    """What is known for a call that came without a sample. `voice` is None where no caller was found."""
 
     call_id: str
     voice: Voice | None
@@ -99,14 +99,14 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnderWay(NamedTuple):
-    """A delivery that is being prepared, for those who send it again meanwhile."""
+    """A delivery that is being prepared, for those of the same call that arrive meanwhile."""
 
     answer: "asyncio.Future[Prepared]"
     trace: SpanContext
 
 
 class Calls:
-    """Opens and prepares calls, and ends them.
+    """Opens, prepares and ends calls.
 
     `due` is set after each end, as an agent is to be put back then; `now` tells Unix seconds.
     """
@@ -141,10 +141,10 @@ class Calls:
     async def open(
         self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
     ) -> Opened:
-        """What is known for a call of which there is no sample. Nothing is cloned or changed for it.
+        """Finds what is known for a call without a sample. Clones nothing and changes no agent.
 
-        ElevenLabs is asked only for what is not known well enough, and only for a share of the time
-        that there is. Raises RegistryUnavailable.
+        ElevenLabs is asked only where the cached answer is too old, and only for a share of the time that is
+        left. Raises RegistryUnavailable.
         """
         kind, name = named
         call_id = self._identities.call_id(agent_id, kind, name)
@@ -207,11 +207,11 @@ class Calls:
     async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
         """Finds or clones the caller's voice, and gives it to the agent where that harms no other call.
 
-        Without a sample a voice is found, and none made: then raises SampleRequired.
+        Without a sample no voice is made: SampleRequired is raised where none is found.
 
-        Where the agent refuses a voice that turns out to be lost, another is made. A delivery that comes
-        again while the first is at it has the answer of the first. Raises what Voices, Samples and Agents
-        raise.
+        Where the agent refuses a voice that ElevenLabs turns out to have lost, another voice is made. A
+        repeated delivery of a call that is still being prepared gets the answer of the first. Raises what
+        Voices, Samples and Agents raise.
         """
         first = self._under_way.get(begun.call_id)
         if first is not None:
@@ -222,7 +222,7 @@ class Calls:
             if first.answer.done() and not first.answer.cancelled():
                 return msgspec.structs.replace(first.answer.result(), voice_reused=True)
             begun = await self.begin(begun.call, sample)
-        # Nobody waits for one that waited in vain: it may not have the time that others have.
+        # A delivery that waited in vain is not waited for itself: it may have less time left than others.
         answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         if first is None:
             self._under_way[begun.call_id] = UnderWay(answer, get_current_span().get_span_context())
@@ -233,7 +233,7 @@ class Calls:
                 refused = (await self.begin(begun.call, sample)).noted.voice
                 if refused is None or not await self._voices.lost(refused, deadline=deadline):
                     raise
-                # Noted anew: the call has no voice any more, and the agent was changed, or nearly so.
+                # Noted again: the call has no voice any more, and the agent was changed, or may have been.
                 anew = await self.begin(begun.call, sample)
                 prepared = await self._prepare(anew, sample, deadline=deadline)
             answer.set_result(prepared)
@@ -250,7 +250,7 @@ class Calls:
         if noted.call.ended_at is not None:
             voice = await self._voices.formerly(noted.call.marker, wanted)
             if voice is not None:
-                # A delivery that comes again after its call: nothing is made or changed for it any more.
+                # The delivery is repeated after its call: nothing is made or changed for it any more.
                 return self._answer(begun, voice, reused=True, missed="call_ended")
 
         if noted.again and noted.voice is not None and noted.voice.state == "ready":
@@ -258,12 +258,13 @@ class Calls:
             if voice is not None:
                 decided = self._agents.decided(noted, self._wanted(begun, voice))
                 if decided is not None:
-                    # A delivery that comes again in its call: ElevenLabs would say what it said before.
+                    # The delivery is repeated during its call: ElevenLabs would say what it said before.
                     return self._answer(begun, voice, reused=True, missed=decided.missed)
 
-        # The agent is read while the voice is looked for, so that one that does not exist costs no voice.
+        # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
+        # exist.
         reading = asyncio.create_task(self._agents.read(noted, deadline=deadline))
-        # A sample that is refused ends this before anybody asks what became of the reading.
+        # Where the sample is refused, nobody asks for the result of this reading.
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             voice, reused = (
@@ -296,9 +297,9 @@ class Calls:
         return self._answer(begun, voice, reused=reused, missed=missed, before=before)
 
     async def _unname(self, call_id: str) -> None:
-        """Forgets who calls: a failure is not remembered, and the next delivery may name somebody else.
+        """Forgets the caller of a call that failed, so that the next delivery may state another one.
 
-        It is the failure that is answered, in time, however long this takes.
+        The failure is answered in time, however long this takes.
         """
         task = asyncio.create_task(self._store.write(calls.unname, call_id))
         self._unnaming.add(task)
@@ -311,7 +312,7 @@ class Calls:
         return self._agent_settings.known(agent_id)
 
     async def complete(self, *, conversation_id: str, call_id: str, agent_id: str, voice_id: str) -> bool:
-        """Ends a call, so that its agent gets back what it had; False if nobody had asked about such a call.
+        """Ends a call, so that its agent is put back; False if nobody had asked about such a call.
 
         Raises RegistryUnavailable.
         """
@@ -363,7 +364,7 @@ class Calls:
 
 
 async def _told(reading: "asyncio.Task[Reading | None]") -> Reading | None:
-    """What the reading of the agent found, or None if that takes long. Raises what it raised."""
+    """The result of the reading, or None if it takes too long. Raises what the reading raised."""
     done, _ = await asyncio.wait({reading}, timeout=AGENT_SECONDS)
     return reading.result() if done else None
 

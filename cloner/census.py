@@ -1,6 +1,6 @@
-"""Counts now and then what there is, so that metrics can tell it without asking anybody.
+"""Counts for metrics, now and then, what the registry and the account hold.
 
-Only where metrics go somewhere: then it asks the registry one cheap question every few seconds, and
+It runs only where metrics are exported. It asks the registry one cheap question every few seconds, and
 ElevenLabs for the account every few minutes, as work that no call waits for.
 """
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 CENSUS_SECONDS = 15.0
 ACCOUNT_SECONDS = 300.0
-# A key may have no permission to read the account, and is not likely to get it soon.
+# A key that may not read the account is not likely to get the permission soon.
 NOT_TOLD_SECONDS = 3_600.0
 ASKING_SECONDS = 10.0
 
@@ -51,14 +51,14 @@ class Census:
         self._now = now
         self._found: registry.Census | None = None
         self._voices_since: dict[str, float] = {}
-        """Since when each voice is to be deleted, as far as that is known."""
+        """Since when each voice waits to be deleted, as far as that is known."""
 
         self._ask_account_at = 0.0
         measures.observe_registry(voices=self._voices, calls=self._calls, due=self._due, ages=self._ages)
         measures.observe_account(self._slots, self._month)
 
     async def run(self) -> None:
-        """Counts again and again. What fails leaves what was counted before out."""
+        """Counts again and again. What cannot be counted is left out of the metrics."""
         with ahead():
             while True:
                 try:
@@ -73,7 +73,7 @@ class Census:
         loop = asyncio.get_running_loop()
         now, known = self._now(), self._voices_since
         found = await self._store.read(registry.count, busy_since=now - self._call_seconds)
-        # A try that failed moved the time by its pause at least, and one that is under way by more than that.
+        # Each failed try moved the due time by its pause at least, and a try under way moved it by more.
         self._voices_since = {
             marker: min(due_at - sum(map(pause_after, range(1, tries + 1))), known.get(marker, now))
             for marker, tries, due_at in found.deletions

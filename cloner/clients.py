@@ -29,38 +29,35 @@ EVERYTHING: frozenset[Right] = frozenset(("calls", "voices", "read", "erase"))
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
-# Where in the text a reader of TOML gave up; what it says beside that can hold a part of the text.
+# Where in the text a TOML parser stopped; the rest of its message can hold a part of the text.
 PLACE = re.compile(r"at line [0-9]+, column [0-9]+|at end of document")
 DEFAULT = "default"
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
-    """One who may call."""
+    """A client that may call."""
 
     name: str
     may: frozenset[Right] = EVERYTHING
     max_requests: int | None = None
-    """How many of its requests are handled at once, where that is bounded for it alone."""
+    """How many of its requests are handled at once; None where it has no limit of its own."""
 
 
 ANYBODY = Client(name="anybody")
-"""Who calls where nobody has to say who it is."""
+"""The client of every call where no client has to identify itself."""
 
 calling: ContextVar[Client] = ContextVar("calling", default=ANYBODY)
-"""Whose call is being answered."""
+"""The client whose call is being answered."""
 
 
 class Clients:
-    """All who may call, by the hashes of their tokens."""
+    """All clients that may call, by the hashes of their tokens."""
 
     def __init__(self, entries: Sequence[tuple[bytes, Client]]) -> None:
         self._entries = tuple(entries)
 
     def known_by(self, token: bytes) -> Client | None:
-        """Whose token it is.
-
-        It is compared with every one that there is, so that the time tells nothing of which one fits.
-        """
+        """The client of a token. The token is compared with all of them, so that the time tells nothing."""
         digest = hashlib.sha256(token).digest()
         found = None
         for known, client in self._entries:
@@ -70,7 +67,7 @@ class Clients:
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What stands under `[clients.NAME]`. A list may be empty, as when a token has to go at once."""
+    """The table `[clients.NAME]`. A list may be empty, as when a token has to go at once."""
 
     token_sha256: tuple[str, ...]
     may: tuple[Right, ...]
@@ -80,7 +77,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def clients_of(text: str | None, tokens: Sequence[Secret] = ()) -> Clients:
     """The clients that the TOML names, and the one of CLONER_TOKEN where that has `tokens`.
 
-    Raises ValueError, with everything that is wrong, and nothing of what is written there.
+    Raises ValueError, which names everything that is wrong and repeats nothing that is written there.
     """
     faults: list[str] = []
     entries = [(hashlib.sha256(token.reveal().encode()).digest(), Client(name=DEFAULT)) for token in tokens]
@@ -142,7 +139,7 @@ def _take(name: str, table: Any, tables: dict[str, _Table], faults: list[str]) -
 
 
 def _shared(entries: Sequence[tuple[bytes, Client]]) -> Iterator[str]:
-    """Says of every token that two clients have that nobody could tell them apart by it."""
+    """Reports tokens that two clients share, by which nobody could tell the two apart."""
     owners: dict[bytes, str] = {}
     for digest, client in entries:
         owner = owners.setdefault(digest, client.name)
@@ -151,7 +148,7 @@ def _shared(entries: Sequence[tuple[bytes, Client]]) -> Iterator[str]:
 
 
 def _in_words(fault: msgspec.ValidationError) -> str:
-    """What msgspec says, which repeats a value where it is none of the rights."""
+    """What msgspec says, without the value that it repeats for an unknown right."""
     told, _, place = str(fault).partition(" - at `$")
     told = "a right must be one of: calls, voices, read, erase" if "enum value" in told else told
     where = place.partition("`")[0].lstrip(".").partition("[")[0]

@@ -32,7 +32,7 @@ __all__ = ["main"]
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the cloner is, and what it wants to see."""
+    """Where the cloner is, and what it asks for."""
 
     cloner_target: Target = Target("localhost:50051")
     cloner_token: tuple[Token, ...] = ()
@@ -47,7 +47,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallerText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A caller, as told on standard input."""
+    """A caller, as read from standard input."""
 
     phone_number: str = ""
     name: str = ""
@@ -148,7 +148,7 @@ def _told() -> CallerText:
 
 
 def _caller(told: CallerText, access: Access) -> Caller:
-    # Without a country of its own to read it in, a number is left to the cloner, which may have one.
+    # Without a country to read it in, a number is left to the cloner, which may have one.
     region = access.default_region
     number = (e164(told.phone_number, region) if region else None) or told.phone_number
     return Caller(name=told.name, date_of_birth=told.date_of_birth, phone_number=number)

@@ -20,10 +20,10 @@ from environment import Host
 __all__ = ["serves"]
 
 ANSWER_SECONDS = 3.0
-# Set, the cloner speaks TLS. What they say does not matter here: a certificate that was broken after the
-# cloner had read it is no reason to end a cloner that serves.
+# If it is set, the cloner speaks TLS. Its content does not matter here: a certificate that was broken after
+# the cloner had read it is no reason to end a cloner that serves.
 TLS = ("CLONER_TLS_CERT", "CLONER_TLS_CERT_FILE")
-# Who listens on all addresses is asked on one of them.
+# A server that listens on all addresses is asked on one of them.
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104
 
 
@@ -41,7 +41,7 @@ def serves(environ: Mapping[str, str]) -> bool:
     target = environment.address(host, where.cloner_port)
     if any(environ.get(name, "").strip() for name in TLS):
         target = health_target(where.cloner_host, where.cloner_port)
-    # A proxy that the environment names would be asked for an address of its own machine.
+    # A proxy from the environment would look for the address on its own machine.
     with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(

@@ -51,7 +51,7 @@ WORK_SECONDS = 30.0  # for one deletion, one restoration, or one page of a list
 CLAIM_SECONDS = 60.0
 DELETIONS_AT_ONCE = 3
 PAGE_SIZE = 100
-# A list has an end: no account has as many voices as this many pages hold.
+# A bound for lists without an end: no account has as many voices as these pages hold.
 MOST_PAGES = 200
 PAGE_SECONDS = 0.1  # between two pages
 
@@ -67,7 +67,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Janitor:
-    """Works until it is cancelled. Whoever sets `woken` says that something may be due now.
+    """Works until it is cancelled. Set `woken` when something may be due now.
 
     It looks every `tick_seconds`, too. `now` tells the time, in Unix seconds.
     """
@@ -101,7 +101,7 @@ class Janitor:
         self._tick_seconds = tick_seconds
 
     async def run(self) -> None:
-        """Looks every tick, or when woken, and does what is due; no kind of work waits for another."""
+        """Looks every tick, or when woken, and does what is due. No kind of work waits for another."""
         works = {
             "close": [self._close],
             "restore": [self._restore],
@@ -121,7 +121,7 @@ class Janitor:
             )
 
     async def _look(self, told: dict[str, list[asyncio.Event]]) -> None:
-        """Asks the registry one question, which is all that an idle process asks, and tells who is wanted."""
+        """Asks the registry what is due, the only question of an idle process, and starts that work."""
         while True:
             self._woken.clear()
             now, terms = self._now(), self._terms
@@ -149,7 +149,7 @@ class Janitor:
                     await self._woken.wait()
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], wanted: asyncio.Event) -> None:
-        """Does one kind of work when it is wanted. What fails is due again later, and told in the log."""
+        """Does one kind of work when it is wanted. What fails is logged, and is due again later."""
         while True:
             await wanted.wait()
             wanted.clear()
@@ -175,7 +175,7 @@ class Janitor:
         await self._store.write(departures.drop_closed, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
         await self._store.write(requests.drop_old, before=now - requests.KEPT_SECONDS)
-        # What was given up is due at once.
+        # The voices that were given up are due at once.
         self._woken.set()
 
     async def _restore(self) -> None:
@@ -185,10 +185,11 @@ class Janitor:
             ids = ids_of(call, None) | ids_of_agent(agent)
             with (
                 self._span("restore agent", ids, agent.traceparent, "" if call is None else call.ended_by),
-                contextlib.suppress(ProviderFailure),  # told; the next agent does not wait for this one
+                # Logged already; the next agent does not wait for this one.
+                contextlib.suppress(ProviderFailure),
             ):
                 await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
-            # A voice may have waited for that.
+            # A voice may have waited for that to be deleted.
             self._woken.set()
 
     async def _delete(self) -> None:
@@ -200,12 +201,12 @@ class Janitor:
                 return
             call = await self._store.read(calls.latest, marker=row.marker)
             ids = ids_of(call, row)
-            # Who had the voice made is of interest only where no call has used it since.
+            # The request that had the voice made is linked only where no call has used the voice since.
             origins = (row.traceparent,) if call is None else (call.traceparent, call.ended_by)
             with self._span("delete voice", ids, *origins, row.given_up_by):
                 try:
                     if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
-                        # Most often its agent is just being put back, which tells when it is done.
+                        # Most often its agent is just being put back, and the end of that wakes this.
                         await self._store.write(
                             departures.postpone_deletion, row.marker, due_at=self._now(), untried=1
                         )
@@ -218,7 +219,7 @@ class Janitor:
                 put_off("voice not deleted yet", failure, ids, tries=row.tries, next_try_seconds=pause)
 
     async def _resume(self) -> None:
-        """Finishes the story of clones whose process died."""
+        """Finishes the intents of processes that died."""
         for row in await self._store.read(rows.abandoned, stale=self._now() - STALE_SECONDS):
             with self._span("resume clone", ids_of(None, row), row.traceparent):
                 await self._cloning.adopt(row)
@@ -266,17 +267,17 @@ class Janitor:
             )
             for voice in page.voices:
                 if marker := marker_in(voice, self._store.name):
-                    # The rest is of no use here, and may be as long as a whole page.
+                    # The other fields are not needed here, and may be as long as a whole page.
                     found[marker] = msgspec.structs.replace(voice, name=None, labels=None, description=None)
             token = page.next_page_token
             if not page.has_more or not token:
                 return found
-        # What is not in it is asked for by itself, so nothing is lost by that.
+        # A voice that is not in the list is asked for by itself, so nothing is lost.
         log.warning("the list of voices has no end", pages=len(tokens), voices=len(found))
         return found
 
     async def _judged(self, marker: str, row: VoiceRow | None, voice: ListedVoice, now: float) -> str | None:
-        """Takes in a voice that a lost create made, or removes one that nobody will use."""
+        """Adopts a voice that a create without an answer made, or removes one that nobody will use."""
         made = voice.created_at_unix
         if made is None or made < int(self._store.created_at) or made > now - self._terms.grace:
             return None
@@ -308,7 +309,7 @@ class Janitor:
 
     @contextlib.contextmanager
     def _span(self, name: str, ids: dict[str, str], *origins: str) -> Iterator[None]:
-        """A trace of its own, which links to the requests that it is done for, and tells the ids."""
+        """A trace of its own, with the ids, which links to the requests that the work is done for."""
         with (
             traced_by(self._tracing),
             self._tracer.start_as_current_span(

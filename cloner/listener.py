@@ -1,4 +1,4 @@
-"""The cloner's gRPC server: who may call it, what it speaks, and where it listens."""
+"""The cloner's gRPC server: its clients, its services, its TLS and its address."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,30 +29,31 @@ __all__ = ["access_of", "health_beside", "listen", "server_of"]
 log = structlog.get_logger()
 
 TRANSPORT = (
-    # Else a second cloner on a taken port would start and take half of the calls.
+    # Otherwise a second cloner on a taken port would start and take half of the calls.
     ("grpc.so_reuseport", 0),
-    # What a sender may be ahead of us with a body that nobody has asked for. Measured on loopback with
-    # 200 such streams: 64 KB each; with the probe of the bandwidth on, up to megabytes.
+    # How much of a body a sender may send before anybody reads it. Measured on loopback with 200 such
+    # streams: 64 KB each; with the probe of the bandwidth on, up to megabytes.
     ("grpc.http2.lookahead_bytes", 65_536),
     ("grpc.http2.bdp_probe", 0),
-    # All that a gateway may have open at once (PRECALL_MAX_CONNECTIONS): one more on a connection that is
-    # new would be refused by gRPC itself, in a way that looks as if there were no cloner.
+    # As many as a gateway may have open at once (PRECALL_MAX_CONNECTIONS). gRPC itself would refuse one more
+    # on a new connection, in a way that looks as if there were no cloner.
     ("grpc.max_concurrent_streams", 1_024),
-    # Headers beyond what Admission takes come this far, so that it is Admission that answers.
+    # Headers up to this size reach Admission, so that Admission answers those that are too large.
     ("grpc.max_metadata_size", 65_536),
     ("grpc.absolute_max_metadata_size", 65_536),
-    # Clients ping every 10 seconds at the most, with or without a call under way, and are no nuisance.
+    # Clients ping every 10 seconds at most, with or without a call under way; that is allowed.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Clients look up afresh where we are now and then; gRPC varies the age by a tenth. Calls take a minute.
+    # At this age a connection ends, so that its client looks our addresses up again; gRPC varies the age by a
+    # tenth. Calls take a minute.
     ("grpc.max_connection_age_ms", 600_000),
     ("grpc.max_connection_idle_ms", 300_000),
 )
 
-# How long calls on a connection that has come of age go on at the least: longer than any of them takes.
+# How long calls on a connection of that age may still take: longer than any of them takes.
 CALL_GRACE_SECONDS, WATCH_GRACE_SECONDS = 90.0, 30.0
 
-# What is measured by its name; other methods are a stranger's text.
+# The methods that are measured by name; the name of any other is a stranger's text.
 METHODS = frozenset(method.lstrip("/") for method in RIGHTS)
 
 
@@ -60,7 +61,7 @@ METHODS = frozenset(method.lstrip("/") for method in RIGHTS)
 async def access_of(
     settings: Settings,
 ) -> AsyncIterator[tuple[Watched[Clients] | None, Watched[Identity] | None]]:
-    """Who may call, and what TLS is spoken with, where there is either; both as their files have it."""
+    """Who may call, and the TLS that is spoken, where either is set; both follow their files."""
     tokens, named, pem = settings.cloner_token, settings.cloner_clients, settings.tls_documents
     clients = identity = None
     if tokens or named is not None:
@@ -83,7 +84,7 @@ def listen(server: grpc.aio.Server, settings: Settings, identity: Watched[Identi
 
 @asynccontextmanager
 async def health_beside(settings: Settings, port: int, servicer: Health) -> AsyncIterator[None]:
-    """Tells the health, and nothing else, to this machine, whose health check speaks no TLS."""
+    """Serves the health, and nothing else, to this machine, whose health check speaks no TLS."""
     server = grpc.aio.server()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     try:
@@ -108,7 +109,7 @@ def server_of(
     measures: Measures,
     meters: MeterProvider,
 ) -> tuple[grpc.aio.Server, Health]:
-    """The server with all that it serves, not started, and the health that it tells."""
+    """The server with all its services, not started, and its health."""
     grace = max(CALL_GRACE_SECONDS, settings.watch_seconds + WATCH_GRACE_SECONDS)
     server = grpc.aio.server(
         interceptors=(

@@ -16,12 +16,12 @@ __all__ = ["UNMEASURED", "Measures"]
 OUTCOME, REASON, OPERATION = KEYS["outcome"], KEYS["reason"], KEYS["operation"]
 PRIORITY, DUE, BUFFER = "precall.provider.priority", "precall.due.kind", "precall.buffer"
 
-# The call that a delivery is made of.
+# The call that serves a delivery.
 OF_DELIVERY = "precall.v1.CloningService/PrepareCall"
 # Most transactions take less than a millisecond.
 TRANSACTIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-# What somebody must do something about before any call has a new voice.
+# Failures after which no call gets a new voice before somebody acts.
 ACT_NOW = ("PROVIDER_UNAUTHORIZED", "PROVIDER_PLAN_LIMIT")
 
 Counts = Mapping[str, float]
@@ -32,7 +32,7 @@ class Measures:
 
     def __init__(self, meters: MeterProvider) -> None:
         self.enabled = meters is not NOWHERE
-        """Whether anybody looks at what is measured, so that it pays to find out more."""
+        """Whether metrics are exported, so that it pays to find out more."""
 
         self._reconciled = time.monotonic()
         self._meter = meter = meters.get_meter("precall.cloner")
@@ -70,17 +70,17 @@ class Measures:
         )  # fmt: skip
 
     def clone_ended(self, outcome: str, reason: str, *, seconds: float) -> None:
-        """A clone has become a voice, or nothing."""
+        """A clone has ended, with a voice or without one."""
         self._clones.record(seconds, _ended(outcome, reason))
 
     def expect_requests(self, operations: Iterable[str]) -> None:
-        """Counts from the start what somebody must act on, so that the first one shows as an increase."""
+        """Counts these failures from zero, so that the first one shows as an increase."""
         for operation in operations:
             for reason in ACT_NOW:
                 self._asked.add(0, {OPERATION: operation, **_ended("error", reason)})
 
     def provider_asked(self, operation: str, outcome: str, reason: str) -> None:
-        """A request to ElevenLabs was answered, or was not."""
+        """A request to ElevenLabs has ended."""
         self._asked.add(1, {OPERATION: operation, **_ended(outcome, reason)})
 
     def provider_retried(self, operation: str, reason: str) -> None:
@@ -88,19 +88,19 @@ class Measures:
         self._retries.add(1, {OPERATION: operation, REASON: reason})
 
     def turn_waited(self, *, call: bool, seconds: float) -> None:
-        """A request had its turn, or has given up waiting; `call` says whether a call waited for it."""
+        """A request has had its turn, or has given up waiting; `call` says whether a call waited for it."""
         self._waits.record(seconds, {PRIORITY: "call" if call else "preparation"})
 
     def transaction_ended(self, name: str, *, seconds: float) -> None:
-        """A transaction such as `calls.begin` was carried out, or was not."""
+        """A transaction such as `calls.begin` has ended, carried out or not."""
         self._transactions.record(seconds, {"precall.registry.transaction": name})
 
     def request_ended(
         self, client: str | None, method: str, outcome: str, reason: str, *, parts: Mapping[str, float]
     ) -> None:
-        """A call of the API was answered; without a client it was nobody's that is known.
+        """A call of the API was answered; without a client it is not known whose.
 
-        `parts` is what its time was spent on.
+        `parts` says what its time was spent on.
         """
         who = {} if client is None else {KEYS["client"]: client}
         self._requests.add(1, {**who, "rpc.method": method, **_ended(outcome, reason)})
@@ -108,18 +108,18 @@ class Measures:
             self._take_parts(parts)
 
     def reconciled(self) -> None:
-        """The registry and ElevenLabs were compared."""
+        """The registry was compared with ElevenLabs."""
         self._reconciled = time.monotonic()
 
     def observe_queue(self, waiting: Callable[[], int]) -> None:
-        """Has the requests looked at that wait for their turn."""
+        """Observes the requests that wait for their turn."""
         observe(
             self._meter, "precall.provider.queue.length", "Requests to ElevenLabs that wait for their turn.",
             waiting, unit="{request}",
         )  # fmt: skip
 
     def observe_samples(self, used: Callable[[], int], limit: int) -> None:
-        """Has the bytes of requests and samples looked at that are held, and how many may be."""
+        """Observes the bytes of requests and samples that are held, and how many may be."""
         for name, description, size in (
             ("precall.buffer.used", "Bytes that are held.", used),
             ("precall.buffer.limit", "Bytes that may be held.", lambda: limit),
@@ -131,7 +131,7 @@ class Measures:
         slots: Callable[[], tuple[int | None, int | None]],
         month: Callable[[], tuple[int | None, int | None]],
     ) -> None:
-        """Has looked at how many voice slots and additions of the month are used, and how many there are."""
+        """Observes how many voice slots and additions of the month are used, and how many there are."""
         for kind, unit, told in (("slots", "{voice}", slots), ("month", "{addition}", month)):
             for at, name in enumerate(("used", "limit")):
                 observe(
@@ -147,7 +147,7 @@ class Measures:
         due: Callable[[], Counts],
         ages: Callable[[], Counts],
     ) -> None:
-        """Has looked at what the registry knows, as it was counted last."""
+        """Observes what the registry held when it was last counted."""
         observe(
             self._meter, "precall.voices", "Voices that there are, by what becomes of them.",
             voices, key="precall.voice.state", unit="{voice}",

@@ -13,9 +13,9 @@ __all__ = ["publishing"]
 
 @contextmanager
 def publishing(path: Path, *, replace: bool = False) -> Iterator[IO[bytes]]:
-    """A file of its owner's alone, which has its name once the block is over and all of it is on the disk.
+    """A file for its owner alone, which gets its name once the block is over and all of it is on the disk.
 
-    Until then, and after a failure, there is nothing. Raises FileExistsError unless it may `replace`
+    Until then, and after a failure, nothing has that name. Raises FileExistsError unless it may `replace`
     what there is, and any other OSError.
     """
     if not replace and os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""Why a call is refused before anybody works at it. Nothing was done, and nothing was asked of anybody.
+"""Why a call is refused before any work is done for it.
 
 Refused                   at fault              waiting helps
 ├── MalformedMessage      the caller            no
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Refused(Exception):
-    """A call that nobody works at. Its text is one fixed sentence; `facts` are told beside it."""
+    """A call that is refused. Its text is one fixed sentence; `facts` go out beside it."""
 
     sentence: ClassVar[str]
 
@@ -70,13 +70,13 @@ class MethodUnknown(Refused):
 
 
 class ServiceUnknown(Refused):
-    """Somebody asked after the health of a service that is not served here."""
+    """A client asked for the health of a service that is not served here."""
 
     sentence = "This server has no such service."
 
 
 class TooManyWatch(Refused):
-    """As many watch the health as may. gRPC clients that are told so take the server to be healthy."""
+    """Too many clients watch the health. gRPC clients that get this answer take the server to be healthy."""
 
     sentence = "As many watch the health as may; ask by Check, or take this server to be healthy."
 
@@ -97,7 +97,7 @@ class PermissionDenied(Refused):
 
 
 class ClientOverloaded(Refused):
-    """As many calls of this client are being handled as it may have at once."""
+    """The client has as many calls under way as it may have at once."""
 
     sentence = "This client has as many requests under way as it may have; try again in a moment."
 
@@ -106,7 +106,7 @@ class ClientOverloaded(Refused):
 
 
 class Overloaded(Refused):
-    """As many calls, or as many bytes of samples, are being handled as may be; `facts` may tell how many."""
+    """As many calls, or bytes of samples, are being handled as may be; `facts` may hold the limit."""
 
     sentence = "Too much is going on at once; try again in a moment."
 

@@ -1,7 +1,7 @@
 """What is known of the agents' own settings: which overrides of a conversation they refuse.
 
-An override that is not switched on at the agent makes the conversation fail, so it is worth a look.
-What was seen is believed for a while, because a call that starts waits for nobody.
+An override that is not switched on at the agent makes the conversation fail, so the settings are read. They
+are cached for a while, because a call that starts must not wait for ElevenLabs.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ log = structlog.get_logger()
 
 AGENTS = 10_000
 READ_SECONDS = 10.0
-# How long nobody waits for an agent again that could not be read.
+# How long an agent that could not be read is not read again.
 AGAIN_SECONDS = 5.0
 
 
 class AgentSettings:
-    """What is known of the agents that were seen last. `now` tells the time, in Unix seconds."""
+    """A cache of the settings of the agents that were read last. `now` tells the time, in Unix seconds."""
 
     def __init__(self, provider: ElevenLabs, *, believed_seconds: float, now: Callable[[], float]) -> None:
         self._provider = provider
@@ -37,22 +37,22 @@ class AgentSettings:
         self._readings: dict[str, asyncio.Task[None]] = {}
 
     def saw(self, agent_id: str, refused: frozenset[str]) -> None:
-        """Keeps what an agent's settings said just now."""
+        """Caches what an agent's settings said just now."""
         self._refused[agent_id] = refused
         self._until[agent_id] = self._now() + self._believed
 
     def missed(self, agent_id: str, failure: ProviderFailure) -> None:
-        """Tells the log, once in a while, that an agent cannot be read, and what the key may lack."""
+        """Logs, once in a while, that an agent cannot be read, and which permission the key may lack."""
         if self._notices.due(agent_id, failure.reason):
             needed = {"permission_needed": "convai_read"} if isinstance(failure, Unauthorized) else {}
             log.warning("agent not read", agent_id=agent_id, reason=failure.reason, **needed)
 
     def known(self, agent_id: str) -> frozenset[str] | None:
-        """The leaves that are known to be refused; None where the agent's settings were never seen."""
+        """The overrides that the agent refuses; None where its settings were never read."""
         return self._refused.get(agent_id)
 
     async def refused(self, agent_id: str, *, deadline: float) -> frozenset[str] | None:
-        """The same, looked up by the deadline if what is known is old. Raises nothing of the provider's."""
+        """As `known`, but reads old settings anew, until the deadline. Raises nothing of the provider's."""
         if self._until.get(agent_id, 0.0) <= self._now():
             reading = self._readings.get(agent_id)
             if reading is None:
@@ -62,12 +62,12 @@ class AgentSettings:
                 async with asyncio.timeout_at(deadline):
                     await asyncio.shield(reading)
             except TimeoutError:
-                # Whoever comes next does not wait for the same look; it is believed once it is answered.
+                # The next call does not wait for this reading; its result is cached when it comes.
                 self._until[agent_id] = self._now() + AGAIN_SECONDS
         return self.known(agent_id)
 
     async def close(self) -> None:
-        """Gives up what is being read."""
+        """Cancels the readings under way."""
         readings = list(self._readings.values())
         for reading in readings:
             reading.cancel()

@@ -25,15 +25,15 @@ __all__ = ["Agents", "Reading"]
 
 log = structlog.get_logger()
 
-# What an update needs at the least: one that is begun with less would end after the answer left.
+# An update that begins with less time than this would end after the answer has left.
 UPDATE_SECONDS = 0.5
-# How much longer than its update an agent stays in our hands, where nobody knows what became of it.
+# How much longer than its update an agent stays locked when nobody knows whether the update was made.
 AFTERMATH_SECONDS = 30.0
-# Why an agent is not updated, in words for log and span.
+# Why an agent is not updated, as log and span say it.
 NEVER, ANOTHER_CALL, NOT_FREE = "never", "another_call", "not_free"
-# How long a delivery that comes again is answered as the one before: ElevenLabs is not asked anew.
+# How long a repeated delivery is answered as the one before, without asking ElevenLabs again.
 DECIDED_SECONDS = 10.0
-# Voices of agents that are known not to be ours, so that nobody looks them up for each call.
+# Voices of agents that are known not to be ours are cached, so that they are not looked up for each call.
 OTHERS = 10_000
 
 
@@ -45,7 +45,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What an agent was to be given for a call, and why it was not, or None; believed until then."""
+    """What an agent was to be given for a call, and why it was not (None: it was). It holds until `until`."""
 
     until: float
     wanted: AgentVoice
@@ -82,11 +82,11 @@ class Agents:
         self._letting_go: dict[str, asyncio.Task[None]] = {}
 
     def others_since(self) -> float | None:
-        """Since when other callers' calls at an agent count that are not over; None where none do."""
+        """Since when other callers' open calls at an agent count; None in the modes that ignore them."""
         return self._now() - self._presumed if self._mode == "auto" else None
 
     def decided(self, noted: Noted, wanted: AgentVoice) -> Decision | None:
-        """What was decided on what is wanted for a call; None where ElevenLabs must be asked.
+        """The decision on this voice and greeting for a call; None where ElevenLabs must be asked.
 
         It need not be asked for a moment after it was, where that did not fail, nor while others' calls are
         in progress.
@@ -99,13 +99,13 @@ class Agents:
         return found
 
     async def close(self) -> None:
-        """Waits for what is still to be written down of updates that are done."""
+        """Waits until every finished update is recorded."""
         await asyncio.gather(*self._letting_go.values())
 
     async def read(self, noted: Noted, *, deadline: float) -> Reading | None:
-        """How the agent of a call speaks now, or None when nobody can tell: the call goes on without.
+        """How the agent of a call speaks now; None if that cannot be read, and the call goes on without.
 
-        Raises AgentNotFound and nothing else of the provider's.
+        Of the provider's failures AgentNotFound alone is raised.
         """
         agent_id = noted.call.agent_id
         try:
@@ -132,11 +132,11 @@ class Agents:
         marker: str,
         deadline: float,
     ) -> str | None:
-        """Why the agent does not speak with the voice and the greeting now, in a word; None where it does.
+        """Gives the agent voice and greeting; None if it has them, else why it does not, in a word.
 
-        An update that fails is left out, because the answer's override carries the voice; of the
-        provider's failures AgentRejected and AgentNotFound alone are raised, as no override can mend
-        those. Without knowing what was there before, nothing is changed.
+        An update that fails is only reported, because the answer's override carries the voice. AgentRejected
+        and AgentNotFound are raised, because no override helps there. An agent is not changed where it is not
+        known what it had before.
         """
         left = deadline - asyncio.get_running_loop().time()
         if self._mode == "never":
@@ -176,34 +176,34 @@ class Agents:
             kept = until
             raise
         finally:
-            # The answer does not wait for it; whoever wants the agent next does.
+            # The answer does not wait for this; the next update of the agent does.
             letting_go = asyncio.create_task(self._let_go(row, holder, until=kept, given=given))
             self._letting_go[agent_id] = letting_go
             letting_go.add_done_callback(lambda done: self._let_go_of(agent_id, done))
         return None
 
     def _obstacle(self, row: AgentRow, reading: Reading, *, ours: bool) -> str | None:
-        """Why an agent that has what was read may not be changed, in a word; None where it may."""
+        """Why an agent with these settings may not be changed, in a word; None where it may."""
         before = reading.now
         if ours and reading.before.row is None:
-            # What it had before that voice is not written down anywhere, so it cannot be put back either.
+            # What it had before our voice is stored nowhere, so it cannot be put back either.
             if self._notices.due(row.agent_id, "left alone"):
                 log.warning(
                     "agent left alone", agent_id=row.agent_id, voice_id=before.voice_id, reason="ours already"
                 )
             return "has_a_voice_of_ours"
         if before.voice_id is None or before.first_message is None:
-            # It could not be put back. An empty text can.
+            # What is missing cannot be put back; an empty text can.
             return "cannot_be_put_back"
         if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
-            # Nothing empty can be an override: in other calls this caller's greeting would be heard.
+            # An override cannot be empty, so in other calls this caller's greeting would be heard.
             return "no_greeting_of_its_own"
         return None
 
     async def _updated(
         self, agent_id: str, before: AgentVoice, wanted: AgentVoice, deadline: float
     ) -> ProviderFailure | None:
-        """Why the agent has not what is wanted now, or nobody knows; None where it has."""
+        """The failure after which the agent may not have what is wanted; None if it has it."""
         if before == wanted:
             return None
         try:
@@ -234,7 +234,7 @@ class Agents:
             log.warning("agent not updated", agent_id=agent_id, reason=failure.reason, **needed)
 
     async def _let_go(self, row: AgentRow, holder: str, *, until: float, given: bool) -> None:
-        """Ends the hold of an agent. It may have run out, when the clock was set or the machine suspended."""
+        """Ends the lock of an agent. It may have expired, when the clock was set or the machine suspended."""
         try:
             held = await self._store.write(
                 agents.let_go, row.agent_id, holder=holder, until=until, given=given
@@ -243,7 +243,7 @@ class Agents:
                 log.warning("agent updated too late", agent_id=row.agent_id)
                 await self._store.write(agents.strayed, row)
         except RegistryUnavailable as failure:
-            # The hold runs out by itself, and then the agent is put back where nobody knows what it has.
+            # The lock expires by itself; then an agent whose state nobody knows is put back.
             log.warning("agent still held", agent_id=row.agent_id, reason=failure.reason)
 
     def _let_go_of(self, agent_id: str, done: "asyncio.Task[None]") -> None:
@@ -254,9 +254,10 @@ class Agents:
 def _intended(
     agent_id: str, reading: Reading, wanted: AgentVoice, *, ours: bool, call_id: str, marker: str
 ) -> AgentRow:
-    """What is written down before an agent is changed.
+    """The row that is stored before an agent is changed.
 
-    Where a value of ours still stands, what it had before that is what it had. `ours` says so of its voice.
+    Where a value of ours still stands, what the agent had before is what was stored with that value. `ours`
+    says whether its voice is one of ours.
     """
     now, given = reading.now, reading.before.row
     greets = given is not None and given.gave_message(now.first_message)

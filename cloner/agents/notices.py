@@ -1,4 +1,4 @@
-"""Says when something that happens over and over is worth a line in the log again."""
+"""Limits how often the log says again what happens over and over."""
 
 from collections.abc import Callable, Hashable
 
@@ -11,14 +11,14 @@ AGAIN_SECONDS = 600.0
 
 
 class Notices:
-    """Remembers what was told last. `now` tells the time, in Unix seconds."""
+    """Remembers what was logged lately. `now` tells the time, in Unix seconds."""
 
     def __init__(self, *, now: Callable[[], float]) -> None:
         self._now = now
         self._told: LRUCache[tuple[Hashable, ...], float] = LRUCache(KEPT)
 
     def due(self, *what: Hashable) -> bool:
-        """Whether this was not told for a while; then it counts as told now."""
+        """Whether this was not logged lately; then it counts as logged now."""
         now = self._now()
         if now < self._told.get(what, now):
             return False

@@ -1,4 +1,4 @@
-"""Which of our containers a sample is, and where in its bytes it begins: by content, as decoders find it."""
+"""Finds out by content which container format a sample has, and where in its bytes it begins."""
 
 import re
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def find_container(data: Bytes) -> Container:
 
 
 def find_index(data: Bytes, container: Container) -> tuple[int, int] | None:
-    """Where the box is (moov) without which nothing in a file of the QuickTime family can be found."""
+    """Where the index (moov) of a QuickTime file is, without which nothing in the file can be found."""
     for name, begins, ends in _boxes(data, container.begins, container.ends):
         if name == b"moov":
             return begins, ends
@@ -64,7 +64,7 @@ def find_index(data: Bytes, container: Container) -> tuple[int, int] | None:
 
 
 def _behind_blanks(data: Bytes, at: int) -> tuple[Kind | None, int]:
-    """What stands behind the zeros, spaces, line ends, byte order mark and further tags, and where."""
+    """Skips zeros, spaces, line ends, byte order marks and tags; says what stands behind, and where."""
     for _ in range(MOST_TAGS):
         if (kind := _kind(data, at)) is not None:
             return kind, at
@@ -82,7 +82,7 @@ def _behind_blanks(data: Bytes, at: int) -> tuple[Kind | None, int]:
 
 
 def _kind(data: Bytes, at: int) -> Kind | None:
-    """What begins right there, where its first bytes tell."""
+    """The format that begins at this place, where its first bytes tell it."""
     head = data[at : at + 12]
     kind: Kind | None = None
     if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
@@ -101,14 +101,14 @@ def _kind(data: Bytes, at: int) -> Kind | None:
 
 
 def _is_box(data: Bytes, at: int) -> bool:
-    """Whether the length that stands there can be a box's; sound may be cut short."""
+    """Whether the number at this place can be the length of a box; a box of sound may be cut short."""
     size = int.from_bytes(data[at : at + 4], "big")
     return size in (0, 1) or LEAST_BOX <= size <= len(data) - at or data[at + 4 : at + 8] == b"mdat"
 
 
 def _search(data: Bytes, tagged: int, at: int) -> tuple[Kind, int]:
-    """Where a stream can be begun with that was cut into; raises Unreadable where there is no such place."""
-    # The first page of a stream of OGG: what comes before it cannot be decoded.
+    """Where a stream that was cut can be decoded from. Raises Unreadable if there is no such place."""
+    # Before the first page of an OGG stream nothing can be decoded.
     page = data.find(b"OggS\x00\x02", at)
     if page >= 0:
         return "ogg", page
@@ -134,7 +134,7 @@ def _search(data: Bytes, tagged: int, at: int) -> tuple[Kind, int]:
 
 
 def _behind_tags(data: Bytes, at: int) -> int:
-    """Where the ID3v2 and APE tags end that begin there."""
+    """Where the ID3v2 and APE tags end that begin at this place."""
     for _ in range(MOST_TAGS):
         tag = data[at : at + 16]
         if tag.startswith(b"APETAGEX"):
@@ -148,7 +148,7 @@ def _behind_tags(data: Bytes, at: int) -> int:
 
 
 def _before_tags(data: Bytes, begins: int) -> int:
-    """Where the ID3v1 and APE tags begin that end a file; its end if there are none."""
+    """Where the ID3v1 and APE tags at the end of a file begin; the file's end if there are none."""
     ends = len(data)
     if data[max(begins, ends - ID3V1) : ends].startswith(b"TAG"):
         ends -= ID3V1
@@ -160,7 +160,7 @@ def _before_tags(data: Bytes, begins: int) -> int:
 
 
 def _doc_type(data: Bytes, at: int) -> bytes:
-    """What the EBML header that stands there says it is the header of; empty if it does not."""
+    """The document type that the EBML header at this place states; empty if it states none."""
     size = _vint(data, at + 4)
     if size is None:
         return b""
@@ -179,7 +179,7 @@ def _doc_type(data: Bytes, at: int) -> bytes:
 
 
 def _width(data: Bytes, at: int) -> int:
-    """How many bytes the number has that begins there; none is wider than eight."""
+    """How many bytes the EBML number has that begins here; none has more than eight."""
     return 9 - data[at].bit_length() if at < len(data) and data[at] else 0
 
 
@@ -195,7 +195,7 @@ def _vint(data: Bytes, at: int) -> tuple[int, int | None] | None:
 
 
 def _boxes(data: Bytes, at: int, ends: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, begin and end of every box that stands in the file itself."""
+    """Name, begin and end of every box at the top level of the file."""
     while at + LEAST_BOX <= ends:
         size = int.from_bytes(data[at : at + 4], "big")
         if size == 1:

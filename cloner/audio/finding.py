@@ -1,4 +1,7 @@
-"""What a worker says of a sample. Apart, so that a worker need not import what only its parent does."""
+"""What a worker reports about a sample.
+
+It is a module of its own, so that a worker imports nothing that only its parent needs.
+"""
 
 from typing import Literal
 
@@ -6,20 +9,20 @@ import msgspec
 
 __all__ = ["SOUND_DBFS", "Finding", "Format", "Reply", "Unreadable"]
 
-SOUND_DBFS = -50.0  # RMS of a window, its mean taken off; what is louder sounds
+SOUND_DBFS = -50.0  # RMS of a window without its mean; what is louder counts as sound
 
 Format = Literal["wav", "mp3", "mp2", "ogg", "opus", "flac", "m4a", "mov", "webm", "matroska"]
 
 
 class Unreadable(Exception):
-    """The sample is not a recording that can be decoded; says why, as the end of a sentence to be shown."""
+    """The sample cannot be decoded. The text says why, as the end of a sentence that can be shown."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker found out about a sample.
 
-    `codec` is what people call it. `pictures` says whether a video moves beside the sound. `begins` is
-    where the recording itself begins, behind what is no part of it.
+    `codec` is its everyday name. `pictures` says whether a video moves beside the sound. `begins` is where
+    the recording itself begins, behind what is no part of it.
     """
 
     format: Format
@@ -32,7 +35,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A line from a worker: what it found, or what is wrong with the sample, as the end of a sentence."""
+    """One line from a worker: a finding, or what is wrong with the sample, as the end of a sentence."""
 
     finding: Finding | None = None
     fault: str = "cannot be decoded"

@@ -1,4 +1,4 @@
-"""What a sample is that is none of our formats, so that its sender knows what went wrong."""
+"""Names the format of a sample that is none of ours, so that its sender learns what went wrong."""
 
 import base64
 import binascii
@@ -8,7 +8,7 @@ from mmap import mmap
 
 __all__ = ["CODECS", "foreign_kind", "foreign_stream"]
 
-# What a file begins with, and what it is then. The first that fits counts.
+# First bytes of files, and the formats they mean. The first match counts.
 MARKS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     (re.compile(mark, re.DOTALL), name)
     for mark, name in (
@@ -50,13 +50,13 @@ MARKS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     )
 )
 
-# Two bytes that begin any stream now and then, so asked last.
+# Two bytes that begin any stream now and then, so they are looked at last.
 SHORT_MARKS = (
     (re.compile(rb"\x0b\x77...[\x58-\xff]", re.DOTALL), "E-AC-3"),
     (re.compile(rb"\x0b\x77"), "AC-3"),
 )
 
-# What people call a codec that ffmpeg calls otherwise.
+# Everyday names of codecs that ffmpeg calls otherwise.
 CODECS = {
     "aac": "AAC",
     "ac3": "AC-3",
@@ -108,7 +108,7 @@ LOOKED_AT = 4_096
 LEAST_BASE64 = 24
 CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 
-# What a text begins with, or is, and what that is called.
+# What a text begins with or consists of, and its name.
 TEXTS = tuple(
     (re.compile(mark, re.IGNORECASE | re.DOTALL), name)
     for mark, name in (
@@ -124,7 +124,7 @@ TEXTS = tuple(
 
 
 def foreign_kind(data: mmap | bytes, at: int) -> str | None:
-    """What it is that begins there, to stand behind "is"; nothing where that cannot be told."""
+    """The name of what begins here, to stand behind "is"; empty where that cannot be told."""
     head = data[at : at + LOOKED_AT]
     for mark, name in MARKS:
         if mark.match(head):
@@ -133,7 +133,7 @@ def foreign_kind(data: mmap | bytes, at: int) -> str | None:
 
 
 def foreign_stream(data: mmap | bytes, at: int) -> str | None:
-    """What stream it may be that begins there, if it is none of ours for certain."""
+    """The name of a stream that may begin here and is certainly none of our formats."""
     head = data[at : at + LOOKED_AT]
     return next((name for mark, name in SHORT_MARKS if mark.match(head)), None)
 

@@ -26,7 +26,7 @@ Measure = Callable[[Bytes, int], tuple[int, object] | None]
 
 
 def first_chain(data: Bytes, at: int, measure: Measure) -> int | None:
-    """Where the first of such frames stands."""
+    """Where the first chain of such frames begins."""
     end = min(len(data), at + SEARCHED)
     for _ in range(MOST_SYNCS):
         at = data.find(b"\xff", at, end)

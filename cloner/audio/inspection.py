@@ -1,8 +1,8 @@
 """The process that decodes samples: `python -m cloner.audio.inspection`, started by the inspector alone.
 
-It is handed one sample after the other as an open file and answers each with one line of JSON.
-Whatever a sample does to it, it does to this process alone, which holds no socket but the one to
-its parent, no secret, and only as much time and memory as it was given.
+It is handed one sample after the other as an open file and answers each with one line of JSON. A hostile
+sample harms this process alone, which holds no socket but the one to its parent, no secret, and only as much
+time and memory as it was given.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ FORMATS: dict[Kind, Format] = {
     "webm": "webm",
     "matroska": "matroska",
 }
-# What a voice comes as. Everything else, all of video included, is never even opened by ffmpeg.
+# The codecs that voices are recorded in. ffmpeg never opens anything else, video included.
 DECODERS = (
     "aac,adpcm_ima_qt,adpcm_ima_wav,adpcm_ms,alac,flac,gsm_ms,mp2,mp2float,mp3,mp3float,opus,vorbis,"
     "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16be,pcm_s16le,pcm_s24be,pcm_s24le,pcm_s32be,pcm_s32le,"
@@ -81,7 +81,7 @@ BEYOND_SECONDS = 1.0  # decoded beyond the limit, so that nobody mistakes the li
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
-# How the description of a track begins that is encrypted.
+# How the description of an encrypted track begins.
 ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
 
 NO_SOUND = "holds no sound that can be decoded: it is damaged or cut short"
@@ -117,7 +117,7 @@ def _check_index(data: Bytes, container: Container) -> None:
 
 
 class _Window:
-    """The part of a sample that is the recording, as much of a file as PyAV asks for."""
+    """The part of a sample that is the recording, with as much of a file's interface as PyAV needs."""
 
     def __init__(self, data: Bytes, container: Container) -> None:
         self._data = data
@@ -140,7 +140,7 @@ class _Window:
 
 
 def _decode(data: Bytes, container: Container, reading: Options, max_seconds: float) -> Finding:
-    """Of a recording with several tracks, the first that can be decoded."""
+    """Decodes the first of several tracks that can be decoded."""
     fault = NO_SOUND
     foreign: list[str] = []
     for track in range(MOST_TRACKS):
@@ -187,7 +187,7 @@ def _soundless(opened: InputContainer) -> str:
 
 
 def _has_pictures(opened: InputContainer) -> bool:
-    """Whether a video moves in it; a cover does not."""
+    """Whether a video moves in it; a cover picture does not."""
     return any(not stream.disposition & Disposition.attached_pic for stream in opened.streams.video)
 
 
@@ -201,12 +201,12 @@ def _name(codec: str) -> str:
 
 
 def _refuse(*_: Any) -> NoReturn:
-    """Opens nothing that a sample refers to."""
+    """Refuses to open anything that a sample refers to."""
     raise PermissionError("a sample may not refer to other files")
 
 
 def _listen(container: Container, opened: InputContainer, stream: AudioStream, max_seconds: float) -> Finding:
-    """Counts and measures what is really there; what the headers claim is not asked."""
+    """Counts and measures what is decoded; what the headers claim does not count."""
     for other in opened.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
@@ -273,7 +273,7 @@ def _packets(opened: InputContainer, stream: AudioStream) -> "Iterator[av.Packet
 
 
 def answer(sample: IO[bytes], max_seconds: float) -> Reply:
-    """Says what the sample is or why that cannot be said; only running out of memory is raised."""
+    """Says what the sample is, or why that cannot be said. Raises MemoryError alone."""
     if not os.fstat(sample.fileno()).st_size:
         return Reply(fault="is empty")
     try:
@@ -292,7 +292,7 @@ def _answer(data: Bytes, max_seconds: float) -> Reply:
 
 
 def serve(parent: socket.socket, *, max_seconds: float, cpu_seconds: int) -> None:
-    """Answers until the parent is gone, or until memory ran out once, since nobody knows who holds it."""
+    """Answers until the parent is gone, or until memory ran out once: then nobody knows what holds it."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
         if not message:
@@ -318,7 +318,7 @@ def _allow_cpu(seconds: int) -> None:
 
 
 def _bind(memory_mb: int) -> None:
-    """Gives up what decoding does not need; nothing of this can be taken back."""
+    """Gives up for good every right that decoding does not need."""
     # Ctrl-C and a service manager's SIGTERM reach the whole group. The parent decides, by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,12 +1,11 @@
-"""What the bytes of a voice sample are, found out by decoding all of them in a worker process.
+"""Finds out what a voice sample is, by decoding all of it in a worker process.
 
                              at fault                 what to do
     SampleUnreadable         the sample               refuse it
     InspectionUnavailable    nobody: too much work    try again later
 
-This process never parses a sample. A worker (`cloner.audio.inspection`) does, where the worst of samples
-can do no more than use up the time and the memory it was given; it is then refused, and the worker
-is replaced.
+This process never parses a sample. A worker (`cloner.audio.inspection`) does: the worst of samples can only
+use up the time and the memory that the worker was given. It is then refused, and the worker is replaced.
 """
 
 import asyncio
@@ -51,7 +50,7 @@ WITH_PICTURES: dict[Format, tuple[str, str]] = {
     "matroska": ("video/x-matroska", "mkv"),
 }
 
-# Where a tag in front is as good as part of the format, and every decoder expects it.
+# The formats that often have a tag in front, so that every decoder expects it.
 TAGGED: frozenset[Format] = frozenset({"mp3", "mp2", "flac"})
 
 
@@ -96,9 +95,10 @@ class Inspector:
     a gRPC server is made: a worker holds none of its parent's sockets, but starting one beside a busy
     server takes longer. A worker that dies is replaced; none outlives this process, however it ends.
 
-    A sample may cost `cpu_seconds` of processor time and `memory_mb` of addresses, or it is refused. How
-    long that takes depends on what else the machine does, which is nobody's fault: who waited `wall_seconds`
-    for a turn, or for an answer, hears InspectionUnavailable. At most `waiting` wait for their turn.
+    A sample may cost `cpu_seconds` of processor time and `memory_mb` of addresses, or it is refused. How long
+    that takes depends on what else the machine does, which is nobody's fault: a sample that waited
+    `wall_seconds` for a worker, or for its answer, fails with InspectionUnavailable. At most `waiting` wait
+    for their turn.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Inspector:
 
     @property
     def pids(self) -> frozenset[int]:
-        """The worker processes there are at the moment."""
+        """The ids of the worker processes."""
         return frozenset(worker.pid for worker in self._alive)
 
     async def __aenter__(self) -> Self:
@@ -150,7 +150,7 @@ class Inspector:
         await self._stop_all()
 
     async def inspect(self, sample: bytes) -> Audio:
-        """Says what the sample is. The duration of one longer than `max_seconds` is only that: longer.
+        """Says what the sample is. The duration of one longer than `max_seconds` is not measured.
 
         Raises SampleUnreadable or InspectionUnavailable. May be cancelled at any time.
         """
@@ -162,7 +162,7 @@ class Inspector:
         try:
             async with asyncio.timeout(self._wall_seconds):
                 await job.begun.wait()
-            # A try, a fresh worker and another try: the two tries are timed where they are made.
+            # One try, and another one in a fresh worker. Each try has its own time-out where it is made.
             async with asyncio.timeout(3 * self._wall_seconds):
                 finding = await job.done
         except TimeoutError:
@@ -173,7 +173,7 @@ class Inspector:
         return _audio(finding, sample)
 
     async def _tend(self, worker: Worker) -> None:
-        """Gives one worker after the other one job after the other."""
+        """Gives jobs to one worker after the other, and replaces a worker where it must."""
         job: _Job | None = None
         coming = asyncio.create_task(self._jobs.get())
         try:
@@ -194,7 +194,7 @@ class Inspector:
             coming.cancel()
 
     async def _work(self, worker: Worker, job: "_Job") -> bool:
-        """Does the job, whoever still waits for it; says whether it needs another worker and another try."""
+        """Does the job, even if nobody waits for it; says whether it needs another worker and another try."""
         if job.done.done():
             return False
         job.begun.set()
@@ -228,7 +228,7 @@ class Inspector:
         return False
 
     async def _listen(self, worker: Worker, job: "_Job") -> None:
-        """Waits for what the worker says, and not much longer than somebody waits for the job."""
+        """Waits for the worker's answer, and not much longer than somebody waits for the job."""
         await asyncio.wait(
             (worker.line, job.done), timeout=self._wall_seconds, return_when=asyncio.FIRST_COMPLETED
         )
@@ -268,7 +268,7 @@ class Inspector:
 
 
 class _Job:
-    """A sample somebody waits to hear about, for as long as they do."""
+    """A sample, and the result for whoever waits for it."""
 
     def __init__(self, sample: bytes) -> None:
         self.sample = sample
@@ -286,14 +286,14 @@ class _Job:
             self.done.set_exception(failure)
 
     def abandon(self) -> None:
-        """Lets the sample go; the job may stay in the queue for a while."""
+        """Drops the sample; the job may stay in the queue for a while."""
         self.sample = b""
         if not self.done.cancel() and not self.done.cancelled():
             self.done.exception()  # nobody may be left to hear it, which asyncio would complain about
 
 
 def enough_cpu_seconds(max_seconds: float) -> int:
-    """What the costliest honest recording of that length needs, several times over.
+    """The processor time of the costliest honest recording of that length, several times over.
 
     Eight channels of Opus, ten minutes long, take 3 to 6 s; nothing that was tried takes longer.
     """

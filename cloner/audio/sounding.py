@@ -1,4 +1,4 @@
-"""How much of a recording sounds, counted while it is decoded."""
+"""Measures how much of a recording is sound, while it is decoded."""
 
 import math
 from functools import lru_cache
@@ -32,9 +32,9 @@ DRIFT = 2  # an offset may change within a window as a curve of this degree does
 
 
 class Sounding:
-    """Adds up the windows in which any channel sounds: is louder than SOUND_DBFS, its offset taken off.
+    """Adds up the windows in which any channel is louder than SOUND_DBFS, once its offset is taken off.
 
-    An offset may drift: what of a window is a straight line or a slow curve is no sound.
+    An offset may drift: a straight line or a slow curve within a window is no sound.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Sounding:
         self._curves: NDArray[np.float32] = np.empty((0, 0), "f4")
 
     def hear(self, frame: AudioFrame) -> None:
-        """Counts a frame in. Of another rate, format or number of channels than the last, it begins anew."""
+        """Counts a frame. One of another rate, format or number of channels begins a new window."""
         channels = frame.layout.nb_channels
         sort = (frame.format.name, channels, frame.sample_rate)
         if sort != self._sort:
@@ -71,7 +71,7 @@ class Sounding:
         self._count = after
 
     def finish(self) -> None:
-        """Counts in what is left; less than half a window is not looked at."""
+        """Counts what is left; less than half a window is ignored."""
         self._look()
         if self._count > self._window // 2:
             self._measure(self._gathered[:, : self._count], self._count)
@@ -88,7 +88,7 @@ class Sounding:
         self._curves = _curves(self._window)
 
     def _make_room(self, numbers: int) -> None:
-        """Lets so many numbers of each channel be gathered, beside those that are already."""
+        """Makes room for so many more numbers of each channel."""
         room = np.empty((len(self._gathered), numbers), self._gathered.dtype)
         room[:, : self._count] = self._gathered[:, : self._count]
         self._gathered, self._rows = room, list(room)

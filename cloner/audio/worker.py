@@ -1,4 +1,4 @@
-"""A worker process as the parent sees it: started, asked, heard and stopped."""
+"""A worker process as its parent sees it: started, asked, listened to and stopped."""
 
 import asyncio
 import contextlib
@@ -18,12 +18,13 @@ __all__ = ["Worker", "file_of"]
 
 LONGEST_REPLY = 4_096
 
-# A worker parses what strangers send, so of the environment, with our secrets, it gets what Python needs.
+# A worker parses what strangers send, so of the environment, which holds our secrets, it gets only what
+# Python needs.
 INHERITED = frozenset({"PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL"})
 
 
 class Worker:
-    """One process and our end of the socket to it. `line` is done when it said something, or ended."""
+    """A process and our end of the socket to it. `line` is done when the process has answered or ended."""
 
     def __init__(self, arguments: tuple[str, ...]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -53,11 +54,11 @@ class Worker:
         return self._process.pid
 
     def ask(self, descriptor: int) -> None:
-        """Hands over a sample. One byte, to a worker that waits for it: it never blocks."""
+        """Hands over a sample. This sends one byte to a worker that waits for it, so it never blocks."""
         socket.send_fds(self._socket, [b"?"], [descriptor])
 
     def heard(self) -> Reply | None:
-        """What it said; None if it ended, or talks nonsense. From now on `line` is about the next."""
+        """The worker's answer; None if it ended or sent nonsense. Then `line` is about the next answer."""
         line = self.line.result()
         self.line = self._loop.create_future()
         if self.gone:
@@ -65,7 +66,7 @@ class Worker:
         return _reply(line)
 
     async def stop(self) -> int:
-        """Kills it unless it is dead, and returns its exit status; may be called again."""
+        """Kills the process unless it is dead, and returns its exit status. May be repeated."""
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._socket.close()
@@ -114,7 +115,7 @@ def file_of(sample: bytes) -> Iterator[int]:
 
 
 def _reply(line: bytes) -> Reply | None:
-    """What a worker says, or None if it ended or talks nonsense."""
+    """Parses a worker's answer; None if it ended or sent nonsense."""
     try:
         return msgspec.json.decode(line, type=Reply)
     except msgspec.DecodeError:

@@ -7,7 +7,7 @@
     ...
     {"end": true, "rows": 123, "sha256": "..."}         of every byte above
 
-A file that was cut anywhere lacks its last line, and one in which a bit fell over has another digest.
+A file that was cut anywhere lacks its last line, and a file with a flipped bit has another digest.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ __all__ = ["DAMAGED", "BackupInvalid", "Heading", "heading_of", "parts", "write"
 
 FORM = 1
 BEGINS = b'{"precall_registry_backup":'
-# A row of ours is a few hundred bytes; what is no back-up may be one line without an end.
+# A row of ours has a few hundred bytes; what is no back-up may be one line without an end.
 LONGEST_LINE = 16 * 1024 * 1024
 CUT = "is not whole: its end is missing"
 DAMAGED = "is damaged: it is not what was written"
@@ -34,7 +34,7 @@ class BackupInvalid(Exception):
 
 
 class Heading(msgspec.Struct, frozen=True, kw_only=True):
-    """What a back-up says of itself in its first line."""
+    """The first line of a back-up: what it says of itself."""
 
     precall_registry_backup: int
     made_at: str
@@ -45,7 +45,7 @@ class Heading(msgspec.Struct, frozen=True, kw_only=True):
     """The key of the hashes, where it was kept beside the database."""
 
     key_check: str | None
-    """By which the key is known to be the same, where it was known when the back-up was made."""
+    """What the key is recognised by, where the key was known when the back-up was made."""
 
     def __repr__(self) -> str:
         return f"Heading(revision={self.revision!r}, deployment={self.deployment!r})"
@@ -112,7 +112,7 @@ def heading_of(file: IO[bytes]) -> tuple[Heading, bytes]:
 
 
 def parts(file: IO[bytes], first: bytes) -> Iterator[tuple[str, list[str], Iterator[list[Any]]]]:
-    """The tables of a back-up whose heading was read: name, columns and rows, each read to its end in turn.
+    """The tables of a back-up: name, columns and rows. Read each to its end before the next.
 
     Raises BackupInvalid at the latest when the last part is asked for.
     """
@@ -122,7 +122,7 @@ def parts(file: IO[bytes], first: bytes) -> Iterator[tuple[str, list[str], Itera
 
 
 class _Reading:
-    """Reads line by line, and knows what should have come."""
+    """Reads line by line, and checks each line against what must come there."""
 
     def __init__(self, file: IO[bytes], first: bytes) -> None:
         self._file = file
@@ -132,7 +132,7 @@ class _Reading:
         self._row = msgspec.json.Decoder(type=list[str | float | int | bool | None])
 
     def table(self) -> _Table | None:
-        """The table that begins here; None at the end, which is as it should be."""
+        """The table that begins here; None at the end of a complete file."""
         line = self._ahead or self._line()
         self._ahead = None
         try:

@@ -47,7 +47,7 @@ PROGRAM = "precall-registry"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the registry is, as the cloner is told it."""
+    """Where the registry is, from the cloner's own variables."""
 
     database_url: str = DEFAULT_URL
     caller_hash_key: Key | None = None
@@ -60,18 +60,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> bytes | None:
-        """The key of the hashes, if the environment tells it."""
+        """The key of the hashes, if the environment holds it."""
         return self.caller_hash_key.reveal().encode() if self.caller_hash_key else None
 
 
 class KeyMissing(Exception):
-    """Without its key the registry would know nobody again. The text says what to do."""
+    """Without its key the registry would recognise nobody. The text says what to do."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 if it was done, 1 if it cannot be as things are, 2 for what cannot be right."""
     chosen = _parser().parse_args(arguments)
-    # So that what was begun is taken back, as after Ctrl-C.
+    # SIGTERM undoes what was begun, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         settings = read(Settings, os.environ)

@@ -23,7 +23,7 @@ class FileInvalid(Exception):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A caller, as a line of the CSV tells it."""
+    """A caller: one line of the CSV."""
 
     line: int
     file: str = ""
@@ -32,11 +32,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     date_of_birth: str = ""
     consent: str = ""
     fault: str = ""
-    """Why it is not sent, without a word of what the line holds."""
+    """Why the line is not sent. The text repeats nothing of the line."""
 
 
 def read_callers(path: Path, region: str | None = None) -> list[Row]:
-    """The callers that a CSV tells, those of lines at fault included. Raises FileInvalid.
+    """The callers of a CSV, those of faulty lines included. Raises FileInvalid.
 
     `region` is the country in which national forms of numbers are read.
     """
@@ -58,7 +58,7 @@ def read_callers(path: Path, region: str | None = None) -> list[Row]:
     same = Identities(secrets.token_bytes(), "caller", region=region)
     for line, cells in records:
         if len(cells) != len(header):
-            # Which cell is which is not known, so none is taken for the name of a file.
+            # It is not known which cell is which, so none is taken for the name of a file.
             counted = f"the line has {len(cells)} columns and the header {len(header)}"
             rows.append(Row(line=line, fault=f"{counted}: quote texts that hold a delimiter"))
             continue
@@ -77,7 +77,7 @@ def read_callers(path: Path, region: str | None = None) -> list[Row]:
 
 
 def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record that holds anything, behind the line that it begins on."""
+    """Each record that is not empty, with the number of the line that it begins on."""
     delimiter = ";" if ";" in text.lstrip().partition("\n")[0] else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
@@ -92,7 +92,7 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_header(where: str, header: list[str]) -> None:
-    # A file without a header line has a caller there: no cell is repeated that is not a column's name.
+    # A file without a header has a caller in this line: only names of columns are repeated.
     for number, column in enumerate(header, 1):
         if column not in COLUMNS:
             raise FileInvalid(f"{where}: column {number} must be named one of {', '.join(COLUMNS)}, or go")

@@ -21,7 +21,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     line: int
     file: str
     digest: str
-    """Another for another recording, and for another caller of the same one."""
+    """It differs for another recording, and for another caller of the same recording."""
 
     outcome: Literal["enrolled", "known", "refused"]
     voice_id: str = ""
@@ -30,9 +30,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report:
-    """The report, open for this run alone, and what earlier runs wrote into it.
+    """The report, open for this run alone, with the entries of earlier runs.
 
-    Entering it raises FileInvalid. What `add` has returned from is on the disk.
+    Entering it raises FileInvalid. Once `add` has returned, the entry is on the disk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,11 +57,11 @@ class Report:
         self._file.close()
 
     def done(self, line: int, file: str, digest: str) -> Entry | None:
-        """What an earlier run wrote of the same line and recording, unless that was refused."""
+        """What an earlier run wrote for the same line and recording, unless that was refused."""
         return self._done.get((line, file, digest))
 
     def add(self, entry: Entry) -> None:
-        """Appends an entry. Raises OSError, and leaves the report as it was then."""
+        """Appends an entry. Raises OSError, and then leaves the report as it was."""
         self._write(msgspec.structs.astuple(entry))
 
     def _take_up(self) -> None:
@@ -75,7 +75,7 @@ class Report:
             for record in records:
                 self._take(record)
             self._size = len(whole)
-            # What a kill has cut off was never finished.
+            # A line that a kill has cut off was never finished.
             self._file.truncate(self._size)
             if not whole:
                 self._write(Entry.__struct_fields__)
@@ -97,7 +97,7 @@ class Report:
     def _write(self, cells: tuple[object, ...]) -> None:
         content = _line(cells)
         try:
-            # A write may take a part; the next one then says why.
+            # A write may take only a part; the next one then says why.
             rest = memoryview(content)
             while rest:
                 rest = rest[self._file.write(rest) :]

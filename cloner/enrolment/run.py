@@ -24,7 +24,7 @@ __all__ = ["enrol"]
 SECONDS = 90.0
 LARGEST_BYTES = 256 * 1_048_576
 
-# What every further line would meet as well.
+# Failures that every further line would meet as well.
 STOPPING = frozenset(
     {
         "CLONER_UNAVAILABLE",
@@ -39,7 +39,7 @@ STOPPING = frozenset(
 )
 
 TOO_LARGE = ("SAMPLE_TOO_LARGE", "The cloner takes no recording of this size.")
-# For an answer that does not say why.
+# For an answer that gives no reason.
 UNTOLD: dict[str, tuple[str, str]] = {
     "CLONER_UNAVAILABLE": ("CLONER_UNAVAILABLE", "The cloner cannot be reached: is CLONER_TARGET right?"),
     "METHOD_NOT_ALLOWED": (
@@ -55,7 +55,7 @@ UNTOLD: dict[str, tuple[str, str]] = {
 
 
 class RowRefused(Exception):
-    """A line that comes to nothing. The others go on."""
+    """A line that fails. The others go on."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -148,7 +148,7 @@ class Run:
             self._show(1, f"line {entry.line}  {entry.file}  {entry.reason or entry.outcome}")
 
     async def _outcome(self, row: Row) -> tuple[Entry, bool]:
-        """What becomes of a row, and whether the report does not have that yet."""
+        """What became of a row, and whether the report lacks that."""
         file = "".join(c if c.isprintable() else "?" for c in row.file)
         digest = ""
         try:
@@ -174,7 +174,7 @@ class Run:
 
     def _interrupt(self) -> None:
         if self.interrupted:
-            # A clone that has begun goes on at the cloner, and is known the next time.
+            # A clone that has begun goes on at the cloner, and the next run finds it.
             for worker in self._workers:
                 worker.cancel()
             return
@@ -190,7 +190,7 @@ def _folder(folder: Path) -> Path:
 
 
 def _recording(folder: Path, row: Row) -> tuple[bytes, str]:
-    """The recording, and what tells it and its caller from others. Raises RowRefused."""
+    """The recording, and the digest of it and its caller. Raises RowRefused."""
     if row.fault:
         raise RowRefused("FIELD_INVALID", row.fault)
     try:

@@ -1,4 +1,4 @@
-"""What ElevenLabs says of the account: asked now and then, and remembered."""
+"""What ElevenLabs says of the account, cached."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,15 +14,15 @@ __all__ = ["Account", "Known"]
 
 log = structlog.get_logger()
 
-# Between two questions, whatever came of the first.
+# Between two questions, whether the first was answered or not.
 PAUSE_SECONDS = 60.0
-# How long a question may take, and how long whoever wants to know waits for it.
+# How long a question may take, and how long a caller waits for its answer.
 ASKING_SECONDS = 10.0
 WAITING_SECONDS = 2.0
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What was told last, and when, in Unix seconds."""
+    """The last answer, and its time in Unix seconds."""
 
     subscription: Subscription
     at: float
@@ -42,13 +42,13 @@ class Account:
 
     @property
     def last(self) -> Subscription | None:
-        """What was told last, however long ago, without asking."""
+        """The last answer, however old, without asking."""
         return None if self._known is None else self._known.subscription
 
     async def known(self, *, deadline: float) -> Known | None:
-        """What is known, no older than a minute where ElevenLabs can be asked; None where it never told.
+        """What is known, no older than a minute where ElevenLabs can be asked; None where it never answered.
 
-        Waits for an answer no longer than two seconds, and than the deadline.
+        Waits two seconds at most, and no longer than the deadline.
         """
         loop = asyncio.get_running_loop()
         if self._asked is None or loop.time() - self._asked >= PAUSE_SECONDS:

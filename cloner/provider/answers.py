@@ -1,6 +1,6 @@
 """What ElevenLabs answers, checked: a value of these types holds nothing that could not be stored or sent.
 
-What is not of the shape that the API documents raises ProtocolBroken, and nothing else.
+An answer of another shape than the API documents raises ProtocolBroken, and nothing else.
 """
 
 import re
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 VOICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 PAGE_TOKEN = re.compile(r"[!-~]{1,2048}")
-# What we would override in a conversation.
+# The overrides that we may send in a conversation.
 OVERRIDES = ("tts.voice_id", "agent.first_message")
 LONGEST_GREETING = 65_536
 LARGEST_COUNT = 2**31 - 1
@@ -48,7 +48,7 @@ class NewVoice(msgspec.Struct, frozen=True):
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """Whether somebody must show that a voice is theirs."""
+    """Whether somebody must prove that a voice is theirs."""
 
     requires_verification: bool = False
     is_verified: bool = False
@@ -66,13 +66,13 @@ class ListedVoice(msgspec.Struct, frozen=True):
 
     @property
     def requires_verification(self) -> bool:
-        """Whether the voice may not speak yet."""
+        """Whether the voice must be verified before it may speak."""
         told = self.voice_verification
         return told is not None and told.requires_verification and not told.is_verified
 
 
 class VoicePage(msgspec.Struct, frozen=True):
-    """One page of a search, without entries that cannot be read, or that are more than were asked for."""
+    """One page of a search, without entries that cannot be read or exceed the number that was asked for."""
 
     voices: list[ListedVoice]
     has_more: bool = False
@@ -90,13 +90,13 @@ class Agent(msgspec.Struct, frozen=True):
     """How an agent speaks, and which overrides of a conversation its own settings refuse."""
 
     voice: AgentVoice | None
-    """None where it could not be kept and given back as it is."""
+    """None where it could not be stored and put back unchanged."""
 
     refused: frozenset[str]
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the account is used. What ElevenLabs does not tell, or not as a count, is None."""
+    """How much of the account is used. What ElevenLabs does not state as a count is None."""
 
     slots_used: int | None
     slots_limit: int | None
@@ -194,7 +194,7 @@ def read_subscription(body: bytes) -> Subscription:
 
 
 def _count(value: object, *, most: int = LARGEST_COUNT) -> int | None:
-    """A number of things, if it is one that can be passed on."""
+    """The value, where it is a count that can be passed on."""
     if not isinstance(value, int) or isinstance(value, bool):
         return None
     return value if 0 <= value <= most else None
@@ -230,14 +230,14 @@ def _spoken(config: object) -> AgentVoice | None:
 
 
 def _can_be_kept(text: str) -> bool:
-    """Whether a database and an override can hold the text: no NUL, nothing that UTF-8 has no form for."""
+    """Whether a database and an override can hold the text: it has no NUL and no lone surrogate."""
     if len(text) > LONGEST_GREETING or "\0" in text:
         return False
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _refused(settings: object) -> frozenset[str]:
-    """The leaves that are off. They are unless switched on; where nothing is told, nothing is known."""
+    """The leaves that are not switched on; none where the agent does not say what is switched on."""
     allowed = _below(settings, "overrides", "conversation_config_override")
     if not isinstance(allowed, dict):
         return frozenset()

@@ -1,6 +1,6 @@
-"""Asks ElevenLabs, once at every start, whether it takes the API key.
+"""Asks ElevenLabs, once at every start, whether it accepts the API key.
 
-A wrong key would otherwise look healthy until the first call.
+Otherwise a wrong key would look healthy until the first call.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 async def check_api_key(provider: ElevenLabs) -> None:
-    """Writes one line about the key, and raises nothing: a provider that is down stops no cloner."""
+    """Logs one line about the key and raises nothing: a cloner starts even if the provider is down."""
     try:
         await provider.subscription(deadline=asyncio.get_running_loop().time() + ANSWER_SECONDS)
     except Unauthorized as refusal:

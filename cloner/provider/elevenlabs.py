@@ -1,9 +1,9 @@
 """The part of the ElevenLabs API that a clone needs.
 
-Every method takes the `deadline` on the event loop's clock, ends before it, and raises a
-ProviderFailure and nothing else. Reads, agent updates and deletions are tried again here, under the
-one retry rule; `create_voice` is sent once, because only whoever knows its marker can tell whether
-a second one is safe.
+Every method takes the `deadline` on the event loop's clock, ends before it, and raises a ProviderFailure and
+nothing else. Reads, agent updates and deletions are tried again here, under the one retry rule;
+`create_voice` is sent once, because only a caller that knows its marker can tell whether a second one is
+safe.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ __all__ = ["Agent", "AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "Voic
 T = TypeVar("T")
 
 READ_SECONDS = 10.0  # for one try of a read, an agent update or a deletion
-# The longest answers that are read: a few words, one voice or the account, an agent with its prompt
-# and its tools, a hundred voices with all that ElevenLabs tells of each.
+# The longest answers that are read: a few words, one voice or the account, an agent with its prompt and
+# tools, a page of a hundred voices.
 SHORT_BYTES, ONE_BYTES, AGENT_BYTES, PAGE_BYTES = 65_536, 1_048_576, 4 * 1_048_576, 8 * 1_048_576
-# An id may be part of a path: of a voice as it is stored, of an agent as the requests may name it.
+# An id may be part of a path. Ids of voices are as stored, those of agents as requests may name them.
 PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
-# By which words ElevenLabs says that what was asked for is not there.
+# The words with which ElevenLabs says that what was asked for does not exist.
 NOTHING: Mapping[str, type[ProviderFailure]] = {}
 NO_VOICE = {"voice_not_found": failures.VoiceNotFound}
 NO_AGENT = {"agent_not_found": failures.AgentNotFound}
-# A piece of the upload: a larger one would be encrypted in one go while the loop waits.
+# The sample is uploaded in pieces: a larger one would be encrypted in one go while the loop waits.
 PIECE_BYTES = 262_144
 
 
@@ -73,7 +73,7 @@ class ElevenLabs:
 
     @property
     def queue(self) -> Queue:
-        """How much is under way, and how much waits."""
+        """How many requests are under way, and how many wait."""
         return self._turns.queue
 
     def turn(
@@ -141,7 +141,7 @@ class ElevenLabs:
         return answers.read_page(answer, most=page_size)
 
     async def delete_voice(self, voice_id: str, *, deadline: float) -> None:
-        """Deletes a voice. One of which ElevenLabs says that there is none counts as deleted."""
+        """Deletes a voice. A voice that does not exist, as ElevenLabs says itself, counts as deleted."""
         try:
             answer = await self._tried(
                 "DELETE", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
@@ -152,7 +152,7 @@ class ElevenLabs:
         _read_done(answer, answers.read_deleted)
 
     async def read_agent(self, agent_id: str, *, deadline: float) -> Agent:
-        """How the agent speaks now, and what it lets be overridden.
+        """How the agent speaks now, and which overrides it refuses.
 
         AgentNotFound if ElevenLabs says that there is none.
         """
@@ -245,7 +245,7 @@ class ElevenLabs:
 
 
 def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:
-    """The answer to a request that was acted upon, as far as anybody can tell who cannot read it."""
+    """Reads the answer to a change; if it cannot be read, the change may have been made all the same."""
     try:
         return read(body)
     except ProtocolBroken as failure:
@@ -253,7 +253,7 @@ def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:
 
 
 def _path(template: str, ids: dict[str, str]) -> str:
-    """A path of the API. An id that does not fit is not sent: it would name something else."""
+    """A path of the API. An id that does not fit is refused, since it would name something else."""
     if not all(PART.fullmatch(value) for value in ids.values()):
         raise ProtocolBroken
     return template.format_map(ids)

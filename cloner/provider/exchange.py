@@ -24,9 +24,9 @@ from cloner.provider.failures import (
 __all__ = ["Api"]
 
 CONNECT_SECONDS = 5.0
-# Of an answer that is not a success no more is read; what is longer has no word of ElevenLabs' in it.
+# How much is read of an answer that is no success; a longer one holds no word of ElevenLabs'.
 MAX_REFUSAL_BYTES = 65_536
-# Backstop behind httpx's own time-outs, which hold for one phase of a request and not for the whole.
+# A backstop behind httpx's time-outs, which hold for one phase of a request and not for the whole.
 BACKSTOP_SECONDS = 0.03
 GZIP_WINDOW = zlib.MAX_WBITS + 16
 
@@ -45,7 +45,7 @@ class Api:
             "xi-api-key": api_key,
             "User-Agent": "precall",
             "Accept": "application/json",
-            # What is not asked for is not what is read below.
+            # An encoding that was not asked for is not decoded below.
             "Accept-Encoding": "identity",
         }
 

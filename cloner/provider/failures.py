@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 
-# What anybody here answers in when all is well. Who gave less, and got no answer, gave too little.
+# How long any answer takes when all is well. A caller that gave less and got none gave too little.
 FAIR_SECONDS = 1.0
 
 
@@ -210,11 +210,11 @@ WORDS: Mapping[str, type[ProviderFailure]] = {
     "maintenance": Unavailable,
     "service_unavailable": Unavailable,
 }
-# That something is gone cannot be taken back once it is acted upon. It is so where ElevenLabs says it in
-# `status` or `code` of an answer that the API gives to it: a bare 404 can come from a proxy.
+# A loss cannot be undone once it is acted upon. Something is gone only where ElevenLabs says so in `status`
+# or `code` of an answer that the API gives to it: a bare 404 can come from a proxy.
 GONE_WORDS = ("agent_not_found", "voice_not_found")
 GONE_STATUSES = (400, 404)
-# Seen in September 2026 with no word of its own, under the generic code "bad_request".
+# Seen in September 2026 under the generic code "bad_request", with no word of its own.
 SLOTS_MESSAGE = "maximum amount of custom voices"
 
 WORD = re.compile(r"[a-z]+(?:_[a-z]+){0,7}")
@@ -256,9 +256,9 @@ def classify(
 ) -> ProviderFailure:
     """Turns an answer that is not a success into a failure.
 
-    `refused` is what a 400, 413 or 422 without a known word means for this request, and `gone` what its
-    words for something that is not there mean. Every shape of body is survived. What no rule knows, such
-    as a 404 without ElevenLabs' own word, is ProtocolBroken.
+    `refused` is the failure for a 400, 413 or 422 without a known word, and `gone` the one for ElevenLabs'
+    words for something that does not exist. Any body is accepted. What no rule knows, such as a 404 without
+    ElevenLabs' own word, is ProtocolBroken.
     """
     kind = _by_words(status, body, gone) or STATUSES.get(status)
     if status == 422 and kind is None and refused is SampleRejected and not _about_files(body):
@@ -275,7 +275,7 @@ def classify(
 
 
 def word_of(body: bytes) -> str | None:
-    """ElevenLabs' own word for a failure, if it is one: anything else may repeat what was sent."""
+    """ElevenLabs' own word for a failure. Any other text may repeat what was sent, and is left out."""
     detail = _detail(body)
     if not isinstance(detail, dict):
         return None

@@ -1,4 +1,4 @@
-"""Reads JSON as far as it can be read: what nobody needs never hides what somebody needs."""
+"""Reads JSON leniently: what is broken and not needed never hides what is needed."""
 
 import json
 from typing import TypeVar
@@ -17,15 +17,15 @@ class Unreadable(Exception):
 def decode(text: bytes, kind: type[T]) -> T:
     """The value of that type.
 
-    A BOM, NaN, half a surrogate pair and bytes that are not UTF-8 are survived; the last two end up as
-    lone surrogates, which no UTF-8 can hold. Raises Unreadable and nothing else.
+    A BOM, NaN, half a surrogate pair and bytes that are not UTF-8 are accepted; the last two become lone
+    surrogates, which UTF-8 cannot hold. Raises Unreadable and nothing else.
     """
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as failure:
         raise Unreadable from failure
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        pass  # as strict as it is fast: the slow way may still read it
+        pass  # strict, as it is fast: the slow way may still read it
     try:
         return msgspec.convert(json.loads(text.decode("utf-8-sig", "surrogateescape")), kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as failure:

@@ -23,11 +23,11 @@ async def retrying(
     deadline: float,
     retried: Callable[[str], None],
 ) -> T:
-    """Calls `attempt` with the number of tries before, again after the failures in `on`.
+    """Calls `attempt` with the number of tries before, and again after the failures in `on`.
 
-    Stops when the next pause would end after the deadline. When time runs out in a later try, the
-    failure known before says more than that, and is the one raised. `retried` hears why before each try
-    but the first.
+    Stops when the next pause would end after the deadline. If time runs out in a later try, the failure of
+    the earlier one is raised, because it says more. `retried` is called with the reason before each try but
+    the first.
     """
     loop = asyncio.get_running_loop()
     known: ProviderFailure | None = None
@@ -70,7 +70,7 @@ _jittered = tenacity.wait_random_exponential(multiplier=0.5, max=8)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
-    """Full jitter over a growing bound, and no less than `Retry-After` asks for."""
+    """A random pause below a growing bound, and no shorter than `Retry-After` asks for."""
     failure = state.outcome.exception() if state.outcome else None
     asked = failure.retry_after if isinstance(failure, ProviderFailure) else None
     return _jittered(state) + (asked or 0.0)

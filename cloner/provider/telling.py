@@ -1,4 +1,4 @@
-"""Tells the log what ElevenLabs refused, and why, as loudly as somebody must do something about it."""
+"""Logs what ElevenLabs refused and why; the level says whether somebody must act."""
 
 import logging
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ __all__ = ["OPERATIONS", "tell_refusal"]
 
 log = structlog.get_logger()
 
-# What is asked of ElevenLabs, in a word.
+# The operations at ElevenLabs, a word for each.
 OPERATIONS: Mapping[tuple[str, str], str] = {
     ("POST", "/v1/voices/add"): "clone",
     ("GET", "/v1/voices/{voice_id}"): "read_voice",
@@ -22,9 +22,10 @@ OPERATIONS: Mapping[tuple[str, str], str] = {
     ("PATCH", "/v1/convai/agents/{agent_id}"): "update_agent",
     ("GET", "/v1/user/subscription"): "read_account",
 }
-# No call gets a new voice before somebody acts. Where the slots are full, another voice may go.
+# Failures after which no call gets a new voice before somebody acts. Where the slots are full, another voice
+# may go.
 ACT_NOW = (failures.Unauthorized, failures.PlanLimit, failures.MonthlyLimit)
-# Whoever asked is told, and nobody else can do anything about it.
+# Failures that are told to the caller, and that nobody else can do anything about.
 OF_THE_REQUEST = (
     failures.SampleRejected,
     failures.VoiceNotFound,
@@ -34,7 +35,7 @@ OF_THE_REQUEST = (
 
 
 def tell_refusal(operation: str, failure: ProviderFailure) -> None:
-    """Writes the line about a request to ElevenLabs that failed."""
+    """Logs a request to ElevenLabs that failed."""
     level = logging.WARNING
     if isinstance(failure, ACT_NOW):
         level = logging.ERROR

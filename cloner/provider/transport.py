@@ -1,10 +1,10 @@
 """Carries httpx's requests over aiohttp, which takes a third of the processor time that httpcore takes.
 
-The library `httpx-aiohttp` does the same and tells a connection that broke after the upload as one that was
-never made (0.1): a create would be sent twice. Once it tells the two apart, this module can go.
+The library `httpx-aiohttp` (0.1) does the same, but reports a connection that broke after the upload as one
+that was never made: a create would be sent twice. Once it tells the two apart, this module can go.
 
-What fails is told by httpx's own exceptions, and what counts is told apart: a connection that was never made,
-after which nothing can have been done, and one that broke or fell silent, after which it may have been.
+Failures are httpx's own exceptions, and distinguish a connection that was never made, after which nothing can
+have been done, from one that broke or fell silent, after which it may have been.
 
     ConnectTimeout, ConnectError   nothing was sent
     ReadTimeout                    sent, and no answer in time
@@ -31,8 +31,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """Opened and closed by the client that it is given to.
 
     It keeps connections open and does not bound how many there are, nor how long a request as a whole takes;
-    of the time-outs it keeps those of connecting and of reading. A reading or deletion that meets a kept
-    connection which the other side has just closed is sent once more, over a new one.
+    of the time-outs it keeps those of connecting and of reading. A GET or DELETE that meets a kept connection
+    which the other side has just closed is sent once more, over a new one.
     """
 
     def __init__(self, authorities: ssl.SSLContext) -> None:
@@ -92,7 +92,7 @@ class _Stream(httpx.AsyncByteStream):
                 yield piece
 
     async def aclose(self) -> None:
-        # Gives the connection back where the answer was read to its end, and closes it where not.
+        # The connection is kept if the answer was read to its end, and closed if not.
         self._response.release()
 
 

@@ -1,11 +1,11 @@
 """Bounds how much is asked of ElevenLabs at once, and lets calls go before work ahead of time.
 
 Work that no call waits for (enrolment, replacement, erasure, clean-up, reconciliation) is done within
-`ahead()`, tasks begun there included. It waits for as long as calls want turns, and leaves one turn
+`ahead()`, tasks begun there included. Such work waits for as long as calls want turns, and leaves one turn
 free for the next call.
 
-Who would hear too late is told at once, so that the others hear in time: without that, everybody waits
-behind those who have given up.
+A request whose turn would come too late is refused at once, so that the others are answered in time: without
+that, everybody waits behind those who have given up.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from telemetry.parts import part
 __all__ = ["Queue", "Turns", "Urgency", "ahead", "as_urgent_as", "urgency"]
 
 
-# How much the last turn counts for how long the next will take.
+# The weight of the last turn in the estimate of how long the next will take.
 NEWS = 0.2
-# How often those who wait are looked at while nothing happens.
+# How often the queue is checked while nothing happens.
 REVIEW_SECONDS = 0.5
-# What comes behind a turn before whoever waits is told.
+# How long a call takes between the end of its turn and its answer.
 SPARE_SECONDS = 0.3
 
 
@@ -45,7 +45,7 @@ class Urgency:
         self._heard_by: set[Callable[[], None]] = set()
 
     def hurry(self, until: float | None = None) -> None:
-        """Says that a call waits for it now, maybe for longer than others do."""
+        """Says that a call waits for it now, and perhaps for longer than others do."""
         self.call = True
         if self.until is not None:
             self.until = None if until is None else max(self.until, until)
@@ -54,7 +54,7 @@ class Urgency:
 
     @contextlib.contextmanager
     def heard_by(self, tell: Callable[[], None]) -> Iterator[None]:
-        """Has a change told for as long as the block lasts."""
+        """Calls `tell` at every change, for as long as the block lasts."""
         self._heard_by.add(tell)
         try:
             yield
@@ -66,18 +66,18 @@ _urgency: ContextVar[Urgency] = ContextVar("urgency")
 
 
 def urgency() -> Urgency:
-    """How urgent the work is that is being done here. Where nothing was said, a call waits for it."""
+    """The urgency of the work at hand. Unless it was said otherwise, a call waits for it."""
     return _urgency.get(None) or Urgency(call=True)
 
 
 def ahead() -> AbstractContextManager[None]:
-    """Work that no call waits for."""
+    """A block of work that no call waits for."""
     return as_urgent_as(Urgency(call=False))
 
 
 @contextlib.contextmanager
 def as_urgent_as(mine: Urgency) -> Iterator[None]:
-    """Work as urgent as that is from time to time."""
+    """A block of work that is as urgent as `mine` at every moment."""
     token = _urgency.set(mine)
     try:
         yield
@@ -87,7 +87,7 @@ def as_urgent_as(mine: Urgency) -> Iterator[None]:
 
 @dataclass(eq=False, slots=True)
 class _Place:
-    """Somebody who waits, or whose turn it is since `began`."""
+    """A request that waits, or that has its turn since `began`."""
 
     whose: Urgency
     kind: str
@@ -97,7 +97,7 @@ class _Place:
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is under way and how much waits, and how much of each may."""
+    """How many requests are under way and how many wait, and how many of each may."""
 
     running: int
     running_limit: int
@@ -106,7 +106,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turns:
-    """Lets `at_once` through at once, of each urgency in the order in which they came, what is begun first.
+    """Lets `at_once` requests through at once, in order of arrival, calls first and begun work before new.
 
     At most `queue` calls wait, and as many others.
     """
@@ -133,15 +133,15 @@ class Turns:
 
     @property
     def full(self) -> bool:
-        """Whether the next one who is as urgent as this would have to wait."""
+        """Whether the next request of the current urgency would have to wait."""
         return not self._free(urgency())
 
     @asynccontextmanager
     async def one(self, deadline: float, *, kind: str = "", declinable: bool = False) -> AsyncIterator[None]:
-        """Waits for a turn until the deadline; raises OwnQueueFull then, and at once when too many wait.
+        """Waits for a turn until the deadline. Raises OwnQueueFull then, or at once if too many wait.
 
-        What is of one `kind` takes about as long. One that is `declinable` raises Overloaded as soon as
-        it shows that it would not be done while somebody waits for it.
+        Turns of one `kind` take about as long. A `declinable` request raises Overloaded as soon as it is
+        clear that it would end too late for whoever waits for it.
         """
         mine = urgency()
         loop = asyncio.get_running_loop()
@@ -196,11 +196,11 @@ class Turns:
         return len(self._running) < self._at_once - kept
 
     def _ahead_of(self, mine: Urgency) -> int:
-        """How many wait who are as urgent."""
+        """How many requests of the same urgency wait before it."""
         return sum(other.whose.call == mine.call for other in self._waiting)
 
     def _in_order(self) -> list[_Place]:
-        """Those who wait, calls first, and of these what is begun before what can still be declined."""
+        """Those who wait: calls first, and of these begun work before what can still be declined."""
         return sorted(self._waiting, key=lambda place: (not place.whose.call, place.declinable))
 
     def _next(self) -> None:
@@ -212,7 +212,7 @@ class Turns:
                 place.turn.set_result(None)
 
     def _decline(self) -> None:
-        """Sends away whoever would not be done in time, and looks again in a moment while somebody waits."""
+        """Refuses requests that would end too late, and checks again in a moment while any waits."""
         if self._review is not None:
             self._review.cancel()
             self._review = None
@@ -220,7 +220,7 @@ class Turns:
 
         def lasts(kind: str) -> float:
             ages = [now - place.began for place in self._running if place.kind == kind]
-            # It takes longer than was known where most of what is asked now has not ended for longer.
+            # The estimate rises where most turns under way have already lasted longer.
             return max(self._lasts.get(kind, 0.0), min(ages) if 2 * len(ages) >= self._at_once else 0.0)
 
         spare = now + SPARE_SECONDS
