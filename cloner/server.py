@@ -53,9 +53,10 @@ from telemetry.metrics import NOWHERE
 
 __all__ = ["AddressInUse", "checking_api_key", "serving"]
 
-# How long a cloner that stops holds answers back, until its clients know.
+# How long a cloner that stops holds answers back, until its clients know that it stops.
 HELD_SECONDS = 0.5
-# A voice that is made ahead of time outlives the answer that names it, or it would be made again for that.
+# A voice that is made ahead of time is kept for this long at least: if it went before its answer arrived, it
+# would be made again.
 LEAST_KEPT_SECONDS = 60.0
 
 
@@ -134,16 +135,17 @@ async def serving(
         finally:
             ends = loop.time() + settings.shutdown_grace_seconds
             await health_servicer.enter_graceful_shutdown()
-            # Whoever watches our health hears of it and sends calls elsewhere. The others hear of it by the
-            # end of their connections, and send again what we have not begun.
+            # A client that watches our health sends its calls elsewhere now. The others notice the end of
+            # their connections, and send again what we have not begun.
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
             await leaving.hold(seconds=min(HELD_SECONDS, max(0.0, ends - loop.time())))
             stopping = asyncio.create_task(server.stop(max(0.0, ends - loop.time())))
-            await asyncio.sleep(0)  # it has begun: the news that we go is on its way
+            await asyncio.sleep(0)  # holding has begun: GOAWAY is on its way
             leaving.release()
             rooms.admission.close()
             await stopping
-            # What the janitor has begun is claimed, and done by the next process.
+            # What the janitor has claimed and not finished is done by another process when the claim runs
+            # out.
             for task in beside_calls:
                 task.cancel()
             await asyncio.gather(*beside_calls, return_exceptions=True)
@@ -320,7 +322,7 @@ def _limits(settings: Settings, sample: Limits, terms: Terms) -> pb.GetLimitsRes
 
 @cache
 def _authorities() -> ssl.SSLContext:
-    """Whom TLS trusts, read once: it takes 20 ms."""
+    """The authorities that TLS trusts, read once: that takes 20 ms."""
     return httpx.create_ssl_context()
 
 

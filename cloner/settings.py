@@ -15,7 +15,7 @@ __all__ = ["MEBIBYTE", "Settings"]
 
 MEBIBYTE = 1_048_576
 
-# No process waits, and nothing is kept, for longer than this.
+# A bound for every duration: nobody waits longer, and nothing is kept for longer.
 YEARS = 100
 Seconds = Annotated[float, Meta(ge=0, le=YEARS * 366 * 86_400)]
 Minutes = Annotated[float, Meta(gt=0, le=YEARS * 366 * 1_440)]
@@ -37,18 +37,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     cloner_port: Port = 50051
 
     cloner_token: tuple[Token, ...] = ()
-    """A call must carry one of them, or one of a client of `cloner_clients`."""
+    """A call must carry one of these, or a token of a client of `cloner_clients`."""
     cloner_clients: Toml | None = None
     """Who may call, and what; cloner/clients.py says how it is written."""
 
     cloner_tls_cert: Pem | None = None
     cloner_tls_key: Pem | None = None
     cloner_tls_client_ca: Pem | None = None
-    """Set, a client must show a certificate that one of these has signed."""
+    """If set, a client must show a certificate that one of these has signed."""
     cloner_insecure: bool = False
-    """Whether plain text is spoken beyond this machine."""
+    """Whether plain text may be spoken beyond this machine."""
     cloner_reflection: bool = True
-    """Whether a client may ask what is served here."""
+    """Whether a client may ask which services there are."""
 
     cloner_max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     watch_max: Annotated[int, Meta(ge=1, le=100_000)] = 100
@@ -118,7 +118,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ValueError(*faults)
 
     def _access_faults(self) -> list[str]:
-        """What is wrong with who may call, and how they are to speak."""
+        """What is wrong with who may call, and with TLS."""
         faults = []
         if not is_loopback(self.cloner_host):
             if not self.cloner_token and self.cloner_clients is None:
@@ -141,7 +141,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def tls_documents(self) -> dict[str, Pem]:
-        """What TLS is spoken with, by the names of the variables; nothing where it is not."""
+        """The documents of TLS, by the names of their variables; empty where TLS is not spoken."""
         return documents_of(self.cloner_tls_cert, self.cloner_tls_key, self.cloner_tls_client_ca)
 
     @property

@@ -1,4 +1,4 @@
-"""TLS at the cloner's door: a certificate with its key and, with authorities for clients, mutual TLS."""
+"""TLS of the cloner's server: a certificate with its key and, with authorities for clients, mutual TLS."""
 
 from collections.abc import Callable, Mapping
 
@@ -27,7 +27,7 @@ def faults_of(texts: Mapping[str, str]) -> list[str]:
 
 
 def identity_of(texts: Mapping[str, str]) -> Identity:
-    """What the server shows of itself, and whose clients it believes. Raises ValueError with all faults."""
+    """The server's certificate and the authorities that it trusts. Raises ValueError with all faults."""
     if faults := faults_of(texts):
         raise ValueError(*faults)
     authorities = texts.get(AUTHORITIES)
@@ -38,7 +38,7 @@ def identity_of(texts: Mapping[str, str]) -> Identity:
 
 
 def server_credentials(latest: Callable[[], Identity], *, mutual: bool) -> grpc.ServerCredentials:
-    """Shows every new connection the latest identity. Connections that there are stay as they are.
+    """Shows every new connection the latest identity. Existing connections stay as they are.
 
     With `mutual` a client has to show a certificate, too. gRPC asks for the identity on a thread of its own.
     """
@@ -49,7 +49,7 @@ def server_credentials(latest: Callable[[], Identity], *, mutual: bool) -> grpc.
         before, shown = shown, latest()
         return None if shown is before else shown
 
-    # The type stubs leave out that None is no change.
+    # The type stubs leave out that None means no change.
     return grpc.dynamic_ssl_server_credentials(
         shown,
         changed,  # type: ignore[arg-type]
@@ -58,8 +58,8 @@ def server_credentials(latest: Callable[[], Identity], *, mutual: bool) -> grpc.
 
 
 def health_target(host: str, port: int) -> str:
-    """Where a cloner that speaks TLS at this address tells its health, and no more, to its own machine.
+    """Where a cloner that speaks TLS serves its health, and nothing else, to its own machine.
 
-    In plain text: the health check on the machine need not have a certificate of a client.
+    It does so in plain text: the health check on the machine need not have a certificate of a client.
     """
     return f"unix-abstract:precall-health-{address(host, port)}"

@@ -19,11 +19,11 @@ LOOK_SECONDS = 0.5
 
 
 class Watched(Generic[T]):
-    """What documents say together, by the names of their variables.
+    """What several documents say together, by the names of their variables.
 
-    `current` holds what was made of it when it was last good. A change counts once two looks in a row
-    have found it: files are not written at once, and a certificate and its key are two of them. One
-    that cannot be used is told, and changes nothing.
+    `current` holds the last good content, as `made` returned it. A change counts once two looks in a row have
+    found it: files are not written at once, and a certificate and its key are two files. Content that cannot
+    be used is logged, and changes nothing.
     """
 
     def __init__(self, documents: Mapping[str, Document], made: Callable[[Mapping[str, str]], T]) -> None:
@@ -40,7 +40,7 @@ class Watched(Generic[T]):
         return any(document.path is not None for document in self._documents.values())
 
     def look(self) -> None:
-        """Reads the files, and takes what they say if that has changed."""
+        """Reads the files, and takes over a change."""
         before, self._found = self._found, self._read()
         if self._found == self._known or self._found != before:
             return

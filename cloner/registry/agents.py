@@ -1,6 +1,6 @@
 """Agents that this deployment has changed: what each had before it was given a caller's voice.
 
-A row stays when the agent has back what it had; then it says nothing but how often it was changed.
+A row stays when the agent is put back; then it only counts how often the agent was changed.
 """
 
 import msgspec
@@ -24,14 +24,15 @@ __all__ = [
     "withdraw_over",
 ]
 
-# How long an agent may keep a voice that was lost: a delivery that finds it lost makes another meanwhile.
+# How long an agent may keep a voice that was lost: a delivery that finds it lost gives it another one
+# meanwhile.
 LOST_SECONDS = 60.0
 
 
 class AgentRow(msgspec.Struct, frozen=True):
     """An agent that was given a caller's voice, or was about to be.
 
-    Until it is known to have it, `former_*` are what it was given before that and may still have.
+    Until the change is known to have succeeded, `former_*` hold what the agent was given before that.
     """
 
     agent_id: str
@@ -45,7 +46,7 @@ class AgentRow(msgspec.Struct, frozen=True):
     former_voice_id: str | None
     former_first_message: str | None
     traceparent: str
-    """The span of the request that gave it."""
+    """The span of the request that gave it the voice."""
 
     def gave_voice(self, voice_id: str | None) -> bool:
         """Whether a voice that the agent has is one that we gave it."""
@@ -57,7 +58,7 @@ class AgentRow(msgspec.Struct, frozen=True):
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent was given, if it still has it, and how often it was changed so far."""
+    """What an agent was given and has not given back, and how often it was changed so far."""
 
     row: AgentRow | None
     turn: int
@@ -153,17 +154,17 @@ SPEAKING = Statement(f"SELECT 1 FROM agents WHERE {MAY_HAVE} LIMIT 1")
 
 
 def alone_at(tx: Transaction, agent_id: str) -> None:
-    """Waits until nobody else is between a look at an agent's calls and what follows from it.
+    """Locks the calls at an agent: nobody else notes one, or changes the agent because of one.
 
-    Until the end of the transaction. It is asked for before any row is locked, so that no two wait for
-    each other.
+    The lock is held until the end of the transaction. It is taken before any row is locked, so that no two
+    transactions wait for each other.
     """
     if tx.postgres:
         tx.one(ALONE, agent_id=agent_id)
 
 
 def given(tx: Transaction, agent_id: str) -> Given:
-    """What the agent was given, if it still has it."""
+    """What the agent was given, if it was not put back since."""
     row = tx.one(GIVEN, agent_id=agent_id)
     if row is None:
         return Given(row=None, turn=0)
@@ -182,11 +183,11 @@ def intend(
     now: float,
     until: float,
 ) -> bool:
-    """Writes down what an agent had before and is about to be given; False if it may not be.
+    """Stores what an agent had before and is about to be given; False if it may not be changed.
 
-    It may be while the agent was changed `turn` times and nobody else holds it, the call has not
-    ended, its voice is not given up, and, with `others_since`, no other caller's call at the
-    agent began since then and is not over. The holder has the agent for itself until then.
+    It may be changed if it was changed `turn` times so far, nobody else holds it, the call has not ended, its
+    voice is not given up and, with `others_since`, no other caller's open call at the agent began since then.
+    The holder then has the agent for itself until `until`.
     """
     alone_at(tx, row.agent_id)
     call = tx.one(CALL, call_id=row.call_id)
@@ -201,14 +202,14 @@ def intend(
 
 
 def shared(tx: Transaction, agent_id: str, *, caller: str, since: float) -> bool:
-    """Whether another caller's call at the agent began since then and is not over."""
+    """Whether another caller's call at the agent began since then and is still open."""
     return tx.one(OTHER_CALL, agent_id=agent_id, caller=caller, others_since=since) is not None
 
 
 def let_go(tx: Transaction, agent_id: str, *, holder: str, until: float = 0.0, given: bool = False) -> bool:
-    """Ends the holder's hold of an agent, at once or later; False if it had run out and others took it.
+    """Ends the holder's lock of an agent, at once or at `until`; False if it had expired and others took it.
 
-    `given` says that it has what was intended, and so nothing any more that it was given before.
+    `given` says that the update succeeded, so the former voice and greeting can be forgotten.
     """
     held = tx.run(LET_GO, agent_id=agent_id, holder=holder, until=until) == 1
     if held and given:
@@ -217,9 +218,9 @@ def let_go(tx: Transaction, agent_id: str, *, holder: str, until: float = 0.0, g
 
 
 def strayed(tx: Transaction, row: AgentRow) -> None:
-    """Says that an agent was given something after the hold of it had run out, which is to be put back.
+    """Notes that an agent was changed after its lock had expired, so that it is put back.
 
-    What others took for its own meanwhile is corrected, and nobody who is at it now is the last.
+    Others may have taken our value for the agent's own meanwhile; that is corrected.
     """
     found = tx.one(CURRENT, agent_id=row.agent_id)
     assert found is not None  # noqa: S101 - the intent wrote it, and no row of an agent is ever removed
@@ -240,7 +241,7 @@ def strayed(tx: Transaction, row: AgentRow) -> None:
 
 
 def withdraw(tx: Transaction, *, call_id: str | None = None, marker: str | None = None) -> None:
-    """Says that the agent that was changed for the call, or those with the voice, are to be put back."""
+    """Says that the agent that was changed for the call, or those that have the voice, must be put back."""
     if marker is not None:
         tx.run(WITHDRAWN_WITH_VOICE, marker=marker)
     else:
@@ -248,10 +249,10 @@ def withdraw(tx: Transaction, *, call_id: str | None = None, marker: str | None 
 
 
 def withdraw_over(tx: Transaction, *, busy_since: float, now: float) -> None:
-    """Says that agents whose call is over, or was presumed to be by then, are to be put back.
+    """Says that agents must be put back whose call is over, or began before `busy_since`.
 
-    So are those that may still have the voice of the call before, once nobody holds them, and
-    those whose voice is lost, unless whoever found that may still be giving them another.
+    So must those that may still have the voice of an earlier call, once nobody holds them, and those whose
+    voice is lost, unless whoever found that may still be giving them another.
     """
     tx.run(WITHDRAWN_OVER, busy_since=busy_since, now=now, lost_since=now - LOST_SECONDS)
 
@@ -259,7 +260,7 @@ def withdraw_over(tx: Transaction, *, busy_since: float, now: float) -> None:
 def claim(
     tx: Transaction, *, holder: str, now: float, until: float, marker: str | None = None
 ) -> AgentRow | None:
-    """One agent that is to be put back, which until then is nobody else's to change."""
+    """Claims an agent that must be put back: until then nobody else may change it."""
     if marker is None:
         row = tx.one(CLAIMED, holder=holder, now=now, until=until)
     else:
@@ -268,10 +269,10 @@ def claim(
 
 
 def restored(tx: Transaction, agent_id: str, *, holder: str) -> None:
-    """Forgets what an agent was given, because it has back what it had."""
+    """Forgets what an agent was given, because it was put back."""
     tx.run(RESTORED, agent_id=agent_id, holder=holder)
 
 
 def speaking(tx: Transaction, marker: str) -> bool:
-    """Whether an agent still speaks with this voice, as far as is known."""
+    """Whether an agent still has this voice, as far as is known."""
     return tx.one(SPEAKING, marker=marker) is not None

@@ -45,14 +45,14 @@ class CallRow(msgspec.Struct, frozen=True):
     begun_at: float
     ended_at: float | None
     traceparent: str
-    """The span of whoever was the first to ask about it."""
+    """The span of the request that asked about it first."""
 
     ended_by: str
-    """The span of whoever said that it has ended."""
+    """The span of the request that ended it."""
 
     @property
     def named(self) -> bool:
-        """Whether a delivery has said who is calling. Else `caller` is whom the number found, or nobody."""
+        """Whether a delivery has stated the caller. Else `caller` is whoever the number found, or nobody."""
         return bool(self.stated)
 
 
@@ -69,16 +69,16 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True):
 
     begun_at: float
     confirmed: bool = False
-    """Whether ElevenLabs itself calls the conversation so, and not only a delivery."""
+    """Whether ElevenLabs itself uses this conversation id, and not only a delivery."""
 
     traceparent: str = ""
-    """The span of whoever asks."""
+    """The span of the request."""
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
     """A call in progress: its voice, ready or on its way, and what its agent was given by then.
 
-    Of two calls that are noted at once, one sees the other.
+    Of two calls that are noted at the same time, one sees the other.
     """
 
     call: CallRow
@@ -94,16 +94,16 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
 
 
-# Stands for whoever a delivery has named for a call, where nothing came of it.
+# The `stated` of a call that failed after a delivery had stated its caller.
 NOBODY = "-"
 
 # In the order of the row's fields.
 FIELDS = """id, agent_id, conversation_id, caller, marker, number, stated, begun_at, ended_at,
     traceparent, ended_by"""
 SELECT = f"SELECT {FIELDS} FROM calls"
-# Whom a delivery has named comes first: to that call an agent may have been given.
+# A call whose caller a delivery has stated comes first: its agent may have been given a voice.
 FIRST = "ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1"
-# A call that is known as no other conversation than the one that is told.
+# A call that is not known under another conversation id than the given one.
 NAMELESS = "(:conversation_id = '' OR conversation_id = '' OR conversation_id = :conversation_id)"
 
 NOTED = Statement(f"""
@@ -136,11 +136,11 @@ OF_VOICE_AT = Statement(f"""
         AND marker = (SELECT marker FROM voices WHERE voice_id = :voice_id)
     {FIRST}
 """)
-# Who says so first has ended it.
+# The first report ends the call.
 END = """UPDATE calls SET ended_by = CASE WHEN ended_at IS NULL THEN :ended_by ELSE ended_by END,
     ended_at = coalesce(ended_at, :now)"""
 ENDED = Statement(f"{END} WHERE id = :id")
-# What was opened from another number, or without its conversation, has rows of its own.
+# Calls that were opened from another number, or without their conversation id, have rows of their own.
 ENDED_CONVERSATION = Statement(f"""
     {END} WHERE conversation_id = :conversation_id AND agent_id = :agent_id
 """)
@@ -160,11 +160,11 @@ def begin(
 ) -> Noted | None:
     """Notes that a call is in progress, with its voice where it or its caller has one.
 
-    Other callers' calls at the agent count that began since `others_since`, if that is told. A `reference`
-    is kept with the voice.
+    Other callers' calls at the agent count if they began since `others_since`. A `reference` is stored with
+    the voice.
 
-    A call that was noted before keeps its time, its caller and its voice. None where it is another
-    caller's, and then nothing is noted.
+    A call that was noted before keeps its time, its caller and its voice. If it is another caller's, nothing
+    is noted, and None is returned.
     """
     agents.alone_at(tx, new.agent_id)
     call, known = _note(tx, new)
@@ -173,7 +173,7 @@ def begin(
         return None
     voice = voices.in_use(tx, call.marker) if call.marker else None
     if call.stated != new.stated:
-        # The voice that the number found may be somebody else's.
+        # The voice that was found by the number may be somebody else's.
         if voice is not None and voice.caller != new.caller:
             voice = None
         marker = voice and voice.marker
@@ -202,8 +202,8 @@ def open_call(
 ) -> Noted:
     """Notes that a call is in progress, with its voice where it has one or its number finds one.
 
-    Of a call whose caller a delivery has named, the number finds nothing. Of any other, whoever calls
-    from another number is another call, whose id is `apart`.
+    Where a delivery has stated the caller, the number finds nothing. Otherwise a second number under the same
+    name is another call, whose id is `apart`.
     """
     agents.alone_at(tx, new.agent_id)
     call, _ = _note(tx, new)
@@ -231,7 +231,7 @@ def latest(tx: Transaction, *, call_id: str | None = None, marker: str | None = 
 
 
 def attach(tx: Transaction, call_id: str, marker: str, *, now: float) -> bool:
-    """Says which voice a call has. False if that voice was given up meanwhile."""
+    """Stores which voice a call has. False if that voice was given up meanwhile."""
     tx.one(KNOWN, id=call_id)
     voice = tx.one(ITS_VOICE, marker=marker)
     if voice is None:
@@ -252,10 +252,10 @@ def end(
 ) -> CallRow | None:
     """Ends the call that is found by its conversation, else by its id, else by agent and voice.
 
-    Returns it; None if there is none. One that was ended before keeps its time. No call at another agent
-    is ended, and none that is known as another conversation. An id, which nobody can guess, may together
-    with its agent name a call by whose conversation only a delivery has called it: whoever announces a
-    call may not know how ElevenLabs will.
+    Returns the call; None if there is none. A call that has ended keeps its time. No call at another agent is
+    ended, and none that ElevenLabs knows under another conversation id. If only a delivery has used the
+    conversation id, the call's own id and its agent are enough: the id cannot be guessed, and whoever
+    announces a call may not know which conversation id ElevenLabs will use.
     """
     told = {"conversation_id": conversation_id or "", "agent_id": agent_id or ""}
     row = None
@@ -290,8 +290,8 @@ def complete(
 ) -> CallRow | None:
     """Ends a call as `end` does and has its agent put back; None if nobody had asked about the call.
 
-    `id_of` tells the id of the call at an agent with a conversation. If nobody has asked about that one so
-    far, a delivery for it that is still on its way comes too late, and touches no agent.
+    `id_of` computes the id of the call at an agent with a conversation. If nobody has asked about that call
+    yet, it is noted as ended, so that a delivery still on its way comes too late and touches no agent.
     """
     call = end(
         tx,
@@ -323,7 +323,7 @@ def complete(
 
 
 def unname(tx: Transaction, call_id: str) -> None:
-    """Lets another caller be named where nothing came of the one who was: no voice, and none on its way.
+    """Lets another caller be stated after a failure, unless the call has a voice, or one on its way.
 
     The number finds nothing for the call all the same.
     """
@@ -331,7 +331,7 @@ def unname(tx: Transaction, call_id: str) -> None:
 
 
 def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:
-    """Notes that a call has ended which nobody asked about, so that a delivery for it comes too late."""
+    """Notes the end of a call that nobody had asked about, so that a delivery for it comes too late."""
     _note(tx, new)
     tx.run(ENDED_UNKNOWN, id=new.id, now=now)
 
@@ -347,16 +347,16 @@ def drop_ended(tx: Transaction, *, before: float) -> int:
 
 
 def erase_caller(tx: Transaction, who: str) -> None:
-    """Removes every row of the calls of a caller, of whom a delivery states, or of a number."""
+    """Removes every row of the calls of a caller, of a stated caller, or of a number."""
     tx.run(ERASED, who=who)
 
 
 def _note(tx: Transaction, new: NewCall) -> tuple[CallRow, bool]:
-    """The row of a call, which is locked, and whether it was there already."""
+    """The row of a call, locked, and whether it was there already."""
     while True:
         if (row := tx.one(NOTED, **msgspec.structs.asdict(new))) is not None:
             return _call(row), False
-        # One that was in the way may be over before it is looked at.
+        # The row that was in the way may be gone before it is read.
         if (row := tx.one(KNOWN, id=new.id)) is not None:
             return _call(row), True
 
@@ -366,9 +366,9 @@ def _call(row: Row) -> CallRow:
 
 
 def _used(tx: Transaction, call: CallRow, voice: VoiceRow | None, *, now: float) -> VoiceRow | None:
-    """Says that the call has the voice; None if that was given up meanwhile.
+    """Stores that the call has the voice; None if the voice was given up meanwhile.
 
-    A call that is over uses no voice any more.
+    For a call that is over nothing is stored.
     """
     if call.ended_at is not None:
         return voice

@@ -1,4 +1,4 @@
-"""Counts what there is, for metrics: by indexes that hold nothing else, or of tables with few rows."""
+"""Counts for metrics what there is, by small partial indexes or in tables with few rows."""
 
 import msgspec
 
@@ -19,7 +19,7 @@ COUNTS = Statement("""
             WHERE agents.restoring
         )
 """)
-# The first of them will do: those that are most overdue.
+# These are enough: those that are most overdue.
 DELETING = Statement("""
     SELECT marker, tries, due_at FROM voices WHERE state = 'deleting' ORDER BY due_at LIMIT 1000
 """)
@@ -32,20 +32,20 @@ class Census(msgspec.Struct, frozen=True, kw_only=True):
     ready: int
     deleting: int
     calls: int
-    """Those that are in progress."""
+    """Calls in progress."""
 
     agents: int
-    """Those that are to be put back."""
+    """Agents to be put back."""
 
     agents_since: float | None
-    """When the first call ended after which one is still to be put back; None where that is not known."""
+    """When the oldest of their calls ended; None where that is not known."""
 
     deletions: list[tuple[str, int, float]]
-    """Of voices to be deleted: the marker, how often it was tried, and when the next try may begin."""
+    """Voices to be deleted: marker, number of tries, and when the next try may begin."""
 
 
 def count(tx: Transaction, *, busy_since: float) -> Census:
-    """Counts. Calls that began before `busy_since` are over."""
+    """Counts. Calls that began before `busy_since` count as over."""
     row = tx.one(COUNTS, busy_since=busy_since)
     assert row is not None  # noqa: S101 - a question without a table always has one answer
     intended, ready, deleting, calls, agents, since = row

@@ -1,6 +1,6 @@
-"""Consents: what was told of a person's consent to be cloned, each with its time, in order.
+"""Consents: every consent to be cloned that a person gave or withdrew, each with its time, in order.
 
-Only what erases a person removes any.
+Only the erasure of a person removes any.
 """
 
 import msgspec
@@ -22,12 +22,12 @@ __all__ = [
     "withdraw",
 ]
 
-# Why a voice was given up whose consent was withdrawn.
+# The reason in the row of a voice that was given up after a withdrawal.
 WITHDRAWN = "consent withdrawn"
 
 
 class ConsentWithdrawn(Exception):
-    """The person has withdrawn the consent, and no new one was told since. Nothing was done."""
+    """The person has withdrawn the consent, and gave no new one since. Nothing was done."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -43,7 +43,7 @@ class Consent(msgspec.Struct, frozen=True):
     at: float
 
 
-# Whoever looks at a person's consents and acts upon them is alone in that.
+# Whoever reads a person's consents and acts upon them holds this lock.
 ALONE = Statement("SELECT pg_advisory_xact_lock(hashtextextended(:person, 1))")
 FIELDS = "reference, withdrawn, at"
 LATEST = Statement(f"SELECT {FIELDS}, place FROM consents WHERE person = :person ORDER BY place DESC LIMIT 1")
@@ -66,18 +66,18 @@ ERASED_NUMBER = Statement("DELETE FROM consents WHERE number = :number")
 
 
 def told(tx: Transaction, person: str, *, most: int) -> list[Consent]:
-    """The newest that were told of a person, newest first."""
+    """The consents and withdrawals of a person, newest first, at most so many."""
     return [_consent(row) for row in tx.all(OF_PERSON, person=person, most=most)]
 
 
 def standing(tx: Transaction, person: str) -> Consent | None:
-    """The person's consent, if one was told and not withdrawn since."""
+    """The consent of the person that is in force, if there is one."""
     consent, _ = _latest(tx, person)
     return None if consent is None or consent.withdrawn else consent
 
 
 def persons_of(tx: Transaction, number: str, *, most: int) -> list[str]:
-    """Persons of whom a voice or a consent is known under the number."""
+    """The persons of whom a voice or a consent is known under the number."""
     return [row[0] for row in tx.all(PERSONS, number=number, most=most)]
 
 
@@ -86,8 +86,8 @@ def counting(
 ) -> tuple[str, float] | None:
     """The consent under which a voice of the person is made now, and its time; None where there is none.
 
-    One that is `told` is kept. Raises ConsentWithdrawn where one was withdrawn, and none was told since,
-    of a reference that was not told before.
+    A consent that is `told` is stored. Raises ConsentWithdrawn if the last one was withdrawn, unless `told`
+    is a reference that is new.
     """
     _alone(tx, person)
     latest, _ = _latest(tx, person)
@@ -100,14 +100,14 @@ def counting(
 
 
 def note(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> None:
-    """Keeps a consent that a request told, unless it was told before."""
+    """Stores a consent that came with a request, unless it is known."""
     _alone(tx, person)
     if tx.one(KNOWN, person=person, reference=reference) is None:
         give(tx, person, reference, number=number, now=now)
 
 
 def give(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> float:
-    """Keeps a consent that was given, and says when; one that stands already keeps its time."""
+    """Stores a consent, and returns its time; one that is in force already keeps its time."""
     _alone(tx, person)
     latest, place = _latest(tx, person)
     if latest is not None and not latest.withdrawn and latest.reference == reference:
@@ -117,7 +117,7 @@ def give(tx: Transaction, person: str, reference: str, *, number: str | None, no
 
 
 def withdraw(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> None:
-    """Keeps that the consent was withdrawn; one that is withdrawn already keeps its time."""
+    """Stores a withdrawal; a consent that is withdrawn already keeps its time."""
     _alone(tx, person)
     latest, place = _latest(tx, person)
     if latest is None or not latest.withdrawn:
@@ -138,7 +138,7 @@ def _alone(tx: Transaction, person: str) -> None:
 
 
 def _latest(tx: Transaction, person: str) -> tuple[Consent | None, int]:
-    """The last that was told, and its place; 0 where none was."""
+    """The latest entry, and its place; 0 where there is none."""
     row = tx.one(LATEST, person=person)
     return (None, 0) if row is None else (_consent(row[:3]), int(row[3]))
 
@@ -166,5 +166,5 @@ def _add(
 
 def _consent(row: tuple[object, ...]) -> Consent:
     reference, withdrawn, at = row
-    # SQLite knows no truth but 0 and 1.
+    # SQLite has no booleans, only 0 and 1.
     return Consent(str(reference), bool(withdrawn), float(at))  # type: ignore[arg-type]

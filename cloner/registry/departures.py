@@ -1,4 +1,4 @@
-"""Voices that go: given up, deleted by whoever claims that, and forgotten."""
+"""Voices that leave: given up, deleted by whoever claims them, and forgotten."""
 
 from cloner.registry import requests, voices
 from cloner.registry.statement import Statement
@@ -26,7 +26,7 @@ __all__ = [
 # Why a voice was given up, in the words of the table.
 DELETED, EVICTED, FORGOTTEN = "deleted", "evicted", "forgotten"
 
-# A call that began after that, and has not ended, has the voice.
+# The voice is used by a call that began after that and has not ended.
 IN_CALL = """EXISTS (
     SELECT 1 FROM calls
     WHERE calls.marker = voices.marker AND calls.ended_at IS NULL AND calls.begun_at > :busy_since
@@ -42,7 +42,7 @@ RELEASE = """
 """
 RELEASED = Statement(RELEASE)
 RELEASED_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
-# What tells whose voice it was. Nobody need know that to delete it.
+# The columns that tell whose voice it was; they are not needed to delete it.
 NOBODYS: dict[str, str | None] = {
     "greeting_name": "",
     "name": "",
@@ -92,9 +92,9 @@ DROPPED = Statement("DELETE FROM voices WHERE state IN ('gone', 'failed') AND cl
 
 
 def lost(tx: Transaction, marker: str, *, now: float) -> None:
-    """Closes a voice that the provider no longer has; what it was given up for, if it was, stays its reason.
+    """Closes a voice that the provider no longer has; the reason for which it was given up stays.
 
-    Of one that was forgotten nothing stays.
+    Of a voice that was forgotten no row stays.
     """
     tx.run(GONE, marker=marker, now=now)
     row = voices.get(tx, marker)
@@ -111,9 +111,10 @@ def release(
     now: float,
     traceparent: str = "",
 ) -> bool:
-    """Gives a ready voice up for deletion, so that nobody begins to use it. `traceparent` is who does so.
+    """Gives a ready voice up for deletion, so that no call begins to use it.
 
-    With `busy_since`, only if no call that began since then and has not ended uses it.
+    `traceparent` is the request that does so. With `busy_since`, only if no open call that began since then
+    uses the voice.
     """
     values = {"marker": marker, "reason": reason, "now": now, "given_up_by": traceparent}
     if busy_since is None:
@@ -122,9 +123,9 @@ def release(
 
 
 def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -> VoiceRow | None:
-    """Forgets whose voice it is; its row, where the provider still has it, for whoever deletes it there.
+    """Forgets whose voice it is. Where the provider still has it, its row stays until it is deleted there.
 
-    One that is on its way is nobody's then: whoever makes it finds no row, and deletes it.
+    A voice on its way then belongs to nobody: whoever makes it finds no row, and deletes it.
     """
     row = voices.held(tx, marker)
     if row is not None and row.state in ("ready", "deleting"):
@@ -137,7 +138,7 @@ def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -
 
 
 def give_up(tx: Transaction, marker: str, reason: str, *, now: float, traceparent: str = "") -> None:
-    """Gives a ready voice up for deletion, whatever uses it, so that no request is answered with it again."""
+    """Gives a ready voice up for deletion even if calls use it; no request gets it any more."""
     release(tx, marker, reason, busy_since=None, now=now, traceparent=traceparent)
     requests.forget_voice(tx, marker)
 
@@ -153,9 +154,9 @@ def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: floa
 def least_recently_used(
     tx: Transaction, *, busy_since: float, now: float, kept: bool, replaces: str | None
 ) -> VoiceRow | None:
-    """The ready voice that no call uses and that was used the longest ago.
+    """The ready voice that no call uses and whose last use is the longest ago.
 
-    Those that are kept come last, and only with `kept`, or where it is to be replaced anyway.
+    Kept voices come last, and only with `kept`, or where the voice is to be replaced anyway.
     """
     row = voices.one(tx, LEAST_RECENTLY_USED, busy_since=busy_since, now=now)
     if row is None and kept:
@@ -166,12 +167,12 @@ def least_recently_used(
 
 
 def claim_deletion(tx: Transaction, *, now: float, until: float) -> VoiceRow | None:
-    """One voice whose deletion is due, which until then is nobody else's to delete."""
+    """Claims one voice whose deletion is due: until then nobody else deletes it."""
     return voices.one(tx, DELETION_CLAIMED, now=now, until=until)
 
 
 def postpone_deletion(tx: Transaction, marker: str, *, due_at: float, untried: int = 0) -> None:
-    """Says when a deletion that failed may be tried again, and how many of its tries were none."""
+    """Stores when a deletion that failed may be tried again; `untried` of its tries do not count."""
     tx.run(POSTPONED, marker=marker, due_at=due_at, untried=untried)
 
 

@@ -16,7 +16,7 @@ CLAIMED = Statement("UPDATE deployment SET reconciled_until = :until WHERE recon
 
 
 def settle(tx: Transaction, name: str, now: float) -> tuple[str, float]:
-    """The deployment's name and when it began; a new one is called `name` and begins now."""
+    """The deployment's name and the time it began; a new one is called `name` and begins now."""
     tx.run(BEGUN, name=name, now=now)
     row = tx.one(ITS_NAME)
     assert row is not None  # noqa: S101 - the insert saw to it
@@ -35,10 +35,10 @@ def month_used_up(tx: Transaction, until: float) -> None:
 
 
 def touch(tx: Transaction) -> None:
-    """Writes what is there, to see whether anything can be written."""
+    """Writes the row as it is, to find out whether anything can be written."""
     tx.run(TOUCHED)
 
 
 def claim_reconciliation(tx: Transaction, *, now: float, until: float) -> bool:
-    """Whether it is this process's turn to reconcile; until then it is nobody else's."""
+    """Whether this process may reconcile now; if so, no other one may until `until`."""
     return tx.run(CLAIMED, now=now, until=until) == 1

@@ -1,4 +1,4 @@
-"""The one question of an idle process: whether there is anything to do."""
+"""The one question of an idle process: what there is to do."""
 
 import msgspec
 
@@ -14,7 +14,7 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
     """Which kinds of work there are."""
 
     close: bool
-    """Calls that never ended, agents and voices that are to be given up, rows that are old."""
+    """Calls that never ended, agents and voices to be given up, and old rows."""
 
     restore: bool
     delete: bool
@@ -47,7 +47,10 @@ def what_is_due(
     dropped_before: float,
     stale: float,
 ) -> Due:
-    """What there is to do now. Voices expire that nobody used since `unused_since`; None: none do."""
+    """What there is to do now.
+
+    Voices that nobody used since `unused_since` expire; None: no voice does.
+    """
     row = tx.one(
         WHAT_IS_DUE,
         now=now,
@@ -59,6 +62,6 @@ def what_is_due(
         answered_before=now - requests.KEPT_SECONDS,
     )
     assert row is not None  # noqa: S101 - a question without a table always has one answer
-    # SQLite knows no truth but 0 and 1.
+    # SQLite has no booleans, only 0 and 1.
     close, restore, delete, resume, reconcile = map(bool, row)
     return Due(close=close, restore=restore, delete=delete, resume=resume, reconcile=reconcile)

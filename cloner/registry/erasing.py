@@ -1,6 +1,6 @@
-"""What is known of a person is erased, in one transaction: voices, calls and consents.
+"""Erases what is known of a person, in one transaction: voices, calls and consents.
 
-A voice that ElevenLabs still has keeps a row until it is deleted there, without whose it was.
+A voice that ElevenLabs still has keeps a row, without its owner, until it is deleted there.
 """
 
 from cloner.registry import calls, consents, departures, voices
@@ -13,9 +13,9 @@ __all__ = ["forget", "forget_owner"]
 def forget(
     tx: Transaction, person: str | None, number: str | None, *, now: float, traceparent: str = ""
 ) -> list[VoiceRow]:
-    """Forgets a person, or without one everybody who calls from a number.
+    """Forgets a person, or, without a person, everybody who calls from a number.
 
-    Says which voices ElevenLabs still has, which are to be deleted there.
+    Returns the voices that ElevenLabs still has and that must be deleted there.
     """
     found = voices.of_person_or_number(tx, person, number)
     whose = {who for row in found for who in (row.caller, row.replaces, row.person) if who is not None}
@@ -33,6 +33,6 @@ def forget(
 
 
 def forget_owner(tx: Transaction, voice_id: str, *, now: float, traceparent: str = "") -> list[VoiceRow]:
-    """Forgets whom a voice is of, as `forget` does; nobody, where there is no such voice to be used."""
+    """Forgets the owner of a voice, as `forget` does; does nothing where there is no such usable voice."""
     row = voices.by_voice_id(tx, voice_id)
     return [] if row is None else forget(tx, row.person, None, now=now, traceparent=traceparent)

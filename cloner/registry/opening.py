@@ -40,11 +40,11 @@ TABLES_OF_ALEMBIC = b"""
     SELECT 1 FROM pg_catalog.pg_tables
     WHERE tablename = 'alembic_version' AND schemaname = ANY (current_schemas(false))
 """
-# Any number will do, as long as every replica takes the same.
+# Any number will do, as long as every replica uses the same.
 MIGRATION_LOCK = 7_274_496_313
 MIGRATION_SECONDS = 60
 
-# What Postgres or its client library says when it lets nobody in, and what an operator should read.
+# What Postgres or libpq says when a connection is refused, and what an operator should read.
 REFUSALS = (
     (r"password authentication failed|no password supplied", "Postgres refuses the user or the password"),
     (r'role ".*" does not exist|Peer authentication|authentication failed', "Postgres refuses the user"),
@@ -94,7 +94,7 @@ async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Sto
 
 
 def migrated(url: str) -> Migration:
-    """Applies what migrations the database at the URL lacks, however many do so at once.
+    """Applies the missing migrations at the URL, even if several do so at once.
 
     Raises RegistryNewer and RegistryNotOpened.
     """
@@ -173,7 +173,7 @@ def _file_problem(failure: sqlite3.Error) -> str:
 
 
 def _server_problem(failure: Exception) -> str:
-    """What is in the way. What Postgres itself says may hold names, so it is only read."""
+    """What went wrong at the server. Postgres's own message may hold names, so it is not repeated."""
     text = str(failure)
     for pattern, problem in REFUSALS:
         if re.search(pattern, text):
@@ -218,7 +218,7 @@ def known_revisions() -> list[str]:
 def _migrate_alone(
     dialect: str, connection: Any, revision: Callable[[Any], str | None], alone: str
 ) -> str | None:
-    """Applies what migrations are missing, in one transaction, which begins `alone`.
+    """Applies the missing migrations in one transaction, which begins `alone`.
 
     Returns the revision that this transaction found: another process may have been first.
     """
@@ -236,9 +236,9 @@ def _migrate_alone(
 
 
 def migrate(dialect: str, connection: Any, *, begin: Callable[[], bool], to: str = "head") -> bool:
-    """Applies migrations in one transaction, if its first step finds that there are some to apply.
+    """Applies migrations in one transaction, unless its first step finds that there are none to apply.
 
-    Only here is SQLAlchemy loaded: a database that is up to date is opened without.
+    SQLAlchemy is loaded only here: a database that is up to date is opened without it.
     """
     from alembic import command
     from alembic.config import Config

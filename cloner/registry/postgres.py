@@ -1,7 +1,7 @@
 """The registry in Postgres: a few threads, each with a connection while it is at a transaction.
 
-No session is relied upon, so that a pooler that gives each transaction another connection may stand
-between: nothing is prepared, and what is set or locked is so until the end of the transaction.
+Nothing outlives a transaction: no statement is prepared, and settings and locks end with it. So a pooler that
+gives each transaction another connection may stand between.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ CONNECTIONS = 10
 # A transaction that takes longer is given up, by the server, and a moment later by us.
 SERVER_SECONDS = 9
 LONGEST_SECONDS = 10.0
-# How often a transaction that met another one is run anew.
+# How often a transaction that was in conflict with another is run anew.
 ATTEMPTS = 8
 WATCH_SECONDS = 1.0
-# What the URL may say otherwise.
+# Defaults, which the URL may override.
 DEFAULTS: dict[str, str | int] = {
     "application_name": "precall",
     "client_encoding": "UTF8",
@@ -44,14 +44,15 @@ DEFAULTS: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# One message to the server. Whoever is suspended in a transaction keeps its locks no longer than that.
+# One message to the server. A client that is suspended within a transaction keeps its locks no longer than
+# that.
 BEGIN = (
     f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '{SERVER_SECONDS}s';"
     f" SET LOCAL idle_in_transaction_session_timeout = '{SERVER_SECONDS}s'"
 ).encode()
-# Another transaction was in the way, which is over by now.
+# Another transaction was in conflict with this one, and is over by now.
 MET = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
-# The server that we are connected to may write no more; another one may by now.
+# The server that we are connected to may not write any more; another one may by now.
 DEMOTED = errors.ReadOnlySqlTransaction
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
@@ -89,7 +90,7 @@ class PostgresStore(Store):
         self._url = url
         self._longest_seconds = longest_seconds
         self._threads = ThreadPoolExecutor(CONNECTIONS, "registry")
-        # The one that was used last is taken first, so that those that nobody needs stay idle.
+        # The connection that was used last is taken first, so that those that nobody needs stay idle.
         self._free: list[Connection] = []
         self._running: dict[Connection, float] = {}
         self._cut: set[Connection] = set()

@@ -1,14 +1,14 @@
-"""Processes that are at intents, and their last signs of life: one row each, however much it is at."""
+"""Processes that work at intents, and when each gave its last sign of life."""
 
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
 __all__ = ["DEAD", "SEEN", "alive", "drop_dead"]
 
-# Of the process that is at a voice: its last sign of life, and whether that is too long ago.
+# The last sign of life of the process that is at a voice, and whether it is too long ago.
 SEEN = "coalesce((SELECT alive_at FROM processes WHERE processes.owner = voices.owner), 0)"
 DEAD = "NOT EXISTS (SELECT 1 FROM processes WHERE processes.owner = voices.owner AND alive_at >= :stale)"
-# Every transaction that writes down an intent says so: only the first one in a while has a row to change.
+# Every transaction that stores an intent also stores a sign of life; only the first in a while changes a row.
 FRESH_SECONDS = 1.0
 
 RENEWED = Statement("""
@@ -21,7 +21,7 @@ DROPPED = Statement("DELETE FROM processes WHERE alive_at < :before")
 
 
 def alive(tx: Transaction, owner: str, *, now: float) -> None:
-    """Says that a process is still at its intents."""
+    """Stores a sign of life of a process that is at intents."""
     if tx.run(RENEWED, owner=owner, now=now, fresh=FRESH_SECONDS) == 0:
         tx.run(FIRST, owner=owner, now=now)
 

@@ -1,7 +1,7 @@
-"""Requests that their senders named: what each of them asked for, and which voice came of it.
+"""Requests with an id of their sender's: what each asked for, and which voice came of it.
 
-A row is written together with the intent to make a voice, so that no process can buy one and then
-forget for which request it did. What has failed, or did not get as far, is not remembered.
+A row is stored together with the intent to make a voice, so that no process can buy a voice and then forget
+for which request. A request that failed before is not remembered.
 """
 
 import msgspec
@@ -27,7 +27,7 @@ KEPT_SECONDS = 86_400.0
 
 
 class RequestDiffers(Exception):
-    """Another request came under the same name within a day. Nothing was done."""
+    """The sender used the same id for another request within a day. Nothing was done."""
 
     faults = (("request_id", "was used for another request within a day: give each an id of its own"),)
 
@@ -36,7 +36,7 @@ class RequestDiffers(Exception):
 
 
 class RequestForgotten(Exception):
-    """The request was answered with a voice that was forgotten since. Nothing was done."""
+    """The request was answered with a voice that has been forgotten since. Nothing was done."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -45,14 +45,14 @@ class RequestForgotten(Exception):
 
 
 class NamedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request by its sender's name for it and by its content, both as keyed hashes."""
+    """A request, by its sender's id for it and by its content, both as keyed hashes."""
 
     key: str
     content: str
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The voice that a request led to, and whether that was there already."""
+    """The voice that a request led to, and whether it was there already."""
 
     marker: str
     reused: bool
@@ -62,7 +62,7 @@ KEY_TAKEN = Statement("""
     INSERT INTO requests (key, content, reused, at) VALUES (:key, :content, :reused, :now)
     ON CONFLICT (key) DO NOTHING
 """)
-# What came of it is remembered for a day, unless nothing came of it.
+# The voice of a request is remembered for a day.
 FOUND = """
     SELECT requests.content, requests.marker, requests.reused, voices.state FROM requests
     LEFT JOIN voices ON voices.marker = requests.marker WHERE requests.key = :key AND requests.at > :since
@@ -77,7 +77,7 @@ DROPPED = Statement("DELETE FROM requests WHERE at <= :before")
 
 
 def answer(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
-    """What the request led to within a day, at whichever process; None where it is as good as new.
+    """The voice of the request within a day, from whichever process; None where it counts as new.
 
     The voice may still be on its way. Raises RequestDiffers or RequestForgotten.
     """
@@ -95,14 +95,14 @@ def answer(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | No
 
 
 def take(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
-    """As `answer`, and holds the request for this transaction, so that no two lead to a voice each."""
+    """As `answer`, and locks the request for this transaction, so that it leads to one voice only."""
     tx.run(KEY_TAKEN, key=request.key, content=request.content, reused=False, now=now - KEPT_SECONDS)
     tx.one(LOCKED, key=request.key)
     return answer(tx, request, now=now)
 
 
 def lead(tx: Transaction, request: NamedRequest, marker: str, *, reused: bool, now: float) -> None:
-    """Notes the voice that the request led to, of a request that was taken in this transaction."""
+    """Stores the voice of a request that was taken in this transaction."""
     tx.run(LED_TO, key=request.key, content=request.content, marker=marker, reused=reused, now=now)
 
 
@@ -116,7 +116,7 @@ def settle(tx: Transaction, request: NamedRequest, marker: str, *, reused: bool,
 
 
 def forget_voice(tx: Transaction, marker: str) -> None:
-    """Leaves nothing of requests for a voice but that they were made, so that none makes it anew."""
+    """Removes a voice from its requests, but keeps that they were made, so that none makes it anew."""
     tx.run(FORGOTTEN, marker=marker)
 
 

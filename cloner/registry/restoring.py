@@ -35,18 +35,19 @@ from cloner.registry.transaction import RegistryNotOpened, Transaction
 
 __all__ = ["RegistryInUse", "RegistryNotEmpty", "Restored", "restoring"]
 
-# A cloner asks its registry something every second, and at an intent gives a sign of life every other.
+# A cloner reads its registry every second, and gives a sign of life every other second while it is at an
+# intent.
 RECENT_SECONDS = 10
-# How long whoever was at it may need to be gone.
+# How long a cloner that is stopping may take.
 GONE_SECONDS = RECENT_SECONDS + 2.0
-# Rows of these are added to those that are there, which count.
+# Rows of these tables are added to those that are there, which win.
 STAYING = ("agents", "calls", "consents", "requests")
 
 BEGUN = Statement("SELECT 1 FROM deployment")
 VOICES_DROPPED = Statement("DELETE FROM voices")
 PROCESSES_DROPPED = Statement("DELETE FROM processes")
 DEPLOYMENT_DROPPED = Statement("DELETE FROM deployment")
-# What the provider has now is looked at before anything else.
+# What the provider has now is checked before anything else is done.
 TO_BE_RECONCILED = Statement("UPDATE deployment SET reconciled_until = 0")
 TO_BE_CHECKED = Statement("UPDATE voices SET checked_at = 0")
 TO_BE_PUT_BACK = Statement("""
@@ -110,7 +111,7 @@ def restoring(url: str, source: Snapshot, *, replace: bool) -> Iterator[Restored
 
 
 def _left(transaction: Transaction, source: Snapshot, table: Table) -> dict[str, list[Any]]:
-    """Voices of the registry that is there which are to be deleted, by their markers."""
+    """The voices of the registry that is there which are to be deleted, by their markers."""
     place = {column: number for number, column in enumerate(table.columns)}
     marker, state, voice_id = place["marker"], place["state"], place["voice_id"]
     known = {row[marker]: row[voice_id] for row in source.rows(table)}
@@ -121,7 +122,7 @@ def _left(transaction: Transaction, source: Snapshot, table: Table) -> dict[str,
         if row[marker] in known and row[state] == "ready":
             continue
         if row[voice_id] in their_ids and known.get(row[marker]) != row[voice_id]:
-            # It is the voice of another row by now.
+            # Its voice id belongs to another row by now.
             continue
         if row[state] == "ready":
             given_up = {"state": "deleting", "reason": "restored", "tries": 0}
@@ -143,7 +144,7 @@ def _insert(connection: Connection, table: Table, rows: Iterable[list[Any]]) -> 
 
 @contextmanager
 def _alone_in_file(path: Path) -> Iterator[tuple[Connection, Transaction]]:
-    """A transaction on a file that nobody else has open, nor can open before it is over."""
+    """A transaction on a file that nobody else has open, or can open before it is over."""
     made_private(path)
     with closing(sqlite3.connect(path, isolation_level=None, timeout=GONE_SECONDS)) as connection:
         try:
@@ -157,7 +158,7 @@ def _alone_in_file(path: Path) -> Iterator[tuple[Connection, Transaction]]:
             if failure.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise RegistryInUse(f"DATABASE_URL: {path} is in use: stop every cloner first") from failure
             raise
-        # Also that it was committed is on the disk.
+        # The commit, too, is on the disk.
         connection.execute("PRAGMA synchronous=EXTRA")
         bring_up_to_date(connection)
         connection.execute("BEGIN EXCLUSIVE")
@@ -166,7 +167,7 @@ def _alone_in_file(path: Path) -> Iterator[tuple[Connection, Transaction]]:
 
 @contextmanager
 def _alone_at_server(url: str) -> Iterator[tuple[Connection, Transaction]]:
-    """A transaction on a database at which no cloner is, nor can be before it is over."""
+    """A transaction on a database that no cloner is at, or can be at before it is over."""
     from psycopg import errors
 
     from cloner.registry import postgres
@@ -202,7 +203,7 @@ def _alone_at_server(url: str) -> Iterator[tuple[Connection, Transaction]]:
 
 
 def _at_work(connection: Connection, transaction: Transaction, *, begun: bool) -> bool:
-    """Whether a cloner shows itself, by what it asks the server or by its signs of life."""
+    """Whether a cloner is at work, to judge by its queries at the server or its signs of life."""
     if connection.execute(AT_WORK.encode()).fetchone() is not None:
         return True
     return begun and transaction.one(ALIVE, since=time.time() - RECENT_SECONDS) is not None

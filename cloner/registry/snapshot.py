@@ -26,7 +26,7 @@ from cloner.registry.transaction import RegistryNotOpened
 
 __all__ = ["RowsInvalid", "Snapshot", "Table", "assembled", "snapshot"]
 
-# Which processes were at work says nothing about those of another time.
+# Which processes were at work means nothing at another time.
 LEFT_OUT = ("alembic_version", "processes")
 BUSY_MS = 10_000
 AT_ONCE = 1_000
@@ -45,7 +45,7 @@ class Table(msgspec.Struct, frozen=True):
 
     @property
     def query(self) -> str:
-        """The statement that reads all of it."""
+        """The statement that reads the whole table."""
         return f"SELECT {', '.join(self.columns)} FROM {self.name}"
 
 
@@ -68,7 +68,7 @@ class Snapshot:
             for row in self._connection.execute(table.query):
                 yield _typed(table, row)
             return
-        # By name: the server keeps what was not fetched yet.
+        # A named cursor: the server keeps what was not fetched yet.
         with self._connection.cursor("registry_rows") as cursor:
             cursor.itersize = AT_ONCE
             for row in cursor.execute(table.query.encode()):
@@ -148,7 +148,7 @@ def _read_only(url: str) -> Any:
         path = sqlite_file(url)
         if not path.is_file():
             raise RegistryNotOpened(f"DATABASE_URL: {path} does not exist")
-        # Not read-only to the system: what a cloner that was killed had committed is taken in first.
+        # Not read-only for the system: what a killed cloner had committed is taken in first.
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_MS / 1000
         )

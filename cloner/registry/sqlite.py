@@ -20,9 +20,9 @@ __all__ = ["SqliteStore", "SqliteTransaction", "connected", "made_private"]
 
 log = structlog.get_logger()
 
-# How long another process may have the file for itself.
+# How long another process may lock the file.
 BUSY_SECONDS = 10.0
-# How long SQLite itself waits. Its pauses grow to 100 ms, in which others would pass; so it is asked anew.
+# How long SQLite itself waits. Its pauses grow to 100 ms, in which others get ahead, so it is asked anew.
 BUSY_MS = 50
 MOST_AT_ONCE = 200
 STATEMENTS = 256
@@ -38,7 +38,7 @@ class SqliteTransaction:
         self._connection = connection
 
     def one(self, statement: Statement, /, **values: object) -> Row | None:
-        # A statement is over, and lets others go on, when all of its rows are read.
+        # A statement is over, and lets others go on, only when all of its rows are read.
         rows = self._connection.execute(statement.sqlite, checked(values)).fetchall()
         return rows[0] if rows else None
 
@@ -64,7 +64,7 @@ class SqliteStore(Store):
         self._missing = False
         self._writing, self._reading = connected(path), connected(path)
         self._reading.execute("PRAGMA query_only=ON")
-        # Only the writer waits by itself, so that it can do so in short turns.
+        # The writer waits in short turns of its own; a reader leaves the waiting to SQLite.
         self._reading.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
         self._files = self._seen()
         self._write_lane = _Lane("registry-write", self._write_all)
@@ -90,7 +90,7 @@ class SqliteStore(Store):
         return await self._read_lane.put(job)
 
     def _write_all(self, tasks: "list[_Task]") -> None:
-        """Does all of it in one transaction of SQLite."""
+        """Runs all of it in one transaction of SQLite."""
         connection, transaction = self._writing, SqliteTransaction(self._writing)
         try:
             self._require_file()
@@ -101,7 +101,7 @@ class SqliteStore(Store):
                 else:
                     _apart(connection, transaction, task)
             connection.execute("COMMIT")
-            # What was committed into a file that nobody finds again is not kept.
+            # What was committed into a file that was deleted or replaced is lost.
             self._require_file()
         except Exception as failure:  # noqa: BLE001 - whatever it is, those who wait are told
             if connection.in_transaction:
@@ -111,7 +111,7 @@ class SqliteStore(Store):
                 task.failure = task.failure or failure
 
     def _read_all(self, tasks: "list[_Task]") -> None:
-        """Answers all of it from one view of the file, which is newer than every question."""
+        """Answers all of it from one snapshot of the file, taken after every question was asked."""
         connection, transaction = self._reading, SqliteTransaction(self._reading)
         try:
             self._require_file()
@@ -130,12 +130,12 @@ class SqliteStore(Store):
                     connection.execute("ROLLBACK")
 
     def _seen(self) -> list[tuple[int, int]]:
-        """Which files have our names: the database, and what was committed to it last. None if emptied."""
+        """Device and inode of the database and its log; empty if the database was emptied."""
         stats = [os.stat(f"{self._path}{suffix}") for suffix in ("", "-wal")]  # noqa: PTH116 - one call each
         return [(stat.st_dev, stat.st_ino) for stat in stats] if stats[0].st_size else []
 
     def _require_file(self) -> None:
-        """Raises RegistryUnavailable if the file has another place, or there is another in its place."""
+        """Raises RegistryUnavailable if the file was deleted, replaced or emptied."""
         try:
             missing = self._seen() != self._files
         except OSError:
@@ -154,7 +154,7 @@ class SqliteStore(Store):
 
 
 class _Task:
-    """A transaction that somebody waits for, and what became of it."""
+    """A transaction, what came of it, and the future of whoever waits for it."""
 
     __slots__ = ("failure", "future", "job", "outcome")
 
@@ -175,7 +175,7 @@ class _Task:
 
 
 class _Lane:
-    """A thread that does what is put to it, in order, and as much at once as there is."""
+    """A thread that runs what is queued, in order, and at once as much as there is."""
 
     def __init__(self, name: str, work: Callable[[list[_Task]], None]) -> None:
         self._work = work
@@ -185,7 +185,7 @@ class _Lane:
         self._ended = False
 
     def put(self, job: Job) -> "asyncio.Future[object]":
-        """What the job returns, once it is done. Raises RegistryUnavailable."""
+        """Queues a job and returns its result. Raises RegistryUnavailable."""
         if self._ended:
             raise RegistryUnavailable
         future = asyncio.get_running_loop().create_future()
@@ -193,7 +193,7 @@ class _Lane:
         return future
 
     def end(self) -> None:
-        """Waits until all is done that was put."""
+        """Waits until everything that was queued is done."""
         self._ended = True
         self._tasks.put(None)
         self._thread.join()
@@ -208,7 +208,7 @@ class _Lane:
                 except queue.Empty:
                     break
             going_on = None not in batch
-            # Whoever waits no more wants nothing begun.
+            # A job that nobody waits for any more is not begun.
             tasks = [task for task in batch if task is not None and not task.future.cancelled()]
             if tasks:
                 self._work(tasks)
@@ -225,15 +225,15 @@ def connected(path: Path) -> sqlite3.Connection:
     # What was committed is on the disk, also after a power cut.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-    # The log beside the file appears with the first look.
+    # The first read creates the log beside the file.
     connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     return connection
 
 
 def made_private(path: Path) -> None:
-    """Makes the file, or one that is there, its owner's alone. SQLite gives its other files the same mode.
+    """Makes the file, created or found, readable for its owner alone.
 
-    Raises RegistryNotOpened.
+    SQLite gives its other files the same mode. Raises RegistryNotOpened.
     """
     if not path.parent.is_dir():
         raise RegistryNotOpened(f"DATABASE_URL: the folder {path.parent} does not exist")
@@ -242,7 +242,7 @@ def made_private(path: Path) -> None:
         if not path.is_file():
             raise RegistryNotOpened(f"DATABASE_URL: {path} is not a file")
         for suffix in ("", "-wal", "-shm"):
-            # Another's file may be shared on purpose.
+            # A file of another owner may be shared on purpose.
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 Path(f"{path}{suffix}").chmod(0o600)
     except OSError as failure:
@@ -256,7 +256,7 @@ def _begin(connection: sqlite3.Connection) -> None:
 
 
 def _until_free(step: Callable[[], object]) -> None:
-    """Waits while another process has the file for itself, for as long as that may take."""
+    """Repeats a step while another process locks the file, for BUSY_SECONDS at most."""
     ends = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -269,29 +269,29 @@ def _until_free(step: Callable[[], object]) -> None:
 
 
 def _apart(connection: sqlite3.Connection, transaction: SqliteTransaction, task: _Task) -> None:
-    """Does one of several; what it changed is taken back if it fails."""
+    """Runs one of several transactions; what it changed is undone if it fails."""
     connection.execute("SAVEPOINT task")
     try:
         task.outcome = task.job(transaction)
     except Exception as failure:  # noqa: BLE001 - told to whoever waits for it
         task.failure = failure
-        # A disk that is full may have ended the transaction of all; then this fails, for all.
+        # A full disk may have ended the transaction of all; then this fails, for all.
         connection.execute("ROLLBACK TO task")
     connection.execute("RELEASE task")
 
 
 def _told(tasks: list[_Task]) -> None:
-    """Answers everybody at once: waking a loop costs more than what it is woken for."""
+    """Hands over all results at once: waking a loop costs more than what it is woken for."""
     for task in tasks:
         if isinstance(task.failure, sqlite3.Error):
-            # The text may hold values; the names say enough.
+            # The text of the error may hold values; its name says enough.
             reason = getattr(task.failure, "sqlite_errorname", type(task.failure).__name__)
             log.warning("registry not available", reason=reason)
             task.failure = RegistryUnavailable()
     loops = {task.future.get_loop() for task in tasks}
     for loop in loops:
         theirs = [task for task in tasks if task.future.get_loop() is loop]
-        # A loop that is closed has nobody who waits.
+        # On a loop that is closed nobody waits.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_tell, theirs)
 

@@ -20,7 +20,7 @@ class Statement:
     def __init__(self, text: str, *, postgres: str | None = None) -> None:
         self.sqlite = LOCK.sub("", text)
         translated = PARAMETER.sub(r"%(\1)s", (postgres or text).replace("%", "%%"))
-        # The driver takes bytes for a text that is known to be no stranger's.
+        # psycopg takes bytes for a text that holds nothing from outside.
         self.postgres = translated.encode()
 
     def __repr__(self) -> str:

@@ -21,21 +21,21 @@ Job: TypeAlias = Callable[[Transaction], Any]
 
 log = structlog.get_logger()
 
-# Names of OpenTelemetry's conventions for databases. What is asked is a function of ours: its name says more
-# than its statements would.
+# The names of OpenTelemetry's conventions for databases. The operation is the name of our function, which
+# says more than its statements would.
 DB_SYSTEM, DB_OPERATION = "db.system.name", "db.operation.name"
 
-# Whoever calls waits until its own deadline; this bounds the memory of those who wait.
+# Callers wait until their own deadlines; this bounds how many wait.
 MOST_WAITING = 10_000
-# A database that nobody could write to for so long, while so many wanted to, is not only busy.
+# If nobody could write for so long while others wanted to, the database is not only busy.
 RECENT_SECONDS = 1.0
 
 
 class Store(ABC):
     """A database that is up to date. `name` and `created_at` are those of the deployment.
 
-    A transaction is a function whose first argument is the Transaction; the others are given behind it.
-    It is committed before it is answered. Whoever stops waiting harms nothing: the transaction is
+    A transaction is a function whose first argument is the Transaction; its other arguments are passed along
+    with it. It is committed before its result is returned. A caller may stop waiting: the transaction is then
     carried out to its end, or never begun.
     """
 
@@ -47,7 +47,7 @@ class Store(ABC):
         self.created_at = 0.0
         self.measures = UNMEASURED
         self._waiting = 0
-        # When something was first asked that nothing was answered since, and when it last was answered.
+        # When the oldest question without an answer was asked, and when the last answer came.
         self._asked: dict[str, float] = {}
         self._heard = {"write": time.monotonic()}
 
@@ -58,13 +58,13 @@ class Store(ABC):
 
     @property
     def silent_seconds(self) -> float:
-        """For how long it has answered nothing of what it was asked to read, or to write; 0 if it has."""
+        """How long the oldest read or write without an answer has been waiting; 0 if there is none."""
         now = time.monotonic()
         return max((now - asked for asked in self._asked.values()), default=0.0)
 
     @property
     def write_seconds(self) -> float:
-        """How long ago it last carried out a transaction that may change something."""
+        """How many seconds ago the last transaction that may change something was carried out."""
         return time.monotonic() - self._heard["write"]
 
     async def write(
@@ -79,7 +79,8 @@ class Store(ABC):
     ) -> T:
         """What a transaction that changes nothing returns; it waits for no lock.
 
-        It sees whatever was committed before it was asked. Raises RegistryUnavailable and RegistryBusy.
+        It sees everything that was committed before it was called. Raises RegistryUnavailable and
+        RegistryBusy.
         """
         job = self._read(lambda transaction: work(transaction, *args, **named))
         return await self._waited("read", _named(work), job)
@@ -117,9 +118,9 @@ class Store(ABC):
                 self._heard[kind] = time.monotonic()
 
     def missed(self, since: float) -> Exception:
-        """Why somebody who asked at that time, on the loop's clock, was not answered in time.
+        """The failure of a caller that asked at `since`, on the loop's clock, and got no answer in time.
 
-        A database that others have written to meanwhile can be reached.
+        A database that others have written to meanwhile can be reached, and is only busy.
         """
         if self.write_seconds < asyncio.get_running_loop().time() - since:
             return RegistryBusy()

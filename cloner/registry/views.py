@@ -1,4 +1,4 @@
-"""How voices and calls stand, for whoever asks after them. Nothing here changes anything."""
+"""Voices and calls as they stand, for callers that ask. Nothing here changes anything."""
 
 import json
 from collections.abc import Collection
@@ -66,14 +66,14 @@ CALL = """SELECT id, agent_id, conversation_id, begun_at, ended_at,
         WHERE agents.call_id = calls.id AND agents.marker IS NOT NULL AND NOT agents.restoring
     ) AS agent_updated
     FROM calls"""
-# One that ended when it began is one that nobody had asked about; its end alone was told.
+# A call whose ended_at is its begun_at is one that nobody had asked about: only its end was reported.
 ASKED_ABOUT = "(ended_at IS NULL OR ended_at <> begun_at)"
 VALUES = "SELECT value FROM json_each(:{0})"
 VALUES_POSTGRES = "SELECT json_array_elements_text(CAST(:{0} AS json))"
 
 
 def _both(text: str) -> Statement:
-    """A statement with lists: `IN (:name[])`."""
+    """A statement whose lists are written as `IN (:name[])`."""
     sqlite, postgres = text, text
     for name in ("states", "markers", "persons", "numbers"):
         sqlite = sqlite.replace(f":{name}[]", VALUES.format(name))
@@ -89,9 +89,9 @@ WATCHED = _both(
     f" UNION {VOICE} WHERE number IN (:numbers[])"
 )
 WHOSE = {"": "", "person": "AND person = :who", "number": "AND number = :who"}
-# Said twice, for the index leaves out those without one.
+# The condition is repeated because the index leaves out rows without a reference.
 REFERENCE = {False: "", True: "AND client_reference = :reference AND client_reference <> ''"}
-# Most lists are of those that are ready, for which there is an index of their own.
+# Most lists are of ready voices, for which there is an index of their own.
 IN_STATE = {True: "AND state = 'ready'", False: "AND state IN (:states[])"}
 PAGES = {
     (whose, referred, ready): _both(
@@ -135,7 +135,7 @@ def voices_of(tx: Transaction, person: str, *, busy_since: float) -> list[VoiceV
 
 
 def persons_of(tx: Transaction, number: str, *, exactly: str) -> list[str]:
-    """Who is known by a number alone: that one exactly, else who else there is; two for more."""
+    """The persons known by a number alone: the one of the hash `exactly`, else the others, two at most."""
     if tx.one(IS_KNOWN, person=exactly) is not None:
         return [exactly]
     return [row[0] for row in tx.all(PERSONS, number=number)]
@@ -177,7 +177,7 @@ def watched(
     numbers: Collection[str],
     busy_since: float,
 ) -> list[VoiceView]:
-    """Every voice of these markers, persons and numbers, at one look."""
+    """Every voice of these markers, persons and numbers, in one snapshot."""
     rows = tx.all(
         WATCHED,
         markers=json.dumps(sorted(markers)),
@@ -211,7 +211,7 @@ def calls(
     in_progress: bool = False,
     busy_since: float,
 ) -> list[CallView]:
-    """Calls, newest first, from below the given begin and id. What is not told does not count."""
+    """Calls, newest first, from below the given begin and id. A filter that is None does not count."""
     at, below = before or (float("inf"), "")
     whose, who = _who(person, number)
     rows = tx.all(

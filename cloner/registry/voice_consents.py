@@ -1,4 +1,4 @@
-"""What a consent that is told, given or withdrawn does to the voices of whoever told it."""
+"""What a consent or a withdrawal does to the voices of the person."""
 
 from cloner.registry import consents, requests, voices
 from cloner.registry.statement import Statement
@@ -19,20 +19,20 @@ WITHDRAWN = Statement("""
     WHERE person = :person AND state = 'ready'
 """)
 
-# What has failed may have been made all the same.
+# A voice whose creation failed may have been made all the same.
 WITHDRAWN_TOO = Statement("UPDATE voices SET reason = :reason WHERE person = :person AND state = 'failed'")
 
 
 def take_in(
     tx: Transaction, marker: str, consent: str, *, person: str, number: str | None, now: float
 ) -> None:
-    """Keeps a consent that was told, and with it a voice that has none yet."""
+    """Stores a consent that came with a request, also in the row of a voice that has none yet."""
     consents.note(tx, person, consent, number=number, now=now)
     tx.run(CONSENTED, marker=marker, consent=consent, now=now)
 
 
 def give(tx: Transaction, person: str, consent: str, *, number: str | None, now: float) -> None:
-    """Keeps a consent that was given, and with it every voice of the person, ready or on its way."""
+    """Stores a consent, also in the rows of the person's voices, ready or on their way."""
     at = consents.give(tx, person, consent, number=number, now=now)
     tx.run(WITH_CONSENT, person=person, consent=consent, at=at)
 
@@ -40,9 +40,9 @@ def give(tx: Transaction, person: str, consent: str, *, number: str | None, now:
 def withdraw(
     tx: Transaction, person: str, consent: str, *, number: str | None, now: float, traceparent: str = ""
 ) -> list[VoiceRow]:
-    """Keeps that a consent was withdrawn, and gives up the person's voices, ready or on their way.
+    """Stores a withdrawal, and gives up the person's voices, ready or on their way.
 
-    Says which of them ElevenLabs still has, which are to be deleted there.
+    Returns those that ElevenLabs still has and that must be deleted there.
     """
     consents.withdraw(tx, person, consent, number=number, now=now)
     for row in voices.of_person_or_number(tx, person, None):

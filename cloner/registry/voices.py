@@ -85,7 +85,7 @@ class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of the wish to create a voice: the row that counts, or when there may be one again."""
+    """The result of `intend`: the row that counts, or when a new voice may be created again."""
 
     row: VoiceRow | None
     month_resets_at: float = 0.0
@@ -145,7 +145,7 @@ CALLS_LEFT = Statement("UPDATE calls SET marker = NULL WHERE marker = :marker")
 FAILED = Statement("""
     UPDATE voices SET state = 'failed', reason = :reason, closed_at = :now WHERE marker = :marker
 """)
-# By name: who waited for another taker finds another owner here.
+# By name: a taker that had to wait for another one finds another owner here.
 TAKEN_OVER = Statement(f"""
     UPDATE voices SET owner = :owner
     WHERE marker = :marker AND state = 'intended' AND owner = :dead AND {DEAD}
@@ -178,7 +178,7 @@ def marker_of(tx: Transaction, voice_id: str) -> str | None:
 
 
 def is_anothers(tx: Transaction, voice_id: str, *, marker: str) -> bool:
-    """Whether a voice is known as another than that of the marker: a caller's, or one that an agent had."""
+    """Whether the voice belongs to another marker, or is one that an agent had before."""
     return tx.one(ANOTHERS, voice_id=voice_id, marker=marker) is not None
 
 
@@ -206,7 +206,7 @@ def persons_of(tx: Transaction, number: str) -> int:
 
 
 def by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
-    """The row of a voice, if it is there to be used."""
+    """The row of a voice that is there to be used."""
     return one(tx, BY_VOICE_ID, voice_id=voice_id)
 
 
@@ -223,12 +223,11 @@ def intend(
     now: float,
     request: requests.NamedRequest | None = None,
 ) -> Intent:
-    """Writes down that a voice is about to be created, unless the caller, call or request has one.
+    """Stores the intent to create a voice, unless the caller, the call or the request has one.
 
-    The row that counts is the new one, or the one that was there. Exactly one of those who ask at the
-    same time gets the new one. While the provider's monthly counter is used up there is no new one.
-    A consent that was told before counts for the new one. Raises RequestDiffers, RequestForgotten, or
-    ConsentWithdrawn.
+    The row that counts is the new one or the one that was there; of several who ask at the same time exactly
+    one gets the new one. While the provider's monthly limit is used up there is no new one. A consent that
+    was given earlier counts for the new one. Raises RequestDiffers, RequestForgotten, or ConsentWithdrawn.
     """
     answer = None if request is None else requests.take(tx, request, now=now)
     if answer is not None and (made := get(tx, answer.marker)) is not None:
@@ -248,7 +247,7 @@ def intend(
         ) or ("", None)
         new = msgspec.structs.replace(new, consent=consent)
     while row is None:
-        # One that was in the way may be over before it is looked at.
+        # The row that was in the way may be over before it is read.
         tx.run(INTENDED, **msgspec.structs.asdict(new), consent_at=consent_at, now=now)
         row = of_caller(tx, new.caller)
     alive(tx, new.owner, now=now)
@@ -260,15 +259,15 @@ def intend(
 
 
 def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
-    """Makes an intended or failed voice ready; one that somebody else has recorded stays so.
+    """Makes an intended or failed voice ready; a voice that somebody else has recorded stays ready.
 
-    False if it no longer can be: then nobody will use the voice, and whoever made it removes it.
+    False if it can no longer become ready: then nobody will use the voice, and whoever made it removes it.
     """
     row = one(tx, GET_LOCKED, marker=marker)
     if row is None:
         return False
     intended = row.state == "intended"
-    # What failed to replace another voice does not do so later, nor does one whose consent was withdrawn.
+    # A replacement that failed does not replace later, nor does a voice whose consent was withdrawn.
     late = row.state == "failed" and row.replaces is None and row.reason != consents.WITHDRAWN
     if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
         return False
@@ -286,15 +285,15 @@ def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
 
 
 def held(tx: Transaction, marker: str) -> VoiceRow | None:
-    """The row of a marker, which stays as it is until the transaction ends, and its calls with it."""
+    """Locks the row of a marker, and its calls, until the end of the transaction."""
     tx.all(CALLS_HELD, marker=marker)
     return one(tx, GET_LOCKED, marker=marker)
 
 
 def fail(tx: Transaction, marker: str, reason: str, *, now: float, owner: str | None = None) -> None:
-    """Closes an intent of which nothing came, so that the caller may be tried again at once.
+    """Closes an intent that led to no voice, so that the caller may be tried again at once.
 
-    With `owner`, only if that process still has the intent. A voice that was recorded keeps its calls.
+    With `owner`, only if that process still has the intent. Nothing is changed if the voice was recorded.
     """
     row = held(tx, marker)
     if row is None or row.state != "intended" or owner not in {None, row.owner}:
@@ -304,7 +303,7 @@ def fail(tx: Transaction, marker: str, reason: str, *, now: float, owner: str | 
 
 
 def take_over(tx: Transaction, marker: str, *, dead: str, owner: str, stale: float, now: float) -> bool:
-    """Takes an intent of a process that gave no sign of life since `stale`. True for one taker only."""
+    """Takes over the intent of a process without a sign of life since `stale`. True for one taker only."""
     taken = tx.run(TAKEN_OVER, marker=marker, dead=dead, owner=owner, stale=stale) == 1
     if taken:
         alive(tx, owner, now=now)
@@ -312,12 +311,12 @@ def take_over(tx: Transaction, marker: str, *, dead: str, owner: str, stale: flo
 
 
 def abandoned(tx: Transaction, *, stale: float) -> list[VoiceRow]:
-    """Intents of processes that gave no sign of life since `stale`."""
+    """The intents of processes without a sign of life since `stale`."""
     return every(tx, ABANDONED, stale=stale)
 
 
 def refer(tx: Transaction, marker: str, reference: str) -> None:
-    """Keeps the sender's own reference with a voice, in the place of what it had."""
+    """Stores the sender's own reference with a voice, in place of the former one."""
     tx.run(REFERRED, marker=marker, reference=reference)
 
 

@@ -1,4 +1,4 @@
-"""Who is let in: every call is asked for its token, its right and its client's bound, before it is read."""
+"""Decides which calls are let in, by token, right and the client's limit, before their requests are read."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ __all__ = ["Access"]
 log = structlog.get_logger()
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-# What the type stubs say of handlers leaves out aio.
+# The type stubs of grpc's handlers leave out aio.
 Handler: TypeAlias = Any
 
 SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"]
@@ -43,16 +43,16 @@ OF_METHODS: Mapping[str, Right] = {
     "DeleteVoice": "erase",
     "ForgetCaller": "erase",
 }
-# Every method of the service has its right, or this module cannot be imported.
+# This module cannot be imported unless every method of the service has its right.
 RIGHTS: Mapping[str, Right] = {
     f"/{SERVICE.full_name}/{method.name}": OF_METHODS[method.name] for method in SERVICE.methods
 }
-# Whoever asks for its health may not know a token; whoever asks what it serves must.
+# A health check may come without a token; reflection may not.
 HEALTH = "/grpc.health.v1.Health/"
 
 
 class Access(grpc.aio.ServerInterceptor):
-    """Lets in those that `clients` knows, each to what it may do, and not more of it at once than its bound.
+    """Lets in the calls of known `clients`, each within its rights and its own limit.
 
     A call shows who it is by `authorization: Bearer <token>`. Where there are no clients at all,
     anybody may do everything.
@@ -73,7 +73,7 @@ class Access(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(HEALTH):
             return handler
         call = self._judged(method, handler, handler_call_details.invocation_metadata)
-        # A stream of requests, of which none is asked for: of a stranger only headers are taken in.
+        # Handled as a stream of requests that is never read: of a stranger only headers are taken in.
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 call,
@@ -87,12 +87,12 @@ class Access(grpc.aio.ServerInterceptor):
         )
 
     def _judged(self, method: str, handler: Handler, metadata: Any) -> Any:
-        """Does what the handler does, for whom may have it done."""
+        """Wraps a handler, so that only clients that have the right reach it."""
         behavior = handler.stream_stream if handler.response_streaming else handler.stream_unary
         clients = self._clients()
         client = ANYBODY if clients is None else _client(clients, metadata)
         right = RIGHTS.get(method)
-        # What nobody serves is a stranger's own text.
+        # The name of a method that is not served is a stranger's own text.
         about_call = {"method": method.lstrip("/")} if right is not None else {}
         if client is not None:
             about_call["client"] = client.name
@@ -135,7 +135,7 @@ class Access(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _place(self, client: Client) -> Iterator[None]:
-        """One of the places of a client, for as long as the block lasts. Raises ClientOverloaded."""
+        """Takes one of the client's places for the block. Raises ClientOverloaded."""
         if client.max_requests is not None and self._under_way[client.name] >= client.max_requests:
             raise ClientOverloaded(limit=client.max_requests)
         self._under_way[client.name] += 1
@@ -149,7 +149,7 @@ def _client(clients: Clients, metadata: Any) -> Client | None:
     given = dict(metadata or ()).get("authorization", b"")
     if isinstance(given, str):
         given = given.encode()
-    # The name of the scheme is written as one likes (RFC 9110, section 11.1).
+    # The name of the scheme may be in any case (RFC 9110, section 11.1).
     scheme, _, token = given.strip().partition(b" ")
     found = clients.known_by(token.strip())
     return found if scheme.lower() == b"bearer" else None
@@ -159,17 +159,17 @@ def _refuse(context: Context, failure: Refused) -> None:
     answer_failure(context, failure)
     reason = reason_of(failure)
     note(outcome="error", reason=reason)
-    # Never the token: one that is refused here may be good elsewhere.
+    # The token is never logged: one that is refused here may be good elsewhere.
     log.warning("call refused", reason=reason, peer=context.peer())
 
 
 @contextmanager
 def _told(context: Context) -> Iterator[None]:
-    """Writes a line about an erasure, whatever comes of it: one that is given up may have erased some."""
+    """Logs an erasure, whatever comes of it: one that was cancelled may have erased some."""
     code = "CANCELLED"
     try:
         yield
-        # Nobody sets a status on a call that succeeds.
+        # The status of a call that succeeds is never set.
         status = context.code() or grpc.StatusCode.OK
         code = next((known.name for known in grpc.StatusCode if status in (known, known.value[0])), "UNKNOWN")
     finally:

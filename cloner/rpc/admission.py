@@ -1,4 +1,4 @@
-"""The cloner's door: how many calls, how many bytes of them and for how long, and what is no call at all.
+"""Limits the calls that are handled at once: their number, their bytes, and the time a body may take.
 
 gRPC would read a unary request to its end before anybody is asked. On the wire such a request is a
 stream of one message, so it is registered as one here and read when it is its turn: until then the
@@ -36,7 +36,7 @@ __all__ = ["Admission"]
 log = structlog.get_logger()
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-# What the type stubs say of handlers leaves out aio.
+# The type stubs of grpc's handlers leave out aio.
 Handler: TypeAlias = Any
 
 SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"]
@@ -45,7 +45,7 @@ WITH_SAMPLE = frozenset(
     for method in SERVICE.methods
     if "sample" in method.input_type.fields_by_name
 )
-# Voices that are cloned ahead of time leave some of the places to calls.
+# A part of the places is left to calls by voices that are cloned ahead of time.
 AHEAD = frozenset(f"/{SERVICE.full_name}/{name}" for name in ("CloneVoice", "ReplaceVoice"))
 HEALTH = "/grpc.health.v1.Health/"
 WATCH_VOICE = f"/{SERVICE.full_name}/WatchVoice"
@@ -55,14 +55,14 @@ ROOM_SECONDS = 2.0
 # How many requests without a sample are read at once, and how many streams are open.
 SMALL_READS = 4
 MOST_STREAMS = 64
-# How many watch the health: each client that balances calls does. Anybody may, so that their number must not
-# keep anybody else from calling: one more goes without.
+# How many clients may watch the health, as each client that balances calls does. Anybody may, so watchers
+# must not keep callers out: they have a limit of their own.
 MOST_WATCHES = 256
 MAX_METADATA_BYTES = 16_384
 
 
 class Places:
-    """Counts the calls of one kind that are under way, of which there may be `most`.
+    """Counts the calls of one kind that are under way, `most` at once.
 
     One that is refused is told the limit, under the name of its kind.
     """
@@ -80,7 +80,7 @@ class Places:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Takes a place for as long as the block lasts. Raises Overloaded, or as told, if none is free."""
+        """Takes a place for as long as the block lasts. Raises Overloaded, or `full`, if none is free."""
         if self._free <= 0:
             raise self._full(**{f"limit_{self._kind}": str(self.most)})
         self._free -= 1
@@ -91,7 +91,7 @@ class Places:
 
 
 class Admission(grpc.aio.ServerInterceptor):
-    """Lets calls in. `room` is what their bodies may take in memory.
+    """Lets calls in, as many as the limits allow. `room` is what their bodies may take in memory.
 
     At most `most_calls` that carry a sample are under way, and as many that do not, which therefore
     never wait for samples; beside them at most `most_watches` watch voices. A body may have `max_bytes` and
@@ -110,7 +110,7 @@ class Admission(grpc.aio.ServerInterceptor):
         guarded: bool,
     ) -> None:
         self._room = room
-        # What gRPC itself takes before it breaks off a message, with a status of its own.
+        # The size from which gRPC itself breaks off a message, with a status of its own.
         self.hard_limit = 2 * max_bytes
         self._max_bytes = max_bytes
         self._body_seconds = body_seconds
@@ -131,7 +131,7 @@ class Admission(grpc.aio.ServerInterceptor):
         return Quota(self._samples.taken, self._samples.most)
 
     def close(self) -> None:
-        """Ends the streams that are open, which would end by themselves only when their callers leave.
+        """Ends the open streams, which would otherwise end only when their callers leave.
 
         Calls that have come in are served: the server itself takes no more, and tells its clients in a
         way (GOAWAY) after which they send elsewhere, by themselves, what nobody has begun to handle.
@@ -200,7 +200,7 @@ class Admission(grpc.aio.ServerInterceptor):
         return call
 
     async def _piped(self, answers: Any, context: Context) -> None:
-        """Hands on what a behavior has to say until it has said everything, or this process stops."""
+        """Passes on the answers of a behavior until it ends, or until this process stops."""
 
         async def hand_on() -> None:
             if inspect.isasyncgen(answers):

@@ -1,4 +1,4 @@
-"""What is done around every call: its time, its urgency, its failure as a status, its end in span and log."""
+"""What is done around every call: deadline, urgency, failure as a status, outcome in span and log."""
 
 import asyncio
 import time
@@ -26,24 +26,24 @@ log = structlog.get_logger()
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 LONGEST_SECONDS = 60.0
-# What is kept of the time for the way back to the caller, at most half of it.
+# How much time is kept for the way back to the caller, at most half of what there is.
 HEADROOM_SECONDS = 0.15
 
 
 class Answering(msgspec.Struct):
-    """A call that is being answered: when its work must end, and what a failure is told beside why."""
+    """A call that is being answered: its deadline, and what goes out with a failure."""
 
     deadline: float
     """On the event loop's clock."""
 
     details: list[Message] = []
-    """What goes out with a failure, beside why."""
+    """What goes out with a failure, beside its reason."""
 
     may_end: bool = False
-    """Whether the end of its time is as good as any: so it is for a stream that has begun."""
+    """Whether the deadline is a regular end, as for a stream that has begun."""
 
     told: dict[str, str | int | bool] = {}
-    """What else log and span say of it, by the words of `telemetry.facts`."""
+    """Further facts for log and span, under the names of `telemetry.facts`."""
 
 
 @asynccontextmanager
@@ -55,9 +55,9 @@ async def answered(
     longest: float = LONGEST_SECONDS,
     waits: bool = False,
 ) -> AsyncIterator[Answering]:
-    """Answers a failure as a status, in time, and tells span and log how the request ended.
+    """Answers a failure as a status, in time, and notes in span and log how the request ended.
 
-    One that `waits` is not for a call that is starting: it lets those go before it at ElevenLabs.
+    A call that `waits` is not for a telephone call that is starting: it lets those go first at ElevenLabs.
     """
     began = time.monotonic()
     left = context.time_remaining()
@@ -71,14 +71,14 @@ async def answered(
         as_urgent_as(Urgency(call=not waits, until=answering.deadline)),
     ):
         try:
-            # What asks ElevenLabs ends at the deadline by itself; the rest waits for the registry.
+            # Requests to ElevenLabs end at the deadline by themselves; what is left waits for the registry.
             try:
                 async with asyncio.timeout_at(answering.deadline + headroom / 2):
                     yield answering
             except (TimeoutError, Overloaded) as failure:
                 late = isinstance(failure, TimeoutError)
                 if not (late and answering.may_end):
-                    # Who gave less than all is done in when all is well has no reason to complain of anybody.
+                    # A caller that gave less time than any answer takes cannot blame anybody else.
                     if seconds < min(FAIR_SECONDS, longest):
                         raise DeadlineTooShort from None
                     if not late:
@@ -105,7 +105,7 @@ async def answered(
 
 
 def _of(failure: Exception) -> dict[str, str]:
-    """What a failure says beside its reason: whose queue it was, and ElevenLabs' own word."""
+    """What a failure says beside its reason: that our own queue was full, and ElevenLabs' word."""
     if isinstance(failure, OwnQueueFull) or (isinstance(failure, Overloaded) and "queue" in failure.facts):
         return {"queue": "own"}
     if isinstance(failure, ProviderFailure) and failure.code is not None:
@@ -114,5 +114,5 @@ def _of(failure: Exception) -> dict[str, str]:
 
 
 def _line(text: str) -> str:
-    """What may stand in a log line before it has been checked."""
+    """The text as far as it may stand in a log line before it has been checked."""
     return text[:256] if text.isprintable() else ""

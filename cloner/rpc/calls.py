@@ -42,7 +42,7 @@ async def prepare_call(
         )
         sample = request.sample
         fields.check()
-        del request  # as large as the sample, which is all that is needed of it now
+        del request  # frees its bytes: only the sample is needed from now on
         learn(agent_id=call.agent_id, conversation_id=call.conversation_id)
         note(sample_bytes=len(sample))
         begun = await calls.begin(call, sample)
@@ -51,7 +51,7 @@ async def prepare_call(
         try:
             prepared = await calls.prepare(begun, sample, deadline=answering.deadline)
         except BaseException:
-            # The call goes on without; for that, too, there is something to be known.
+            # The telephone call goes on without the voice, so what is known for it goes out with the failure.
             answering.details.append(messages.fallback(begun, calls.refused(begun.call.agent_id)))
             raise
         answering.told |= {
@@ -187,7 +187,7 @@ async def list_calls(
 
 
 def _named(request: pb.OpenCallRequest, fields: Fields) -> tuple[CallName, str]:
-    """What names the call best: its conversation, else the telephone line, else the SIP trunk."""
+    """What names the call best: its conversation, else the telephone line's name, else the SIP trunk's."""
     names = {
         "conversation_id": request.conversation_id,
         "call_sid": request.call_sid,

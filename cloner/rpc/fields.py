@@ -1,4 +1,4 @@
-"""Reads the fields of a request, and tells everything that is wrong with them at once."""
+"""Reads the fields of a request, and reports everything that is wrong with them at once."""
 
 import re
 
@@ -17,7 +17,7 @@ NO_NUMBER = (
 
 
 class Fields:
-    """The fields of one request. What is at fault is read as empty; `check` tells all of it."""
+    """The fields of one request. A faulty field is read as empty; `check` reports all faults."""
 
     def __init__(self, identities: Identities) -> None:
         self._identities = identities
@@ -29,7 +29,7 @@ class Fields:
             raise FieldInvalid(*self._faults)
 
     def wrong(self, field: str, problem: str) -> None:
-        """Says what is wrong with a field."""
+        """Reports what is wrong with a field."""
         self._faults.append((field, problem))
 
     def id(self, field: str, text: str, *, required: bool = True) -> str:
@@ -82,7 +82,7 @@ class Fields:
         return whom
 
     def numbered(self, caller: Caller) -> None:
-        """Says so where the caller has no number that is one: that could mean everybody without a number."""
+        """Reports a caller without a valid number: that could mean everybody without a number."""
         if not caller.phone_number:
             self.wrong("caller.phone_number", "is required")
         elif self._identities.number(caller.phone_number) is None:
@@ -93,7 +93,7 @@ class Fields:
         return self._said(field, text, most=longest(text.strip()))
 
     def _said(self, field: str, text: str, *, most: int) -> str:
-        """What is said of a person, under the rule that the gateway has too."""
+        """A text about a person, under the same rule as in the gateway."""
         text = text.strip()
         if len(text) > most:
             self.wrong(field, f"may hold at most {most} characters")

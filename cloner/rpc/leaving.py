@@ -1,8 +1,8 @@
-"""How a server leaves without losing a call: the last answers follow the news that it goes.
+"""How a server stops without losing a call: it sends GOAWAY before its last answers.
 
-gRPC's server cancels each call that reaches it after it was stopped, and most clients take that for the end
-of the call. A client that waits for an answer sends nothing, so answers are held back for a moment: on every
-connection the news (GOAWAY) stands before them, and whatever is sent after them goes elsewhere.
+gRPC's server cancels each call that reaches it after it was stopped, and most clients take the call for
+failed. A client that waits for an answer sends nothing, so answers are held back for a moment: GOAWAY then
+stands before them on every connection, and what a client sends after them goes elsewhere.
 """
 
 import asyncio
@@ -15,12 +15,13 @@ import grpc
 __all__ = ["Leaving"]
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-# What the type stubs say of handlers leaves out aio.
+# The type stubs of grpc's handlers leave out aio.
 Handler: TypeAlias = Any
 
-# Who waits for an answer sends nothing: after so long without a new call all that were sent are here.
+# A client that waits for an answer sends nothing. After so long without a new call, all that were sent have
+# arrived.
 STILL_SECONDS = 0.05
-# An answer that is held back leaves so long before its deadline.
+# How long before its deadline an answer that is held back leaves.
 HEADROOM_SECONDS = 0.05
 
 
@@ -36,7 +37,7 @@ class Leaving(grpc.aio.ServerInterceptor):
         self._released = asyncio.Event()
 
     async def hold(self, *, seconds: float) -> None:
-        """Holds answers back from now on. Returns once no new call comes, after `seconds` at the latest."""
+        """Holds answers back. Returns once no new call arrives, after `seconds` at the latest."""
         self._holding = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):

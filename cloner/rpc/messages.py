@@ -1,4 +1,4 @@
-"""What we know as the messages of the contract."""
+"""Our values as messages of the contract."""
 
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ __all__ = ["STATES", "call", "consent", "duration", "fallback", "moment", "speec
 
 LONGEST_TRAILING_GREETING = 4_000
 REASON_NAMES = frozenset(ErrorReason.keys())
-# Of each state in the registry, how it is told.
+# How each state in the registry is called in the contract.
 STATES = {
     "intended": pb.VOICE_STATE_CREATING,
     "ready": pb.VOICE_STATE_READY,
@@ -35,7 +35,7 @@ CAUSES = {
     departures.FORGOTTEN: pb.GONE_CAUSE_FORGOTTEN,
     consents.WITHDRAWN: pb.GONE_CAUSE_CONSENT_WITHDRAWN,
 }
-# What the registry notes of a failure that was none of ElevenLabs' own.
+# What the registry notes of failures that are not ElevenLabs' own.
 REASONS = {
     "unanswered": error_reason_pb2.ERROR_REASON_PROVIDER_TIMEOUT,
     consents.WITHDRAWN: error_reason_pb2.ERROR_REASON_CONSENT_MISSING,
@@ -74,12 +74,12 @@ def call(known: CallView) -> pb.Call:
 
 
 def consent(known: Consent) -> pb.Consent:
-    """What was told of a consent."""
+    """A consent, or its withdrawal."""
     return pb.Consent(reference=known.reference, time=moment(known.at), withdrawn=known.withdrawn)
 
 
 def fallback(begun: Begun, refused: frozenset[str] | None) -> pb.FallbackInfo:
-    """What goes out with a failure, in the metadata of the call, which are bounded."""
+    """What goes out with a failure, in the metadata of the call, whose size is limited."""
     before = speech(begun.agent_before)
     if before is not None and len(before.first_message.encode()) > LONGEST_TRAILING_GREETING:
         before.first_message = ""

@@ -16,9 +16,9 @@ SEAL = 32
 
 
 class Pages:
-    """The pages of one list under one filter, which a token is good for and no other.
+    """The pages of one list under one filter; a token is good for these alone.
 
-    A token is opaque: where the next page begins, and what shows that we gave it out for this list.
+    A token is opaque: it says where the next page begins, and proves that we issued it for this list.
     """
 
     def __init__(self, identities: Identities, fields: Fields, *filters: str) -> None:
@@ -27,13 +27,13 @@ class Pages:
         self._filters = filters
 
     def size(self, asked: int) -> int:
-        """How many a page holds at most. What is too large is cut."""
+        """How many entries a page holds at most. A number that is too large is reduced."""
         if asked < 0:
             self._fields.wrong("page_size", "may not be negative")
         return min(asked, MOST) or USUAL
 
     def begin(self, token: str) -> tuple[float, str] | None:
-        """Where a page begins: below this time and name. None for the first one."""
+        """Where a page begins: after this time and name. None for the first page."""
         if not token:
             return None
         try:
@@ -49,7 +49,7 @@ class Pages:
         return None
 
     def token(self, at: float, name: str) -> str:
-        """The token of the page that begins below that."""
+        """The token of the page that begins after that."""
         raw = self._seal(at, name) + struct.pack(">d", at) + name.encode()
         return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 

@@ -23,7 +23,7 @@ LOOK_SECONDS = 1.0
 
 
 class Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """The standard health service, which answers a service that it does not know as all else is answered."""
+    """The standard health service. An unknown service is refused as everything else here is."""
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC names it
         if request.service not in NAMES:
@@ -32,16 +32,16 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
         return await super().Check(request, context)
 
     async def List(self, _request: Any, context: Any) -> Any:  # noqa: N802 - gRPC names it
-        """The library does not serve this one, and would end it with an exception."""
+        """The library does not implement this call, and would end it with an exception."""
         answer_failure(context, MethodUnknown())
         return health_pb2.HealthListResponse()
 
 
 class Readiness:
-    """Watches the registry until it is cancelled, and sets what the health says.
+    """Watches the registry until it is cancelled, and sets the health by it.
 
-    A registry that left what it was asked unanswered for `patience_seconds` cannot be relied on: then
-    the health is NOT_SERVING, until it answers. A file that is gone is not waited for.
+    If the registry leaves a question unanswered for `patience_seconds`, the health is NOT_SERVING until it
+    answers. If its file is gone, that is so at once.
     """
 
     def __init__(self, store: Store, told: Health, *, patience_seconds: float) -> None:
@@ -63,14 +63,14 @@ class Readiness:
                 await asyncio.gather(self._asking, return_exceptions=True)
 
     async def look(self) -> None:
-        """Sets what the health says now."""
+        """Sets the health by what is known now."""
         silent = self._store.silent_seconds
         serving = not self._store.gone and silent < self._patience
         if self._store.write_seconds > self._patience / 2 and (self._asking is None or self._asking.done()):
             self._asking = asyncio.create_task(self._ask(changing=silent > 0))
         if serving == self._serving:
             return
-        if not serving and not self._store.gone:  # one that is gone has been told of
+        if not serving and not self._store.gone:  # a file that is gone has been logged already
             log.error("registry does not answer; the health says so", seconds=round(silent, 1))
         elif self._serving is False:
             log.info("registry answers again; the health says so")
@@ -80,7 +80,7 @@ class Readiness:
             await self._told.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def _ask(self, *, changing: bool) -> None:
-        """Writes: an idle process only reads, and whoever failed to write stays away."""
+        """Asks by a write: an idle process only reads, and after a failed write nobody comes to write."""
         with contextlib.suppress(RegistryUnavailable):
-            # Where something failed, what has to work again is a change.
+            # After a failure a change must work again, and not only a read.
             await self._store.write(deployment.touch if changing else deployment.month_resets_at)

@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 DOMAIN = "precall"
 DETAILS_KEY = "grpc-status-details-bin"
-# Tells the gRPC of a client that has a retry policy not to send the call again by itself.
+# Tells a gRPC client with a retry policy not to send the call again by itself.
 PUSHBACK = ("grpc-retry-pushback-ms", "-1")
 
 
@@ -59,7 +59,7 @@ class FieldInvalid(Exception):
 
 
 class CallNotFound(Exception):
-    """Nobody has asked about such a call, or it is over for longer than calls are remembered."""
+    """Nobody has asked about such a call, or it ended longer ago than calls are remembered."""
 
     def __init__(self) -> None:
         super().__init__("There is no such call.")
@@ -67,7 +67,7 @@ class CallNotFound(Exception):
 
 E = error_reason_pb2
 C = grpc.StatusCode
-# What went wrong at ElevenLabs names its reason itself.
+# A failure of ElevenLabs' names its reason itself.
 PROVIDER: dict[type[failures.ProviderFailure], grpc.StatusCode] = {
     failures.SampleRejected: C.FAILED_PRECONDITION,
     failures.VoiceNotFound: C.NOT_FOUND,
@@ -116,10 +116,10 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     refusals.Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
     refusals.PermissionDenied: (E.ERROR_REASON_PERMISSION_DENIED, C.PERMISSION_DENIED),
     refusals.ClientOverloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
-    # What requests say is checked before; what is left is what ElevenLabs said of a voice or an agent.
+    # Requests are checked before; what is left is text of ElevenLabs' about a voice or an agent.
     TextNotStorable: (E.ERROR_REASON_PROVIDER_PROTOCOL, C.INTERNAL),
 }
-# After how many seconds it is worth trying again, where whoever failed does not know better.
+# After how many seconds another try may succeed, where the failure does not say so itself.
 WAITS = {
     E.ERROR_REASON_RATE_LIMITED: 1.0,
     E.ERROR_REASON_PROVIDER_BUSY: 1.0,
@@ -137,11 +137,11 @@ class Ending:
     outcome: str = "success"
     reason: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
-    """How many seconds were spent on what."""
+    """How many seconds each part took."""
 
 
 ending_of_call: ContextVar[Ending | None] = ContextVar("ending_of_call", default=None)
-"""How the call ends that is being answered."""
+"""How the call that is being answered ends."""
 
 
 def reason_of(failure: Exception) -> str:
@@ -153,7 +153,7 @@ def reason_of(failure: Exception) -> str:
 def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Exception, *more: Message) -> None:
     """Sets the call's status, with `more` among its details.
 
-    What is not in the table is a bug, told to the log and to nobody else.
+    An exception that is not in the table is a bug: it is logged, and told to nobody else.
     """
     reason, code = _row(failure)
     ending = ending_of_call.get()
@@ -166,7 +166,7 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
     status = status_pb2.Status(code=code.value[0], message=message)
     facts = dict(failure.facts) if isinstance(failure, samples.SampleRefused | refusals.Refused) else {}
     if isinstance(failure, failures.OwnQueueFull):
-        # The reason is the one of the contract; whoever asks why learns that ElevenLabs was not asked.
+        # The reason is the one of the contract; its message says that ElevenLabs was not asked.
         facts["queue"] = "own"
     info = error_details_pb2.ErrorInfo(
         domain=DOMAIN,
@@ -189,7 +189,7 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
     status.details.extend(_packed(detail) for detail in more)
     context.set_code(code)
     context.set_details(message)
-    # What ElevenLabs or the registry fail at was tried again here; another process could do no better.
+    # A failure of ElevenLabs or the registry was tried again here; another process could do no better.
     final = code is C.UNAVAILABLE and reason != E.ERROR_REASON_CLONER_UNAVAILABLE
     context.set_trailing_metadata(
         ((DETAILS_KEY, status.SerializeToString()), *((PUSHBACK,) if final else ()))

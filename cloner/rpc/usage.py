@@ -23,7 +23,7 @@ class Quota(msgspec.Struct, frozen=True):
 
 
 own_quota: ContextVar[Quota | None] = ContextVar("own_quota", default=None)
-"""The quota of whoever calls, without this call, where there is one for them alone."""
+"""The quota of the client that calls, without this call, where it has a limit of its own."""
 
 
 async def get_limits(context: Context, store: Store, limits: pb.GetLimitsResponse) -> pb.GetLimitsResponse:
@@ -34,7 +34,7 @@ async def get_limits(context: Context, store: Store, limits: pb.GetLimitsRespons
 
 
 class Usage:
-    """Tells how much is used. `quota` is everybody's; `now` tells the time, in Unix seconds."""
+    """Reports how much is used. `quota` is everybody's; `now` tells the time, in Unix seconds."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Usage:
     async def tell(self, context: Context) -> pb.GetUsageResponse:
         """Answers GetUsage."""
         async with answered(self._store, context, waits=True) as answering:
-            # Before ElevenLabs is asked, which would count.
+            # Read before ElevenLabs is asked, since that question would count.
             queue, quota = self._provider.queue, own_quota.get() or self._quota()
             resets_at = await self._store.read(deployment.month_resets_at)
             known = await self._account.known(deadline=answering.deadline)

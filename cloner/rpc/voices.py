@@ -43,7 +43,7 @@ async def clone_voice(
         sample = fields.sample(request.sample)
         request_id = fields.id("request_id", request.request_id, required=False)
         fields.check()
-        del request  # as large as the sample, which is all that is needed of it now
+        del request  # frees its bytes: only the sample is needed from now on
         note(sample_bytes=len(sample))
         identity = await voices.identify(caller, sample)
         named = await _request(identities, "CloneVoice", request_id, caller, sample)
@@ -65,7 +65,7 @@ async def replace_voice(
         sample = fields.sample(request.sample)
         request_id = fields.id("request_id", request.request_id, required=False)
         fields.check()
-        del request  # as large as the sample, which is all that is needed of it now
+        del request  # frees its bytes: only the sample is needed from now on
         identity = await voices.identify(caller, sample)
         named = await _request(identities, "ReplaceVoice", request_id, caller, sample)
         voice = await voices.replace(identity, caller, sample, deadline=answering.deadline, request=named)
@@ -106,7 +106,7 @@ async def watch_voice(
     longest: float,
 ) -> None:
     """Answers WatchVoice."""
-    # Not a generator, which may be ended elsewhere than where it was begun.
+    # Not a generator: it may be closed in another task than the one that began it.
     async with answered(store, context, longest=longest, waits=True) as answering:
         caller, voice_id = _which(request, Fields(identities))
 
@@ -147,7 +147,7 @@ async def list_voices(
         )
         shown = [messages.voice(looking.seen(found)) for found in page]
         return pb.ListVoicesResponse(
-            # What has failed may turn out to be on its way still.
+            # A voice whose creation failed may still turn out to be on its way.
             voices=[voice for voice in shown if voice.state in told],
             next_page_token=pages.token(page[-1].created_at, page[-1].marker) if len(page) == size else "",
         )
@@ -211,7 +211,7 @@ async def set_consent(
 
 
 def _which(request: Any, fields: Fields) -> tuple[Caller | None, str]:
-    """Whose voice is meant: a caller's, or the one of an id. Raises FieldInvalid, with all that is wrong."""
+    """Whose voice is meant: a caller's, or the one of an id. Raises FieldInvalid with every fault."""
     caller = None
     if request.HasField("caller") == bool(request.voice_id):
         fields.wrong("voice_id", "or caller is required, and not both")

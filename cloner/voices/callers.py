@@ -38,7 +38,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who a caller is, in a form that tells nobody else."""
+    """Who a caller is, as hashes that tell nobody else."""
 
     caller: str
     number: str | None
@@ -64,7 +64,7 @@ class Identities:
         self.region = region
 
     def needs_sample(self, caller: Caller) -> bool:
-        """Whether the caller cannot be told without the digest of the sample."""
+        """Whether the caller cannot be identified without the digest of the sample."""
         return self._reuse == "sample" or e164(caller.phone_number, self.region) is None
 
     def of(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
@@ -86,21 +86,21 @@ class Identities:
         )
 
     def named(self, caller: Caller) -> tuple[str | None, str | None]:
-        """What the rows of a caller carry: the person's hash, or for a number alone that of the number."""
+        """The hashes to find a caller's rows by: the person's or, with a number alone, the number's."""
         if caller.name or caller.date_of_birth:
             return self.exactly(caller), None
         return None, self.number(caller.phone_number)
 
     def exactly(self, caller: Caller) -> str:
-        """The hash of the person that a caller with a number is, and nobody else."""
+        """The hash of the person with this number, name and date of birth."""
         return self.of(caller, sample_digest="", call_id="").person
 
     def page(self, *parts: str) -> str:
-        """What shows that a page of a list was ours to give out, and of which list."""
+        """Proves that a page of a list was issued by us, and for which list."""
         return self._hash("page", *parts)[:32]
 
     def by_number(self, phone_number: str) -> str | None:
-        """The hash by which voices are found for a number; None where none may be."""
+        """The hash to find voices by a number with; None where a number may find none."""
         return None if self._reuse == "never" else self.number(phone_number)
 
     def number(self, phone_number: str) -> str | None:
@@ -111,34 +111,33 @@ class Identities:
         return None if number is None else self._hash("number", number)
 
     def call_id(self, agent_id: str, kind: CallName, name: str, *, number: str = "") -> str:
-        """Our own name for a call, the same in every process and after a restart.
+        """Our own id of a call, the same in every process and after a restart.
 
-        What a conversation, a `call_sid` and a `sip_call_id` of one text name are three calls. Nobody
-        without the key can compute it.
+        A conversation, a `call_sid` and a `sip_call_id` of the same text are three calls. Nobody without the
+        key can compute the id.
         """
         return f"call_{self._hash('call', agent_id, kind, name, number)[:24]}"
 
     def request(self, client: str, request_id: str) -> str:
-        """What a client's own name for a request is kept as. Two clients may use the same name."""
+        """The hash of a client's own id for a request. Two clients may use the same id."""
         return self._hash("request", client, request_id)
 
     def content(self, method: str, caller: Caller, *, sample_digest: str) -> str:
-        """What a request asks for: equal for two exactly when they say the same."""
+        """The hash of what a request asks for: equal for two requests exactly when they say the same."""
         told = (caller.name, caller.date_of_birth, caller.phone_number, caller.consent, caller.reference)
         return self._hash("content", method, *told, sample_digest)
 
     def _hash(self, *parts: str) -> str:
-        # Lengths in front, so that no two lists of parts read alike.
+        # Lengths in front, so that two lists of parts never give the same text.
         text = "".join(f"{len(part)}:{part}" for part in parts)
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
 
 def greeting(template: str, name: str) -> str:
-    """The sentence for this caller.
+    """The greeting for a caller.
 
-    `{name}` is the caller's name; without one the sentence closes over it, punctuation included.
-    `{name|friend}` is the name or "friend". Braces in a name are dropped, since an agent reads
-    `{{...}}` as a variable of its own.
+    `{name}` is the caller's name; without a name it is dropped, with its punctuation. `{name|friend}` is the
+    name or "friend". Braces in a name are dropped, since an agent reads `{{...}}` as a variable of its own.
     """
     name = spoken(name.replace("{", "").replace("}", ""))
     if name:
@@ -157,7 +156,7 @@ def voice_label(name: str) -> str:
     for word in spaced(name).split():
         kept = ""
         for character in word:
-            # A mark belongs to the letter before it, and what stands by itself is no part of a name.
+            # A mark belongs to the letter before it; one that stands by itself is no part of a name.
             marks = kept != "" and unicodedata.category(character).startswith("M")
             if character.isalnum() or character == "-" or marks:
                 kept += character

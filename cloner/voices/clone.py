@@ -15,13 +15,14 @@ __all__ = ["Clone", "Superseded", "Wanted"]
 
 
 class Superseded(Exception):
-    """The intent was given up for another while it was worked at. Whoever waits looks again."""
+    """Another intent took the place of this one while it was worked at. Whoever waits looks again."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be cloned: for whom, for which call or request, and whether it replaces what there is.
 
-    `heard` is the voice that the call's agent has meanwhile, where it was seen: no new one can be that.
+    `heard` is the voice that the agent of the call has now, where that was read: a new voice cannot be that
+    one.
     """
 
     identity: Identity
@@ -33,14 +34,14 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Clone:
-    """A clone under way in this process, and what those are told whose time runs out while they wait."""
+    """A clone under way in this process, and what to tell those whose time runs out while they wait."""
 
     task: "asyncio.Task[Voice]"
 
     def __init__(self, row: VoiceRow, *, asked: bool = False) -> None:
         self.row = row
         self.begun = self.seen = asyncio.get_running_loop().time()
-        """When it was begun, and when its intent was last known to be ours."""
+        """When it began, and when its intent was last known to be ours."""
 
         self.trace = get_current_span().get_span_context()
         self.failure: ProviderFailure | None = None
@@ -50,11 +51,11 @@ class Clone:
         """Whether ElevenLabs was asked."""
 
         self.made_room = False
-        # A clone that was begun ahead of time hurries when a call comes to need it.
+        # A clone that was begun ahead of time becomes urgent when a call comes to need it.
         self.urgency = urgency()
 
     def sent(self, *, again: bool) -> None:
-        """Notes that a create is about to be sent. What went wrong before stays known until the answer."""
+        """Notes that a create is about to be sent. The failure of an earlier try is kept until the answer."""
         self.asked = True
         if not again:
             self.failure = None

@@ -8,9 +8,9 @@
        │          │ not found
        └── a new marker, if it may be tried again; else failed
 
-ElevenLabs has no idempotency key, so each voice carries a marker in its labels and its description, and
-the intent is written down under that marker before ElevenLabs is asked. Of an intent whose process was
-killed, another process looks for the marker (`adopt`). What is found under no intent, the janitor removes.
+ElevenLabs has no idempotency key, so each voice carries a marker in its labels and its description, and the
+intent is written down under that marker before ElevenLabs is asked. If a process was killed, another one
+looks for the markers of its intents (`adopt`). A voice without an intent is removed by the janitor.
 """
 
 import asyncio
@@ -56,11 +56,11 @@ __all__ = ["STALE_SECONDS", "Cloning"]
 
 log = structlog.get_logger()
 
-# What is done for a request that was answered meanwhile.
+# The trace of work that goes on after its request was answered.
 LATE = "finish clone"
 ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
 STALE_SECONDS = 8.0  # without one, whoever was at an intent is taken to be dead
-# How long the monthly counter counts as used up where ElevenLabs does not say until when.
+# How long the monthly limit counts as used up where ElevenLabs does not say until when.
 MONTH_UNKNOWN_SECONDS = 3600.0
 # Credits of a plan that is paid by the year may start again later than the counter, which is a month's.
 MONTH_SECONDS = 31 * 86_400.0
@@ -70,7 +70,7 @@ LONGEST_PERIOD_SECONDS = 367 * 86_400.0
 class Cloning:
     """Makes voices for the deployment of the store. `now` tells the time, in Unix seconds.
 
-    A create takes `timeout_seconds` at the most, its `attempts` together. What is made ahead of time is kept
+    A create takes `timeout_seconds` at most, all its `attempts` together. What is made ahead of time is kept
     for `keep_seconds` at the least.
     """
 
@@ -125,9 +125,9 @@ class Cloning:
         return row, clone
 
     async def adopt(self, row: VoiceRow) -> None:
-        """Finishes the story of an intent whose process died, unless somebody else does.
+        """Finishes an intent whose process died, unless another process does.
 
-        One that this process works at stays ours: it was only too busy to give a sign of life.
+        An intent that this process works at stays ours: it was only too busy to give a sign of life.
         """
         now = self._now()
         taken = await self._store.write(
@@ -145,9 +145,9 @@ class Cloning:
                 await asyncio.shield(clone.task)
 
     async def finish(self, grace_seconds: float) -> None:
-        """Waits for what is under way, and gives up what is left after the grace.
+        """Waits for what is under way, and abandons what is left after the grace.
 
-        An intent that is given up is found by its marker, by another process or at the next start.
+        An abandoned intent is found by its marker, by another process or at the next start.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
@@ -161,13 +161,13 @@ class Cloning:
             log.warning("stopped with clones under way at the provider", clones=len(self._clones))
 
     async def _intend(self, wanted: Wanted) -> tuple[VoiceRow, bool]:
-        """The row of the caller's voice, and whether it is a new one, which is ours to work at."""
+        """The row of the caller's voice, and whether it is a new intent, which is ours to work at."""
         now, token = self._now(), uuid.uuid4().hex
         made = datetime.fromtimestamp(now, UTC)
         identity, caller = wanted.identity, wanted.caller
         new = NewVoiceRow(
             marker=f"precall-{self._store.name}-{token}",
-            # Until it is there, the caller has the voice that it replaces.
+            # Until the new voice is ready, the caller has the one that it replaces.
             caller=token if wanted.replaces else identity.caller,
             replaces=identity.caller if wanted.replaces else None,
             number=identity.number,
@@ -195,7 +195,7 @@ class Cloning:
             with outliving(self._tracer, LATE):
                 return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent)
 
-        # Counted by itself, because it may outlive the request that began it.
+        # Counted separately, because the clone may outlive the request that began it.
         with self._room.holding(len(recording.sample)):
             voice_id = await retrying(
                 attempt,
@@ -209,11 +209,11 @@ class Cloning:
     async def _attempt(
         self, clone: Clone, wanted: Wanted, recording: Recording, *, deadline: float, resent: int
     ) -> str:
-        """The id of the voice that was created, or that a create without an answer turns out to have made."""
+        """The id of the voice that was created, also by a create that got no answer."""
         try:
             created = await self._create(clone, wanted, recording, deadline=deadline, resent=resent)
         except failures.SlotsExhausted:
-            # For a call one may go that was made ahead of time.
+            # For a call, a voice that was made ahead of time may go.
             if clone.made_room or not await self._removal.evict(
                 kept=wanted.call_id is not None, replaces=clone.row.replaces, deadline=deadline
             ):
@@ -226,7 +226,8 @@ class Cloning:
             await self._store.write(deployment.month_used_up, resets_at)
             raise failures.MonthlyLimit(retry_after=max(1.0, resets_at - self._now())) from None
         except ProviderFailure as failure:
-            # A copy: with its traceback it would keep the sample for as long as anybody holds the clone.
+            # A copy: the traceback of the original would keep the sample for as long as anybody holds the
+            # clone.
             clone.failure = type(failure)(maybe_done=failure.maybe_done, retry_after=failure.retry_after)
             log.warning("voice not created", reason=failure.reason, maybe_made=failure.maybe_done)
             if not failure.maybe_done:
@@ -234,7 +235,7 @@ class Cloning:
             with outliving(self._tracer, LATE):
                 found = await self._marked.look_for(clone.row.marker)
             if found is None:
-                # The next create goes under a new marker; what this one made is found by reconciling.
+                # The next create uses a new marker; reconciliation finds what this one made.
                 await self._store.write(voices.fail, clone.row.marker, "unanswered", now=self._now())
                 raise
             log.info("voice found by its marker", voice_id=found.voice_id)
@@ -252,7 +253,7 @@ class Cloning:
     async def _create(
         self, clone: Clone, wanted: Wanted, recording: Recording, *, deadline: float, resent: int
     ) -> NewVoice:
-        """Sends one create under an intent of ours, when its turn has come."""
+        """Sends one create under an intent of ours, once it has its turn."""
         if not resent and self._provider.full:
             clone.failure = failures.OwnQueueFull()
         async with self._provider.turn(deadline, kind="create", declinable=not resent):
@@ -272,7 +273,7 @@ class Cloning:
             )
 
     async def _renew(self, clone: Clone, wanted: Wanted) -> None:
-        """Goes on under a new marker where the intent is not ours any more. Raises Superseded."""
+        """Goes on under a new marker if the intent is no longer ours. Raises Superseded."""
         former = clone.row
         row = await self._store.read(voices.get, former.marker)
         if row is None or row.state != "intended" or row.owner != self._owner:
@@ -283,7 +284,7 @@ class Cloning:
         clone.row, clone.seen = row, asyncio.get_running_loop().time()
 
     async def _resume(self, clone: Clone) -> Voice:
-        """Looks for the voice of an intent whose process died, and records what became of it."""
+        """Looks for the voice of an intent whose process died; records it, or closes the intent."""
         row = await self._store.read(voices.get, clone.row.marker)
         found = None if row is None else await self._marked.look_for(row.marker)
         if row is None or found is None:
@@ -324,7 +325,7 @@ class Cloning:
         self._clones[clone.row.marker] = clone
         clone.task = self._begin(self._finished(clone, work))
         if self._heart is None or self._heart.done():
-            # For every clone, so it is part of nobody's trace.
+            # It serves every clone, so it is part of nobody's trace.
             self._heart = asyncio.create_task(self._beat(), context=Context())
 
     async def _finished(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
@@ -358,17 +359,17 @@ class Cloning:
         self._begin(self._marked.discard(voice_id, marker, reason))
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Begins work that nobody need wait for."""
+        """Starts work that nobody needs to wait for."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        # Whoever waits is told by the task; nobody waiting is no reason for a complaint at exit.
+        # Whoever waits gets the exception. That nobody waits is no reason for a complaint at exit.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
     async def _beat(self) -> None:
-        """Gives signs of life, for whatever intents this process is at."""
+        """Gives signs of life for the intents of this process."""
         while self._clones:
             await asyncio.sleep(ALIVE_SECONDS)
-            with contextlib.suppress(Exception):  # told by whatever else needs the registry
+            with contextlib.suppress(Exception):  # logged by whatever else needs the registry
                 await self._store.write(processes.alive, self._owner, now=self._now())

@@ -1,4 +1,4 @@
-"""Takes in what callers say of their consent: given, it counts; withdrawn, their voices go."""
+"""Stores callers' consents and their withdrawals; a withdrawal removes the caller's voices."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ __all__ = ["MOST_TOLD", "Consenting"]
 log = structlog.get_logger()
 
 MOST_TOLD = 100
-# Whom a number alone can mean: so many people share no telephone.
+# How many persons a number alone can mean: nobody shares a telephone with more.
 MOST_PERSONS = 1_000
 
 
@@ -39,11 +39,11 @@ class Consenting:
         self._now = now
 
     async def told(self, person: str) -> list[Consent]:
-        """What was told of a person, newest first."""
+        """The consents and withdrawals of a person, newest first."""
         return await self._store.read(consents.told, person, most=MOST_TOLD)
 
     async def give(self, caller: Caller | None, voice_id: str, consent: str) -> list[Consent]:
-        """Keeps a consent; says what was told of the person so far, newest first.
+        """Stores a consent; returns the consents and withdrawals of the person, newest first.
 
         Raises VoiceNotFound, or CallersSeveral.
         """
@@ -59,10 +59,10 @@ class Consenting:
     async def withdraw(
         self, caller: Caller | None, voice_id: str, consent: str, *, deadline: float
     ) -> tuple[list[Consent], int, int]:
-        """Gives up the voices of a caller, or of everybody who calls from a number that is told alone.
+        """Gives up the voices of a caller, or of everybody who calls from a number that is given alone.
 
-        Says what was told so far, how many voices were deleted, and how many ElevenLabs will delete later.
-        Raises VoiceNotFound.
+        Returns the consents and withdrawals so far, how many voices were deleted, and how many ElevenLabs
+        will delete later. Raises VoiceNotFound.
         """
         if caller is None:
             person, number = await self._of_voice(voice_id)

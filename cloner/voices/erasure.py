@@ -32,7 +32,7 @@ class Erasure:
         self._now = now
 
     async def delete(self, voice_id: str, *, deadline: float) -> bool:
-        """Whether ElevenLabs has the voice no more; else it is used no more, and deleted later.
+        """Deletes a voice. False if it is still at ElevenLabs: it is not used any more, and goes later.
 
         Raises VoiceNotFound where it was never one of ours.
         """
@@ -49,7 +49,7 @@ class Erasure:
         return await self._removal.at_once(current, deadline=deadline)
 
     async def forget(self, caller: Caller, voice_id: str, *, deadline: float) -> tuple[int, int]:
-        """How many voices were deleted, and how many ElevenLabs will delete later.
+        """Forgets a caller. Returns how many voices were deleted, and how many ElevenLabs will delete later.
 
         A number alone means everybody who calls from it.
         """

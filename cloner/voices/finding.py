@@ -36,14 +36,14 @@ __all__ = ["ConsentMissing", "Voices"]
 log = structlog.get_logger()
 
 WATCH_SECONDS = 0.2
-# How often one request looks again for what others changed under its hands, and how many voices it may
-# have made. Nobody needs as many; without a bound, whoever tells us nonsense could have us clone for ever.
+# How often one request looks again because others changed what it had found, and how many voices it may have
+# made. Nobody needs as many; without a bound, wrong answers could make us clone for ever.
 ROUNDS = 10
 CLONES = 3
 
 
 class ConsentMissing(Exception):
-    """The caller's consent is required, and nobody has told of one. Nothing was done."""
+    """A consent is required, and none was given. Nothing was done."""
 
     def __init__(self) -> None:
         super().__init__("The caller's consent is required: send its reference as `consent`.")
@@ -96,9 +96,9 @@ class Voices:
     async def follow(
         self, row: VoiceRow | None, wanted: Wanted, *, deadline: float, attached: bool = False
     ) -> Voice | None:
-        """The voice that the caller has, ready or on its way, or None. `row` is what is known of it.
+        """Waits for the caller's voice and returns it; None if there is none. `row` is what is known of it.
 
-        `attached` says that the call of what is wanted has the voice of the row already.
+        `attached` says that the voice of the row is stored as the voice of the call already.
         """
         for _ in range(ROUNDS):
             await self._require(wanted, row)
@@ -114,7 +114,7 @@ class Voices:
     async def find_or_clone(
         self, wanted: Wanted, recording: Recording, *, deadline: float
     ) -> tuple[Voice, bool]:
-        """The voice made of the recording, or the one that the caller has by now; whether it is that one."""
+        """Clones the recording, unless the caller has a voice by now; the voice, and whether it was there."""
         for _ in range(CLONES):
             await self._require(wanted, None)
             row, clone = await self._cloning.begin(wanted, recording)
@@ -136,15 +136,15 @@ class Voices:
         deadline: float,
         request: NamedRequest | None = None,
     ) -> tuple[Voice, bool]:
-        """The voice of a caller who may call some day, kept until then, and whether it was there already.
+        """Finds or clones the voice of a caller who may call some day. Returns it, and whether it was there.
 
-        A `request` that is repeated gets the answer that it got before. Also raises what Samples raise, and
-        RequestDiffers or RequestForgotten.
+        The voice is kept for `keep_seconds` at least. A `request` that is repeated gets the answer that it
+        got before. Also raises what Samples raise, and RequestDiffers or RequestForgotten.
         """
         wanted = Wanted(identity=identity, caller=caller, request=request)
         for _ in range(CLONES):
             row = await self._store.read(voices.of_caller, identity.caller)
-            # After that: whoever wrote down the intent of that row wrote down its request as well.
+            # Read after the row: whoever stored the intent of that row stored its request as well.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered
             voice, reused = await self.follow(row, wanted, deadline=deadline), True
@@ -169,7 +169,7 @@ class Voices:
         deadline: float,
         request: NamedRequest | None = None,
     ) -> Voice:
-        """A new voice for the caller, kept as by `ahead`. Once it is there, the one that there was goes.
+        """Clones a new voice for the caller, kept as by `ahead`. Once it is ready, the former one goes.
 
         A `request` that is repeated gets the voice that it got before. Raises what `ahead` raises.
         """
@@ -182,7 +182,7 @@ class Voices:
                 return answered[0]
             if recording is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
-                # That took a while, in which another request may have come under the same name.
+                # Inspecting took a while, in which the same request may have come again.
                 continue
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
@@ -194,15 +194,15 @@ class Voices:
         raise failures.Busy
 
     async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
-        """The voice of a row, if it is ready, and not known by the deadline to be lost."""
+        """The voice of a row, if it is ready, and ElevenLabs is not known by the deadline to have lost it."""
         return await self._confirmed(row, deadline) if row.state == "ready" else None
 
     async def lost(self, row: VoiceRow, *, deadline: float) -> bool:
-        """Whether ElevenLabs says that the voice of a row is gone; then it is nobody's any more."""
+        """Whether ElevenLabs says that the voice of a row is gone; then nobody has it any more."""
         return row.state == "ready" and await self._seen(row, deadline) is False
 
     async def formerly(self, marker: str | None, wanted: Wanted) -> Voice | None:
-        """The voice that a call had, as it had it, even if it is gone by now. Raises ConsentMissing."""
+        """The voice that a call had, as it was then, even if it is gone by now. Raises ConsentMissing."""
         row = await self._store.read(voices.get, marker) if marker else None
         if row is None or not row.voice_id:
             return None
@@ -216,9 +216,9 @@ class Voices:
         await asyncio.gather(*self._watches.values(), return_exceptions=True)
 
     async def _answered(self, request: NamedRequest, deadline: float) -> tuple[Voice, bool] | None:
-        """What the request was answered before, at whichever process; None where it is as good as new.
+        """The earlier answer to the request, from whichever process; None where it counts as new.
 
-        Waits for a voice that is on its way, and finishes the story of one whose process died.
+        Waits for a voice that is on its way, and finishes the intent of a process that died.
         """
         while (answer := await self._store.read(requests.answer, request, now=self._now())) is not None:
             row = await self._store.read(voices.get, answer.marker)
@@ -229,7 +229,7 @@ class Voices:
         return None
 
     async def _made(self, clone: Clone, deadline: float) -> Voice | None:
-        """What this process's clone makes; None if that is not wanted any more."""
+        """Waits for a clone of this process; None if it was superseded."""
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(clone.task)
@@ -239,7 +239,7 @@ class Voices:
             raise clone.failure or (TimedOut() if clone.asked else DeadlineTooShort()) from None
 
     async def _found(self, row: VoiceRow, deadline: float) -> Voice | None:
-        """The voice of a row, ready or on its way; None when what there is must be looked up again."""
+        """The voice of a row, ready or on its way; None if the registry must be read again."""
         if row.state == "ready":
             return await self._confirmed(row, deadline)
         if clone := self._cloning.under_way(row.marker):
@@ -258,7 +258,7 @@ class Voices:
         return voice_of(row)
 
     async def _seen(self, row: VoiceRow, deadline: float) -> bool | None:
-        """Whether ElevenLabs has the voice of a ready row, noted as such; None if nobody can tell."""
+        """Whether ElevenLabs has the voice of a ready row, which is stored; None if nobody can tell."""
         try:
             found = await self._marked.is_there(row, deadline=deadline)
         except ProviderFailure as failure:
@@ -272,14 +272,14 @@ class Voices:
         return found
 
     async def _require(self, wanted: Wanted, row: VoiceRow | None) -> None:
-        """Raises ConsentMissing where a consent is required, and none was told with or before the request."""
+        """Raises ConsentMissing if one is required, and neither the request nor the registry has one."""
         if not self._require_consent or wanted.caller.consent or (row is not None and row.consent):
             return
         if await self._store.read(consents.standing, wanted.identity.person) is None:
             raise ConsentMissing
 
     async def _kept(self, voice: Voice, wanted: Wanted) -> Voice:
-        """The voice, with the consent that is told now where it had none, and the sender's reference."""
+        """The voice, with the consent and the reference that the request brought, which are stored."""
         told, changed = wanted.caller, False
         if told.consent and told.consent != voice.consent:
             changed = True
@@ -298,16 +298,16 @@ class Voices:
         return (await self.formerly(voice.marker, wanted) if changed else None) or voice
 
     async def _attach(self, call_id: str | None, marker: str) -> bool:
-        """Whether the call has that voice now; False if the voice was given up meanwhile."""
+        """Stores the voice of the call; False if the voice was given up meanwhile."""
         return call_id is None or await self._store.write(calls.attach, call_id, marker, now=self._now())
 
     async def _settled(self, row: VoiceRow, deadline: float) -> None:
-        """Waits for another process's clone. Raises what it failed for."""
+        """Waits for another process's clone. Raises what that failed with."""
         watch = self._watches.get(row.marker)
         if watch is None:
             watch = self._watches[row.marker] = asyncio.create_task(self._watch(row.marker))
             watch.add_done_callback(lambda _: self._watches.pop(row.marker, None))
-            # Those who wait are told by the task; nobody waiting is no reason for a complaint at exit.
+            # Those who wait get the exception. That nobody waits is no reason for a complaint at exit.
             watch.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             with part("another_clone", links=linked(row.traceparent)):
@@ -323,7 +323,7 @@ class Voices:
             raise JOINED_FAILURES[settled.reason]
 
     async def _watch(self, marker: str) -> None:
-        """Returns when another process's intent is settled, by it or in its place."""
+        """Returns when another process's intent is settled, by that process or in its place."""
         while (row := await self._store.read(voices.get, marker)) is not None and row.state == "intended":
             if row.alive_at < self._now() - STALE_SECONDS:
                 await self._cloning.adopt(row)
@@ -331,7 +331,7 @@ class Voices:
                 await asyncio.sleep(WATCH_SECONDS)
 
 
-# What is raised for a request that waited for another process's clone, by the reason in its row.
+# What is raised for a request that waited for another process's clone, by the reason in the row.
 JOINED_FAILURES: dict[str, type[Exception]] = {
     kind.reason: kind
     for kind in (

@@ -32,7 +32,7 @@ def kept_beside(database_url: str) -> bytes:
     """
     path = file_beside(database_url)
     if not path.exists():
-        # Others may start now, and whose key is there first is the key of all.
+        # Other processes may start now; the key that is there first is the key of all.
         with contextlib.suppress(FileExistsError):
             put(path, secrets.token_hex(32).encode(), replace=False)
     if (key := found_beside(database_url)) is None:
@@ -50,7 +50,7 @@ def found_beside(database_url: str) -> bytes | None:
     except OSError as failure:
         raise KeyUnavailable(f"{path} can be neither read nor made ({failure.strerror})") from failure
     try:
-        # As CALLER_HASH_KEY_FILE would be read: the file may be named there when the database moves.
+        # Read as CALLER_HASH_KEY_FILE would be, which may name this file when the database moves.
         return Key.read(file_text(content)).reveal().encode()
     except ValueError as fault:
         raise KeyUnavailable(f"{path} holds no key: it {_reason(fault)}") from fault
@@ -68,7 +68,7 @@ def put(path: Path, key: bytes, *, replace: bool) -> None:
 
 
 def check_of(key: bytes) -> str:
-    """A text by which a key is known again, and that tells nothing else of it."""
+    """A text to recognise a key by, which tells nothing else of it."""
     return hmac.new(key, CHECKED, hashlib.sha256).hexdigest()[:32]
 
 

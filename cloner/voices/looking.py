@@ -14,13 +14,13 @@ from cloner.voices.voice import Voice, voice_seen
 
 __all__ = ["CallersSeveral", "Looking", "Watched", "chosen"]
 
-# Between two looks for all who watch.
+# Between two reads for all who watch.
 LOOK_SECONDS = 0.5
 OVER = ("failed", "deleting", "gone")
 
 
 class CallersSeveral(Exception):
-    """A number was told alone, by which several callers are known."""
+    """A number was given alone, and several callers are known by it."""
 
     faults = (("caller.name", "is required: several callers are known by this phone number"),)
 
@@ -29,7 +29,7 @@ class CallersSeveral(Exception):
 
 
 class _Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose voice is meant: a voice's by its marker, a person's, or that of whoever a number alone means."""
+    """Whose voice is meant: the voice of a marker, of a person, or of whoever a number alone means."""
 
     marker: str | None = None
     person: str | None = None
@@ -48,7 +48,7 @@ class _Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Watch:
-    """One who watches, and what the last look found for them."""
+    """One who watches, and what the last read found for them."""
 
     def __init__(self, target: _Target) -> None:
         self.target = target
@@ -58,12 +58,12 @@ class _Watch:
 
 
 class Watched(NamedTuple):
-    """A voice that is followed, as it stood at first; with a caller's, the next one is waited for."""
+    """A voice that is watched, as it stood at first; of a caller, the next voice is waited for."""
 
     target: _Target
     view: VoiceView | None
     alive: bool
-    """Whether the end of this voice is the end."""
+    """Whether the watch ends when this voice is gone."""
 
 
 class Looking:
@@ -92,7 +92,7 @@ class Looking:
 
     @property
     def busy_since(self) -> float:
-        """A call that began before then is in progress no more."""
+        """A call that began before then counts as over."""
         return self._now() - self._call_seconds
 
     def seen(self, view: VoiceView) -> Voice:
@@ -109,7 +109,7 @@ class Looking:
         return chosen(await self._store.read(views.voices_of, person, busy_since=self.busy_since))
 
     async def person(self, caller: Caller) -> str:
-        """Who a caller with a number is: with a number alone, the one who is known by it, if anybody is.
+        """Who a caller with a number is; a number alone means the one person known by it, if there is one.
 
         Raises CallersSeveral.
         """
@@ -123,7 +123,7 @@ class Looking:
         return known[0] if known else exactly
 
     async def begin(self, caller: Caller | None, voice_id: str) -> Watched:
-        """What is to be followed: a caller's voice, or that of an id, as it stands now.
+        """Begins to watch a caller's voice, or that of an id. Returns it as it stands now.
 
         Raises VoiceNotFound, CallersSeveral or RegistryUnavailable.
         """
@@ -139,9 +139,10 @@ class Looking:
     async def follow(
         self, watched: Watched, tell: Callable[[Voice], Awaitable[None]], *, until: float
     ) -> None:
-        """Tells how a voice stands, and again whenever its state changes, until it is over or time is up.
+        """Reports a voice, and again whenever its state changes, until it is gone or time is up.
 
-        A caller's voice that was over before does not end it. Raises CallersSeveral or RegistryUnavailable.
+        A caller's voice that was gone before does not end the watch. Raises CallersSeveral or
+        RegistryUnavailable.
         """
         target, view, alive = watched
         told: Voice | None = None
@@ -171,7 +172,7 @@ class Looking:
             await asyncio.gather(self._look, return_exceptions=True)
 
     def _after(self, told: Voice | None, view: VoiceView | None) -> Voice | None:
-        """The voice as it stands now, after it was told so; one of which no row is left was forgotten."""
+        """The voice as it stands after it was reported as `told`; without a row it was forgotten."""
         if view is not None:
             return self.seen(view)
         if told is None:
@@ -199,7 +200,7 @@ class Looking:
             self._watches.discard(watch)
 
     async def _looks(self) -> None:
-        """Asks the registry one question for all who watch, for as long as anybody does."""
+        """Reads the registry once a while for all who watch, as long as anybody does."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             watches = tuple(self._watches)
@@ -228,7 +229,7 @@ class Looking:
 
 
 def chosen(found: Iterable[VoiceView]) -> VoiceView | None:
-    """Of a caller's voices the one that counts: that is ready, else on its way, else the newest."""
+    """The one of a caller's voices that counts: the ready one, else the one on its way, else the newest."""
     newest = sorted(found, key=lambda view: (view.created_at, view.marker), reverse=True)
     for state in ("ready", "intended"):
         for view in newest:
@@ -238,7 +239,7 @@ def chosen(found: Iterable[VoiceView]) -> VoiceView | None:
 
 
 def _differs(told: Voice, voice: Voice) -> bool:
-    """Whether a voice stands otherwise than it was told; that it waits to be deleted is no difference."""
+    """Whether a voice differs from the last report; waiting to be deleted is no difference."""
     if told.marker != voice.marker:
         return True
     return told.state != voice.state and not {told.state, voice.state} <= {"deleting", "gone"}

@@ -21,14 +21,14 @@ log = structlog.get_logger()
 MARKER_LABEL = "precall"
 DEPLOYMENT_LABEL = "precall_deployment"
 MARKER = re.compile(r"[a-z0-9-]{1,128}")
-# When the marker of a create that got no answer is looked for, in seconds after it failed.
+# When the marker of a create without an answer is looked for, in seconds after the failure.
 LOOKS = (0.0, 0.5, 1.5)
 LOOK_SECONDS = 20.0
 DELETE_SECONDS = 60.0
 
 
 class VoiceNeedsVerification(Exception):
-    """The provider made a voice that may not speak before somebody verifies it. It is removed again."""
+    """The provider wants the voice to be verified before it may speak. It is removed again."""
 
     reason = "VOICE_NEEDS_VERIFICATION"
 
@@ -44,7 +44,7 @@ class Marked:
         self._store = store
 
     async def look_for(self, marker: str) -> ListedVoice | None:
-        """The voice that carries the marker. A list may lag behind, so it is looked at for two seconds."""
+        """The voice that carries the marker. A list may lag behind, so it is searched for two seconds."""
         for pause in LOOKS:
             await asyncio.sleep(pause)
             try:
@@ -67,14 +67,14 @@ class Marked:
         return True
 
     async def is_anothers(self, voice_id: str, marker: str) -> bool:
-        """Whether a voice that ElevenLabs names as the one of this marker is known as another's."""
+        """Whether a voice that ElevenLabs returned for this marker belongs to somebody else."""
         if not await self._store.read(voices.is_anothers, voice_id, marker=marker):
             return False
         log.error("ElevenLabs names a voice of somebody else; it is left alone", voice_id=voice_id)
         return True
 
     async def discard(self, voice_id: str, marker: str, reason: str) -> None:
-        """Deletes a voice that nobody will use. One that stays is found by reconciling."""
+        """Deletes a voice that nobody will use. If that fails, reconciliation finds it."""
         try:
             if await self.is_anothers(voice_id, marker):
                 return
@@ -86,7 +86,7 @@ class Marked:
 
 
 def marker_in(voice: ListedVoice, deployment: str | None = None) -> str | None:
-    """The marker that a voice carries, if it can be one; with `deployment`, only one of that deployment."""
+    """The marker that a voice carries, if it is a possible one; with `deployment`, only one of that."""
     labels = voice.labels or {}
     if deployment is not None and labels.get(DEPLOYMENT_LABEL) != deployment:
         return None

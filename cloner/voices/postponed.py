@@ -1,4 +1,4 @@
-"""What could not be done yet: when it is tried again, and the ids by which its story is found.
+"""Work that is postponed: when it is tried again, and the ids to find it by in traces and logs.
 
 Log and span say the same.
 """
@@ -19,19 +19,19 @@ __all__ = ["ids_of", "ids_of_agent", "pause_after", "put_off"]
 log = structlog.get_logger()
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 300.0)
-# After how many tries somebody should see to it: about half a minute.
+# After how many tries an operator should look at it: about half a minute.
 MANY_TRIES = 5
 
 
 def pause_after(tries: int) -> float:
-    """How many seconds after so many tries the next one may begin."""
+    """How many seconds to wait after so many tries."""
     return PAUSES[min(tries, len(PAUSES)) - 1]
 
 
 def ids_of(call: CallRow | None, voice: VoiceRow | None) -> dict[str, str]:
-    """The ids of a call and of its voice, and the traces of who asked about the call and of who ended it.
+    """The ids of a call and its voice, and the traces of the requests that began and ended the call.
 
-    Of a voice without a call, the trace of who had it made.
+    For a voice without a call, the trace of the request that had it made.
     """
     ids: dict[str, str] = {}
     if voice is not None:
@@ -48,7 +48,7 @@ def ids_of(call: CallRow | None, voice: VoiceRow | None) -> dict[str, str]:
 
 
 def ids_of_agent(row: AgentRow) -> dict[str, str]:
-    """The ids of an agent that was given a voice: for which call, and the trace of who gave it."""
+    """The ids of an agent that was given a voice: of the call, and of the trace of the request."""
     ids = {
         "agent_id": row.agent_id,
         "voice_id": row.voice_id,
@@ -67,9 +67,9 @@ def put_off(
     tries: int | None = None,
     urgent: bool = False,
 ) -> None:
-    """Tells log and current span that something was put off.
+    """Notes in the log and the current span that something was postponed.
 
-    What is `urgent` is an error once it was tried often.
+    If it is `urgent`, it becomes an error after several tries.
     """
     facts: dict[str, Any] = {**ids, "reason": failure.reason, "next_try_seconds": next_try_seconds}
     if failure.code is not None:

@@ -1,4 +1,4 @@
-"""Takes a voice away again: from the agents that speak with it first, then from ElevenLabs."""
+"""Removes a voice: from the agents that have it first, then from ElevenLabs."""
 
 import asyncio
 import secrets
@@ -19,12 +19,12 @@ __all__ = ["Removal", "tell_given_up"]
 
 log = structlog.get_logger()
 
-# How long an agent that is being put back is nobody else's to change.
+# How long an agent that is being put back is locked.
 HOLD_SECONDS = 30.0
-# An agent that waits to be put back is nobody else's to change meanwhile.
+# The longest pause before an agent is tried again; it stays locked meanwhile.
 LONGEST_AGENT_SECONDS = 60.0
 AGENTS = 10_000
-# How long whoever wants a voice deleted waits for an agent that is being put back, and looks how often.
+# How long a deletion waits for an agent that is being put back, and how often it looks.
 SOON_SECONDS, LOOK_SECONDS = 2.0, 0.1
 
 
@@ -42,11 +42,11 @@ class Removal:
         self._call_seconds = call_seconds
         self._now = now
         self._holder = secrets.token_hex(8)
-        # How often an agent could not be put back in a row.
+        # How often in a row each agent could not be put back.
         self._tries: LRUCache[str, int] = LRUCache(AGENTS)
 
     async def remove(self, row: VoiceRow, *, deadline: float) -> bool:
-        """Deletes a voice that was given up; False if an agent still has it, or may have.
+        """Deletes a voice that was given up; False if an agent still has it, or may have it.
 
         May be repeated after any failure. Raises a ProviderFailure or RegistryUnavailable.
         """
@@ -62,7 +62,7 @@ class Removal:
         return True
 
     async def at_once(self, row: VoiceRow, *, deadline: float) -> bool:
-        """Whether a voice that was given up is deleted soon, and by the deadline. Else it is deleted later.
+        """Deletes a voice that was given up. False if that takes longer, or fails: it is deleted later.
 
         Raises RegistryUnavailable.
         """
@@ -70,7 +70,7 @@ class Removal:
         ends = loop.time() + SOON_SECONDS
         try:
             async with asyncio.timeout_at(deadline):
-                # Where an agent has the voice somebody else may just be putting it back.
+                # Another process may just be putting back the agent that has the voice.
                 while not await self.remove(row, deadline=deadline):
                     if loop.time() > ends:
                         return False
@@ -83,10 +83,10 @@ class Removal:
         return True
 
     async def evict(self, *, kept: bool, replaces: str | None, deadline: float) -> bool:
-        """Deletes the voice that was used the longest ago and is in no call; False if none is gone then.
+        """Deletes the voice that was used the longest ago and is in no call; False if none was deleted.
 
-        Of those that are kept one may go with `kept`, or where it is the one that the caller `replaces`.
-        Raises RegistryUnavailable.
+        A kept voice may go only with `kept`, or if it is the one that the caller `replaces`. Raises
+        RegistryUnavailable.
         """
         now = self._now()
         busy_since = now - self._call_seconds
@@ -104,20 +104,20 @@ class Removal:
             return False
         oldest = msgspec.structs.replace(oldest, reason=departures.EVICTED)
         tell_given_up(oldest, departures.EVICTED)
-        # Its agent may just be given back what it had, after a call that ended a moment ago.
+        # Its agent may just be being put back, after a call that ended a moment ago.
         return await self.at_once(oldest, deadline=deadline)
 
     async def claim(self, *, marker: str | None = None) -> AgentRow | None:
-        """An agent that is to be put back, ours to do for a while; None if there is none."""
+        """Claims an agent that must be put back; None if there is none."""
         now = self._now()
         return await self._store.write(
             agents.claim, holder=self._holder, now=now, until=now + HOLD_SECONDS, marker=marker
         )
 
     async def restore(self, row: AgentRow, *, deadline: float) -> None:
-        """Puts an agent back that was claimed.
+        """Puts a claimed agent back.
 
-        Raises a ProviderFailure, after which the agent is due again in a while; the log says when.
+        Raises a ProviderFailure, after which the agent is tried again later; the log says when.
         """
         try:
             with about(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id):
@@ -138,7 +138,7 @@ class Removal:
         put_off("agent not put back yet", failure, ids, tries=tries, next_try_seconds=pause, urgent=True)
 
     async def _restore(self, row: AgentRow, deadline: float) -> None:
-        """Gives each leaf back what it had, where our value still stands."""
+        """Gives each leaf its former value back, where our value still stands."""
         try:
             current = (await self._provider.read_agent(row.agent_id, deadline=deadline)).voice
         except failures.AgentNotFound:
@@ -156,7 +156,7 @@ class Removal:
             after = await self._provider.update_agent(row.agent_id, before, deadline=deadline)
         except failures.AgentRejected:
             if voice_id is not None and first_message is not None:
-                # The name of a caller need not be heard by others because a voice cannot be given back.
+                # Others should not hear the caller's name only because the voice cannot be put back.
                 await self._provider.update_agent(
                     row.agent_id, AgentVoice(None, first_message), deadline=deadline
                 )
@@ -173,5 +173,5 @@ class Removal:
 
 
 def tell_given_up(row: VoiceRow, reason: str) -> None:
-    """Writes the line that says that nobody uses a voice from now on, and why; it is deleted after that."""
+    """Logs that a voice was given up, and why: nobody uses it from now on, and it is deleted next."""
     log.info("voice given up", voice_id=row.voice_id, reason=reason)

@@ -26,7 +26,7 @@ __all__ = [
 
 
 class SampleRefused(Exception):
-    """The sample does not do. The text says what was found and what is needed; it can be shown.
+    """The sample is refused. The text says what was found and what is needed; it can be shown.
 
     `facts` are the limit and what was found, such as `limit_bytes` and `actual_bytes`.
     """
@@ -46,27 +46,27 @@ class SampleRequired(SampleRefused):
 
 
 class SampleTooLarge(SampleRefused):
-    """More bytes than allowed."""
+    """The sample has too many bytes."""
 
 
 class SampleTooShort(SampleRefused):
-    """Less audio than needed."""
+    """The sample has too little audio."""
 
 
 class SampleTooLong(SampleRefused):
-    """More audio than allowed."""
+    """The sample has too much audio."""
 
 
 class SampleSilent(SampleRefused):
-    """Less of it sounds than needed."""
+    """Too little of the sample is sound."""
 
 
 class SampleRateTooLow(SampleRefused):
-    """Fewer samples a second than needed."""
+    """The sample has too few samples a second."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sample must keep to: bytes, seconds and hertz."""
+    """The limits of a sample: bytes, seconds and hertz."""
 
     max_bytes: int
     min_seconds: float
@@ -76,7 +76,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """A sample that will do."""
+    """A sample that was accepted."""
 
     sample: bytes
     filename: str
@@ -84,7 +84,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Samples:
-    """Looks at samples."""
+    """Inspects samples."""
 
     def __init__(self, inspector: Inspector, tracing: TracerProvider, *, limits: Limits) -> None:
         self._inspector = inspector
@@ -92,7 +92,7 @@ class Samples:
         self._limits = limits
 
     async def inspect(self, sample: bytes, *, deadline: float) -> Recording:
-        """The sample, if it will do.
+        """Inspects a sample and returns it, if it is accepted.
 
         Raises a SampleRefused, what the Inspector raises, and DeadlineTooShort.
         """
@@ -129,7 +129,7 @@ class Samples:
 
 
 def judge(audio: Audio, limits: Limits) -> None:
-    """Returns if the audio will do; raises a SampleRefused if not."""
+    """Raises a SampleRefused if the audio is outside the limits."""
     seconds, sounding = audio.duration_seconds, audio.sounding_seconds
     if seconds < limits.min_seconds:
         found = _below(seconds, limits.min_seconds)
@@ -140,7 +140,7 @@ def judge(audio: Audio, limits: Limits) -> None:
         )
 
     if seconds > limits.max_seconds:
-        # How long it is beyond the limit, nobody looked.
+        # Decoding stopped at the limit, so the real duration is not known.
         raise SampleTooLong(
             f"Voice sample too long: more than the {limits.max_seconds:.1f} s allowed",
             limit_seconds=limits.max_seconds,
@@ -164,6 +164,6 @@ def judge(audio: Audio, limits: Limits) -> None:
 
 
 def _below(seconds: float, limit: float) -> str:
-    """One decimal, and never one that reads as the limit that was fallen short of."""
+    """The number with one decimal, and never one that reads as the limit that it is below."""
     text = f"{seconds:.1f}"
     return text if float(text) < limit else f"{int(seconds * 10) / 10:.1f}"

@@ -1,4 +1,4 @@
-"""What a voice is to those who use it, and to those who look at it."""
+"""A voice, for those who use it and for those who look at it."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from cloner.registry import VoiceRow, VoiceView
 
 __all__ = ["Voice", "voice_of", "voice_seen"]
 
-# By then it is made out whether a create without an answer has made a voice, and is tried again.
+# After so long it is known whether a create without an answer has made a voice.
 MADE_OUT_SECONDS = 10.0
 
 
@@ -33,14 +33,14 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     """Why it failed, was given up or is gone."""
 
     used: datetime | None = None
-    """When a call was last given it; None where nobody looked."""
+    """When a call last used it; None where that was not read."""
 
     expires: datetime | None = None
-    """When it goes, if nobody uses it before; None where it does not by itself, or nobody looked."""
+    """When it goes if nobody uses it before; None where it does not by itself, or that was not read."""
 
 
 def voice_of(row: VoiceRow, *, state: str | None = None) -> Voice:
-    """The voice of a row; with `state` as it stands by now, or stood then."""
+    """The voice of a row; `state` takes the place of the row's."""
     return Voice(
         marker=row.marker,
         voice_id=row.voice_id or "",
@@ -55,7 +55,7 @@ def voice_of(row: VoiceRow, *, state: str | None = None) -> Voice:
 
 
 def voice_seen(view: VoiceView, *, keep_seconds: float | None, now: float) -> Voice:
-    """The voice as it stands, where voices are kept for so long after their last call; None: for good."""
+    """The voice as it stands, kept for `keep_seconds` after its last call, or for good if that is None."""
     state = view.state
     if state == "failed" and view.reason == "unanswered" and (view.closed_at or 0) > now - MADE_OUT_SECONDS:
         state = "intended"
