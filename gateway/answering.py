@@ -3,7 +3,7 @@
     verifier(), verified_body()   bytes -> VerifiedBody | SignatureError, BodyError, ClientGone
     answered()                    what the route makes of it -> an answer, a line in the log, a span
 
-Between the two stands the route's own module.
+The route's own module stands between the two.
 """
 
 import asyncio
@@ -48,12 +48,12 @@ __all__ = [
 
 log = structlog.get_logger()
 
-# What is kept of a budget for bringing the answer out.
+# How much of a budget is kept for sending the answer.
 HEADROOM_SECONDS = 0.1
 
 
 class Desk(Struct, frozen=True, kw_only=True):
-    """What every delivery is handled with."""
+    """What every route needs to handle a delivery."""
 
     settings: Settings
     secrets: list[bytes]
@@ -69,28 +69,28 @@ class Desk(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, kw_only=True):
-    """How far one delivery has come."""
+    """How far a delivery has come, and what is known of it."""
 
     began: float
-    """The loop's time at the first byte of the body, or at the headers until that has come."""
+    """The loop's time at the first byte of the body; at the headers until that has come."""
 
     verified: bool = False
-    """Whether the sender is known: the body was signed, or the request carries our token."""
+    """Whether the sender is known: it signed the body, or showed our token."""
 
     facts: Facts | None = None
-    """What is known of the call, once that can be answered without the cloner."""
+    """What is known of the call, once it can be answered without the cloner."""
 
     conversation_id: str | None = None
     """The conversation that the delivery names, if the sender is known."""
 
     reason: str | None = None
-    """Why it was no usual success, in a word: the reason of a refusal, or what is odd."""
+    """Why the outcome was not the usual success, in a word: the reason of a refusal, or what was unusual."""
 
     fallback: bool = False
     """Whether the call goes on without the voice that it might have had."""
 
     told: dict[str, str | int | bool] = {}
-    """What else there is to say of it, by the words of `telemetry.facts`."""
+    """Further facts for span and log, under the names of `telemetry.facts`."""
 
     @property
     def duration_ms(self) -> int:
@@ -98,7 +98,7 @@ class Progress(Struct, kw_only=True):
         return int((asyncio.get_running_loop().time() - self.began) * 1000)
 
     def is_about(self, *, agent_id: str | None, conversation_id: str | None) -> None:
-        """Notes which call a delivery is about whose sender is known."""
+        """Notes the agent and conversation of a delivery whose sender is known."""
         self.conversation_id = conversation_id
         named = {"agent_id": agent_id, "conversation_id": conversation_id}
         learn(**{name: id_ for name, id_ in named.items() if id_})
@@ -111,7 +111,7 @@ Instead = Callable[[Desk, Progress, Refusal], Struct | None]
 def opened(
     settings: Settings, cloner: Precall, limits: Limits, now: Callable[[], float], measures: Measures
 ) -> Desk:
-    """One desk for all routes. `now` is the time of day that signatures are held against."""
+    """Opens what all routes share. `now` is the time of day that signatures are compared with."""
     region = settings.default_region
     bodies = Bodies(settings.max_buffered_bytes, settings.unvouched_bytes)
     measures.observe_buffers(lambda: bodies.used, bodies.capacity)
@@ -136,10 +136,10 @@ async def answered(
     codes: Mapping[grpc.StatusCode, str] = problems.CODES,
     instead: Instead = lambda *_: None,
 ) -> Response[Any]:
-    """Has one delivery handled, answers it whatever happens, and tells what came of it.
+    """Handles one delivery, answers it whatever happens, and notes the outcome in span and log.
 
-    `codes` says what a failed call means that gives no reason of ours; `instead` gives what is
-    answered with 200 for all that, if anything.
+    `codes` says what a failed call means that gives no reason of ours. If `instead` returns an answer for a
+    failure, that is sent with status 200.
     """
     address = source(request.scope)
     progress = Progress(began=asyncio.get_running_loop().time())
@@ -193,7 +193,7 @@ async def _answer(
 
 
 def verifier(request: Request[Any, Any, Any], desk: Desk) -> Verifier:
-    """What the body is checked with. Raises SignatureError for what the header alone is refused for."""
+    """What the body is checked with. Raises SignatureError if the header alone is reason enough."""
     header = lines(request.scope["headers"], b"elevenlabs-signature")
     return Verifier(header, desk.secrets, now=desk.now())
 
@@ -211,7 +211,7 @@ async def verified_body(
 ) -> VerifiedBody:
     """The signed body. Raises SignatureError, BodyError and ClientGone.
 
-    `trim` may let go of what need not be held, after each piece.
+    After each piece `trim` may drop what need not be kept.
     """
 
     def feed(chunk: bytes) -> None:
@@ -235,7 +235,7 @@ async def read(
     limit: int,
     seconds: float,
 ) -> float:
-    """Reads the body as read_body() does; whoever needs the room may end that while nobody has vouched."""
+    """Reads the body as read_body() does; until the sender is known, others may end that for its room."""
     guest = _guest(request)
     if guest is not None and not share.vouched:
         guest.refuse = share.give_way
@@ -256,7 +256,7 @@ async def read(
 
 
 def vouch(request: Request[Any, Any, Any], share: Share, progress: Progress) -> None:
-    """Says that the sender is known: the request gives way to nobody any more."""
+    """Notes that the sender is known: from now on the request is not ended for the sake of others."""
     share.vouch()
     progress.verified = True
     guest = _guest(request)
@@ -265,16 +265,16 @@ def vouch(request: Request[Any, Any, Any], share: Share, progress: Progress) -> 
 
 
 def _guest(request: Request[Any, Any, Any]) -> Guest | None:
-    """Whose request it is, where the server says so."""
+    """The connection of a request, where the server says so."""
     extensions: Any = request.scope.get("extensions") or {}
     guest: Guest | None = extensions.get(EXTENSION)
     return guest
 
 
 def tell(route: str | None, progress: Progress, parts: Parts, status: int | None) -> None:
-    """Writes what came of a delivery to its span and to the log.
+    """Writes the outcome of a delivery to its span and to the log.
 
-    Without a status there was nobody left to answer.
+    Without a status the client had gone before the answer.
     """
     facts: dict[str, Any] = {
         "route": route,
@@ -309,14 +309,14 @@ def lines(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
 
 
 class Silence(ASGIResponse):
-    """Sends nothing."""
+    """An answer that sends nothing."""
 
     async def __call__(self, *_: Any) -> None:
         return
 
 
 class NoAnswer(Response[None]):
-    """For a client that is gone: an answer sent to nobody would only put a false status into the span."""
+    """The answer for a client that is gone. One that is sent would put a false status into the span."""
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
         """Nothing to send."""

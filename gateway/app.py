@@ -44,8 +44,8 @@ __all__ = ["create_app", "listening", "serving"]
 
 UNTRACED = {"/health", "/health/live", "/health/ready"}
 BACKLOG = 1024
-# libuv takes one connection from a socket each time that the loop comes round, which takes long while much is
-# read: hundreds who connect without end would keep a newcomer waiting for seconds.
+# libuv accepts one connection from a socket in each round of the loop, which takes long while much is read:
+# hundreds who connect without end would keep a new client waiting for seconds.
 ACCEPTED_AT_ONCE = 4
 
 
@@ -71,7 +71,7 @@ def create_app(
         ],
         exception_handlers={Exception: answered},
         openapi_config=_openapi(),
-        # Both would otherwise come from the environment or write log lines of their own form.
+        # Both would otherwise come from the environment, or log in a form of their own.
         debug=False,
         logging_config=None,
     )
@@ -93,8 +93,8 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serves on the socket for as long as the block lasts, and yields the address.
 
-    At its end it is not ready any more, and serves on for DRAIN_SECONDS, so that whoever balances can look
-    elsewhere. Then nothing more is taken, and what is in flight is finished within SHUTDOWN_GRACE_SECONDS.
+    At its end it reports that it is not ready, and serves on for DRAIN_SECONDS, so that load balancers can
+    choose others. Then it takes nothing more, and finishes what is in flight within SHUTDOWN_GRACE_SECONDS.
     """
     measures = Measures(meters)
     house = House(settings.precall_max_connections, measures)
@@ -137,7 +137,7 @@ async def serving(
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,  # it would believe whom its own variable of the environment names
+                proxy_headers=False,  # uvicorn would trust the proxies that a variable of its own names
                 # A proxy in front must close an idle connection before this, or lose a request to it.
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=math.ceil(grace - drain),
@@ -162,18 +162,18 @@ def listening(settings: Settings) -> socket.socket:
     """The socket that the settings ask for. Raises OSError where it cannot be had."""
     host, port = settings.precall_webhook_host.strip("[]"), settings.precall_webhook_port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Reuses an address that an earlier process has just left, but not one that is being served.
+    # An address can be used again that an earlier process has just left, but not one that is being served.
     return socket.create_server(
         (host, port),
         family=family,
         backlog=BACKLOG,
-        # All addresses are those of IPv4 as well, as gRPC has it.
+        # "::" listens on all addresses of IPv4 as well, as in gRPC.
         dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
     )
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the process, and says when it is up."""
+    """Leaves signals to the process, and reports when it serves."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -189,7 +189,7 @@ class _Server(uvicorn.Server):
 
 
 def _tls(settings: Settings) -> Tls | None:
-    """What TLS is spoken with; none where no part of it is set."""
+    """The TLS that is spoken; None where it is not set."""
 
     def part(pem: Pem | None) -> bytes | Path | None:
         return None if pem is None else pem.path or pem.reveal().encode()
@@ -214,7 +214,7 @@ def _openapi() -> OpenAPIConfig:
         title="Precall",
         version="1",
         description="Prepares a call to an ElevenLabs agent with the caller's own voice.",
-        # JSON at the root, too: the pages for browsers all fetch their scripts from somewhere else.
+        # JSON at the root, too: the pages for browsers all load their scripts from elsewhere.
         render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"], media_type=MediaType.JSON)],
         openapi_router=Router(
             "/schema", route_handlers=[], include_in_schema=False, after_request=in_one_shape

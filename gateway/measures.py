@@ -1,6 +1,6 @@
 """What the gateway measures, each metric with its name and attributes. docs/METRICS.md says what they tell.
 
-Every value of an attribute comes from a set of ours, so that no stranger makes more of them.
+Every value of an attribute comes from a fixed set, so that no stranger can add any.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Outcome = Literal["success", "fallback", "error", "abandoned"]
 Refused = Literal["full", "gave_way", "unreadable"]
 
 ROUTE, OUTCOME, REASON = "precall.route", KEYS["outcome"], KEYS["reason"]
-# Why a sender counts as unknown, where a signature or a token was looked for.
+# The reasons for which a sender that had to show a signature or a token counts as unknown.
 OF_SIGNATURES = frozenset(
     {"SIGNATURE_MISSING", "SIGNATURE_MALFORMED", "SIGNATURE_MISMATCH", "SIGNATURE_EXPIRED", "UNAUTHENTICATED"}
 )
@@ -80,19 +80,19 @@ class Measures:
             self._signatures.add(1, {ROUTE: route, REASON: reason})
 
     def event_ended(self, kind: str | None, outcome: str) -> None:
-        """An event after a call was answered; without a kind it is one that nobody knows."""
+        """An event after a call was answered; without a kind it is of a type that is not known."""
         self._events.add(1, {KEYS["event_type"]: kind or "other", OUTCOME: outcome})
 
     def connection_refused(self, why: Refused) -> None:
-        """A connection was turned away, had to give way to another, or brought what is not HTTP."""
+        """A connection was refused, was closed to make room, or brought what is not HTTP."""
         self._refused.add(1, {"precall.why": why})
 
     def observe_connections(self, taken: Callable[[], int]) -> None:
-        """Has the connections looked at that are open."""
+        """Observes the connections that are open."""
         observe(self._meter, "precall.connections", "Connections that are open.", taken, unit="{connection}")
 
     def observe_buffers(self, used: Callable[[], int], limit: int) -> None:
-        """Has the bytes of all bodies looked at that are held, and how many may be."""
+        """Observes the bytes of all bodies that are held, and how many may be."""
 
         def bodies(size: int) -> Mapping[str, int]:
             return {"bodies": size}

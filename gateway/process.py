@@ -20,7 +20,8 @@ __all__ = ["run"]
 
 log = structlog.get_logger()
 
-# Descriptors that no client's connection needs: files, the cloner, traces, and those on their way out.
+# Descriptors that no connection of a client may use: for files, the cloner, traces, and connections on their
+# way out.
 RESERVED_DESCRIPTORS = 128
 
 
@@ -30,7 +31,7 @@ def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider) -> i
 
 
 def _with_descriptors(settings: Settings) -> Settings:
-    """The settings with no more connections than this process may have open; it is let have all it can."""
+    """The settings, with no more connections than this process may open; its own limit is raised first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.precall_max_connections + RESERVED_DESCRIPTORS
     if soft == resource.RLIM_INFINITY or soft >= wanted:

@@ -12,15 +12,15 @@ __all__ = ["MAX_INITIATION_BYTES", "MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf"
 
 MEBIBYTE = 1_048_576
 
-# `{name}` or `{name|friend}`: a fact of the call, and the text that stands in where it is missing.
+# `{name}` or `{name|friend}`: a fact of the call, and the text for a call without it.
 PLACEHOLDER = re.compile(
     r"\{(name|date_of_birth|phone_number|agent_id|conversation_id|voice_id)(?:\|([^{}]*))?\}"
 )
-# Every answer carries this one, so that an event after the call can be told to belong to it.
+# Every answer carries this variable, so that an event after the call can be matched with it.
 RESERVED = "precall_call_id"
 RESERVED_PREFIX = "system__"
 
-# What ElevenLabs sends before a call has a few hundred bytes; the headers of a SIP call may add to them.
+# What ElevenLabs sends before a call has a few hundred bytes; the headers of a SIP call may add to that.
 MAX_INITIATION_BYTES = 262_144
 
 # A leaf of `conversation_config_override` that an answer may hold.
@@ -31,7 +31,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Checked when built: a ValueError names every setting at fault."""
 
     elevenlabs_webhook_secret: tuple[Key, ...]
-    """Several while a secret is being replaced: a signature under any of them counts."""
+    """Several while a secret is being replaced: a signature under any of them is accepted."""
 
     precall_webhook_host: Host = Host("0.0.0.0")  # noqa: S104  A container serves on all its addresses.
     precall_webhook_port: Annotated[int, Meta(ge=0, le=65_535)] = 3005
@@ -42,10 +42,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The first goes with every call to the cloner, as `authorization: Bearer <token>`."""
 
     cloner_tls_ca: Pem | None = None
-    """Whose certificate the cloner must show. This, or a certificate of our own, and TLS is spoken."""
+    """The authority that must have signed the cloner's certificate. If this or our own certificate is set,
+    TLS is spoken."""
 
     cloner_tls_client_cert: Pem | None = None
-    """What we show the cloner of ourselves, for mutual TLS."""
+    """The certificate that we show the cloner, for mutual TLS."""
 
     cloner_tls_client_key: Pem | None = None
 
@@ -53,23 +54,24 @@ class Settings(Struct, frozen=True, kw_only=True):
     """From the first byte of a body until its answer has left."""
 
     precall_fallback: Literal["error", "default_voice"] = "error"
-    """What a signed delivery is answered that could not be prepared."""
+    """The answer to a signed delivery that could not be prepared."""
 
     conversation_init_token: tuple[Token, ...] = ()
-    """What `Authorization: Bearer` must carry at the initiation webhook, one of several while one replaces
-    another; without any, a signature must do."""
+    """What `Authorization: Bearer` must carry at the initiation webhook: one of these, several while one is
+    being replaced. Without any, a signature is required."""
 
     conversation_init_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 2_500
     """From the headers of an initiation webhook until its answer has left."""
 
     default_region: str | None = None
-    """The country, by its two letters, in which a number without its country is read."""
+    """The country, by its two letters, of numbers that are written without one."""
 
     own_numbers: tuple[str, ...] = ()
-    """The numbers that our agents call from: with one of these as the caller, the called is the person."""
+    """The numbers that our agents call from. If the caller is one of these the call is outbound, and the
+    called number is the person's."""
 
     dynamic_variables: dict[str, str | int | float | bool] = {}
-    """Name to value. A text may hold placeholders."""
+    """Names and values. A text may hold placeholders."""
 
     override_leaves: tuple[Leaf, ...] = get_args(Leaf)
     voice_clone_max_size_mb: Annotated[float, Meta(gt=0, le=256)] = 10.0
@@ -80,10 +82,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """A body that comes more slowly, after the first five seconds, is refused."""
 
     body_buffer_mb: Annotated[float, Meta(gt=0, le=1_048_576)] = 512.0
-    """All bodies in flight together. What nobody has signed yet gives way, and what is signed is refused."""
+    """The bytes of all bodies in flight. Bodies that nobody has signed yet are dropped first; then signed
+    ones are refused."""
 
     post_call_max_mb: Annotated[float, Meta(gt=0, le=4_096)] = 100.0
-    """The largest event after a call. Recordings come as such, and are not held."""
+    """The largest event after a call that is accepted. Recordings come as such events, and are not held."""
 
     post_call_held_mb: Annotated[float, Meta(gt=0, le=4_096)] = 8.0
     """The largest event after a call that is held, and so read, as a whole."""
@@ -95,28 +98,28 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How many deliveries are prepared for one agent."""
 
     rate_limit_source: Rate = Rate("off")
-    """How many deliveries are taken from one address; of IPv6, from one network of 64 bits."""
+    """How many deliveries are taken from one address, or from one network of 64 bits of IPv6."""
 
     rate_limit_storage: CountStorage = CountStorage("memory://")
     """Where these two are counted."""
 
     allowed_sources: Sources | None = None
-    """Where webhooks may come from; without it from everywhere."""
+    """Where webhooks may come from; from everywhere if it is not set."""
 
     trusted_proxies: Proxies | None = None
-    """Who is believed about where a request comes from."""
+    """The proxies whose word on where a request comes from is believed."""
 
     precall_max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
-    """For one beyond these, the one that is idle longest is closed."""
+    """For one more than these, the connection that is idle longest is closed."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     drain_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
-    """How long deliveries are still taken after SIGTERM, when the health says that we are not ready."""
+    """How long deliveries are still taken after SIGTERM, while the health says that we are not ready."""
 
     def legible(self, number: str | None) -> str | None:
-        """A number as people and agents read it: in E.164 form, or as it was written where it has none."""
+        """A number for people and agents: in E.164 form, or as it was written where it has no such form."""
         return None if number is None else e164(number, self.default_region) or number
 
     @property
@@ -128,7 +131,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     def max_body_bytes(self) -> int:
         """The largest body that is read.
 
-        Base64 makes a sample a third larger, escaped slashes or line ends in it a little more.
+        In base64 a sample is a third larger, and escaped slashes or line ends add a little.
         """
         return self.max_sample_bytes * 3 // 2 + 65_536
 
@@ -154,7 +157,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def unvouched_bytes(self) -> dict[str, int]:
-        """How many of them may be of bodies that nobody has signed yet, for each kind of body."""
+        """How many of them bodies that nobody has signed yet may hold, for each kind of body."""
         parts = {
             "deliveries": (8, self.max_body_bytes),
             "events": (2, self.max_held_event_bytes),
@@ -199,7 +202,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def _faults(name: str, value: object) -> list[str]:
-    """What is wrong with one dynamic variable. Its name may be told, its template may be private."""
+    """What is wrong with a dynamic variable. Its name may be told; its template may be private."""
     faults = []
     if not name.strip():
         faults.append("DYNAMIC_VARIABLES: a variable has no name")

@@ -1,7 +1,7 @@
-"""What an answer may override in a conversation at an agent, from what the cloner told of that agent.
+"""What an answer may override in a conversation at an agent, by what the cloner said of the agent.
 
-An override that the agent's own settings refuse makes the conversation fail. What was told last is
-remembered, for answers that have to do without the cloner.
+An override that the agent's own settings refuse makes the conversation fail. What the cloner said last is
+remembered, for answers without the cloner.
 """
 
 from collections.abc import Collection
@@ -19,10 +19,10 @@ __all__ = ["GREETING", "NOTHING", "NOT_ACTIVATED", "VOICE", "Overrides", "Speech
 log = structlog.get_logger()
 
 VOICE, GREETING = get_args(Leaf)
-# The reason of a fallback where there is a voice that nobody would hear.
+# The reason of a fallback for a voice that nobody would hear.
 NOT_ACTIVATED = "VOICE_NOT_ACTIVATED"
 AGENTS = 10_000
-# As long as a call that nobody reported as ended keeps its agent to itself.
+# As long as a call that was not reported as ended keeps its agent for itself.
 REMEMBERED_SECONDS = 900
 SWITCH = "platform_settings.overrides.conversation_config_override"
 
@@ -38,14 +38,14 @@ NOTHING = Speech()
 
 
 class Told(Struct, frozen=True):
-    """What was told last of an agent."""
+    """What the cloner said last of an agent."""
 
     refused: frozenset[str] = frozenset()
     before: Speech = NOTHING
 
 
 class Overrides:
-    """`leaves` are what the operator lets answers override."""
+    """Decides what an answer may override. `leaves` are those that the operator allows."""
 
     def __init__(self, leaves: Collection[str]) -> None:
         self._leaves = frozenset(leaves)
@@ -53,10 +53,10 @@ class Overrides:
         self._said: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
 
     def told(self, agent_id: str, *, refused: Collection[str] | None, before: Speech) -> None:
-        """Keeps what an agent's settings refuse, and what it had before it was given a caller's voice.
+        """Remembers which overrides an agent refuses, and what it had before it was given a caller's voice.
 
-        None is for settings that were not seen: what was said of them before holds. A leaf that has
-        to be left out is said once in the log.
+        `refused` is None where the settings were not read: then what was said before still holds. A leaf that
+        has to be left out is logged once.
         """
         if refused is None:
             refused = self._known(agent_id).refused
@@ -71,7 +71,7 @@ class Overrides:
         return self._leaves - self._known(agent_id).refused
 
     def before(self, agent_id: str | None) -> Speech:
-        """What the agent had before it was given a caller's voice, if it is known to have one."""
+        """What the agent had before it was given a caller's voice, if it is known to have one now."""
         return self._known(agent_id).before
 
     def _known(self, agent_id: str | None) -> Told:
@@ -81,7 +81,7 @@ class Overrides:
 def remember(
     overrides: Overrides, agent_id: str, told: PrepareCallResponse | OpenCallResponse | FallbackInfo
 ) -> None:
-    """Keeps what the cloner told of the agent."""
+    """Remembers what the cloner said of the agent."""
     before = Speech()
     if told.HasField("agent_before"):
         spoken = told.agent_before

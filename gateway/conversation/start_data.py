@@ -17,22 +17,22 @@ __all__ = ["Facts", "Initiation", "initiation", "unknown_call"]
 
 Value = str | int | float | bool
 
-# A variable that is empty may fail the conversation as one that is missing does.
+# A variable that is empty may fail the conversation, as a missing one does.
 UNKNOWN = "unknown"
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """What the templates of dynamic variables may name. None where it is not known."""
+    """What the templates of dynamic variables may use. None where it is not known."""
 
     name: str | None
     date_of_birth: str | None
     phone_number: str | None
-    """In E.164 form, or as it was written where it has none."""
+    """In E.164 form, or as it was written where it has no such form."""
 
     agent_id: str | None
     conversation_id: str | None
     call_id: str
-    """The cloner's name for the call; one that names no other call until the cloner has answered."""
+    """The cloner's id of the call. Until the cloner has answered, an id that no other call has."""
 
     voice_id: str | None = None
     """The voice that will be heard, where that is the caller's."""
@@ -89,7 +89,7 @@ def initiation(
 
 
 def unknown_call() -> str:
-    """A name for a call that the cloner has not named, and that names no other call."""
+    """An id for a call to which the cloner has given none, and that no other call has."""
     return f"call_{secrets.token_hex(12)}"
 
 
@@ -97,6 +97,6 @@ def _filled(value: Value, facts: Facts) -> Value:
     """The variable's value, its placeholders replaced; never an empty text."""
     if not isinstance(value, str):
         return value
-    # In one pass, so that a caller named "{phone_number}" is greeted by just that.
+    # In one pass, so that a caller called "{phone_number}" is greeted by just that name.
     text = PLACEHOLDER.sub(lambda found: getattr(facts, found[1]) or found[2] or "", value)
     return text if text.strip() else UNKNOWN

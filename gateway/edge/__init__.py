@@ -1,1 +1,1 @@
-"""What is done with what strangers send, before and after any route."""
+"""What every request passes, before and after its route: connections, bodies, signatures, failures."""

@@ -25,7 +25,7 @@ Receive = Callable[[], Awaitable[Any]]
 Headers = Iterable[tuple[bytes, bytes]]
 Reason = Literal["BODY_TOO_LARGE", "BODY_TIMEOUT", "RATE_LIMITED"]
 
-# What a sender may be behind the least rate: a lost packet takes a second or two to be sent again.
+# How far a sender may fall behind the least rate: a lost packet takes a second or two to be sent again.
 GRACE_SECONDS = 5.0
 LENGTH = re.compile(rb"[0-9]{1,18}")
 

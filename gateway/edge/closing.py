@@ -18,14 +18,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
-# A sender who looks at the answer only when all is sent needs the time for that; one who pauses has it now.
+# A sender that looks at the answer only when all is sent needs this time; one that pauses has read it.
 LINGER_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
 LINGER_BYTES = 64 * 1_048_576
 
 
 class ClosingEarly:
-    """Wraps an ASGI application. The wrapped one never notices."""
+    """Wraps an ASGI application, which does not notice."""
 
     def __init__(self, app: Application) -> None:
         self._app = app

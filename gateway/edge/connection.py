@@ -1,9 +1,9 @@
 """One client's connection: uvicorn's, with limits on all that comes beside a body.
 
-uvicorn itself waits for ever for the end of a request's headers, keeps headers of any size and number,
-reads and keeps every request that is sent ahead, takes trailers for headers, answers what is not HTTP with
-plain text, loses the body of a request that offers an upgrade, and waits for ever for a client that does not
-read its answer. This goes when uvicorn (0.54 as of writing) has such limits of its own.
+uvicorn itself waits for ever for the end of a request's headers, keeps headers of any size and number, reads
+and keeps every request that is sent ahead, takes trailers for headers, answers what is not HTTP with plain
+text, loses the body of a request that offers an upgrade, and waits for ever for a client that does not read
+its answer. When uvicorn (0.54 as of writing) has such limits itself, this module can go.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from gateway.measures import UNMEASURED, Measures
 __all__ = ["Connection", "House"]
 
 HEADER_SECONDS = 10.0
-# For all headers together, and for any piece of input that nothing came of.
+# For all headers together, and for any input that has not become a request.
 HEADER_BYTES = 32_768
 HEADERS = 256
-# How long an answer may be left lying: while it is written, and after the connection is closed.
+# How long an answer may wait to be read: while it is written, and after the connection is closed.
 ANSWER_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
 # What all clients may have sent ahead of an answer, together.
 AHEAD_BYTES = 16 * 1_048_576
-# A chunked body of more pieces than this must be worth them.
+# A chunked body with more pieces than this must have enough bytes in each.
 CHUNKS = 4_096
 CHUNK_BYTES = 64
 CHUNKED_NEED = 1 << 40
-# How often one read is cut in the middle of a body.
+# How often one read may be cut in the middle of a body.
 CUTS = 64
 
 END = b"\r\n\r\n"
@@ -44,7 +44,7 @@ UPGRADE = (b"upgrade", b"connection", b"http2-settings")
 
 
 class NotTaken(Exception):
-    """Raised through the parser, which calls it an invalid request."""
+    """Raised through the parser, which reports an invalid request."""
 
 
 class House:
@@ -72,7 +72,7 @@ class House:
 
 
 class Flow(FlowControl):
-    """Reads no further while something that was sent ahead is kept."""
+    """Does not read on while something pipelined is kept."""
 
     held = False
 
@@ -82,7 +82,7 @@ class Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    """Answers one request after the other. Ends what is too slow, too large or one too many."""
+    """Answers one request after the other, and ends what is too slow, too large or one too many."""
 
     flow: Flow
 
@@ -95,8 +95,8 @@ class Connection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._ahead = b""
-        # Of the request that is read: how much its headers are, whether they are complete, what is left
-        # of a body whose length is known, the pieces of one whose length is not, whether that is all.
+        # Of the request that is being read: the size of its headers, whether they are complete, what is left
+        # of a body of known length, the pieces of one of unknown length, and whether that is complete.
         self._header_bytes = self._idle_bytes = 0
         self._headed = False
         self._left: int | None = None
@@ -161,7 +161,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self._answering():
-            raise NotTaken  # Nothing is read ahead: this hides in the last piece of a strange body.
+            raise NotTaken  # Nothing is read ahead: this request hides in the last piece of a malformed body.
         super().on_message_begin()
         self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
         self._header_bytes = self._idle_bytes = 0
@@ -177,7 +177,7 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value))
         if self._headed:
-            return  # A trailer. What the body is judged by comes before it.
+            return  # A trailer. What the body is judged by came before it.
         super().on_header(name, value)
         if len(self.headers) > HEADERS:
             raise NotTaken
@@ -237,29 +237,29 @@ class Connection(HttpToolsProtocol):
             self._start_stalled(CLOSE_SECONDS)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's own text is not told.
-        """Answers what cannot be read as HTTP, unless another answer has begun."""
+        """Answers what is not HTTP, unless another answer has begun."""
         self._house.measures.connection_refused("unreadable")
         if not self._under_way() or not self.cycle.response_started:
             head, content = _answer()
-            # Known before the rest of the line is, which may be what cannot be read.
+            # The method is known before the rest of the line, which may be what cannot be read.
             is_head = self.parser.get_method() == b"HEAD"
             self.transport.write(head if is_head else head + content)
         if self._under_way():
-            # Whoever works on it learns that nobody waits any more.
+            # The handler of the request learns that nobody waits any more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._leave()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         begin = super()._start_asgi_task
-        # A body of which nobody says how large it is may be large.
+        # A body of unknown size may be large.
         need = (CHUNKED_NEED if has_body(self.headers) else 0) if self._left is None else self._left
         self._house.turns.take(lambda: None if cycle.disconnected else begin(cycle, app), need)
 
     # How what arrives is read
 
     def _take(self, data: bytes) -> None:
-        """Reads up to the end of a request. What comes after it waits for the answer."""
+        """Reads up to the end of a request. What comes after that waits for the answer."""
         at = cuts = 0
         whole = memoryview(data)
         try:
@@ -277,11 +277,11 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.send_400_response("")
         if self._deadline is None and not self._under_way() and not self.transport.is_closing():
-            # Something came that is no request yet, such as empty lines.
+            # Bytes arrived that are no request yet, such as empty lines.
             self._start_clock()
 
     def _end(self, data: bytes, at: int) -> int:
-        """How far may be read without reading into another request."""
+        """How far the data may be read without reading into another request."""
         if self._headed and self._left is not None and not self._whole:
             return min(len(data), at + self._left)
         # Headers end in an empty line, and so does a chunked body, with trailers or without.
@@ -295,8 +295,8 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # Some clients offer HTTP/2 with every first request. The parser then takes what follows
-            # for another protocol; declining the offer means reading the headers again without.
+            # Some clients offer HTTP/2 with every first request. The parser then takes what follows for
+            # another protocol; declining the offer means that the headers are parsed again without it.
             head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
             for name, value in self.headers:
                 if name not in UPGRADE:
@@ -337,7 +337,7 @@ class Connection(HttpToolsProtocol):
     # How it ends
 
     def _leave(self) -> None:
-        """Closes the connection when the last answer has left, or a little later without."""
+        """Closes the connection once the last answer has been sent, or a little later anyway."""
         if not self.transport.is_closing():
             self.transport.close()
         self._start_stalled(CLOSE_SECONDS)
@@ -362,7 +362,7 @@ class Connection(HttpToolsProtocol):
 
 
 def _answer() -> tuple[bytes, bytes]:
-    """Head and content."""
+    """The answer, head and content."""
     _, error_code, _ = ANSWERS["MALFORMED_BODY"]
     content = msgspec.json.encode(
         Problem(

@@ -1,4 +1,4 @@
-"""What is wrong with what a sender wrote, and which ids it may hold. Knows no web framework.
+"""What is wrong with a delivery, and which ids it may hold. Knows no web framework.
 
     UNSUPPORTED_MEDIA_TYPE   neither application/json nor multipart/form-data
     MALFORMED_BODY           not JSON, not a form, or not an object
@@ -29,18 +29,18 @@ class DeliveryError(Exception):
         self.reason = reason
         self.message = message
         self.field = field
-        # Known where it could be read, so that the sender finds the call it is about.
+        # Known where it could be read, so that the sender finds the call that the failure is about.
         self.conversation_id = conversation_id
 
 
 def conversation(told: str | None) -> str | None:
-    """The text where it may name a conversation, without blanks around it."""
+    """The text without blanks around it, if it can be the id of a conversation."""
     told = (told or "").strip(" ")
-    # U+FFFD stands for what could not be read, so two conversations might have one name.
+    # U+FFFD stands for what could not be read, so two conversations might get one id.
     fits = told and len(told) <= MAX_CONVERSATION_ID and told.isprintable() and "\ufffd" not in told
     return told if fits else None
 
 
 def identifier(told: str | None) -> str | None:
-    """The text where it may be an id of ElevenLabs'."""
+    """The text, if it can be an id of ElevenLabs'."""
     return told if told and AGENT_ID.fullmatch(told) else None

@@ -11,7 +11,8 @@ MAX_PARTS = 16
 MAX_HEADERS = 8
 MAX_HEADER = 4096
 MAX_BOUNDARY = 200  # RFC 2046 allows 70.
-# The name where it comes first, as nearly everybody sends it: nothing in the filename can be taken for one.
+# The name where it comes first, as nearly everybody sends it: then no part of the filename can be taken for
+# it.
 NAME_FIRST = re.compile(r'form-data *; *name *= *(?:"([^"\\]*)"|([^\s;"]+)) *(?:;|$)', re.IGNORECASE)
 
 
@@ -20,7 +21,7 @@ class FormBroken(Exception):
 
 
 class PartRepeated(Exception):
-    """A part that may come once came twice."""
+    """A part came twice that may come once."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -36,8 +37,8 @@ def options(header: str) -> tuple[str, dict[str, str]]:
 def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes]:
     """The content of each of the named parts that is there; other parts are passed over.
 
-    Of a part's headers its name alone counts: a filename may be missing, or anything at all.
-    Raises FormBroken and PartRepeated.
+    Of a part's headers only the name counts: the filename may be missing, or be anything. Raises FormBroken
+    and PartRepeated.
     """
     if not 0 < len(boundary) <= MAX_BOUNDARY:
         raise FormBroken
@@ -49,7 +50,7 @@ def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes
             max_header_size=MAX_HEADER,
             max_header_count=MAX_HEADERS,
             max_segment_count=MAX_PARTS,
-            # Filenames come in any charset, and in this one every byte is a character.
+            # Filenames come in any charset, and in Latin-1 every byte is a character.
             header_charset="latin-1",
         ) as parser:
             # In one piece, so that a part is cut out of the body once and never joined.

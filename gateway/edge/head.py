@@ -1,4 +1,4 @@
-"""Answers HEAD wherever GET is answered, as GET is. The server leaves the content out."""
+"""Answers HEAD like GET, wherever GET is answered. The server leaves the content out."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""How a gateway leaves without losing a delivery: clients are told before their connections end.
+"""How a gateway stops without losing a delivery: clients are told before their connections end.
 
-A client that keeps its connection may send a request on it at the very moment at which it is closed, and then
-never knows whether somebody got it. One that reads `Connection: close` sends its next request elsewhere.
+A client that keeps its connection may send a request at the very moment at which we close it, and then cannot
+know whether we got it. A client that reads `Connection: close` sends its next request elsewhere.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ CLOSE = (b"connection", b"close")
 
 
 class Leaving:
-    """Wraps an ASGI application. Once it has begun, every answer is the last one of its connection."""
+    """Wraps an ASGI application. Once it has begun, every answer closes its connection."""
 
     def __init__(self, app: Application) -> None:
         self._app = app
         self._begun = False
 
     def begin(self) -> None:
-        """Says that the process is to stop."""
+        """Notes that the process is to stop."""
         self._begun = True
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:

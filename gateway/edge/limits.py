@@ -1,7 +1,7 @@
 """How many deliveries are taken for an agent, and from a source.
 
-They are counted in sliding windows: of the window before, the part that is less than one window ago counts.
-This takes two numbers for each agent, however high the limit, where a moving window keeps the time of each
+They are counted in sliding windows: of the window before, that part counts which is less than one window ago.
+This takes two numbers for each agent, however high the limit; a moving window would keep the time of each
 delivery. It goes by the clock of the storage, so that gateways whose clocks differ count alike. Whatever is
 refused is not counted.
 
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 Whose = Literal["agent", "source"]
 
-# How long a delivery waits for the storage, and how long a storage that failed is left alone.
+# How long a delivery waits for the storage, and how long a storage that failed is not asked.
 COUNT_SECONDS = 0.5
 REST_SECONDS = 5.0
 CONNECTIONS = 32
@@ -40,7 +40,7 @@ MOST_KEYS = 10_000
 
 
 class OverLimit(Exception):
-    """More deliveries came than are taken; `retry_after` is in whole seconds, and at least one."""
+    """More deliveries came than are allowed; `retry_after` is in whole seconds, and at least one."""
 
     reason = "RATE_LIMITED"
 
@@ -53,7 +53,7 @@ class OverLimit(Exception):
 
 
 class Memory(MemoryStorage):
-    """Counts in this process. When it counts for too many, it forgets them all, and refuses nobody."""
+    """Counts in this process. When there are too many keys it forgets all of them, and refuses nobody."""
 
     async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         if len(self.storage) >= MOST_KEYS:
@@ -101,7 +101,7 @@ class Limits:
         raise OverLimit(whose, max(1, math.ceil(seconds)))
 
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T | None:
-        """What the storage answers; None where it does not, or did not a moment ago."""
+        """What the storage answers; None if it does not answer, or did not a moment ago."""
         now = time.monotonic()
         if self._failing:
             if now < self._rests_until:
@@ -128,7 +128,7 @@ async def counting(
 ) -> AsyncIterator[Limits]:
     """Opens the storage for as long as the block lasts. It need not answer, now or later."""
     if storage.is_in_memory:
-        # Apart, so that many sources make nobody forget the agents.
+        # Two memories, so that a flood of sources does not make the agents' counts go.
         yield Limits(agent, source, Memory(), Memory(), seconds=seconds)
         return
     from valkey.asyncio import BlockingConnectionPool

@@ -1,8 +1,7 @@
 """Finds the fields that count in JSON whose other fields may hold what is not quite JSON.
 
-    distilled()   the same document with nothing but the fields that count, for a strict reader
-    fields()      what an object holds; nothing for what is none
-    text()        the text behind a JSON string; None for what is none
+distilled() the same document with nothing but the fields that count, for a strict reader fields() the fields
+of an object; none for anything else text() the text behind a JSON string; None for what is none
 
 What a strict reader refuses a whole document for is passed over here: a byte order mark, bytes that are
 not UTF-8, lone surrogates, unknown escapes, control characters in strings, NaN, Infinity, numbers of any
@@ -94,7 +93,7 @@ def distilled(content: bytes, kept: Kept, *, cut: bool = False) -> bytes:
 
 
 def kept_by(kind: type[Struct]) -> Kept:
-    """The fields that a structure is read from."""
+    """The fields that are read from a structure."""
     return {
         field.encode_name: next(
             (
@@ -109,9 +108,9 @@ def kept_by(kind: type[Struct]) -> Kept:
 
 
 def fields(token: bytes | Raw | None) -> dict[str, Raw]:
-    """What an object holds; nothing for what is none.
+    """The fields of an object; none for anything else.
 
-    Raises ValueError and RecursionError for what `distilled` alone can read.
+    Raises ValueError and RecursionError for what only `distilled` can read.
     """
     try:
         return msgspec.json.decode(token or NULL, type=dict[str, Raw])
@@ -120,7 +119,7 @@ def fields(token: bytes | Raw | None) -> dict[str, Raw]:
 
 
 def text(token: bytes | Raw | None) -> str | None:
-    """The text behind a JSON string, U+FFFD for what is no character; None for what is no string."""
+    """The text of a JSON string, with U+FFFD for what is no character; None for anything else."""
     written = bytes(token or NULL)
     try:
         return msgspec.json.decode(written, type=str)
@@ -135,7 +134,10 @@ def text(token: bytes | Raw | None) -> str | None:
 
 
 def _keep(content: bytes, at: int, kept: Kept | None, found: list[bytes]) -> int:
-    """Writes what counts of the value that begins here; returns where it ends. No deeper than `kept`."""
+    """Writes the fields that count of the value that begins here; returns where the value ends.
+
+    It looks no deeper than `kept` does.
+    """
     value = VALUE.match(content, at)
     if value is None:
         raise NotJson
@@ -186,7 +188,7 @@ def _keep_members(content: bytes, at: int, kept: Kept, found: list[bytes]) -> in
 
 
 def _simple(token: bytes) -> bytes:
-    """The value as every reader takes it."""
+    """The value in a form that every reader accepts."""
     if not token.startswith(b'"'):
         return token if token in (NULL, b"true", b"false") else b"0"
     try:
@@ -205,7 +207,7 @@ def _passed(content: bytes, at: int, bracket: bytes) -> int:
             at, deeper = _pass_items(content, at, stack)
             if deeper:
                 continue
-        # Nothing is left in the container that is the last on the stack.
+        # The innermost container of the stack has no items left.
         while closing := CLOSING.match(content, at):
             brackets = closing[0].translate(None, BLANKS)
             size = min(len(brackets), len(stack))
@@ -213,7 +215,7 @@ def _passed(content: bytes, at: int, bracket: bytes) -> int:
                 raise NotJson
             del stack[-size:]
             if not stack:
-                # Further brackets belong to what this container stands in.
+                # The brackets that follow belong to the container around this one.
                 return next(islice(BRACKET.finditer(content, at), size - 1, None)).end()
             at, deeper = _pass_items(content, _comma(content, closing.end()), stack)
             if deeper:
@@ -223,7 +225,7 @@ def _passed(content: bytes, at: int, bracket: bytes) -> int:
 
 
 def _pass_items(content: bytes, at: int, stack: bytearray) -> tuple[int, bool]:
-    """Passes over the items of a container up to its end, or to one that now is on the stack."""
+    """Passes over items up to the end of the container, or to one within it, which goes on the stack."""
     array = stack.endswith(b"[")
     some = SOME_OF_ARRAY if array else SOME_OF_OBJECT
     while (passed := some.match(content, at)) is not None and passed.end() > at:

@@ -1,4 +1,4 @@
-"""What OpenAPI says of a route that reads its raw body, which Litestar can derive nothing from."""
+"""The OpenAPI description of routes that read their raw bodies, derived from the structs they parse."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -27,7 +27,7 @@ FAILURES = {
 }
 
 
-# How JSON Schema writes what a Schema names by another word.
+# The names of JSON Schema that Schema calls otherwise.
 WORDS = {"maxLength": "max_length", "minLength": "min_length", "contentEncoding": "content_encoding"}
 KEPT = {"description", "pattern", "enum", *WORDS}
 

@@ -1,4 +1,4 @@
-"""What may be told of the path of a request: a URL that somebody mistyped must show, and nothing private."""
+"""How much of a request's path may be logged: a mistyped URL must show, and nothing private."""
 
 import re
 
@@ -10,6 +10,6 @@ NUMBER = re.compile(r"[0-9]{4,}")
 
 
 def legible(path: str) -> str | None:
-    """The path as far as it can be a mistyped one of ours, without numbers; None for any other."""
+    """The path without its numbers, if it may be one of ours, mistyped; None for any other."""
     found = OURS.match(path[:LONGEST])
     return NUMBER.sub("#", found[0]) if found else None

@@ -1,4 +1,4 @@
-"""Turns every failure into the one error answer. The table of the HTTP boundary is here alone.
+"""Turns every failure into the error answer, by the one table of the HTTP boundary.
 
 The reason decides; a gRPC code does only where no reason of ours came with it. Texts of other
 people's exceptions reach neither the answer nor the log.
@@ -43,7 +43,7 @@ ErrorCode = Literal[
     "INTERNAL_ERROR",
 ]
 
-# Reason: HTTP status, error_code, and what is said where whoever failed says nothing better.
+# Reason: HTTP status, error_code, and the text for a failure that brings none.
 ANSWERS: Mapping[str, tuple[int, ErrorCode, str]] = {
     "MALFORMED_BODY": (400, "VALIDATION_ERROR", "The request cannot be read."),
     "FIELD_INVALID": (400, "VALIDATION_ERROR", "A field is missing or invalid."),
@@ -102,22 +102,23 @@ ANSWERS: Mapping[str, tuple[int, ErrorCode, str]] = {
     "INTERNAL": (500, "INTERNAL_ERROR", "Something is wrong on our side."),
 }
 
-# For a status that says nothing in our own words: gRPC's own, or one of a newer cloner.
+# For a status without a reason of ours: gRPC's own, or one of a newer cloner.
 CODES: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.INVALID_ARGUMENT: "FIELD_INVALID",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "RATE_LIMITED",
     grpc.StatusCode.UNAVAILABLE: "CLONER_UNAVAILABLE",
     grpc.StatusCode.CANCELLED: "CLONER_UNAVAILABLE",
-    # Whoever listens there is no cloner, or not one of this version.
+    # What answers there is no cloner, or not one of this version.
     grpc.StatusCode.UNIMPLEMENTED: "CLONER_UNAVAILABLE",
     grpc.StatusCode.DEADLINE_EXCEEDED: "PROVIDER_TIMEOUT",
 }
 
-# What the cloner says to us, and not to the sender, who may be in the right: our token is not the cloner's.
+# These are said to us and not to the sender, who may have done nothing wrong: the cloner does not accept our
+# token.
 OUR_OWN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 
-# Said of the way between us and the cloner, of which the sender knows nothing: a cloner of another
-# version, and a request of ours that arrived too slowly.
+# These are about the way between us and the cloner, of which the sender knows nothing: a cloner of another
+# version, or a request of ours that arrived too slowly.
 OF_THE_WAY = frozenset(
     {
         ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED),
@@ -125,7 +126,7 @@ OF_THE_WAY = frozenset(
     }
 )
 
-# Litestar's own refusals. Any other status below 500 counts as a request that cannot be read.
+# Litestar's own refusals. Any other status below 500 means a request that cannot be read.
 STATUSES: Mapping[int, str] = {
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
@@ -153,13 +154,13 @@ class Problem(Struct, frozen=True, kw_only=True):
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
-    """Why a request failed, in the words of the outside."""
+    """Why a request failed, as it is told outside."""
 
     reason: str
     message: str = ""
     headers: dict[str, str] = {}
     fallback: FallbackInfo | None = None
-    """What the cloner told for a call that goes on without the caller's voice."""
+    """What the cloner said for a call that goes on without the caller's voice."""
 
     @property
     def status(self) -> int:
@@ -168,11 +169,11 @@ class Refusal(Struct, frozen=True, kw_only=True):
 
 
 class Unauthenticated(Exception):
-    """The request carries no credential that its path takes."""
+    """The request lacks the credential that its path requires."""
 
 
 def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) -> Refusal:
-    """What the outside is told of a failure. One that nobody expected is logged.
+    """What a failure is called outside. A failure that nobody expected is logged.
 
     `codes` says what a status means that came without a reason of ours.
     """
@@ -217,7 +218,8 @@ def answer(refused: Refusal, conversation_id: str | None = None) -> Response[Pro
 def answered(request: Request[Any, Any, Any], failure: Exception) -> Response[Problem]:
     """The error answer to a failure outside a delivery, as Litestar asks for one.
 
-    One at a path of webhooks is told: somebody may have mistyped a URL, and waits for what never comes.
+    A failure at a path of webhooks is logged: somebody may have mistyped a URL, and waits for what never
+    comes.
     """
     refused = refusal(failure)
     facts = {"outcome": "error", "reason": refused.reason}

@@ -23,10 +23,10 @@ NEWEST_SECONDS = 300
 MAX_HEADER = 2048
 MAX_SIGNATURES = 8
 
-# `\d` and `int()` would take digits of other scripts, and a long enough number makes `int()` raise.
+# `\d` and `int()` would accept digits of other scripts, and `int()` raises for a number that is long enough.
 STAMP = re.compile(r"[0-9]{1,12}")
 SIGNATURE = re.compile(r"[0-9a-f]{64}")
-# Pieces that are smaller are joined to pieces of this size, as each costs more than its bytes.
+# Smaller pieces are joined up to this size, as each piece costs more than its bytes.
 PIECE_BYTES = 65_536
 
 Reason = Literal["SIGNATURE_MISSING", "SIGNATURE_MALFORMED", "SIGNATURE_EXPIRED", "SIGNATURE_MISMATCH"]
@@ -35,7 +35,7 @@ _SEAL = object()
 
 
 class SignatureError(Exception):
-    """The delivery is not from somebody who knows our secret, or not from now."""
+    """The sender does not know our secret, or the signature is too old or too new."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -44,7 +44,7 @@ class SignatureError(Exception):
 
 @final
 class VerifiedBody:
-    """The bytes that a known sender signed, or as many of the first as were kept.
+    """The bytes that a known sender signed, or the first of them, as many as were kept.
 
     Only `Verifier.finish` makes one.
     """
@@ -62,10 +62,9 @@ class VerifiedBody:
 
 
 class Verifier:
-    """Takes the body piece by piece and says at its end whether it was signed.
+    """Takes the body piece by piece, and checks its signature at the end.
 
-    Making one raises SignatureError for all that the header alone can be refused for, so that a
-    body need not be read.
+    Making one raises SignatureError if the header alone is reason enough, so that the body need not be read.
     """
 
     def __init__(self, header: Sequence[str], secrets: Sequence[bytes], *, now: float) -> None:
@@ -74,7 +73,7 @@ class Verifier:
         if age > OLDEST_SECONDS or age < -NEWEST_SECONDS:
             raise SignatureError("SIGNATURE_EXPIRED")
         self._digests = [hmac.new(secret, f"{stamp}.".encode(), "sha256") for secret in secrets]
-        # In pieces, as they come: what grows in one piece leaves holes of each of its former sizes in memory.
+        # In pieces, as they come: one buffer that grows would leave holes of its former sizes in memory.
         self._pieces: list[bytes] = []
         self._last = bytearray()
         self._kept = 0
@@ -83,7 +82,7 @@ class Verifier:
 
     @property
     def kept(self) -> int:
-        """How many bytes of the body are held."""
+        """How many bytes of the body are kept."""
         return self._kept
 
     def feed(self, chunk: bytes) -> None:
@@ -96,11 +95,11 @@ class Verifier:
         self._keep(chunk)
 
     def first(self, size: int) -> bytes:
-        """The first bytes of those that are kept. Nobody has vouched for them yet."""
+        """The first of the bytes that are kept, while it is not known yet who signed them."""
         return self._content(size)
 
     def keep_first(self, size: int) -> None:
-        """Lets go of all but the first bytes. What follows is checked, but kept no further than that."""
+        """Drops all but the first bytes. What follows is checked, but not kept beyond that size."""
         self._most = size
         if self._kept > size:
             self._whole = False
@@ -109,15 +108,15 @@ class Verifier:
             self._keep(first)
 
     def finish(self) -> VerifiedBody:
-        """What was kept of the body, which is handed over.
+        """The bytes that were kept, which are handed over.
 
-        Raises SignatureError if none fits the whole under any secret.
+        Raises SignatureError if no signature fits the whole body under any secret.
         """
         fits = False
         for digest in self._digests:
             expected = digest.hexdigest().encode()
             for signature in self._signatures:
-                # Every pair is compared, so that the time taken tells nothing.
+                # Every pair is compared, so that the time tells nothing.
                 fits |= hmac.compare_digest(expected, signature)
         if not fits:
             raise SignatureError("SIGNATURE_MISMATCH")

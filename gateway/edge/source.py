@@ -1,4 +1,4 @@
-"""Where a request comes from: its peer's address, or what proxies that are trusted say of it.
+"""Where a request comes from: the address of its peer, or the one that trusted proxies report.
 
     X-Forwarded-For: 203.0.113.7, 10.0.0.5                   each proxy adds, at the end, whom it heard from
     Forwarded: for="[2001:db8::7]:4711";proto=https, for=10.0.0.5
@@ -21,21 +21,21 @@ __all__ = ["SourceRefused", "Sourced", "admit", "network", "source"]
 # `1.2.3.4:5678`, `[::1]` and `[::1]:5678`; an IPv6 address without brackets has no port.
 WITH_PORT = re.compile(r"\[(?P<v6>[^\[\]]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
 PAIR = re.compile(r"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"([^"\\]*)"|([^" \t,;=]*))[ \t]*""")
-# One household or one server has as many addresses as this prefix leaves.
+# The prefix that one household or one server usually has for itself.
 V6_PREFIX = 64
 
 Read = Callable[[str], Address | None]
 
 
 class SourceRefused(Exception):
-    """Webhooks are not taken from where this request comes from."""
+    """Webhooks are not accepted from where this request comes from."""
 
     reason = "PERMISSION_DENIED"
     message = "Webhooks are not taken from this address."
 
 
 class Sourced:
-    """Wraps an ASGI application, in whose scope the client is the source, with port 0 if a proxy told it."""
+    """Wraps an ASGI application: its scope's client is the source, with port 0 if a proxy told it."""
 
     def __init__(self, app: Application, trusted: Networks | None) -> None:
         self._app = app
@@ -58,13 +58,13 @@ def source(scope: Any) -> Address | None:
 
 
 def admit(scope: Any, allowed: Networks | None) -> None:
-    """Raises SourceRefused for a request from elsewhere than is allowed."""
+    """Raises SourceRefused for a request from outside the allowed networks."""
     if allowed is not None and source(scope) not in allowed:
         raise SourceRefused
 
 
 def network(address: Address | None) -> str:
-    """Whom a source is counted as. One of IPv6 has a whole network to choose its address from."""
+    """What a source is counted as: for IPv6 its network, in which it may choose any address."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((address, V6_PREFIX), strict=False))
     return str(address)
@@ -83,7 +83,7 @@ def _told(headers: Iterable[tuple[bytes, bytes]], peer: Address, trusted: Networ
 
 
 def _hops(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
-    """What each proxy wrote, the last first. Commas in quotes count: a stranger may have opened them."""
+    """What each proxy wrote, the last first. Commas within quotes belong to the text."""
     written = b",".join(value for key, value in headers if key == name).decode("latin-1")
     return [hop for part in reversed(written.split(",")) if (hop := part.strip(" \t"))]
 
@@ -101,7 +101,7 @@ def _first_stranger(hops: list[str], peer: Address, trusted: Networks, read: Rea
 
 
 def _forwarded(element: str) -> Address | None:
-    """Whom an element of Forwarded is about: None for a name that hides, and for what cannot be read."""
+    """The address in an element of Forwarded: None for a hidden name, and for what cannot be read."""
     pairs = [PAIR.fullmatch(part) for part in element.split(";")]
     named = [pair[2] or pair[3] or "" for pair in pairs if pair and pair[1].lower() == "for"]
     return _address(named[0]) if all(pairs) and len(named) == 1 else None

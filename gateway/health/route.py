@@ -1,4 +1,4 @@
-"""Routes that say whether the gateway lives, and whether it can do its work."""
+"""The routes that say whether the gateway is alive, and whether it can do its work."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,16 +22,16 @@ STOPPING = "This gateway is about to stop."
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """The JSON of an answer that all is well."""
+    """The JSON of a healthy answer."""
 
     status: Literal["healthy"] = "healthy"
     service: Literal["elevenlabs-precall-webhook"] = "elevenlabs-precall-webhook"
 
 
 class Readiness:
-    """Asks the cloner's health check at most once a second, whoever wants to know how often.
+    """Asks the cloner's health check, at most once a second however often it is wanted.
 
-    `channel` gives the one to ask by, which traces nothing: these calls come all day and tell nothing.
+    `channel` gives the channel for this. These calls are not traced: they come all day and tell nothing.
     """
 
     def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
@@ -46,17 +46,17 @@ class Readiness:
         return self._leaving
 
     def leave(self) -> None:
-        """Says that it is about to stop, so that whoever balances sends deliveries elsewhere."""
+        """Notes that it is about to stop, so that load balancers send deliveries elsewhere."""
         self._leaving = True
 
     async def ready(self) -> bool:
-        """Whether the cloner says that it serves, or said so within the last second; false while we leave."""
+        """Whether the cloner serves, or did within the last second; False while this gateway stops."""
         if self._leaving:
             return False
         now = asyncio.get_running_loop().time()
         if self._asked is None or (self._asked.done() and now - self._at >= ASK_SECONDS):
             self._asked, self._at = asyncio.create_task(self._ask()), now
-        # Shielded, so that one client that hangs up does not end the question of the others.
+        # Shielded, so that a client that hangs up does not end the question of the others.
         return await asyncio.shield(self._asked)
 
     async def _ask(self) -> bool:

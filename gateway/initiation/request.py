@@ -25,17 +25,17 @@ class Opening(Struct, frozen=True, kw_only=True):
     agent_id: str | None
     conversation_id: str | None
     call_sid: str | None
-    """What the telephone line calls it."""
+    """The id that the telephone line gives it."""
 
     sip_call_id: str | None
-    """What a SIP trunk calls it."""
+    """The id that a SIP trunk gives it."""
 
     phone_number: str | None
-    """The number of the person, whoever calls whom, as it was written. The cloner reads it."""
+    """The number of the person, whichever side called, as it was written. The cloner reads it."""
 
     @property
     def name(self) -> dict[str, str]:
-        """What names the call best, as a field of OpenCallRequest; empty where nothing does."""
+        """The id that names the call best, as a field of OpenCallRequest; empty where there is none."""
         for field in ("conversation_id", "call_sid", "sip_call_id"):
             if name := getattr(self, field):
                 return {field: name}
@@ -64,7 +64,7 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
 
 
 def _told(content: bytes) -> dict[str, Raw]:
-    """The fields that count, whatever the others hold; none of what is no JSON object."""
+    """The fields that count, whatever the others hold; no fields if it is no JSON object."""
     try:
         return fields(content)
     except (ValueError, RecursionError):
@@ -76,6 +76,6 @@ def _told(content: bytes) -> dict[str, Raw]:
 
 
 def _number(token: Raw | None) -> str | None:
-    # Tabs and line ends are no more than blanks here, where nobody could be told of them.
+    # Tabs and line ends count as blanks here, because nobody could be told about them.
     number = " ".join((text(token) or "").split())
     return number if number and not holds_control(number) and len(number) <= longest(number) else None

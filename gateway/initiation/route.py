@@ -6,8 +6,8 @@
     OpenCall            -> OpenCallResponse | PrecallError
     greeted()           -> Initiation: the caller's voice, or nobody's
 
-Who is known is always answered 200 within the budget, with all that a conversation needs: whatever fails
-on the way ends in nobodys_voice().
+A known sender is always answered 200 within the budget, with all that a conversation needs: whatever fails on
+the way ends in nobodys_voice().
 """
 
 import asyncio
@@ -49,7 +49,7 @@ from telemetry.parts import part
 
 __all__ = ["conversation_init"]
 
-# What it is called that there is no voice although somebody is known by the number.
+# The reason for an answer without a voice although somebody is known by the number.
 UNKNOWN = {CALLER_MATCH_SEVERAL: "caller_ambiguous", CALLER_MATCH_ONE: "voice_unavailable"}
 STATUSES = (401, 403, 408, 413, 429, 500)
 
@@ -92,7 +92,7 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
 
 
 async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progress, ends: float) -> bytes:
-    """The body, from somebody who shows our token or signs it.
+    """The body, from a sender that shows our token or signs it.
 
     Raises Unauthenticated, SignatureError, BodyError and ClientGone.
     """
@@ -119,7 +119,7 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
 
 
 def known(desk: Desk, call: Opening, progress: Progress) -> Facts:
-    """What is known of the call before anybody was asked."""
+    """What is known of the call before the cloner is asked."""
     progress.is_about(agent_id=call.agent_id, conversation_id=call.conversation_id)
     progress.facts = Facts(
         name=None,
@@ -148,7 +148,7 @@ def greeted(desk: Desk, facts: Facts, response: OpenCallResponse, progress: Prog
 
 
 def nobodys_voice(desk: Desk, facts: Facts) -> Initiation:
-    """No caller's voice: the agent's own, also where it has a caller's just now."""
+    """The answer without a caller's voice: the agent's own, even if it has a caller's just now."""
     return initiation(
         facts,
         variables=desk.settings.dynamic_variables,
@@ -158,7 +158,7 @@ def nobodys_voice(desk: Desk, facts: Facts) -> Initiation:
 
 
 def otherwise(desk: Desk, progress: Progress, _: Refusal) -> Initiation | None:
-    """What is answered whatever failed, to somebody we know."""
+    """The answer to a known sender, whatever failed."""
     if not progress.verified:
         return None
     return nobodys_voice(desk, progress.facts or known(desk, opening.NOTHING, progress))
@@ -170,6 +170,6 @@ def _carries(tokens: tuple[Secret, ...], authorization: list[str]) -> bool:
         return False
     scheme, _, given = authorization[0].partition(" ")
     shown = given.strip().encode()
-    # Each is compared, so that the time says nothing of which one it was.
+    # Each is compared, so that the time does not tell which one it was.
     fits = [hmac.compare_digest(shown, token.reveal().encode()) for token in tokens]
     return any(fits) and scheme.lower() == "bearer"

@@ -1,15 +1,14 @@
 """Reads what a verified event after a call says. Knows no web framework.
 
-Everything is read leniently: ElevenLabs says that fields will be added, and an id that cannot be
-one of ours counts as missing. An event that says nothing that could name a call is the sender's
-fault, and nothing was done yet:
+Everything is read leniently: ElevenLabs says that fields will be added, and an id that cannot be one counts
+as missing. An event that names no call is the sender's fault, and nothing was done yet:
 
     DeliveryError MALFORMED_BODY   not JSON, or not an object
     DeliveryError FIELD_INVALID    a field is missing without which the event says nothing
     BodyError BODY_TOO_LARGE       the same, of an event that was too large to be held as a whole
 
-A recording comes as an event of tens of megabytes that ends nothing, so it need not be held: the
-type comes first there. Of every event that is too large, the first bytes have to do.
+A recording comes as an event of tens of megabytes that ends no call, so it need not be held: its type comes
+first. Of every event that is too large only the first bytes are read.
 """
 
 import re
@@ -29,7 +28,7 @@ __all__ = ["Event", "read", "trim"]
 ENDING = frozenset({"post_call_transcription", "post_call_transcription_otel", "call_initiation_failure"})
 AUDIO = "post_call_audio"
 
-# What is kept of an event that is not held.
+# How much is kept of an event that is not held as a whole.
 HEAD_BYTES = 65_536
 OPENING_BYTES = 512
 OPENING = re.compile(rb'(?:%b)?\s*\{\s*"type"\s*:\s*"([^"\\]*)"' % BOM)
@@ -47,10 +46,10 @@ PATHS = (TYPE, RECORDING, CONVERSATION, AGENT, CALL, VOICE)
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """What happened, and what is known of the call it happened to; None where it is not."""
+    """What happened, and what is known of the call that it happened to; None where it is not known."""
 
     type: str | None
-    """None for a kind of event that we know nothing of."""
+    """None for a type of event that is not known here."""
 
     conversation_id: str | None
     call_id: str | None
@@ -64,12 +63,12 @@ class Event(Struct, frozen=True, kw_only=True):
 
     @property
     def names_call(self) -> bool:
-        """Whether a call can be found by what is known of it."""
+        """Whether the call can be found."""
         return bool(self.conversation_id or self.call_id or (self.agent_id and self.voice_id))
 
 
 def trim(check: Verifier, most: int) -> None:
-    """Lets go of an event, but for its beginning, that ends no call or is larger than may be held."""
+    """Drops all but the beginning of an event that ends no call, or is larger than may be held."""
     opening = OPENING.match(check.first(OPENING_BYTES))
     if check.kept > most or (opening is not None and text(b'"%b"' % opening[1]) not in ENDING):
         check.keep_first(min(HEAD_BYTES, most))
@@ -99,7 +98,7 @@ def read(body: VerifiedBody) -> Event:
 
 
 def _told(content: bytes) -> Mapping[Path, bytes | Raw]:
-    """What stands at the paths that we know; other fields may hold anything. Raises DeliveryError."""
+    """The values at the paths that we know; other fields may hold anything. Raises DeliveryError."""
     try:
         found = _found(content, KEPT)
     except (ValueError, RecursionError):
@@ -113,7 +112,7 @@ def _told(content: bytes) -> Mapping[Path, bytes | Raw]:
 
 
 def _found(token: bytes | Raw, kept: Kept, path: Path = ()) -> dict[Path, bytes | Raw]:
-    """What stands at the paths that we know, and each object on the way to them.
+    """The values at the paths that we know, and each object on the way to them.
 
     Raises ValueError and RecursionError for what is no JSON.
     """

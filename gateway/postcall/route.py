@@ -1,4 +1,4 @@
-"""The route that takes events after a call, readable from the top as the way of one event.
+"""The route for events after a call. Read it from the top: it is the path of one event.
 
     POST /webhook/post-call   bytes and headers
     verified_body()           -> VerifiedBody | SignatureError, BodyError          (answering.py)
@@ -6,7 +6,7 @@
     complete()                -> whether there was such a call | PrecallError
     answer                    -> 200, or what problems.py makes of the failure
 
-Whoever sends an event sends it again after a 5xx, 429 or 408, and never after another 4xx.
+A sender repeats an event after a 5xx, 429 or 408, and never after another 4xx.
 """
 
 from functools import partial
@@ -29,7 +29,7 @@ from telemetry.parts import part
 __all__ = ["post_call"]
 
 COMPLETE_SECONDS = 5.0
-# Nothing here waits for the provider: who does not answer in time is the cloner.
+# Nothing here waits for the provider: if nobody answers in time, it is the cloner.
 CODES = {**problems.CODES, grpc.StatusCode.DEADLINE_EXCEEDED: "CLONER_UNAVAILABLE"}
 STATUSES = (400, 401, 403, 408, 413, 429, 500, 503, 504)
 
@@ -72,7 +72,7 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
 
 
 async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progress) -> Event:
-    """What the event says; of its bytes nothing is held any more."""
+    """What the event says; none of its bytes are held any more."""
     settings = desk.settings
     most = settings.max_held_event_bytes
     with desk.bodies.share(most, "events") as share:
@@ -90,9 +90,9 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
 
 
 async def complete(cloner: Precall, told: Event) -> bool:
-    """Whether there was such a call; now it has ended. Raises PrecallError.
+    """Ends the call; whether there was such a call. Raises PrecallError.
 
-    A sender who hangs up does not stop this: the call is over whether they listen or not.
+    A sender that hangs up does not stop this: the call is over in any case.
     """
     response = await cloner.complete_call(
         conversation_id=told.conversation_id or "",

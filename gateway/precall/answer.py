@@ -1,4 +1,4 @@
-"""What a delivery is answered whose call may start: with the caller's voice, or with the agent's own."""
+"""The answer to a delivery whose call may start: with the caller's voice, or with the agent's own."""
 
 from typing import Literal
 
@@ -13,14 +13,14 @@ __all__ = ["FallbackCall", "PreparedCall", "fallback", "prepared"]
 
 
 class CallerInfo(Struct, frozen=True, kw_only=True):
-    """What the sender told of the caller; null where it told nothing."""
+    """What the sender said of the caller; null where it said nothing."""
 
     name: str | None = field(name="Name")
     date_of_birth: str | None = field(name="DateOfBirth")
 
 
 class PreparedCall(Struct, frozen=True, kw_only=True):
-    """The JSON of a delivery whose caller will be heard in their own voice."""
+    """The JSON of an answer with the caller's own voice."""
 
     status: Literal["success"] = "success"
     conversation_id: str
@@ -34,7 +34,7 @@ class PreparedCall(Struct, frozen=True, kw_only=True):
 
 
 class FallbackCall(Struct, frozen=True, kw_only=True):
-    """The JSON of a delivery whose call goes on with the agent's own voice."""
+    """The JSON of an answer with the agent's own voice."""
 
     status: Literal["fallback"] = "fallback"
     reason: str
@@ -53,7 +53,7 @@ def prepared(
 ) -> PreparedCall | FallbackCall:
     """The answer to what the cloner prepared.
 
-    It names a voice only where that will be heard: where the agent has it, or an override carries it.
+    It names a voice only if that will be heard: if the agent has it, or an override carries it.
     """
     agent_id = facts.agent_id or ""
     remember(overrides, agent_id, response)

@@ -1,4 +1,4 @@
-"""What OpenAPI says of deliveries: as their parser reads them, and what the parser does not read."""
+"""The OpenAPI description of deliveries: what their parser reads, and what is sent beside that."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ REQUIRED = {
     "SentDelivery": [*ALWAYS, "voice_sample"],
     "SentSample": ["data"],
 }
-# What senders send and nobody reads.
+# Fields that senders send and nobody reads.
 HINTS = {
     "duration_seconds": Schema(type=OpenAPIType.NUMBER, description="A hint. What the audio says counts."),
     "sample_rate": Schema(type=OpenAPIType.INTEGER, description="A hint. What the audio says counts."),

@@ -39,7 +39,7 @@ NULL = Raw(b"null")
 
 
 class MediaType(Struct, frozen=True, kw_only=True):
-    """How a body is to be read: as a form with this boundary, or as JSON where there is none."""
+    """How a body is read: as a form with this boundary, or as JSON if there is none."""
 
     boundary: str | None
 
@@ -53,13 +53,13 @@ class Delivery(Struct, frozen=True, kw_only=True):
     date_of_birth: str | None
     phone_number: str | None
     consent: str | None
-    """Where the caller's consent to the clone is on record."""
+    """Where the caller's consent to the clone is recorded."""
 
     sample: bytes
 
 
 def _told(description: str, **schema: object) -> Meta:
-    """What the API description says of a field. It checks nothing: our own errors name the sender's field."""
+    """Describes a field in OpenAPI. Nothing is checked by it: our own errors name the sender's field."""
     return Meta(description=description, extra_json_schema=schema)
 
 
@@ -81,9 +81,9 @@ class SentCaller(Struct):
 
 
 class SentSample(Struct):
-    """The recording, and what the sender takes it for."""
+    """The recording, and the format that the sender takes it for."""
 
-    # Left as it is: decoded from base64 where it stands, without becoming a `str` before.
+    # Left as it is: decoded from base64 in place, without becoming a `str` first.
     data: Annotated[
         Raw,
         _told(
@@ -119,7 +119,7 @@ M = TypeVar("M", bound=SentMetadata)
 
 
 def media_type(lines: Sequence[str]) -> MediaType:
-    """What the Content-Type header says. Raises DeliveryError where it is none that we read."""
+    """The media type of the Content-Type header. Raises DeliveryError where it is none that is read here."""
     if len(lines) == 1:
         kind, options = form.options(lines[0])
         if kind == "application/json":
@@ -206,7 +206,7 @@ def _delivery(metadata: SentMetadata, sample: bytes, field: str, max_sample_byte
 
 
 def _fact(text: str | None, name: str, longest: int) -> str | None:
-    """What is known of the caller, trimmed, under the rule that the cloner has too; blank is not known."""
+    """A text about the caller, trimmed, under the same rule as in the cloner; None if it is blank."""
     text = (text or "").strip()
     if len(text) > longest:
         raise _invalid(f"caller_metadata.{name}", f"must have at most {longest} characters")
@@ -216,7 +216,7 @@ def _fact(text: str | None, name: str, longest: int) -> str | None:
 
 
 def _from_base64(token: Raw) -> bytes:
-    """The bytes behind a JSON string, taken from its raw token."""
+    """The bytes behind a JSON string, from its raw token."""
     text = memoryview(token)
     if bytes(text[:1]) != b'"':
         raise _invalid("voice_sample.data", "must be a string of base64")
@@ -233,13 +233,13 @@ def _from_base64(token: Raw) -> bytes:
 
 
 def _prefix(head: bytes) -> int:
-    """How long the "data:audio/wav;base64," is that browsers put in front; 0 where there is none."""
+    """How long the prefix "data:audio/wav;base64," is that browsers write; 0 where there is none."""
     prefix = DATA_URL.match(head)
     return prefix.end() if prefix else 0
 
 
 def _decoded(content: bytes, kind: type[M], what: str) -> M:
-    """Parses a JSON object. Fields that we do not know are passed over, whatever they hold."""
+    """Parses a JSON object. Fields that we do not know are ignored, whatever they hold."""
     try:
         return _strictly(content, kind, what)
     except (ValueError, RecursionError):
@@ -260,7 +260,7 @@ def _strictly(content: bytes, kind: type[M], what: str) -> M:
             raise DeliveryError("MALFORMED_BODY", f"{what} must be a JSON object.") from None
         wanted = "an object" if "Expected `object" in str(fault) else "a string"
         failure = _invalid(path[1], f"must be {wanted}")
-        # This reads a body a second time, which nothing but such a fault causes.
+        # Reads the body a second time, which only such a fault causes.
         failure.conversation_id = conversation(text(fields(content).get("conversation_id")))
         raise failure from None
 

@@ -1,4 +1,4 @@
-"""The route that takes a delivery, readable from the top as the way of one delivery.
+"""The route for deliveries. Read it from the top: it is the path of one delivery.
 
     POST /webhook       bytes and headers
     verified_body()     -> VerifiedBody | SignatureError, BodyError                (answering.py)
@@ -40,7 +40,7 @@ from telemetry.parts import part
 __all__ = ["webhook"]
 
 
-# What a call may go on after with the agent's own voice; below these it is the sender who is at fault.
+# The failures after which a call may go on with the agent's own voice. All others are the sender's fault.
 FALLBACK_STATUSES = frozenset({422, 429, 500, 502, 503, 504})
 
 
@@ -60,10 +60,10 @@ async def handled(
 ) -> PreparedCall | FallbackCall:
     """One delivery, from its bytes to its answer."""
     settings = desk.settings
-    # Held until the answer, as what was made of the body is.
+    # Held until the answer, because what was made of the body lives as long.
     with desk.bodies.share(settings.max_body_bytes, "deliveries") as share:
-        # What the headers alone can be refused for is refused before the body is read, the
-        # signature first, so that a stranger learns nothing of the rest.
+        # What the headers alone can be refused for is refused before the body is read, the signature first,
+        # so that a stranger learns nothing else.
         check = verifier(request, desk)
         media = delivery.media_type(lines(request.scope["headers"], b"content-type"))
         await desk.limits.count_source(source(request.scope))
@@ -78,9 +78,10 @@ async def handled(
         )
         call, facts = receive(verified, media, settings, progress)
         del verified, check
-        # Only now, so that no stranger uses up what an agent may have.
+        # Only now, so that no stranger can use up an agent's limit.
         await desk.limits.count_agent(call.agent_id)
-        # At most: as it is sent, and gRPC's own copy of it. A large one is let go of once it is sent.
+        # At most so much: what is sent, and gRPC's own copy of it. A large request is dropped once it is
+        # sent.
         share.hold(2 * len(call.sample))
         through = call_through(desk.cloner, call, request.receive, _left(settings, progress))
         del call
@@ -99,7 +100,7 @@ async def handled(
 
 
 def without_voice(desk: Desk, progress: Progress, refused: Refusal) -> FallbackCall | None:
-    """What a delivery is answered that could not be prepared, where its call may go on all the same."""
+    """The answer to a delivery that could not be prepared, if its call may go on all the same."""
     facts = progress.facts
     if facts is None or facts.agent_id is None or refused.status not in FALLBACK_STATUSES:
         return None
@@ -114,7 +115,7 @@ def without_voice(desk: Desk, progress: Progress, refused: Refusal) -> FallbackC
 def receive(
     body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
 ) -> tuple[Delivery, Facts]:
-    """What the cloner is to be told, and what the answer needs of it. Raises DeliveryError."""
+    """What the cloner is sent, and what the answer needs of it. Raises DeliveryError."""
     call = delivery.read(body, media, max_sample_bytes=settings.max_sample_bytes)
     progress.is_about(agent_id=call.agent_id, conversation_id=call.conversation_id)
     note(sample_bytes=len(call.sample))
@@ -135,7 +136,7 @@ async def call_through(
 ) -> PrepareCallResponse:
     """The cloner's answer. Raises PrecallError, and ClientGone when the client hangs up before it.
 
-    Then the call is cancelled: an agent must not be touched for a call that is gone.
+    In that case the call is cancelled: no agent may be changed for a call that is gone.
     """
     caller = Caller(
         name=call.name or "", date_of_birth=call.date_of_birth or "", phone_number=call.phone_number or ""
@@ -148,7 +149,7 @@ async def call_through(
         consent=call.consent or "",
         seconds=seconds,
     )
-    del call  # its sample is as large as the request, which is all that is needed of it now
+    del call  # its sample is as large as the request, which is all that is needed from now on
     asked = asyncio.create_task(prepare)
     watch = asyncio.create_task(disconnected(receive))
     watch.add_done_callback(lambda _: asked.cancel())
@@ -165,7 +166,7 @@ async def call_through(
 
 
 def _left(settings: Settings, progress: Progress) -> float:
-    """The seconds that the cloner may take."""
+    """How many seconds the cloner may take."""
     return (
         progress.began
         + settings.precall_budget_ms / 1000
