@@ -1,8 +1,7 @@
-"""Who is calling, read alike by every process: telephone numbers and names.
+"""Reads telephone numbers and names, in the same way for every process.
 
-The gateway and the cloner never import each other, and must never differ in who a caller is or in what
-they refuse. So what both need to know of a caller stands here, knows neither of them, and is pure: text
-in, text out.
+The gateway and the cloner never import each other, and must never differ in who a caller is or in what they
+refuse. So the rules that both need stand here: pure functions from text to text, which know neither process.
 """
 
 from callerid.name import folded, holds_control, spaced, spoken

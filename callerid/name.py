@@ -1,4 +1,4 @@
-"""Names: which are refused, how they are spoken, and when two are one.
+"""Names: which are refused, how they are spoken, and when two are the same.
 
 A name is refused for control characters alone. What joins letters (the zero-width joiners of Persian,
 Sinhala and emoji), what sets their direction and every kind of space are parts of real names.
@@ -8,33 +8,33 @@ import unicodedata
 
 __all__ = ["folded", "holds_control", "spaced", "spoken"]
 
-# Control characters, and surrogates that stand alone, which are no characters and cannot be sent on.
+# Control characters and lone surrogates, which are no characters and cannot be sent on.
 REFUSED = frozenset({"Cc", "Cs"})
-# Formats such as joiners, and spaces: a name that holds nothing else cannot be seen or spoken.
+# Format characters, such as joiners, and spaces: a name with nothing else cannot be seen or spoken.
 UNSEEN = frozenset({"Cf", "Zs", "Zl", "Zp"})
 
 
 def holds_control(text: str) -> bool:
-    """Whether the text holds a control character, once the blanks around it are gone."""
+    """Whether the text holds a control character, apart from blanks around it."""
     return any(unicodedata.category(character) in REFUSED for character in text.strip())
 
 
 def spaced(text: str) -> str:
-    """The text in NFC, each run of spaces of any kind as one space, with none around it."""
+    """The text in NFC, with each run of spaces of any kind as one space, and none around it."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def spoken(name: str) -> str:
-    """The name as a greeting holds it; nothing for a name of which nothing can be seen."""
+    """The name as a greeting uses it; empty for a name that has nothing visible."""
     name = spaced(name)
     return "" if all(unicodedata.category(character) in UNSEEN for character in name) else name
 
 
 def folded(name: str) -> str:
-    """Equal for two names exactly when they are one: spelling in code points, case and spaces aside.
+    """Equal for two names exactly when they are the same but for case, spaces and code points.
 
     It is Unicode's canonical caseless matching: decomposed before and after the case is folded, because
-    folding can compose nothing and may leave marks in another order.
+    folding may leave marks in another order.
     """
     decomposed = unicodedata.normalize("NFD", spoken(name))
     return spaced(unicodedata.normalize("NFD", decomposed.casefold()))

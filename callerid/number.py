@@ -11,9 +11,9 @@
 Only a number that its numbering plan can have is one. Whatever else stands where a number is expected
 ("anonymous", zeros, an IP address, an extension of a switchboard) is shared by many people, so it is
 nothing, and identifies nobody. The plans are those of libphonenumber, which has a new range some weeks
-after it was opened; until then a number in it is nothing, which costs a voice and mixes nobody up.
+after it was opened; until then a number in it counts as none, which costs a voice and confuses no two callers.
 
-An extension is dropped: the line is the number, and who speaks on it is told by the name.
+An extension is dropped: the number means the line, and the name says who speaks on it.
 """
 
 import re
@@ -25,7 +25,7 @@ from phonenumbers import PhoneNumber, PhoneNumberFormat
 
 __all__ = ["LONGEST", "LONGEST_ADDRESS", "e164", "longest", "region_fault"]
 
-# The characters that a number may have as it is written; an address has a host, names and tags beside it.
+# The characters that a written number may have; an address also has a host, names and tags.
 LONGEST = 64
 LONGEST_ADDRESS = 256
 
@@ -53,33 +53,33 @@ MOST_DIGITS = 24
 
 
 def longest(text: str) -> int:
-    """How many characters a number may have that is written like this one."""
+    """How many characters a number may have that is written in this form."""
     return LONGEST_ADDRESS if re.search("[:@<]", text) else LONGEST
 
 
 def region_fault(region: str | None) -> str:
-    """What is wrong with DEFAULT_REGION; nothing if that is not set, or a country's letters (ISO 3166)."""
+    """What is wrong with DEFAULT_REGION; empty if it is not set, or a country's letters (ISO 3166)."""
     if region is None or region.upper() in phonenumbers.SUPPORTED_REGIONS:
         return ""
     return "DEFAULT_REGION: expected the two letters of a country, such as NL"
 
 
 def e164(text: str, region: str | None) -> str | None:
-    """The number as "+" and digits; None for what is no number, or several. Never raises.
+    """The number as "+" and digits; None where there is no number, or several. Never raises.
 
-    `region` is the country in which a national form is read; without one it is no number.
+    `region` is the country in which a national form is read; without one it counts as no number.
     """
     if len(text) > longest(text):
         return None
     entries = ENTRY.findall(_plain(text))
-    # A display name may hold commas and numbers: only what stands in brackets counts beside it.
+    # A display name may hold commas and numbers: only the text within brackets counts beside it.
     angled = [found[1] for entry in entries if (found := ANGLED.match(entry))]
     numbers = {number for entry in angled or entries if (number := _of_address(entry, region))}
     return numbers.pop() if len(numbers) == 1 else None
 
 
 def _plain(text: str) -> str:
-    """The text in plain digits, spaces and signs, without what cannot be seen."""
+    """The text with plain digits, spaces and signs, and without invisible characters."""
     text = unicodedata.normalize("NFKC", text.translate(BLANK)).translate(SIGNS).translate(BLANK)
     return "".join(_character(character) for character in HIDDEN.sub("", text))
 
@@ -99,7 +99,7 @@ def _character(character: str) -> str:
 
 
 def _of_address(address: str, region: str | None) -> str | None:
-    """The number of one address, or of a number that stands by itself."""
+    """The number of one address, or of a bare number."""
     scheme = SCHEME.match(address)
     if scheme is not None:
         if scheme[1].lower() not in SCHEMES:
@@ -135,7 +135,7 @@ def _international(digits: str) -> PhoneNumber | None:
 
 
 def _bare(digits: str, region: str | None) -> PhoneNumber | None:
-    """The number of digits without a plus."""
+    """The number of digits without a plus sign."""
     if digits.startswith("00") and (number := _international(digits)) is not None:
         return number
     national = _valid(digits, region) if region is not None else None
@@ -143,7 +143,7 @@ def _bare(digits: str, region: str | None) -> PhoneNumber | None:
         written = phonenumbers.format_number(national, PhoneNumberFormat.NATIONAL)
         if _digits(written) == digits:
             return national
-    # Not as the country writes its own numbers, so more likely one without its plus than without its 0.
+    # This is not how the country writes its own numbers, so its plus is missing rather than its 0.
     return _international(digits) or national
 
 

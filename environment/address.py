@@ -1,6 +1,6 @@
 """Addresses as operators write them: where to listen, and what to speak to.
 
-Each type is a text that was looked at; its `read` raises ValueError, which says what is expected.
+Each type is a text that was checked; its `read` raises ValueError, which says what is expected.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ __all__ = ["BaseUrl", "Host", "Target", "address", "is_loopback"]
 NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 # `[v6]:port` or `name:port`.
 HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^\[\]:/]+)):(?P<port>[0-9]{1,5})")
-# A first segment of a path with which the API's own paths, which begin with a version, would be wrong.
+# If a path began with such a segment the API's own paths, which begin with a version, would be wrong.
 VERSION = re.compile(r"v[0-9]+")
 
 VENDOR = "elevenlabs.io"
@@ -33,17 +33,17 @@ class Host(str):
 
 
 class Target(str):
-    """What gRPC is to speak to."""
+    """The target of a gRPC channel."""
 
     __slots__ = ()
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Takes the targets of gRPC's naming document that can be meant, each with its port."""
+        """Takes those targets of gRPC's naming document that make sense here, each with its port."""
         scheme, separator, rest = text.partition(":")
         match scheme if separator else "":
             case "dns":
-                # With an authority, the name server that is asked: dns://10.0.0.2/cloner:50051.
+                # With an authority, the name server to ask: dns://10.0.0.2/cloner:50051.
                 found = re.fullmatch(r"(//(?P<server>[^/]*)/)?(?P<name>[^/]+)", rest)
                 server = found["server"] if found else None
                 fits = found is not None and _is_host_and_port(found["name"])
@@ -101,17 +101,17 @@ class BaseUrl(str):
 
 
 def address(host: str, port: int) -> str:
-    """The two as one text: IPv6 addresses stand in brackets."""
+    """Host and port as one text, with IPv6 addresses in brackets."""
     bare = _bare(host)
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
+    """Whether only this machine can reach what listens there."""
     try:
         found = ipaddress.ip_address(_bare(host))
     except ValueError:
-        # A name, as resolvers have it: in any case, and with the dot of the root or without.
+        # A name, as resolvers accept it: in any case, and with the dot of the root or without.
         return host.lower().removesuffix(".") == "localhost"
     mapped = getattr(found, "ipv4_mapped", None)
     return (found if mapped is None else mapped).is_loopback
@@ -126,7 +126,7 @@ def _is_host(text: str, version: int | None = None) -> bool:
         return version in {None, ipaddress.ip_address(text).version}
     except ValueError:
         pass
-    # A name of digits alone, or one that ends in them, is an address with a typing error.
+    # A name of digits alone, or one that ends in digits, is a mistyped address.
     last = text.rstrip(".").rpartition(".")[2]
     return version is None and NAME.fullmatch(text) is not None and ".." not in text and not last.isdigit()
 

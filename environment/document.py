@@ -1,6 +1,6 @@
-"""Texts of several lines that say who is who: PEM and TOML, from a variable or from a file that may change.
+"""Texts of several lines, PEM and TOML, from a variable or from a file that may change.
 
-They are secrets, since a private key is one: none shows itself.
+They are secrets, since a private key is one, and none shows itself.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["Document", "Pem", "Toml"]
 
 
 class Document(Secret):
-    """A text of any number of lines. `path` is the file that it was read from, where it was."""
+    """A text of any number of lines. `path` is the file that it came from, if any."""
 
     __slots__ = ("path",)
     largest: ClassVar[int] = 1_048_576

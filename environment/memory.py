@@ -14,17 +14,17 @@ __all__ = ["Leavings", "give_back", "keep_large_blocks"]
 TRIM_THRESHOLD = -1
 MMAP_THRESHOLD = -3
 
-# The most that glibc takes.
+# The largest value that glibc accepts.
 LARGEST_BLOCK = 32 * 1_048_576
 KEPT = 128 * 1_048_576
-# After how many bytes that were let go memory is given back: while others are held, and when none are.
+# After how many freed bytes memory is given back: while others are in use, and when none are.
 MUCH = 128 * 1_048_576
 LITTLE = 16 * 1_048_576
 PAUSE_SECONDS = 1.0
 
 
 class Leavings:
-    """Has the memory given back, beside the loop, a second after much of it was let go, or the last of it."""
+    """Gives memory back, in the background, a second after much of it or the last of it was freed."""
 
     def __init__(self, give_back: Callable[[], None]) -> None:
         self._give_back = give_back
@@ -32,7 +32,7 @@ class Leavings:
         self._coming: asyncio.TimerHandle | None = None
 
     def let_go(self, size: int, *, held: int) -> None:
-        """Says that so many bytes are held no longer, and how many others still are."""
+        """Notes that so many bytes were freed, and how many are still in use."""
         self._size += size
         if self._coming is None and self._size >= (MUCH if held else LITTLE):
             self._coming = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._tidy_up)

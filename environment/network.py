@@ -26,7 +26,7 @@ class Networks:
     __slots__ = ("_networks",)
 
     words: ClassVar[Mapping[str, Sequence[str]]] = {}
-    """What may stand for several addresses."""
+    """Words that stand for several addresses."""
 
     expected: ClassVar[str] = "must be IP addresses or networks such as 10.0.0.0/8, comma-separated"
 
@@ -68,7 +68,7 @@ class Sources(Networks):
 
 
 class Proxies(Networks):
-    """Who is believed about where a request comes from."""
+    """The proxies whose word on where a request comes from is believed."""
 
     __slots__ = ()
     expected: ClassVar[str] = (
@@ -77,13 +77,13 @@ class Proxies(Networks):
 
     def __init__(self, networks: Sequence[Network]) -> None:
         super().__init__(networks)
-        # Whoever is believed about everybody is believed about himself.
+        # A proxy that is believed about everybody is believed about itself.
         if any(network.prefixlen == 0 for network in networks):
             raise ValueError
 
 
 def ip_address(text: str) -> Address | None:
-    """The address that a text names, or None. A zone is left out, and IPv4 is IPv4 also within IPv6."""
+    """The address that a text names, or None. A zone is dropped, and IPv4 within IPv6 is IPv4."""
     if len(text) > LONGEST:
         return None
     try:

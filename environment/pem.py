@@ -1,4 +1,4 @@
-"""Whether certificates, keys and authorities, as PEM, can be used, and a key with its certificate."""
+"""Checks whether certificates, keys and authorities, as PEM, can be used together."""
 
 import os
 import ssl
@@ -29,7 +29,7 @@ def _faults(texts: Mapping[str, str], certificate: str, key: str, authorities: s
 
 
 def _pair(certificate: str, key: str) -> Literal["no certificate", "no key", "no pair"] | None:
-    """What is wrong. OpenSSL reads keys from files alone: this one is in memory, and never on a disk."""
+    """What is wrong. OpenSSL reads keys from files alone: this file is in memory, and never on a disk."""
     if not _are_certificates(certificate):
         return "no certificate"
     descriptor = os.memfd_create("precall", os.MFD_CLOEXEC)
@@ -38,7 +38,7 @@ def _pair(certificate: str, key: str) -> Literal["no certificate", "no key", "no
             file.write(f"{certificate}\n{key}\n".encode())
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
             f"/proc/self/fd/{descriptor}",
-            # Without a password OpenSSL would ask for it on the terminal.
+            # Without a password OpenSSL would ask on the terminal.
             password="",
         )
     except ssl.SSLError as failure:
@@ -49,7 +49,7 @@ def _pair(certificate: str, key: str) -> Literal["no certificate", "no key", "no
 
 
 def _are_certificates(text: str) -> bool:
-    # Between certificates there may be words in any script, of which ssl takes none but ASCII.
+    # Between certificates there may be words in any script, of which ssl accepts only ASCII.
     ascii_text = text.encode("ascii", "replace").decode()
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=ascii_text)

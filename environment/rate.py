@@ -1,4 +1,4 @@
-"""How often something may happen, and where that is counted, as operators write it."""
+"""How often something may happen, and where that is counted."""
 
 import re
 import urllib.parse
@@ -34,12 +34,15 @@ class Rate(str):
 
     @property
     def is_off(self) -> bool:
-        """Whether anything goes."""
+        """Whether there is no limit."""
         return self == OFF
 
 
 class CountStorage(Secret):
-    """Where it is counted: `memory://`, or the URL of a Redis or Valkey server, which may hold a password."""
+    """Where deliveries are counted: `memory://`, or the URL of a Redis or Valkey server.
+
+    The URL may hold a password.
+    """
 
     __slots__ = ()
 
@@ -55,7 +58,7 @@ class CountStorage(Secret):
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether each process counts for itself."""
+        """Whether each process counts by itself."""
         return self.reveal() == IN_MEMORY
 
 

@@ -19,7 +19,7 @@ __all__ = ["EnvironmentInvalid", "read"]
 
 S = typing.TypeVar("S", bound=msgspec.Struct)
 
-# Kinds that read themselves.
+# Types that parse their own text.
 OWN = (Secret, Host, Target, BaseUrl, Networks, Rate)
 
 BOUND = re.compile(r"Expected `(?:int|float)` (<=|>=|<|>) (\S+)")
@@ -59,7 +59,7 @@ def read(settings: type[S], environ: Mapping[str, str]) -> S:
             faults[name] = f"{name} {fault}"
     told = list(faults.values())
     try:
-        # What is wrong in itself is left at its default, to find what is wrong between the others.
+        # A faulty variable is left at its default, to find faults between the others.
         made = settings(**_nothing(settings, set(values)), **values)
     except ValueError as fault:
         between = [one for part in fault.args for one in str(part).split("; ")]
@@ -128,7 +128,7 @@ def _object(text: str) -> object:
 
 
 def _in_words(fault: msgspec.ValidationError, annotated: object) -> str:
-    """What msgspec says, without the program's own types and places, which mean nothing to an operator."""
+    """What msgspec says, without the program's own types and paths, which mean nothing to an operator."""
     if described := _description(annotated):
         return f"must be {described}"
     text = str(fault).split(" - at `$", 1)[0].rstrip(".")
@@ -169,7 +169,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _nothing(settings: type[msgspec.Struct], has: set[str]) -> dict[str, object]:
-    """Something in the place of what is required and missing, so that the rest can be looked at."""
+    """Something in place of what is required and missing, so that the rest can be checked."""
     return {
         field.name: () if typing.get_origin(_bare(field.type)) is tuple else None
         for field in msgspec.structs.fields(settings)

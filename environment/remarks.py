@@ -1,4 +1,4 @@
-"""What is odd about a process's environment and yet stops nothing: told in the log at every start."""
+"""Oddities of a process's environment that stop nothing, and are logged at every start."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from environment.secret import Secret
 __all__ = ["Remark", "is_injected", "remarks"]
 
 PREFIXES = ("PRECALL_", "CLONER_", "VOICE_CLONE_")
-"""A variable that begins so is meant for us."""
+"""A variable that begins with one of these is meant for us."""
 
 KNOWN = frozenset({
     "CLONER_CLIENTS", "CLONER_CLIENTS_FILE", "CLONER_HOST", "CLONER_INSECURE", "CLONER_MAX_REQUESTS",
@@ -26,10 +26,10 @@ KNOWN = frozenset({
     "VOICE_CLONE_AUTO_DELETE", "VOICE_CLONE_KEEP_HOURS", "VOICE_CLONE_MAX_DURATION",
     "VOICE_CLONE_MAX_SIZE_MB", "VOICE_CLONE_MIN_DURATION", "VOICE_CLONE_MIN_SAMPLE_RATE",
     "VOICE_CLONE_MIN_SOUND",
-    # What docker-compose.yml reads, and one .env may serve it as well as the processes.
+    # docker-compose.yml reads these, and one .env file may serve it as well as the processes.
     "PRECALL_PUBLISH_ADDRESS",
 })  # fmt: skip
-"""Those of every process: one file of variables may serve them all."""
+"""The variables of every process: one file may serve them all."""
 
 # What Kubernetes, and Docker's links before it, tell every container about a service called "cloner":
 # CLONER_PORT itself, CLONER_SERVICE_HOST, CLONER_SERVICE_PORT_GRPC, CLONER_PORT_50051_TCP_ADDR.
@@ -49,12 +49,12 @@ class Remark(NamedTuple):
 
 
 def is_injected(name: str, text: str) -> bool:
-    """Whether an orchestrator set the variable, for a service that has the name of one of ours."""
+    """Whether an orchestrator set the variable for a service that is called like one of ours."""
     return name.endswith(("_PORT", "_HOST")) and LINK.fullmatch(text) is not None
 
 
 def remarks(settings: msgspec.Struct, environ: Mapping[str, str]) -> list[Remark]:
-    """What to tell an operator about what these settings were read from. No value is repeated."""
+    """What to tell an operator about the environment of these settings. No value is repeated."""
     return [*_published(settings), *_injected(settings, environ), *_unknown(settings, environ)]
 
 

@@ -1,7 +1,7 @@
-"""Secrets: what one may look like, where it comes from, and how it keeps itself out of sight.
+"""Secrets: which texts are accepted, where they come from, and how they stay hidden.
 
-A secret that arrives damaged (in quotes, with a line end in it, with a character that nobody sees) works
-nowhere, and nobody can tell why from a refused request. So it is refused when it is read.
+A secret that arrives damaged (in quotes, with a line end in it, with an invisible character) works nowhere,
+and nobody can tell why from a refused request. So it is refused when it is read.
 """
 
 import re
@@ -26,9 +26,9 @@ SHORTEST = 16
 
 BOM = b"\xef\xbb\xbf"
 QUOTES = ("\"'`\u2018\u201c", "\"'`\u2019\u201d")
-# Letters, marks and symbols by their category that are drawn as nothing at all.
+# Letters, marks and symbols that are drawn as nothing at all.
 BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
-# What stands in docker-compose.yml, and what documents of all kinds say in the place of a secret.
+# What docker-compose.yml holds, and what documents of all kinds say in place of a secret.
 PUBLISHED = re.compile(
     r"everybody-knows|change[-_ ]?(me|this)|your[-_ ](secret|token|key)|^<.*>$", re.IGNORECASE
 )
@@ -40,18 +40,18 @@ class Secret:
     __slots__ = ("_text",)
 
     shortest: ClassVar[int] = 1
-    """How many visible characters it needs."""
+    """How many visible characters it needs at least."""
     largest: ClassVar[int] = 65_536
     """How many bytes its file may have."""
     alphabet: ClassVar[re.Pattern[str] | None] = None
-    """What it may consist of, where that is less than everything that can be seen."""
+    """The characters that it may consist of; None for all that are visible."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Takes what an operator wrote. Raises ValueError, which says what is wrong and not with what."""
+        """Takes what an operator wrote. Raises ValueError, which says what is wrong without the text."""
         check_ends(text)
         if cls.alphabet is not None:
             if not cls.alphabet.fullmatch(text):
@@ -70,7 +70,7 @@ class Secret:
 
     @property
     def is_published(self) -> bool:
-        """Whether it stands in this project's own files, so that it is no secret."""
+        """Whether it stands in this project's own files, and so is no secret."""
         return self.shortest > 1 and PUBLISHED.search(self._text) is not None
 
     def __repr__(self) -> str:
@@ -84,7 +84,7 @@ class Secret:
 
 
 class ApiKey(Secret):
-    """A key that somebody else made, and that goes into a header."""
+    """A key that another company made, and that goes into a header."""
 
     __slots__ = ()
     alphabet = re.compile(r"[!-~]+")
@@ -122,7 +122,7 @@ def secret_text(name: str, environ: Mapping[str, str], *, largest: int = Secret.
 
 
 def text_of(path: Path, *, largest: int) -> str:
-    """What a small file says, as `file_text` has it. Raises ValueError, which says what is wrong with it."""
+    """The content of a small file, as `file_text` has it. Raises ValueError, which says what is wrong."""
     try:
         with path.open("rb") as file:
             content = file.read(largest + 1)
@@ -154,7 +154,7 @@ def check_quotes(text: str) -> None:
 
 
 def file_text(content: bytes) -> str:
-    """What a file says, without a BOM and one line end at its end. Raises UnicodeDecodeError."""
+    """The content of a file, without a BOM and without one line end at its end. Raises UnicodeDecodeError."""
     return content.removeprefix(BOM).removesuffix(b"\n").removesuffix(b"\r").decode().strip(" \t")
 
 
@@ -163,5 +163,5 @@ def _is_seen(character: str) -> bool:
 
 
 def _counts(character: str) -> bool:
-    """Whether the character makes a secret longer: a space and an accent of its own do not."""
+    """Whether the character makes a secret longer: a space or a combining accent does not."""
     return unicodedata.category(character)[0] not in "CZM"

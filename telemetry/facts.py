@@ -1,4 +1,4 @@
-"""What is known of the work at hand, told alike in every log line and every span about it.
+"""Facts about the work at hand, the same in every log line and every span about it.
 
     about(agent_id="agent_x")   in a block: lines written and spans begun there, and the current span
     learn(agent_id="agent_x")   the same, for the rest of the task, such as one request
@@ -19,7 +19,7 @@ from opentelemetry.trace import get_current_span
 
 __all__ = ["KEYS", "FactsOnSpans", "about", "forget", "keyed", "learn", "note"]
 
-# Those of OpenTelemetry's semantic conventions where they have one, else our own.
+# The keys of OpenTelemetry's semantic conventions where there is one, else our own.
 KEYS: Mapping[str, str] = {
     "agent_id": "gen_ai.agent.id",
     "conversation_id": "gen_ai.conversation.id",
@@ -65,43 +65,43 @@ KEYS: Mapping[str, str] = {
 }
 
 
-# What every span has; of which method of ours a request to somebody else was born is in its trace.
+# Every span has these; which method of ours a request to somebody else was made for is in its trace.
 EVERYWHERE = ("gen_ai.", "precall.")
 
 
 def keyed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts under the names that lines and spans have for them."""
+    """The facts under the keys that log lines and spans use."""
     return {KEYS.get(name, name): value for name, value in facts.items()}
 
 
 @contextmanager
 def about(**facts: str) -> Iterator[None]:
-    """Tells the facts in every line written and on every span begun within the block, and on this one."""
+    """Adds the facts to every log line and every span begun within the block, and to the current span."""
     note(**facts)
     with structlog.contextvars.bound_contextvars(**facts):
         yield
 
 
 def learn(**facts: str) -> None:
-    """Tells the facts on this span, and in all that this task, and those it begins, say from now on."""
+    """Adds the facts to the current span, and to all that this task and those it begins write from now on."""
     note(**facts)
     structlog.contextvars.bind_contextvars(**facts)
 
 
 def forget() -> None:
-    """Begins anew: what this task was about until now, or whoever began it, is of no concern from here on."""
+    """Forgets all facts of this task and of whoever began it; what comes from here on is another matter."""
     structlog.contextvars.clear_contextvars()
 
 
 def note(**facts: Any) -> None:
-    """Tells the facts on the current span. None is no fact."""
+    """Adds the facts to the current span alone. A fact that is None is left out."""
     span = get_current_span()
     if span.is_recording():
         span.set_attributes(keyed({name: value for name, value in facts.items() if value is not None}))
 
 
 class FactsOnSpans(SpanProcessor):
-    """Gives each span, as it begins, what is known of the work at hand."""
+    """Adds to each span, as it begins, the facts about the work at hand."""
 
     def on_start(self, span: RecordedSpan, parent_context: Context | None = None) -> None:  # noqa: ARG002
         facts = keyed(structlog.contextvars.get_contextvars())

@@ -24,7 +24,7 @@ from telemetry.metrics import NOWHERE, duration
 
 __all__ = ["HttpClientTracing"]
 
-# What a failure says fits in there, if it says anything.
+# Enough for what a failure says, if it says anything.
 EXPLAINED_BYTES = 4_096
 PORTS = {"http": 80, "https": 443}
 
@@ -32,11 +32,10 @@ PORTS = {"http": 80, "https": 443}
 class HttpClientTracing(httpx.AsyncBaseTransport):
     """Wraps a transport. The span ends when the answer was read or given up.
 
-    It fails on a status from 400 up and on an exception. The request extension `url_template`, such
-    as `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent
-    before. Response headers named in `captured` become attributes. `peer` is what the other side is called,
-    and `explain` says in a word what the body of a failure says, of which it sees the beginning. The time is
-    measured.
+    It fails on a status from 400 up and on an exception. The request extension `url_template`, such as
+    `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent before.
+    Response headers named in `captured` become attributes. `peer` is the name of the other side. `explain`
+    returns the word for a failure in the beginning of its body. The time is measured.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
         span.set_attribute(HTTP_RESPONSE_STATUS_CODE, response.status_code)
         for name in self._captured:
             if values := response.headers.get_list(name):
-                # The other side's to choose, so there is a bound to what is kept of it.
+                # The other side chooses these, so only a bounded part is kept.
                 span.set_attribute(f"http.response.header.{name}", [value[:128] for value in values[:4]])
         failed = response.status_code >= 400
         if failed:
@@ -117,7 +116,7 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
 
 
 class _Exchange:
-    """A request and its answer, which end once."""
+    """A request and its answer, which are ended once."""
 
     def __init__(self, span: Span, seconds: Histogram, measured: dict[str, str | int]) -> None:
         self._span = span
@@ -135,7 +134,7 @@ class _Exchange:
         self._span.set_status(StatusCode.ERROR)
 
     def end(self, word: str | None = None) -> None:
-        """Ends it; `word` is the other side's own for a failure."""
+        """Ends it; `word` is the other side's own word for a failure."""
         if self._ended:
             return
         self._ended = True

@@ -42,7 +42,7 @@ Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 W3C = TraceContextTextMapPropagator()
-# Whoever asks writes what they like there.
+# Clients write into this header what they like.
 LONGEST_AGENT = 128
 UNPRINTABLE = re.compile(r"[^ -~]")
 
@@ -50,9 +50,9 @@ UNPRINTABLE = re.compile(r"[^ -~]")
 class HttpServerTracing:
     """Wraps an ASGI application: a span, and a `traceresponse` header on every answer.
 
-    The span fails on a status from 500 up, on an exception and on a client that hangs up before
-    its answer is sent. Its time is measured. Paths in `untraced` get neither span nor header, and are not
-    measured. `legible` says what may be told of a path that is none of ours, where anything may.
+    The span fails on a status from 500 up, on an exception and on a client that hangs up before its answer is
+    sent. Its time is measured. Paths in `untraced` get neither span nor header, and are not measured.
+    `legible` returns what may be shown of a path that is none of ours.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class HttpServerTracing:
         if scope["type"] != "http" or scope["path"] in self._untraced:
             await self._app(scope, receive, send)
             return
-        # A request that was sent behind another begins in the task of that one.
+        # A pipelined request begins in the task of the request before it.
         forget()
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         with (
@@ -137,18 +137,18 @@ class HttpServerTracing:
             self._place(request, scope)
 
     def _place(self, request: "_Request", scope: Any) -> None:
-        """Tells what was asked for. The router knows the route only after it was asked."""
+        """Notes which route was asked for. The router knows it only after it was asked."""
         route = scope.get("path_template")
         if route:
             request.span.update_name(f"{scope['method']} {route}")
             request.tell(HTTP_ROUTE, route)
-        # A path that no route matches is a stranger's text.
+        # A path without a route is a stranger's text.
         if path := scope["path"] if route else self._legible(scope["path"]):
             request.span.set_attribute(URL_PATH, path)
 
 
 class _Request:
-    """What is said of a request, in its span and where it is measured."""
+    """What is noted of a request, in its span and its measurement."""
 
     def __init__(self, span: Span, measured: dict[str, str | int]) -> None:
         self.span = span
@@ -169,7 +169,7 @@ class _Request:
 
 
 def _addresses(scope: Any) -> dict[str, str | int]:
-    """Who asks, where, and with what."""
+    """The addresses of client and server, and the client's program."""
     told: dict[str, str | int] = {}
     if client := scope.get("client"):
         told[CLIENT_ADDRESS] = client[0]

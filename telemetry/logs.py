@@ -21,7 +21,7 @@ from telemetry.facts import keyed
 
 __all__ = ["add_keys", "add_trace", "configure", "tell", "tell_ready", "where"]
 
-# These repeat for every request what the spans say better, or tell the values of an SQL statement.
+# For every request these repeat what the spans say better, or show the values of an SQL statement.
 NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
 
 
@@ -44,7 +44,7 @@ def configure(service: str, *, level: str, form: Literal["text", "json"]) -> Non
         )
     )
     structlog.configure(
-        # First, so that a line that nobody reads costs next to nothing.
+        # First, so that a line below the level costs next to nothing.
         processors=[
             structlog.stdlib.filter_by_level,
             *shared,
@@ -69,7 +69,7 @@ def configure(service: str, *, level: str, form: Literal["text", "json"]) -> Non
 
 
 def tell(remarks: Iterable[Remark]) -> None:
-    """Writes a line for each remark: an error where it is severe, else a warning."""
+    """Logs a line for each remark: an error if it is severe, else a warning."""
     log = structlog.get_logger()
     for remark in remarks:
         log.log(
@@ -81,7 +81,7 @@ def tell(remarks: Iterable[Remark]) -> None:
 
 
 def tell_ready(service: str, address: str, *, form: Literal["text", "json"]) -> None:
-    """Writes the one line that says that a process serves, and where, whatever the level of the log."""
+    """Writes the one line that says that a process serves, and where, at any log level."""
     sentence = f"{service} ready on {address}"
     if form == "json":
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
@@ -110,7 +110,7 @@ def _add_service(service: str) -> Processor:
 
 
 def add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Says within which span a line was written."""
+    """Adds the ids of the span in which a line was written."""
     context = get_current_span().get_span_context()
     if context.is_valid:
         event["trace_id"] = format_trace_id(context.trace_id)
@@ -119,12 +119,12 @@ def add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 
 def add_keys(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Gives what a line tells the names that spans have for it."""
+    """Renames the facts of a line to the keys that spans use."""
     return keyed(event)
 
 
 def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    # asyncio puts the representation of a failed task, its exception included, into the lines below.
+    # asyncio puts the representation of a failed task, its exception included, into the further lines.
     event["event"] = str(event["event"]).partition("\n")[0]
     return event
 

@@ -1,4 +1,4 @@
-"""Spans that nobody will see: how many were dropped, because too many waited or nobody took them."""
+"""Counts spans that were dropped, because too many waited or they could not be sent."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ NEWS_SECONDS = 60.0
 
 
 class Losses:
-    """Counts the spans of a process that were dropped."""
+    """Counts the dropped spans of a process."""
 
     def __init__(self) -> None:
         self.spans = 0
@@ -33,8 +33,8 @@ class Losses:
 class CountingProcessor(BatchSpanProcessor):
     """Sends spans in batches, and counts those that are dropped.
 
-    At most `most` wait, the batch that is being sent beside them. What comes then is dropped here, and
-    not by the SDK's own queue, which drops its oldest and tells nobody how many.
+    At most `most` wait, beside the batch that is being sent. Further ones are dropped here, and not by the
+    SDK's own queue, which drops its oldest and does not say how many.
     """
 
     def __init__(self, exporter: SpanExporter, losses: Losses, *, most: int = DEFAULT_QUEUE) -> None:
@@ -62,13 +62,13 @@ class CountingProcessor(BatchSpanProcessor):
             log.warning("spans are dropped, the collector is too slow", waiting=self._most)
 
     def taken(self, spans: int) -> None:
-        """Says that so many wait no more."""
+        """Notes that so many no longer wait."""
         with self._lock:
             self._waiting -= spans
 
 
 class _Counting(SpanExporter):
-    """Tells the processor what it was given, and counts what could not be sent: nobody tries that again."""
+    """Reports to the processor what it was given, and counts what could not be sent and is lost."""
 
     def __init__(self, exporter: SpanExporter, processor: CountingProcessor, losses: Losses) -> None:
         self._exporter = exporter

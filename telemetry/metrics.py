@@ -33,11 +33,11 @@ from telemetry.tracing import EXPORT_MS, described, tracing
 
 __all__ = ["DURATIONS", "NOWHERE", "Providers", "duration", "observe", "observing", "parts_of_delivery"]
 
-# As the conventions for HTTP and RPC advise, and on past every budget of ours.
+# As the conventions for HTTP and RPC advise, with longer buckets for our budgets.
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
 TIMEOUTS = ("OTEL_BSP_EXPORT_TIMEOUT", "OTEL_METRIC_EXPORT_TIMEOUT")
 NOWHERE: MeterProvider = NoOpMeterProvider()
-"""Where metrics go that nobody wants: nothing is measured."""
+"""Where metrics go if nobody wants them: nothing is measured."""
 
 Providers = tuple[TracerProvider, MeterProvider]
 
@@ -46,9 +46,9 @@ Providers = tuple[TracerProvider, MeterProvider]
 def observing(service: str, environ: Mapping[str, str]) -> Iterator[Providers]:
     """Yields the tracer and the meter provider of the process, and sends what is left when the block ends.
 
-    Spans and metrics are sent side by side then, so that a collector that is silent costs the time of one:
-    OTEL_BSP_EXPORT_TIMEOUT at most, and for metrics OTEL_METRIC_EXPORT_TIMEOUT where that is less.
-    `environ` must be without what cannot be used: see `telemetry.variables`.
+    Spans and metrics are sent side by side then, so that a silent collector delays the end only once:
+    OTEL_BSP_EXPORT_TIMEOUT at most, and for metrics OTEL_METRIC_EXPORT_TIMEOUT where that is less. `environ`
+    must be without what cannot be used: see `telemetry.variables`.
     """
     losses = Losses()
     meters, close = _metering(service, environ, losses)
@@ -74,7 +74,7 @@ def duration(
 
 
 def parts_of_delivery(meter: Meter) -> Callable[[Mapping[str, float]], None]:
-    """What takes down the seconds of each part of a delivery, in whichever process it is spent."""
+    """Records the seconds of each part of a delivery, in whichever process they were spent."""
     histogram = duration(meter, "precall.delivery.part.duration", "What the time of a delivery is spent on.")
 
     def record(parts: Mapping[str, float]) -> None:
@@ -112,7 +112,7 @@ def observe(
 def _metering(
     service: str, environ: Mapping[str, str], losses: Losses
 ) -> tuple[MeterProvider, Callable[[], None]]:
-    """The meter provider, and what sends the rest and ends it."""
+    """The meter provider, which sends what is left and ends with the block."""
     reader = None if environ.get("OTEL_SDK_DISABLED") == "true" else _reader(environ)
     if reader is None:
         return NOWHERE, lambda: None
@@ -142,7 +142,7 @@ def _reader(environ: Mapping[str, str]) -> MetricReader | None:
         case "console":
             return PeriodicExportingMetricReader(ConsoleMetricExporter())
         case "prometheus":
-            # Not needed, nor its library loaded, where nobody asks for it.
+            # Not needed, and so its library not loaded, unless somebody asks for it.
             from telemetry.prometheus import scraped
 
             return scraped(environ)

@@ -1,4 +1,4 @@
-"""Sends metrics over OTLP/HTTP, and leaves a collector alone that takes none, such as Jaeger."""
+"""Sends metrics over OTLP/HTTP, and stops for a while if a collector takes none, such as Jaeger."""
 
 import time
 from typing import Any
@@ -13,13 +13,13 @@ __all__ = ["MetricsOverHttp"]
 
 log = structlog.get_logger()
 
-# How a collector answers that has no place for metrics, and for how long it is believed.
+# The answer of a collector without a place for metrics, and how long it is believed.
 NO_PLACE = frozenset({404, 405})
 REST_SECONDS = 3_600.0
 
 
 class MetricsOverHttp(OTLPMetricExporter):
-    """As the SDK's own, which would complain of such a collector once a minute."""
+    """The SDK's own exporter, which would complain about such a collector once a minute."""
 
     def __init__(self) -> None:
         self._rests_until = 0.0

@@ -1,4 +1,4 @@
-"""What sending over OTLP has in common for spans and metrics.
+"""What spans and metrics have in common when they are sent over OTLP.
 
 A collector is spoken to directly: a proxy that `HTTP_PROXY` names is for the internet, and would see
 everything that is sent.
@@ -16,7 +16,7 @@ __all__ = ["DIRECTLY", "Signal", "compression", "is_over_grpc", "names_endpoint"
 
 Signal = Literal["TRACES", "METRICS"]
 
-# The options' type in the SDK knows no numbers.
+# The SDK's type of the options does not allow numbers.
 DIRECTLY = cast("tuple[tuple[str, str]]", (("grpc.enable_http_proxy", 0),))
 
 

@@ -1,4 +1,4 @@
-"""Lets go of what a process still has to send, however long the other side takes."""
+"""Sends what a process still has to send, within a bounded time."""
 
 import threading
 from collections.abc import Callable
@@ -7,9 +7,10 @@ __all__ = ["within"]
 
 
 def within(seconds: float, last_words: Callable[[], object]) -> None:
-    """Runs this, and returns when it is done or the time is up.
+    """Runs the function, and returns when it is done or the time is up.
 
-    What is not done by then goes on beside the process for as long as that lives, and keeps it from nothing.
+    A function that is not done by then goes on in the background while the process lives, and does not keep
+    it from ending.
     """
     thread = threading.Thread(target=last_words, name="parting", daemon=True)
     thread.start()

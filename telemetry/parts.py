@@ -14,7 +14,7 @@ from opentelemetry.util.types import AttributeValue
 
 __all__ = ["Parts", "measured", "part", "traced_by"]
 
-# Where there is no name, what is done in it has spans of its own.
+# A part without a name here has spans of its own.
 SPANS: Mapping[str, str] = {
     "receive": "receive body",
     "queue": "wait for provider slot",
@@ -22,7 +22,7 @@ SPANS: Mapping[str, str] = {
     "another_clone": "wait for another clone",
     "registry": "registry",
 }
-# What is another system's time, as far as we can see.
+# The parts that are another system's time, as far as can be seen from here.
 KINDS: Mapping[str, SpanKind] = {"registry": SpanKind.CLIENT}
 
 
@@ -34,12 +34,12 @@ class Parts:
         self._under_way: dict[str, tuple[int, float]] = {}
 
     def begin(self, name: str) -> None:
-        """Says that somebody is at it."""
+        """Notes that a task begins with this part."""
         tasks, since = self._under_way.get(name, (0, time.monotonic()))
         self._under_way[name] = tasks + 1, since
 
     def end(self, name: str) -> None:
-        """Says that somebody is at it no more."""
+        """Notes that a task has ended with this part."""
         tasks, since = self._under_way.pop(name)
         if tasks > 1:
             self._under_way[name] = tasks - 1, since
@@ -48,7 +48,7 @@ class Parts:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """The time of each so far, those included that still go on."""
+        """The seconds of each part so far, including those that still go on."""
         now, spent = time.monotonic(), dict(self._spent)
         for name, (_, since) in self._under_way.items():
             spent[name] = spent.get(name, 0.0) + now - since
@@ -56,7 +56,7 @@ class Parts:
 
     @property
     def milliseconds(self) -> dict[str, int]:
-        """The same, as `queue_ms` and the like."""
+        """The same in milliseconds, under names such as `queue_ms`."""
         return {f"{name}_ms": round(seconds * 1000) for name, seconds in self.seconds.items()}
 
 
@@ -66,7 +66,7 @@ _tracer: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
 
 @contextmanager
 def traced_by(provider: TracerProvider) -> Iterator[None]:
-    """Has parts within the block, and in the tasks that are begun there, make spans."""
+    """Makes a span for each part within the block and the tasks that are begun there."""
     token = _tracer.set(provider.get_tracer("precall.parts"))
     try:
         yield
@@ -76,7 +76,7 @@ def traced_by(provider: TracerProvider) -> Iterator[None]:
 
 @contextmanager
 def measured() -> Iterator[Parts]:
-    """Measures parts within the block, and in the tasks that are begun there."""
+    """Measures the parts within the block and the tasks that are begun there."""
     parts = Parts()
     token = _parts.set(parts)
     try:
@@ -93,7 +93,7 @@ def part(
     work: str = "",
     links: Sequence[Link] = (),
 ) -> Iterator[None]:
-    """Counts the time of the block to that part of the request that it is done for, if there is one.
+    """Counts the time of the block as that part of the current request, if there is one.
 
     The block has a span where the work around it is recorded; `work` says in its name what is done.
     """

@@ -1,8 +1,8 @@
 """Lets a Prometheus server fetch the metrics of a process, over a listener of their own.
 
 The listener is for the inside of a network: whoever reaches it may read all metrics, which hold no name,
-number or id. It is bounded all the same, so that nobody who floods it takes the process's time: so many at
-once, each of them cut off when silent, and after each a pause.
+number or id. It is bounded all the same, so that a flood cannot take the process's time: only so many
+requests at once, a time-out for silent ones, and a pause after each.
 """
 
 import contextlib
@@ -26,21 +26,21 @@ log = structlog.get_logger()
 
 MOST_AT_ONCE = 4
 SILENT_SECONDS = 5.0
-# What comes after an answer before its place is free again: 16 answers a second at the most.
+# The pause after an answer before its place is free again: 16 answers a second at most.
 PAUSE_SECONDS = 0.25
 
 
 class _Handler(WSGIRequestHandler):
-    """Reads a request from whoever is not silent for long, and writes nothing to the log."""
+    """Reads a request, gives up on a client that is silent for long, and logs nothing."""
 
     timeout = SILENT_SECONDS
 
     def log_message(self, *_: Any) -> None:
-        """What is asked here is a stranger's text, and of no interest."""
+        """What is asked here is a stranger's text, and not logged."""
 
 
 class _Server(ThreadingWSGIServer):
-    """Answers at most `MOST_AT_ONCE`; one more finds the connection closed."""
+    """Answers at most `MOST_AT_ONCE` requests; one more finds its connection closed."""
 
     def __init__(self, family: socket.AddressFamily, where: tuple[str, int]) -> None:
         self.address_family = family
@@ -70,11 +70,11 @@ class _Server(ThreadingWSGIServer):
             self._places.release()
 
     def handle_error(self, *_: Any) -> None:
-        """Whoever hangs up before the answer is nobody's concern."""
+        """Ignores clients that hang up before the answer."""
 
 
 class _Reader(PrometheusMetricReader):
-    """Stops to listen when the process ends."""
+    """Stops listening when the process ends."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(scope_info_enabled=False, registry=registry)
@@ -90,7 +90,7 @@ class _Reader(PrometheusMetricReader):
 def scraped(environ: Mapping[str, str]) -> PrometheusMetricReader:
     """A reader whose metrics are served at `OTEL_EXPORTER_PROMETHEUS_HOST` and `_PORT`.
 
-    A port that cannot be had is told in the log; calls go on without.
+    If the port cannot be had, that is logged, and calls go on without.
     """
     host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost").strip("[]")
     port = int(environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464"))

@@ -30,8 +30,8 @@ RPC_STATUS = "rpc.response.status_code"
 RPC_SYSTEM = "rpc.system.name"
 RPC_SECONDS = "rpc.server.call.duration"
 
-# The codes that the conventions count as a server's failure, and CANCELLED: a caller who hung up
-# got no answer, and whoever looks for that call looks for a span that failed.
+# The codes that the conventions count as a server's failure, and CANCELLED: a client that hung up got no
+# answer, and whoever looks for that call looks for a failed span.
 SERVER_FAILURES = frozenset(
     {
         grpc.StatusCode.CANCELLED,
@@ -43,7 +43,7 @@ SERVER_FAILURES = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-# What tools ask of a server, and not what it is for.
+# Services that tools ask for, beside what the server is for.
 UNTRACED = frozenset(
     {
         "grpc.health.v1.Health/Check",
@@ -58,11 +58,11 @@ W3C = TraceContextTextMapPropagator()
 class RpcServerTracing(grpc.aio.ServerInterceptor):
     """A server span around each call, continuing the caller's trace, for as long as there are answers.
 
-    Whether its request is a message or a stream of one makes no difference.
+    The request may be a message or a stream of one.
 
-    gRPC is spoken inside the house, so the caller's context is taken as it comes; its baggage is
-    not. Calls of the methods in `untraced`, such as health checks, get no span, and are not measured. A
-    method that is not `known` is measured as `_OTHER`.
+    gRPC is spoken inside our own network, so the caller's trace context is accepted; its baggage is not.
+    Calls of the methods in `untraced`, such as health checks, get no span, and are not measured. A method
+    that is not `known` is measured as `_OTHER`.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
 
 
 def _client(peer: str) -> dict[str, str | int]:
-    """Who calls, where that has an address: `ipv4:127.0.0.1:40404`, `ipv6:%5B::1%5D:40404`."""
+    """The address of the client, if there is one: `ipv4:127.0.0.1:40404`, `ipv6:%5B::1%5D:40404`."""
     kind, _, rest = urllib.parse.unquote(peer).partition(":")
     host, _, port = rest.rpartition(":")
     if kind not in ("ipv4", "ipv6") or not port.isdecimal():
@@ -167,7 +167,7 @@ def _client(peer: str) -> dict[str, str | int]:
 
 
 def _piped(behavior: Any) -> Any:
-    """Writes what a behavior answers, which may be a generator or write by itself."""
+    """Writes the answers of a behavior, which may be a generator or write by itself."""
 
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         answers = behavior(request, context)
@@ -181,7 +181,7 @@ def _piped(behavior: Any) -> Any:
 
 
 def _code(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
-    """The status that was set on the call: 0 or None until somebody does, an int or an enum after."""
+    """The status that was set on the call: 0 or None before one is set, an int or an enum after."""
     code = context.code()
     if not code:
         return grpc.StatusCode.OK

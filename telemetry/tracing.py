@@ -29,7 +29,7 @@ __all__ = [
 
 VERSION = version("precall")
 W3C = TraceContextTextMapPropagator()
-# How long the last spans may take, where nothing else is said.
+# How long sending the last spans may take, if nothing else is set.
 EXPORT_MS = 30_000
 
 
@@ -42,11 +42,11 @@ def tracing(
     That takes OTEL_BSP_EXPORT_TIMEOUT at most; what a silent collector has not taken by then is lost.
 
     `OTEL_TRACES_EXPORTER` is `otlp`, `console` or `none`; unset, spans go to the endpoint that
-    `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none: then none is sampled. The SDK
-    itself reads the sampler, batch, header, time-out and resource variables. A collector that is down or slow
-    delays nothing: spans wait in a bounded queue and are dropped when it is full. It is spoken to
-    directly: a proxy that `HTTP_PROXY` names is for the internet, and would see every span. Those that are
-    dropped are counted in `losses`.
+    `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none: then none is sampled. The SDK itself
+    reads the sampler, batch, header, time-out and resource variables. A collector that is down or slow delays
+    nothing: spans wait in a bounded queue and are dropped when it is full. It is reached directly: a proxy
+    that `HTTP_PROXY` names is for the internet, and would see every span. Dropped spans are counted in
+    `losses`.
 
     `environ` must be without what cannot be used: see `telemetry.variables`.
     """
@@ -63,8 +63,8 @@ def tracing(
 
 
 def described(service: str, environ: Mapping[str, str]) -> Resource:
-    """What the spans and metrics of this process are of."""
-    # Attributes passed here would win over the environment, so these are only defaults.
+    """The resource that the spans and metrics of this process belong to."""
+    # Attributes that are passed here would win over the environment, so these are only defaults.
     told = environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     defaults = {"service.name": service, "service.namespace": "precall", "service.version": VERSION}
     if environ.get("OTEL_SERVICE_NAME"):
@@ -73,8 +73,8 @@ def described(service: str, environ: Mapping[str, str]) -> Resource:
 
 
 def provider_of(resource: Resource, sampler: Sampler | None = None) -> TracerProvider:
-    """A tracer provider whose spans say what is known of the work at hand. It exports nothing yet."""
-    # Shut down by whoever has it, in order, rather than by the interpreter at exit.
+    """A tracer provider that adds the facts about the work at hand to spans. It exports nothing yet."""
+    # Whoever has it shuts it down, in order; the interpreter at exit would not.
     provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(FactsOnSpans())
     return provider
@@ -86,14 +86,14 @@ def trace_id(span: Span) -> str:
 
 
 def traceparent() -> str:
-    """The current span, to be kept for a link to it later, with the flag that says whether it is sampled."""
+    """The current span, stored for a link to it later, with the flag that says whether it is sampled."""
     carrier: dict[str, str] = {}
     W3C.inject(carrier)
     return carrier.get("traceparent", "")
 
 
 def linked(*traceparents: str) -> list[Link]:
-    """Links to spans that were kept, each once."""
+    """Links to spans that were stored, each once."""
     contexts = [
         get_current_span(W3C.extract({"traceparent": kept}, Context())).get_span_context()
         for kept in dict.fromkeys(traceparents)
@@ -102,9 +102,9 @@ def linked(*traceparents: str) -> list[Link]:
 
 
 def outliving(tracer: Tracer, name: str) -> AbstractContextManager[object]:
-    """A block of work that may come after the request that began it was answered.
+    """A block of work that may go on after the request that began it was answered.
 
-    Where that is so, it has a trace of its own, which links to the request's.
+    If the request is over, the work gets a trace of its own, which links to the request's.
     """
     origin = get_current_span()
     context = origin.get_span_context()

@@ -1,8 +1,8 @@
-"""Takes `OTEL_*` variables that cannot be used out of a process's environment, before the SDK reads it.
+"""Removes unusable `OTEL_*` variables from a process's environment, before the SDK reads them.
 
-The SDK reads its variables from the environment by itself, in many places. For what it cannot use, it
-takes the default in some of them, raises in others, and in some writes the value, which may be a secret,
-into the log. Here each is told by its name alone, and left at its default.
+The SDK reads its variables from the environment by itself, in many places. If a value cannot be used, it
+takes the default in some places, raises in others, and in some logs the value, which may be a secret. Here
+the log gets the name alone, and the default applies.
 """
 
 import importlib.metadata
@@ -27,7 +27,7 @@ DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?")
 # The name of a header, as HTTP has it; gRPC takes fewer characters.
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 GRPC_HEADER = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
-# Spans wait in memory: more of them than this are never meant.
+# Spans wait in memory: nobody means more of them than this.
 LONGEST_QUEUE = 1_000_000
 A_DAY = 86_400
 
@@ -43,13 +43,13 @@ class Rule(NamedTuple):
     fits: Callable[[str], bool]
     expected: str
     is_word: bool = False
-    """Whether it may be written in capitals as well."""
+    """Whether it may also be written in capitals."""
 
 
 def drop_unusable(environ: Environ) -> list[Remark]:
-    """Removes what cannot be used from `environ`, and says for each what is expected.
+    """Removes unusable values from `environ`, and says for each what is expected.
 
-    A variable that is set to nothing counts as not set, and blanks around a value are no part of it.
+    A variable that is set to nothing counts as not set, and blanks around a value do not count.
     """
     for name in [name for name in environ if name.startswith("OTEL_")]:
         text = environ.pop(name).strip()
@@ -80,7 +80,7 @@ def _is_usable(text: str, rule: Rule) -> bool:
 
 
 def _contradictions(environ: Environ) -> list[Remark]:
-    """What is well each by itself, but not together."""
+    """Values that are usable alone but not together."""
     remarks = []
     if int(environ.get(BATCH, DEFAULT_BATCH)) > int(environ.get(QUEUE, DEFAULT_QUEUE)):
         for name, expected in (
@@ -107,7 +107,7 @@ def _is_pair(certificate: str | None, key: str | None) -> bool:
     if certificate is None:
         return False
     try:
-        # Without a function for it, OpenSSL would ask for a password on the terminal.
+        # Without a password function OpenSSL would ask on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=lambda: b"")
     except (OSError, ValueError):
         return False
@@ -147,7 +147,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _headers(text: str, *, over_grpc: bool) -> bool:
-    # A quotation mark or a backslash makes the SDK pass over a pair, and write it into the log.
+    # A quotation mark or a backslash makes the SDK skip a pair, and log it.
     return not re.search(r'["\\;]', text) and all(
         (GRPC_HEADER.fullmatch(name.lower()) if over_grpc else HEADER.fullmatch(name))
         and re.fullmatch(r"[ -~]*", value)
@@ -241,7 +241,7 @@ def _rules(environ: Environ) -> dict[str, Rule]:
     general = environ.get(f"{OTLP}PROTOCOL", "")
     for signal in SIGNALS:
         prefix = f"{OTLP}{signal}"
-        # What holds for every signal has to do for each.
+        # What holds for every signal must suit each of them.
         protocols = {
             environ.get(f"{OTLP}{one}PROTOCOL", general).lower() for one in ([signal] if signal else SIGNALS)
         }

@@ -1,4 +1,4 @@
-"""The calls, each with its deadline, the token, its part of the trace, and its failures by reason."""
+"""The calls of the API, each with its deadline, token, span, and failures by reason."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["CloningService"]
 SECONDS = 60.0
 LARGEST_MESSAGE = 257 * 1_048_576
 LOOK_SECONDS = 1.0
-# How long a call may go on that was begun before certificates changed.
+# How long a call that began before certificates changed may go on.
 CHANGE_SECONDS = 120.0
 
 URL = re.compile(r"\s*(?:$|(?:https?|grpcs?|tcp)://)", re.IGNORECASE)
@@ -55,7 +55,7 @@ class Precall:
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """The channel as it is now, for services beside this one, such as health and reflection."""
+        """The channel in use now, for services beside this one, such as health and reflection."""
         return self._channel
 
     async def prepare_call(
@@ -81,9 +81,9 @@ class Precall:
             consent=consent,
             client_reference=client_reference,
         ).SerializeToString()
-        del sample  # as large as the request, which is all that is needed of it now
+        del sample  # as large as the request, which is all that is needed from now on
         called = self._call("PrepareCall", wire, seconds)
-        del wire  # which is let go of once it is sent
+        del wire  # dropped once it is sent
         return cast("pb.PrepareCallResponse", await called)
 
     async def open_call(
@@ -115,7 +115,7 @@ class Precall:
         voice_id: str = "",
         seconds: float = SECONDS,
     ) -> pb.CompleteCallResponse:
-        """Says that a call is over. May be repeated."""
+        """Ends a call. May be repeated."""
         wire = pb.CompleteCallRequest(
             conversation_id=conversation_id, call_id=call_id, agent_id=agent_id, voice_id=voice_id
         ).SerializeToString()
@@ -139,9 +139,9 @@ class Precall:
             request_id=request_id,
             client_reference=client_reference,
         ).SerializeToString()
-        del sample  # as large as the request, which is all that is needed of it now
+        del sample  # as large as the request, which is all that is needed from now on
         called = self._call("CloneVoice", wire, seconds)
-        del wire  # which is let go of once it is sent
+        del wire  # dropped once it is sent
         return cast("pb.CloneVoiceResponse", await called)
 
     async def replace_voice(
@@ -162,9 +162,9 @@ class Precall:
             request_id=request_id,
             client_reference=client_reference,
         ).SerializeToString()
-        del sample  # as large as the request, which is all that is needed of it now
+        del sample  # as large as the request, which is all that is needed from now on
         called = self._call("ReplaceVoice", wire, seconds, repeatable=bool(request_id))
-        del wire  # which is let go of once it is sent
+        del wire  # dropped once it is sent
         return cast("pb.ReplaceVoiceResponse", await called)
 
     async def get_voice(
@@ -177,7 +177,7 @@ class Precall:
     async def watch_voice(
         self, voice_id: str = "", *, caller: pb.Caller | None = None, seconds: float = SECONDS
     ) -> AsyncIterator[pb.Voice]:
-        """How a voice stands, at once and whenever that changes, until it is gone or the deadline is near."""
+        """Reports a voice, at once and whenever it changes, until it is gone or the deadline is near."""
         wire = pb.WatchVoiceRequest(voice_id=voice_id, caller=caller).SerializeToString()
         try:
             with self._tracing.call(f"{SERVICE.full_name}/WatchVoice") as metadata:
@@ -235,19 +235,19 @@ class Precall:
         withdrawn: bool = False,
         seconds: float = SECONDS,
     ) -> pb.SetConsentResponse:
-        """Keeps a consent, or its withdrawal, with which the voice goes. May be repeated."""
+        """Stores a consent, or its withdrawal, after which the voice is deleted. May be repeated."""
         wire = pb.SetConsentRequest(
             caller=caller, voice_id=voice_id, consent=consent, withdrawn=withdrawn
         ).SerializeToString()
         return cast("pb.SetConsentResponse", await self._call("SetConsent", wire, seconds))
 
     async def get_limits(self, *, seconds: float = SECONDS) -> pb.GetLimitsResponse:
-        """What a sample must be, and how long what is kept. May be repeated."""
+        """What a sample must be, and how long things are kept. May be repeated."""
         wire = pb.GetLimitsRequest().SerializeToString()
         return cast("pb.GetLimitsResponse", await self._call("GetLimits", wire, seconds))
 
     async def get_usage(self, *, seconds: float = SECONDS) -> pb.GetUsageResponse:
-        """What of the account and of the own quota is in use. May be repeated."""
+        """How much of the account and of the client's own quota is in use. May be repeated."""
         wire = pb.GetUsageRequest().SerializeToString()
         return cast("pb.GetUsageResponse", await self._call("GetUsage", wire, seconds))
 
@@ -259,7 +259,7 @@ class Precall:
     async def forget_caller(
         self, *, caller: pb.Caller | None = None, voice_id: str = "", seconds: float = SECONDS
     ) -> pb.ForgetCallerResponse:
-        """Deletes a caller's voices and all that is known of the caller. May be repeated."""
+        """Deletes a caller's voices, and all that is known of the caller. May be repeated."""
         wire = pb.ForgetCallerRequest(caller=caller, voice_id=voice_id).SerializeToString()
         return cast("pb.ForgetCallerResponse", await self._call("ForgetCaller", wire, seconds))
 
@@ -274,7 +274,7 @@ class Precall:
                 del wire
                 return await called
         except grpc.aio.AioRpcError as failure:
-            # Not `from failure`, whose text can hold anything.
+            # Not `from failure`: its text can hold anything.
             raise error_of(failure, repeatable=repeatable) from None
 
     def _shown(self, metadata: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -298,7 +298,7 @@ class Precall:
 
     @staticmethod
     def _callables(made: Callable[..., Any], *, answers: bool = False) -> dict[str, Callable[..., Any]]:
-        """What calls each method that has one answer, or, with `answers`, many."""
+        """The methods of the stub: those with one answer or, with `answers`, with many."""
         return {
             method.name: made(
                 f"/{SERVICE.full_name}/{method.name}",
@@ -309,7 +309,7 @@ class Precall:
         }
 
     async def follow(self) -> None:
-        """Takes over certificates that change, until it is cancelled: the next call meets the new ones."""
+        """Takes over certificates that change, until it is cancelled; the next call uses the new ones."""
         tls = self._tls
         if tls is None or not tls.may_change:
             return
@@ -319,7 +319,7 @@ class Precall:
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
                 before, found = found, await asyncio.to_thread(_found, tls)
-                # Files are not written at once, so what has changed is looked at twice.
+                # Files are not written at once, so a change counts only once two looks have found it.
                 if found == known or found != before:
                     continue
                 known = found
@@ -332,7 +332,7 @@ class Precall:
                 leaving.create_task(former.close(CHANGE_SECONDS))
 
     async def close(self) -> None:
-        """Ends what is under way."""
+        """Closes the channels, and ends the calls under way."""
         await self._channel.close()
 
 
@@ -370,7 +370,7 @@ async def connect(
 
 
 async def _once(request: list[bytes]) -> AsyncIterator[bytes]:
-    """The one request in the list, which is empty from then on."""
+    """Hands out the one request of the list, which is then empty."""
     yield request.pop()
 
 

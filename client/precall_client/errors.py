@@ -1,4 +1,4 @@
-"""A class for each reason: the name of a value of the proto's ErrorReason, in one word.
+"""A class for each reason, called after the value of the proto's ErrorReason.
 
 Those that only HTTP gives are here too, since both read one list.
 """

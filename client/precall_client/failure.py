@@ -1,4 +1,4 @@
-"""What a call fails with: one exception, of which every reason has a class of its own.
+"""The exceptions of failed calls: PrecallError, with a subclass for every reason.
 
 PrecallError              whatever failed; `reason` says what
 ├── Temporary             waiting helps: RateLimited, ProviderBusy, ClonerUnavailable, ...
@@ -23,7 +23,7 @@ DOMAIN = "precall"
 DETAILS = "grpc-status-details-bin"
 TOO_LARGE = "larger than max"
 
-# For a status that says nothing in our own words: gRPC's own, or one of another server.
+# For a status without a reason of ours: gRPC's own, or one of another server.
 CODES: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.INVALID_ARGUMENT: "FIELD_INVALID",
     grpc.StatusCode.UNAUTHENTICATED: "UNAUTHENTICATED",
@@ -40,13 +40,13 @@ SENTENCES: Mapping[str, str] = {
     "PROVIDER_TIMEOUT": "There was no answer in time.",
     "SAMPLE_TOO_LARGE": "The recording is larger than can be sent.",
 }
-# After these nothing was done at all.
+# After these statuses it is certain that nothing was done.
 UNBEGUN = frozenset({"RATE_LIMITED", "PROVIDER_BUSY", "DEADLINE_TOO_SHORT", "BODY_TIMEOUT"})
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A field at fault, and what is wrong with it."""
+    """A faulty field, and what is wrong with it."""
 
     field: str
     description: str
@@ -66,7 +66,7 @@ class Told:
 
 
 CLASSES: dict[str, type["PrecallError"]] = {}
-"""The class of each reason; each enters itself."""
+"""The class of each reason; each class registers itself."""
 
 
 class PrecallError(Exception):
@@ -81,31 +81,31 @@ class PrecallError(Exception):
         """The name of a value of ErrorReason, without its prefix; it may be one of a newer server."""
 
         self.message = told.message
-        """A sentence of the server's, or one of this client's where the server said nothing."""
+        """A sentence of the server's, or one of this client's if the server sent none."""
 
         self.code = told.code
         """The status of gRPC."""
 
         self.told = told.told
-        """Whether the server gave the reason. Else it was concluded from the status."""
+        """Whether the server gave the reason. If not, it was concluded from the status."""
 
         self.metadata = told.metadata
-        """What else the reason came with, such as a limit and what was found."""
+        """What else the server sent with the reason, such as a limit and what was found."""
 
         self.trace_id = told.metadata.get("trace_id", "")
-        """The trace at the server, for whoever looks into it; empty where it told none."""
+        """The id of the trace at the server, for whoever looks into it; empty if it sent none."""
 
         self.violations = told.violations
         """Every field at fault, of FIELD_INVALID."""
 
         self.retry_after = told.retry_after
-        """After how many seconds it is worth trying again, where the server knows."""
+        """After how many seconds another try may succeed, if the server knows."""
 
         self.fallback = told.fallback
-        """What a call needs that goes on without the caller's voice, where PrepareCall told it."""
+        """What a call needs that goes on without the caller's voice, if PrepareCall sent it."""
 
         self.may_repeat = isinstance(self, Temporary) and (repeatable or _unbegun(reason, told))
-        """Whether the same request may be sent again, after a while, with a chance and without harm."""
+        """Whether the same request may be sent again after a while: that may help, and harms nothing."""
 
     def __init_subclass__(cls) -> None:
         if cls.REASON:
@@ -113,19 +113,22 @@ class PrecallError(Exception):
 
 
 class Temporary(PrecallError):
-    """Waiting helps: the same request may do later, and `retry_after` says when, where that is known."""
+    """Waiting helps: the same request may succeed later; `retry_after` says when, if that is known."""
 
 
 class SampleInvalid(PrecallError):
-    """The recording will not do; another one may. The text says what is wrong with it."""
+    """The recording was refused; another one may be accepted. The text says what is wrong with it."""
 
 
 def error_of(failure: grpc.aio.AioRpcError, *, repeatable: bool = True) -> PrecallError:
-    """What a failed call of any stub of the service means. `repeatable`: sent twice, it does no harm."""
+    """The exception for a failed call of any stub of the service.
+
+    `repeatable` says that sending it twice does no harm.
+    """
     reason, told = _read(failure)
     kind = CLASSES.get(reason)
     if kind is None:
-        # A newer server's: its code still says whether waiting helps.
+        # The reason is a newer server's, but its status still says whether waiting helps.
         fallback = CLASSES.get(CODES.get(failure.code(), ""), PrecallError)
         kind = Temporary if issubclass(fallback, Temporary) else PrecallError
     return kind(reason, told, repeatable=repeatable)
@@ -143,7 +146,7 @@ def _read(failure: grpc.aio.AioRpcError) -> tuple[str, Told]:
     reason = CODES.get(code, "INTERNAL")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in (failure.details() or ""):
         reason = "SAMPLE_TOO_LARGE"
-    # What gRPC or a stranger says can hold anything, and is not repeated.
+    # Texts of gRPC or of a stranger can hold anything, and are not repeated.
     return reason, Told(code=code, message=SENTENCES.get(reason, f"The call failed with {code.name}."))
 
 

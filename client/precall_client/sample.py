@@ -12,7 +12,7 @@ Sample: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
 
 
 async def content_of(sample: Sample) -> bytes:
-    """The recording. Raises OSError for a file that cannot be read; what is in it the server judges."""
+    """The recording. Raises OSError for a file that cannot be read; the server judges the content."""
     if isinstance(sample, bytes):
         return sample
     if isinstance(sample, bytearray | memoryview):

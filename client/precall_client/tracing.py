@@ -25,14 +25,14 @@ RPC_STATUS = "rpc.response.status_code"
 RPC_SYSTEM = "rpc.system.name"
 RPC_SECONDS = "rpc.client.call.duration"
 ERROR_TYPE = "error.type"
-# As the conventions advise, and on past the longest calls.
+# As the conventions advise, with longer buckets for our longest calls.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
 SERVER_ADDRESS, SERVER_PORT = "server.address", "server.port"
 W3C = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Tells of calls to `provider`, and how long they took to `meters`; None is the process's own."""
+    """Reports calls to `provider`, and their durations to `meters`; None is the process's own."""
 
     def __init__(self, provider: TracerProvider | None, meters: MeterProvider | None, target: str) -> None:
         self._server = _server(target)
@@ -46,7 +46,7 @@ class Tracing:
 
     @contextmanager
     def call(self, method: str) -> Iterator[list[tuple[str, str]]]:
-        """Spans the block, and yields what the call's metadata have to carry of it.
+        """Spans the block, and yields the metadata that the call has to carry.
 
         The span fails on every status but OK, also when the caller gives the call up.
         """
@@ -79,7 +79,7 @@ class Tracing:
 
 
 def _server(target: str) -> dict[str, str | int]:
-    """Who is called: `cloner:50051`, `dns:///cloner:50051`, `[::1]:50051`."""
+    """The address and port of the server: `cloner:50051`, `dns:///cloner:50051`, `[::1]:50051`."""
     host, _, port = target.rpartition("/")[2].rpartition(":")
     if not host or not port.isdecimal():
         return {SERVER_ADDRESS: target}

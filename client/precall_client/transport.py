@@ -13,18 +13,18 @@ __all__ = ["KEPT_BYTES", "SERVICE_CONFIG", "Tls", "TlsInvalid", "opened"]
 Pem: TypeAlias = bytes | Path
 Contents: TypeAlias = Mapping[str, bytes]
 
-# Published: any client of the service may use it, in whatever language.
+# Published: any client of the service may use this file, in any language.
 SERVICE_CONFIG = Path(__file__).parent / "service_config.json"
 
-# Requests that are larger are not kept for being sent again once gRPC has begun to send them.
+# Larger requests are not kept for another try once gRPC has begun to send them.
 KEPT_BYTES = 2 * 1_048_576
 
 OPTIONS: tuple[tuple[str, Any], ...] = (
-    # What the server fails at, it has tried again itself, and has gRPC leave it at that. What is sent again
-    # from here is what a server that ends left without an answer.
+    # If the server fails at something it has tried again itself, and tells gRPC to leave it at that. What
+    # this client sends again are calls that a stopping server left without an answer.
     ("grpc.enable_retries", 1),
     ("grpc.per_rpc_retry_buffer_size", KEPT_BYTES),
-    # A proxy of the environment is for the internet, and the server is not there.
+    # A proxy from the environment is for the internet, and the server is not there.
     ("grpc.enable_http_proxy", 0),
     ("grpc.service_config", SERVICE_CONFIG.read_text()),
     # A name is looked up again when a server ends a connection, as each does now and then: that is
@@ -36,7 +36,7 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     # some distance, a tenth of a second is too little, and the call that waits for it would fail.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Notices a peer that vanished without a word while a call waits for it.
+    # Notices a server that vanished without a word while a call waits for it.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
@@ -51,7 +51,7 @@ class Tls:
     """TLS, each part as PEM or as the path of a PEM file, which is read again when it changes."""
 
     ca: Pem | None = None
-    """Whose certificate the server must show; without it, whom gRPC believes by itself."""
+    """The authority that must have signed the server's certificate; without it, those that gRPC trusts."""
 
     cert: Pem | None = None
     """The certificate that this client shows, for mutual TLS; `key` goes with it."""
@@ -70,17 +70,17 @@ class Tls:
         return any(isinstance(part, Path) for part in (self.ca, self.cert, self.key))
 
     def read(self) -> Contents:
-        """What is shown and believed now. Raises TlsInvalid."""
+        """What is shown and trusted now. Raises TlsInvalid."""
         parts = {"ca": self.ca, "cert": self.cert, "key": self.key}
         return {name: _pem(name, part) for name, part in parts.items() if part is not None}
 
     def check(self) -> None:
-        """Raises TlsInvalid for what could never be used, as far as it comes from files."""
+        """Raises TlsInvalid for files that can never be used."""
         try:
             if isinstance(self.ca, Path):
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca)
             if isinstance(self.cert, Path) and isinstance(self.key, Path):
-                # Without a password OpenSSL would ask for it on the terminal.
+                # Without a password OpenSSL would ask on the terminal.
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self.cert, self.key, password="")
         except OSError as failure:  # of which an SSLError is one
             why = failure.reason if isinstance(failure, ssl.SSLError) else failure.strerror
