@@ -9,9 +9,10 @@
     '"Anna" <sip:+31612340012@example.com>;tag=1'  the address, never the display name
 
 Only a number that its numbering plan can have is one. Whatever else stands where a number is expected
-("anonymous", zeros, an IP address, an extension of a switchboard) is shared by many people, so it is
-nothing, and identifies nobody. The plans are those of libphonenumber, which has a new range some weeks
-after it was opened; until then a number in it counts as none, which costs a voice and confuses no two callers.
+("anonymous", zeros, an IP address, an extension of a switchboard) is shared by many people, so it counts as
+no number, and identifies nobody. The plans are those of libphonenumber, which has a new range some weeks
+after it was opened; until then a number in it counts as none, which costs a voice and confuses no two
+callers.
 
 An extension is dropped: the number means the line, and the name says who speaks on it.
 """

@@ -27,7 +27,7 @@ SETTLED_SECONDS = 10
 
 
 def main() -> int:
-    """The exit status: 0 if every call was answered with its caller's voice, and cleaned up after."""
+    """The exit status: 0 if every call got its caller's voice, and everything was cleaned up after."""
     parser = argparse.ArgumentParser(prog="just demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="stay up after the story, until Ctrl-C")
     parser.add_argument(
@@ -42,7 +42,7 @@ def main() -> int:
         console.print(str(failure), style="red")
         return 1
     except OSError as failure:
-        # The terminal is gone, or who read the output; what is still buffered has nowhere to go either.
+        # The terminal or the reader of the output is gone, so what is still buffered can go nowhere either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1 if isinstance(failure, BrokenPipeError) else 128 + signal.SIGHUP
 
@@ -77,7 +77,7 @@ def _demo(console: Console, *, keep: bool, verbose: bool) -> int:
 
 
 def _show(screen: Screen, collector: Collector, story: Story) -> None:
-    """Every answer with its trace, and at last, where a full screen ends, the story in short."""
+    """Shows every answer with its trace and, at the end, where a full screen stops, the story in short."""
     traces = {call.route: iter(collector.traces(call.route)) for call in story.calls}
     for call in story.calls:
         screen.heading(call.title)
@@ -95,14 +95,14 @@ def _show(screen: Screen, collector: Collector, story: Story) -> None:
 
 
 def _settle(collector: Collector) -> None:
-    """Waits until no span has come for a while."""
+    """Waits until no span has arrived for a while."""
     until = time.monotonic() + SETTLED_SECONDS
     while collector.quiet() < QUIET_SECONDS and time.monotonic() < until:
         time.sleep(0.1)
 
 
 def _keep(screen: Screen, collector: Collector, system: System) -> Never:
-    """Says how to call the gateway, and draws the trace of whatever is done then. Ends by a signal alone."""
+    """Shows how to call the gateway, and the trace of each call that is made. Ends by a signal alone."""
     screen.heading("Still up, until Ctrl-C. In another terminal:")
     screen.paste(
         "a signed delivery of a caller's sample",

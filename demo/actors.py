@@ -1,4 +1,4 @@
-"""Those who have to do with a call: a bridge that knows the caller, ElevenLabs, a colleague's service."""
+"""The parties of a call: a bridge that knows the caller, ElevenLabs, a colleague's service."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ class Person(NamedTuple):
 
 
 class Actors:
-    """Speaks to gateway, cloner and emulator from outside, as others do."""
+    """Speaks to gateway, cloner and emulator from outside, as other programs do."""
 
     def __init__(self, http: httpx.Client, *, gateway: str, cloner: str, emulator: str, secret: str) -> None:
         self._http = http
@@ -39,7 +39,7 @@ class Actors:
         self._secret = secret
 
     def configure(self, token: str) -> None:
-        """Tells ElevenLabs which webhooks to call."""
+        """Sets the webhooks that ElevenLabs calls."""
         self._elevenlabs(
             "PUT",
             "/webhooks",
@@ -84,12 +84,12 @@ class Actors:
         return self._http.send(request)
 
     def rings(self, person: Person, client_data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """ElevenLabs takes a call: with the data that a bridge gives it, or after asking the webhook."""
+        """ElevenLabs takes a call, with data from a bridge, or after asking the webhook."""
         call = {"agent_id": AGENT, "external_number": person.number, "client_data": client_data}
         return self._elevenlabs("POST", "/calls", call)
 
     def hangs_up(self, conversation: dict[str, Any]) -> list[int]:
-        """The call is over, and ElevenLabs tells so; how that was answered."""
+        """The call is over, and ElevenLabs reports it; returns how that was answered."""
         told = self._elevenlabs("POST", f"/calls/{conversation['conversation_id']}/end", {})
         statuses: list[int] = told["statuses"]
         return statuses

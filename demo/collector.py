@@ -1,4 +1,4 @@
-"""Takes in spans over OTLP/HTTP and keeps them, for as long as the demo runs."""
+"""Receives spans over OTLP/HTTP and keeps them, for as long as the demo runs."""
 
 import threading
 import time
@@ -40,11 +40,11 @@ class Collector:
         return self._spans.get(trace_id, [])
 
     def quiet(self) -> float:
-        """The seconds since a span came."""
+        """The seconds since the last span arrived."""
         return time.monotonic() - max(self._grown.values(), default=0.0)
 
     def whole(self, seconds: float) -> list[str]:
-        """The ids of the traces whose first span has ended, and that no span has joined for so long."""
+        """The ids of the traces whose first span has ended, and that got no further span for so long."""
         now = time.monotonic()
         return [
             trace_id

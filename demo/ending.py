@@ -1,4 +1,4 @@
-"""How a program that starts others ends when somebody stops it: in order, once, and without a complaint."""
+"""Ends a program that starts others in order when it is stopped: once, and without a complaint."""
 
 import signal
 from types import FrameType
@@ -10,7 +10,7 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_in_order() -> None:
-    """From now on Ctrl-C, SIGTERM and a terminal that goes away leave every `with` block, as an exit does.
+    """From now on Ctrl-C, SIGTERM and a closed terminal leave every `with` block, as an exit does.
 
     The exit status is what a shell gives a process that a signal ended. Call it from the main thread.
     """
@@ -20,8 +20,8 @@ def end_in_order() -> None:
 
 
 def _end(number: int, _: FrameType | None) -> Never:
-    # Once is enough: whatever comes after it must not disturb what is being stopped.
+    # Further signals must not disturb what is being stopped.
     for each in ENDINGS:
         signal.signal(each, signal.SIG_IGN)
-    # Not an exception of ours: asyncio lets no other than this one and KeyboardInterrupt through.
+    # No exception of ours: asyncio lets only this one and KeyboardInterrupt through.
     raise SystemExit(128 + number)

@@ -1,6 +1,6 @@
 """`python -m demo.leash PARENT PROGRAM ...`: becomes the program, which is told to stop when PARENT dies.
 
-Whatever ends the demo, and be it SIGKILL, no process of its own stays behind.
+Whatever ends the demo, even SIGKILL, none of its processes stays behind.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ def main() -> None:
     """Does not return."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
-        # Kept by exec, and by a fork lost: it is about this process alone.
+        # An exec keeps this, and a fork loses it: it is about this process alone.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before it could be told that this is wanted
         sys.exit(1)

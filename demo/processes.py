@@ -23,8 +23,8 @@ class ProcessFailed(Exception):
 def running(module: str, settings: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Runs `python -m module` with these settings alone; yields it and the address that it serves on.
 
-    The process is stopped when the block ends, if it has not been before, and when this process dies. Call it
-    from the main thread: to Linux, a thread that ends is a parent that dies.
+    The process is stopped when the block ends, unless it was before, and when this process dies. Call it from
+    the main thread: for Linux, a thread that ends is a parent that dies.
     """
     ready = rf"^{re.escape(module)} ready on (\S+)"
     with started(module, [sys.executable, "-m", module], settings, ready=ready) as (process, found):
@@ -35,7 +35,7 @@ def running(module: str, settings: Mapping[str, str]) -> Iterator[tuple[subproce
 def started(
     name: str, command: Sequence[str], settings: Mapping[str, str], *, ready: str, times: int = 1
 ) -> Iterator[tuple[subprocess.Popen[str], re.Match[str]]]:
-    """As `running`, for any program: it is ready when so many of its lines match."""
+    """As `running`, for any program: it is ready when `times` of its lines match `ready`."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     with subprocess.Popen(  # noqa: S603 - the callers' own programs
         [sys.executable, "-m", "demo.leash", str(os.getpid()), *command],

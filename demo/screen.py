@@ -14,7 +14,7 @@ from demo.waterfall import Bar, waterfall
 
 __all__ = ["Screen"]
 
-# What an answer is about; --verbose shows the rest.
+# The main fields of an answer; --verbose shows the others.
 WORTH_SHOWING = (
     "status", "reason", "error_message", "voice_id", "voice_reused", "agent_updated", "processing_time_ms",
     "conversation_config_override",
@@ -32,17 +32,17 @@ class Screen:
         self._verbose = verbose
 
     def busy(self, doing: str) -> None:
-        """Says what is being waited for."""
+        """Shows what is being waited for."""
         self._status.update(doing)
 
     def tell(self, title: str, *lines: str) -> None:
-        """A line, and what belongs to it, indented below."""
+        """Prints a line, and indented below it what belongs to it."""
         self._print(title, style="bold")
         for line in lines:
             self._print(line, indent="  ")
 
     def paste(self, title: str, *commands: str) -> None:
-        """Commands to copy: as they are, since a line break of ours would be part of them."""
+        """Prints commands to copy: as they are, since a line break of ours would be part of them."""
         self._print(title, style="bold")
         for command in commands:
             self._console.print(Text(command), soft_wrap=True)
@@ -52,7 +52,7 @@ class Screen:
         self._console.rule(title)
 
     def answer(self, content: dict[str, Any]) -> None:
-        """The JSON of an answer: what matters of it, or all."""
+        """Prints the JSON of an answer: its main fields, or all."""
         if self._verbose:
             self._console.print_json(json.dumps(content))
             return
@@ -62,12 +62,12 @@ class Screen:
         self._console.print(text)
 
     def trace(self, trace_id: str, spans: list[Bar]) -> None:
-        """A picture of a trace: of who asked whom, or of every step."""
+        """Draws a trace: who asked whom, or every step."""
         shown = [span for span in spans if self._verbose or not span.name.startswith(STEPS)]
         self._console.print(waterfall(trace_id, shown, width=self._console.width))
 
     def since(self, moment: float) -> str:
-        """The time that has gone by since that moment of the monotonic clock."""
+        """The time since that moment of the monotonic clock."""
         return f"{time.monotonic() - moment:.1f} s"
 
     def _print(self, line: str, *, indent: str = "", style: str = "") -> None:

@@ -14,13 +14,13 @@ __all__ = ["Story", "Told", "live"]
 
 MARIA = Person("Maria", "+31687654321", "form 17, signed in the shop")
 IVAN = Person("Ivan", "+31612345678", "agreed by telephone, recording 4711")
-# "At once" is within two seconds, and the first try may meet the agent being put back.
+# "At once" means within two seconds, and the first try may find that the agent is still being put back.
 CLEANED_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """One call: who asked what for it, what was answered, and in which voice the agent spoke."""
+    """One call: who asked what for it, the answer, and the voice in which the agent spoke."""
 
     title: str
     route: str
@@ -38,7 +38,7 @@ class Story:
 
 
 def live(screen: Screen, actors: Actors) -> Story:
-    """Lives through three calls and tells them as they happen."""
+    """Runs through the three calls, and prints them as they happen."""
 
     @contextmanager
     def step(title: str) -> Iterator[list[str]]:

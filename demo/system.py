@@ -1,4 +1,4 @@
-"""Emulator, cloner and gateway, started for the demo and put together."""
+"""Starts emulator, cloner and gateway for the demo, and connects them."""
 
 import secrets
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ __all__ = ["System", "start"]
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """Where the processes are, and what opens their doors."""
+    """Where the processes are, and the secrets that they accept."""
 
     emulator: str
     cloner: str
@@ -26,7 +26,7 @@ class System:
     tracing: tuple["Popen[str]", ...]
 
     def stop(self) -> None:
-        """Ends those that send spans, the gateway first, and waits until the last span is sent."""
+        """Stops the processes that send spans, the gateway first, and waits until the last span is sent."""
         for process in self.tracing:
             stop(process)
 
@@ -39,9 +39,9 @@ def start(
     of_cloner: Mapping[str, str] | None = None,
     of_gateway: Mapping[str, str] | None = None,
 ) -> System:
-    """Starts all three on free ports of the loopback; they and their folder go with the stack.
+    """Starts all three on free ports of the loopback; they end, and their folder goes, with the stack.
 
-    What is set for one of them alone comes beside what all demos set.
+    `of_cloner` and `of_gateway` are further settings of the one process.
     """
     folder = stack.enter_context(TemporaryDirectory(prefix="precall-demo-"))
     secret, token = secrets.token_hex(16), secrets.token_hex(16)

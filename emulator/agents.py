@@ -144,7 +144,7 @@ class Agents:
         self.put(DEMO_AGENT, {"name": "Demo agent"})
 
     def __iter__(self) -> Iterator[Json]:
-        """All of them; what is changed in them is changed here."""
+        """All of them; a change to one changes the workspace."""
         return iter(tuple(self._agents.values()))
 
     def __contains__(self, agent_id: object) -> bool:
@@ -171,7 +171,7 @@ class Agents:
             raise refused("agent_not_found") from None
 
     def put(self, agent_id: str, parts: Json) -> Json:
-        """Place an agent: the parts given over the defaults, unchecked, in place of any of the same id."""
+        """Place an agent: the given parts over the defaults, unchecked, in place of any of the same id."""
         now = int(self._clock())
         branch = prefixed_id("agtbrch")
         default: Json = {

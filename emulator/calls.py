@@ -1,10 +1,10 @@
-"""Calls: the provider asks a webhook how each is to start, and tells another that it is over.
+"""Calls: the provider asks one webhook how a call is to start, and reports its end to another.
 
     start   POST initiation_url, or data that came with the call -> judged -> in-progress, or failed
     end     POST post_call_url, once for each event -> done, or still failed
 
-Nobody at the other end, or nobody in time, is never an exception here: it is a fault of the conversation at
-its start, and status 0 at its end.
+A webhook that does not answer, or not in time, is no exception here: at the start it is a fault of the
+conversation, and at the end its status is 0.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ logger = logging.getLogger("emulator")
 
 
 class Webhooks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the provider calls its client; nothing is sent where there is no URL."""
+    """The webhooks that the provider calls; nothing is sent where there is no URL."""
 
     initiation_url: URL | None = None
     initiation_headers: dict[str, str] = {}
@@ -55,7 +55,7 @@ class Webhooks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class NotStarted(Exception):
-    """The webhook gave no data; the message is a sentence."""
+    """The webhook gave no usable data; the message is a sentence."""
 
 
 class Calls:
@@ -146,8 +146,8 @@ class Calls:
     ) -> list[int]:
         """End a conversation, and return how each event was answered: its HTTP status, 0 for not at all.
 
-        An event that was sent before is sent again byte for byte, whatever else is asked for,
-        and signed anew. `KeyError` for an unknown conversation.
+        An event that was sent before is sent again byte for byte, whatever the arguments, and signed anew.
+        `KeyError` for an unknown conversation.
         """
         conversation = self[conversation_id]
         if conversation.status == "in-progress":
@@ -180,7 +180,7 @@ class Calls:
             self._events.pop(oldest, None)
 
     def _decide(self, conversation: Conversation, data: Any) -> None:
-        """Take the data, or say what is wrong with it; the agent counts as it is now."""
+        """Accept the data, or say what is wrong with it; the agent counts as it is now."""
         agent = self._agents.get(conversation.agent_id)
         if agent is None:
             raise NotStarted("The agent is gone.")
@@ -217,7 +217,7 @@ def _asks_webhook(agent: Json) -> bool:
 
 
 async def _ask(webhooks: Webhooks, conversation: Conversation, body: Json) -> Any:
-    """The JSON that the webhook answers; raises `NotStarted` where it answers no such thing."""
+    """The JSON that the webhook answers. Raises `NotStarted` for anything else."""
     start = time.perf_counter()
     try:
         async with (

@@ -9,7 +9,7 @@ from emulator.errors import refused
 from emulator.voices import Voice, Voices
 
 LISTS = ("language", "use_cases", "voice_ids")
-"""What may be given more than once in a query."""
+"""The parts of a query that may come more than once."""
 
 
 class VoiceQuery(msgspec.Struct, kw_only=True):
@@ -35,7 +35,7 @@ class VoiceQuery(msgspec.Struct, kw_only=True):
     include_total_count: bool = True
 
     def matches(self, voice: Voice) -> bool:
-        """Whether the voice is among the answers, on whatever page."""
+        """Whether the voice is among the answers, on any page."""
         labels = voice.labels
         return (
             self._matches_text(voice)
@@ -70,7 +70,7 @@ class VoiceQuery(msgspec.Struct, kw_only=True):
         return self.voice_type == "default" or self.category == "premade" or bool(self.voice_ids)
 
     def rank(self, voice: Voice) -> tuple[int | str, str]:
-        """Where the voice stands in the order; no two voices stand at the same place."""
+        """The place of the voice in the order; no two voices have the same."""
         by_name = self.sort == "name"
         return (voice.name if by_name else voice.created_at_unix or 0), voice.voice_id
 

@@ -62,7 +62,7 @@ class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class PlacedAgent(msgspec.Struct, kw_only=True):
-    """What is checked of the body of `POST /emulator/agents`."""
+    """The checked parts of the body of `POST /emulator/agents`."""
 
     agent_id: Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -112,14 +112,14 @@ async def set_faults(request: HTTPRequest, faults: NamedDependency[Faults]) -> J
 
 @delete("/faults", status_code=200)
 async def clear_faults(faults: NamedDependency[Faults]) -> Json:
-    """Behave."""
+    """Remove all faults."""
     faults.clear()
     return {"faults": []}
 
 
 @post("/release", status_code=200)
 async def release(faults: NamedDependency[Faults]) -> Json:
-    """Let go of what is held."""
+    """Release what a fault holds."""
     return {"released": faults.release()}
 
 

@@ -16,7 +16,7 @@ SIP_HEADER = ("X-Desk", "front")
 
 
 class Conversation(msgspec.Struct, kw_only=True):
-    """What the provider knows of it."""
+    """What the provider knows of a conversation."""
 
     conversation_id: str
     agent_id: str
@@ -26,21 +26,21 @@ class Conversation(msgspec.Struct, kw_only=True):
     """The person's."""
     agent_number: str
     call_sid: str
-    """Empty where the call did not come through Twilio."""
+    """Empty if the call did not come through Twilio."""
     call_id: str
-    """Empty where the call did not come through a SIP trunk."""
+    """Empty if the call did not come through a SIP trunk."""
     started_at: float
     status: Status = "in-progress"
     faults: list[str] = []
     """Why the provider fails the conversation, a sentence each; empty when it does not."""
     voice_id: str | None = None
-    """What the caller hears; None where the conversation failed, or while it is being prepared."""
+    """The voice that the caller hears; None while the call is being prepared, or if it failed."""
     first_message: str | None = None
     """What the agent says first, its variables filled in; None as for `voice_id`."""
     dynamic_variables: Json = {}
-    """Those of the client; the provider's own are not among them."""
+    """The variables of the client, without the provider's own."""
     client_data: Json | None = None
-    """The initiation data that was accepted, from whichever side; None where there is none."""
+    """The initiation data that was accepted, from either side; None where there is none."""
     webhook_status: int | None = None
     webhook_ms: float | None = None
     """How long the initiation webhook took, answered or not; None where it was not called."""
@@ -83,7 +83,7 @@ class Conversation(msgspec.Struct, kw_only=True):
                 "X-CALLER-ID": self.caller_id,
                 SIP_HEADER[0]: SIP_HEADER[1],
             }
-        # The provider says that fields will be added: a client must not mind one.
+        # The provider says that fields will be added, so a client must accept unknown ones.
         return body | {"emulator_extra": {"kind": self.kind, "added_in": None}}
 
     @property

@@ -189,6 +189,6 @@ SHAPES = {
     "plain_text": WireError(status=500, body="Internal Server Error", content_type="text/plain"),
     "empty": WireError(status=503, body="", content_type="text/plain"),
 }
-"""Answers that are only a shape, most of them from something in front of the provider."""
+"""Answers that are only a shape; most of them come from something in front of the provider."""
 
 ERRORS: dict[str, WireError] = DOCUMENTED | SEEN | SHAPES

@@ -124,7 +124,7 @@ def _transcription(conversation: Conversation, agent: Json, *, echo: bool) -> Js
 
 
 def _turns(conversation: Conversation) -> list[tuple[str, str, int]]:
-    """Who said what when; nobody anything in a conversation that failed."""
+    """Who said what and when; empty for a conversation that failed."""
     if conversation.first_message is None:
         return []
     names = [value for value in conversation.dynamic_variables.values() if isinstance(value, str)]

@@ -11,8 +11,8 @@ may be combined; it happens in this order:
 6. `drop: "after"`: the connection is closed, the work done
 7. `truncate`: the answer's head and half of its body, then the connection is closed
 
-`requires_verification` and `search_lag` change the work of `POST /v1/voices/add` itself. A fault comes before
-the API key is looked at, as a proxy does.
+`requires_verification` and `search_lag` change the work of `POST /v1/voices/add` itself. Faults take effect
+before the API key is checked, as those of a proxy do.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ NO_BODY = (204, 304)
 
 
 class SearchLag(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long listings miss a new voice: for seconds, or for so many that ought to have shown it."""
+    """How long listings miss a new voice: for seconds, or for so many listings that should show it."""
 
     seconds: Duration = 0
     searches: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -100,7 +100,7 @@ NO_FAULT = Fault(method="", path="")
 
 
 class Faults:
-    """The faults to come, in order: each request is hit by the first that fits."""
+    """The coming faults, in order: each request is hit by the first one that fits."""
 
     def __init__(self, routes: Routes) -> None:
         """Start with none; the routes are those that a fault can be for."""
@@ -122,12 +122,12 @@ class Faults:
         self._faults = [msgspec.structs.replace(fault) for fault in faults]
 
     def clear(self) -> None:
-        """Behave from now on; what is held is released."""
+        """Remove all faults; what is held is released."""
         self._faults = []
         self.release()
 
     def take(self, received: Received) -> Fault:
-        """The fault that hits this request, which is one time less of it; `NO_FAULT` for none."""
+        """The fault that hits this request, which is counted; `NO_FAULT` if there is none."""
         for fault in self._faults:
             if fault.method == received.method and fault.path in (received.route, received.path):
                 if fault.times is not None:

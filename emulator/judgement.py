@@ -1,4 +1,4 @@
-"""Judges the initiation data of a conversation as the provider does, and says what it hears in it.
+"""Judges the initiation data of a conversation as the provider does, and reads voice and greeting in it.
 
 The provider fails a conversation without saying much; here every reason is a sentence of its own. Where its
 documentation is not sure that something fails a conversation, it does here.
@@ -19,7 +19,7 @@ TYPE = "conversation_initiation_client_data"
 OVERRIDE = "conversation_config_override"
 VARIABLES = "dynamic_variables"
 NO_DATA: Json = {"type": TYPE}
-"""What a conversation starts with that nobody gave any data for."""
+"""The data of a conversation to which nobody gave any."""
 
 KEYS = frozenset(
     {
@@ -127,7 +127,7 @@ def _override(data: Json, agent: Json) -> Iterator[str]:
 
 
 def _empty(value: Any, path: str) -> Iterator[str]:
-    """What must be left out instead, at any depth below."""
+    """What is empty, at any depth below, and must be left out instead."""
     children = value.items() if isinstance(value, dict) else enumerate(value)
     for name, child in children:
         place = f"{path}.{name}"
@@ -153,7 +153,7 @@ def _off(value: Json, switches: Any, path: str) -> Iterator[str]:
 
 def _voice(data: Json, agent: Json, voices: Voices) -> Iterator[str]:
     found = voice_id(data, agent)
-    # What is no text has been named as such by now.
+    # A value that is no text has been reported by now.
     if isinstance(found, str) and found and found not in voices:
         whose = f"{OVERRIDE}.tts.voice_id" if "voice_id" in _override_of(data, "tts") else "The agent itself"
         yield f"{whose} names a voice that does not exist: {found}."

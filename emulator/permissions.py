@@ -26,7 +26,7 @@ class Permissions:
         return (name for name in NAMES if name in self._held)
 
     def set(self, names: Iterable[str]) -> None:
-        """Leave the key these and no others; `ValueError` for a name that the provider does not have."""
+        """Give the key these and no others; `ValueError` for a name that the provider does not have."""
         held = frozenset(names)
         if unknown := held - frozenset(NAMES):
             raise ValueError(f"no such permission: {', '.join(sorted(unknown))}")

@@ -1,4 +1,4 @@
-"""What the emulator can be told when it starts."""
+"""The settings of the emulator."""
 
 import asyncio
 import difflib
@@ -26,7 +26,7 @@ OF_SERVICE = re.compile(
 
 
 class Latency(NamedTuple):
-    """How long a call takes: somewhere between the two, in seconds."""
+    """How long a call takes: a random time between the two, in seconds."""
 
     least: float
     most: float
@@ -96,7 +96,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 
 
 def oddities(environ: Mapping[str, str]) -> list[str]:
-    """What to tell about variables that stop nothing: a line each, without a value."""
+    """Messages about variables that stop nothing: a line each, without a value."""
     told = []
     for name in sorted(environ):
         if not name.startswith("EMULATOR_") or not environ[name].strip():

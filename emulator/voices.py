@@ -225,11 +225,11 @@ class Voices:
         self._lags.pop(voice_id, None)
 
     def listed(self, matches: Callable[[Voice], bool] = lambda _: True) -> list[Voice]:
-        """Those a listing shows: what matches, without what the search does not know of yet."""
+        """The voices of a listing: those that match, without those that the search does not know yet."""
         return [voice for voice in self if matches(voice) and not self._is_missed(voice.voice_id)]
 
     def _is_missed(self, voice_id: str) -> bool:
-        """Whether a listing misses the voice once more."""
+        """Whether this listing is one that misses the voice."""
         until, searches = self._lags.get(voice_id, (0.0, 0))
         if searches > 0:
             self._lags[voice_id] = (until, searches - 1)

@@ -1,7 +1,7 @@
 """The connection between client and provider: it records every request and makes the faults happen.
 
 An ASGI application around another one. ASGI has no message to close a connection, so that is done through the
-transport that `emulator.server` puts into the scope; uvicorn takes it for a client that went away.
+transport that `emulator.server` puts into the scope; to uvicorn it looks like a client that went away.
 """
 
 import asyncio
