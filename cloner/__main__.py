@@ -31,7 +31,7 @@ def main() -> int:
     from telemetry.metrics import observing
 
     logs.configure("cloner", level=settings.log_level, form=settings.log_format)
-    logs.tell(odd)
+    logs.log_remarks(odd)
     keep_large_blocks()
     with observing("cloner", os.environ) as (tracers, meters):
         return run(settings, tracers, meters)

@@ -21,7 +21,7 @@ from cloner.voices.finding import Voices
 from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples
 from cloner.voices.voice import Voice
-from telemetry.facts import learn
+from telemetry.facts import add_log_context
 from telemetry.parts import part
 from telemetry.tracing import traceparent
 
@@ -283,7 +283,7 @@ class Calls:
         finally:
             reading.cancel()
 
-        learn(voice_id=voice.voice_id)
+        add_log_context(voice_id=voice.voice_id)
         missed = await self._agents.give(
             call.agent_id,
             agent,

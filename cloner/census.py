@@ -15,7 +15,7 @@ from cloner.provider.turns import ahead
 from cloner.registry import RegistryUnavailable, Store
 from cloner.registry import census as registry
 from cloner.voices.postponed import pause_after
-from telemetry.logs import where
+from telemetry.logs import exception_place
 
 __all__ = ["CENSUS_SECONDS", "Census"]
 
@@ -66,7 +66,7 @@ class Census:
                 except RegistryUnavailable:  # told by whatever else needs the registry
                     self._found = None
                 except Exception as bug:  # noqa: BLE001 - the next time it may work
-                    log.error("bug", exception=where(bug))
+                    log.error("bug", exception=exception_place(bug))
                 await asyncio.sleep(self._seconds)
 
     async def _look(self) -> None:

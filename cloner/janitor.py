@@ -37,8 +37,8 @@ from cloner.voices.cloning import STALE_SECONDS, Cloning
 from cloner.voices.marked import Marked, marker_in
 from cloner.voices.postponed import ids_of, ids_of_agent, pause_after, put_off
 from cloner.voices.removal import Removal, tell_given_up
-from telemetry.facts import about
-from telemetry.logs import where
+from telemetry.facts import log_context
+from telemetry.logs import exception_place
 from telemetry.parts import traced_by
 from telemetry.tracing import linked
 
@@ -137,7 +137,7 @@ class Janitor:
             except RegistryUnavailable as failure:
                 log.warning("put off", work="look", reason=failure.reason)
             except Exception as bug:  # noqa: BLE001 - the next time it may work
-                log.error("bug", exception=where(bug))
+                log.error("bug", exception=exception_place(bug))
             else:
                 for kind, events in told.items():
                     if getattr(found, kind):
@@ -158,7 +158,7 @@ class Janitor:
             except (ProviderFailure, RegistryUnavailable) as failure:
                 log.warning("put off", work=work.__name__.strip("_"), reason=failure.reason)
             except Exception as bug:  # noqa: BLE001 - the next time it may work
-                log.error("bug", exception=where(bug))
+                log.error("bug", exception=exception_place(bug))
 
     async def _close(self) -> None:
         """Ends calls that never ended, gives up voices that nobody used for long, drops old rows."""
@@ -319,7 +319,7 @@ class Janitor:
                 record_exception=False,
                 set_status_on_exception=False,
             ) as span,
-            about(**ids),
+            log_context(**ids),
         ):
             try:
                 yield

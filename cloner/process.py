@@ -39,7 +39,7 @@ async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvi
             checking_api_key(settings, tracers),
         ):
             structlog.get_logger().info("speaking to", url=settings.elevenlabs_base_url)
-            logs.tell_ready("cloner", address(settings.cloner_host, port), form=settings.log_format)
+            logs.log_ready("cloner", address(settings.cloner_host, port), form=settings.log_format)
             await stopped.wait()
     except AddressInUse:
         where = address(settings.cloner_host, settings.cloner_port)

@@ -24,7 +24,7 @@ def main() -> int:
     from telemetry.metrics import observing
 
     logs.configure("gateway", level=settings.log_level, form=settings.log_format)
-    logs.tell(odd)
+    logs.log_remarks(odd)
     keep_large_blocks()
     with observing("gateway", os.environ) as (tracers, meters):
         return run(settings, tracers, meters)

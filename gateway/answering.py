@@ -30,7 +30,7 @@ from gateway.edge.signature import VerifiedBody, Verifier
 from gateway.edge.source import admit, source
 from gateway.measures import Measures, Outcome
 from gateway.settings import Settings
-from telemetry.facts import learn, note
+from telemetry.facts import add_log_context, note
 from telemetry.parts import Parts, measured, part
 
 __all__ = [
@@ -101,7 +101,7 @@ class Progress(Struct, kw_only=True):
         """Notes the agent and conversation of a delivery whose sender is known."""
         self.conversation_id = conversation_id
         named = {"agent_id": agent_id, "conversation_id": conversation_id}
-        learn(**{name: id_ for name, id_ in named.items() if id_})
+        add_log_context(**{name: id_ for name, id_ in named.items() if id_})
 
 
 Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
@@ -148,7 +148,7 @@ async def answered(
     with measured() as parts:
         response = await _answer(request, desk, handle, progress, codes=codes, instead=instead)
     route = request.scope["path_template"]
-    tell(route, progress, parts, response.status_code)
+    log_outcome(route, progress, parts, response.status_code)
     desk.measures.delivery_ended(
         route,
         _outcome(progress, response.status_code),
@@ -271,7 +271,7 @@ def _guest(request: Request[Any, Any, Any]) -> Guest | None:
     return guest
 
 
-def tell(route: str | None, progress: Progress, parts: Parts, status: int | None) -> None:
+def log_outcome(route: str | None, progress: Progress, parts: Parts, status: int | None) -> None:
     """Writes the outcome of a delivery to its span and to the log.
 
     Without a status the client had gone before the answer.

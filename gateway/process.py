@@ -57,6 +57,6 @@ async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvi
         print(f"gateway: cannot listen on {where}: {why}", file=sys.stderr)
         return 1
     async with serving(settings, tracers, listener, meters=meters) as url:
-        logs.tell_ready("gateway", url, form=settings.log_format)
+        logs.log_ready("gateway", url, form=settings.log_format)
         await stopped.wait()
     return 0

@@ -1,7 +1,7 @@
 """Facts about the work at hand, the same in every log line and every span about it.
 
-    about(agent_id="agent_x")   in a block: lines written and spans begun there, and the current span
-    learn(agent_id="agent_x")   the same, for the rest of the task, such as one request
+    log_context(agent_id="agent_x")       in a block: lines written and spans begun there, and the current span
+    add_log_context(agent_id="agent_x")   the same, for the rest of the task, such as one request
     note(outcome="success")     the current span alone; whoever writes a line passes the same words to it
 
 Code says `agent_id`; lines and spans say `gen_ai.agent.id`. `KEYS` is the one table between the two.
@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import Span as RecordedSpan
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import get_current_span
 
-__all__ = ["KEYS", "FactsOnSpans", "about", "forget", "keyed", "learn", "note"]
+__all__ = ["KEYS", "FactsOnSpans", "add_log_context", "forget", "keyed", "log_context", "note"]
 
 # The keys of OpenTelemetry's semantic conventions where there is one, else our own.
 KEYS: Mapping[str, str] = {
@@ -75,14 +75,14 @@ def keyed(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def about(**facts: str) -> Iterator[None]:
+def log_context(**facts: str) -> Iterator[None]:
     """Adds the facts to every log line and every span begun within the block, and to the current span."""
     note(**facts)
     with structlog.contextvars.bound_contextvars(**facts):
         yield
 
 
-def learn(**facts: str) -> None:
+def add_log_context(**facts: str) -> None:
     """Adds the facts to the current span, and to all that this task and those it begins write from now on."""
     note(**facts)
     structlog.contextvars.bind_contextvars(**facts)

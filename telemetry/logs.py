@@ -19,7 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from environment import Remark
 from telemetry.facts import keyed
 
-__all__ = ["add_keys", "add_trace", "configure", "tell", "tell_ready", "where"]
+__all__ = ["add_keys", "add_trace", "configure", "exception_place", "log_ready", "log_remarks"]
 
 # For every request these repeat what the spans say better, or show the values of an SQL statement.
 NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
@@ -32,7 +32,7 @@ def configure(service: str, *, level: str, form: Literal["text", "json"]) -> Non
         structlog.stdlib.add_log_level,
         _add_service(service),
         add_trace,
-        _tell_exception,
+        _add_exception,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         add_keys,
     ]
@@ -68,7 +68,7 @@ def configure(service: str, *, level: str, form: Literal["text", "json"]) -> Non
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
-def tell(remarks: Iterable[Remark]) -> None:
+def log_remarks(remarks: Iterable[Remark]) -> None:
     """Logs a line for each remark: an error if it is severe, else a warning."""
     log = structlog.get_logger()
     for remark in remarks:
@@ -80,7 +80,7 @@ def tell(remarks: Iterable[Remark]) -> None:
         )
 
 
-def tell_ready(service: str, address: str, *, form: Literal["text", "json"]) -> None:
+def log_ready(service: str, address: str, *, form: Literal["text", "json"]) -> None:
     """Writes the one line that says that a process serves, and where, at any log level."""
     sentence = f"{service} ready on {address}"
     if form == "json":
@@ -90,7 +90,7 @@ def tell_ready(service: str, address: str, *, form: Literal["text", "json"]) -> 
     print(sentence, flush=True)
 
 
-def where(failure: BaseException) -> str:
+def exception_place(failure: BaseException) -> str:
     """The type of an exception and the place that raised it, without its text."""
     trace: TracebackType | None = failure.__traceback__
     if trace is None:
@@ -129,12 +129,12 @@ def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> Event
     return event
 
 
-def _tell_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _add_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     raised = event.pop("exc_info", None)
     if raised is True:
         raised = sys.exc_info()[1]
     elif isinstance(raised, tuple):
         raised = raised[1]
     if isinstance(raised, BaseException):
-        event["exception"] = where(raised)
+        event["exception"] = exception_place(raised)
     return event

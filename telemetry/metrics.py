@@ -27,7 +27,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.trace import TracerProvider
 
-from telemetry import otlp, parting
+from telemetry import flushing, otlp
 from telemetry.losses import Losses
 from telemetry.tracing import EXPORT_MS, described, tracing
 
@@ -53,7 +53,7 @@ def observing(service: str, environ: Mapping[str, str]) -> Iterator[Providers]:
     losses = Losses()
     meters, close = _metering(service, environ, losses)
     seconds = min(int(environ.get(name, EXPORT_MS)) for name in TIMEOUTS) / 1_000
-    closing = Thread(target=parting.within, args=(seconds, close), daemon=True)
+    closing = Thread(target=flushing.run_within, args=(seconds, close), daemon=True)
     try:
         with tracing(service, environ, losses=losses) as tracers:
             try:

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 from opentelemetry.trace import Link, Span, Tracer, format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from telemetry import otlp, parting
+from telemetry import flushing, otlp
 from telemetry.facts import FactsOnSpans
 from telemetry.losses import DEFAULT_QUEUE, CountingProcessor, Losses
 
@@ -59,7 +59,7 @@ def tracing(
         yield provider
     finally:
         # The SDK itself would wait for each batch in turn, half a minute together.
-        parting.within(int(environ.get("OTEL_BSP_EXPORT_TIMEOUT", EXPORT_MS)) / 1_000, provider.shutdown)
+        flushing.run_within(int(environ.get("OTEL_BSP_EXPORT_TIMEOUT", EXPORT_MS)) / 1_000, provider.shutdown)
 
 
 def described(service: str, environ: Mapping[str, str]) -> Resource:

@@ -15,7 +15,7 @@ from cloner.measures import UNMEASURED, Measures
 from cloner.refusals import ClientOverloaded, PermissionDenied, Refused, Unauthenticated
 from cloner.rpc.status import Ending, answer_failure, ending_of_call, reason_of
 from cloner.rpc.usage import Quota, own_quota
-from telemetry.facts import about, note
+from telemetry.facts import log_context, note
 
 __all__ = ["Access"]
 
@@ -99,7 +99,7 @@ class Access(grpc.aio.ServerInterceptor):
 
         async def call(requests: Any, context: Context) -> Any:
             with (
-                about(**about_call),
+                log_context(**about_call),
                 self._measured(client, method.lstrip("/") if right is not None else "_OTHER"),
             ):
                 try:

@@ -16,7 +16,7 @@ from cloner.provider.turns import Urgency, as_urgent_as
 from cloner.refusals import Overloaded
 from cloner.registry import Store
 from cloner.rpc.status import answer_failure, ending_of_call, reason_of
-from telemetry.facts import about, note
+from telemetry.facts import log_context, note
 from telemetry.parts import measured
 
 __all__ = ["Answering", "Context", "answered"]
@@ -67,7 +67,7 @@ async def answered(
     outcome, reason = "abandoned", None
     with (
         measured() as parts,
-        about(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
+        log_context(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
         as_urgent_as(Urgency(call=not waits, until=answering.deadline)),
     ):
         try:

@@ -14,7 +14,7 @@ from cloner.rpc.pages import Pages
 from cloner.rpc.status import CallNotFound
 from cloner.voices.callers import CallName, Identities
 from cloner.voices.looking import Looking
-from telemetry.facts import learn, note
+from telemetry.facts import add_log_context, note
 
 __all__ = ["complete_call", "get_call", "list_calls", "open_call", "prepare_call"]
 
@@ -43,10 +43,10 @@ async def prepare_call(
         sample = request.sample
         fields.check()
         del request  # frees its bytes: only the sample is needed from now on
-        learn(agent_id=call.agent_id, conversation_id=call.conversation_id)
+        add_log_context(agent_id=call.agent_id, conversation_id=call.conversation_id)
         note(sample_bytes=len(sample))
         begun = await calls.begin(call, sample)
-        learn(call_id=begun.call_id)
+        add_log_context(call_id=begun.call_id)
         log.info("call opened")
         try:
             prepared = await calls.prepare(begun, sample, deadline=answering.deadline)
@@ -87,13 +87,13 @@ async def open_call(
         named = _named(request, fields)
         phone_number = fields.number("phone_number", request.phone_number)
         fields.check()
-        learn(agent_id=agent_id)
+        add_log_context(agent_id=agent_id)
         if named[0] == "conversation_id":
-            learn(conversation_id=named[1])
+            add_log_context(conversation_id=named[1])
         opened = await calls.open(
             agent_id=agent_id, named=named, phone_number=phone_number, deadline=answering.deadline
         )
-        learn(call_id=opened.call_id)
+        add_log_context(call_id=opened.call_id)
         log.info("call opened")
         if opened.voice is not None:
             answering.told["voice_id"] = opened.voice.voice_id

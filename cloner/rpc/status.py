@@ -34,7 +34,7 @@ from cloner.voices.callers import ConversationMismatch
 from cloner.voices.finding import ConsentMissing
 from cloner.voices.looking import CallersSeveral
 from cloner.voices.marked import VoiceNeedsVerification
-from telemetry.logs import where
+from telemetry.logs import exception_place
 from telemetry.tracing import trace_id
 
 __all__ = ["CallNotFound", "Ending", "FieldInvalid", "answer_failure", "ending_of_call", "reason_of"]
@@ -161,7 +161,7 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
         ending.outcome, ending.reason = "error", reason_of(failure)
     message = str(failure)
     if reason == E.ERROR_REASON_INTERNAL:
-        log.error("bug", exception=where(failure))
+        log.error("bug", exception=exception_place(failure))
         message = INTERNAL
     status = status_pb2.Status(code=code.value[0], message=message)
     facts = dict(failure.facts) if isinstance(failure, samples.SampleRefused | refusals.Refused) else {}

@@ -19,7 +19,7 @@ from cloner.voices.erasure import Erasure
 from cloner.voices.finding import Voices
 from cloner.voices.looking import Looking
 from cloner.voices.voice import Voice
-from telemetry.facts import learn, note
+from telemetry.facts import add_log_context, note
 
 __all__ = [
     "clone_voice",
@@ -162,7 +162,7 @@ async def delete_voice(
         fields = Fields(identities)
         voice_id = fields.id("voice_id", request.voice_id)
         fields.check()
-        learn(voice_id=voice_id)
+        add_log_context(voice_id=voice_id)
         deleted = await erasure.delete(voice_id, deadline=answering.deadline)
         return pb.DeleteVoiceResponse(deleted=deleted)
     return pb.DeleteVoiceResponse()

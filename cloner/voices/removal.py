@@ -12,7 +12,7 @@ from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, voices
 from cloner.voices.postponed import ids_of, ids_of_agent, pause_after, put_off
-from telemetry.facts import about
+from telemetry.facts import log_context
 from telemetry.tracing import traceparent
 
 __all__ = ["Removal", "tell_given_up"]
@@ -120,7 +120,7 @@ class Removal:
         Raises a ProviderFailure, after which the agent is tried again later; the log says when.
         """
         try:
-            with about(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id):
+            with log_context(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id):
                 await self._restore(row, deadline)
         except failures.ProviderFailure as failure:
             await self._put_off(row, failure)

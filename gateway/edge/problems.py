@@ -24,7 +24,7 @@ from gateway.edge.path import legible
 from gateway.edge.signature import SignatureError
 from gateway.edge.source import SourceRefused
 from telemetry.facts import note
-from telemetry.logs import where
+from telemetry.logs import exception_place
 from telemetry.tracing import trace_id
 
 __all__ = ["ANSWERS", "CODES", "Problem", "Refusal", "Unauthenticated", "answer", "answered", "refusal"]
@@ -193,7 +193,7 @@ def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) ->
             allow = (failure.headers or {}).get("allow")
             return Refusal(reason=reason, headers={"Allow": allow} if allow else {})
         case _:
-            log.error("bug", exception=where(failure))
+            log.error("bug", exception=exception_place(failure))
             return Refusal(reason="INTERNAL")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 
-from telemetry.facts import KEYS, about, learn, note
+from telemetry.facts import KEYS, add_log_context, log_context, note
 from telemetry.parts import measured, part, traced_by
 
 
@@ -14,7 +14,7 @@ def test_spans_within_a_block(spans: Any) -> None:
     provider = spans.provider("t")
     tracer = provider.get_tracer("t")
     with tracer.start_as_current_span("around"):
-        with about(agent_id="agent_1", method="/a/method"), tracer.start_as_current_span("within"):
+        with log_context(agent_id="agent_1", method="/a/method"), tracer.start_as_current_span("within"):
             note(voice_id="voice_1", reason=None)
         with tracer.start_as_current_span("after"):
             pass
@@ -36,7 +36,7 @@ async def test_tasks(spans: Any) -> None:
             await asyncio.sleep(0)
 
     async def request() -> None:
-        learn(conversation_id="conv_1")
+        add_log_context(conversation_id="conv_1")
         await asyncio.create_task(work("mine"))
 
     await asyncio.create_task(request())

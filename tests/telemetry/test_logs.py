@@ -13,7 +13,7 @@ from telemetry import facts, logs
 
 logs.configure("gateway", level="INFO", form=sys.argv[1])
 log = structlog.get_logger()
-with TracerProvider().get_tracer("t").start_as_current_span("s"), facts.about(conversation_id="conv_1"):
+with TracerProvider().get_tracer("t").start_as_current_span("s"), facts.log_context(conversation_id="conv_1"):
     log.info("ours", outcome="success", note='with "quotes" and\\nlines')
     logging.getLogger("theirs").warning("a library's %s", "words")
     log.debug("not told")
