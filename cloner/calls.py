@@ -168,7 +168,7 @@ class Calls:
         now = asyncio.get_running_loop().time()
         asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
         voice, refused = await asyncio.gather(
-            self._still(noted, deadline=asking), self._agent_settings.refused(agent_id, deadline=asking)
+            self._usable(noted, deadline=asking), self._agent_settings.refused(agent_id, deadline=asking)
         )
         greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
         return Opened(
@@ -231,7 +231,7 @@ class Calls:
                 prepared = await self._prepare(begun, sample, deadline=deadline)
             except AgentRejected:
                 refused = (await self.begin(begun.call, sample)).noted.voice
-                if refused is None or not await self._voices.lost(refused, deadline=deadline):
+                if refused is None or not await self._voices.is_lost(refused, deadline=deadline):
                     raise
                 # Noted again: the call has no voice any more, and the agent was changed, or may have been.
                 anew = await self.begin(begun.call, sample)
@@ -248,7 +248,7 @@ class Calls:
         wanted = Wanted(identity=begun.identity, caller=call.caller, call_id=begun.call_id)
 
         if noted.call.ended_at is not None:
-            voice = await self._voices.formerly(noted.call.marker, wanted)
+            voice = await self._voices.former_voice(noted.call.marker, wanted)
             if voice is not None:
                 # The delivery is repeated after its call: nothing is made or changed for it any more.
                 return self._answer(begun, voice, reused=True, missed="call_ended")
@@ -273,10 +273,10 @@ class Calls:
             )
             if voice is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
-                seen = await _told(reading)
-                wanted = msgspec.structs.replace(wanted, heard=seen and seen.now.voice_id)
+                seen = await _wait_for(reading)
+                wanted = msgspec.structs.replace(wanted, agent_voice_id=seen and seen.now.voice_id)
                 voice, reused = await self._voices.find_or_clone(wanted, recording, deadline=deadline)
-            agent = await _told(reading)
+            agent = await _wait_for(reading)
         except Exception:
             await self._unname(begun.call_id)
             raise
@@ -359,11 +359,11 @@ class Calls:
             refused=self.refused(begun.call.agent_id),
         )
 
-    async def _still(self, noted: Noted, *, deadline: float) -> Voice | None:
-        return None if noted.voice is None else await self._voices.still(noted.voice, deadline=deadline)
+    async def _usable(self, noted: Noted, *, deadline: float) -> Voice | None:
+        return None if noted.voice is None else await self._voices.usable(noted.voice, deadline=deadline)
 
 
-async def _told(reading: "asyncio.Task[Reading | None]") -> Reading | None:
+async def _wait_for(reading: "asyncio.Task[Reading | None]") -> Reading | None:
     """The result of the reading, or None if it takes too long. Raises what the reading raised."""
     done, _ = await asyncio.wait({reading}, timeout=AGENT_SECONDS)
     return reading.result() if done else None

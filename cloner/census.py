@@ -11,7 +11,7 @@ import structlog
 
 from cloner.measures import Measures
 from cloner.provider.account import Account
-from cloner.provider.turns import ahead
+from cloner.provider.turns import yielding_to_calls
 from cloner.registry import RegistryUnavailable, Store
 from cloner.registry import census as registry
 from cloner.voices.postponed import pause_after
@@ -59,7 +59,7 @@ class Census:
 
     async def run(self) -> None:
         """Counts again and again. What cannot be counted is left out of the metrics."""
-        with ahead():
+        with yielding_to_calls():
             while True:
                 try:
                     await self._look()

@@ -19,7 +19,7 @@ from cloner.measures import Measures
 from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
 from cloner.provider.failures import ProviderFailure
-from cloner.provider.turns import ahead
+from cloner.provider.turns import yielding_to_calls
 from cloner.registry import (
     RegistryUnavailable,
     Store,
@@ -110,7 +110,7 @@ class Janitor:
             "reconcile": [self._reconcile],
         }
         told = {kind: [asyncio.Event() for _ in alike] for kind, alike in works.items()}
-        with ahead():
+        with yielding_to_calls():
             await asyncio.gather(
                 self._look(told),
                 *(

@@ -89,7 +89,7 @@ class Progress(Struct, kw_only=True):
     fallback: bool = False
     """Whether the call goes on without the voice that it might have had."""
 
-    told: dict[str, str | int | bool] = {}
+    log_facts: dict[str, str | int | bool] = {}
     """Further facts for span and log, under the names of `telemetry.facts`."""
 
     @property
@@ -144,16 +144,16 @@ async def answered(
     address = source(request.scope)
     progress = Progress(began=asyncio.get_running_loop().time())
     if address is not None:
-        progress.told["client_address"] = str(address)
+        progress.log_facts["client_address"] = str(address)
     with measured() as parts:
         response = await _answer(request, desk, handle, progress, codes=codes, instead=instead)
-    route = request.scope["path_template"]
+    route, reused = request.scope["path_template"], progress.log_facts.get("voice_reused")
     log_outcome(route, progress, parts, response.status_code)
     desk.measures.delivery_ended(
         route,
         _outcome(progress, response.status_code),
         progress.reason,
-        reused=progress.told.get("voice_reused") is True if "voice_reused" in progress.told else None,
+        reused=None if reused is None else reused is True,
         seconds=asyncio.get_running_loop().time() - progress.began,
         parts=parts.seconds,
     )
@@ -180,9 +180,9 @@ async def _answer(
         if isinstance(failure, DeliveryError):
             progress.is_about(agent_id=None, conversation_id=failure.conversation_id)
         if isinstance(failure, OverLimit):
-            progress.told["limit"] = failure.whose
+            progress.log_facts["limit"] = failure.whose
         if isinstance(failure, PrecallError) and failure.metadata.get("queue") == "own":
-            progress.told["queue"] = "own"
+            progress.log_facts["queue"] = "own"
         refused = problems.refusal(failure, codes)
         progress.reason = refused.reason
         content = instead(desk, progress, refused)
@@ -281,7 +281,7 @@ def log_outcome(route: str | None, progress: Progress, parts: Parts, status: int
         "outcome": _outcome(progress, status),
         "reason": progress.reason,
         "fallback": progress.fallback,
-        **progress.told,
+        **progress.log_facts,
         "duration_ms": progress.duration_ms,
         **parts.milliseconds,
     }

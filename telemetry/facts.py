@@ -1,8 +1,8 @@
 """Facts about the work at hand, the same in every log line and every span about it.
 
-    log_context(agent_id="agent_x")       in a block: lines written and spans begun there, and the current span
-    add_log_context(agent_id="agent_x")   the same, for the rest of the task, such as one request
-    note(outcome="success")     the current span alone; whoever writes a line passes the same words to it
+    log_context(agent_id="x")       within a block: its lines and spans, and the current span
+    add_log_context(agent_id="x")   the same, for the rest of the task, such as one request
+    note(outcome="success")         the current span alone; whoever writes a line passes the same words to it
 
 Code says `agent_id`; lines and spans say `gen_ai.agent.id`. `KEYS` is the one table between the two.
 """

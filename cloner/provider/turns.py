@@ -1,8 +1,8 @@
 """Bounds how much is asked of ElevenLabs at once, and lets calls go before work ahead of time.
 
 Work that no call waits for (enrolment, replacement, erasure, clean-up, reconciliation) is done within
-`ahead()`, tasks begun there included. Such work waits for as long as calls want turns, and leaves one turn
-free for the next call.
+`yielding_to_calls()`, tasks begun there included. Such work waits for as long as calls want turns, and leaves
+one turn free for the next call.
 
 A request whose turn would come too late is refused at once, so that the others are answered in time: without
 that, everybody waits behind those who have given up.
@@ -22,7 +22,7 @@ from cloner.provider.failures import OwnQueueFull
 from cloner.refusals import Overloaded
 from telemetry.parts import part
 
-__all__ = ["Queue", "Turns", "Urgency", "ahead", "as_urgent_as", "urgency"]
+__all__ = ["Queue", "Turns", "Urgency", "urgency", "with_urgency", "yielding_to_calls"]
 
 
 # The weight of the last turn in the estimate of how long the next will take.
@@ -70,13 +70,13 @@ def urgency() -> Urgency:
     return _urgency.get(None) or Urgency(call=True)
 
 
-def ahead() -> AbstractContextManager[None]:
+def yielding_to_calls() -> AbstractContextManager[None]:
     """A block of work that no call waits for."""
-    return as_urgent_as(Urgency(call=False))
+    return with_urgency(Urgency(call=False))
 
 
 @contextlib.contextmanager
-def as_urgent_as(mine: Urgency) -> Iterator[None]:
+def with_urgency(mine: Urgency) -> Iterator[None]:
     """A block of work that is as urgent as `mine` at every moment."""
     token = _urgency.set(mine)
     try:

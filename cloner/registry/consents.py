@@ -15,10 +15,10 @@ __all__ = [
     "counting",
     "erase",
     "give",
+    "history",
     "note",
     "persons_of",
     "standing",
-    "told",
     "withdraw",
 ]
 
@@ -65,7 +65,7 @@ ERASED_PERSON = Statement("DELETE FROM consents WHERE person = :person")
 ERASED_NUMBER = Statement("DELETE FROM consents WHERE number = :number")
 
 
-def told(tx: Transaction, person: str, *, most: int) -> list[Consent]:
+def history(tx: Transaction, person: str, *, most: int) -> list[Consent]:
     """The consents and withdrawals of a person, newest first, at most so many."""
     return [_consent(row) for row in tx.all(OF_PERSON, person=person, most=most)]
 

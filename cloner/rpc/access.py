@@ -107,7 +107,10 @@ class Access(grpc.aio.ServerInterceptor):
                         raise Unauthenticated
                     if right is not None and right not in client.may:
                         raise PermissionDenied(client=client.name, right=right)
-                    with self._place(client), _told(context) if right == "erase" else nullcontext():
+                    with (
+                        self._place(client),
+                        _erasure_logged(context) if right == "erase" else nullcontext(),
+                    ):
                         calling.set(client)
                         if client.max_requests is not None:
                             own_quota.set(Quota(self._under_way[client.name], client.max_requests))
@@ -164,7 +167,7 @@ def _refuse(context: Context, failure: Refused) -> None:
 
 
 @contextmanager
-def _told(context: Context) -> Iterator[None]:
+def _erasure_logged(context: Context) -> Iterator[None]:
     """Logs an erasure, whatever comes of it: one that was cancelled may have erased some."""
     code = "CANCELLED"
     try:

@@ -12,7 +12,7 @@ import structlog
 from google.protobuf.message import Message
 
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort, OwnQueueFull, ProviderFailure
-from cloner.provider.turns import Urgency, as_urgent_as
+from cloner.provider.turns import Urgency, with_urgency
 from cloner.refusals import Overloaded
 from cloner.registry import Store
 from cloner.rpc.status import answer_failure, ending_of_call, reason_of
@@ -42,7 +42,7 @@ class Answering(msgspec.Struct):
     may_end: bool = False
     """Whether the deadline is a regular end, as for a stream that has begun."""
 
-    told: dict[str, str | int | bool] = {}
+    log_facts: dict[str, str | int | bool] = {}
     """Further facts for log and span, under the names of `telemetry.facts`."""
 
 
@@ -68,7 +68,7 @@ async def answered(
     with (
         measured() as parts,
         log_context(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
-        as_urgent_as(Urgency(call=not waits, until=answering.deadline)),
+        with_urgency(Urgency(call=not waits, until=answering.deadline)),
     ):
         try:
             # Requests to ElevenLabs end at the deadline by themselves; what is left waits for the registry.
@@ -87,13 +87,13 @@ async def answered(
             outcome = "success"
         except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
             outcome, reason = "error", reason_of(failure)
-            answering.told |= _of(failure)
+            answering.log_facts |= _of(failure)
             answer_failure(context, failure, *answering.details)
         finally:
             facts: dict[str, Any] = {
                 "outcome": outcome,
                 **({"reason": reason} if reason else {}),
-                **answering.told,
+                **answering.log_facts,
                 "duration_ms": round((time.monotonic() - began) * 1000),
                 **parts.milliseconds,
             }

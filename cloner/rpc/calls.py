@@ -54,7 +54,7 @@ async def prepare_call(
             # The telephone call goes on without the voice, so what is known for it goes out with the failure.
             answering.details.append(messages.fallback(begun, calls.refused(begun.call.agent_id)))
             raise
-        answering.told |= {
+        answering.log_facts |= {
             "voice_id": prepared.voice.voice_id,
             "voice_reused": prepared.voice_reused,
             "agent_updated": prepared.agent_updated,
@@ -96,7 +96,7 @@ async def open_call(
         add_log_context(call_id=opened.call_id)
         log.info("call opened")
         if opened.voice is not None:
-            answering.told["voice_id"] = opened.voice.voice_id
+            answering.log_facts["voice_id"] = opened.voice.voice_id
             log.info("voice used", voice_id=opened.voice.voice_id)
         return pb.OpenCallResponse(
             call_id=opened.call_id,

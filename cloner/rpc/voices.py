@@ -47,10 +47,10 @@ async def clone_voice(
         note(sample_bytes=len(sample))
         identity = await voices.identify(caller, sample)
         named = await _request(identities, "CloneVoice", request_id, caller, sample)
-        voice, reused = await voices.ahead(
+        voice, reused = await voices.clone_ahead(
             identity, caller, sample, deadline=answering.deadline, request=named
         )
-        answering.told |= {"voice_id": voice.voice_id, "voice_reused": reused}
+        answering.log_facts |= {"voice_id": voice.voice_id, "voice_reused": reused}
         return pb.CloneVoiceResponse(voice=messages.voice(voice), voice_reused=reused)
     return pb.CloneVoiceResponse()
 
@@ -69,7 +69,7 @@ async def replace_voice(
         identity = await voices.identify(caller, sample)
         named = await _request(identities, "ReplaceVoice", request_id, caller, sample)
         voice = await voices.replace(identity, caller, sample, deadline=answering.deadline, request=named)
-        answering.told["voice_id"] = voice.voice_id
+        answering.log_facts["voice_id"] = voice.voice_id
         return pb.ReplaceVoiceResponse(voice=messages.voice(voice))
     return pb.ReplaceVoiceResponse()
 
@@ -89,7 +89,7 @@ async def get_voice(
         found = await (looking.voice(voice_id) if caller is None else looking.of_caller(caller))
         if found is None:
             raise VoiceNotFound
-        told = await consenting.told(found.person)
+        told = await consenting.history(found.person)
         return pb.GetVoiceResponse(
             voice=messages.voice(looking.seen(found)), consents=map(messages.consent, told)
         )

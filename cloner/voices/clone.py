@@ -21,8 +21,8 @@ class Superseded(Exception):
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be cloned: for whom, for which call or request, and whether it replaces what there is.
 
-    `heard` is the voice that the agent of the call has now, where that was read: a new voice cannot be that
-    one.
+    `agent_voice_id` is the voice that the agent of the call has now, where that was read: a new voice cannot
+    be that one.
     """
 
     identity: Identity
@@ -30,7 +30,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     call_id: str | None = None
     request: NamedRequest | None = None
     replaces: bool = False
-    heard: str | None = None
+    agent_voice_id: str | None = None
 
 
 class Clone:

@@ -32,7 +32,7 @@ from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, NewVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
-from cloner.provider.turns import as_urgent_as
+from cloner.provider.turns import with_urgency
 from cloner.registry import (
     NewVoiceRow,
     RegistryUnavailable,
@@ -240,8 +240,10 @@ class Cloning:
                 raise
             log.info("voice found by its marker", voice_id=found.voice_id)
             created = NewVoice(found.voice_id, found.requires_verification)
-        if created.voice_id == wanted.heard:
-            log.error("ElevenLabs names a voice of somebody else; it is left alone", voice_id=wanted.heard)
+        if created.voice_id == wanted.agent_voice_id:
+            log.error(
+                "ElevenLabs names a voice of somebody else; it is left alone", voice_id=created.voice_id
+            )
             raise failures.ProtocolBroken
         if created.requires_verification:
             if await self._marked.is_anothers(created.voice_id, clone.row.marker):
@@ -331,7 +333,7 @@ class Cloning:
     async def _finished(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
         outcome, reason = "abandoned", ""
         try:
-            with as_urgent_as(clone.urgency):
+            with with_urgency(clone.urgency):
                 voice = await work
             outcome = "success"
             return voice

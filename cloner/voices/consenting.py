@@ -11,11 +11,11 @@ from cloner.voices.looking import Looking
 from cloner.voices.removal import Removal, tell_given_up
 from telemetry.tracing import traceparent
 
-__all__ = ["MOST_TOLD", "Consenting"]
+__all__ = ["MOST_HISTORY", "Consenting"]
 
 log = structlog.get_logger()
 
-MOST_TOLD = 100
+MOST_HISTORY = 100
 # How many persons a number alone can mean: nobody shares a telephone with more.
 MOST_PERSONS = 1_000
 
@@ -38,9 +38,9 @@ class Consenting:
         self._removal = removal
         self._now = now
 
-    async def told(self, person: str) -> list[Consent]:
+    async def history(self, person: str) -> list[Consent]:
         """The consents and withdrawals of a person, newest first."""
-        return await self._store.read(consents.told, person, most=MOST_TOLD)
+        return await self._store.read(consents.history, person, most=MOST_HISTORY)
 
     async def give(self, caller: Caller | None, voice_id: str, consent: str) -> list[Consent]:
         """Stores a consent; returns the consents and withdrawals of the person, newest first.
@@ -54,7 +54,7 @@ class Consenting:
             number = self._identities.number(caller.phone_number)
         await self._store.write(voice_consents.give, person, consent, number=number, now=self._now())
         log.info("consent given")
-        return await self.told(person)
+        return await self.history(person)
 
     async def withdraw(
         self, caller: Caller | None, voice_id: str, consent: str, *, deadline: float
@@ -84,13 +84,13 @@ class Consenting:
                 traceparent=traceparent(),
             )
             log.info("consent withdrawn")
-        every = [told for person in persons for told in await self.told(person)]
+        every = [told for person in persons for told in await self.history(person)]
         every.sort(key=lambda consent: consent.at, reverse=True)
         deleted = 0
         for row in left:
             tell_given_up(row, consents.WITHDRAWN)
             deleted += await self._removal.at_once(row, deadline=deadline)
-        return every[:MOST_TOLD], deleted, len(left) - deleted
+        return every[:MOST_HISTORY], deleted, len(left) - deleted
 
     async def _of_voice(self, voice_id: str) -> tuple[str, str | None]:
         found = await self._looking.voice(voice_id)

@@ -127,7 +127,7 @@ class Voices:
         log.warning("clone given up", clones=CLONES)
         raise failures.Busy
 
-    async def ahead(
+    async def clone_ahead(
         self,
         identity: Identity,
         caller: Caller,
@@ -169,15 +169,15 @@ class Voices:
         deadline: float,
         request: NamedRequest | None = None,
     ) -> Voice:
-        """Clones a new voice for the caller, kept as by `ahead`. Once it is ready, the former one goes.
+        """Clones a new voice for the caller, kept as by `clone_ahead`. Once it is ready, the former one goes.
 
-        A `request` that is repeated gets the voice that it got before. Raises what `ahead` raises.
+        A `request` that is repeated gets the voice that it got before. Raises what `clone_ahead` raises.
         """
         await self._require(Wanted(identity=identity, caller=caller), None)
         recording: Recording | None = None
         for _ in range(ROUNDS):
             old = await self._store.read(voices.of_caller, identity.caller)
-            # As in `ahead`.
+            # As in `clone_ahead`.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered[0]
             if recording is None:
@@ -193,15 +193,15 @@ class Voices:
                 return voice
         raise failures.Busy
 
-    async def still(self, row: VoiceRow, *, deadline: float) -> Voice | None:
+    async def usable(self, row: VoiceRow, *, deadline: float) -> Voice | None:
         """The voice of a row, if it is ready, and ElevenLabs is not known by the deadline to have lost it."""
         return await self._confirmed(row, deadline) if row.state == "ready" else None
 
-    async def lost(self, row: VoiceRow, *, deadline: float) -> bool:
+    async def is_lost(self, row: VoiceRow, *, deadline: float) -> bool:
         """Whether ElevenLabs says that the voice of a row is gone; then nobody has it any more."""
         return row.state == "ready" and await self._seen(row, deadline) is False
 
-    async def formerly(self, marker: str | None, wanted: Wanted) -> Voice | None:
+    async def former_voice(self, marker: str | None, wanted: Wanted) -> Voice | None:
         """The voice that a call had, as it was then, even if it is gone by now. Raises ConsentMissing."""
         row = await self._store.read(voices.get, marker) if marker else None
         if row is None or not row.voice_id:
@@ -295,7 +295,7 @@ class Voices:
         if told.reference and told.reference != voice.reference:
             changed = True
             await self._store.write(voices.refer, voice.marker, told.reference)
-        return (await self.formerly(voice.marker, wanted) if changed else None) or voice
+        return (await self.former_voice(voice.marker, wanted) if changed else None) or voice
 
     async def _attach(self, call_id: str | None, marker: str) -> bool:
         """Stores the voice of the call; False if the voice was given up meanwhile."""

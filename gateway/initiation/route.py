@@ -83,7 +83,7 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
         )
     remember(desk.overrides, facts.agent_id, response)
     facts = progress.facts = structs.replace(facts, call_id=response.call_id)
-    progress.told["call_id"] = response.call_id
+    progress.log_facts["call_id"] = response.call_id
     if not response.HasField("voice"):
         progress.reason = UNKNOWN.get(response.caller_match, "caller_unknown")
         progress.fallback = response.caller_match == CALLER_MATCH_ONE
@@ -136,7 +136,7 @@ def greeted(desk: Desk, facts: Facts, response: OpenCallResponse, progress: Prog
     """The caller's voice and greeting, as far as the agent lets them be overridden."""
     leaves = desk.overrides.allowed(facts.agent_id)
     heard = response.voice.voice_id if VOICE in leaves else None
-    progress.told |= {"voice_id": response.voice.voice_id, "voice_reused": True}
+    progress.log_facts |= {"voice_id": response.voice.voice_id, "voice_reused": True}
     if heard is None:
         progress.reason, progress.fallback = NOT_ACTIVATED, True
     return initiation(

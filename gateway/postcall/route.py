@@ -58,7 +58,7 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
     told = await received(request, desk, progress)
     progress.is_about(agent_id=told.agent_id, conversation_id=told.conversation_id)
     if told.type:
-        progress.told["event_type"] = told.type
+        progress.log_facts["event_type"] = told.type
     try:
         if not told.ends_call:
             progress.reason = "ignored"

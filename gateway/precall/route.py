@@ -88,7 +88,7 @@ async def handled(
         with part("cloner"):
             response = await through
     answer = prepared(response, facts, settings, desk.overrides, progress.duration_ms)
-    progress.told |= {
+    progress.log_facts |= {
         "voice_id": response.voice.voice_id,
         "call_id": response.call_id,
         "voice_reused": response.voice_reused,
