@@ -91,10 +91,7 @@ async def test_in_flight(
 
     cloner.reply = wait
     process = await start(
-        ELEVENLABS_WEBHOOK_SECRET=SECRET,
-        CLONER_TARGET=cloner_target,
-        LOG_FORMAT="json",
-        DRAIN_SECONDS="0.1",
+        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, LOG_FORMAT="json", DRAIN_SECONDS="0.1"
     )
     url = await ready(process)
     delivery = asyncio.create_task(deliver(url, document()))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,11 @@ class Relay:
         self._open.set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
+        # Keeps the port from all others while nobody listens: connections to it are refused.
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._kept.bind(("127.0.0.1", 0))
+        self.port: int = self._kept.getsockname()[1]
 
     @property
     def address(self) -> str:
@@ -30,6 +35,7 @@ class Relay:
             yield self
         finally:
             await self._hang_up()
+            self._kept.close()
 
     async def down(self) -> None:
         """Refuses connections, and cuts those that there are."""
@@ -46,8 +52,7 @@ class Relay:
             await self._listen()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port, reuse_port=True)
 
     async def _hang_up(self) -> None:
         if self._server is not None:
