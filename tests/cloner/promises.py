@@ -64,27 +64,40 @@ PROMISED = {
 }
 
 
+TRIES = 5
+
+
 class Promises(grpc.aio.UnaryUnaryClientInterceptor):
-    """Notes every failure of a call for a reason that it does not promise."""
+    """Notes every failure of a call for a reason that it does not promise.
+
+    The cloner answers a little before its time is up. On a machine that stands still for a moment then, or while the
+    request is on its way, the client's own clock may be first now and then: it asks again.
+    """
 
     def __init__(self) -> None:
         self.broken: list[tuple[str, str]] = []
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(client_call_details, request)
         method = client_call_details.method
         name = (method.decode() if isinstance(method, bytes) else method).rpartition("/")[2]
-        try:
-            code = await call.code()
-        except asyncio.CancelledError:
-            # Waiting was given up; the call itself goes on until it is told, too.
-            call.cancel()
-            raise
-        if code is not grpc.StatusCode.OK:
-            self._look(name, code, await call.details(), await call.trailing_metadata())
+        for _ in range(TRIES):
+            call = await continuation(client_call_details, request)
+            try:
+                code = await call.code()
+            except asyncio.CancelledError:
+                # Waiting was given up; the call itself goes on until it is told, too.
+                call.cancel()
+                raise
+            if code is grpc.StatusCode.OK:
+                break
+            answered = self._look(name, code, await call.details(), await call.trailing_metadata())
+            if answered or code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                break
         return call
 
-    def _look(self, name: str, code: grpc.StatusCode, message: str, trailing: Any) -> None:
+    def _look(self, name: str, code: grpc.StatusCode, message: str, trailing: Any) -> bool:
+        """Whether it was the cloner that said so."""
+
         class Ended:
             """What the reader of statuses wants to see."""
 
@@ -99,8 +112,9 @@ class Promises(grpc.aio.UnaryUnaryClientInterceptor):
 
         status = rpc_status.from_call(Ended())
         if status is None:  # gRPC itself said so: nobody was reached, or the time was up
-            return
+            return False
         info = error_details_pb2.ErrorInfo()
         assert status.details[0].Unpack(info)
         if info.reason not in EVERY | PROMISED[name]:
             self.broken.append((name, info.reason))
+        return True

@@ -115,7 +115,7 @@ async def test_create_without_an_answer_in_time(
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="after"))
 
     with pytest.raises(failures.TimedOut) as caught:
-        await create(provider, speech, seconds=0.3)
+        await create(provider, speech, seconds=1.5)
 
     assert caught.value.maybe_done
     assert 1 == len(emulator.voices.custom)

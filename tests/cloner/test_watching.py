@@ -324,7 +324,7 @@ async def test_work_that_outlives_its_request(cloning, emulator: Emulator, spans
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     async with cloning() as cloner:
         assert "PROVIDER_TIMEOUT" == (await failure(cloner.PrepareCall(call(speech), timeout=3)))[0]
-        (server,) = await spans.wait("precall.v1.CloningService/PrepareCall")
+        server = (await spans.wait("precall.v1.CloningService/PrepareCall"))[0]
         emulator.faults.release()
         (late,) = await spans.wait("finish clone")
 
@@ -339,7 +339,7 @@ async def test_retry_that_outlives_its_request(cloning, emulator: Emulator, span
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", drop="before"))
     async with cloning() as cloner:
         await failure(cloner.PrepareCall(call(speech), timeout=3))
-        (server,) = await spans.wait("precall.v1.CloningService/PrepareCall")
+        server = (await spans.wait("precall.v1.CloningService/PrepareCall"))[0]
         emulator.faults.release()
         await emulator.requests.wait(2, path=CREATE, stage="finished")
         await spans.wait("finish clone", 2)
