@@ -1,6 +1,7 @@
 """What the bytes of a sample are, and what hostile bytes can do to the workers that find out."""
 
 import asyncio
+import contextlib
 import io
 import os
 import random
@@ -291,14 +292,18 @@ async def test_cancelled() -> None:
     """A caller that hangs up, sooner or later, leaves a worker that answers the next caller rightly."""
     async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
         pids = inspector.pids
-        begun, waiting = (asyncio.create_task(inspector.inspect(SPEECH["opus"] * 40)) for _ in range(2))
-        idle = cpu_seconds(*pids)
-        await until(lambda: cpu_seconds(*pids) > idle)
-        begun.cancel()
-        waiting.cancel()
+        while True:
+            begun, waiting = (asyncio.create_task(inspector.inspect(SPEECH["opus"] * 40)) for _ in range(2))
+            idle = cpu_seconds(*pids)
+            await until(lambda idle=idle: cpu_seconds(*pids) > idle)
+            begun.cancel()
+            waiting.cancel()
+            await asyncio.wait((begun, waiting))
+            if begun.cancelled():  # and not done before, while this process had no time
+                break
         found = await inspector.inspect(SPEECH["flac"])
 
-        assert (True, True) == (begun.cancelled(), waiting.cancelled())
+        assert waiting.cancelled()
         assert ("flac", pids) == (found.format, inspector.pids)
 
 
@@ -341,12 +346,20 @@ async def test_killed_while_working() -> None:
 
 async def test_wall_clock() -> None:
     """Stops a worker that has no time to be done, while others go on; the sample is not to blame."""
-    async with Inspector(workers=2, wall_seconds=0.3, max_seconds=1e9) as inspector:
+
+    async def heard() -> Audio:
+        """On a machine that stands still this sample has no time either, now and then."""
+        for _ in range(20):
+            with contextlib.suppress(InspectionUnavailable):
+                return await inspector.inspect(SPEECH["wav"])
+        raise AssertionError
+
+    async with Inspector(workers=2, wall_seconds=0.6, max_seconds=1e9) as inspector:
         slow = asyncio.create_task(inspector.inspect(ENDLESS))
-        found = await inspector.inspect(SPEECH["wav"])
+        found = await heard()
         with pytest.raises(InspectionUnavailable, match="too busy"):
             await slow
-        again = await inspector.inspect(SPEECH["wav"])
+        again = await heard()
 
     assert [found] == [again]
 
@@ -404,9 +417,10 @@ async def test_waited_in_vain() -> None:
     assert [InspectionUnavailable] * 2 == [type(each) for each in outcomes]
 
 
+@pytest.mark.timeout(180)
 async def test_processor_time() -> None:
     """A sample that needs too much processor time ends its worker, and is not tried again."""
-    async with Inspector(workers=1, wall_seconds=20, cpu_seconds=1, max_seconds=1e9) as inspector:
+    async with Inspector(workers=1, wall_seconds=120, cpu_seconds=1, max_seconds=1e9) as inspector:
         pids = inspector.pids
         problem = await unreadable(inspector, ENDLESS)
         found = await inspector.inspect(SPEECH["wav"])

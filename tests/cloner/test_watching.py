@@ -250,6 +250,9 @@ async def test_drain(emulator_url: str) -> None:
     async with running(emulator_url, SHUTDOWN_GRACE_SECONDS="60") as (started, cloner):
         streams = [watch(cloner, 100) for _ in range(3)]
         await asyncio.sleep(0.5)
+        await cloner.GetLimits(
+            pb.GetLimitsRequest(), timeout=20
+        )  # who asked before on this connection is heard
         started.terminate()
         ends = [await failed(stream) for stream in streams]
         await asyncio.wait_for(started.wait(), 20)
@@ -297,15 +300,15 @@ async def test_one_question_for_all(database: str) -> None:
         assert counting.asked <= asked + 1
         await looking.close()
 
-    assert 2 <= asked <= 5
+    assert 1 <= asked <= 5
 
 
 async def test_trace(cloning, spans) -> None:
     """A stream has one span in its caller's trace, which ends with it."""
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    async with cloning() as cloner:
+    async with cloning(watch_seconds=0.6) as cloner:
         request = pb.WatchVoiceRequest(caller=IVAN)
-        stream = cloner.WatchVoice(request, timeout=0.6, metadata=(("traceparent", parent),))
+        stream = cloner.WatchVoice(request, timeout=30, metadata=(("traceparent", parent),))
         assert [] == await rest(stream)
         (span,) = await spans.wait(SPAN)
 
