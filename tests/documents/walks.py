@@ -5,12 +5,13 @@ import os
 import re
 import shlex
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.kit.ports import free_port
 
 __all__ = ["Block", "Checkout", "blocks", "section"]
 
@@ -61,7 +62,7 @@ class Checkout:
 
     def __init__(self, folder: Path, uv: str) -> None:
         self.folder = folder
-        self._ports = {port: _free_port() for port in PORTS}
+        self._ports = {port: str(free_port()) for port in PORTS}
         for name in ("client", "examples", "proto", "tests"):
             (folder / name).symlink_to(ROOT / name)
         tools = folder / ".tools"
@@ -123,13 +124,3 @@ class Checkout:
         finally:
             os.killpg(started.pid, signal.SIGKILL)
             await (reading or started.communicate())
-
-
-def _free_port() -> str:
-    """A port that is free, of those that no connection takes for itself."""
-    for _ in range(100):
-        port = 20_000 + int.from_bytes(os.urandom(2)) % 12_000
-        with socket.socket() as tried:
-            if tried.connect_ex(("127.0.0.1", port)):
-                return str(port)
-    raise AssertionError("no port is free")

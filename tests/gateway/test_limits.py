@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from environment import CountStorage, Proxies, Rate, ip_address
 from gateway.edge.limits import COUNT_SECONDS, MOST_KEYS, OverLimit, counting
-from tests.valkey import Valkey, free_port
+from tests.kit.ports import free_port
+from tests.valkey import Valkey
 from tests.valkey import running as running_valkey
 
 Start = Callable[..., Awaitable[str]]

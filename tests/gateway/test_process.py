@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import re
 import resource
 import signal
@@ -299,12 +300,19 @@ async def test_ipv6(start: Start, host: str) -> None:
     assert (0, "") == (status, errors)
 
 
+def own_address() -> str:
+    """An address of this machine at which no other process listens, unless at all of them."""
+    high, low = divmod(os.getpid() % 64_000, 250)
+    return f"127.77.{high}.{low + 1}"
+
+
 async def test_oddities_are_told(start: Start) -> None:
     """Nothing of the kind stops the process; each has one line, without a value."""
     process = await start(
         ELEVENLABS_WEBHOOK_SECRET="everybody-knows-this-secret-so-change-it",
         PRECALL_WEBHOOK_PORT="tcp://10.1.2.3:3005", PRECALL_WEBHOOK_PORT_3005_TCP="tcp://10.1.2.3:3005",
         PRECALL_WEBHOOK_SERVICE_HOST="10.1.2.3", PRECALL_BUDGET="marked-value", CLONER_PORT="50051",
+        PRECALL_WEBHOOK_HOST=own_address(),  # what it serves at is the port that every gateway has unless told
         OTEL_TRACES_EXPORTER="smoke", OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="many", OTEL_BSP_SCHEDULE_DELAY="0",
         OTEL_PYTHON_CONTEXT="marked-value", LOG_FORMAT="json",
     )  # fmt: skip

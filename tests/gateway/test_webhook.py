@@ -1,5 +1,4 @@
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -12,6 +11,8 @@ from opentelemetry.trace import StatusCode
 from precall.v1.cloning_pb2 import Caller, PrepareCallRequest, PrepareCallResponse
 from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 from structlog.testing import capture_logs
+
+from tests.kit.ports import free_port
 
 Start = Callable[..., Awaitable[str]]
 Deliver = Callable[..., Coroutine[Any, Any, httpx.Response]]
@@ -249,8 +250,7 @@ async def test_no_cloner(gateway: Start, deliver: Deliver, document: Document) -
 
 async def test_cloner_returns(gateway: Start, deliver: Deliver, document: Document, cloner: Any) -> None:
     """Finds a cloner that was away again within a few seconds."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     url = await gateway(cloner_target=f"127.0.0.1:{port}")
     assert 503 == (await deliver(url, document())).status_code
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])

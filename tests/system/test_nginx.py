@@ -2,16 +2,16 @@
 
 import asyncio
 import shutil
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import trustme
 
 from environment import Proxies, Sources
+from tests.kit.ports import free_port
 from tests.system.conftest import Running, System
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +41,7 @@ async def proxied(nginx: str, folder: Path, gateway: str) -> AsyncIterator[tuple
     issued = authority.issue_cert(HOST, "127.0.0.1")
     (folder / "fullchain.pem").write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     (folder / "privkey.pem").write_bytes(issued.private_key_pem.bytes())
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     shipped = (ROOT / "deploy" / "nginx.conf").read_text()
     for there, here in (
         ("127.0.0.1:3005", gateway.removeprefix("http://")),
