@@ -26,13 +26,14 @@ def main() -> int:
 
     # Only now, as OpenTelemetry reads some of its variables while it is imported.
     from cloner.process import run
-    from environment.memory import keep_large_blocks
+    from environment.memory import collect_seldom, keep_large_blocks
     from telemetry import logs
     from telemetry.metrics import observing
 
     logs.configure("cloner", level=settings.log_level, form=settings.log_format)
     logs.log_remarks(odd)
     keep_large_blocks()
+    collect_seldom()
     with observing("cloner", os.environ) as (tracers, meters):
         return run(settings, tracers, meters)
 

@@ -25,7 +25,8 @@ class Share:
 
     def give_back(self) -> None:
         """Ends the share. May be repeated."""
-        self.resize(0)
+        self._room.let_go(self._size)
+        self._size = 0
 
 
 class Room:
@@ -75,13 +76,16 @@ class Room:
         try:
             yield
         finally:
-            self.change(-size)
+            self.let_go(size)
+
+    def let_go(self, size: int) -> None:
+        """Says that so much of what was held is not any more."""
+        self.change(-size)
+        self._leavings.let_go(size, held=self._taken)
 
     def change(self, size: int) -> None:
         """Takes that much more, or less, and lets in whom it makes room for."""
         self._taken += size
-        if size < 0:
-            self._leavings.let_go(-size, held=self._taken)
         while self._waiting and self._fits(self._waiting[0][0]):
             wanted, turn = self._waiting.popleft()
             if not turn.done():
