@@ -19,6 +19,7 @@ An extension is dropped: the number means the line, and the name says who speaks
 
 import re
 import unicodedata
+from functools import lru_cache
 from urllib.parse import unquote
 
 import phonenumbers
@@ -48,6 +49,7 @@ SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]*)\s*:\s*(?://)?", re.IGNORECASE)
 SCHEMES = frozenset({"tel", "sip", "sips", "whatsapp", "sms", "callto"})
 CONTEXT = re.compile(r";\s*phone-context\s*=\s*(\+[0-9().\s-]+)", re.IGNORECASE)
 EXTENSION = re.compile(r"(?:extension|ext|x|#)\s*[.:=]?\s*[0-9]{1,7}\s*$", re.IGNORECASE)
+PLAIN = re.compile(r"\+[1-9][0-9]{1,23}")
 WRITTEN = re.compile(r"[\s(]*(\+[\s+]*)?([0-9\s./()~-]+)")
 ADDRESS = re.compile(r"\s*[0-9]{1,3}(?:\.[0-9]{1,3}){3}\s*")
 MOST_DIGITS = 24
@@ -65,11 +67,15 @@ def region_fault(region: str | None) -> str:
     return "DEFAULT_REGION: expected the two letters of a country, such as NL"
 
 
+# One request asks for the same number several times, and all of the plans are gone through for it.
+@lru_cache(maxsize=64)
 def e164(text: str, region: str | None) -> str | None:
     """The number as "+" and digits; None where there is no number, or several. Never raises.
 
     `region` is the country in which a national form is read; without one it counts as no number.
     """
+    if PLAIN.fullmatch(text):
+        return _read(text, region, None)
     if len(text) > longest(text):
         return None
     entries = ENTRY.findall(_plain(text))
