@@ -29,11 +29,30 @@ async def retrying(
     the earlier one is raised, because it says more. `retried` is called with the reason before each try but
     the first.
     """
+    try:
+        return await attempt(0)
+    except ProviderFailure as failure:
+        # Without its traceback, which refers to the frames of what failed, and to the sample.
+        first = failure.with_traceback(None)
+    # Only what has failed is left to tenacity: for each request it costs half as much as the request itself.
+    return await _again(attempt, on, first, attempts=attempts, deadline=deadline, retried=retried)
+
+
+async def _again(
+    attempt: Callable[[int], Awaitable[T]],
+    on: tuple[type[ProviderFailure], ...],
+    first: ProviderFailure,
+    *,
+    attempts: int,
+    deadline: float,
+    retried: Callable[[str], None],
+) -> T:
+    """What follows the failure of the first try, which is the first that tenacity is told of."""
+    known = first
     loop = asyncio.get_running_loop()
-    known: ProviderFailure | None = None
 
     async def slept(seconds: float) -> None:
-        facts = {"reason": known and known.reason, "retry_after_seconds": known and known.retry_after}
+        facts = {"reason": known.reason, "retry_after_seconds": known.retry_after}
         with part("pause", keyed({name: value for name, value in facts.items() if value is not None})):
             await asyncio.sleep(seconds)
 
@@ -54,10 +73,13 @@ async def retrying(
         reraise=True,
     ):
         with trial:
+            before = trial.retry_state.attempt_number - 1
+            if before == 0:
+                raise first
             try:
-                return await attempt(trial.retry_state.attempt_number - 1)
+                return await attempt(before)
             except TimedOut:
-                if known is not None and loop.time() >= deadline:
+                if loop.time() >= deadline:
                     raise known from None
                 raise
             except ProviderFailure as failure:
