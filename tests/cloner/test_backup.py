@@ -78,6 +78,11 @@ def end(name: str = "Ivan") -> pb.CompleteCallRequest:
     return pb.CompleteCallRequest(conversation_id=f"conv_{name}", agent_id="agent_demo")
 
 
+def a_while_ago() -> float:
+    """The clock of a cloner whose last sign of life is not waited out before a registry is restored."""
+    return time.time() - 60
+
+
 def spoken(emulator: Emulator, agent: str = "agent_demo") -> str:
     """The voice that an agent speaks with."""
     return emulator.agents[agent]["conversation_config"]["tts"]["voice_id"]
@@ -380,7 +385,7 @@ async def test_consents_and_requests_stay(
 ) -> None:
     """What was withdrawn since the back-up stays so, and what was asked before it has the same answer."""
     ivan, maria = (pb.Caller(name=name, phone_number="+31612340001") for name in ("Ivan", "Maria"))
-    async with cloning() as cloner:
+    async with cloning(now=a_while_ago) as cloner:
         for caller in (ivan, maria):
             request = pb.CloneVoiceRequest(
                 caller=caller, sample=speech, consent="form 17", request_id=caller.name, client_reference="7"
@@ -428,6 +433,7 @@ async def test_registry_that_is_there(kept: Path, database: str) -> None:
     assert [{"name": "tested"}] == await rows(database, "SELECT name FROM deployment")
 
 
+@pytest.mark.long
 async def test_cloner_that_is_at_it(kept: Path, cloning, database: str, speech: bytes) -> None:
     """Nothing is restored under a cloner, idle as it may be, and nothing is in its way after it stopped."""
     async with cloning() as cloner:
@@ -451,7 +457,7 @@ async def test_what_was_done_since(
 ) -> None:
     """Set back by --replace: voices made since go, after their agents were put back; no call begins again."""
     before = spoken(emulator)
-    async with cloning() as cloner:
+    async with cloning(now=a_while_ago) as cloner:
         ivan = await cloner.PrepareCall(call(speech), timeout=10)
         await cloner.CompleteCall(end(), timeout=10)
         assert 0 == (await registry("backup", tmp_path / "kept", database))[0]

@@ -113,12 +113,20 @@ async def test_update_that_is_not_what_was_asked_for(
     cloning, emulator: Emulator, speech: bytes, eventually
 ) -> None:
     """A restoration whose answer still names our voice was none."""
-    before = spoken(emulator)
-    async with cloning(voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
-        await cloner.PrepareCall(call(speech), timeout=10)
-        emulator.faults.set(Fault(method="PATCH", path=AGENT, status=200, body=emulator.agents["agent_demo"]))
-        await end(cloner)
-        await eventually(lambda: not emulator.voices.custom)
+    before, clock = spoken(emulator), Clock()
+
+    def gone() -> bool:
+        clock.pass_pauses(logs)
+        return not emulator.voices.custom
+
+    async with cloning(now=clock, voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
+        with capture_logs() as logs:
+            await cloner.PrepareCall(call(speech), timeout=10)
+            emulator.faults.set(
+                Fault(method="PATCH", path=AGENT, status=200, body=emulator.agents["agent_demo"])
+            )
+            await end(cloner)
+            await eventually(gone)
 
     assert before == spoken(emulator)
 
@@ -251,6 +259,14 @@ async def test_list_without_voices(cloning, emulator: Emulator, speech: bytes) -
     assert again.voice_reused
 
 
+async def reconciled(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a cloner tells of having gone through a list, once it has come to the list's end."""
+    async with asyncio.timeout(10):
+        while not (told := [line for line in logs if line["event"] == "reconciled"]):
+            await asyncio.sleep(0.01)
+    return told
+
+
 @pytest.mark.parametrize(
     "page",
     [
@@ -263,9 +279,9 @@ async def test_list_without_voices(cloning, emulator: Emulator, speech: bytes) -
 async def test_lists_without_end(cloning, emulator: Emulator, page: dict[str, Any]) -> None:
     """A list ends where it begins to repeat itself."""
     emulator.faults.set(Fault(method="GET", path="/v2/voices", times=None, status=200, body=page))
-    async with cloning():
-        await emulator.requests.wait(1, path="/v2/voices", stage="finished")
-        await asyncio.sleep(1)  # time for some hundred more
+    with capture_logs() as logs:
+        async with cloning():
+            await reconciled(logs)
 
     assert 2 >= len(emulator.requests.matching(path="/v2/voices"))
 
@@ -281,12 +297,13 @@ async def test_lists_that_go_round(cloning, emulator: Emulator) -> None:
             for token in ("a", "b", "c", "a", "b", "c")
         )
     )  # fmt: skip
-    async with cloning():
-        found = await emulator.requests.wait(4, path="/v2/voices", stage="finished")
-        await asyncio.sleep(0.5)
+    with capture_logs() as logs:
+        async with cloning():
+            await reconciled(logs)
 
+    found = emulator.requests.matching(path="/v2/voices")
     assert [["a"], ["b"], ["c"]] == [request.query["next_page_token"] for request in found[1:]]
-    assert 4 == len(emulator.requests.matching(path="/v2/voices"))
+    assert 4 == len(found)
     assert 0.3 <= found[-1].at - found[0].at
 
 
@@ -346,10 +363,7 @@ async def test_lists_of_more_than_was_asked_for(cloning, emulator: Emulator) -> 
     )  # fmt: skip
     with capture_logs() as logs:
         async with cloning(precall_deployment="ours"):
-            await emulator.requests.wait(3, path=LIST, stage="finished")
-            async with asyncio.timeout(30):
-                while not (told := [line for line in logs if line["event"] == "reconciled"]):
-                    await asyncio.sleep(0.01)
+            told = await reconciled(logs)
 
     assert [300] == [line["voices"] for line in told]
     assert [] == emulator.requests.matching(method="DELETE")
@@ -422,18 +436,31 @@ async def test_orphan_that_is_somebody_elses(cloning, emulator: Emulator, speech
     assert [first.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
 
 
-@pytest.mark.parametrize("voice_id", ["", ".", "..", "../../v1/user", "a\r\nb", "a\0b", "x" * 200], ids=repr)
 async def test_ids_that_do_not_fit_are_not_kept(
-    cloning, emulator: Emulator, speech: bytes, database: str, voice_id: str
+    cloning, emulator: Emulator, speech: bytes, database: str
 ) -> None:
     """No such id is answered, stored or made part of a request."""
-    body = {"voice_id": voice_id, "requires_verification": False}
-    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, status=200, body=body))
+    ids = ["", ".", "..", "../../v1/user", "a\r\nb", "a\0b", "x" * 200]
+    emulator.faults.set(
+        *(
+            Fault(
+                method="POST", path=CREATE, status=200,
+                body={"voice_id": voice_id, "requires_verification": False},
+            )
+            for voice_id in ids
+        )
+    )  # fmt: skip
+    callers = range(len(ids))
     async with cloning(voice_clone_keep_hours=0.0) as cloner:
-        assert "PROVIDER_PROTOCOL" == await reason(cloner.PrepareCall(call(speech), timeout=10))
-        await end(cloner)
+        # At once, since each create that came to nothing is looked for, for two seconds.
+        told = await asyncio.gather(
+            *(reason(cloner.PrepareCall(call(speech, number), timeout=20)) for number in callers)
+        )
+        for number in callers:
+            await end(cloner, number)
 
-    assert 1 == len(emulator.requests.matching(path=CREATE))
+    assert ["PROVIDER_PROTOCOL"] * len(ids) == told
+    assert len(ids) == len(emulator.requests.matching(path=CREATE))
     assert [] == emulator.requests.matching(method="DELETE")
     assert [] == await values(database, "SELECT marker FROM voices WHERE voice_id IS NOT NULL")
 
@@ -526,14 +553,20 @@ async def test_key_that_may_not_read_voices(cloning, emulator: Emulator, speech:
 
 async def test_key_that_may_not_delete_voices(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
     """Calls go on, and what stays is told, until the key may delete."""
+    clock = Clock()
+
+    def gone() -> bool:
+        clock.pass_pauses(logs)
+        return not emulator.voices.custom
+
     emulator.permissions.take("voices_write")
-    async with cloning(voice_clone_keep_hours=0.0) as cloner:
+    async with cloning(now=clock, voice_clone_keep_hours=0.0) as cloner:
         with capture_logs() as logs:
             await cloner.PrepareCall(call(speech), timeout=10)
             await end(cloner)
             await eventually(lambda: [line for line in logs if line["event"] == "voice not deleted yet"])
             emulator.permissions.set(["voices_write", "convai_read", "convai_write", "voices_read"])
-            await eventually(lambda: not emulator.voices.custom)
+            await eventually(gone)
 
     assert {"PROVIDER_UNAUTHORIZED"} == {
         line["reason"] for line in logs if line["event"] == "voice not deleted yet"
@@ -604,8 +637,8 @@ async def test_cookies_are_not_kept(cloning, speech: bytes) -> None:
     adversary = Adversary()
     adversary.answer = http_answer(b"{}", "Set-Cookie: a=1; Path=/", "Set-Cookie: b=2")
     async with adversary.listening() as url, cloning(elevenlabs_base_url=url) as cloner:
-        for number in (1, 2):
-            assert "PROVIDER_PROTOCOL" == await reason(cloner.PrepareCall(call(speech, number), timeout=10))
+        asked = (reason(cloner.PrepareCall(call(speech, number), timeout=20)) for number in (1, 2))
+        assert ["PROVIDER_PROTOCOL"] * 2 == await asyncio.gather(*asked)
 
     assert 4 < len(adversary.heads)
     assert [] == [head for head in adversary.heads if "\r\ncookie:" in head.lower()]
