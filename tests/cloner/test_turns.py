@@ -8,7 +8,7 @@ from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 
 from cloner.provider.failures import Busy
-from cloner.provider.turns import Turns, Urgency, ahead, as_urgent_as
+from cloner.provider.turns import Turns, Urgency, with_urgency, yielding_to_calls
 from cloner.refusals import Overloaded
 from emulator import Emulator, Fault
 
@@ -34,7 +34,7 @@ class Work:
         """A piece that has its turn, or waits for it."""
 
         async def work() -> None:
-            with as_urgent_as(urgency):
+            with with_urgency(urgency):
                 async with self._turns.one(asyncio.get_running_loop().time() + seconds, **self._what):
                     self.begun.append(name)
                     await self._ends[name].wait()
@@ -146,7 +146,7 @@ async def test_work_begun_there_is_as_urgent() -> None:
         return turns.full
 
     async with turns.one(asyncio.get_running_loop().time() + 1):
-        with ahead():
+        with yielding_to_calls():
             task = asyncio.create_task(full())
         assert await task
         assert not await full()
