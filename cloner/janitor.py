@@ -165,7 +165,7 @@ class Janitor:
         now, terms = self._now(), self._terms
         for call in await self._store.write(calls.close_old, before=now - terms.call, now=now):
             log.info("call ended", **ids_of(call, None), reason="presumed")
-        await self._store.write(agents.withdraw_over, busy_since=now - terms.call, now=now)
+        await self._store.write(agents.plan_due_restores, busy_since=now - terms.call, now=now)
         if terms.keep is not None:
             for row in await self._store.write(
                 departures.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
@@ -247,8 +247,8 @@ class Janitor:
                 old_enough = row.checked_at < now - self._terms.grace
                 if row.voice_id not in present and old_enough and not await self._is_there(row):
                     log.warning("voice lost", voice_id=row.voice_id)
-                    await self._store.write(departures.lost, row.marker, now=now)
-                    await self._store.write(agents.withdraw, marker=row.marker)
+                    await self._store.write(departures.note_lost, row.marker, now=now)
+                    await self._store.write(agents.plan_restore, marker=row.marker)
                     lost += 1
             self._measures.reconciled()
             log.info("reconciled", voices=len(listed), removed=removed, adopted=adopted, lost=lost)

@@ -18,7 +18,7 @@ from cloner.agents.notices import Notices
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.failures import ProviderFailure, Unauthorized
-from cloner.registry import AgentRow, Given, Noted, RegistryUnavailable, Store, agents, voices
+from cloner.registry import AgentRow, AgentState, Noted, RegistryUnavailable, Store, agents, voices
 from telemetry.tracing import traceparent
 
 __all__ = ["Agents", "Reading"]
@@ -41,7 +41,7 @@ class Reading(msgspec.Struct, frozen=True):
     """How an agent speaks, and what we had given it before it was read."""
 
     now: AgentVoice
-    before: Given
+    before: AgentState
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -154,7 +154,7 @@ class Agents:
         if not await self._store.write(
             agents.intend,
             row,
-            turn=reading.before.turn,
+            changes=reading.before.changes,
             caller=caller,
             others_since=self.others_since(),
             holder=holder,
@@ -237,11 +237,11 @@ class Agents:
         """Ends the lock of an agent. It may have expired, when the clock was set or the machine suspended."""
         try:
             held = await self._store.write(
-                agents.let_go, row.agent_id, holder=holder, until=until, given=given
+                agents.unlock, row.agent_id, holder=holder, until=until, given=given
             )
             if not held and (given or until):
                 log.warning("agent updated too late", agent_id=row.agent_id)
-                await self._store.write(agents.strayed, row)
+                await self._store.write(agents.note_late_update, row)
         except RegistryUnavailable as failure:
             # The lock expires by itself; then an agent whose state nobody knows is put back.
             log.warning("agent still held", agent_id=row.agent_id, reason=failure.reason)

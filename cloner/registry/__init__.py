@@ -19,7 +19,7 @@ from cloner.registry import (
     voice_consents,
     voices,
 )
-from cloner.registry.agents import AgentRow, Given
+from cloner.registry.agents import AgentRow, AgentState
 from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.consents import Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
@@ -38,11 +38,11 @@ from cloner.registry.voices import NewVoiceRow, VoiceRow
 
 __all__ = [
     "AgentRow",
+    "AgentState",
     "CallRow",
     "CallView",
     "Consent",
     "ConsentWithdrawn",
-    "Given",
     "NamedRequest",
     "NewCall",
     "NewVoiceRow",

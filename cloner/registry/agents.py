@@ -10,18 +10,18 @@ from cloner.registry.transaction import Transaction
 
 __all__ = [
     "AgentRow",
-    "Given",
-    "alone_at",
-    "claim",
-    "given",
+    "AgentState",
+    "claim_restore",
+    "has_voice",
     "intend",
-    "let_go",
-    "restored",
+    "lock_calls_at",
+    "note_late_update",
+    "note_restored",
+    "plan_due_restores",
+    "plan_restore",
     "shared",
-    "speaking",
-    "strayed",
-    "withdraw",
-    "withdraw_over",
+    "state",
+    "unlock",
 ]
 
 # How long an agent may keep a voice that was lost: a delivery that finds it lost gives it another one
@@ -57,11 +57,11 @@ class AgentRow(msgspec.Struct, frozen=True):
         return first_message is not None and first_message in (self.first_message, self.former_first_message)
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent was given and has not given back, and how often it was changed so far."""
 
     row: AgentRow | None
-    turn: int
+    changes: int
 
 
 # In the order of the row's fields.
@@ -91,7 +91,7 @@ INTENDED = Statement(f"""
         holder = excluded.holder, turn = excluded.turn
     WHERE agents.held_until <= :now AND agents.turn = :turn
 """)
-LET_GO = Statement("""
+UNLOCKED = Statement("""
     UPDATE agents SET held_until = :until, holder = '' WHERE agent_id = :agent_id AND holder = :holder
 """)
 GIVEN_FOR_GOOD = Statement("""
@@ -99,7 +99,7 @@ GIVEN_FOR_GOOD = Statement("""
     WHERE agent_id = :agent_id
 """)
 CURRENT = Statement(f"SELECT {FIELDS} FROM agents WHERE agent_id = :agent_id FOR UPDATE")
-STRAYED = Statement("""
+UPDATED_LATE = Statement("""
     UPDATE agents SET marker = :marker, call_id = :call_id, voice_id = :voice_id,
         first_message = :first_message, before_voice_id = :before_voice_id,
         before_first_message = :before_first_message,
@@ -108,7 +108,7 @@ STRAYED = Statement("""
         restoring = true, holder = '', turn = turn + 1
     WHERE agent_id = :agent_id
 """)
-STRAYED_UNDER_ANOTHER = Statement("""
+UPDATED_LATE_UNDER_ANOTHER = Statement("""
     UPDATE agents SET before_voice_id = :before_voice_id, before_first_message = :before_first_message,
         former_marker = :former_marker, former_voice_id = :former_voice_id,
         former_first_message = :former_first_message, holder = '', turn = turn + 1
@@ -153,7 +153,7 @@ RESTORED = Statement("""
 SPEAKING = Statement(f"SELECT 1 FROM agents WHERE {MAY_HAVE} LIMIT 1")
 
 
-def alone_at(tx: Transaction, agent_id: str) -> None:
+def lock_calls_at(tx: Transaction, agent_id: str) -> None:
     """Locks the calls at an agent: nobody else notes one, or changes the agent because of one.
 
     The lock is held until the end of the transaction. It is taken before any row is locked, so that no two
@@ -163,20 +163,20 @@ def alone_at(tx: Transaction, agent_id: str) -> None:
         tx.one(ALONE, agent_id=agent_id)
 
 
-def given(tx: Transaction, agent_id: str) -> Given:
+def state(tx: Transaction, agent_id: str) -> AgentState:
     """What the agent was given, if it was not put back since."""
     row = tx.one(GIVEN, agent_id=agent_id)
     if row is None:
-        return Given(row=None, turn=0)
-    *fields, turn = row
-    return Given(row=AgentRow(*fields) if row[1] else None, turn=turn)
+        return AgentState(row=None, changes=0)
+    *fields, changes = row
+    return AgentState(row=AgentRow(*fields) if row[1] else None, changes=changes)
 
 
 def intend(
     tx: Transaction,
     row: AgentRow,
     *,
-    turn: int,
+    changes: int,
     caller: str,
     others_since: float | None,
     holder: str,
@@ -185,11 +185,11 @@ def intend(
 ) -> bool:
     """Stores what an agent had before and is about to be given; False if it may not be changed.
 
-    It may be changed if it was changed `turn` times so far, nobody else holds it, the call has not ended, its
-    voice is not given up and, with `others_since`, no other caller's open call at the agent began since then.
-    The holder then has the agent for itself until `until`.
+    It may be changed if it was changed `changes` times so far, nobody else holds it, the call has not
+    ended, its voice is not given up and, with `others_since`, no other caller's open call at the agent
+    began since then. The holder then has the agent for itself until `until`.
     """
-    alone_at(tx, row.agent_id)
+    lock_calls_at(tx, row.agent_id)
     call = tx.one(CALL, call_id=row.call_id)
     voice = tx.one(VOICE, marker=row.marker)
     if call is None or call[0] is not None or voice is None or voice[0] != "ready":
@@ -198,7 +198,7 @@ def intend(
     if others_since is not None and shared(tx, row.agent_id, caller=caller, since=others_since):
         return False
     values = msgspec.structs.asdict(row)
-    return tx.run(INTENDED, **values, turn=turn, holder=holder, now=now, until=until) == 1
+    return tx.run(INTENDED, **values, turn=changes, holder=holder, now=now, until=until) == 1
 
 
 def shared(tx: Transaction, agent_id: str, *, caller: str, since: float) -> bool:
@@ -206,18 +206,18 @@ def shared(tx: Transaction, agent_id: str, *, caller: str, since: float) -> bool
     return tx.one(OTHER_CALL, agent_id=agent_id, caller=caller, others_since=since) is not None
 
 
-def let_go(tx: Transaction, agent_id: str, *, holder: str, until: float = 0.0, given: bool = False) -> bool:
+def unlock(tx: Transaction, agent_id: str, *, holder: str, until: float = 0.0, given: bool = False) -> bool:
     """Ends the holder's lock of an agent, at once or at `until`; False if it had expired and others took it.
 
     `given` says that the update succeeded, so the former voice and greeting can be forgotten.
     """
-    held = tx.run(LET_GO, agent_id=agent_id, holder=holder, until=until) == 1
+    held = tx.run(UNLOCKED, agent_id=agent_id, holder=holder, until=until) == 1
     if held and given:
         tx.run(GIVEN_FOR_GOOD, agent_id=agent_id)
     return held
 
 
-def strayed(tx: Transaction, row: AgentRow) -> None:
+def note_late_update(tx: Transaction, row: AgentRow) -> None:
     """Notes that an agent was changed after its lock had expired, so that it is put back.
 
     Others may have taken our value for the agent's own meanwhile; that is corrected.
@@ -226,11 +226,11 @@ def strayed(tx: Transaction, row: AgentRow) -> None:
     assert found is not None  # noqa: S101 - the intent wrote it, and no row of an agent is ever removed
     current = AgentRow(*found)
     if not current.marker:
-        tx.run(STRAYED, **msgspec.structs.asdict(row))
+        tx.run(UPDATED_LATE, **msgspec.structs.asdict(row))
         return
     voice, message = current.before_voice_id, current.before_first_message
     tx.run(
-        STRAYED_UNDER_ANOTHER,
+        UPDATED_LATE_UNDER_ANOTHER,
         agent_id=row.agent_id,
         before_voice_id=row.before_voice_id if voice == row.voice_id else voice,
         before_first_message=row.before_first_message if message == row.first_message else message,
@@ -240,7 +240,7 @@ def strayed(tx: Transaction, row: AgentRow) -> None:
     )
 
 
-def withdraw(tx: Transaction, *, call_id: str | None = None, marker: str | None = None) -> None:
+def plan_restore(tx: Transaction, *, call_id: str | None = None, marker: str | None = None) -> None:
     """Says that the agent that was changed for the call, or those that have the voice, must be put back."""
     if marker is not None:
         tx.run(WITHDRAWN_WITH_VOICE, marker=marker)
@@ -248,7 +248,7 @@ def withdraw(tx: Transaction, *, call_id: str | None = None, marker: str | None 
         tx.run(WITHDRAWN_OF_CALL, call_id=call_id)
 
 
-def withdraw_over(tx: Transaction, *, busy_since: float, now: float) -> None:
+def plan_due_restores(tx: Transaction, *, busy_since: float, now: float) -> None:
     """Says that agents must be put back whose call is over, or began before `busy_since`.
 
     So must those that may still have the voice of an earlier call, once nobody holds them, and those whose
@@ -257,7 +257,7 @@ def withdraw_over(tx: Transaction, *, busy_since: float, now: float) -> None:
     tx.run(WITHDRAWN_OVER, busy_since=busy_since, now=now, lost_since=now - LOST_SECONDS)
 
 
-def claim(
+def claim_restore(
     tx: Transaction, *, holder: str, now: float, until: float, marker: str | None = None
 ) -> AgentRow | None:
     """Claims an agent that must be put back: until then nobody else may change it."""
@@ -268,11 +268,11 @@ def claim(
     return None if row is None else AgentRow(*row)
 
 
-def restored(tx: Transaction, agent_id: str, *, holder: str) -> None:
+def note_restored(tx: Transaction, agent_id: str, *, holder: str) -> None:
     """Forgets what an agent was given, because it was put back."""
     tx.run(RESTORED, agent_id=agent_id, holder=holder)
 
 
-def speaking(tx: Transaction, marker: str) -> bool:
+def has_voice(tx: Transaction, marker: str) -> bool:
     """Whether an agent still has this voice, as far as is known."""
     return tx.one(SPEAKING, marker=marker) is not None

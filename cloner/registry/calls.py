@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from cloner.registry import agents, voices
-from cloner.registry.agents import Given
+from cloner.registry.agents import AgentState
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
 from cloner.registry.voices import VoiceRow
@@ -83,7 +83,7 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
 
     call: CallRow
     voice: VoiceRow | None
-    agent: Given
+    agent: AgentState
     again: bool = False
     """Whether a delivery had asked about this call before, for the same caller, and got a voice."""
 
@@ -166,7 +166,7 @@ def begin(
     A call that was noted before keeps its time, its caller and its voice. If it is another caller's, nothing
     is noted, and None is returned.
     """
-    agents.alone_at(tx, new.agent_id)
+    agents.lock_calls_at(tx, new.agent_id)
     call, known = _note(tx, new)
     again = known and call.stated == new.stated and call.marker is not None
     if call.stated not in {"", NOBODY, new.stated}:
@@ -184,12 +184,12 @@ def begin(
         voice = voices.of_caller(tx, new.caller)
     voice = _used(tx, call, voice, now=new.begun_at)
     if voice is not None and reference and voice.client_reference != reference:
-        voices.refer(tx, voice.marker, reference)
+        voices.set_reference(tx, voice.marker, reference)
         voice = msgspec.structs.replace(voice, client_reference=reference)
     return Noted(
         call=call,
         voice=voice,
-        agent=agents.given(tx, call.agent_id),
+        agent=agents.state(tx, call.agent_id),
         again=again,
         shared=again
         and others_since is not None
@@ -205,7 +205,7 @@ def open_call(
     Where a delivery has stated the caller, the number finds nothing. Otherwise a second number under the same
     name is another call, whose id is `apart`.
     """
-    agents.alone_at(tx, new.agent_id)
+    agents.lock_calls_at(tx, new.agent_id)
     call, _ = _note(tx, new)
     if not call.named and call.number != new.number:
         call, _ = _note(tx, msgspec.structs.replace(new, id=apart))
@@ -221,7 +221,7 @@ def open_call(
     if voice is not None and require_consent and not voice.consent:
         voice = None
     voice = _used(tx, call, voice, now=new.begun_at)
-    return Noted(call=call, voice=voice, agent=agents.given(tx, call.agent_id), persons=persons)
+    return Noted(call=call, voice=voice, agent=agents.state(tx, call.agent_id), persons=persons)
 
 
 def latest(tx: Transaction, *, call_id: str | None = None, marker: str | None = None) -> CallRow | None:
@@ -237,7 +237,7 @@ def attach(tx: Transaction, call_id: str, marker: str, *, now: float) -> bool:
     if voice is None:
         return False
     tx.run(HAS, id=call_id, marker=marker, caller=voice[0])
-    return voices.used(tx, marker, now=now)
+    return voices.note_used(tx, marker, now=now)
 
 
 def end(
@@ -303,7 +303,7 @@ def complete(
         traceparent=traceparent,
     )
     if call is not None:
-        agents.withdraw(tx, call_id=call.id)
+        agents.plan_restore(tx, call_id=call.id)
         agent_id = call.agent_id
     if agent_id and conversation_id and (call is None or not call.conversation_id):
         unknown = id_of(agent_id, conversation_id)
@@ -372,7 +372,7 @@ def _used(tx: Transaction, call: CallRow, voice: VoiceRow | None, *, now: float)
     """
     if call.ended_at is not None:
         return voice
-    if voice is None or not voices.used(tx, voice.marker, now=now):
+    if voice is None or not voices.note_used(tx, voice.marker, now=now):
         return None
     tx.run(HAS, id=call.id, marker=voice.marker, caller=voice.caller)
     return voice

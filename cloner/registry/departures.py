@@ -17,10 +17,10 @@ __all__ = [
     "expire",
     "forget",
     "give_up",
+    "give_up_unused",
     "least_recently_used",
-    "lost",
+    "note_lost",
     "postpone_deletion",
-    "release",
 ]
 
 # Why a voice was given up, in the words of the table.
@@ -91,7 +91,7 @@ ERASED = Statement("DELETE FROM voices WHERE marker = :marker AND state IN ('gon
 DROPPED = Statement("DELETE FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :before")
 
 
-def lost(tx: Transaction, marker: str, *, now: float) -> None:
+def note_lost(tx: Transaction, marker: str, *, now: float) -> None:
     """Closes a voice that the provider no longer has; the reason for which it was given up stays.
 
     Of a voice that was forgotten no row stays.
@@ -102,7 +102,7 @@ def lost(tx: Transaction, marker: str, *, now: float) -> None:
         erase(tx, marker)
 
 
-def release(
+def give_up_unused(
     tx: Transaction,
     marker: str,
     reason: str,
@@ -127,7 +127,7 @@ def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -
 
     A voice on its way then belongs to nobody: whoever makes it finds no row, and deletes it.
     """
-    row = voices.held(tx, marker)
+    row = voices.lock(tx, marker)
     if row is not None and row.state in ("ready", "deleting"):
         tx.run(FORGET, marker=marker, reason=FORGOTTEN, now=now, given_up_by=traceparent, **NOBODYS)
         requests.forget_voice(tx, marker)
@@ -139,7 +139,7 @@ def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -
 
 def give_up(tx: Transaction, marker: str, reason: str, *, now: float, traceparent: str = "") -> None:
     """Gives a ready voice up for deletion even if calls use it; no request gets it any more."""
-    release(tx, marker, reason, busy_since=None, now=now, traceparent=traceparent)
+    give_up_unused(tx, marker, reason, busy_since=None, now=now, traceparent=traceparent)
     requests.forget_voice(tx, marker)
 
 

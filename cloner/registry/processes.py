@@ -3,7 +3,7 @@
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
-__all__ = ["DEAD", "SEEN", "alive", "drop_dead"]
+__all__ = ["DEAD", "SEEN", "drop_dead", "note_alive"]
 
 # The last sign of life of the process that is at a voice, and whether it is too long ago.
 SEEN = "coalesce((SELECT alive_at FROM processes WHERE processes.owner = voices.owner), 0)"
@@ -20,7 +20,7 @@ FIRST = Statement("""
 DROPPED = Statement("DELETE FROM processes WHERE alive_at < :before")
 
 
-def alive(tx: Transaction, owner: str, *, now: float) -> None:
+def note_alive(tx: Transaction, owner: str, *, now: float) -> None:
     """Stores a sign of life of a process that is at intents."""
     if tx.run(RENEWED, owner=owner, now=now, fresh=FRESH_SECONDS) == 0:
         tx.run(FIRST, owner=owner, now=now)

@@ -18,9 +18,9 @@ __all__ = [
     "answer",
     "drop_old",
     "forget_voice",
-    "lead",
+    "lock",
+    "note_voice",
     "settle",
-    "take",
 ]
 
 KEPT_SECONDS = 86_400.0
@@ -94,24 +94,24 @@ def answer(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | No
     return Answer(marker, bool(reused))
 
 
-def take(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
+def lock(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
     """As `answer`, and locks the request for this transaction, so that it leads to one voice only."""
     tx.run(KEY_TAKEN, key=request.key, content=request.content, reused=False, now=now - KEPT_SECONDS)
     tx.one(LOCKED, key=request.key)
     return answer(tx, request, now=now)
 
 
-def lead(tx: Transaction, request: NamedRequest, marker: str, *, reused: bool, now: float) -> None:
+def note_voice(tx: Transaction, request: NamedRequest, marker: str, *, reused: bool, now: float) -> None:
     """Stores the voice of a request that was taken in this transaction."""
     tx.run(LED_TO, key=request.key, content=request.content, marker=marker, reused=reused, now=now)
 
 
 def settle(tx: Transaction, request: NamedRequest, marker: str, *, reused: bool, now: float) -> Answer:
     """The answer that counts: the one that was noted first, or this one."""
-    noted = take(tx, request, now=now)
+    noted = lock(tx, request, now=now)
     if noted is not None:
         return noted
-    lead(tx, request, marker, reused=reused, now=now)
+    note_voice(tx, request, marker, reused=reused, now=now)
     return Answer(marker, reused)
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from cloner.registry import consents, requests
 from cloner.registry.deployment import month_resets_at
-from cloner.registry.processes import DEAD, SEEN, alive
+from cloner.registry.processes import DEAD, SEEN, note_alive
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
@@ -16,16 +16,17 @@ __all__ = [
     "VoiceRow",
     "abandoned",
     "by_voice_id",
-    "checked",
     "every",
     "fail",
     "get",
-    "held",
     "in_use",
     "intend",
     "keep",
     "known",
+    "lock",
     "marker_of",
+    "note_checked",
+    "note_used",
     "of_caller",
     "of_number",
     "of_person_or_number",
@@ -34,9 +35,8 @@ __all__ = [
     "persons_of",
     "ready",
     "record",
-    "refer",
+    "set_reference",
     "take_over",
-    "used",
 ]
 
 
@@ -140,7 +140,7 @@ RECORDED = Statement("""
         closed_at = NULL, caller = :caller, replaces = NULL
     WHERE marker = :marker
 """)
-CALLS_HELD = Statement("SELECT id FROM calls WHERE marker = :marker ORDER BY id FOR UPDATE")
+CALLS_LOCKED = Statement("SELECT id FROM calls WHERE marker = :marker ORDER BY id FOR UPDATE")
 CALLS_LEFT = Statement("UPDATE calls SET marker = NULL WHERE marker = :marker")
 FAILED = Statement("""
     UPDATE voices SET state = 'failed', reason = :reason, closed_at = :now WHERE marker = :marker
@@ -229,7 +229,7 @@ def intend(
     one gets the new one. While the provider's monthly limit is used up there is no new one. A consent that
     was given earlier counts for the new one. Raises RequestDiffers, RequestForgotten, or ConsentWithdrawn.
     """
-    answer = None if request is None else requests.take(tx, request, now=now)
+    answer = None if request is None else requests.lock(tx, request, now=now)
     if answer is not None and (made := get(tx, answer.marker)) is not None:
         return Intent(row=made)
     if call_id is not None:
@@ -250,11 +250,11 @@ def intend(
         # The row that was in the way may be over before it is read.
         tx.run(INTENDED, **msgspec.structs.asdict(new), consent_at=consent_at, now=now)
         row = of_caller(tx, new.caller)
-    alive(tx, new.owner, now=now)
+    note_alive(tx, new.owner, now=now)
     if call_id is not None:
         tx.run(CALL_HAS, call_id=call_id, marker=row.marker, caller=row.caller)
     if request is not None and row.marker == new.marker:
-        requests.lead(tx, request, row.marker, reused=False, now=now)
+        requests.note_voice(tx, request, row.marker, reused=False, now=now)
     return Intent(row=row)
 
 
@@ -284,9 +284,9 @@ def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
     return True
 
 
-def held(tx: Transaction, marker: str) -> VoiceRow | None:
+def lock(tx: Transaction, marker: str) -> VoiceRow | None:
     """Locks the row of a marker, and its calls, until the end of the transaction."""
-    tx.all(CALLS_HELD, marker=marker)
+    tx.all(CALLS_LOCKED, marker=marker)
     return one(tx, GET_LOCKED, marker=marker)
 
 
@@ -295,7 +295,7 @@ def fail(tx: Transaction, marker: str, reason: str, *, now: float, owner: str | 
 
     With `owner`, only if that process still has the intent. Nothing is changed if the voice was recorded.
     """
-    row = held(tx, marker)
+    row = lock(tx, marker)
     if row is None or row.state != "intended" or owner not in {None, row.owner}:
         return
     tx.run(CALLS_LEFT, marker=marker)
@@ -306,7 +306,7 @@ def take_over(tx: Transaction, marker: str, *, dead: str, owner: str, stale: flo
     """Takes over the intent of a process without a sign of life since `stale`. True for one taker only."""
     taken = tx.run(TAKEN_OVER, marker=marker, dead=dead, owner=owner, stale=stale) == 1
     if taken:
-        alive(tx, owner, now=now)
+        note_alive(tx, owner, now=now)
     return taken
 
 
@@ -315,7 +315,7 @@ def abandoned(tx: Transaction, *, stale: float) -> list[VoiceRow]:
     return every(tx, ABANDONED, stale=stale)
 
 
-def refer(tx: Transaction, marker: str, reference: str) -> None:
+def set_reference(tx: Transaction, marker: str, reference: str) -> None:
     """Stores the sender's own reference with a voice, in place of the former one."""
     tx.run(REFERRED, marker=marker, reference=reference)
 
@@ -325,12 +325,12 @@ def keep(tx: Transaction, marker: str, *, until: float) -> bool:
     return tx.run(KEPT, marker=marker, until=until) == 1
 
 
-def used(tx: Transaction, marker: str, *, now: float) -> bool:
+def note_used(tx: Transaction, marker: str, *, now: float) -> bool:
     """Notes that a call has the voice. False if it was given up meanwhile."""
     return tx.run(USED, marker=marker, now=now) == 1
 
 
-def checked(tx: Transaction, marker: str, *, now: float) -> None:
+def note_checked(tx: Transaction, marker: str, *, now: float) -> None:
     """Notes that the provider has the voice."""
     tx.run(CHECKED, marker=marker, now=now)
 

@@ -374,4 +374,4 @@ class Cloning:
         while self._clones:
             await asyncio.sleep(ALIVE_SECONDS)
             with contextlib.suppress(Exception):  # logged by whatever else needs the registry
-                await self._store.write(processes.alive, self._owner, now=self._now())
+                await self._store.write(processes.note_alive, self._owner, now=self._now())

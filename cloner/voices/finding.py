@@ -265,10 +265,10 @@ class Voices:
             log.warning("voice not checked", voice_id=row.voice_id, reason=failure.reason)
             return None
         if found:
-            await self._store.write(voices.checked, row.marker, now=self._now())
+            await self._store.write(voices.note_checked, row.marker, now=self._now())
         else:
             log.warning("voice lost", voice_id=row.voice_id)
-            await self._store.write(departures.lost, row.marker, now=self._now())
+            await self._store.write(departures.note_lost, row.marker, now=self._now())
         return found
 
     async def _require(self, wanted: Wanted, row: VoiceRow | None) -> None:
@@ -294,7 +294,7 @@ class Voices:
             )
         if told.reference and told.reference != voice.reference:
             changed = True
-            await self._store.write(voices.refer, voice.marker, told.reference)
+            await self._store.write(voices.set_reference, voice.marker, told.reference)
         return (await self.former_voice(voice.marker, wanted) if changed else None) or voice
 
     async def _attach(self, call_id: str | None, marker: str) -> bool:

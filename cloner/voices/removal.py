@@ -50,15 +50,15 @@ class Removal:
 
         May be repeated after any failure. Raises a ProviderFailure or RegistryUnavailable.
         """
-        await self._store.write(agents.withdraw, marker=row.marker)
+        await self._store.write(agents.plan_restore, marker=row.marker)
         while (agent := await self.claim(marker=row.marker)) is not None:
             await self.restore(agent, deadline=deadline)
-        if await self._store.read(agents.speaking, row.marker):
+        if await self._store.read(agents.has_voice, row.marker):
             return False
         if row.voice_id is not None:
             await self._provider.delete_voice(row.voice_id, deadline=deadline)
         log.info("voice deleted", voice_id=row.voice_id, reason=row.reason or "unknown")
-        await self._store.write(departures.lost, row.marker, now=self._now())
+        await self._store.write(departures.note_lost, row.marker, now=self._now())
         return True
 
     async def at_once(self, row: VoiceRow, *, deadline: float) -> bool:
@@ -94,7 +94,7 @@ class Removal:
             departures.least_recently_used, busy_since=busy_since, now=now, kept=kept, replaces=replaces
         )
         if oldest is None or not await self._store.write(
-            departures.release,
+            departures.give_up_unused,
             oldest.marker,
             departures.EVICTED,
             busy_since=busy_since,
@@ -111,7 +111,7 @@ class Removal:
         """Claims an agent that must be put back; None if there is none."""
         now = self._now()
         return await self._store.write(
-            agents.claim, holder=self._holder, now=now, until=now + HOLD_SECONDS, marker=marker
+            agents.claim_restore, holder=self._holder, now=now, until=now + HOLD_SECONDS, marker=marker
         )
 
     async def restore(self, row: AgentRow, *, deadline: float) -> None:
@@ -126,12 +126,12 @@ class Removal:
             await self._put_off(row, failure)
             raise
         self._tries.pop(row.agent_id, None)
-        await self._store.write(agents.restored, row.agent_id, holder=self._holder)
+        await self._store.write(agents.note_restored, row.agent_id, holder=self._holder)
 
     async def _put_off(self, row: AgentRow, failure: failures.ProviderFailure) -> None:
         tries = self._tries[row.agent_id] = self._tries.get(row.agent_id, 0) + 1
         pause = min(pause_after(tries), LONGEST_AGENT_SECONDS)
-        await self._store.write(agents.let_go, row.agent_id, holder=self._holder, until=self._now() + pause)
+        await self._store.write(agents.unlock, row.agent_id, holder=self._holder, until=self._now() + pause)
         call = await self._store.read(calls.latest, call_id=row.call_id)
         voice = await self._store.read(voices.get, row.marker)
         ids = ids_of(call, voice) | ids_of_agent(row)

@@ -504,7 +504,7 @@ async def test_one_taker_of_an_intent(store: Store) -> None:
         )
 
     assert [False] * 5 == await asyncio.gather(*(take(number, NOW + 7) for number in range(5)))
-    await store.write(processes.alive, "dead", now=NOW + 5)
+    await store.write(processes.note_alive, "dead", now=NOW + 5)
     assert [False] * 5 == await asyncio.gather(*(take(number, NOW + 12) for number in range(5)))
     assert [] == await store.read(voices.abandoned, stale=NOW + 4)
     assert ["Ivan"] == [row.marker for row in await store.read(voices.abandoned, stale=NOW + 6)]
@@ -546,9 +546,9 @@ async def test_what_is_due(store: Store) -> None:
     assert ([], ["reconcile"]) == (await due_at(NOW + 9), await due_at(NOW + 600))
     await store.write(deployment.claim_reconciliation, now=NOW + 600, until=NOW + 1e9)
     assert ([], ["close"]) == (await due_at(NOW + 86_399), await due_at(NOW + 86_400))
-    await store.write(departures.release, "Ivan", "expired", busy_since=None, now=NOW + 5)
+    await store.write(departures.give_up_unused, "Ivan", "expired", busy_since=None, now=NOW + 5)
     assert ([], ["delete"]) == (await due_at(NOW + 4), await due_at(NOW + 5))
-    await store.write(departures.lost, "Ivan", now=NOW + 10)
+    await store.write(departures.note_lost, "Ivan", now=NOW + 10)
     assert ([], ["close"]) == (await due_at(NOW + 2_592_010), await due_at(NOW + 2_592_011))
     await store.write(departures.erase, "Ivan")
     await store.write(calls.begin, new("call"))

@@ -106,7 +106,7 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     row = _intended(agent, reading, wanted, ours=mine, call_id=call, marker=voice.marker)
     began, holder = world.now, f"holder_{next(world.numbers)}"
     may = agents.intend(
-        tx, row, turn=noted.agent.turn, caller=caller, others_since=began - PRESUMED, holder=holder,
+        tx, row, changes=noted.agent.changes, caller=caller, others_since=began - PRESUMED, holder=holder,
         now=began, until=began + LEFT + AFTERMATH,
     )  # fmt: skip
     if not may:
@@ -118,8 +118,8 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     if done:
         world.give(agent, wanted)
     yield
-    if not agents.let_go(tx, agent, holder=holder, until=0.0, given=done) and done:
-        agents.strayed(tx, row)
+    if not agents.unlock(tx, agent, holder=holder, until=0.0, given=done) and done:
+        agents.note_late_update(tx, row)
 
 
 def found_or_made(world: World, process: int, caller: str, call: str, row: VoiceRow | None) -> Iterator[None]:
@@ -185,13 +185,13 @@ def put_back(world: World, row: agents.AgentRow, holder: str) -> Steps:
     if world.now - claimed < LEFT:
         world.give(row.agent_id, AgentVoice(voice, message))
         yield
-        agents.restored(world.tx, row.agent_id, holder=holder)
+        agents.note_restored(world.tx, row.agent_id, holder=holder)
 
 
 def restore(world: World, process: int) -> Steps:
     """Gives an agent back what it had before a call that is over."""
     holder = f"{world.owner(process)}_{next(world.numbers)}"
-    row = agents.claim(world.tx, holder=holder, now=world.now, until=world.now + LEFT + AFTERMATH)
+    row = agents.claim_restore(world.tx, holder=holder, now=world.now, until=world.now + LEFT + AFTERMATH)
     yield
     if row is not None:
         yield from put_back(world, row, holder)
@@ -203,20 +203,20 @@ def remove(world: World, process: int) -> Steps:
     row = departures.claim_deletion(tx, now=world.now, until=world.now + 60)
     if row is None:
         return
-    agents.withdraw(tx, marker=row.marker)
+    agents.plan_restore(tx, marker=row.marker)
     yield
     until = world.now + LEFT + AFTERMATH
     while (
-        agent := agents.claim(tx, holder=holder, now=world.now, until=until, marker=row.marker)
+        agent := agents.claim_restore(tx, holder=holder, now=world.now, until=until, marker=row.marker)
     ) is not None:
         yield from put_back(world, agent, holder)
-    if agents.speaking(tx, row.marker):
+    if agents.has_voice(tx, row.marker):
         departures.postpone_deletion(tx, row.marker, due_at=world.now, untried=1)
         return
     yield
     world.delete(row.voice_id or "")
     yield
-    departures.lost(tx, row.marker, now=world.now)
+    departures.note_lost(tx, row.marker, now=world.now)
 
 
 def close(world: World, process: int) -> Steps:
@@ -225,7 +225,7 @@ def close(world: World, process: int) -> Steps:
     now, tx = world.now, world.tx
     calls.close_old(tx, before=now - CALL_MAX, now=now)
     yield
-    agents.withdraw_over(tx, busy_since=now - CALL_MAX, now=now)
+    agents.plan_due_restores(tx, busy_since=now - CALL_MAX, now=now)
     yield
     departures.expire(tx, unused_since=now - KEEP, busy_since=now - CALL_MAX, now=now)
 

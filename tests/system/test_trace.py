@@ -68,7 +68,7 @@ async def test_one_trace_over_both_hops(system, speech: bytes, spans, form: str)
     assert ("00", 1) == (form_of_it, int(flags, 16) & 1)
     assert (trace_id, span_id) == (f"{root.context.trace_id:032x}", f"{root.context.span_id:016x}")
     assert {root.context.trace_id} == {span.context.trace_id for span in spans.of_delivery()}
-    waited_for = [span for span in spans.of_delivery() if span.name != "registry agents.let_go"]
+    waited_for = [span for span in spans.of_delivery() if span.name != "registry agents.unlock"]
     assert EDGES == edges(waited_for)
     assert len(EDGES) == len(waited_for)
     assert set() == failed(spans.of_delivery())
