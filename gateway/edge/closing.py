@@ -21,6 +21,8 @@ Application = Callable[[Any, Receive, Send], Awaitable[None]]
 # A sender that looks at the answer only when all is sent needs this time; one that pauses has read it.
 LINGER_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
+# A process that comes so late to the end of a pause stood still itself.
+LATE_SECONDS = 0.2
 LINGER_BYTES = 64 * 1_048_576
 
 
@@ -68,13 +70,15 @@ async def _drain(receive: Receive) -> None:
     size = 0
     loop = asyncio.get_running_loop()
     ends = loop.time() + LINGER_SECONDS
-    try:
-        async with asyncio.timeout(PAUSE_SECONDS) as clock:
-            while size < LINGER_BYTES:
+    while size < LINGER_BYTES:
+        due = min(ends, loop.time() + PAUSE_SECONDS)
+        try:
+            async with asyncio.timeout_at(due):
                 message = await receive()
-                clock.reschedule(min(ends, loop.time() + PAUSE_SECONDS))
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return
-                size += len(message.get("body", b""))
-    except TimeoutError:
-        return
+        except TimeoutError:
+            if due == ends or loop.time() < due + LATE_SECONDS:
+                return
+            continue  # it was not the sender who paused
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+        size += len(message.get("body", b""))

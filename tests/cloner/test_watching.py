@@ -166,7 +166,15 @@ async def test_unknown(cloning) -> None:
 async def test_time_is_up(cloning, speech: bytes) -> None:
     """A stream ends well before its deadline, and where it had none, when it has lasted long enough."""
     async with cloning(watch_seconds=1.0) as cloner:
-        assert [] == await rest(watch(cloner, 0.8))
+        # On a machine that stands still for a moment, the client's own clock may be first now and then.
+        for last in (False, False, False, True):
+            try:
+                assert [] == await rest(watch(cloner, 0.8))
+            except grpc.aio.AioRpcError:
+                if last:
+                    raise
+            else:
+                break
         await cloner.CloneVoice(clone(speech), timeout=10)
         began = asyncio.get_running_loop().time()
         stream = cloner.WatchVoice(pb.WatchVoiceRequest(caller=IVAN))

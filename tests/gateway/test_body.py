@@ -211,6 +211,25 @@ async def test_early_answer_to_a_slow_sender(gateway: Start, connected: Any) -> 
     assert (401, True) == (status, b"SIGNATURE_MALFORMED" in body)
 
 
+async def test_early_answer_of_a_busy_gateway(gateway: Start, connected: Any) -> None:
+    """A gateway that stands still for a moment does not take that for a pause of the sender."""
+    async with connected(await gateway()) as (reader, writer):
+        writer.write(head("nonsense", "Content-Length: 4000000"))
+        async with asyncio.timeout(30):
+            answer = await reader.readuntil(b"}")
+        writer.write(bytes(100_000))
+        await writer.drain()
+        time.sleep(1.5)  # noqa: ASYNC251 - the gateway's loop, too
+        await asyncio.sleep(0.1)
+        for _ in range(39):
+            writer.write(bytes(100_000))
+            await writer.drain()
+        async with asyncio.timeout(30):
+            rest = await reader.read()
+
+    assert (True, b"") == (b"SIGNATURE_MALFORMED" in answer, rest)
+
+
 async def test_early_answer_to_curl(gateway: Start, tmp_path: Any) -> None:
     """So does curl."""
     (tmp_path / "body").write_bytes(bytes(50_000_000))

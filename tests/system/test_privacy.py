@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import sys
@@ -110,7 +111,11 @@ async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
             signature = signed(body, secret=SECRET)
             signatures.append(signature.rpartition("=")[2])
             given = {"Content-Type": "application/json", "ElevenLabs-Signature": signature, **headers}
-            answers.append(await http.post("/webhook", content=body, headers=given))
+            # Who stops in the middle of a body is cut off after a second, and this process may stand still as long.
+            while True:
+                with contextlib.suppress(httpx.ReadError, httpx.WriteError):
+                    answers.append(await http.post("/webhook", content=body, headers=given))
+                    break
 
         number = 0
 
