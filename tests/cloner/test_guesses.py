@@ -261,7 +261,7 @@ async def test_list_without_voices(cloning, emulator: Emulator, speech: bytes) -
 
 async def reconciled(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a cloner tells of having gone through a list, once it has come to the list's end."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (told := [line for line in logs if line["event"] == "reconciled"]):
             await asyncio.sleep(0.01)
     return told
