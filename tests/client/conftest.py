@@ -6,6 +6,6 @@ __all__ = ["cloning"]
 
 
 @pytest.fixture
-def database(tmp_path) -> str:
+def database(sqlite: str) -> str:
     """SQLite alone: nothing here is about databases."""
-    return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return sqlite

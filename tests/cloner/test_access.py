@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,9 @@ ALL = ("calls", "voices", "read", "erase")
 
 
 @pytest.fixture
-def database(tmp_path) -> str:
+def database(sqlite: str) -> str:
     """SQLite alone: nothing here is about databases."""
-    return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return sqlite
 
 
 def entry(name: str, *tokens: str, may: tuple[str, ...] = ALL, most: int | None = None) -> str:
@@ -192,7 +193,7 @@ async def test_bound_of_a_client(cloning, emulator: Emulator, speech: bytes, eve
 
 
 async def test_rotation(cloning, tmp_path: Path) -> None:
-    """A file of clients that changes counts while calls go on; one that is broken is told, and changes nothing."""
+    """A file of clients that changes counts while calls go on."""
     path = tmp_path / "clients.toml"
     clients = written(path, entry("crm", "token-of-the-past"))
     with capture_logs() as lines:
@@ -216,22 +217,44 @@ async def test_rotation(cloning, tmp_path: Path) -> None:
             await comes_true(lambda: refused("token-of-the-past"))
             assert await taken("token-of-the-future")
 
-            def broken(content: bytes | None) -> Any:
-                before = len(lines)
-                path.unlink() if content is None else path.write_bytes(content)
-                return comes_true(
-                    lambda: asyncio.sleep(0, any(line["log_level"] == "error" for line in lines[before:]))
+    assert [] == [line for line in lines if line["log_level"] == "error"]
+    assert "token-of" not in str(lines)
+
+
+async def test_broken_files(cloning, tmp_path: Path) -> None:
+    """A file of clients that is broken is told, and changes nothing; one that is whole again counts."""
+    broken = (b"[clients.crm", b"[clients.crm]\nmay = ['all']", b"", b"\xff\xfe", None)
+    paths = [tmp_path / f"{number}.toml" for number in range(len(broken))]
+
+    def errors() -> list[Any]:
+        return [line["variable"] for line in lines if line["log_level"] == "error"]
+
+    with capture_logs() as lines:
+        async with AsyncExitStack() as stack:
+            cloners = [
+                await stack.enter_async_context(
+                    cloning(cloner_clients=written(path, entry("crm", "token-of-the-past")))
                 )
+                for path in paths
+            ]
 
-            for content in (b"[clients.crm", b"[clients.crm]\nmay = ['all']", b"", b"\xff\xfe", None):
-                await broken(content)
-                assert await taken("token-of-the-future")
+            async def all_take(token: str) -> bool:
+                return {"OK"} == {await listed(cloner, token) for cloner in cloners}
 
-            written(path, entry("crm", "token-of-the-end"))
-            await comes_true(lambda: taken("token-of-the-end"))
-            assert await refused("token-of-the-future")
+            assert await all_take("token-of-the-past")
+            for path, content in zip(paths, broken, strict=True):
+                path.unlink() if content is None else path.write_bytes(content)
+            await comes_true(lambda: asyncio.sleep(0, len(errors()) == len(broken)))
+            assert await all_take("token-of-the-past")
 
-    assert ["CLONER_CLIENTS_FILE"] * 5 == [line["variable"] for line in lines if line["log_level"] == "error"]
+            for path in paths:
+                written(path, entry("crm", "token-of-the-end"))
+            await comes_true(lambda: all_take("token-of-the-end"))
+            assert {"UNAUTHENTICATED"} == {await listed(cloner, "token-of-the-past") for cloner in cloners}
+
+    assert ["CLONER_CLIENTS_FILE"] * len(broken) == [
+        line["variable"] for line in lines if line["log_level"] == "error"
+    ]
     assert "token-of" not in str(lines)
 
 

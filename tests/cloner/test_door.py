@@ -386,9 +386,11 @@ async def test_pings(cloning) -> None:
     """A client that pings now and then with no call under way is not cut off."""
     async with cloning() as cloner:
         wire = await Wire.open(cloner.port)
-        for _ in range(4):
+        wire.ping()
+        # gRPC cuts off whoever comes too soon for the third time.
+        for _ in range(3):
+            await asyncio.sleep(5.1)
             wire.ping()
-            await asyncio.sleep(5.2)
         stream = wire.begin(f"{SERVICE}/ListVoices")
         await wire.send(stream, bytes(5), end=True)
         end = await wire.end_of(stream)

@@ -9,11 +9,13 @@ import grpc
 import pytest
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
+from structlog.testing import capture_logs
 
 from cloner.settings import Settings
 from emulator import Emulator, Fault
 from environment import Secret
 from tests.cloner.clock import Clock
+from tests.kit.cloning import TICK_SECONDS
 from tests.postgres import drop_database
 from tests.rows import values
 
@@ -113,11 +115,18 @@ async def test_deletion_is_tried_until_it_is_done(
     cloning, emulator: Emulator, speech: bytes, eventually
 ) -> None:
     """A provider that fails to delete is asked again; already gone counts."""
+    clock = Clock()
+
+    def gone() -> bool:
+        clock.pass_pauses(logs)
+        return not emulator.voices.custom
+
     emulator.faults.set(Fault(method="DELETE", path=VOICE, times=2, error="internal_error"))
-    async with cloning(voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
-        answer = await cloner.PrepareCall(call(speech), timeout=10)
-        await end(cloner)
-        await eventually(lambda: not emulator.voices.custom)
+    async with cloning(now=clock, voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
+        with capture_logs() as logs:
+            answer = await cloner.PrepareCall(call(speech), timeout=10)
+            await end(cloner)
+            await eventually(gone)
         listed = await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)
 
     assert 3 == len(emulator.requests.matching(method="DELETE"))
@@ -481,7 +490,7 @@ async def test_idle_cloner_writes_nothing(
             seen: list[int] = []
             while seen[-3:] != [(version := other.execute("PRAGMA data_version").fetchone()[0])] * 3:
                 seen.append(version)
-                await asyncio.sleep(1.2)
+                await asyncio.sleep(10 * TICK_SECONDS)
                 assert len(seen) < 20, "it writes every tick"
 
 

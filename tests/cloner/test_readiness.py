@@ -58,19 +58,20 @@ async def watched(cloning: Any, database: str, **settings: Any) -> Any:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> str:
+def database(sqlite: str) -> str:
     """A SQLite file; what is about Postgres makes its own."""
-    return f"sqlite:///{tmp_path}/precall.sqlite3"
+    return sqlite
 
 
 async def test_deleted_file(cloning, database: str, tmp_path: Path, capsys) -> None:
     """A registry that was deleted ends the work until the cloner is started anew, however long that takes."""
-    async with watched(cloning, database) as (cloner, health):
+    # It is looked at four times in a second.
+    async with watched(cloning, database, registry_patience_seconds=1.0) as (cloner, health):
         for suffix in ("", "-wal", "-shm"):
             (tmp_path / f"precall.sqlite3{suffix}").unlink()
         await health.until(NOT_SERVING, seconds=5)
         assert "REGISTRY_UNAVAILABLE" == reason(await failure(cloner.OpenCall(OPENING, timeout=5)))[0]
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(1)
         assert {NOT_SERVING} == await health.both()
     told = capsys.readouterr().out
     async with watched(cloning, database) as (cloner, health):
@@ -115,15 +116,15 @@ async def test_unreachable_server(cloning, postgres: str, how: str, capsys) -> N
 
 async def test_patience(cloning, database: str, tmp_path: Path) -> None:
     """What is over before the patience is says nothing, and a caller who hangs up is no sign of anything."""
-    async with watched(cloning, database, registry_patience_seconds=6.0) as (cloner, health):
+    async with watched(cloning, database, registry_patience_seconds=4.0) as (cloner, health):
         with closing(sqlite3.connect(tmp_path / "precall.sqlite3", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             await failure(cloner.OpenCall(OPENING, timeout=0.3))
-            await asyncio.sleep(2)
+            await asyncio.sleep(1)
             assert {SERVING} == await health.both()
             other.execute("ROLLBACK")
         # Long enough for what was left unanswered to be held against it.
-        for _ in range(16):
+        for _ in range(11):
             await asyncio.sleep(0.5)
             assert {SERVING} == await health.both()
 

@@ -97,7 +97,7 @@ async def test_two_at_once(cloning, emulator: Emulator, speech: bytes, method: s
         ]
         if buys:
             await emulator.requests.wait(path=CREATE, stage="held")
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.5)
             emulator.faults.release()
         answers = await asyncio.gather(*asking)
 

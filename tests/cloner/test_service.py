@@ -664,6 +664,8 @@ async def test_short_deadline(cloner: CloningServiceStub, emulator: Emulator, sp
     emulator.faults.set(Fault(method="POST", path="/v1/voices/add", hold="before"))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cloner.PrepareCall(call(speech), timeout=0.14)
+    emulator.faults.clear()
+    emulator.faults.release()
 
     # Raises where the code and the message contradict the details.
     rpc_status.from_call(caught.value)

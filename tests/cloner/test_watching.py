@@ -79,7 +79,7 @@ async def test_whole_life(cloning, emulator: Emulator, speech: bytes, asked) -> 
         before = len(asked())
         by_id = watch(other, voice_id=made.voice_id)
         assert "READY" == await state(by_id)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.6)
         assert before == len(asked())
         await other.DeleteVoice(pb.DeleteVoiceRequest(voice_id=made.voice_id), timeout=10)
         assert [["VOICE_STATE_GONE"]] * 3 == [await rest(stream) for stream in (*streams, by_id)]
@@ -293,7 +293,7 @@ async def test_one_question_for_all(database: str) -> None:
         counting = Counting(store)
         identities = Identities(b"key", "caller")
         looking = Looking(counting, identities, keep_seconds=None, call_seconds=60.0, now=lambda: 2.0)
-        until = asyncio.get_running_loop().time() + 2.2
+        until = asyncio.get_running_loop().time() + 1.2
 
         async def tell(_voice: Any) -> None:
             raise AssertionError
@@ -304,11 +304,11 @@ async def test_one_question_for_all(database: str) -> None:
 
         await asyncio.gather(*map(watching, range(50)))
         asked = counting.asked
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.7)
         assert counting.asked <= asked + 1
         await looking.close()
 
-    assert 1 <= asked <= 5
+    assert 1 <= asked <= 3
 
 
 async def test_trace(cloning, spans) -> None:
@@ -349,7 +349,7 @@ async def test_retry_that_outlives_its_request(cloning, emulator: Emulator, span
     """Requests to ElevenLabs that come after the answer are in the trace that links to it."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", drop="before"))
     async with cloning() as cloner:
-        await failure(cloner.PrepareCall(call(speech), timeout=3))
+        await failure(cloner.PrepareCall(call(speech), timeout=2))
         server = (await spans.wait("precall.v1.CloningService/PrepareCall"))[0]
         emulator.faults.release()
         await emulator.requests.wait(2, path=CREATE, stage="finished")
