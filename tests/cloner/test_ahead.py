@@ -443,6 +443,7 @@ async def test_consent_is_forgotten(
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.usefixtures("sqlite")
 async def test_consent_is_told_to_nobody(
     emulator: Emulator, emulator_url: str, speech: bytes, tmp_path: Path, form: str
 ) -> None:
@@ -453,7 +454,7 @@ async def test_consent_is_told_to_nobody(
         env={
             "PATH": os.environ["PATH"], "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
             "CLONER_PORT": "0", "LOG_LEVEL": "DEBUG", "LOG_FORMAT": form, "OTEL_TRACES_EXPORTER": "console",
-            "REQUIRE_CONSENT": "true", "PROVIDER_ATTEMPTS": "1",
+            "REQUIRE_CONSENT": "true", "PROVIDER_ATTEMPTS": "1", "AUDIO_WORKERS": "1",
         },
     )  # fmt: skip
     written = b""

@@ -77,7 +77,7 @@ async def test_faulty_telemetry() -> None:
         ELEVENLABS_API_KEY="k", CLONER_PORT="0", OTEL_TRACES_EXPORTER="carrier-pigeon",
         OTEL_BSP_MAX_QUEUE_SIZE="256", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
         OTEL_EXPORTER_OTLP_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_COMPRESSION="zstd",
-        OTEL_EXPORTER_OTLP_TIMEOUT="10s",
+        OTEL_EXPORTER_OTLP_TIMEOUT="10s", OTEL_BSP_EXPORT_TIMEOUT="500",
     ) as started:  # fmt: skip
         lines = await until_ready(started)
         started.terminate()
