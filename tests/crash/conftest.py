@@ -7,14 +7,17 @@ import pytest
 
 from emulator import NO_LATENCY, Emulator, Settings
 from tests.crash.replicas import API_KEY, World
+from tests.kit.databases import migrated_sqlite
+from tests.kit.forked import Clock
 from tests.postgres import new_database
 
-Worlds = Callable[[str], AbstractAsyncContextManager[World]]
+Worlds = Callable[..., AbstractAsyncContextManager[World]]
 
 
 @asynccontextmanager
 async def world(name: str, database: str, folder: Path) -> AsyncIterator[World]:
-    """A provider of its own in front of an empty database."""
+    """A provider of its own in front of a database without a row."""
+    clock = Clock()
     emulator = Emulator(
         Settings(
             api_key=API_KEY,
@@ -22,11 +25,12 @@ async def world(name: str, database: str, folder: Path) -> AsyncIterator[World]:
             create_latency=NO_LATENCY,
             voice_limit=500,
             monthly_limit=None,
-        )
+        ),
+        clock=clock,
     )
     (folder / name).mkdir()
     async with emulator.listening() as url:
-        made = World(emulator, url, database, folder / name)
+        made = World(emulator, url, database, folder / name, clock)
         watching = asyncio.create_task(made.watch())
         try:
             yield made
@@ -40,13 +44,20 @@ KINDS = ["sqlite", "postgres"]
 
 @pytest.fixture
 def worlds_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Worlds]:
-    """Makes what makes worlds on a kind of database."""
+    """Makes what makes worlds on a kind of database, with all tables unless it is to be empty."""
 
     def of(kind: str) -> Worlds:
-        if kind == "sqlite":
-            return lambda name: world(name, f"sqlite:///{tmp_path}/{name}.sqlite3", tmp_path)
-        server = request.getfixturevalue("postgres")
-        return lambda name: world(name, new_database(server), tmp_path)
+        def made(name: str, *, empty: bool = False) -> AbstractAsyncContextManager[World]:
+            if kind == "sqlite":
+                path = tmp_path / f"{name}.sqlite3"
+                if not empty:
+                    path.write_bytes(migrated_sqlite())
+                return world(name, f"sqlite:///{path}", tmp_path)
+            if empty:
+                return world(name, new_database(request.getfixturevalue("postgres")), tmp_path)
+            return world(name, request.getfixturevalue("databases").take(), tmp_path)
+
+        return made
 
     return of
 

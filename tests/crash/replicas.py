@@ -1,9 +1,8 @@
-"""Cloner processes as an operator runs them: several on one database, in front of one provider."""
+"""Cloner processes, several on one database, in front of one provider."""
 
 import asyncio
-import os
+import signal
 import sqlite3
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -16,12 +15,18 @@ from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator
+from tests.kit.cloning import TICK_SECONDS
+from tests.kit.forked import Clock, Forked
 from tests.rows import Row, rows
 
 API_KEY = "key-of-the-emulator"
 DEPLOYMENT = "crash-test"
 CREATE = "/v1/voices/add"
 SEARCH = "/v2/voices"
+# Between two signs of life of a process, and until one that gives none is taken for dead.
+DEAD_SECONDS = 10.0
+# What a process may hold beyond its death: the agent of a delivery, or a voice that it deletes.
+LONGEST_CLAIM = 61.0
 DEPLOYMENT_LABEL = "precall_deployment"
 
 
@@ -29,15 +34,21 @@ DEPLOYMENT_LABEL = "precall_deployment"
 class Replica:
     """One process, what it has started, and a client of it."""
 
-    process: asyncio.subprocess.Process
+    process: Forked
     children: list[psutil.Process]
     stub: CloningServiceStub
-    log: Path
+
+    def stop(self) -> None:
+        """Stops it where it is."""
+        self.process.send(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Lets it go on from there."""
+        self.process.send(signal.SIGCONT)
 
     async def kill(self) -> None:
         """Kills it at once, and waits until it is gone, and what it has started with it."""
         self.process.kill()
-        await self.process.wait()
         async with asyncio.timeout(20):
             while any(child.is_running() for child in self.children):
                 await asyncio.sleep(0.02)
@@ -51,6 +62,8 @@ class World:
     url: str
     database: str
     folder: Path
+    clock: Clock
+    """The time of all processes and of the provider."""
     dangling: set[str] = field(default_factory=set)
     """Agents that were seen to point at a voice that is gone."""
     _started: int = 0
@@ -59,9 +72,7 @@ class World:
     async def replica(self, **settings: str) -> AsyncIterator[Replica]:
         """A process with these settings, once it is ready."""
         self._started += 1
-        log = self.folder / f"replica-{self._started}.log"
-        environment = {
-            "PATH": os.environ["PATH"],
+        environ = {
             "ELEVENLABS_API_KEY": API_KEY,
             "ELEVENLABS_BASE_URL": self.url,
             "CLONER_PORT": "0",
@@ -73,25 +84,23 @@ class World:
             # Every caller of a test may call at once.
             "CLONER_MAX_REQUESTS": "500",
             "DRAIN_SECONDS": "0",
-            "RECONCILE_SECONDS": "1",
+            "RECONCILE_SECONDS": "0.3",
             "RECONCILE_GRACE_SECONDS": "0",
             **settings,
         }
-        with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "cloner",
-                env={name: value for name, value in environment.items() if value},
-                cwd=self.folder, stdout=output, stderr=output,
-            )  # fmt: skip
+        process = Forked(
+            self.clock,
+            self.folder / f"replica-{self._started}.log",
+            {name: value for name, value in environ.items() if value},
+            tick_seconds=TICK_SECONDS,
+        )
         try:
-            address = await _ready(process, log)
-            async with grpc.aio.insecure_channel(address) as channel:
+            port = await process.port(100)
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 children = psutil.Process(process.pid).children(recursive=True)
-                yield Replica(process, children, CloningServiceStub(channel), log)
+                yield Replica(process, children, CloningServiceStub(channel))
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            process.kill()
 
     @asynccontextmanager
     async def replicas(self, count: int, **settings: str) -> AsyncIterator[list[Replica]]:
@@ -173,7 +182,7 @@ class World:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while (wrongs := await self.wrongs()) and loop.time() < until:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.1)
         assert [] == wrongs, wrongs
         await self.reconciled(2)
         wrongs = await self.wrongs()
@@ -185,6 +194,11 @@ class World:
         async with asyncio.timeout(30):
             while len(self._reconciliations()) < began + times + 1:
                 await asyncio.sleep(0.05)
+
+    async def claims_run_out(self) -> None:
+        """The dead let go of what they held, after whoever lives has come by while they still held it."""
+        await self.reconciled(2)
+        self.clock.jump(LONGEST_CLAIM)
 
     async def watch(self) -> None:
         """Notes agents that point at a voice that is gone, until it is cancelled."""
@@ -209,24 +223,6 @@ def delivery(name: str, sample: bytes, *, agent: str | None = None, number: int 
     return pb.PrepareCallRequest(
         agent_id=agent or name, conversation_id=f"conv_{name}", caller=caller, sample=sample
     )
-
-
-async def _ready(process: asyncio.subprocess.Process, log: Path) -> str:
-    async with asyncio.timeout(100):
-        while (address := _address(log)) is None:
-            assert process.returncode is None, _text(log)
-            await asyncio.sleep(0.02)
-    return address
-
-
-def _address(log: Path) -> str | None:
-    """The address in the line that a process prints when it serves."""
-    said = [line for line in _text(log).splitlines() if line.startswith("cloner ready on ")]
-    return said[0].removeprefix("cloner ready on ") if said else None
-
-
-def _text(log: Path) -> str:
-    return log.read_text()
 
 
 def _locked(path: str) -> bool:

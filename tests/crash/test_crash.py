@@ -1,8 +1,6 @@
 import asyncio
 import contextlib
 import itertools
-import signal
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ from precall.v1 import cloning_pb2 as pb
 
 from emulator import Fault
 from tests.crash.conftest import KINDS, Worlds
-from tests.crash.replicas import CREATE, SEARCH, Replica, World, delivery
+from tests.crash.replicas import CREATE, DEAD_SECONDS, SEARCH, Replica, World, delivery
 
 AGENT = "/v1/convai/agents/{}"
 VOICE = "/v1/voices/{}"
@@ -146,7 +144,7 @@ async def until(holds: Callable[[], Awaitable[bool]], seconds: float) -> None:
     """Waits until something holds, longer than `eventually` does."""
     async with asyncio.timeout(seconds):
         while not await holds():
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.1)
 
 
 async def in_registry(world: World) -> dict[str, str]:
@@ -160,11 +158,15 @@ async def restarted(world: World, speech: bytes) -> None:
     async with world.replicas(VICTIMS, **NOT_KEPT) as victims:
         await killed(world, victims, speech)
     async with world.replica(**NOT_KEPT) as survivor:
-        answered, _ = await asyncio.gather(
-            repeat(survivor, list(DELIVERY), speech), complete(survivor, list(DELETION))
-        )
+        repeating = asyncio.create_task(repeat(survivor, list(DELIVERY), speech))
+        await complete(survivor, list(DELETION))
+        for name in ("CreateLate", "CreateLost", "CreateDone"):
+            await world.emulator.requests.wait(2, method="GET", path=AGENT.format(name))
+        world.clock.jump(DEAD_SECONDS)
+        answered = await repeating
         await let_go(world)
-        await world.quiet(80)
+        await world.claims_run_out()
+        await world.quiet(20)
         assert answered == await in_registry(world)
         assert {voice: name for name, voice in answered.items()} == world.ours()
 
@@ -179,7 +181,13 @@ async def left_alone(world: World, speech: bytes) -> None:
     await let_go(world)
     creates = len(world.emulator.requests.matching(path=CREATE))
     async with world.replica(**NOT_KEPT, CALL_MAX_MINUTES="0.5"):
-        await over(world, 100)
+        await world.reconciled(2)
+        world.clock.jump(DEAD_SECONDS)
+        await world.reconciled(2)
+        # Now the calls are presumed to be over, while the dead still hold their agents.
+        world.clock.jump(30 - DEAD_SECONDS)
+        await world.claims_run_out()
+        await over(world, 20)
 
     assert creates == len(world.emulator.requests.matching(path=CREATE))
 
@@ -194,17 +202,17 @@ async def replicated(world: World, speech: bytes) -> None:
             await world.emulator.requests.wait(2, method="GET", path=AGENT.format(name))
         lost |= await begin(world, victim, [last], speech)
         await victim.kill()
-        at = time.time()
-        await asyncio.gather(*lost.values(), return_exceptions=True)
-
-        answered = await waiting | await repeat(survivor, [last], speech)
+        with world.clock.standing() as at:
+            await asyncio.gather(*lost.values(), return_exceptions=True)
+            world.clock.jump(DEAD_SECONDS)
+            answered = await waiting | await repeat(survivor, [last], speech)
         found = [row["marker"] for row in (await world.voices())["CreateDone"]]
         (look,) = (
             request
             for request in world.emulator.requests.matching(path=SEARCH)
             if request.query["search"] == found
         )
-        assert 0 < look.at - at < 10
+        assert 0 < look.at - at <= DEAD_SECONDS
         await let_go(world)
         await world.quiet(20)
         assert answered == await in_registry(world)
@@ -212,7 +220,8 @@ async def replicated(world: World, speech: bytes) -> None:
         assert {voice: name for name, voice in answered.items()} == world.ours()
 
         await complete(survivor, list(DELIVERY))
-        await until(lambda: _true(not world.changed()), 60)
+        await world.claims_run_out()
+        await until(lambda: _true(not world.changed()), 20)
         await world.quiet(5)
         assert answered == await in_registry(world)
 
@@ -261,18 +270,19 @@ async def never_given(world: World, speech: bytes) -> None:
 
     async with world.replica(**settings) as survivor:
         await complete(survivor, ["First"])
-        await until(lambda: _true(not world.changed()), 60)
+        await world.claims_run_out()
+        await until(lambda: _true(not world.changed()), 20)
         await complete(survivor, ["Second"])
-        await over(world, 60)
+        await over(world, 20)
 
 
 async def stopped(world: World, replica: Replica) -> None:
     """Stops a process, but not in the middle of a transaction, in which it would stop all others as well."""
     while True:
-        replica.process.send_signal(signal.SIGSTOP)
+        replica.stop()
         if not await world.locked():
             return
-        replica.process.send_signal(signal.SIGCONT)
+        replica.go_on()
         await asyncio.sleep(0.02)
 
 
@@ -282,8 +292,9 @@ async def only_slow(world: World, speech: bytes) -> None:
     async with world.replicas(2, **KEPT) as (slow, quick):
         answers = await begin(world, slow, names, speech, seconds=40)
         await stopped(world, slow)
+        world.clock.jump(DEAD_SECONDS)
         answered = await repeat(quick, names, speech)
-        slow.process.send_signal(signal.SIGCONT)
+        slow.go_on()
         await let_go(world)
 
         assert answered == {name: (await answer).voice.voice_id for name, answer in answers.items()}
@@ -302,7 +313,6 @@ async def only_slow(world: World, speech: bytes) -> None:
 @pytest.mark.timeout(240)
 async def test_killed_at_every_step(worlds_of: Callable[[str], Worlds], speech: bytes) -> None:
     """Whatever a process was at when it was killed, another one or the next one finishes it."""
-    # One test, because each of these waits a minute for claims of the dead to run out.
     stories = [restarted, left_alone, replicated, never_given, only_slow]
 
     async def tell(story: Callable[[World, bytes], Awaitable[None]], kind: str) -> None:

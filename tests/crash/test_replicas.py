@@ -1,6 +1,5 @@
 import asyncio
 import io
-import time
 import wave
 from collections import Counter
 
@@ -27,7 +26,7 @@ def plant(world: World, voice_id: str, *, deployment: str | None, age: float | N
             name=f"{voice_id}_Clone_1",
             description=f"Made by Precall for one caller, precall-{DEPLOYMENT}-{voice_id}",
             labels=labels | more if deployment else more,
-            created_at_unix=None if age is None else int(time.time() - age),
+            created_at_unix=None if age is None else int(world.clock() - age),
         )
     )
 
@@ -91,7 +90,7 @@ async def test_voice_lost_during_a_call(worlds: Worlds, speech: bytes) -> None:
 async def test_several_start_at_once(worlds: Worlds, speech: bytes) -> None:
     """Several processes on one empty database all become ready, under one name and one key."""
     made_up = {"CALLER_HASH_KEY": "", "PRECALL_DEPLOYMENT": ""}
-    async with worlds("world") as world:
+    async with worlds("world", empty=True) as world:
         if world.database.startswith("postgres"):
             made_up.pop("CALLER_HASH_KEY")
         async with world.replicas(4, **made_up) as replicas:

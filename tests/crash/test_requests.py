@@ -9,7 +9,7 @@ from precall.v1 import cloning_pb2 as pb
 
 from emulator import Fault
 from tests.crash.conftest import Worlds
-from tests.crash.replicas import CREATE
+from tests.crash.replicas import CREATE, DEAD_SECONDS
 
 # Starting so many processes takes a busy machine its time.
 pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
@@ -32,6 +32,7 @@ async def test_killed(worlds: Worlds, speech: bytes, moment: str, asked: int) ->
         with contextlib.suppress(grpc.aio.AioRpcError):
             await asking
         world.emulator.faults.clear()
+        world.clock.jump(DEAD_SECONDS)
         replaced = await other.stub.ReplaceVoice(request, timeout=50)
         again = await other.stub.ReplaceVoice(request, timeout=20)
 

@@ -31,8 +31,9 @@ from cloner.voices.callers import Caller, Identities, Identity
 from emulator import Emulator, Fault, Latency, Settings
 from emulator.agents import PREMADE
 from emulator.voices import Voice
+from tests.kit.cloning import TICK_SECONDS
+from tests.kit.forked import Clock, Forked
 from tests.property.judge import FOREVER, PEOPLE, Answer, Judge, Opened, Violated, sharing
-from tests.property.replica import SECRETS, Clock, Replica
 from tests.property.steps import (
     AGENTS,
     CALLERS,
@@ -61,6 +62,7 @@ from tests.rows import rows as rows_of
 
 __all__ = ["Violated", "World", "world"]
 
+SECRETS = {"elevenlabs_api_key": "key-of-the-emulator", "caller_hash_key": "key-of-the-hashes"}
 DEPLOYMENT = "tested"
 ROOM = 500
 PATIENT, IMPATIENT = 10.0, 0.3
@@ -118,7 +120,7 @@ class World(Judge):
         self.settings = {
             "cloner_port": 0, "database_url": url, "audio_workers": 1, "shutdown_grace_seconds": 0.0, **settings,
         }  # fmt: skip
-        self.replicas: dict[int, Replica] = {}
+        self.replicas: dict[int, Forked] = {}
         self._one_at_a_time = {0: asyncio.Lock(), 1: asyncio.Lock()}
         self.stubs: dict[int, tuple[grpc.aio.Channel, CloningServiceStub]] = {}
         self.pending: set[asyncio.Task[None]] = set()
@@ -394,7 +396,10 @@ class World(Judge):
     async def _start(self, replica: int) -> None:
         async with self._one_at_a_time[replica]:
             if replica not in self.replicas:
-                started = self.replicas[replica] = Replica(self.clock, str(self.log), self.settings)
+                environ = {name.upper(): str(value) for name, value in (SECRETS | self.settings).items()}
+                started = self.replicas[replica] = Forked(
+                    self.clock, self.log, environ, tick_seconds=TICK_SECONDS
+                )
                 channel = grpc.aio.insecure_channel(f"127.0.0.1:{await started.port()}")
                 self.stubs[replica] = (channel, CloningServiceStub(channel))
 

@@ -1,0 +1,113 @@
+"""Cloners in processes of their own that start fast, are killed for real, and go by a clock that a test moves.
+
+They are forked from a process that has imported everything, which takes a tenth of the processor time of
+`python -m cloner`. What that does beside is tested where processes are.
+"""
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from opentelemetry.sdk.trace import TracerProvider
+
+from cloner import janitor
+from cloner.server import serving
+from cloner.settings import Settings
+from environment import read
+from telemetry import logs
+
+__all__ = ["Clock", "Forked"]
+
+PR_SET_PDEATHSIG = 1
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+
+
+class Clock:
+    """The time of everybody in one test: the real one and what was jumped so far, unless it stands still."""
+
+    def __init__(self) -> None:
+        self._offset: Any = CONTEXT.Value("d", 0.0, lock=False)
+        self._stands: Any = CONTEXT.Value("d", 0.0, lock=False)
+
+    def __call__(self) -> float:
+        return (self._stands.value or time.time()) + self._offset.value
+
+    def jump(self, seconds: float) -> None:
+        """Moves the time of every process at once."""
+        self._offset.value += seconds
+
+    @contextmanager
+    def standing(self) -> Iterator[float]:
+        """A block in which no time passes, unless it jumps. Yields the time at which it begins."""
+        self._stands.value = began = time.time()
+        yield self()
+        self._offset.value -= time.time() - began
+        self._stands.value = 0.0
+
+
+class Forked:
+    """A cloner process with the settings that an environment would give it. Its log is appended to a file."""
+
+    def __init__(
+        self, clock: Clock, log: Path, environ: dict[str, str], *, tick_seconds: float = janitor.TICK_SECONDS
+    ) -> None:
+        self._answers, told = CONTEXT.Pipe(duplex=False)
+        self._process = CONTEXT.Process(
+            target=_serve, args=(clock, told, str(log), environ, tick_seconds), daemon=True
+        )
+        self._process.start()
+        self.pid: int = self._process.pid
+        told.close()
+
+    async def port(self, seconds: float = 30.0) -> int:
+        """Where it listens, once it does."""
+        async with asyncio.timeout(seconds):
+            while not self._answers.poll():
+                assert self.alive, "a cloner died by itself"
+                await asyncio.sleep(0.005)
+        return self._answers.recv()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was not killed."""
+        return self._process.is_alive()
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL: whatever it was at, it is at no more."""
+        if not self._answers.closed:
+            self._process.kill()
+            self._process.join()
+            self._answers.close()
+
+
+def _serve(clock: Clock, told: Connection, log: str, environ: dict[str, str], tick_seconds: float) -> None:
+    # The forkserver ends with the tests, however these end; a cloner goes with it.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1) for fd in (1, 2))
+    logs.configure("cloner", level="INFO", form="json")
+    uvloop.run(_listen(clock, told, read(Settings, environ), tick_seconds))
+
+
+async def _listen(clock: Clock, told: Connection, settings: Settings, tick_seconds: float) -> None:
+    tracing = TracerProvider(shutdown_on_exit=False)
+    async with serving(settings, tracing, now=clock, tick_seconds=tick_seconds) as port:
+        told.send(port)
+        await asyncio.Event().wait()
