@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Self
 
 import grpc
@@ -13,21 +14,23 @@ from precall_client import connect
 from precall_client.transport import SERVICE_CONFIG
 
 from tests.cloner.test_process import API_KEY, process, ready
+from tests.kit.connections import connected
 
-CALLS = 1_000
+PHASE = 125
 
 
 class Callers:
     """Several who call one after the other, without a pause, until the block ends."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *names: str) -> None:
         self._stub = CloningServiceStub(channel)
+        self._names = names
         self._ended = False
         self.answered = 0
         self.lost: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
-        self._calling = [asyncio.create_task(self._call(name)) for name in ("Ivan", "Maria", "Tom", "Li")]
+        self._calling = [asyncio.create_task(self._call(name)) for name in self._names]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -62,8 +65,7 @@ class Callers:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("client", ["gateway", "python"])
-async def test_rolling_restart(emulator_url: str, tmp_path, client: str) -> None:
+async def test_rolling_restart(emulator_url: str, tmp_path: Path) -> None:
     """No call is lost: of a gateway, nor of a client that has nothing of ours but the service config."""
     settings = {
         "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
@@ -75,21 +77,27 @@ async def test_rolling_restart(emulator_url: str, tmp_path, client: str) -> None
         running = [await start(process(**settings, CLONER_PORT="0")) for _ in range(2)]
         ports = [(await ready(each)).rpartition(":")[2] for each in running]
         target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
-        if client == "gateway":
-            wire = (await start(connect(target))).channel
-        else:
-            config = SERVICE_CONFIG.read_text()
-            wire = await start(grpc.aio.insecure_channel(target, (("grpc.service_config", config),)))
-        callers = await start(Callers(wire))
-        await callers.until_answered(CALLS // 4)
+        options = (("grpc.service_config", SERVICE_CONFIG.read_text()),)
+        clients = {
+            "gateway": await start(Callers((await start(connect(target))).channel, "Ivan", "Maria")),
+            "python": await start(
+                Callers(await start(grpc.aio.insecure_channel(target, options)), "Tom", "Li")
+            ),
+        }
+
+        async def until_answered() -> None:
+            await asyncio.gather(*(callers.until_answered(PHASE) for callers in clients.values()))
+
+        await until_answered()
         for old, port in zip(running, ports, strict=True):
             old.terminate()
             assert 0 == await asyncio.wait_for(old.wait(), 60)
-            await ready(await start(process(**settings, CLONER_PORT=port)))
-            # A client finds a server that is back within the pause of its own that has grown meanwhile.
-            await asyncio.sleep(5)
-            await callers.until_answered(CALLS // 4)
-        await callers.__aexit__()
+            fresh = await start(process(**settings, CLONER_PORT=port))
+            await ready(fresh)
+            # Not before each has found it: the pause between its tries has grown meanwhile.
+            await connected(fresh.pid, int(port), count=len(clients))
+            await until_answered()
+        for callers in clients.values():
+            await callers.__aexit__()
 
-    assert {} == callers.lost
-    assert CALLS < callers.answered
+    assert {"gateway": {}, "python": {}} == {name: callers.lost for name, callers in clients.items()}

@@ -16,6 +16,7 @@ import pytest
 
 from tests.cloner import test_process as cloner
 from tests.gateway import test_process as gateway
+from tests.kit.connections import connected
 from tests.system.signing import event, signed
 
 SECRET = "secret-of-the-webhook"
@@ -116,6 +117,8 @@ class Senders:
                     self.answered[url] += 1
                 else:
                     self.lost[answer.text] += 1
+                # Often enough to meet every moment of a restart, and other tests need the processor, too.
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.long
@@ -142,16 +145,17 @@ async def test_rolling_restart(emulator_url: str, tmp_path, speech: bytes) -> No
         for old, url in zip(gateways, urls, strict=True):
             old.terminate()
             assert 0 == await asyncio.wait_for(old.wait(), 60)
-            fresh = gateway_process(**of_gateway, PRECALL_WEBHOOK_PORT=url.rpartition(":")[2])
-            await gateway.ready(await start(fresh))
+            again = gateway_process(**of_gateway, PRECALL_WEBHOOK_PORT=url.rpartition(":")[2])
+            await gateway.ready(await start(again))
             # The one that came back takes deliveries before the next goes.
             await senders.until_answered(PHASE, by=2)
         for old, port in zip(cloners, ports, strict=True):
             old.terminate()
             assert 0 == await asyncio.wait_for(old.wait(), 60)
-            await cloner.ready(await start(cloner.process(**of_cloner, CLONER_PORT=port)))
-            # A gateway finds a cloner that is back within the pause of its own that has grown meanwhile.
-            await asyncio.sleep(5)
+            fresh = await start(cloner.process(**of_cloner, CLONER_PORT=port))
+            await cloner.ready(fresh)
+            # Not before each gateway has found it: the pause between its tries has grown meanwhile.
+            await connected(fresh.pid, int(port), count=len(gateways))
             await senders.until_answered(PHASE, by=2)
         await senders.__aexit__()
 
