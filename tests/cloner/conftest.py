@@ -1,5 +1,5 @@
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -15,9 +15,17 @@ from telemetry.metrics import NOWHERE
 from tests.cloner.promises import Promises
 from tests.kit.cloning import TICK_SECONDS
 from tests.kit.inspection import OF_ITS_OWN, Inspection
+from tests.kit.warm import Warm
 
 API_KEY = "key-of-the-emulator"
 Cloning = Callable[..., AbstractAsyncContextManager[CloningServiceStub]]
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Where commands start with their modules imported."""
+    with Warm.running() as running:
+        yield running
 
 
 @pytest.fixture

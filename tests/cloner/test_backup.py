@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cloner.registry import NewCall, Transaction, calls, opened
 from cloner.registry.statement import Statement
 from emulator import Emulator, Fault
 from tests.cloner.test_process import process, until_ready
+from tests.kit.warm import Warm
 from tests.postgres import new_database
 from tests.rows import Row, rows, values
 
@@ -35,17 +36,22 @@ NOW = 1_700_000_000.0
 pytestmark = pytest.mark.timeout(300)
 
 
-async def registry(
-    command: str, file: Path | str, database: str, *more: str, told: bytes = b"", **environ: str
-) -> tuple[int, str, str]:
+@pytest.fixture
+def registry(warm: Warm) -> Callable[..., Awaitable[tuple[int, str, str]]]:
     """Exit status, output and errors of a command on a registry."""
-    started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cloner.backup", command, str(file), *more,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": database, "CALLER_HASH_KEY": KEY} | environ,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await started.communicate(told)
-    return started.returncode, out.decode(), err.decode()
+
+    async def run(
+        command: str, file: Path | str, database: str, *more: str, told: bytes = b"", **environ: str
+    ) -> tuple[int, str, str]:
+        started = await asyncio.create_subprocess_exec(
+            *warm.command("cloner.backup"), command, str(file), *more,
+            env={"PATH": os.environ["PATH"], "DATABASE_URL": database, "CALLER_HASH_KEY": KEY} | environ,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await started.communicate(told)
+        return started.returncode, out.decode(), err.decode()
+
+    return run
 
 
 @pytest.fixture
@@ -120,7 +126,7 @@ def begin(tx: Transaction, number: int) -> None:
 
 @pytest.mark.parametrize("into", ["sqlite", "postgres"])
 async def test_there_and_back(
-    cloning, database: str, another, into: str, emulator: Emulator, speech: bytes, tmp_path: Path
+    registry, cloning, database: str, another, into: str, emulator: Emulator, speech: bytes, tmp_path: Path
 ) -> None:
     """Everything is as it was, in either database; what may have changed at ElevenLabs is to be looked at."""
     before = spoken(emulator)
@@ -154,7 +160,7 @@ async def test_there_and_back(
     assert [] == await rows(target, "SELECT * FROM processes")
 
 
-async def test_while_writes_go_on(database: str, another, tmp_path: Path) -> None:
+async def test_while_writes_go_on(registry, database: str, another, tmp_path: Path) -> None:
     """A back-up shows one moment of a registry that is written to meanwhile, and keeps nobody waiting."""
     longest = 0.0
     async with opened(database, name="tested", now=NOW) as store:
@@ -182,7 +188,7 @@ async def test_while_writes_go_on(database: str, another, tmp_path: Path) -> Non
 
 
 async def test_cloner_on_what_was_restored(
-    cloning, database: str, another, emulator: Emulator, speech: bytes, tmp_path: Path
+    registry, cloning, database: str, another, emulator: Emulator, speech: bytes, tmp_path: Path
 ) -> None:
     """Callers, calls and voices are known; nothing is cloned again, and no ended call touches its agent."""
     before = spoken(emulator)
@@ -207,7 +213,9 @@ async def test_cloner_on_what_was_restored(
     assert before != first.voice.voice_id
 
 
-async def test_key_goes_along(emulator: Emulator, emulator_url: str, speech: bytes, tmp_path: Path) -> None:
+async def test_key_goes_along(
+    registry, emulator: Emulator, emulator_url: str, speech: bytes, tmp_path: Path
+) -> None:
     """Processes on a SQLite file: what was kept beside it comes back, also on a machine without anything."""
     import grpc
     from precall.v1.cloning_pb2_grpc import CloningServiceStub
@@ -240,7 +248,7 @@ async def test_key_goes_along(emulator: Emulator, emulator_url: str, speech: byt
         assert 0o600 == stat.S_IMODE(private.stat().st_mode)
 
 
-async def test_keys_that_do_not_fit(another, postgres: str, tmp_path: Path) -> None:
+async def test_keys_that_do_not_fit(registry, another, postgres: str, tmp_path: Path) -> None:
     """A registry never ends up beside a key that knows none of its callers, and no key is written over."""
     source = another("sqlite")
     async with opened(source, name="tested", now=NOW):
@@ -292,7 +300,7 @@ def rewritten(content: bytes, change: Callable[[list[Any]], None]) -> bytes:
 
 
 @pytest.fixture
-async def kept(another, tmp_path: Path) -> Path:
+async def kept(registry, another, tmp_path: Path) -> Path:
     """A back-up of a registry with a few calls."""
     source = another("sqlite")
     async with opened(source, name="tested", now=NOW) as store:
@@ -302,7 +310,7 @@ async def kept(another, tmp_path: Path) -> Path:
     return tmp_path / "kept"
 
 
-async def test_file_that_is_no_whole_back_up(kept: Path, tmp_path: Path) -> None:
+async def test_file_that_is_no_whole_back_up(registry, kept: Path, tmp_path: Path) -> None:
     """Whatever is not exactly what was written is refused in one line, and no database is made."""
     whole = kept.read_bytes()
     ends = [place + 1 for place, byte in enumerate(whole) if byte == 10]
@@ -343,7 +351,7 @@ async def test_file_that_is_no_whole_back_up(kept: Path, tmp_path: Path) -> None
     assert 10 == len(await rows(fresh, "SELECT * FROM calls"))
 
 
-async def test_file_that_is_there(kept: Path, another) -> None:
+async def test_file_that_is_there(registry, kept: Path, another) -> None:
     """A back-up is never written over anything, be it a link to nowhere."""
     before = kept.read_bytes()
     link = kept.with_name("link")
@@ -381,7 +389,7 @@ async def test_file_that_cannot_be_written(another, tmp_path: Path, place: str) 
 
 
 async def test_consents_and_requests_stay(
-    cloning, database: str, speech: bytes, emulator: Emulator, tmp_path: Path
+    registry, cloning, database: str, speech: bytes, emulator: Emulator, tmp_path: Path
 ) -> None:
     """What was withdrawn since the back-up stays so, and what was asked before it has the same answer."""
     ivan, maria = (pb.Caller(name=name, phone_number="+31612340001") for name in ("Ivan", "Maria"))
@@ -416,7 +424,7 @@ async def test_consents_and_requests_stay(
     )  # fmt: skip
 
 
-async def test_registry_that_is_there(kept: Path, database: str) -> None:
+async def test_registry_that_is_there(registry, kept: Path, database: str) -> None:
     """Where a registry has begun, nothing is restored unless it may be replaced."""
     async with opened(database, name="theirs", now=NOW) as store:
         await store.write(begin, 77)
@@ -434,7 +442,7 @@ async def test_registry_that_is_there(kept: Path, database: str) -> None:
 
 
 @pytest.mark.long
-async def test_cloner_that_is_at_it(kept: Path, cloning, database: str, speech: bytes) -> None:
+async def test_cloner_that_is_at_it(registry, kept: Path, cloning, database: str, speech: bytes) -> None:
     """Nothing is restored under a cloner, idle as it may be, and nothing is in its way after it stopped."""
     async with cloning() as cloner:
         await cloner.PrepareCall(call(speech), timeout=10)
@@ -453,7 +461,7 @@ async def test_cloner_that_is_at_it(kept: Path, cloning, database: str, speech: 
 
 
 async def test_what_was_done_since(
-    cloning, database: str, emulator: Emulator, speech: bytes, tmp_path: Path, eventually
+    registry, cloning, database: str, emulator: Emulator, speech: bytes, tmp_path: Path, eventually
 ) -> None:
     """Set back by --replace: voices made since go, after their agents were put back; no call begins again."""
     before = spoken(emulator)
@@ -492,7 +500,7 @@ async def test_what_was_done_since(
 
 
 async def test_registry_that_was_lost(
-    cloning, database: str, another, emulator: Emulator, speech: bytes, tmp_path: Path, eventually
+    registry, cloning, database: str, another, emulator: Emulator, speech: bytes, tmp_path: Path, eventually
 ) -> None:
     """Voices made after the back-up go; one deleted since is missed at once, and cloned again for its caller."""
     async with cloning(reconcile_seconds=0.2) as cloner:
@@ -522,7 +530,7 @@ async def test_registry_that_was_lost(
     assert anna.voice.voice_id in emulator.voices
 
 
-async def test_newer_database(database: str, kept: Path, tmp_path: Path) -> None:
+async def test_newer_database(registry, database: str, kept: Path, tmp_path: Path) -> None:
     """What a newer release has migrated is touched by none of ours: one line, exit status 2."""
     async with opened(database, name="theirs", now=NOW) as store:
         await store.write(lambda tx: tx.run(Statement("UPDATE alembic_version SET version_num = '9999'")))
@@ -571,7 +579,7 @@ async def test_migration_is_told(empty_database: str) -> None:
         ({"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, 1, "nothing listens at the host and port"),
     ],
 )
-async def test_settings(environ: dict[str, str], status: int, says: str, tmp_path: Path) -> None:
+async def test_settings(registry, environ: dict[str, str], status: int, says: str, tmp_path: Path) -> None:
     """What is wrong with the settings is one line, and makes no file."""
     database = environ.pop("DATABASE_URL", f"sqlite:///{tmp_path}/precall.sqlite3")
     found, out, err = await registry("backup", tmp_path / "kept", database, **environ)
@@ -581,7 +589,7 @@ async def test_settings(environ: dict[str, str], status: int, says: str, tmp_pat
     assert [] == list(tmp_path.iterdir())
 
 
-async def test_database_without_a_registry(database: str, tmp_path: Path) -> None:
+async def test_database_without_a_registry(registry, database: str, tmp_path: Path) -> None:
     """Of nothing there is no back-up."""
     if like(database) == "sqlite":
         (tmp_path / "precall.sqlite3").touch()
@@ -591,7 +599,7 @@ async def test_database_without_a_registry(database: str, tmp_path: Path) -> Non
     )
 
 
-async def test_keys_are_not_told(another, tmp_path: Path) -> None:
+async def test_keys_are_not_told(registry, another, tmp_path: Path) -> None:
     """A key shows itself in no message, and a published one works as it does for the cloner."""
     source = another("sqlite")
     async with opened(source, name="tested", now=NOW):
@@ -604,7 +612,7 @@ async def test_keys_are_not_told(another, tmp_path: Path) -> None:
     assert secret not in "".join((*made[1:], *refused[1:], (tmp_path / "kept").read_text()))
 
 
-async def test_back_up_of_an_older_release(empty_database: str) -> None:
+async def test_back_up_of_an_older_release(registry, empty_database: str) -> None:
     """What release after release wrote is taken: the file is as revision 0001 had it."""
     old = Path(__file__).parents[1] / "backups" / "0001.backup"
     restored = await registry(

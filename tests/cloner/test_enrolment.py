@@ -5,8 +5,8 @@ import pty
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from cloner.enrolment.listing import FileInvalid, read_callers
 from cloner.enrolment.report import Entry, Report
 from emulator import Emulator, Fault
 from environment import Secret
+from tests.kit.warm import Warm
 
 TOKEN = "token-of-the-cloner"
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
@@ -65,29 +66,39 @@ def callers(tmp_path) -> Callable[..., Path]:
     return write
 
 
-@asynccontextmanager
-async def running(
-    port: int, *arguments: object, **options: object
-) -> AsyncIterator[asyncio.subprocess.Process]:
+@pytest.fixture
+def running(warm: Warm) -> Callable[..., AbstractAsyncContextManager[asyncio.subprocess.Process]]:
     """The command under way; killed if it is when the block ends."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cloner.command", "enrol", *map(str, arguments),
-        env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": TOKEN},
-        **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **options},
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+
+    @asynccontextmanager
+    async def run(
+        port: int, *arguments: object, **options: object
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        process = await asyncio.create_subprocess_exec(
+            *warm.command("cloner.command"), "enrol", *map(str, arguments),
+            env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": TOKEN},
+            **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **options},
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
+
+    return run
 
 
-async def enrol(port: int, *arguments: object, **options: object) -> tuple[int, str, str]:
+@pytest.fixture
+def enrol(running) -> Callable[..., Awaitable[tuple[int, str, str]]]:
     """Exit status and output of the command."""
-    async with running(port, *arguments, **options) as process:
-        out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
+
+    async def run(port: int, *arguments: object, **options: object) -> tuple[int, str, str]:
+        async with running(port, *arguments, **options) as process:
+            out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
+
+    return run
 
 
 def reported(callers: Path) -> list[dict[str, str]]:
@@ -107,7 +118,7 @@ async def consents(cloner) -> list[str]:
     return sorted(voice.consent for voice in voices)
 
 
-async def test_enrolled(cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_enrolled(enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """Makes a voice of each recording, and keeps the consent with it."""
     status, out, _ = await enrol(cloner.port, folder, callers(ADA, BEN, CLEO, delimiter=";"))
 
@@ -116,7 +127,7 @@ async def test_enrolled(cloner, emulator: Emulator, folder: Path, callers) -> No
     assert ["", "form 17", "form 18"] == await consents(cloner)
 
 
-async def test_report(cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_report(enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """Says of each line what became of it, to the owner of the report alone."""
     path = callers(ADA, ["short.wav", "+31612345604", "", "", ""])
 
@@ -141,7 +152,7 @@ async def test_report(cloner, emulator: Emulator, folder: Path, callers) -> None
     assert 0o600 == stat.S_IMODE(Path(f"{path}.report.csv").stat().st_mode)
 
 
-async def test_report_elsewhere(cloner, tmp_path, folder: Path, callers) -> None:
+async def test_report_elsewhere(enrol, cloner, tmp_path, folder: Path, callers) -> None:
     """Writes the report where it is told to."""
     path = callers(ADA)
 
@@ -153,7 +164,7 @@ async def test_report_elsewhere(cloner, tmp_path, folder: Path, callers) -> None
     )
 
 
-async def test_known(cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_known(enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """Says of a caller who has a voice that nothing was cloned."""
     caller = pb.Caller(phone_number=ADA[1], name=ADA[2], date_of_birth=ADA[3])
     request = pb.CloneVoiceRequest(caller=caller, sample=(folder / "ben.mp3").read_bytes())
@@ -190,7 +201,7 @@ async def test_known(cloner, emulator: Emulator, folder: Path, callers) -> None:
     ],
 )  # fmt: skip
 async def test_row_refused(
-    cloner, folder: Path, callers, row: list[str], file: str, reason: str, message: str
+    enrol, cloner, folder: Path, callers, row: list[str], file: str, reason: str, message: str
 ) -> None:
     """A line at fault is refused and says why; the others go on."""
     (folder / "link.mp3").symlink_to(callers())
@@ -210,14 +221,14 @@ async def test_row_refused(
     ]
 
 
-async def test_same_file(cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_same_file(enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """Two lines may use one file."""
     status, _, _ = await enrol(cloner.port, folder, callers(ADA, ["ada.mp3", *BEN[1:]]))
 
     assert (0, 2) == (status, len(emulator.voices.custom))
 
 
-async def test_again(cloner, emulator: Emulator, spans, folder: Path, callers) -> None:
+async def test_again(enrol, cloner, emulator: Emulator, spans, folder: Path, callers) -> None:
     """Running it again sends what was refused, and nothing of what was enrolled."""
     path = callers(ADA, ["short.wav", *BEN[1:]], CLEO)
     await enrol(cloner.port, folder, path)
@@ -231,7 +242,7 @@ async def test_again(cloner, emulator: Emulator, spans, folder: Path, callers) -
     assert ["2", "3", "3", "4"] == sorted(row["line"] for row in reported(path))
 
 
-async def test_another_recording(cloner, spans, folder: Path, callers) -> None:
+async def test_another_recording(enrol, cloner, spans, folder: Path, callers) -> None:
     """Sends a line again whose file holds another recording than the one that was enrolled."""
     path = callers(ADA)
     await enrol(cloner.port, folder, path)
@@ -241,7 +252,7 @@ async def test_another_recording(cloner, spans, folder: Path, callers) -> None:
     assert 2 == len(spans.finished("precall.v1.CloningService/CloneVoice"))
 
 
-async def test_killed(cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_killed(running, enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """Nobody gets a second voice when a run that was killed is run again."""
     path = callers(ADA, BEN, CLEO)
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
@@ -257,7 +268,7 @@ async def test_killed(cloner, emulator: Emulator, folder: Path, callers) -> None
     assert (3, 3) == (creates(emulator), len(emulator.voices.custom))
 
 
-async def test_interrupted(cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_interrupted(running, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """SIGINT begins nothing more, and what is under way is finished and reported."""
     path = callers(ADA, BEN, CLEO)
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", times=None))
@@ -275,7 +286,7 @@ async def test_interrupted(cloner, emulator: Emulator, folder: Path, callers) ->
     assert {"ada.mp3", "ben.mp3"} == {row["file"] for row in reported(path)}
 
 
-async def test_interrupted_twice(cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_interrupted_twice(running, enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """A second SIGINT gives up what is under way, and the next run finds it."""
     path = callers(ADA, BEN)
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", times=None))
@@ -302,7 +313,9 @@ async def test_interrupted_twice(cloner, emulator: Emulator, folder: Path, calle
         ("invalid_api_key", "PROVIDER_UNAUTHORIZED"),
     ],
 )
-async def test_stops(cloner, emulator: Emulator, folder: Path, callers, error: str, reason: str) -> None:
+async def test_stops(
+    enrol, cloner, emulator: Emulator, folder: Path, callers, error: str, reason: str
+) -> None:
     """What every further line would meet as well ends the run, and says why."""
     path = callers(ADA, BEN, CLEO)
     emulator.faults.set(Fault(method="POST", path=CREATE, error=error, times=None))
@@ -315,7 +328,7 @@ async def test_stops(cloner, emulator: Emulator, folder: Path, callers, error: s
     assert stopped == err.splitlines()[-1]
 
 
-async def test_slots(cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_slots(enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """Nobody who is enrolled loses a voice when the slots are full; with more of them the run goes on."""
     path = callers(ADA, BEN, CLEO)
     emulator.voices.limit = 2
@@ -330,7 +343,7 @@ async def test_slots(cloner, emulator: Emulator, folder: Path, callers) -> None:
     assert 3 == len(emulator.voices.custom)
 
 
-async def test_others_go_on(cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_others_go_on(enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """What one line alone meets ends that line alone."""
     emulator.faults.set(Fault(method="POST", path=CREATE, error="invalid_content"))
 
@@ -339,7 +352,7 @@ async def test_others_go_on(cloner, emulator: Emulator, folder: Path, callers) -
     assert (1, "1 enrolled, 0 known, 1 refused, 0 left") == (status, out.splitlines()[-1])
 
 
-async def test_out_of_reach(folder: Path, callers, unused_tcp_port: int) -> None:
+async def test_out_of_reach(enrol, folder: Path, callers, unused_tcp_port: int) -> None:
     """Without a cloner the run ends at the first line."""
     path = callers(ADA, BEN)
 
@@ -350,7 +363,7 @@ async def test_out_of_reach(folder: Path, callers, unused_tcp_port: int) -> None
     assert "The cloner cannot be reached" in err
 
 
-async def test_token(cloning, folder: Path, callers) -> None:
+async def test_token(enrol, cloning, folder: Path, callers) -> None:
     """A token that is refused ends the run."""
     path = callers(ADA, BEN)
     async with cloning(cloner_token=(Secret("another-token-of-it"),)) as cloner:
@@ -359,7 +372,7 @@ async def test_token(cloning, folder: Path, callers) -> None:
     assert (1, ["UNAUTHENTICATED"]) == (status, [row["reason"] for row in reported(path)])
 
 
-async def test_consent_required(cloning, emulator: Emulator, folder: Path, callers) -> None:
+async def test_consent_required(enrol, cloning, emulator: Emulator, folder: Path, callers) -> None:
     """Refuses a line without a consent where the cloner requires one."""
     path = callers(ADA, CLEO)
     async with cloning(cloner_token=(Secret(TOKEN),), require_consent=True) as cloner:
@@ -373,7 +386,7 @@ async def test_consent_required(cloning, emulator: Emulator, folder: Path, calle
     assert (["form 17"], 1) == (kept, creates(emulator))
 
 
-async def test_private(cloner, folder: Path, callers) -> None:
+async def test_private(enrol, cloner, folder: Path, callers) -> None:
     """Shows and reports nothing of a caller, and sends no control characters into a pipe."""
     path = callers(ADA, ["short.wav", *BEN[1:]], ["ben.mp3", *ADA[1:]], ["cleo.mp3", "", *CLEO[2:]])
 
@@ -385,7 +398,7 @@ async def test_private(cloner, folder: Path, callers) -> None:
     assert 4 == len(err.splitlines())
 
 
-async def test_terminal(cloner, folder: Path, callers) -> None:
+async def test_terminal(running, cloner, folder: Path, callers) -> None:
     """Draws a bar on a terminal."""
     ours, theirs = pty.openpty()
     try:
@@ -482,7 +495,7 @@ def test_line(tmp_path) -> None:
     ],
 )  # fmt: skip
 async def test_wrong_call(
-    cloner, emulator: Emulator, folder: Path, callers, arguments: tuple[str, ...], says: str
+    enrol, cloner, emulator: Emulator, folder: Path, callers, arguments: tuple[str, ...], says: str
 ) -> None:
     """What cannot be begun ends with status 2, and neither is anything sent nor a file changed."""
     content = callers(ADA).read_bytes()
