@@ -35,8 +35,9 @@ Whose = Literal["agent", "source"]
 COUNT_SECONDS = 0.5
 REST_SECONDS = 5.0
 CONNECTIONS = 32
-# How many agents, or sources, one process counts for at a time.
+# How many agents, or sources, one process counts for at a time, and how often it looks which are over.
 MOST_KEYS = 10_000
+TIDY_SECONDS = 1.0
 
 
 class OverLimit(Exception):
@@ -58,7 +59,17 @@ class Memory(MemoryStorage):
     async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         if len(self.storage) >= MOST_KEYS:
             await self.reset()
+        if self.timer is None or self.timer.done():
+            # While this goes on, the library does not look at all of its keys for each that it counts.
+            self.timer = asyncio.create_task(self._tidied_up())
         return await super().acquire_sliding_window_entry(key, limit, expiry, amount)
+
+    async def _tidied_up(self) -> None:
+        """Forgets in a moment what is not counted any more."""
+        await asyncio.sleep(TIDY_SECONDS)
+        now = time.time()
+        for key in [key for key, expires in self.expirations.items() if expires <= now]:
+            await self.clear(key)
 
 
 class Limits:
