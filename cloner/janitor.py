@@ -35,8 +35,8 @@ from cloner.registry import (
 from cloner.registry import voices as rows
 from cloner.voices.cloning import STALE_SECONDS, Cloning
 from cloner.voices.marked import Marked, marker_in
-from cloner.voices.postponed import ids_of, ids_of_agent, pause_after, put_off
-from cloner.voices.removal import Removal, tell_given_up
+from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
+from cloner.voices.removal import Removal, log_given_up
 from telemetry.facts import log_context
 from telemetry.logs import exception_place
 from telemetry.parts import traced_by
@@ -170,7 +170,7 @@ class Janitor:
             for row in await self._store.write(
                 departures.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
             ):
-                tell_given_up(row, "expired")
+                log_given_up(row, "expired")
         await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
         await self._store.write(departures.drop_closed, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
@@ -216,7 +216,7 @@ class Janitor:
                     failure = refused
                 pause = pause_after(row.tries)
                 await self._store.write(departures.postpone_deletion, row.marker, due_at=self._now() + pause)
-                put_off("voice not deleted yet", failure, ids, tries=row.tries, next_try_seconds=pause)
+                log_postponed("voice not deleted yet", failure, ids, tries=row.tries, next_try_seconds=pause)
 
     async def _resume(self) -> None:
         """Finishes the intents of processes that died."""
@@ -295,7 +295,7 @@ class Janitor:
             try:
                 await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))
             except ProviderFailure as failure:
-                put_off("orphan not deleted yet", failure, ids, next_try_seconds=self._terms.reconcile)
+                log_postponed("orphan not deleted yet", failure, ids, next_try_seconds=self._terms.reconcile)
                 return None
             log.info("voice deleted", voice_id=voice.voice_id, reason="orphan")
         return "removed"

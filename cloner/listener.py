@@ -14,7 +14,7 @@ from cloner.clients import Clients, clients_of
 from cloner.measures import Measures
 from cloner.rpc.access import RIGHTS, Access
 from cloner.rpc.admission import Admission
-from cloner.rpc.leaving import Leaving
+from cloner.rpc.draining import Draining
 from cloner.rpc.readiness import SERVICE, Health
 from cloner.rpc.reflection import serve_reflection
 from cloner.rpc.service import CloningService
@@ -105,7 +105,7 @@ def server_of(
     service: CloningService,
     admission: Admission,
     clients: Watched[Clients] | None,
-    leaving: Leaving,
+    draining: Draining,
     measures: Measures,
     meters: MeterProvider,
 ) -> tuple[grpc.aio.Server, Health]:
@@ -113,7 +113,7 @@ def server_of(
     grace = max(CALL_GRACE_SECONDS, settings.watch_seconds + WATCH_GRACE_SECONDS)
     server = grpc.aio.server(
         interceptors=(
-            leaving,
+            draining,
             RpcServerTracing(tracing, meters=meters, known=METHODS),
             Access(lambda: None if clients is None else clients.current, measures),
             admission,

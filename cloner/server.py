@@ -21,6 +21,7 @@ from cloner.census import CENSUS_SECONDS, Census
 from cloner.janitor import TICK_SECONDS, Janitor, Terms
 from cloner.listener import access_of, health_beside, listen, server_of
 from cloner.measures import Measures
+from cloner.memory_budget import MemoryBudget
 from cloner.provider.account import Account
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
@@ -28,10 +29,9 @@ from cloner.provider.exchange import Api
 from cloner.provider.failures import word_of
 from cloner.provider.transport import AiohttpTransport
 from cloner.registry import Store, opened, requests
-from cloner.room import Room
 from cloner.rpc import pages
 from cloner.rpc.admission import Admission
-from cloner.rpc.leaving import Leaving
+from cloner.rpc.draining import Draining
 from cloner.rpc.messages import duration
 from cloner.rpc.readiness import Readiness
 from cloner.rpc.service import CloningService
@@ -105,14 +105,14 @@ async def serving(
             census_seconds=census_seconds,
             now=now,
         )
-        leaving = Leaving()
+        draining = Draining()
         server, health_servicer = server_of(
             settings,
             tracing,
             service=rooms.service,
             admission=rooms.admission,
             clients=clients,
-            leaving=leaving,
+            draining=draining,
             measures=measures,
             meters=meters,
         )
@@ -138,10 +138,10 @@ async def serving(
             # A client that watches our health sends its calls elsewhere now. The others notice the end of
             # their connections, and send again what we have not begun.
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
-            await leaving.hold(seconds=min(HELD_SECONDS, max(0.0, ends - loop.time())))
+            await draining.hold(seconds=min(HELD_SECONDS, max(0.0, ends - loop.time())))
             stopping = asyncio.create_task(server.stop(max(0.0, ends - loop.time())))
             await asyncio.sleep(0)  # holding has begun: GOAWAY is on its way
-            leaving.release()
+            draining.release()
             rooms.admission.close()
             await stopping
             # What the janitor has claimed and not finished is done by another process when the claim runs
@@ -218,14 +218,14 @@ def _rooms(
         measures=measures,
     )
     measures.observe_queue(lambda: provider.queue.waiting)
-    memory = Room(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
+    memory = MemoryBudget(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
     measures.observe_samples(lambda: memory.taken, int(settings.sample_buffer_mb * MEBIBYTE))
     marked = Marked(provider, store)
     removal = Removal(provider, store, call_seconds=settings.call_max_minutes * 60, now=now)
     kept_ahead = max(LEAST_KEPT_SECONDS, settings.enrolment_keep_days * 86_400)
     cloning = Cloning(
         provider, store, marked, removal,
-        room=memory,
+        memory=memory,
         tracing=tracing,
         measures=measures,
         timeout_seconds=settings.provider_timeout_seconds,

@@ -9,7 +9,7 @@ import ctypes
 import gc
 from collections.abc import Callable
 
-__all__ = ["Leavings", "collect_seldom", "give_back", "keep_large_blocks"]
+__all__ = ["FreedMemory", "collect_seldom", "give_back", "keep_large_blocks"]
 
 # Parameters of mallopt(3).
 TRIM_THRESHOLD = -1
@@ -27,7 +27,7 @@ OBJECTS = 20_000
 IN_CYCLES = 32 * 1_048_576
 
 
-class Leavings:
+class FreedMemory:
     """Gives memory back, in the background, a second after much of it or the last of it was freed.
 
     A failure refers to the frames that it came through, which may refer to the failure, and to the sample.
@@ -39,7 +39,7 @@ class Leavings:
         self._size = self._unsought = 0
         self._coming: asyncio.TimerHandle | None = None
 
-    def let_go(self, size: int, *, held: int) -> None:
+    def note_freed(self, size: int, *, held: int) -> None:
         """Notes that so many bytes were freed, and how many are still in use."""
         self._size += size
         self._unsought += size
@@ -84,7 +84,7 @@ def keep_large_blocks() -> None:
 def collect_seldom() -> None:
     """Has the garbage collector look for cycles after every 20,000 new objects, instead of every 700.
 
-    It went through everything in flight a few times in each request, which took a tenth of the processor time.
-    Where samples are held, Leavings makes it look sooner.
+    Otherwise it goes through everything in flight a few times in each request: a tenth of the processor time.
+    Where samples are held, FreedMemory makes it look sooner.
     """
     gc.set_threshold(OBJECTS)

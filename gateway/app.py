@@ -23,10 +23,10 @@ from precall_client import Precall, Tls, connect
 
 from environment import Pem, address
 from gateway.answering import opened
-from gateway.edge.closing import Application, ClosingEarly
+from gateway.edge.closing import Application, LingeringClose
 from gateway.edge.connection import Connection, House
+from gateway.edge.draining import Draining
 from gateway.edge.head import AnsweringHead
-from gateway.edge.leaving import Leaving
 from gateway.edge.limits import COUNT_SECONDS, Limits, counting
 from gateway.edge.path import legible
 from gateway.edge.problems import answered
@@ -78,7 +78,7 @@ def create_app(
     traced = HttpServerTracing(
         AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, legible=legible, meters=meters
     )
-    return Sourced(ClosingEarly(traced), settings.trusted_proxies)
+    return Sourced(LingeringClose(traced), settings.trusted_proxies)
 
 
 @asynccontextmanager
@@ -115,7 +115,7 @@ async def serving(
         ) as limits,
     ):
         readiness = Readiness(lambda: cloner.channel)
-        app = Leaving(
+        app = Draining(
             create_app(
                 settings, provider, cloner, readiness, limits, measures=measures, meters=meters, now=now
             )

@@ -22,8 +22,8 @@ from cloner.provider import answers, failures
 from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, Subscription, VoicePage
 from cloner.provider.exchange import Api
 from cloner.provider.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
+from cloner.provider.refusal_log import OPERATIONS, log_refusal
 from cloner.provider.retry import retrying
-from cloner.provider.telling import OPERATIONS, tell_refusal
 from cloner.provider.turns import Queue, Turns
 from telemetry.parts import part
 
@@ -237,7 +237,7 @@ class ElevenLabs:
                     response.status_code, response.headers, body, refused=refused, gone=gone
                 )
         except ProviderFailure as failure:
-            tell_refusal(operation, failure)
+            log_refusal(operation, failure)
             self._measures.provider_asked(operation, "error", failure.reason)
             raise
         self._measures.provider_asked(operation, "success", "")

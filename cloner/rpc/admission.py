@@ -16,6 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from precall.v1 import cloning_pb2
 
+from cloner.memory_budget import MemoryBudget, Share
 from cloner.refusals import (
     BodyTimeout,
     BodyTooLarge,
@@ -26,7 +27,6 @@ from cloner.refusals import (
     Stopping,
     TooManyWatch,
 )
-from cloner.room import Room, Share
 from cloner.rpc.status import answer_failure, reason_of
 from cloner.rpc.usage import Quota
 from telemetry.facts import note
@@ -91,7 +91,7 @@ class Places:
 
 
 class Admission(grpc.aio.ServerInterceptor):
-    """Lets calls in, as many as the limits allow. `room` is what their bodies may take in memory.
+    """Lets calls in, as many as the limits allow. `memory` is what their bodies may take.
 
     At most `most_calls` that carry a sample are under way, and as many that do not, which therefore
     never wait for samples; beside them at most `most_watches` watch voices. A body may have `max_bytes` and
@@ -101,7 +101,7 @@ class Admission(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
-        room: Room,
+        memory: MemoryBudget,
         *,
         most_calls: int,
         most_watches: int,
@@ -109,13 +109,13 @@ class Admission(grpc.aio.ServerInterceptor):
         body_seconds: float,
         guarded: bool,
     ) -> None:
-        self._room = room
+        self._memory = memory
         # The size from which gRPC itself breaks off a message, with a status of its own.
         self.hard_limit = 2 * max_bytes
         self._max_bytes = max_bytes
         self._body_seconds = body_seconds
         self._guarded = guarded
-        self._small_room = Room(SMALL_READS * self.hard_limit)
+        self._small_memory = MemoryBudget(SMALL_READS * self.hard_limit)
         self._samples = Places(most_calls)
         self._ahead = Places(max(1, most_calls - max(1, most_calls // 16)))
         self._small = Places(most_calls)
@@ -164,7 +164,7 @@ class Admission(grpc.aio.ServerInterceptor):
         )
 
     def _unary(self, method: str, handler: Handler) -> Any:
-        places, room = self._kind(method)
+        places, memory = self._kind(method)
 
         async def call(_requests: Any, context: Context) -> Any:
             share = None
@@ -172,7 +172,7 @@ class Admission(grpc.aio.ServerInterceptor):
                 with ExitStack() as taken:
                     for kind in places:
                         taken.enter_context(kind.one())
-                    request, share = await self._received(method, handler, context, room)
+                    request, share = await self._received(method, handler, context, memory)
                     return await _answer(handler.unary_unary, request, context)
             except Exception as failure:  # noqa: BLE001 - the outermost boundary: whatever it is, it ends here
                 _refuse(context, failure)
@@ -191,7 +191,7 @@ class Admission(grpc.aio.ServerInterceptor):
                     if handler.request_streaming:
                         await self._piped(handler.stream_stream(requests, context), context)
                         return
-                    request, share = await self._received(method, handler, context, self._small_room)
+                    request, share = await self._received(method, handler, context, self._small_memory)
                     share.give_back()
                     await self._piped(handler.unary_stream(request.pop(), context), context)
             except Exception as failure:  # noqa: BLE001 - as above
@@ -229,27 +229,27 @@ class Admission(grpc.aio.ServerInterceptor):
             return self._voice_watches
         return self._watches if method.startswith(HEALTH) else self._streams
 
-    def _kind(self, method: str) -> tuple[tuple[Places, ...], Room]:
+    def _kind(self, method: str) -> tuple[tuple[Places, ...], MemoryBudget]:
         """The places that a call of this method takes, and where its body goes."""
         if method in AHEAD:
-            return (self._samples, self._ahead), self._room
+            return (self._samples, self._ahead), self._memory
         if method in WITH_SAMPLE:
-            return (self._samples,), self._room
-        return (self._health if method.startswith(HEALTH) else self._small,), self._small_room
+            return (self._samples,), self._memory
+        return (self._health if method.startswith(HEALTH) else self._small,), self._small_memory
 
     async def _received(
-        self, method: str, handler: Handler, context: Context, room: Room
+        self, method: str, handler: Handler, context: Context, memory: MemoryBudget
     ) -> tuple[list[Any], Share]:
-        """The request, and the room that it takes.
+        """The request, and the memory that it takes.
 
         The request comes in a list, so that it can be handed on without being held here: its sample is
         taken from it, and the message, as large again, is let go.
         """
         if self._guarded and method.startswith(HEALTH):
-            return [handler.request_deserializer(b"")], Share(room, 0)
+            return [handler.request_deserializer(b"")], Share(memory, 0)
         left = context.time_remaining()
         patience = ROOM_SECONDS if left is None else min(ROOM_SECONDS, left / 2)
-        share = await room.wait(self.hard_limit, seconds=patience)
+        share = await memory.wait(self.hard_limit, seconds=patience)
         try:
             raw = await self._read(context)
             share.resize(len(raw))

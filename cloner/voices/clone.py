@@ -50,7 +50,7 @@ class Clone:
         self.asked = asked
         """Whether ElevenLabs was asked."""
 
-        self.made_room = False
+        self.evicted = False
         # A clone that was begun ahead of time becomes urgent when a call comes to need it.
         self.urgency = urgency()
 

@@ -28,6 +28,7 @@ import structlog
 from opentelemetry.sdk.trace import TracerProvider
 
 from cloner.measures import Measures
+from cloner.memory_budget import MemoryBudget
 from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, NewVoice
 from cloner.provider.failures import ProviderFailure
@@ -42,7 +43,6 @@ from cloner.registry import (
     processes,
     voices,
 )
-from cloner.room import Room
 from cloner.voices.callers import voice_label
 from cloner.voices.clone import Clone, Superseded, Wanted
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
@@ -81,7 +81,7 @@ class Cloning:
         marked: Marked,
         removal: Removal,
         *,
-        room: Room,
+        memory: MemoryBudget,
         tracing: TracerProvider,
         measures: Measures,
         timeout_seconds: float,
@@ -93,7 +93,7 @@ class Cloning:
         self._store = store
         self._marked = marked
         self._removal = removal
-        self._room = room
+        self._memory = memory
         self._tracer = tracing.get_tracer("precall.cloning")
         self._measures = measures
         self._timeout = timeout_seconds
@@ -196,7 +196,7 @@ class Cloning:
                 return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent)
 
         # Counted separately, because the clone may outlive the request that began it.
-        with self._room.holding(len(recording.sample)):
+        with self._memory.holding(len(recording.sample)):
             voice_id = await retrying(
                 attempt,
                 (failures.Busy, failures.Unavailable),
@@ -214,12 +214,12 @@ class Cloning:
             created = await self._create(clone, wanted, recording, deadline=deadline, resent=resent)
         except failures.SlotsExhausted:
             # For a call, a voice that was made ahead of time may go.
-            if clone.made_room or not await self._removal.evict(
+            if clone.evicted or not await self._removal.evict(
                 kept=wanted.call_id is not None, replaces=clone.row.replaces, deadline=deadline
             ):
                 log.error("no voice slot left")
                 raise
-            clone.made_room = True
+            clone.evicted = True
             return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent + 1)
         except failures.MonthlyLimit:
             resets_at = await self._month_resets_at(deadline)

@@ -8,7 +8,7 @@ from cloner.provider.failures import VoiceNotFound
 from cloner.registry import Consent, Store, VoiceRow, consents, voice_consents
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.looking import Looking
-from cloner.voices.removal import Removal, tell_given_up
+from cloner.voices.removal import Removal, log_given_up
 from telemetry.tracing import traceparent
 
 __all__ = ["MOST_HISTORY", "Consenting"]
@@ -88,7 +88,7 @@ class Consenting:
         every.sort(key=lambda consent: consent.at, reverse=True)
         deleted = 0
         for row in left:
-            tell_given_up(row, consents.WITHDRAWN)
+            log_given_up(row, consents.WITHDRAWN)
             deleted += await self._removal.at_once(row, deadline=deadline)
         return every[:MOST_HISTORY], deleted, len(left) - deleted
 

@@ -7,7 +7,7 @@ import structlog
 from cloner.provider.failures import VoiceNotFound
 from cloner.registry import Store, departures, erasing, voices
 from cloner.voices.callers import Caller, Identities
-from cloner.voices.removal import Removal, tell_given_up
+from cloner.voices.removal import Removal, log_given_up
 from telemetry.tracing import traceparent
 
 __all__ = ["Erasure"]
@@ -42,7 +42,7 @@ class Erasure:
         await self._store.write(
             departures.give_up, row.marker, departures.DELETED, now=self._now(), traceparent=traceparent()
         )
-        tell_given_up(row, departures.DELETED)
+        log_given_up(row, departures.DELETED)
         current = await self._store.read(voices.get, row.marker)
         if current is None or current.state != "deleting":
             return True
@@ -64,7 +64,7 @@ class Erasure:
             )
         deleted = 0
         for row in left:
-            tell_given_up(row, departures.FORGOTTEN)
+            log_given_up(row, departures.FORGOTTEN)
             deleted += await self._removal.at_once(row, deadline=deadline)
         log.info("caller erased", voices_deleted=deleted, voices_pending=len(left) - deleted)
         return deleted, len(left) - deleted

@@ -14,7 +14,7 @@ from cloner.provider.failures import ProviderFailure
 from cloner.registry import AgentRow, CallRow, VoiceRow
 from telemetry.facts import note
 
-__all__ = ["ids_of", "ids_of_agent", "pause_after", "put_off"]
+__all__ = ["ids_of", "ids_of_agent", "log_postponed", "pause_after"]
 
 log = structlog.get_logger()
 
@@ -58,7 +58,7 @@ def ids_of_agent(row: AgentRow) -> dict[str, str]:
     return {name: value for name, value in ids.items() if value}
 
 
-def put_off(
+def log_postponed(
     event: str,
     failure: ProviderFailure,
     ids: dict[str, str],

@@ -11,11 +11,11 @@ from cachetools import LRUCache
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, voices
-from cloner.voices.postponed import ids_of, ids_of_agent, pause_after, put_off
+from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
 from telemetry.facts import log_context
 from telemetry.tracing import traceparent
 
-__all__ = ["Removal", "tell_given_up"]
+__all__ = ["Removal", "log_given_up"]
 
 log = structlog.get_logger()
 
@@ -103,7 +103,7 @@ class Removal:
         ):
             return False
         oldest = msgspec.structs.replace(oldest, reason=departures.EVICTED)
-        tell_given_up(oldest, departures.EVICTED)
+        log_given_up(oldest, departures.EVICTED)
         # Its agent may just be being put back, after a call that ended a moment ago.
         return await self.at_once(oldest, deadline=deadline)
 
@@ -123,19 +123,21 @@ class Removal:
             with log_context(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id):
                 await self._restore(row, deadline)
         except failures.ProviderFailure as failure:
-            await self._put_off(row, failure)
+            await self._postpone(row, failure)
             raise
         self._tries.pop(row.agent_id, None)
         await self._store.write(agents.note_restored, row.agent_id, holder=self._holder)
 
-    async def _put_off(self, row: AgentRow, failure: failures.ProviderFailure) -> None:
+    async def _postpone(self, row: AgentRow, failure: failures.ProviderFailure) -> None:
         tries = self._tries[row.agent_id] = self._tries.get(row.agent_id, 0) + 1
         pause = min(pause_after(tries), LONGEST_AGENT_SECONDS)
         await self._store.write(agents.unlock, row.agent_id, holder=self._holder, until=self._now() + pause)
         call = await self._store.read(calls.latest, call_id=row.call_id)
         voice = await self._store.read(voices.get, row.marker)
         ids = ids_of(call, voice) | ids_of_agent(row)
-        put_off("agent not put back yet", failure, ids, tries=tries, next_try_seconds=pause, urgent=True)
+        log_postponed(
+            "agent not put back yet", failure, ids, tries=tries, next_try_seconds=pause, urgent=True
+        )
 
     async def _restore(self, row: AgentRow, deadline: float) -> None:
         """Gives each leaf its former value back, where our value still stands."""
@@ -172,6 +174,6 @@ class Removal:
         return row.gave_voice(voice_id) or await self._store.read(voices.marker_of, voice_id) is not None
 
 
-def tell_given_up(row: VoiceRow, reason: str) -> None:
+def log_given_up(row: VoiceRow, reason: str) -> None:
     """Logs that a voice was given up, and why: nobody uses it from now on, and it is deleted next."""
     log.info("voice given up", voice_id=row.voice_id, reason=reason)

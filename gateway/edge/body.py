@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
-from environment.memory import Leavings, give_back
-from gateway.edge.turns import Turns
+from environment.memory import FreedMemory, give_back
+from gateway.edge.pacing import Pacing
 
 __all__ = ["Bodies", "BodyError", "ClientGone", "Receive", "disconnected", "has_body", "read_body"]
 
@@ -67,7 +67,7 @@ class Share:
     async def turn(self, left: int) -> None:
         """Waits until more may be read, of so many bytes; not long where only few bodies come."""
         if not self.vouched:
-            await self._bodies.turns.one(left)
+            await self._bodies.pacing.one(left)
 
     def hold(self, size: int) -> None:
         """Says how many bytes are held from now on. Raises BodyError where not even others can make room."""
@@ -133,8 +133,8 @@ class Bodies:
         self.capacity = capacity
         self.used = 0
         self.vouched = 0
-        self.turns = Turns()
-        self._leavings = Leavings(give_back)
+        self.pacing = Pacing()
+        self._freed = FreedMemory(give_back)
         self._queues = {route: _Queue(budget) for route, budget in budgets.items()}
 
     @contextmanager
@@ -150,7 +150,7 @@ class Bodies:
         """Says that so many bytes more are held, or less."""
         self.used += more
         if more < 0:
-            self._leavings.let_go(-more, held=self.used)
+            self._freed.note_freed(-more, held=self.used)
 
     def make_room(self, share: Share, queue: _Queue, more: int) -> bool:
         """Whether so many bytes more may be held now; others may have given way for it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.edge.body import has_body
 
-__all__ = ["Application", "ClosingEarly", "Receive", "Send"]
+__all__ = ["Application", "LingeringClose", "Receive", "Send"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,7 +26,7 @@ LATE_SECONDS = 0.2
 LINGER_BYTES = 64 * 1_048_576
 
 
-class ClosingEarly:
+class LingeringClose:
     """Wraps an ASGI application, which does not notice."""
 
     def __init__(self, app: Application) -> None:

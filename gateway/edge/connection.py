@@ -16,9 +16,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.edge.body import has_body
+from gateway.edge.pacing import Pacing
 from gateway.edge.places import EXTENSION, Claim, Places
 from gateway.edge.problems import ANSWERS, Problem
-from gateway.edge.turns import Turns
 from gateway.measures import UNMEASURED, Measures
 
 __all__ = ["Connection", "House"]
@@ -54,7 +54,7 @@ class House:
         self.places = Places(most)
         self.measures = measures
         measures.observe_connections(lambda: self.places.taken)
-        self.turns = Turns()
+        self.pacing = Pacing()
         self._ahead: dict[Connection, int] = {}
         self._ahead_bytes = 0
 
@@ -254,7 +254,7 @@ class Connection(HttpToolsProtocol):
         begin = super()._start_asgi_task
         # A body of unknown size may be large.
         need = (CHUNKED_NEED if has_body(self.headers) else 0) if self._left is None else self._left
-        self._house.turns.take(lambda: None if cycle.disconnected else begin(cycle, app), need)
+        self._house.pacing.take(lambda: None if cycle.disconnected else begin(cycle, app), need)
 
     # How what arrives is read
 

@@ -55,7 +55,7 @@ def written() -> dict[str, Line]:
             event, said = arguments[0], {name}
         elif name == "log" and len(arguments) == 2 and arguments[1]:
             event, said = arguments[1], levels_named(scope)
-        elif name == "put_off":
+        elif name == "log_postponed":
             event, said = arguments[0], {"warning", *(["error"] if "urgent" in named else [])}
             named = {"tries", "next_try_seconds"} & named
         elif name == "Remark":

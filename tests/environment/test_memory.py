@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from environment.memory import Leavings
+from environment.memory import FreedMemory
 
 MEBIBYTE = 1_048_576
 
@@ -32,9 +32,9 @@ def in_cycle() -> "weakref.ref[Held]":
 
 async def test_cycle() -> None:
     """What is left in cycles goes with every 32 MB."""
-    leavings, left = Leavings(lambda: None), in_cycle()
+    freed, left = FreedMemory(lambda: None), in_cycle()
     for _ in range(31):
-        leavings.let_go(MEBIBYTE, held=1)
+        freed.note_freed(MEBIBYTE, held=1)
     before = left() is not None
-    leavings.let_go(MEBIBYTE, held=1)
+    freed.note_freed(MEBIBYTE, held=1)
     assert (True, None) == (before, left())

@@ -6,38 +6,38 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from cloner.refusals import Overloaded
-from environment.memory import Leavings
+from environment.memory import FreedMemory
 
-__all__ = ["Room", "Share"]
+__all__ = ["MemoryBudget", "Share"]
 
 
 class Share:
-    """A part of the room, for as long as somebody holds it."""
+    """A part of the budget, for as long as somebody holds it."""
 
-    def __init__(self, room: "Room", size: int) -> None:
-        self._room = room
+    def __init__(self, budget: "MemoryBudget", size: int) -> None:
+        self._budget = budget
         self._size = size
 
     def resize(self, size: int) -> None:
         """Makes the share as large as what is held turned out to be."""
-        self._room.change(size - self._size)
+        self._budget.change(size - self._size)
         self._size = size
 
     def give_back(self) -> None:
         """Ends the share. May be repeated."""
-        self._room.let_go(self._size)
+        self._budget.note_freed(self._size)
         self._size = 0
 
 
-class Room:
-    """So many bytes. Whoever finds no room waits in order; one who finds it empty always fits.
+class MemoryBudget:
+    """So many bytes. Who finds too few left waits, in order; who finds all of them left always fits.
 
-    `left` is called as Leavings say.
+    `left` is what FreedMemory calls.
     """
 
     def __init__(self, size: int, *, left: Callable[[], None] = lambda: None) -> None:
         self._size = size
-        self._leavings = Leavings(left)
+        self._freed = FreedMemory(left)
         self._taken = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -47,7 +47,7 @@ class Room:
         return self._taken
 
     async def wait(self, size: int, *, seconds: float) -> Share:
-        """A share of that size, once there is one. Raises Overloaded when that takes too long."""
+        """A share of that size, once it is free. Raises Overloaded when that takes too long."""
         if self._waiting or not self._fits(size):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             entry = (size, turn)
@@ -76,15 +76,15 @@ class Room:
         try:
             yield
         finally:
-            self.let_go(size)
+            self.note_freed(size)
 
-    def let_go(self, size: int) -> None:
-        """Says that so much of what was held is not any more."""
+    def note_freed(self, size: int) -> None:
+        """Gives that much back."""
         self.change(-size)
-        self._leavings.let_go(size, held=self._taken)
+        self._freed.note_freed(size, held=self._taken)
 
     def change(self, size: int) -> None:
-        """Takes that much more, or less, and lets in whom it makes room for."""
+        """Takes that much more, or less, and lets in those who fit now."""
         self._taken += size
         while self._waiting and self._fits(self._waiting[0][0]):
             wanted, turn = self._waiting.popleft()

@@ -8,12 +8,12 @@ from typing import Any
 
 from gateway.edge.closing import Application, Receive, Send
 
-__all__ = ["Leaving"]
+__all__ = ["Draining"]
 
 CLOSE = (b"connection", b"close")
 
 
-class Leaving:
+class Draining:
     """Wraps an ASGI application. Once it has begun, every answer closes its connection."""
 
     def __init__(self, app: Application) -> None:

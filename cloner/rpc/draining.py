@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-__all__ = ["Leaving"]
+__all__ = ["Draining"]
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # The type stubs of grpc's handlers leave out aio.
@@ -25,7 +25,7 @@ STILL_SECONDS = 0.05
 HEADROOM_SECONDS = 0.05
 
 
-class Leaving(grpc.aio.ServerInterceptor):
+class Draining(grpc.aio.ServerInterceptor):
     """Holds answers back between `hold` and `release`. It stands before all else that handles calls.
 
     Streams are left alone. What is held takes no place of anybody's, and is in no span.

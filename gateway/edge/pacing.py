@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
-__all__ = ["Turns"]
+__all__ = ["Pacing"]
 
 
-class Turns:
+class Pacing:
     """Begins only so many things each time the event loop comes round.
 
     However much strangers ask or send at once, what is under way goes on between them. Half of the

@@ -8,7 +8,7 @@ import structlog
 from cloner.provider import failures
 from cloner.provider.failures import ProviderFailure
 
-__all__ = ["OPERATIONS", "tell_refusal"]
+__all__ = ["OPERATIONS", "log_refusal"]
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ OF_THE_REQUEST = (
 )
 
 
-def tell_refusal(operation: str, failure: ProviderFailure) -> None:
+def log_refusal(operation: str, failure: ProviderFailure) -> None:
     """Logs a request to ElevenLabs that failed."""
     level = logging.WARNING
     if isinstance(failure, ACT_NOW):

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 
 from gateway.edge.body import Bodies, BodyError, read_body
-from gateway.edge.turns import Turns
+from gateway.edge.pacing import Pacing
 
 
-class Held(Turns):
-    """Turns of which nobody gets one until they are told to go on."""
+class Held(Pacing):
+    """Pacing of which nobody gets one until they are told to go on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,22 +25,22 @@ async def body_of_one_piece() -> Any:
     return {"type": "http.request", "body": b"{}", "more_body": False}
 
 
-async def read_of(turns: Turns, *, seconds: float) -> float:
+async def read_of(pacing: Pacing, *, seconds: float) -> float:
     """Reads a body that is there from the beginning."""
     bodies = Bodies(1000, {"/webhook": 1000})
-    bodies.turns = turns
+    bodies.pacing = pacing
     with bodies.share(10, "/webhook") as share:
         return await read_body(
             [], body_of_one_piece, lambda _: None, share, limit=10, seconds=seconds, least_rate=1.0
         )
 
 
-async def begun(turns: Turns, needs: list[int]) -> list[int]:
+async def begun(pacing: Pacing, needs: list[int]) -> list[int]:
     """In which order those begin who come at once, by their place in the list."""
     order: list[int] = []
 
     async def take(place: int) -> None:
-        await turns.one(needs[place])
+        await pacing.one(needs[place])
         order.append(place)
 
     await asyncio.gather(*(take(place) for place in range(len(needs))))
@@ -49,23 +49,23 @@ async def begun(turns: Turns, needs: list[int]) -> list[int]:
 
 async def test_in_order() -> None:
     """Who needs as much as the others has a turn in the order of coming."""
-    assert list(range(100)) == await begun(Turns(), [1] * 100)
+    assert list(range(100)) == await begun(Pacing(), [1] * 100)
 
 
 async def test_small_before_large() -> None:
     """What is small comes before nearly all that is large and came before; the first of these goes on as well."""
     needs = [1000] * 200 + [1]
 
-    order = await begun(Turns(), needs)
+    order = await begun(Pacing(), needs)
 
-    assert order.index(200) <= 2 * Turns.AT_ONCE
+    assert order.index(200) <= 2 * Pacing.AT_ONCE
     assert order.index(20) < 60
 
 
 async def test_only_so_many_each_round() -> None:
     """Between two rounds the loop does what else there is to do."""
-    turns, done = Turns(), []
-    tasks = [asyncio.create_task(turns.one(1)) for _ in range(100)]
+    pacing, done = Pacing(), []
+    tasks = [asyncio.create_task(pacing.one(1)) for _ in range(100)]
     for task in tasks:
         task.add_done_callback(done.append)
     rounds = 0
@@ -73,14 +73,14 @@ async def test_only_so_many_each_round() -> None:
         await asyncio.sleep(0)
         rounds += 1
 
-    assert rounds >= 100 // Turns.AT_ONCE
+    assert rounds >= 100 // Pacing.AT_ONCE
 
 
 async def test_who_gives_up_holds_up_nobody() -> None:
     """A turn of somebody who has given up is the next one's, in whichever moment that was."""
-    turns = Turns()
+    pacing = Pacing()
     for pause in range(4):
-        waiting = [asyncio.create_task(turns.one(1)) for _ in range(40)]
+        waiting = [asyncio.create_task(pacing.one(1)) for _ in range(40)]
         for _ in range(pause):
             await asyncio.sleep(0)
         for task in waiting[::2]:
@@ -88,7 +88,7 @@ async def test_who_gives_up_holds_up_nobody() -> None:
 
         async with asyncio.timeout(10):
             await asyncio.gather(*waiting, return_exceptions=True)
-            await turns.one(1)
+            await pacing.one(1)
 
 
 async def test_waiting_for_a_turn_is_part_of_the_time() -> None:
