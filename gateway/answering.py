@@ -24,7 +24,7 @@ from gateway.edge import problems
 from gateway.edge.body import Bodies, ClientGone, Share, read_body
 from gateway.edge.fault import DeliveryError
 from gateway.edge.limits import Limits, OverLimit
-from gateway.edge.places import EXTENSION, Guest
+from gateway.edge.places import EXTENSION, Occupant
 from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody, Verifier
 from gateway.edge.source import admit, source
@@ -39,11 +39,11 @@ __all__ = [
     "Progress",
     "answered",
     "lines",
+    "mark_verified",
     "opened",
     "read",
     "verified_body",
     "verifier",
-    "vouch",
 ]
 
 log = structlog.get_logger()
@@ -113,7 +113,7 @@ def opened(
 ) -> Desk:
     """Opens what all routes share. `now` is the time of day that signatures are compared with."""
     region = settings.default_region
-    bodies = Bodies(settings.max_buffered_bytes, settings.unvouched_bytes)
+    bodies = Bodies(settings.max_buffered_bytes, settings.unverified_bytes)
     measures.observe_buffers(lambda: bodies.used, bodies.capacity)
     return Desk(
         settings=settings,
@@ -222,7 +222,7 @@ async def verified_body(
 
     progress.began = await read(request, desk, feed, share, limit=limit, seconds=seconds)
     body = check.finish()
-    vouch(request, share, progress)
+    mark_verified(request, share, progress)
     return body
 
 
@@ -236,9 +236,9 @@ async def read(
     seconds: float,
 ) -> float:
     """Reads the body as read_body() does; until the sender is known, others may end that for its room."""
-    guest = _guest(request)
-    if guest is not None and not share.vouched:
-        guest.refuse = share.give_way
+    occupant = _occupant(request)
+    if occupant is not None and not share.verified:
+        occupant.refuse = share.evict
     try:
         with part("receive"):
             return await read_body(
@@ -251,24 +251,24 @@ async def read(
                 least_rate=desk.settings.body_least_bytes_per_second,
             )
     finally:
-        if guest is not None:
-            guest.refuse = None
+        if occupant is not None:
+            occupant.refuse = None
 
 
-def vouch(request: Request[Any, Any, Any], share: Share, progress: Progress) -> None:
+def mark_verified(request: Request[Any, Any, Any], share: Share, progress: Progress) -> None:
     """Notes that the sender is known: from now on the request is not ended for the sake of others."""
-    share.vouch()
+    share.mark_verified()
     progress.verified = True
-    guest = _guest(request)
-    if guest is not None:
-        guest.vouch()
+    occupant = _occupant(request)
+    if occupant is not None:
+        occupant.mark_verified()
 
 
-def _guest(request: Request[Any, Any, Any]) -> Guest | None:
+def _occupant(request: Request[Any, Any, Any]) -> Occupant | None:
     """The connection of a request, where the server says so."""
     extensions: Any = request.scope.get("extensions") or {}
-    guest: Guest | None = extensions.get(EXTENSION)
-    return guest
+    occupant: Occupant | None = extensions.get(EXTENSION)
+    return occupant
 
 
 def log_outcome(route: str | None, progress: Progress, parts: Parts, status: int | None) -> None:

@@ -24,7 +24,7 @@ from precall_client import Precall, Tls, connect
 from environment import Pem, address
 from gateway.answering import opened
 from gateway.edge.closing import Application, LingeringClose
-from gateway.edge.connection import Connection, House
+from gateway.edge.connection import Connection, Connections
 from gateway.edge.draining import Draining
 from gateway.edge.head import AnsweringHead
 from gateway.edge.limits import COUNT_SECONDS, Limits, counting
@@ -97,7 +97,7 @@ async def serving(
     choose others. Then it takes nothing more, and finishes what is in flight within SHUTDOWN_GRACE_SECONDS.
     """
     measures = Measures(meters)
-    house = House(settings.precall_max_connections, measures)
+    connections = Connections(settings.precall_max_connections, measures)
     async with (
         connect(
             settings.cloner_target,
@@ -127,7 +127,7 @@ async def serving(
                 app,
                 http=cast(
                     "type[asyncio.Protocol]",
-                    partial(Connection, house=house),
+                    partial(Connection, connections=connections),
                 ),
                 ws="none",
                 lifespan="off",

@@ -156,7 +156,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return int(self.body_buffer_mb * MEBIBYTE)
 
     @property
-    def unvouched_bytes(self) -> dict[str, int]:
+    def unverified_bytes(self) -> dict[str, int]:
         """How many of them bodies that nobody has signed yet may hold, for each kind of body."""
         parts = {
             "deliveries": (8, self.max_body_bytes),

@@ -2,8 +2,8 @@
 
     BodyError BODY_TOO_LARGE   the sender's fault: larger than a delivery can be
     BodyError BODY_TIMEOUT     the sender's fault: too slow, or silent
-    BodyError RATE_LIMITED     nobody's fault: too many bodies are in flight, and this one gave way or
-                               found no other that would
+    BodyError RATE_LIMITED     nobody's fault: too many bodies are in flight, and this one was evicted, or
+                               no other could be
     ClientGone                 the client hung up; there is nobody to answer
 
 None of them leaves anything behind.
@@ -50,45 +50,45 @@ class Share:
         self._queue = queue
         self._most = most
         self.size = 0
-        self.vouched = False
-        """Whether the sender is known, so that it gives way to nobody."""
+        self.verified = False
+        """Whether the sender is known; then the body is not evicted."""
 
-        self.gone = False
-        """Whether it gave way to others."""
+        self.evicted = False
+        """Whether it was evicted for others."""
 
         self.interrupt: Callable[[], None] = lambda: None
         """Ends the reading of the body."""
 
     def expect(self, size: int) -> None:
-        """Raises BodyError if a body of this size will not fit, whoever gives way. Takes nothing."""
-        if self._bodies.vouched + min(size, self._most) > self._bodies.capacity:
+        """Raises BodyError if a body of this size will not fit, whatever is evicted. Takes nothing."""
+        if self._bodies.verified + min(size, self._most) > self._bodies.capacity:
             raise BodyError("RATE_LIMITED")
 
     async def turn(self, left: int) -> None:
-        """Waits until more may be read, of so many bytes; not long where only few bodies come."""
-        if not self.vouched:
+        """Waits until more may be read, if so many bytes are to come; not long where few bodies come."""
+        if not self.verified:
             await self._bodies.pacing.one(left)
 
     def hold(self, size: int) -> None:
-        """Says how many bytes are held from now on. Raises BodyError where not even others can make room."""
+        """Notes how many bytes are held from now on. Raises BodyError if no eviction makes room for them."""
         more = size - self.size
-        if self.gone or (more > 0 and not self._bodies.make_room(self, self._queue, more)):
+        if self.evicted or (more > 0 and not self._bodies.make_room(self, self._queue, more)):
             raise BodyError("RATE_LIMITED")
         self._add(more)
 
-    def vouch(self) -> None:
-        """Says that the sender is known. Raises BodyError where the body had to give way before."""
-        if self.gone:
+    def mark_verified(self) -> None:
+        """Notes that the sender is known. Raises BodyError if the body was evicted before."""
+        if self.evicted:
             raise BodyError("RATE_LIMITED")
         size = self.size
         self._add(-size)
-        self.vouched = True
+        self.verified = True
         self._add(size)
 
-    def give_way(self) -> None:
-        """Leaves its bytes to others; its reading ends with RATE_LIMITED."""
+    def evict(self) -> None:
+        """Gives its bytes to others; its reading ends with RATE_LIMITED."""
         self._add(-self.size)
-        self.gone = True
+        self.evicted = True
         self.interrupt()
 
     def end(self) -> None:
@@ -98,8 +98,8 @@ class Share:
     def _add(self, more: int) -> None:
         self.size += more
         self._bodies.count(more)
-        if self.vouched:
-            self._bodies.vouched += more
+        if self.verified:
+            self._bodies.verified += more
             return
         self._queue.used += more
         if self.size:
@@ -117,22 +117,22 @@ class _Queue:
         self.shares: dict[Share, None] = {}
 
     def oldest_but(self, share: Share) -> Share | None:
-        """The one that gives way to this one."""
+        """The oldest body but this one, which may be evicted for it."""
         return next((other for other in self.shares if other is not share), None)
 
 
 class Bodies:
     """Counts the bytes of all bodies in flight, and gives memory back when they are gone.
 
-    What nobody has vouched for has a budget for each route, and gives way, the oldest first: to another
-    body of its route when that budget is used up, and to any when all is.
+    Bodies whose senders are not known yet have a budget for each route. They are evicted, the oldest first:
+    for another body of their route when that budget is used up, and for any body when all bytes are.
     """
 
     def __init__(self, capacity: int, budgets: Mapping[str, int]) -> None:
         """`budgets` has the bytes for each route, each enough for the largest body of that route."""
         self.capacity = capacity
         self.used = 0
-        self.vouched = 0
+        self.verified = 0
         self.pacing = Pacing()
         self._freed = FreedMemory(give_back)
         self._queues = {route: _Queue(budget) for route, budget in budgets.items()}
@@ -147,25 +147,25 @@ class Bodies:
             share.end()
 
     def count(self, more: int) -> None:
-        """Says that so many bytes more are held, or less."""
+        """Notes that so many more bytes are held, or fewer."""
         self.used += more
         if more < 0:
             self._freed.note_freed(-more, held=self.used)
 
     def make_room(self, share: Share, queue: _Queue, more: int) -> bool:
-        """Whether so many bytes more may be held now; others may have given way for it."""
-        while not share.vouched and queue.used + more > queue.budget:
+        """Whether so many more bytes may be held now; others may have been evicted for them."""
+        while not share.verified and queue.used + more > queue.budget:
             oldest = queue.oldest_but(share)
             if oldest is None:
                 return False
-            oldest.give_way()
+            oldest.evict()
         while self.used + more > self.capacity:
-            # The route that has most of its budget in use makes room first.
+            # The route that has most of its budget in use is evicted from first.
             fullest = sorted(self._queues.values(), key=lambda queue: queue.used / queue.budget, reverse=True)
             oldest = next((found for each in fullest if (found := each.oldest_but(share))), None)
             if oldest is None:
                 return False
-            oldest.give_way()
+            oldest.evict()
         return True
 
 
@@ -204,7 +204,7 @@ async def read_body(
                 clock.reschedule(ends)
                 asked, waits = loop.time(), True
                 await share.turn((declared or limit) - size)
-                if share.gone:
+                if share.evicted:
                     raise BodyError("RATE_LIMITED")
                 waited, waits = loop.time() - asked, False
                 due += waited
@@ -223,7 +223,7 @@ async def read_body(
                     return began
                 due = min(due + len(chunk) / least_rate, now + GRACE_SECONDS)
     except TimeoutError:
-        raise BodyError("RATE_LIMITED" if share.gone or waits else "BODY_TIMEOUT") from None
+        raise BodyError("RATE_LIMITED" if share.evicted or waits else "BODY_TIMEOUT") from None
     finally:
         share.interrupt = lambda: None
 

@@ -1,7 +1,7 @@
 """One client's connection: uvicorn's, with limits on all that comes beside a body.
 
 uvicorn itself waits for ever for the end of a request's headers, keeps headers of any size and number, reads
-and keeps every request that is sent ahead, takes trailers for headers, answers what is not HTTP with plain
+and keeps every pipelined request, takes trailers for headers, answers what is not HTTP with plain
 text, loses the body of a request that offers an upgrade, and waits for ever for a client that does not read
 its answer. When uvicorn (0.54 as of writing) has such limits itself, this module can go.
 """
@@ -17,11 +17,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.edge.body import has_body
 from gateway.edge.pacing import Pacing
-from gateway.edge.places import EXTENSION, Claim, Places
+from gateway.edge.places import EXTENSION, Activity, Places
 from gateway.edge.problems import ANSWERS, Problem
 from gateway.measures import UNMEASURED, Measures
 
-__all__ = ["Connection", "House"]
+__all__ = ["Connection", "Connections"]
 
 HEADER_SECONDS = 10.0
 # For all headers together, and for any input that has not become a request.
@@ -30,8 +30,8 @@ HEADERS = 256
 # How long an answer may wait to be read: while it is written, and after the connection is closed.
 ANSWER_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
-# What all clients may have sent ahead of an answer, together.
-AHEAD_BYTES = 16 * 1_048_576
+# What all clients together may pipeline: send before the answer to an earlier request.
+PIPELINED_BYTES = 16 * 1_048_576
 # A chunked body with more pieces than this must have enough bytes in each.
 CHUNKS = 4_096
 CHUNK_BYTES = 64
@@ -47,7 +47,7 @@ class NotTaken(Exception):
     """Raised through the parser, which reports an invalid request."""
 
 
-class House:
+class Connections:
     """What all connections share."""
 
     def __init__(self, most: int, measures: Measures = UNMEASURED) -> None:
@@ -55,20 +55,20 @@ class House:
         self.measures = measures
         measures.observe_connections(lambda: self.places.taken)
         self.pacing = Pacing()
-        self._ahead: dict[Connection, int] = {}
-        self._ahead_bytes = 0
+        self._pipelined: dict[Connection, int] = {}
+        self._pipelined_bytes = 0
 
-    def keep_ahead(self, connection: "Connection", size: int) -> None:
-        """Says how much somebody has sent ahead. Who did so first may lose it."""
-        self.forget_ahead(connection)
-        self._ahead[connection] = size
-        self._ahead_bytes += size
-        while self._ahead_bytes > AHEAD_BYTES:
-            next(iter(self._ahead)).drop_ahead()
+    def keep_pipelined(self, connection: "Connection", size: int) -> None:
+        """Notes how much a connection has pipelined. If it is too much, the oldest is dropped."""
+        self.forget_pipelined(connection)
+        self._pipelined[connection] = size
+        self._pipelined_bytes += size
+        while self._pipelined_bytes > PIPELINED_BYTES:
+            next(iter(self._pipelined)).drop_pipelined()
 
-    def forget_ahead(self, connection: "Connection") -> None:
-        """Says that nothing of it is kept any more."""
-        self._ahead_bytes -= self._ahead.pop(connection, 0)
+    def forget_pipelined(self, connection: "Connection") -> None:
+        """Notes that nothing pipelined is kept for the connection any more."""
+        self._pipelined_bytes -= self._pipelined.pop(connection, 0)
 
 
 class Flow(FlowControl):
@@ -89,12 +89,12 @@ class Connection(HttpToolsProtocol):
     refuse: Callable[[], None] | None = None
     """Answers the request that is under way at once, where it can be refused."""
 
-    def __init__(self, *args: Any, house: House, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._house = house
+        self._connections = connections
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
-        self._ahead = b""
+        self._pipelined = b""
         # Of the request that is being read: the size of its headers, whether they are complete, what is left
         # of a body of known length, the pieces of one of unknown length, and whether that is complete.
         self._header_bytes = self._idle_bytes = 0
@@ -104,14 +104,14 @@ class Connection(HttpToolsProtocol):
         self._whole = False
         self._tail = b""
 
-    def vouch(self) -> None:
-        """Says that the sender of the request that is under way is known."""
+    def mark_verified(self) -> None:
+        """Notes that the sender of the request under way is known."""
         self.refuse = None
-        self._house.places.now(self, Claim.KNOWN)
+        self._connections.places.note(self, Activity.KNOWN)
 
-    def give_way(self, *, at_once: bool) -> None:
-        """Leaves its place to somebody else."""
-        self._house.measures.connection_refused("gave_way")
+    def evict(self, *, at_once: bool) -> None:
+        """Closes the connection to free its place for another one."""
+        self._connections.measures.connection_refused("gave_way")
         if self.refuse is not None and not at_once:
             self.refuse()
             self._start_stalled(CLOSE_SECONDS)
@@ -120,9 +120,9 @@ class Connection(HttpToolsProtocol):
         else:
             self._leave()
 
-    def drop_ahead(self) -> None:
-        """Lets go of what was sent ahead: its sender sees the connection close after the next answer."""
-        self._forget_ahead()
+    def drop_pipelined(self) -> None:
+        """Drops what was pipelined: the connection closes after the next answer."""
+        self._forget_pipelined()
         self.cycle.keep_alive = False
 
     # What the transport calls
@@ -131,15 +131,15 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = Flow(transport)
         self._start_clock()
-        if not self._house.places.enter(self):
-            self._house.measures.connection_refused("full")
+        if not self._connections.places.enter(self):
+            self._connections.measures.connection_refused("full")
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
         self._stop_stalled()
-        self._forget_ahead()
-        self._house.places.leave(self)
+        self._forget_pipelined()
+        self._connections.places.leave(self)
         super().connection_lost(exc)
         self.refuse = None
 
@@ -168,7 +168,7 @@ class Connection(HttpToolsProtocol):
         self._headed = self._whole = False
         self._chunks = self._chunked_bytes = 0
         self._start_clock()
-        self._house.places.now(self, Claim.BEGINNING)
+        self._connections.places.note(self, Activity.BEGINNING)
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
@@ -191,7 +191,7 @@ class Connection(HttpToolsProtocol):
         self._headed = True
         self._left = next((int(value) for name, value in self.headers if name == b"content-length"), None)
         self._stop_clock()
-        self._house.places.now(self, Claim.ASKING)
+        self._connections.places.note(self, Activity.ASKING)
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
@@ -218,15 +218,15 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.refuse = None
-        ahead = self._forget_ahead()
+        pipelined = self._forget_pipelined()
         super().on_response_complete()
         if self.transport.is_closing():
             self._start_stalled(CLOSE_SECONDS)
             return
-        self._house.places.now(self, Claim.IDLE)
-        if ahead:
+        self._connections.places.note(self, Activity.IDLE)
+        if pipelined:
             self._unset_keepalive_if_required()
-            self._take(ahead)
+            self._take(pipelined)
 
     def timeout_keep_alive_handler(self) -> None:
         self._leave()
@@ -238,7 +238,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's own text is not told.
         """Answers what is not HTTP, unless another answer has begun."""
-        self._house.measures.connection_refused("unreadable")
+        self._connections.measures.connection_refused("unreadable")
         if not self._under_way() or not self.cycle.response_started:
             head, content = _answer()
             # The method is known before the rest of the line, which may be what cannot be read.
@@ -254,7 +254,7 @@ class Connection(HttpToolsProtocol):
         begin = super()._start_asgi_task
         # A body of unknown size may be large.
         need = (CHUNKED_NEED if has_body(self.headers) else 0) if self._left is None else self._left
-        self._house.pacing.take(lambda: None if cycle.disconnected else begin(cycle, app), need)
+        self._connections.pacing.take(lambda: None if cycle.disconnected else begin(cycle, app), need)
 
     # How what arrives is read
 
@@ -265,7 +265,7 @@ class Connection(HttpToolsProtocol):
         try:
             while at < len(data) and not self.transport.is_closing():
                 if self._answering():
-                    self._keep_ahead(data[at:])
+                    self._keep_pipelined(data[at:])
                     return
                 end = self._end(data, at) if cuts < CUTS or not self._headed else len(data)
                 self._idle_bytes += end - at
@@ -314,18 +314,18 @@ class Connection(HttpToolsProtocol):
         """Whether a request was read to its end, and its answer is not."""
         return self._whole and self._under_way()
 
-    def _keep_ahead(self, data: bytes) -> None:
+    def _keep_pipelined(self, data: bytes) -> None:
         if not self.cycle.keep_alive:
             return
-        self._ahead += data
+        self._pipelined += data
         self.flow.held = True
         self.flow.pause_reading()
-        self._house.keep_ahead(self, len(self._ahead))
+        self._connections.keep_pipelined(self, len(self._pipelined))
 
-    def _forget_ahead(self) -> bytes:
-        data, self._ahead = self._ahead, b""
+    def _forget_pipelined(self) -> bytes:
+        data, self._pipelined = self._pipelined, b""
         self.flow.held = False
-        self._house.forget_ahead(self)
+        self._connections.forget_pipelined(self)
         return data
 
     def _count(self, size: int) -> None:

@@ -1,14 +1,14 @@
-"""Who is connected, and who gives way when every place is taken.
+"""Bounds the open connections: a new one evicts another when every place is taken.
 
-A newcomer is always let in while anybody is there who has less of a claim:
+A new connection is always let in while there is one that may be evicted, in this order:
 
-    idle        no request is under way; the one that is idle longest goes first
+    idle        no request is under way; the one that has been idle longest
     beginning   the headers of a request are incomplete, for the longest time
-    asking      a request is under way of somebody we do not know, for the longest time
+    asking      a request of an unknown sender is under way, for the longest time
 
-Whoever came to what he is doing only just now is passed over while there is anybody else to go: somebody who
-has connected is idle until his first bytes are here, and would go before everybody who holds up the place.
-Only where everybody is known, which is to say that every place is taken by work, a newcomer is turned away.
+A connection that has only just changed its activity is passed over while there is another one: a new
+connection is idle until its first bytes arrive, and would be evicted before those that hold up the places.
+Only where all places are taken by requests of known senders, a new connection is refused.
 """
 
 import time
@@ -16,19 +16,19 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
-__all__ = ["EXTENSION", "Claim", "Guest", "Places"]
+__all__ = ["EXTENSION", "Activity", "Occupant", "Places"]
 
-# Where a request's scope has the guest whose request it is.
-EXTENSION = "precall.guest"
+# The key of a request's connection in the extensions of its scope.
+EXTENSION = "precall.connection"
 
-# How many who gave way may still be on their way out with an answer.
+# How many evicted connections may still be waiting for their answer to be sent.
 LEAVING = 64
-# How long somebody has for the next step before those go first who have taken longer.
+# How long a connection is passed over after its activity has changed.
 GRACE_SECONDS = 1.0
 
 
-class Claim(IntEnum):
-    """What somebody is doing on a connection, those who give way first before the others."""
+class Activity(IntEnum):
+    """What a connection is doing, in the order of eviction."""
 
     IDLE = 0
     BEGINNING = 1
@@ -36,17 +36,17 @@ class Claim(IntEnum):
     KNOWN = 3
 
 
-class Guest(Protocol):
-    """Somebody who is connected."""
+class Occupant(Protocol):
+    """A connection that takes a place."""
 
     refuse: Callable[[], None] | None
     """Answers the request that is under way at once, where it can be refused."""
 
-    def vouch(self) -> None:
-        """Says that the sender of the request that is under way is known."""
+    def mark_verified(self) -> None:
+        """Notes that the sender of the request under way is known."""
 
-    def give_way(self, *, at_once: bool) -> None:
-        """Makes room; with a word of why where there is one and it need not be `at_once`."""
+    def evict(self, *, at_once: bool) -> None:
+        """Closes the connection, after an error answer if it may be sent and it need not be `at_once`."""
 
 
 class Places:
@@ -55,50 +55,50 @@ class Places:
     def __init__(self, most: int, *, now: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._now = now
-        self._claims: dict[Guest, Claim] = {}
-        # When each came to it, in that order, so that nobody is searched for.
-        self._orders: dict[Claim, dict[Guest, float]] = {claim: {} for claim in Claim}
-        self._leaving: set[Guest] = set()
+        self._activities: dict[Occupant, Activity] = {}
+        # Since when each has its activity, in that order, so that none is searched for.
+        self._orders: dict[Activity, dict[Occupant, float]] = {activity: {} for activity in Activity}
+        self._leaving: set[Occupant] = set()
 
     @property
     def taken(self) -> int:
-        """How many are connected."""
-        return len(self._claims)
+        """How many connections are open."""
+        return len(self._activities)
 
-    def enter(self, guest: Guest) -> bool:
-        """Whether there is a place; somebody else may have given way for it."""
-        if len(self._claims) >= self._most and not self._make_room():
+    def enter(self, occupant: Occupant) -> bool:
+        """Takes a place, and may evict another connection for it; False if there is none."""
+        if len(self._activities) >= self._most and not self._make_room():
             return False
-        self._put(guest, Claim.IDLE)
+        self._put(occupant, Activity.IDLE)
         return True
 
-    def now(self, guest: Guest, claim: Claim) -> None:
-        """Says what somebody does from now on."""
-        before = self._claims.get(guest)
+    def note(self, occupant: Occupant, activity: Activity) -> None:
+        """Notes the activity of a connection from now on."""
+        before = self._activities.get(occupant)
         if before is not None:
-            del self._orders[before][guest]
-            self._put(guest, claim)
+            del self._orders[before][occupant]
+            self._put(occupant, activity)
 
-    def leave(self, guest: Guest) -> None:
-        """Says that somebody is gone."""
-        claim = self._claims.pop(guest, None)
-        if claim is not None:
-            del self._orders[claim][guest]
-        self._leaving.discard(guest)
+    def leave(self, occupant: Occupant) -> None:
+        """Frees the place of a connection."""
+        activity = self._activities.pop(occupant, None)
+        if activity is not None:
+            del self._orders[activity][occupant]
+        self._leaving.discard(occupant)
 
     def _make_room(self) -> bool:
-        orders = [self._orders[claim] for claim in (Claim.IDLE, Claim.BEGINNING, Claim.ASKING)]
+        orders = [self._orders[activity] for activity in (Activity.IDLE, Activity.BEGINNING, Activity.ASKING)]
         longest = [next(iter(order.items())) for order in orders if order]
         if not longest:
             return False
         latest = self._now() - GRACE_SECONDS
-        guest = next((guest for guest, since in longest if since <= latest), longest[0][0])
-        self.leave(guest)
+        occupant = next((occupant for occupant, since in longest if since <= latest), longest[0][0])
+        self.leave(occupant)
         at_once = len(self._leaving) >= LEAVING
-        self._leaving.add(guest)
-        guest.give_way(at_once=at_once)
+        self._leaving.add(occupant)
+        occupant.evict(at_once=at_once)
         return True
 
-    def _put(self, guest: Guest, claim: Claim) -> None:
-        self._claims[guest] = claim
-        self._orders[claim][guest] = self._now()
+    def _put(self, occupant: Occupant, activity: Activity) -> None:
+        self._activities[occupant] = activity
+        self._orders[activity][occupant] = self._now()

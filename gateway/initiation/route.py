@@ -31,10 +31,10 @@ from gateway.answering import (
     Progress,
     answered,
     lines,
+    mark_verified,
     read,
     verified_body,
     verifier,
-    vouch,
 )
 from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Speech, remember
 from gateway.conversation.start_data import Facts, Initiation, initiation, unknown_call
@@ -100,7 +100,7 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
     seconds = max(0.0, min(ends - progress.began, desk.settings.body_timeout_seconds))
     with desk.bodies.share(MAX_INITIATION_BYTES, "initiations") as share:
         if _carries(desk.settings.conversation_init_token, lines(headers, b"authorization")):
-            vouch(request, share, progress)
+            mark_verified(request, share, progress)
             content = bytearray()
 
             def feed(chunk: bytes) -> None:

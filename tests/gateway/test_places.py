@@ -1,21 +1,21 @@
 from collections.abc import Callable
 
-from gateway.edge.places import GRACE_SECONDS, Claim, Places
+from gateway.edge.places import GRACE_SECONDS, Activity, Places
 
 
 class Somebody:
-    """A guest who notes whether he had to go."""
+    """A occupant who notes whether he had to go."""
 
     refuse: Callable[[], None] | None = None
-    gone = False
+    evicted = False
 
-    def vouch(self) -> None:
+    def mark_verified(self) -> None:
         """Nobody knows him."""
 
-    def give_way(self, *, at_once: bool) -> None:
+    def evict(self, *, at_once: bool) -> None:
         """Goes, with or without a word."""
         assert not at_once
-        self.gone = True
+        self.evicted = True
 
 
 class Clock:
@@ -27,52 +27,52 @@ class Clock:
         return self.time
 
 
-def gone(guests: list[Somebody]) -> list[int]:
+def evicted(occupants: list[Somebody]) -> list[int]:
     """Which of them had to go."""
-    return [number for number, guest in enumerate(guests) if guest.gone]
+    return [number for number, occupant in enumerate(occupants) if occupant.evicted]
 
 
 def test_newcomer_is_not_pushed_out_by_the_next_one() -> None:
     """Where strangers' requests take every place, who has only just connected gets to say what he wants."""
     clock = Clock()
     places = Places(3, now=clock)
-    guests = [Somebody() for _ in range(5)]
-    for guest in guests[:3]:
-        places.enter(guest)
-        places.now(guest, Claim.ASKING)
+    occupants = [Somebody() for _ in range(5)]
+    for occupant in occupants[:3]:
+        places.enter(occupant)
+        places.note(occupant, Activity.ASKING)
     clock.time += GRACE_SECONDS
-    for guest in guests[3:]:
-        places.enter(guest)
+    for occupant in occupants[3:]:
+        places.enter(occupant)
 
-    assert [0, 1] == gone(guests)
+    assert [0, 1] == evicted(occupants)
 
 
 def test_idle_first() -> None:
     """Who is idle for long goes before who asks for longer, and the longest idle before the others."""
     clock = Clock()
     places = Places(3, now=clock)
-    guests = [Somebody() for _ in range(5)]
-    for guest in guests[:3]:
-        places.enter(guest)
+    occupants = [Somebody() for _ in range(5)]
+    for occupant in occupants[:3]:
+        places.enter(occupant)
         clock.time += GRACE_SECONDS
-    places.now(guests[0], Claim.ASKING)
-    for guest in guests[3:]:
+    places.note(occupants[0], Activity.ASKING)
+    for occupant in occupants[3:]:
         clock.time += GRACE_SECONDS
-        places.enter(guest)
+        places.enter(occupant)
 
-    assert [1, 2] == gone(guests)
+    assert [1, 2] == evicted(occupants)
 
 
 def test_all_newcomers() -> None:
-    """Where everybody came at once, the first of those with the least claim goes."""
+    """Where everybody came at once, the first of those with the least activity goes."""
     places = Places(2, now=Clock())
-    guests = [Somebody() for _ in range(3)]
-    places.enter(guests[0])
-    places.now(guests[0], Claim.ASKING)
-    for guest in guests[1:]:
-        places.enter(guest)
+    occupants = [Somebody() for _ in range(3)]
+    places.enter(occupants[0])
+    places.note(occupants[0], Activity.ASKING)
+    for occupant in occupants[1:]:
+        places.enter(occupant)
 
-    assert [1] == gone(guests)
+    assert [1] == evicted(occupants)
 
 
 def test_only_known() -> None:
@@ -81,8 +81,8 @@ def test_only_known() -> None:
     places = Places(1, now=clock)
     known, newcomer = Somebody(), Somebody()
     places.enter(known)
-    places.now(known, Claim.KNOWN)
+    places.note(known, Activity.KNOWN)
     clock.time += 100
 
     assert not places.enter(newcomer)
-    assert not known.gone
+    assert not known.evicted
