@@ -15,14 +15,16 @@ up:
     docker compose up --build --detach --wait
     @echo "gateway http://localhost:3005/health   traces http://localhost:16686"
 
+# Profiles that .env names stay: a shell's COMPOSE_PROFILES, as --profile, would take their place.
 # The same with Prometheus, Grafana and a collector that chooses which traces to keep.
 observe:
-    OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 docker compose --profile observability up --build --detach --wait
+    COMPOSE_PROFILES="observability,$(docker compose config --environment | sed -n 's/^COMPOSE_PROFILES=//p')" \
+        OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 docker compose up --build --detach --wait
     @echo "dashboard http://localhost:3000   alerts http://localhost:9090/alerts   traces http://localhost:16686"
 
-# Stop the containers.
+# Stop the containers, whatever profiles they have.
 down:
-    docker compose --profile observability down
+    docker compose --profile '*' down
 
 # Spans go to http://localhost:4318. The Jaeger that is here (JAEGER_BIN, PATH) is taken, else a container, else one
 # that Go builds, which takes minutes and has no pages of its own: JAEGER_UI names a folder of them.

@@ -3,16 +3,29 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import urllib.parse
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import environment
 from cloner.settings import Settings as OfCloner
 
 ROOT = Path(__file__).parents[2]
 ALWAYS = {"gateway", "cloner", "emulator", "jaeger"}
+WATCHING = {"prometheus", "grafana", "collector"}
+# In the place of Docker: says which services would be started or stopped.
+DOCKER = """#!/bin/bash
+given=()
+for word in "${@:2}"; do
+    case $word in up | down) exec docker-compose "${given[@]}" config --services ;; esac
+    given+=("$word")
+done
+exec docker-compose "${given[@]}"
+"""
 
 
 def read(folder: Path, **variables: str) -> dict[str, Any]:
@@ -89,6 +102,26 @@ def test_observability(tmp_path: Path) -> None:
     for name in ("gateway", "cloner"):
         assert "http://collector:4318" == services[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
         assert "prometheus" == services[name]["environment"]["OTEL_METRICS_EXPORTER"]
+
+
+@pytest.mark.parametrize(
+    ("profiles", "started"), [("", ALWAYS | WATCHING), ("postgres", ALWAYS | WATCHING | {"postgres"})]
+)
+def test_recipes(tmp_path: Path, profiles: str, started: set[str]) -> None:
+    """`just observe` takes nothing away that .env asks for, and `just down` leaves nothing running."""
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    (tmp_path / ".env").write_text(f"COMPOSE_PROFILES={profiles}\n" if profiles else "")
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    command = ("just", "--justfile", str(ROOT / "justfile"), "--working-directory", str(tmp_path))
+    observed, ended = (
+        subprocess.run([*command, recipe], env=environ, check=True, capture_output=True, text=True).stdout
+        for recipe in ("observe", "down")
+    )
+
+    assert started == set(observed.splitlines()[:-1])
+    assert ALWAYS | WATCHING | {"postgres"} == set(ended.splitlines())
 
 
 def test_time_to_stop(tmp_path: Path) -> None:
