@@ -19,6 +19,7 @@ echo "$*" >>docker.log
 case "$*" in
     "compose exec -T cloner "*) shift 4 ;;
     "compose run --rm --no-deps -T cloner "*) shift 6 ;;
+    "compose up --build "*) exec precall-registry migrate ;;
     *) exit ;;
 esac
 exec "$@"
@@ -34,6 +35,12 @@ def blocks(heading: str) -> list[str]:
     return re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
 
 
+def containers(folder: Path) -> None:
+    """Puts there what commands take for Docker."""
+    (folder / "docker").write_text(DOCKER)
+    (folder / "docker").chmod(0o755)
+
+
 def run(block: str, folder: Path) -> str:
     """What commands say that are run there, and complain about nothing."""
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -45,21 +52,29 @@ def run(block: str, folder: Path) -> str:
 
 
 async def test_upgrade(tmp_path: Path) -> None:
-    """A registry is kept before it is migrated, and the same commands do no harm to one that is up to date."""
+    """A registry is kept before it is migrated, and the same commands do no harm to one that is up to date.
+
+    With Compose it is the cloner that migrates, when it starts.
+    """
+    containers(tmp_path)
     database = f"sqlite:///{tmp_path}/precall.sqlite3"
     async with opened(database, name="tested", now=1.0):
         pass
-    (upgrade,) = blocks("Upgrading")
+    upgrade, compose = blocks("Upgrading")
+    kept = tmp_path / "before-the-upgrade.backup"
 
     assert ["before-the-upgrade.backup holds", "the registry is up to date"] == [
         re.split(r" [0-9]|,", line)[0] for line in run(upgrade, tmp_path).splitlines()
     ]
+    kept.unlink()
+    assert "the registry is up to date" == run(compose, tmp_path).partition(",")[0]
+    assert 0o600 == stat.S_IMODE(kept.stat().st_mode)
+    assert f"{kept.name} is whole" == run(f"precall-registry check {kept.name}", tmp_path).partition(":")[0]
 
 
 async def test_commands(tmp_path: Path) -> None:
     """Each block, in order: a registry is kept, lost, restored, set back, and so once more with Compose."""
-    (tmp_path / "docker").write_text(DOCKER)
-    (tmp_path / "docker").chmod(0o755)
+    containers(tmp_path)
     registry, key = tmp_path / "precall.sqlite3", tmp_path / "precall.sqlite3.key"
     database = f"sqlite:///{registry}"
     key.write_text("the-key-beside-the-file")

@@ -30,7 +30,7 @@ parser = argparse.ArgumentParser()
 for flag in ("--detach", "--init", "--read-only"):
     parser.add_argument(flag, action="store_true")
 for option in ("--name", "--env-file", "--volume", "--network", "--tmpfs", "--cap-drop", "--security-opt", "--memory",
-               "--stop-timeout", "--health-cmd"):
+               "--stop-timeout", "--restart", "--health-cmd"):
     parser.add_argument(option)
 parser.add_argument("--workdir", default="/proc")
 parser.add_argument("image")
@@ -49,6 +49,28 @@ with open(here / f"{told.name}.log", "ab") as log:
         cwd=folder, env={"PATH": os.environ["PATH"]} | environ, stdout=log, stderr=log,
     )
 (here / f"{told.name}.pid").write_text(str(started.pid))
+"""
+
+# In the place of Compose: beside what runs, a container that sees one folder, and runs as whoever owns that.
+COMPOSE = """#!{python}
+import argparse, os, sys
+
+assert sys.argv[1:3] == ["compose", "run"]
+parser = argparse.ArgumentParser()
+for flag in ("--rm", "--no-deps", "-T"):
+    parser.add_argument(flag, action="store_true", required=True)
+for option in ("--user", "--volume", "--workdir", "--env"):
+    parser.add_argument(option, required=True)
+parser.add_argument("service")
+parser.add_argument("command", nargs=argparse.REMAINDER)
+told = parser.parse_args(sys.argv[3:])
+folder, place = told.volume.split(":")
+assert ("cloner", told.workdir) == (told.service, place)
+assert f"{os.getuid()}:{os.getgid()}" == told.user
+os.chdir(folder)
+name, value = told.env.split("=")
+os.environ[name] = value.replace(f"{told.service}:", "localhost:")
+os.execvp(told.command[0], told.command)
 """
 
 # Each command is a process, which a busy machine takes its time for.
@@ -76,7 +98,8 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
     event["voice_sample"] = {"format": "base64", "data": sample}
     (checkout.folder / "body.json").write_text(json.dumps(event))
     signing = blocks(section(API, "### `POST /webhook`"))[0]
-    voices, forgetting, replacing = blocks(section(VOICES, "## The life of a voice"))[0].text.splitlines()
+    from_source, from_containers = blocks(section(VOICES, "## The life of a voice"))
+    voices, forgetting, replacing = from_source.text.splitlines()
     callers, enrolling = blocks(section(VOICES, "## Voices ahead of time"))
     (checkout.folder / "recording.mp3").symlink_to(samples / "speech.mp3")
     (checkout.folder / "callers.csv").write_text(callers.text)
@@ -91,6 +114,10 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
         await checkout.run(replacing)
         enrolled = await checkout.run(enrolling.text)
         left = await checkout.run(voices)
+        (checkout.folder / "docker").write_text(COMPOSE.replace("{python}", sys.executable))
+        (checkout.folder / "docker").chmod(0o755)
+        (again,) = re.findall(r"With Compose it is `(.*?)`", section(VOICES, "## Voices ahead of time"))
+        from_there = await checkout.run(f"PATH=$PWD:$PATH\n{from_containers.text}\n{again}")
 
     assert [200, 401, 200] == [int(status) for status in re.findall(r"^HTTP (\d+)", delivered, re.MULTILINE)]
     answer = json.loads(signed)
@@ -99,6 +126,11 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
     assert forgotten.startswith("1 voices deleted")
     assert enrolled.startswith("2 enrolled")
     assert 3 == len(left.splitlines())
+    *listed_there, forgotten_there, replaced_there, enrolled_there = from_there.splitlines()
+    assert left.splitlines() == listed_there
+    assert forgotten_there.startswith("1 voices deleted")
+    assert "Ivan_Clone" in replaced_there
+    assert enrolled_there.startswith("2 enrolled")
     assert 0o600 == stat.S_IMODE((checkout.folder / "precall.sqlite3").stat().st_mode)
 
 
