@@ -144,20 +144,26 @@ async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
         echo = {"detail": {"status": "x", "message": f"{NAME} {NUMBER} {BIRTH} {API_KEY} {encoded}"}}
         for method, path, fault in (
             ("POST", CREATE, {"status": 400, "body": echo}),
-            ("POST", CREATE, {"status": 500, "body": echo}),
             ("POST", CREATE, {"status": 429, "body": echo, "headers": {"x-trace-id": "0" * 32}}),
-            ("POST", CREATE, {"status": 200, "body": f"{NAME} {NUMBER}"}),
             ("POST", CREATE, {"error": "invalid_api_key"}),
             ("POST", CREATE, {"error": "voice_limit_reached"}),
-            ("POST", CREATE, {"drop": "before"}),
-            ("POST", CREATE, {"truncate": True}),
             ("POST", CREATE, {"requires_verification": True}),
             ("GET", AGENT, {"status": 404, "body": echo}),
             ("GET", AGENT, {"drop": "before"}),
-            ("POST", CREATE, {"hold": "before"}),
         ):
             emulator.faults.set(Fault(method=method, path=path, **fault))
             await call()
+        # After these a voice is looked for, which takes its time: side by side.
+        unclear: list[dict[str, object]] = [
+            {"status": 500, "body": echo},
+            {"status": 200, "body": f"{NAME} {NUMBER}"},
+            {"drop": "before"},
+            {"truncate": True},
+            {"hold": "before"},
+        ]
+        emulator.faults.set(*(Fault(method="POST", path=CREATE, **fault) for fault in unclear))
+        await asyncio.gather(*(call() for _ in unclear))
+        assert [] == [*emulator.faults]
         emulator.faults.clear()
         await call(voice_sample={"format": "base64", "data": base64.b64encode(NAME.encode() * 100).decode()})
         await call(voice_sample={"format": "base64", "data": f"?{NAME}"})
