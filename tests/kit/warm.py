@@ -5,6 +5,7 @@ starts `command(module)`, a program that does next to nothing: it lends the fork
 environment, passes signals on, and ends as the fork ends. Nothing but the importing is spared.
 """
 
+import gc
 import io
 import marshal
 import os
@@ -153,5 +154,8 @@ def borrowed(lent: bytes, streams: list[int]) -> str:
 if __name__ == "__main__":
     for name in IMPORTED:
         __import__(name)
+    # Else each fork would go through all of it once more when it ends, which takes longer than the importing.
+    gc.collect()
+    gc.freeze()
     if (chosen := keep(sys.argv[1])) is not None:
         runpy.run_module(chosen, run_name="__main__", alter_sys=True)
