@@ -365,8 +365,9 @@ class Calls:
 
 async def _wait_for(reading: "asyncio.Task[Reading | None]") -> Reading | None:
     """The result of the reading, or None if it takes too long. Raises what the reading raised."""
-    done, _ = await asyncio.wait({reading}, timeout=AGENT_SECONDS)
-    return reading.result() if done else None
+    if not reading.done():
+        await asyncio.wait({reading}, timeout=AGENT_SECONDS)
+    return reading.result() if reading.done() else None
 
 
 def _before(noted: Noted) -> AgentVoice | None:

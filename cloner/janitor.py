@@ -39,7 +39,7 @@ from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_a
 from cloner.voices.removal import Removal, log_given_up
 from telemetry.facts import log_context
 from telemetry.logs import exception_place
-from telemetry.parts import traced_by
+from telemetry.parts import SCOPE, traced_by
 from telemetry.tracing import linked
 
 __all__ = ["TICK_SECONDS", "Janitor", "Terms"]
@@ -311,7 +311,7 @@ class Janitor:
     def _span(self, name: str, ids: dict[str, str], *origins: str) -> Iterator[None]:
         """A trace of its own, with the ids, which links to the requests that the work is done for."""
         with (
-            traced_by(self._tracing),
+            traced_by(self._tracing.get_tracer(SCOPE)),
             self._tracer.start_as_current_span(
                 name,
                 context=Context(),

@@ -30,7 +30,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from telemetry.facts import forget
 from telemetry.metrics import NOWHERE, duration
-from telemetry.parts import traced_by
+from telemetry.parts import SCOPE, traced_by
 from telemetry.tracing import trace_id
 
 __all__ = ["HttpServerTracing"]
@@ -65,7 +65,6 @@ class HttpServerTracing:
         meters: MeterProvider = NOWHERE,
     ) -> None:
         self._app = app
-        self._provider = provider
         self._legible = legible
         self._seconds = duration(
             meters.get_meter("precall.http_server"),
@@ -73,6 +72,7 @@ class HttpServerTracing:
             "Requests that were answered.",
         )
         self._tracer = provider.get_tracer("precall.http_server")
+        self._of_parts = provider.get_tracer(SCOPE)
         self._untraced = frozenset(untraced)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -83,7 +83,7 @@ class HttpServerTracing:
         forget()
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         with (
-            traced_by(self._provider),
+            traced_by(self._of_parts),
             self._tracer.start_as_current_span(
                 method if method != "_OTHER" else "HTTP",
                 context=Context(),

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, Span, SpanKind, Tracer, get_current_span
 from opentelemetry.util.types import AttributeValue
 
-__all__ = ["Parts", "measured", "part", "traced_by"]
+__all__ = ["SCOPE", "Parts", "measured", "part", "traced_by"]
+
+SCOPE = "precall.parts"
+"""The name of the tracer that makes their spans."""
 
 # A part without a name here has spans of its own.
 SPANS: Mapping[str, str] = {
@@ -65,9 +67,9 @@ _tracer: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
 
 
 @contextmanager
-def traced_by(provider: TracerProvider) -> Iterator[None]:
+def traced_by(tracer: Tracer) -> Iterator[None]:
     """Makes a span for each part within the block and the tasks that are begun there."""
-    token = _tracer.set(provider.get_tracer("precall.parts"))
+    token = _tracer.set(tracer)
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from telemetry.metrics import NOWHERE, duration
-from telemetry.parts import traced_by
+from telemetry.parts import SCOPE, traced_by
 
 __all__ = ["RpcServerTracing"]
 
@@ -73,10 +73,10 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
         meters: MeterProvider = NOWHERE,
         known: frozenset[str] = frozenset(),
     ) -> None:
-        self._provider = provider
         self._known = known
         self._seconds = duration(meters.get_meter("precall.rpc"), RPC_SECONDS, "Calls that were answered.")
         self._tracer = provider.get_tracer("precall.rpc")
+        self._of_parts = provider.get_tracer(SCOPE)
         self._untraced = untraced
 
     async def intercept_service(
@@ -117,7 +117,7 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with (
-                traced_by(self._provider),
+                traced_by(self._of_parts),
                 self._tracer.start_as_current_span(
                     name,
                     context=W3C.extract(carrier, context=Context()),

@@ -1,6 +1,5 @@
 """Who is calling, and how they are named and greeted."""
 
-import hashlib
 import hmac
 import re
 import unicodedata
@@ -130,7 +129,7 @@ class Identities:
     def _hash(self, *parts: str) -> str:
         # Lengths in front, so that two lists of parts never give the same text.
         text = "".join(f"{len(part)}:{part}" for part in parts)
-        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._key, text.encode(), "sha256").hex()
 
 
 def greeting(template: str, name: str) -> str:

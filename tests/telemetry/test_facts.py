@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 
 from telemetry.facts import KEYS, add_log_context, log_context, note
-from telemetry.parts import measured, part, traced_by
+from telemetry.parts import SCOPE, measured, part, traced_by
 
 
 def test_spans_within_a_block(spans: Any) -> None:
@@ -57,7 +57,7 @@ async def test_parts(spans: Any) -> None:
         with part("queue"):
             await let_go.wait()
 
-    with traced_by(provider), measured() as parts:
+    with traced_by(provider.get_tracer(SCOPE)), measured() as parts:
         with provider.get_tracer("t").start_as_current_span("request"):
             waiting = [asyncio.create_task(wait()) for _ in range(2)]
             await asyncio.sleep(0.2)
