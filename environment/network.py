@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import ClassVar, Self
 
 __all__ = ["Address", "Networks", "Proxies", "Sources", "ip_address"]
@@ -82,6 +83,8 @@ class Proxies(Networks):
             raise ValueError
 
 
+# One request asks for its source several times, and most requests come from a few.
+@lru_cache(maxsize=256)
 def ip_address(text: str) -> Address | None:
     """The address that a text names, or None. A zone is dropped, and IPv4 within IPv6 is IPv4."""
     if len(text) > LONGEST:

@@ -118,10 +118,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
     """How long deliveries are still taken after SIGTERM, while the health says that we are not ready."""
 
-    def legible(self, number: str | None) -> str | None:
-        """A number for people and agents: in E.164 form, or as it was written where it has no such form."""
-        return None if number is None else e164(number, self.default_region) or number
-
     @property
     def max_sample_bytes(self) -> int:
         """The largest sample that is taken."""

@@ -122,11 +122,13 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
                     name,
                     context=W3C.extract(carrier, context=Context()),
                     kind=SpanKind.SERVER,
-                    attributes={RPC_SYSTEM: "grpc", RPC_METHOD: name, **_client(context.peer())},
+                    attributes={RPC_SYSTEM: "grpc", RPC_METHOD: name},
                     record_exception=False,
                     set_status_on_exception=False,
                 ) as span,
             ):
+                if span.is_recording():
+                    span.set_attributes(_client(context.peer()))
                 code = grpc.StatusCode.UNKNOWN
                 began = time.perf_counter()
                 try:

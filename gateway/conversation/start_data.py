@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from callerid import e164
 from gateway.conversation.overrides import GREETING, NOTHING, VOICE, Speech
 from gateway.settings import PLACEHOLDER, RESERVED
 
@@ -26,8 +27,11 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     name: str | None
     date_of_birth: str | None
-    phone_number: str | None
-    """In E.164 form, or as it was written where it has no such form."""
+    number: str | None
+    """As it was written."""
+
+    region: str | None = None
+    """The country whose national form the number may have."""
 
     agent_id: str | None
     conversation_id: str | None
@@ -36,6 +40,11 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     voice_id: str | None = None
     """The voice that will be heard, where that is the caller's."""
+
+    @property
+    def phone_number(self) -> str | None:
+        """The number in E.164 form, or as it was written where it has no such form. Few templates use it."""
+        return None if self.number is None else e164(self.number, self.region) or self.number
 
 
 class AgentOverride(Struct, frozen=True, kw_only=True):

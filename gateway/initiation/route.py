@@ -124,7 +124,8 @@ def known(desk: Desk, call: Opening, progress: Progress) -> Facts:
     progress.facts = Facts(
         name=None,
         date_of_birth=None,
-        phone_number=desk.settings.legible(call.phone_number),
+        number=call.phone_number,
+        region=desk.settings.default_region,
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
         call_id=unknown_call(),

@@ -122,7 +122,8 @@ def receive(
     facts = Facts(
         name=call.name,
         date_of_birth=call.date_of_birth,
-        phone_number=settings.legible(call.phone_number),
+        number=call.phone_number,
+        region=settings.default_region,
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
         call_id=unknown_call(),

@@ -10,7 +10,7 @@ from gateway.conversation.start_data import Facts, initiation, unknown_call
 KNOWN = Facts(
     name="Ivan",
     date_of_birth="11.12.2007",
-    phone_number="+31612345678",
+    number="+31612345678",
     agent_id="agent_1",
     conversation_id="conv_1",
     call_id="call_1",
@@ -19,7 +19,7 @@ KNOWN = Facts(
 UNKNOWN = Facts(
     name=None,
     date_of_birth=None,
-    phone_number=None,
+    number=None,
     agent_id="agent_1",
     conversation_id="conv_1",
     call_id="call_1",
