@@ -18,7 +18,7 @@ from cloner.agents.notices import Notices
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.failures import ProviderFailure, Unauthorized
-from cloner.registry import AgentRow, AgentState, Noted, RegistryUnavailable, Store, agents, voices
+from cloner.registry import AgentRow, AgentState, Noted, RegistryUnavailable, Store, agents, is_ours
 from telemetry.tracing import traceparent
 
 __all__ = ["Agents", "Reading"]
@@ -220,13 +220,10 @@ class Agents:
         voice_id = reading.now.voice_id
         if voice_id is None or voice_id in self._others:
             return False
-        row = reading.before.row
-        if row is not None and row.gave_voice(voice_id):
-            return True
-        if await self._store.read(voices.marker_of, voice_id) is not None:
-            return True
-        self._others[voice_id] = True
-        return False
+        ours = await is_ours(self._store, voice_id, reading.before.row)
+        if not ours:
+            self._others[voice_id] = True
+        return ours
 
     def _missed(self, agent_id: str, failure: ProviderFailure) -> None:
         if self._notices.due(agent_id, failure.reason):

@@ -23,6 +23,7 @@ from cloner.registry.agents import AgentRow, AgentState
 from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.consents import Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
+from cloner.registry.ownership import is_ours
 from cloner.registry.requests import NamedRequest, RequestDiffers, RequestForgotten
 from cloner.registry.store import Store
 from cloner.registry.transaction import (
@@ -65,6 +66,7 @@ __all__ = [
     "deployment",
     "due",
     "erasing",
+    "is_ours",
     "opened",
     "processes",
     "requests",

@@ -10,7 +10,7 @@ from cachetools import LRUCache
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
-from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, voices
+from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, is_ours, voices
 from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
 from telemetry.facts import log_context
 from telemetry.tracing import traceparent
@@ -148,7 +148,9 @@ class Removal:
             return
         if current is None:
             raise failures.ProtocolBroken
-        voice_id = row.before_voice_id if await self._is_ours(row, current.voice_id) else None
+        changed = current.voice_id != row.before_voice_id
+        ours = changed and await is_ours(self._store, current.voice_id, row)
+        voice_id = row.before_voice_id if ours else None
         first_message = row.before_first_message if row.gave_message(current.first_message) else None
         if voice_id is None and first_message is None:
             log.info("agent restored", agent_id=row.agent_id, reason="changed_by_others")
@@ -166,12 +168,6 @@ class Removal:
         if voice_id is not None and after.voice_id != voice_id and row.gave_voice(after.voice_id):
             raise failures.ProtocolBroken
         log.info("agent restored", agent_id=row.agent_id)
-
-    async def _is_ours(self, row: AgentRow, voice_id: str | None) -> bool:
-        """Whether a voice that the agent has is ours, also if it was not this row that gave it."""
-        if voice_id is None or voice_id == row.before_voice_id:
-            return False
-        return row.gave_voice(voice_id) or await self._store.read(voices.marker_of, voice_id) is not None
 
 
 def log_given_up(row: VoiceRow, reason: str) -> None:

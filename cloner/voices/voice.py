@@ -41,17 +41,7 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
 
 def voice_of(row: VoiceRow, *, state: str | None = None) -> Voice:
     """The voice of a row; `state` takes the place of the row's."""
-    return Voice(
-        marker=row.marker,
-        voice_id=row.voice_id or "",
-        name=row.name,
-        created=_time(row.created_at),
-        consent=row.consent,
-        consented=None if row.consent_at is None else _time(row.consent_at),
-        reference=row.client_reference,
-        state=state or row.state,
-        reason=None if state else row.reason,
-    )
+    return _voice(row, state=state or row.state, reason=None if state else row.reason)
 
 
 def voice_seen(view: VoiceView, *, keep_seconds: float | None, now: float) -> Voice:
@@ -63,17 +53,34 @@ def voice_seen(view: VoiceView, *, keep_seconds: float | None, now: float) -> Vo
     if state == "ready" and keep_seconds is not None and not view.in_call:
         last = max(view.used_at, view.called_at or 0.0)
         expires = _time(max(last + keep_seconds, view.kept_until))
-    return Voice(
-        marker=view.marker,
-        voice_id=view.voice_id or "",
-        name=view.name,
-        created=_time(view.created_at),
-        consent=view.consent,
-        consented=None if view.consent_at is None else _time(view.consent_at),
-        reference=view.client_reference,
+    return _voice(
+        view,
         state=state,
         reason=None if state in ("intended", "ready") else view.reason,
         used=None if state in ("intended", "failed") else _time(view.used_at),
+        expires=expires,
+    )
+
+
+def _voice(
+    known: VoiceRow | VoiceView,
+    *,
+    state: str,
+    reason: str | None,
+    used: datetime | None = None,
+    expires: datetime | None = None,
+) -> Voice:
+    return Voice(
+        marker=known.marker,
+        voice_id=known.voice_id or "",
+        name=known.name,
+        created=_time(known.created_at),
+        consent=known.consent,
+        consented=None if known.consent_at is None else _time(known.consent_at),
+        reference=known.client_reference,
+        state=state,
+        reason=reason,
+        used=used,
         expires=expires,
     )
 

@@ -1,0 +1,19 @@
+"""Which voices are ours."""
+
+from cloner.registry import voices
+from cloner.registry.agents import AgentRow
+from cloner.registry.store import Store
+
+__all__ = ["is_ours"]
+
+
+async def is_ours(store: Store, voice_id: str | None, row: AgentRow | None) -> bool:
+    """Whether a voice that an agent has is one that we made, given to the agent by this row or not.
+
+    The registry is asked only about a voice that the row does not name. Raises RegistryUnavailable.
+    """
+    if voice_id is None:
+        return False
+    if row is not None and row.gave_voice(voice_id):
+        return True
+    return await store.read(voices.marker_of, voice_id) is not None
