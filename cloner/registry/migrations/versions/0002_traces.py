@@ -1,6 +1,7 @@
 """The traces that later work links to: who opened and ended a call, gave an agent its voice, gave up a voice.
 
-voices.traceparent, which is older, is the request that had the voice made.
+voices.traceparent, which is older, is the request that had the voice made. This is a revision of its own, and
+not a part of 0001, because registries and back-ups of revision 0001 exist and must be brought up to date.
 """
 
 import sqlalchemy as sa
