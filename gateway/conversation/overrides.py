@@ -37,7 +37,7 @@ class Speech(Struct, frozen=True, kw_only=True):
 NOTHING = Speech()
 
 
-class Told(Struct, frozen=True):
+class KnownAgent(Struct, frozen=True):
     """What the cloner said last of an agent."""
 
     refused: frozenset[str] = frozenset()
@@ -49,10 +49,10 @@ class Overrides:
 
     def __init__(self, leaves: Collection[str]) -> None:
         self._leaves = frozenset(leaves)
-        self._told: TTLCache[str, Told] = TTLCache(AGENTS, REMEMBERED_SECONDS)
+        self._told: TTLCache[str, KnownAgent] = TTLCache(AGENTS, REMEMBERED_SECONDS)
         self._said: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
 
-    def told(self, agent_id: str, *, refused: Collection[str] | None, before: Speech) -> None:
+    def update(self, agent_id: str, *, refused: Collection[str] | None, before: Speech) -> None:
         """Remembers which overrides an agent refuses, and what it had before it was given a caller's voice.
 
         `refused` is None where the settings were not read: then what was said before still holds. A leaf that
@@ -60,7 +60,7 @@ class Overrides:
         """
         if refused is None:
             refused = self._known(agent_id).refused
-        self._told[agent_id] = Told(frozenset(refused), before)
+        self._told[agent_id] = KnownAgent(frozenset(refused), before)
         for leaf in sorted(self._leaves.intersection(refused)):
             if (agent_id, leaf) not in self._said:
                 self._said[agent_id, leaf] = True
@@ -74,8 +74,8 @@ class Overrides:
         """What the agent had before it was given a caller's voice, if it is known to have one now."""
         return self._known(agent_id).before
 
-    def _known(self, agent_id: str | None) -> Told:
-        return self._told.get(agent_id or "", Told())
+    def _known(self, agent_id: str | None) -> KnownAgent:
+        return self._told.get(agent_id or "", KnownAgent())
 
 
 def remember(
@@ -86,4 +86,4 @@ def remember(
     if told.HasField("agent_before"):
         spoken = told.agent_before
         before = Speech(voice_id=spoken.voice_id or None, first_message=spoken.first_message or None)
-    overrides.told(agent_id, refused=told.refused_leaves if told.settings_seen else None, before=before)
+    overrides.update(agent_id, refused=told.refused_leaves if told.settings_seen else None, before=before)

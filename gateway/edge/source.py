@@ -46,7 +46,7 @@ class Sourced:
         if scope["type"] == "http" and scope["client"] and (peer := ip_address(scope["client"][0])):
             found = peer
             if self._trusted is not None and peer in self._trusted:
-                found = _told(scope["headers"], peer, self._trusted)
+                found = _reported(scope["headers"], peer, self._trusted)
             scope["client"] = (str(found), scope["client"][1] if found is peer else 0)
         await self._app(scope, receive, send)
 
@@ -70,7 +70,7 @@ def network(address: Address | None) -> str:
     return str(address)
 
 
-def _told(headers: Iterable[tuple[bytes, bytes]], peer: Address, trusted: Networks) -> Address:
+def _reported(headers: Iterable[tuple[bytes, bytes]], peer: Address, trusted: Networks) -> Address:
     """What the trusted peer says of where the request comes from."""
     headers = list(headers)
     chains = [_hops(headers, b"x-forwarded-for"), _hops(headers, b"forwarded")]
