@@ -4,23 +4,15 @@ from dataclasses import dataclass
 
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody
 
-from gateway.edge.openapi import fields, text
+from gateway.edge.openapi import sent, text
+from gateway.initiation.request import SentOpening
 
 __all__ = ["OpenOperation"]
 
-OPENING = fields(
-    [],
-    caller_id=text("The number that calls: the person's, or on an outbound call one of our own."),
-    called_number=text("The number that is called."),
-    agent_id=text("The agent that takes the call."),
-    call_sid=text("What the telephone line calls it. Empty for WhatsApp and SMS."),
-    conversation_id=text("The conversation that is about to start."),
-    call_id=text("As `call_sid`, of a SIP call."),
-)
 OPENING_BODY = RequestBody(
     required=True,
     description="As ElevenLabs sends it. Nothing is required, and unknown fields are ignored.",
-    content={"application/json": OpenAPIMediaType(schema=OPENING)},
+    content={"application/json": OpenAPIMediaType(schema=sent(SentOpening))},
 )
 TOKEN = Parameter(
     name="Authorization",

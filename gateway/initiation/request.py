@@ -7,16 +7,36 @@ Nothing here is an error: a call that nobody can be found for starts all the sam
 """
 
 from collections.abc import Collection
+from typing import Annotated
 
 from msgspec import Raw, Struct
 
 from callerid import e164, holds_control, longest
+from gateway.edge.described import described
 from gateway.edge.fault import conversation, identifier
-from gateway.edge.loose_json import NotJson, distilled, fields, text
+from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
 
-__all__ = ["NOTHING", "Opening", "read"]
+__all__ = ["NOTHING", "Opening", "SentOpening", "read"]
 
-KEPT = dict.fromkeys(("caller_id", "called_number", "agent_id", "call_sid", "conversation_id", "call_id"))
+
+class SentOpening(Struct):
+    """The fields that are read, each of which may hold anything, or be missing."""
+
+    caller_id: Annotated[
+        str | None,
+        described("The number that calls: the person's, or on an outbound call one of our own."),
+    ] = None
+    called_number: Annotated[str | None, described("The number that is called.")] = None
+    agent_id: Annotated[str | None, described("The agent that takes the call.")] = None
+    call_sid: Annotated[
+        str | None,
+        described("The id that the telephone line gives the call. Empty for WhatsApp and SMS."),
+    ] = None
+    conversation_id: Annotated[str | None, described("The conversation that is about to start.")] = None
+    call_id: Annotated[str | None, described("As `call_sid`, of a SIP call.")] = None
+
+
+KEPT = kept_by(SentOpening)
 
 
 class Opening(Struct, frozen=True, kw_only=True):
@@ -51,7 +71,7 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
     `own_numbers` are those that our agents call from, in E.164 form, and `region` is the country in which
     national forms are read.
     """
-    told = _told(content)
+    told = _values(content)
     caller, called = _number(told.get("caller_id")), _number(told.get("called_number"))
     outbound = bool(own_numbers) and caller is not None and e164(caller, region) in own_numbers
     return Opening(
@@ -63,7 +83,7 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
     )
 
 
-def _told(content: bytes) -> dict[str, Raw]:
+def _values(content: bytes) -> dict[str, Raw]:
     """The fields that count, whatever the others hold; no fields if it is no JSON object."""
     try:
         return fields(content)

@@ -13,16 +13,17 @@ first. Of every event that is too large only the first bytes are read.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
 from msgspec import Raw, Struct
 
 from gateway.edge.body import BodyError
-from gateway.edge.fault import DeliveryError, conversation, identifier
-from gateway.edge.loose_json import BOM, Kept, NotJson, distilled, fields, text
+from gateway.edge.described import described
+from gateway.edge.fault import MAX_CONVERSATION_ID, DeliveryError, conversation, identifier
+from gateway.edge.loose_json import BOM, Kept, NotJson, distilled, fields, kept_by, text
 from gateway.edge.signature import VerifiedBody, Verifier
 
-__all__ = ["Event", "read", "trim"]
+__all__ = ["Event", "SentEvent", "read", "trim"]
 
 # The events after which a call is over.
 ENDING = frozenset({"post_call_transcription", "post_call_transcription_otel", "call_initiation_failure"})
@@ -42,7 +43,60 @@ AGENT = ("data", "agent_id")
 START = ("data", "conversation_initiation_client_data")
 CALL = (*START, "dynamic_variables", "precall_call_id")
 VOICE = (*START, "conversation_config_override", "tts", "voice_id")
-PATHS = (TYPE, RECORDING, CONVERSATION, AGENT, CALL, VOICE)
+OURS = described("As our own answer before the call said it.")
+
+
+class SentVariables(Struct):
+    """The dynamic variables of the conversation."""
+
+    precall_call_id: Annotated[str | None, OURS] = None
+
+
+class SentVoice(Struct):
+    """The voice of the conversation."""
+
+    voice_id: Annotated[str | None, OURS] = None
+
+
+class SentOverride(Struct):
+    """What the conversation overrode at its agent."""
+
+    tts: SentVoice | None = None
+
+
+class SentStart(Struct):
+    """What the conversation was started with."""
+
+    dynamic_variables: SentVariables | None = None
+    conversation_config_override: SentOverride | None = None
+
+
+class SentData(Struct):
+    """What happened, and in which call."""
+
+    conversation_id: Annotated[
+        str | None,
+        described("The conversation that is over.", maxLength=MAX_CONVERSATION_ID),
+    ] = None
+    agent_id: Annotated[str | None, described("The agent that took the call.")] = None
+    conversation_initiation_client_data: SentStart | None = None
+    full_audio: Annotated[str | None, described("The recording of a `post_call_audio`. Not used.")] = None
+
+
+class SentEvent(Struct):
+    """The fields that are read, each of which may hold anything, or be missing."""
+
+    type: Annotated[
+        str | None,
+        described(
+            "`post_call_transcription`, `post_call_transcription_otel` and `call_initiation_failure` "
+            "end the call. `post_call_audio` and whatever else there is end nothing."
+        ),
+    ] = None
+    data: SentData | None = None
+
+
+KEPT = kept_by(SentEvent)
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -76,7 +130,7 @@ def trim(check: Verifier, most: int) -> None:
 
 def read(body: VerifiedBody) -> Event:
     """What the event says. Raises DeliveryError, and BodyError where too little of it was held."""
-    told = _told(body.content) if body.whole else _found(distilled(body.content, KEPT, cut=True), KEPT)
+    told = _values(body.content) if body.whole else _found(distilled(body.content, KEPT, cut=True), KEPT)
     kind = text(told.get(TYPE))
     if not kind and RECORDING in told:
         kind = AUDIO
@@ -97,7 +151,7 @@ def read(body: VerifiedBody) -> Event:
     )
 
 
-def _told(content: bytes) -> Mapping[Path, bytes | Raw]:
+def _values(content: bytes) -> Mapping[Path, bytes | Raw]:
     """The values at the paths that we know; other fields may hold anything. Raises DeliveryError."""
     try:
         found = _found(content, KEPT)
@@ -125,17 +179,3 @@ def _found(token: bytes | Raw, kept: Kept, path: Path = ()) -> dict[Path, bytes 
         elif value is not None and inner is not None:
             found |= _found(value, inner, (*path, name))
     return found
-
-
-def _kept() -> Kept:
-    """The names of all paths, each below the one before it."""
-    kept: dict[str, Any] = {}
-    for path in PATHS:
-        inner = kept
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[path[-1]] = None
-    return kept
-
-
-KEPT = _kept()

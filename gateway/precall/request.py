@@ -9,10 +9,11 @@ from typing import Annotated, TypeVar
 
 import msgspec
 import pybase64
-from msgspec import Meta, Raw, Struct, field
+from msgspec import Raw, Struct, field
 
 from callerid import LONGEST_ADDRESS, holds_control, longest
 from gateway.edge import form
+from gateway.edge.described import described
 from gateway.edge.fault import AGENT_ID, MAX_CONVERSATION_ID, DeliveryError, conversation
 from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
 from gateway.edge.signature import VerifiedBody
@@ -58,25 +59,24 @@ class Delivery(Struct, frozen=True, kw_only=True):
     sample: bytes
 
 
-def _told(description: str, **schema: object) -> Meta:
-    """Describes a field in OpenAPI. Nothing is checked by it: our own errors name the sender's field."""
-    return Meta(description=description, extra_json_schema=schema)
-
-
 class SentCaller(Struct):
     """Who is calling, as far as the sender knows."""
 
-    name: Annotated[str | None, _told("The name to greet by.", maxLength=MAX_NAME)] = None
+    name: Annotated[str | None, described("The name to greet by.", maxLength=MAX_NAME)] = None
     date_of_birth: Annotated[
-        str | None, _told("As the sender writes it; it is not parsed.", maxLength=MAX_BIRTH)
+        str | None, described("As the sender writes it; it is not parsed.", maxLength=MAX_BIRTH)
     ] = None
     phone_number: Annotated[
         str | None,
-        _told("Best in E.164 form; also as a tel:, sip: or whatsapp: address.", maxLength=LONGEST_ADDRESS),
+        described(
+            "Best in E.164 form; also as a tel:, sip: or whatsapp: address.", maxLength=LONGEST_ADDRESS
+        ),
     ] = None
     consent: Annotated[
         str | None,
-        _told("Where the caller's consent to the clone is on record: a reference.", maxLength=MAX_CONSENT),
+        described(
+            "Where the caller's consent to the clone is on record: a reference.", maxLength=MAX_CONSENT
+        ),
     ] = None
 
 
@@ -86,25 +86,25 @@ class SentSample(Struct):
     # Left as it is: decoded from base64 in place, without becoming a `str` first.
     data: Annotated[
         Raw,
-        _told(
+        described(
             "The recording in standard base64, or a data: URL of it: WAV, MP3, OGG, FLAC, M4A or WebM.",
             type="string",
             contentEncoding="base64",
         ),
     ] = field(default_factory=lambda: NULL)  # as a default it would have to stand in the description
-    format: Annotated[str | None, _told("How the data is written.", enum=["base64"])] = None
+    format: Annotated[str | None, described("How the data is written.", enum=["base64"])] = None
 
 
 class SentMetadata(Struct):
     """The event without its sample: the part `metadata` of a form."""
 
-    type: Annotated[str | None, _told("The kind of event.", enum=[EVENT])] = None
+    type: Annotated[str | None, described("The kind of event.", enum=[EVENT])] = None
     agent_id: Annotated[
-        str | None, _told("The agent that takes the call.", pattern=f"^{AGENT_ID.pattern}$")
+        str | None, described("The agent that takes the call.", pattern=f"^{AGENT_ID.pattern}$")
     ] = None
     conversation_id: Annotated[
         str | None,
-        _told("The conversation that is about to start.", minLength=1, maxLength=MAX_CONVERSATION_ID),
+        described("The conversation that is about to start.", minLength=1, maxLength=MAX_CONVERSATION_ID),
     ] = None
     caller_metadata: SentCaller | None = None
 
