@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
 import io
+import time
 import wave
 from collections.abc import Callable
 from typing import Any
@@ -437,6 +438,19 @@ async def test_budget_that_ends_does_not_stop_a_create(
     await emulator.requests.wait(path=CREATE, stage="finished")
     assert (await cloner.PrepareCall(call(speech), timeout=10)).voice_reused
     assert [] == emulator.requests.matching(method="PATCH", stage="finished")[1:]
+
+
+async def test_last_known_reason_of_a_busy_process(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """A process that stands still at the deadline, and may still answer, says what it would have said."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    asked = asyncio.ensure_future(refusal(cloner.PrepareCall(call(speech), timeout=2)))
+    # It answers 0.15 s before the deadline, or at last half as long after that.
+    asyncio.get_running_loop().call_later(1.83, time.sleep, 0.11)
+
+    assert "PROVIDER_TIMEOUT" == (await asked)[0]
+    emulator.faults.release()
 
 
 async def test_last_known_reason(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:

@@ -388,7 +388,7 @@ async def test_server_that_hangs(postgres: str) -> None:
         pass
     address, _, name = database.partition("@")[2].partition("/")
     async with Relay(address).listening() as relay:
-        store = PostgresStore(f"postgresql://precall@{relay.address}/{name}", longest_seconds=0.5)
+        store = PostgresStore(f"postgresql://precall@{relay.address}/{name}", longest_seconds=3.0)
         await store.write(calls.begin, new("call"))
         await relay.hang()
         with pytest.raises(RegistryUnavailable):

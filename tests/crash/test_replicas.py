@@ -59,11 +59,11 @@ async def test_voices_of_others(worlds: Worlds, speech: bytes) -> None:
             worlds("neighbour") as neighbour,
             neighbour.replica(ELEVENLABS_BASE_URL=world.url, PRECALL_DEPLOYMENT="neighbour") as other,
         ):
-            ours = await replica.stub.PrepareCall(delivery("Ours", speech, agent="agent_a"), timeout=10)
-            theirs = await other.stub.PrepareCall(delivery("Theirs", speech, agent="agent_b"), timeout=10)
+            ours = await replica.stub.PrepareCall(delivery("Ours", speech, agent="agent_a"), timeout=30)
+            theirs = await other.stub.PrepareCall(delivery("Theirs", speech, agent="agent_b"), timeout=30)
             plant(world, "orphan", deployment=DEPLOYMENT, age=-1)
             await world.emulator.requests.wait(
-                method="DELETE", path=VOICE.format(voice_id="orphan"), seconds=10
+                method="DELETE", path=VOICE.format(voice_id="orphan"), seconds=30
             )
             await world.reconciled(3)
 
@@ -78,7 +78,7 @@ async def test_voice_lost_during_a_call(worlds: Worlds, speech: bytes) -> None:
     """A voice that somebody deletes by hand is closed, and the agent that has it is put back."""
     async with worlds("world") as world, world.replica() as replica:
         agent = world.agent("agent_a")
-        answer = await replica.stub.PrepareCall(delivery("Ivan", speech, agent=agent), timeout=10)
+        answer = await replica.stub.PrepareCall(delivery("Ivan", speech, agent=agent), timeout=30)
         assert answer.agent_updated
 
         world.emulator.voices.remove(answer.voice.voice_id)
@@ -96,7 +96,7 @@ async def test_several_start_at_once(worlds: Worlds, speech: bytes) -> None:
         async with world.replicas(4, **made_up) as replicas:
             agents = [world.agent(f"agent_{number}") for number in range(4)]
             answers = [
-                await replica.stub.PrepareCall(delivery("Ivan", speech, agent=agent), timeout=10)
+                await replica.stub.PrepareCall(delivery("Ivan", speech, agent=agent), timeout=30)
                 for replica, agent in zip(replicas, agents, strict=True)
             ]
             (migrated,) = await world.rows("SELECT version_num FROM alembic_version")
