@@ -21,6 +21,16 @@ runpy.run_module("gateway", run_name="__main__", alter_sys=True)
 """
 
 
+def test_context() -> None:
+    """What is copied is all that a build is sent: no secret, override or back-up that lies in a checkout."""
+    first, *others = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] != "#"]
+    sent = {line[1:] for line in others if line[0] == "!"}
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert "*" == first
+    assert sent == {name.partition("/")[0] for names in copied for name in names.split()}
+
+
 def test_left_out_by_each_step() -> None:
     """No step installs what another one leaves out."""
     assert 2 == len(SYNCS)
