@@ -104,7 +104,7 @@ async def _hold(subject: Subject, elevenlabs: str, count: int) -> tuple[Usage, f
 
 def idle(ours: Subject, seconds: float) -> Figure:
     """What a cloner does while nothing comes."""
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(min(SETTLE_SECONDS, seconds))
     ours.begin()
     time.sleep(seconds)
     share = ours.used().cpu_ms["cloner"] / (seconds * 1000) * 100

@@ -93,7 +93,8 @@ def system(
     elevenlabs: str, *, name: str = "Precall", database: str | None = None, **settings: str
 ) -> Iterator[Subject]:
     """Runs gateway and cloner, with a SQLite file of their own unless a database is given."""
-    quiet = {"LOG_LEVEL": "WARNING", **settings}
+    # Nobody balances who would have to hear that they end.
+    quiet = {"LOG_LEVEL": "WARNING", "DRAIN_SECONDS": "0", **settings}
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="precall-bench-"))
         cloner, target = stack.enter_context(

@@ -13,18 +13,20 @@ from benchmarks.system import Subject
 
 __all__ = ["Length", "Measured", "Side", "measured"]
 
-# What was begun and not awaited ends before the CPU time is read.
-AFTERMATH_SECONDS = 0.2
 # Beyond what anybody answers in a second here; each costs as much memory as its headers.
 FASTEST = {200 * 1024: 450, 1024 * 1024: 160, 10 * 1024 * 1024: 36}
 
 
 class Length(msgspec.Struct, frozen=True):
-    """How long is measured: so many rounds of so many seconds, and no more requests than `most` in each."""
+    """How long is measured: so many rounds of so many seconds, and no more requests than `most` in each.
+
+    After a round what was begun and not awaited has `aftermath` seconds to end, before the CPU time is read.
+    """
 
     rounds: int
     seconds: float
     most: int | None = None
+    aftermath: float = 0.2
 
     def requests(self, fastest: float) -> int:
         """How many requests to have ready for a round."""
@@ -88,7 +90,7 @@ def measured(sides: Sequence[Side], length: Length, *, at_once: int, fastest: fl
                     )
                 )
             )
-            time.sleep(AFTERMATH_SECONDS)
+            time.sleep(length.aftermath)
             used = side.subject.used()
             for part, spent in used.cpu_ms.items():
                 cpu[index][part] = cpu[index].get(part, 0.0) + spent

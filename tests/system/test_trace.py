@@ -288,7 +288,7 @@ async def test_collector_that_does_not_answer(running, speech: bytes, monkeypatc
         endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1] if answers else 1}"
         # Read by the SDK's exporter and batch processor when they are made.
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "5")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
         with tracing("test", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}) as provider:
             async with running(tracing=provider) as system:
