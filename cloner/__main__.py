@@ -26,7 +26,7 @@ def main() -> int:
 
     # Only now, as OpenTelemetry reads some of its variables while it is imported.
     from cloner.process import run
-    from environment.memory import collect_seldom, keep_large_blocks
+    from environment.memory import collect_seldom, keep_large_blocks, spare_modules
     from telemetry import logs
     from telemetry.metrics import observing
 
@@ -34,6 +34,7 @@ def main() -> int:
     logs.log_remarks(odd)
     keep_large_blocks()
     collect_seldom()
+    spare_modules()
     with observing("cloner", os.environ) as (tracers, meters):
         return run(settings, tracers, meters)
 

@@ -18,7 +18,7 @@ def main() -> int:
     odd = [*remarks(settings, os.environ), *drop_unusable(os.environ)]
 
     # Only now, as OpenTelemetry reads some of its variables while it is imported.
-    from environment.memory import collect_seldom, keep_large_blocks
+    from environment.memory import collect_seldom, keep_large_blocks, spare_modules
     from gateway.process import run
     from telemetry import logs
     from telemetry.metrics import observing
@@ -27,6 +27,7 @@ def main() -> int:
     logs.log_remarks(odd)
     keep_large_blocks()
     collect_seldom()
+    spare_modules()
     with observing("gateway", os.environ) as (tracers, meters):
         return run(settings, tracers, meters)
 
