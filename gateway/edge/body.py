@@ -80,10 +80,11 @@ class Share:
         """Notes that the sender is known. Raises BodyError if the body was evicted before."""
         if self.evicted:
             raise BodyError("RATE_LIMITED")
-        size = self.size
-        self._add(-size)
+        # It is held as before: only who may be evicted for others changes.
+        self._queue.used -= self.size
+        self._queue.shares.pop(self, None)
         self.verified = True
-        self._add(size)
+        self._bodies.verified += self.size
 
     def evict(self) -> None:
         """Gives its bytes to others; its reading ends with RATE_LIMITED."""

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -6,6 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from gateway.edge.body import Bodies
 
 Start = Callable[..., Awaitable[str]]
 Document = Callable[..., bytes]
@@ -32,6 +35,31 @@ async def answered(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     assert match is not None
     assert b"connection: close\r\n" in whole
     return int(match[1]), match[2]
+
+
+async def test_verified() -> None:
+    """A body whose sender turns out to be known is held as before, and nothing of it counts as freed."""
+    size = 64 * 1_048_576
+    bodies = Bodies(size, {"deliveries": size})
+    collected: list[str] = []
+
+    def tell(phase: str, _: dict[str, int]) -> None:
+        collected.append(phase)
+
+    gc.disable()
+    gc.callbacks.append(tell)
+    try:
+        with bodies.share(size, "deliveries") as share:
+            share.hold(size)
+            share.mark_verified()
+            while_held = [bodies.used, bodies.verified, *collected]
+        freed = [bodies.used, bodies.verified, *collected]
+    finally:
+        gc.callbacks.remove(tell)
+        gc.enable()
+
+    assert [size, size] == while_held
+    assert [0, 0, "start", "stop"] == freed
 
 
 async def test_pieces(gateway: Start, connected: Any, sign: Any, document: Document) -> None:
