@@ -24,8 +24,6 @@ from benchmarks.system import Subject, provider, system
 from demo.ending import end_in_order
 from demo.processes import ProcessFailed
 
-Attack = Callable[[str, int], Awaitable[None]]
-
 FORGED = f"ElevenLabs-Signature: t={{}},v0={'0' * 64}\r\n"
 ROUTES = ("/webhook", "/webhook/post-call", "/webhook/conversation-init")
 

@@ -51,7 +51,6 @@ FLAT = rb"(?:\[%b(?>(?:%b%b(?>(?:,%b%b%b)%b))?)\]|\{%b(?>(?:%b%b%b(?>(?:,%b%b%b%
 ITEM = rb"(?:%b|%b)" % (SCALAR, FLAT)
 OPENING = rb"(\[(?:%b\[)*+|\{)" % W
 
-SPACE = re.compile(W)
 VALUE = re.compile(W + rb"(?:(%b)|([{\[]))" % SCALAR, re.DOTALL)
 NAME = re.compile(W + rb"(%b)%b:" % (STRING, W), re.DOTALL)
 EMPTY = re.compile(W + rb"[}\]]")

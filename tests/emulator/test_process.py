@@ -16,7 +16,6 @@ from emulator.settings import Latency, Settings, SettingsError, from_environ, od
 
 KEY = "key-that-no-log-may-show"
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt sample-that-no-log-may-show"
-HOLD = {"method": "GET", "path": "/v1/voices", "hold": "before"}
 VARIABLES = {
     "EMULATOR_PORT": "0",
     "EMULATOR_API_KEY": KEY,
