@@ -35,12 +35,12 @@ from telemetry.parts import Parts, measured, part
 
 __all__ = [
     "HEADROOM_SECONDS",
-    "Desk",
     "Progress",
+    "RouteContext",
     "answered",
     "lines",
+    "make_context",
     "mark_verified",
-    "opened",
     "read",
     "verified_body",
     "verifier",
@@ -52,7 +52,7 @@ log = structlog.get_logger()
 HEADROOM_SECONDS = 0.1
 
 
-class Desk(Struct, frozen=True, kw_only=True):
+class RouteContext(Struct, frozen=True, kw_only=True):
     """What every route needs to handle a delivery."""
 
     settings: Settings
@@ -104,18 +104,18 @@ class Progress(Struct, kw_only=True):
         add_log_context(**{name: id_ for name, id_ in named.items() if id_})
 
 
-Handle = Callable[[Request[Any, Any, Any], Desk, Progress], Awaitable[Struct]]
-Instead = Callable[[Desk, Progress, Refusal], Struct | None]
+Handle = Callable[[Request[Any, Any, Any], RouteContext, Progress], Awaitable[Struct]]
+Instead = Callable[[RouteContext, Progress, Refusal], Struct | None]
 
 
-def opened(
+def make_context(
     settings: Settings, cloner: Precall, limits: Limits, now: Callable[[], float], measures: Measures
-) -> Desk:
-    """Opens what all routes share. `now` is the time of day that signatures are compared with."""
+) -> RouteContext:
+    """What all routes share. `now` is the time of day that signatures are compared with."""
     region = settings.default_region
     bodies = Bodies(settings.max_buffered_bytes, settings.unverified_bytes)
     measures.observe_buffers(lambda: bodies.used, bodies.capacity)
-    return Desk(
+    return RouteContext(
         settings=settings,
         secrets=[secret.reveal().encode() for secret in settings.elevenlabs_webhook_secret],
         cloner=cloner,
@@ -130,7 +130,7 @@ def opened(
 
 async def answered(
     request: Request[Any, Any, Any],
-    desk: Desk,
+    context: RouteContext,
     handle: Handle,
     *,
     codes: Mapping[grpc.StatusCode, str] = problems.CODES,
@@ -146,10 +146,10 @@ async def answered(
     if address is not None:
         progress.log_facts["client_address"] = str(address)
     with measured() as parts:
-        response = await _answer(request, desk, handle, progress, codes=codes, instead=instead)
+        response = await _answer(request, context, handle, progress, codes=codes, instead=instead)
     route, reused = request.scope["path_template"], progress.log_facts.get("voice_reused")
     log_outcome(route, progress, parts, response.status_code)
-    desk.measures.delivery_ended(
+    context.measures.delivery_ended(
         route,
         _outcome(progress, response.status_code),
         progress.reason,
@@ -162,7 +162,7 @@ async def answered(
 
 async def _answer(
     request: Request[Any, Any, Any],
-    desk: Desk,
+    context: RouteContext,
     handle: Handle,
     progress: Progress,
     *,
@@ -171,8 +171,8 @@ async def _answer(
 ) -> Response[Any]:
     """The answer, whatever happens."""
     try:
-        admit(request.scope, desk.settings.allowed_sources)
-        return Response(await handle(request, desk, progress), status_code=200)
+        admit(request.scope, context.settings.allowed_sources)
+        return Response(await handle(request, context, progress), status_code=200)
     except ClientGone:
         progress.reason = "client_gone"
         return NoAnswer(None)
@@ -185,22 +185,22 @@ async def _answer(
             progress.log_facts["queue"] = "own"
         refused = problems.refusal(failure, codes)
         progress.reason = refused.reason
-        content = instead(desk, progress, refused)
+        content = instead(context, progress, refused)
         if content is None:
             return problems.answer(refused, progress.conversation_id)
         progress.fallback = True
         return Response(content, status_code=200)
 
 
-def verifier(request: Request[Any, Any, Any], desk: Desk) -> Verifier:
+def verifier(request: Request[Any, Any, Any], context: RouteContext) -> Verifier:
     """What the body is checked with. Raises SignatureError if the header alone is reason enough."""
     header = lines(request.scope["headers"], b"elevenlabs-signature")
-    return Verifier(header, desk.secrets, now=desk.now())
+    return Verifier(header, context.secrets, now=context.now())
 
 
 async def verified_body(
     request: Request[Any, Any, Any],
-    desk: Desk,
+    context: RouteContext,
     check: Verifier,
     share: Share,
     progress: Progress,
@@ -220,7 +220,7 @@ async def verified_body(
             trim(check)
         share.hold(check.kept)
 
-    progress.began = await read(request, desk, feed, share, limit=limit, seconds=seconds)
+    progress.began = await read(request, context, feed, share, limit=limit, seconds=seconds)
     body = check.finish()
     mark_verified(request, share, progress)
     return body
@@ -228,7 +228,7 @@ async def verified_body(
 
 async def read(
     request: Request[Any, Any, Any],
-    desk: Desk,
+    context: RouteContext,
     feed: Callable[[bytes], None],
     share: Share,
     *,
@@ -248,7 +248,7 @@ async def read(
                 share,
                 limit=limit,
                 seconds=seconds,
-                least_rate=desk.settings.body_least_bytes_per_second,
+                least_rate=context.settings.body_least_bytes_per_second,
             )
     finally:
         if occupant is not None:

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from precall_client import Precall, Tls, connect
 
 from environment import Pem, address
-from gateway.answering import opened
+from gateway.answering import make_context
 from gateway.edge.closing import Application, LingeringClose
 from gateway.edge.connection import Connection, Connections
 from gateway.edge.draining import Draining
@@ -61,12 +61,12 @@ def create_app(
     now: Callable[[], float] = time.time,
 ) -> Application:
     """The ASGI application. It opens nothing and closes nothing."""
-    desk = opened(settings, cloner, limits, now, measures)
+    context = make_context(settings, cloner, limits, now, measures)
     app = Litestar(
         route_handlers=[
-            webhook(desk),
-            conversation_init(desk),
-            post_call(desk),
+            webhook(context),
+            conversation_init(context),
+            post_call(context),
             *health_routes(readiness),
         ],
         exception_handlers={Exception: answered},

@@ -27,8 +27,8 @@ from precall.v1.cloning_pb2 import (
 from environment import Secret
 from gateway.answering import (
     HEADROOM_SECONDS,
-    Desk,
     Progress,
+    RouteContext,
     answered,
     lines,
     mark_verified,
@@ -54,52 +54,54 @@ UNKNOWN = {CALLER_MATCH_SEVERAL: "caller_ambiguous", CALLER_MATCH_ONE: "voice_un
 STATUSES = (401, 403, 408, 413, 429, 500)
 
 
-def conversation_init(desk: Desk) -> HTTPRouteHandler:
+def conversation_init(context: RouteContext) -> HTTPRouteHandler:
     """The route `POST /webhook/conversation-init`."""
     failures = responses(problems.Problem, STATUSES)
 
     @post("/webhook/conversation-init", status_code=200, operation_class=OpenOperation, responses=failures)
     async def tell_start(request: Request[Any, Any, Any]) -> Response[Initiation]:
-        return await answered(request, desk, handled, instead=otherwise)
+        return await answered(request, context, handled, instead=otherwise)
 
     return tell_start
 
 
-async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progress) -> Initiation:
+async def handled(request: Request[Any, Any, Any], context: RouteContext, progress: Progress) -> Initiation:
     """One call, from the bytes about it to its answer."""
-    ends = progress.began + desk.settings.conversation_init_budget_ms / 1000 - HEADROOM_SECONDS
-    content = await received(request, desk, progress, ends)
-    call = opening.read(content, own_numbers=desk.own_numbers, region=desk.settings.default_region)
-    facts = known(desk, call, progress)
+    ends = progress.began + context.settings.conversation_init_budget_ms / 1000 - HEADROOM_SECONDS
+    content = await received(request, context, progress, ends)
+    call = opening.read(content, own_numbers=context.own_numbers, region=context.settings.default_region)
+    facts = known(context, call, progress)
     if facts.agent_id is None:
         progress.reason, progress.fallback = "agent_unknown", True
-        return nobodys_voice(desk, facts)
+        return nobodys_voice(context, facts)
     with part("cloner"):
-        response = await desk.cloner.open_call(
+        response = await context.cloner.open_call(
             agent_id=facts.agent_id,
             phone_number=call.phone_number or "",
             seconds=ends - asyncio.get_running_loop().time(),
             **(call.name or {"call_sid": secrets.token_hex(16)}),
         )
-    remember(desk.overrides, facts.agent_id, response)
+    remember(context.overrides, facts.agent_id, response)
     facts = progress.facts = structs.replace(facts, call_id=response.call_id)
     progress.log_facts["call_id"] = response.call_id
     if not response.HasField("voice"):
         progress.reason = UNKNOWN.get(response.caller_match, "caller_unknown")
         progress.fallback = response.caller_match == CALLER_MATCH_ONE
-        return nobodys_voice(desk, facts)
-    return greeted(desk, facts, response, progress)
+        return nobodys_voice(context, facts)
+    return greeted(context, facts, response, progress)
 
 
-async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progress, ends: float) -> bytes:
+async def received(
+    request: Request[Any, Any, Any], context: RouteContext, progress: Progress, ends: float
+) -> bytes:
     """The body, from a sender that shows our token or signs it.
 
     Raises Unauthenticated, SignatureError, BodyError and ClientGone.
     """
     headers = request.scope["headers"]
-    seconds = max(0.0, min(ends - progress.began, desk.settings.body_timeout_seconds))
-    with desk.bodies.share(MAX_INITIATION_BYTES, "initiations") as share:
-        if _carries(desk.settings.conversation_init_token, lines(headers, b"authorization")):
+    seconds = max(0.0, min(ends - progress.began, context.settings.body_timeout_seconds))
+    with context.bodies.share(MAX_INITIATION_BYTES, "initiations") as share:
+        if _carries(context.settings.conversation_init_token, lines(headers, b"authorization")):
             mark_verified(request, share, progress)
             content = bytearray()
 
@@ -107,25 +109,25 @@ async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progre
                 content.extend(chunk)
                 share.hold(len(content))
 
-            await read(request, desk, feed, share, limit=MAX_INITIATION_BYTES, seconds=seconds)
+            await read(request, context, feed, share, limit=MAX_INITIATION_BYTES, seconds=seconds)
             return bytes(content)
         if not lines(headers, b"elevenlabs-signature"):
             raise Unauthenticated
-        check = verifier(request, desk)
+        check = verifier(request, context)
         verified = await verified_body(
-            request, desk, check, share, progress, limit=MAX_INITIATION_BYTES, seconds=seconds
+            request, context, check, share, progress, limit=MAX_INITIATION_BYTES, seconds=seconds
         )
         return verified.content
 
 
-def known(desk: Desk, call: Opening, progress: Progress) -> Facts:
+def known(context: RouteContext, call: Opening, progress: Progress) -> Facts:
     """What is known of the call before the cloner is asked."""
     progress.is_about(agent_id=call.agent_id, conversation_id=call.conversation_id)
     progress.facts = Facts(
         name=None,
         date_of_birth=None,
         number=call.phone_number,
-        region=desk.settings.default_region,
+        region=context.settings.default_region,
         agent_id=call.agent_id,
         conversation_id=call.conversation_id,
         call_id=unknown_call(),
@@ -133,36 +135,38 @@ def known(desk: Desk, call: Opening, progress: Progress) -> Facts:
     return progress.facts
 
 
-def greeted(desk: Desk, facts: Facts, response: OpenCallResponse, progress: Progress) -> Initiation:
+def greeted(
+    context: RouteContext, facts: Facts, response: OpenCallResponse, progress: Progress
+) -> Initiation:
     """The caller's voice and greeting, as far as the agent lets them be overridden."""
-    leaves = desk.overrides.allowed(facts.agent_id)
+    leaves = context.overrides.allowed(facts.agent_id)
     heard = response.voice.voice_id if VOICE in leaves else None
     progress.log_facts |= {"voice_id": response.voice.voice_id, "voice_reused": True}
     if heard is None:
         progress.reason, progress.fallback = NOT_ACTIVATED, True
     return initiation(
         structs.replace(facts, name=response.name or None, voice_id=heard),
-        variables=desk.settings.dynamic_variables,
+        variables=context.settings.dynamic_variables,
         leaves=leaves,
         speech=Speech(voice_id=heard, first_message=response.first_message or None),
     )
 
 
-def nobodys_voice(desk: Desk, facts: Facts) -> Initiation:
+def nobodys_voice(context: RouteContext, facts: Facts) -> Initiation:
     """The answer without a caller's voice: the agent's own, even if it has a caller's just now."""
     return initiation(
         facts,
-        variables=desk.settings.dynamic_variables,
-        leaves=desk.overrides.allowed(facts.agent_id),
-        speech=desk.overrides.before(facts.agent_id),
+        variables=context.settings.dynamic_variables,
+        leaves=context.overrides.allowed(facts.agent_id),
+        speech=context.overrides.before(facts.agent_id),
     )
 
 
-def otherwise(desk: Desk, progress: Progress, _: Refusal) -> Initiation | None:
+def otherwise(context: RouteContext, progress: Progress, _: Refusal) -> Initiation | None:
     """The answer to a known sender, whatever failed."""
     if not progress.verified:
         return None
-    return nobodys_voice(desk, progress.facts or known(desk, opening.NOTHING, progress))
+    return nobodys_voice(context, progress.facts or known(context, opening.NOTHING, progress))
 
 
 def _carries(tokens: tuple[Secret, ...], authorization: list[str]) -> bool:

@@ -18,7 +18,7 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 from precall_client import Precall
 
-from gateway.answering import Desk, Progress, answered, verified_body, verifier
+from gateway.answering import Progress, RouteContext, answered, verified_body, verifier
 from gateway.edge import problems
 from gateway.edge.openapi import responses
 from gateway.postcall import request as event
@@ -42,20 +42,22 @@ class Acknowledgement(Struct, frozen=True, kw_only=True):
     """Null where the event names none."""
 
 
-def post_call(desk: Desk) -> HTTPRouteHandler:
+def post_call(context: RouteContext) -> HTTPRouteHandler:
     """The route `POST /webhook/post-call`."""
     failures = responses(problems.Problem, STATUSES)
 
     @post("/webhook/post-call", status_code=200, operation_class=CompleteOperation, responses=failures)
     async def tell_end(request: Request[Any, Any, Any]) -> Response[Acknowledgement]:
-        return await answered(request, desk, handled, codes=CODES)
+        return await answered(request, context, handled, codes=CODES)
 
     return tell_end
 
 
-async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progress) -> Acknowledgement:
+async def handled(
+    request: Request[Any, Any, Any], context: RouteContext, progress: Progress
+) -> Acknowledgement:
     """One event, from its bytes to its answer."""
-    told = await received(request, desk, progress)
+    told = await received(request, context, progress)
     progress.is_about(agent_id=told.agent_id, conversation_id=told.conversation_id)
     if told.type:
         progress.log_facts["event_type"] = told.type
@@ -64,22 +66,22 @@ async def handled(request: Request[Any, Any, Any], desk: Desk, progress: Progres
             progress.reason = "ignored"
         else:
             with part("cloner"):
-                found = await complete(desk.cloner, told)
+                found = await complete(context.cloner, told)
             progress.reason = "call_ended" if found else "call_unknown"
     finally:
-        desk.measures.event_ended(told.type, progress.reason or "error")
+        context.measures.event_ended(told.type, progress.reason or "error")
     return Acknowledgement(conversation_id=told.conversation_id)
 
 
-async def received(request: Request[Any, Any, Any], desk: Desk, progress: Progress) -> Event:
+async def received(request: Request[Any, Any, Any], context: RouteContext, progress: Progress) -> Event:
     """What the event says; none of its bytes are held any more."""
-    settings = desk.settings
+    settings = context.settings
     most = settings.max_held_event_bytes
-    with desk.bodies.share(most, "events") as share:
+    with context.bodies.share(most, "events") as share:
         body = await verified_body(
             request,
-            desk,
-            verifier(request, desk),
+            context,
+            verifier(request, context),
             share,
             progress,
             limit=settings.max_event_bytes,

@@ -20,7 +20,15 @@ from msgspec import structs
 from precall.v1.cloning_pb2 import PrepareCallResponse
 from precall_client import Caller, Precall
 
-from gateway.answering import HEADROOM_SECONDS, Desk, Progress, answered, lines, verified_body, verifier
+from gateway.answering import (
+    HEADROOM_SECONDS,
+    Progress,
+    RouteContext,
+    answered,
+    lines,
+    verified_body,
+    verifier,
+)
 from gateway.conversation.overrides import remember
 from gateway.conversation.start_data import Facts, unknown_call
 from gateway.edge import problems
@@ -44,32 +52,32 @@ __all__ = ["webhook"]
 FALLBACK_STATUSES = frozenset({422, 429, 500, 502, 503, 504})
 
 
-def webhook(desk: Desk) -> HTTPRouteHandler:
+def webhook(context: RouteContext) -> HTTPRouteHandler:
     """The route `POST /webhook`."""
     failures = responses(problems.Problem)
 
     @post("/webhook", status_code=200, operation_class=DeliverOperation, responses=failures)
     async def deliver(request: Request[Any, Any, Any]) -> Response[PreparedCall | FallbackCall]:
-        return await answered(request, desk, handled, instead=without_voice)
+        return await answered(request, context, handled, instead=without_voice)
 
     return deliver
 
 
 async def handled(
-    request: Request[Any, Any, Any], desk: Desk, progress: Progress
+    request: Request[Any, Any, Any], context: RouteContext, progress: Progress
 ) -> PreparedCall | FallbackCall:
     """One delivery, from its bytes to its answer."""
-    settings = desk.settings
+    settings = context.settings
     # Held until the answer, because what was made of the body lives as long.
-    with desk.bodies.share(settings.max_body_bytes, "deliveries") as share:
+    with context.bodies.share(settings.max_body_bytes, "deliveries") as share:
         # What the headers alone can be refused for is refused before the body is read, the signature first,
         # so that a stranger learns nothing else.
-        check = verifier(request, desk)
+        check = verifier(request, context)
         media = delivery.media_type(lines(request.scope["headers"], b"content-type"))
-        await desk.limits.count_source(source(request.scope))
+        await context.limits.count_source(source(request.scope))
         verified = await verified_body(
             request,
-            desk,
+            context,
             check,
             share,
             progress,
@@ -79,15 +87,15 @@ async def handled(
         call, facts = receive(verified, media, settings, progress)
         del verified, check
         # Only now, so that no stranger can use up an agent's limit.
-        await desk.limits.count_agent(call.agent_id)
+        await context.limits.count_agent(call.agent_id)
         # At most so much: what is sent, and gRPC's own copy of it. A large request is dropped once it is
         # sent.
         share.hold(2 * len(call.sample))
-        through = call_through(desk.cloner, call, request.receive, _left(settings, progress))
+        through = call_through(context.cloner, call, request.receive, _left(settings, progress))
         del call
         with part("cloner"):
             response = await through
-    answer = prepared(response, facts, settings, desk.overrides, progress.duration_ms)
+    answer = prepared(response, facts, settings, context.overrides, progress.duration_ms)
     progress.log_facts |= {
         "voice_id": response.voice.voice_id,
         "call_id": response.call_id,
@@ -99,17 +107,17 @@ async def handled(
     return answer
 
 
-def without_voice(desk: Desk, progress: Progress, refused: Refusal) -> FallbackCall | None:
+def without_voice(context: RouteContext, progress: Progress, refused: Refusal) -> FallbackCall | None:
     """The answer to a delivery that could not be prepared, if its call may go on all the same."""
     facts = progress.facts
     if facts is None or facts.agent_id is None or refused.status not in FALLBACK_STATUSES:
         return None
     if refused.fallback is not None:
-        remember(desk.overrides, facts.agent_id, refused.fallback)
+        remember(context.overrides, facts.agent_id, refused.fallback)
         facts = structs.replace(facts, call_id=refused.fallback.call_id or facts.call_id)
-    if desk.settings.precall_fallback == "error":
+    if context.settings.precall_fallback == "error":
         return None
-    return fallback(refused.reason, facts, desk.settings, desk.overrides, progress.duration_ms)
+    return fallback(refused.reason, facts, context.settings, context.overrides, progress.duration_ms)
 
 
 def receive(
