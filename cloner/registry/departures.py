@@ -40,8 +40,8 @@ RELEASE = """
         given_up_by = :given_up_by
     WHERE marker = :marker AND state = 'ready'
 """
-RELEASED = Statement(RELEASE)
-RELEASED_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
+GIVEN_UP = Statement(RELEASE)
+GIVEN_UP_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
 # The columns that tell whose voice it was; they are not needed to delete it.
 NOBODYS: dict[str, str | None] = {
     "greeting_name": "",
@@ -107,19 +107,16 @@ def give_up_unused(
     marker: str,
     reason: str,
     *,
-    busy_since: float | None,
+    busy_since: float,
     now: float,
     traceparent: str = "",
 ) -> bool:
-    """Gives a ready voice up for deletion, so that no call begins to use it.
+    """Gives a ready voice up for deletion, unless an open call that began since `busy_since` uses it.
 
-    `traceparent` is the request that does so. With `busy_since`, only if no open call that began since then
-    uses the voice.
+    False if it stays. `traceparent` is the request that gives it up.
     """
     values = {"marker": marker, "reason": reason, "now": now, "given_up_by": traceparent}
-    if busy_since is None:
-        return tx.run(RELEASED, **values) == 1
-    return tx.run(RELEASED_UNLESS_IN_CALL, **values, busy_since=busy_since) == 1
+    return tx.run(GIVEN_UP_UNLESS_IN_CALL, **values, busy_since=busy_since) == 1
 
 
 def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -> VoiceRow | None:
@@ -139,7 +136,7 @@ def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -
 
 def give_up(tx: Transaction, marker: str, reason: str, *, now: float, traceparent: str = "") -> None:
     """Gives a ready voice up for deletion even if calls use it; no request gets it any more."""
-    give_up_unused(tx, marker, reason, busy_since=None, now=now, traceparent=traceparent)
+    tx.run(GIVEN_UP, marker=marker, reason=reason, now=now, given_up_by=traceparent)
     requests.forget_voice(tx, marker)
 
 

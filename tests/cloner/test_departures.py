@@ -127,7 +127,7 @@ async def test_forgotten_right_after_it_was_recorded(
 async def test_forgotten_while_it_is_being_deleted(store: Store) -> None:
     """One that was given up before, and is at work with somebody, leaves no row either."""
     await made(store, "marker", "voice")
-    await store.write(departures.give_up_unused, "marker", "expired", busy_since=None, now=NOW)
+    await store.write(departures.give_up, "marker", "expired", now=NOW)
     assert await store.write(departures.claim_deletion, now=NOW, until=NOW + 30) is not None
 
     await store.write(erasing.forget, IVAN, None, now=NOW)
@@ -140,7 +140,7 @@ async def test_forgotten_while_it_is_being_deleted(store: Store) -> None:
 async def test_why_it_went(store: Store, reason: str) -> None:
     """What a voice was given up for is told of it when it is gone, whoever deletes it."""
     await made(store, "marker", "voice")
-    await store.write(departures.give_up_unused, "marker", reason, busy_since=None, now=NOW)
+    await store.write(departures.give_up, "marker", reason, now=NOW)
     await store.write(departures.note_lost, "marker", now=NOW + 1)
 
     assert ("gone", reason) == await state(store, "marker")
