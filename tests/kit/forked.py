@@ -30,7 +30,7 @@ __all__ = ["Clock", "Forked"]
 
 PR_SET_PDEATHSIG = 1
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload(["tests.kit.preloaded"])
 
 
 class Clock:

@@ -1,0 +1,15 @@
+"""What the process from which cloners are forked has ready for them, beside what they import."""
+
+import gc
+
+import alembic.command  # noqa: F401 - imported by a cloner that finds an empty database
+import sqlalchemy  # noqa: F401 - as above
+
+import cloner.registry.postgres  # noqa: F401 - imported by a cloner whose database is one
+import tests.kit.forked  # noqa: F401 - what they run
+from cloner.server import _authorities
+
+_authorities()
+# To look through all this as garbage would make each of them a copy of it.
+gc.collect()
+gc.freeze()
