@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from cloner.registry.opening import MIGRATIONS
 from cloner.registry.sqlite import connected
 from cloner.registry.statement import Statement
 from tests.cloner.test_process import process, until_ready
+from tests.kit.warm import Warm
 from tests.rows import values
 
 KEY = "key-of-the-hashes"
@@ -37,18 +38,23 @@ def first_release(database: str) -> None:
         connection.execute("INSERT INTO deployment (id, name, created_at) VALUES (1, 'theirs', 1.0)")
 
 
-async def migrate(database: str, **environ: str) -> tuple[int | None, str, str]:
+@pytest.fixture
+def migrate(warm: Warm) -> Callable[..., Awaitable[tuple[int | None, str, str]]]:
     """Exit status, output but for lines of the log, and errors."""
-    started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cloner.backup", "migrate",
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": database, "LOG_LEVEL": "ERROR"} | environ,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await started.communicate()
-    return started.returncode, out.decode().strip(), err.decode()
+
+    async def run(database: str, **environ: str) -> tuple[int | None, str, str]:
+        started = await asyncio.create_subprocess_exec(
+            *warm.command("cloner.backup"), "migrate",
+            env={"PATH": os.environ["PATH"], "DATABASE_URL": database, "LOG_LEVEL": "ERROR"} | environ,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await started.communicate()
+        return started.returncode, out.decode().strip(), err.decode()
+
+    return run
 
 
-async def test_empty_database(empty_database: str) -> None:
+async def test_empty_database(migrate, empty_database: str) -> None:
     """Makes the tables and says so; the second time there is nothing to do, and it says that."""
     told = [await migrate(empty_database) for _ in range(2)]
 
@@ -56,7 +62,7 @@ async def test_empty_database(empty_database: str) -> None:
     assert [] == await values(empty_database, "SELECT * FROM voices")
 
 
-async def test_database_of_an_older_release(empty_database: str) -> None:
+async def test_database_of_an_older_release(migrate, empty_database: str) -> None:
     """Brings up to date what the first release made, says from where, and keeps what is there."""
     first_release(empty_database)
 
@@ -67,7 +73,7 @@ async def test_database_of_an_older_release(empty_database: str) -> None:
         assert ("theirs", 1.0) == (store.name, store.created_at)
 
 
-async def test_cloner_finds_nothing_to_migrate(empty_database: str) -> None:
+async def test_cloner_finds_nothing_to_migrate(migrate, empty_database: str) -> None:
     """A cloner that starts afterwards migrates nothing, and begins the deployment."""
     await migrate(empty_database)
     async with process(
@@ -79,7 +85,7 @@ async def test_cloner_finds_nothing_to_migrate(empty_database: str) -> None:
     assert [(1,)] == await values(empty_database, "SELECT count(*) FROM deployment")
 
 
-async def test_beside_cloners_that_start(empty_database: str) -> None:
+async def test_beside_cloners_that_start(migrate, empty_database: str) -> None:
     """Jobs and cloners that start at once migrate once together, and all of them get on."""
     async with AsyncExitStack() as stack:
         cloners = [
@@ -101,7 +107,7 @@ async def test_beside_cloners_that_start(empty_database: str) -> None:
 
 
 @pytest.mark.parametrize("empty_database", ["postgres"], indirect=True)
-async def test_jobs_that_wait_for_one_another(empty_database: str) -> None:
+async def test_jobs_that_wait_for_one_another(migrate, empty_database: str) -> None:
     """Of those that all saw an empty database and waited for their turn, one makes the tables and says so."""
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     with postgres.connected(postgres_url(empty_database)) as first:
@@ -115,10 +121,14 @@ async def test_jobs_that_wait_for_one_another(empty_database: str) -> None:
     assert sorted([MADE, UP_TO_DATE, UP_TO_DATE]) == sorted(told)
 
 
-async def test_beside_a_cloner_at_work(cloning, database: str) -> None:
+async def test_beside_a_cloner_at_work(migrate, cloning, database: str) -> None:
     """A cloner that serves meanwhile answers every call."""
+
+    async def one_after_the_other() -> list[tuple[int | None, str, str]]:
+        return [await migrate(database) for _ in range(5)]
+
     async with cloning() as cloner:
-        job = asyncio.create_task(migrate(database))
+        job = asyncio.create_task(one_after_the_other())
         served = 0
         while not job.done():
             served += 1
@@ -126,12 +136,12 @@ async def test_beside_a_cloner_at_work(cloning, database: str) -> None:
                 pb.OpenCallRequest(agent_id="agent_demo", conversation_id=f"conv_{served}"), timeout=10
             )
 
-    assert (0, UP_TO_DATE, "") == await job
+    assert [(0, UP_TO_DATE, "")] * 5 == await job
     assert served > 10
     assert [(served,)] == await values(database, "SELECT count(*) FROM calls")
 
 
-async def test_newer_database(database: str) -> None:
+async def test_newer_database(migrate, database: str) -> None:
     """What a newer release has migrated is refused in one line, and left as it is."""
     async with opened(database, name="theirs", now=1.0) as store:
         await store.write(lambda tx: tx.run(Statement("UPDATE alembic_version SET version_num = '9999'")))
@@ -151,7 +161,7 @@ async def test_newer_database(database: str) -> None:
         ("postgresql://precall:s3cret@127.0.0.1:1/x", 1, "nothing listens at the host and port"),
     ],
 )
-async def test_what_cannot_be(database: str, status: int, says: str) -> None:
+async def test_what_cannot_be(migrate, database: str, status: int, says: str) -> None:
     """One line says why, without the password: 2 for what cannot be right, 1 for what may be later."""
     found, out, err = await migrate(database)
 
@@ -160,7 +170,7 @@ async def test_what_cannot_be(database: str, status: int, says: str) -> None:
     assert "s3cret" not in err
 
 
-async def test_file_that_is_no_database(tmp_path: Path) -> None:
+async def test_file_that_is_no_database(migrate, tmp_path: Path) -> None:
     """Another program's file is left alone."""
     file = tmp_path / "precall.sqlite3"
     file.write_text("what somebody wrote\n" * 100)
