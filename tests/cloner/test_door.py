@@ -382,6 +382,7 @@ async def test_what_failed_is_told_whatever_the_registry_does(
     assert ("SAMPLE_REJECTED", grpc.StatusCode.FAILED_PRECONDITION) == reason(failed)
 
 
+@pytest.mark.long
 async def test_pings(cloning) -> None:
     """A client that pings now and then with no call under way is not cut off."""
     async with cloning() as cloner:
