@@ -75,6 +75,8 @@ class Checkout:
             "EMULATOR_PORT": self._ports["8090"], "CLONER_PORT": self._ports["50051"],
             "CLONER_TARGET": f"localhost:{self._ports['50051']}", "PRECALL_WEBHOOK_PORT": self._ports["3005"],
             "AUDIO_WORKERS": "1", "GOTOOLCHAIN": "local",
+            # No document says how long ElevenLabs takes.
+            "EMULATOR_CREATE_LATENCY_SECONDS": "0.3", "EMULATOR_LATENCY_SECONDS": "0.01",
         }  # fmt: skip
 
     def printed(self, text: str) -> str:
