@@ -23,6 +23,8 @@ from demo.system import System, start
 EXAMPLE = Path(__file__).parent.parent / "examples" / "deliver.py"
 # The processes send their spans twice a second: a trace that has ended and not grown for so long is whole.
 QUIET_SECONDS = 1.5
+# Whoever is in a hurry may set how long ElevenLabs takes.
+LATENCIES = ("EMULATOR_CREATE_LATENCY_SECONDS", "EMULATOR_LATENCY_SECONDS")
 SETTLED_SECONDS = 10
 
 
@@ -53,7 +55,8 @@ def _demo(console: Console, *, keep: bool, verbose: bool) -> int:
         screen = Screen(console, status, verbose=verbose)
         collector = stack.enter_context(Collector().listening())
         http = stack.enter_context(httpx.Client(timeout=ANSWER_SECONDS, trust_env=False))
-        system = start(stack, status, collector.endpoint)
+        latencies = {name: os.environ[name] for name in LATENCIES if name in os.environ}
+        system = start(stack, status, collector.endpoint, of_emulator=latencies)
         screen.tell(
             f"up in {screen.since(began)}: gateway {system.gateway}, cloner {system.cloner}, "
             f"emulator {system.emulator}"

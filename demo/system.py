@@ -36,6 +36,7 @@ def start(
     status: Status,
     collector: str,
     *,
+    of_emulator: Mapping[str, str] | None = None,
     of_cloner: Mapping[str, str] | None = None,
     of_gateway: Mapping[str, str] | None = None,
 ) -> System:
@@ -45,13 +46,16 @@ def start(
     """
     folder = stack.enter_context(TemporaryDirectory(prefix="precall-demo-"))
     secret, token = secrets.token_hex(16), secrets.token_hex(16)
-    telemetry = {
+    both = {
+        "DRAIN_SECONDS": "0",  # nobody balances here
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_BSP_SCHEDULE_DELAY": "500", "LOG_LEVEL": "WARNING",
         "OTEL_METRICS_EXPORTER": "none",
     }  # fmt: skip
     status.update("starting the emulator of the ElevenLabs API")
     _, emulator = stack.enter_context(
-        running("emulator", {"EMULATOR_PORT": "0", "EMULATOR_API_KEY": "no-key-needed"})
+        running(
+            "emulator", {"EMULATOR_PORT": "0", "EMULATOR_API_KEY": "no-key-needed", **(of_emulator or {})}
+        )
     )
     status.update("starting the cloner")
     cloner, cloner_address = stack.enter_context(
@@ -59,12 +63,13 @@ def start(
             "cloner",
             {
                 "CLONER_PORT": "0",
+                "AUDIO_WORKERS": "1",
                 "DATABASE_URL": f"sqlite:///{folder}/precall.sqlite3",
                 "ELEVENLABS_BASE_URL": emulator,
                 "ELEVENLABS_API_KEY": "no-key-needed",
                 "REQUIRE_CONSENT": "true",
                 "VOICE_CLONE_KEEP_HOURS": "0",
-                **telemetry,
+                **both,
                 **(of_cloner or {}),
             },
         )
@@ -79,7 +84,7 @@ def start(
                 "CLONER_TARGET": cloner_address,
                 "ELEVENLABS_WEBHOOK_SECRET": secret,
                 "CONVERSATION_INIT_TOKEN": token,
-                **telemetry,
+                **both,
                 **(of_gateway or {}),
             },
         )

@@ -10,13 +10,16 @@ import pytest
 
 from demo.waterfall import Bar, waterfall
 
+# Nothing here is about how long ElevenLabs takes.
+LATENCIES = {"EMULATOR_CREATE_LATENCY_SECONDS": "0.5", "EMULATOR_LATENCY_SECONDS": "0.02"}
+
 
 async def start(*options: str, width: int = 80, folder: Path | None = None) -> asyncio.subprocess.Process:
     """The demo, as its command runs it, in a session of its own."""
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "demo", *options,
         env={
-            "PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "COLUMNS": str(width),
+            "PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "COLUMNS": str(width), **LATENCIES,
             **({"TMPDIR": str(folder)} if folder else {}),
         },
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
@@ -142,7 +145,14 @@ async def test_reader_gone(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 async def test_kept(uv: str, tmp_path: Path) -> None:
     """`just demo --keep` stays up after the story; the commands that it prints work as they are."""
-    environ = {**os.environ, "UV": uv, "UV_NO_SYNC": "1", "TMPDIR": str(tmp_path), "COLUMNS": "80"}
+    environ = {
+        **os.environ,
+        **LATENCIES,
+        "UV": uv,
+        "UV_NO_SYNC": "1",
+        "TMPDIR": str(tmp_path),
+        "COLUMNS": "80",
+    }
     process = await asyncio.create_subprocess_exec(
         "just", "demo", "--keep", env={**environ, "PYTHONUNBUFFERED": "1"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
