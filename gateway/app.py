@@ -154,7 +154,7 @@ async def serving(
             readiness.leave()
             app.begin()
             await asyncio.sleep(drain)
-            server.should_exit = True
+            server.leave.set()
             await task
 
 
@@ -173,11 +173,12 @@ def listening(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the process, and reports when it serves."""
+    """Leaves signals to the process, reports when it serves, and stops as soon as it is told to."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.up = asyncio.Event()
+        self.leave = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -186,6 +187,12 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.up.set()
+
+    async def main_loop(self) -> None:
+        while not self.leave.is_set():
+            await self.on_tick(0)  # keeps the Date header right
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.leave.wait(), timeout=1)
 
 
 def _tls(settings: Settings) -> Tls | None:
