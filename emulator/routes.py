@@ -16,11 +16,11 @@ class Routes:
             for template in sorted(methods, key=lambda template: template.count("{"))
         ]
 
-    def of(self, path: str) -> str | None:
+    def template(self, path: str) -> str | None:
         """The template of a path; None if the API has no such path. A template is its own."""
         return next((template for pattern, template in self._patterns if pattern.fullmatch(path)), None)
 
     def take(self, method: str, path: str) -> bool:
         """Whether the API answers that method at that path or template."""
-        template = self.of(path)
+        template = self.template(path)
         return template is not None and method in self._methods[template]

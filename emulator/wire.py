@@ -115,7 +115,7 @@ class Wire:
         return Received(
             method=scope["method"],
             path=scope["path"],
-            route=self.routes.of(scope["path"]),
+            route=self.routes.template(scope["path"]),
             query=parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True),
             headers=headers,
             trace_id=secrets.token_hex(16),

@@ -79,7 +79,7 @@ class Agents:
         self._notices = Notices(now=now)
         self._others: LRUCache[str, bool] = LRUCache(OTHERS)
         self._decided: LRUCache[str, Decision] = LRUCache(OTHERS)
-        self._letting_go: dict[str, asyncio.Task[None]] = {}
+        self._unlocking: dict[str, asyncio.Task[None]] = {}
 
     def others_since(self) -> float | None:
         """Since when other callers' open calls at an agent count; None in the modes that ignore them."""
@@ -100,7 +100,7 @@ class Agents:
 
     async def close(self) -> None:
         """Waits until every finished update is recorded."""
-        await asyncio.gather(*self._letting_go.values())
+        await asyncio.gather(*self._unlocking.values())
 
     async def read(self, noted: Noted, *, deadline: float) -> Reading | None:
         """How the agent of a call speaks now; None if that cannot be read, and the call goes on without.
@@ -147,7 +147,7 @@ class Agents:
         row = _intended(agent_id, reading, wanted, ours=ours, call_id=call_id, marker=marker)
         if (obstacle := self._obstacle(row, reading, ours=ours)) is not None:
             return obstacle
-        if (earlier := self._letting_go.get(agent_id)) is not None:
+        if (earlier := self._unlocking.get(agent_id)) is not None:
             await asyncio.shield(earlier)
         now, holder = self._now(), secrets.token_hex(8)
         until = now + left + AFTERMATH_SECONDS
@@ -177,9 +177,9 @@ class Agents:
             raise
         finally:
             # The answer does not wait for this; the next update of the agent does.
-            letting_go = asyncio.create_task(self._let_go(row, holder, until=kept, given=given))
-            self._letting_go[agent_id] = letting_go
-            letting_go.add_done_callback(lambda done: self._let_go_of(agent_id, done))
+            unlocking = asyncio.create_task(self._unlock(row, holder, until=kept, given=given))
+            self._unlocking[agent_id] = unlocking
+            unlocking.add_done_callback(lambda done: self._forget_unlocking(agent_id, done))
         return None
 
     def _obstacle(self, row: AgentRow, reading: Reading, *, ours: bool) -> str | None:
@@ -230,7 +230,7 @@ class Agents:
             needed = {"permission_needed": "convai_write"} if isinstance(failure, Unauthorized) else {}
             log.warning("agent not updated", agent_id=agent_id, reason=failure.reason, **needed)
 
-    async def _let_go(self, row: AgentRow, holder: str, *, until: float, given: bool) -> None:
+    async def _unlock(self, row: AgentRow, holder: str, *, until: float, given: bool) -> None:
         """Ends the lock of an agent. It may have expired, when the clock was set or the machine suspended."""
         try:
             held = await self._store.write(
@@ -243,9 +243,9 @@ class Agents:
             # The lock expires by itself; then an agent whose state nobody knows is put back.
             log.warning("agent still held", agent_id=row.agent_id, reason=failure.reason)
 
-    def _let_go_of(self, agent_id: str, done: "asyncio.Task[None]") -> None:
-        if self._letting_go.get(agent_id) is done:
-            del self._letting_go[agent_id]
+    def _forget_unlocking(self, agent_id: str, done: "asyncio.Task[None]") -> None:
+        if self._unlocking.get(agent_id) is done:
+            del self._unlocking[agent_id]
 
 
 def _intended(

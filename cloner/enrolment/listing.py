@@ -64,7 +64,7 @@ def read_callers(path: Path, region: str | None = None) -> list[Row]:
             continue
         row = Row(line=line, **dict(zip(header, cells, strict=True)))
         caller = Caller(phone_number=row.phone_number, name=row.name, date_of_birth=row.date_of_birth)
-        earlier = lines.setdefault(same.of(caller, sample_digest="", call_id="").caller, line)
+        earlier = lines.setdefault(same.identify(caller, sample_digest="", call_id="").caller, line)
         number = e164(row.phone_number, region)
         rows.append(
             msgspec.structs.replace(

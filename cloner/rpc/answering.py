@@ -90,7 +90,7 @@ async def answered(
             outcome = "success"
         except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
             outcome, reason = "error", reason_of(failure)
-            answering.log_facts |= _of(failure)
+            answering.log_facts |= _failure_facts(failure)
             answer_failure(context, failure, *answering.details)
         finally:
             facts: dict[str, Any] = {
@@ -127,7 +127,7 @@ async def _turn_of_others(clock: asyncio.Timeout, deadline: float, seconds: floa
         handle.cancel()
 
 
-def _of(failure: Exception) -> dict[str, str]:
+def _failure_facts(failure: Exception) -> dict[str, str]:
     """What a failure says beside its reason: that our own queue was full, and ElevenLabs' word."""
     if isinstance(failure, OwnQueueFull) or (isinstance(failure, Overloaded) and "queue" in failure.facts):
         return {"queue": "own"}

@@ -161,7 +161,7 @@ async def list_calls(
         agent_id = fields.id("agent_id", request.agent_id, required=False)
         voice_id = fields.id("voice_id", request.voice_id, required=False)
         whom = fields.caller(request.caller, numbered=True) if request.HasField("caller") else None
-        person, number = (None, None) if whom is None else identities.named(whom)
+        person, number = (None, None) if whom is None else identities.row_hashes(whom)
         pages = Pages(
             identities, fields, "calls", agent_id, person or "", number or "", voice_id,
             str(request.in_progress),

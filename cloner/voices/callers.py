@@ -66,7 +66,7 @@ class Identities:
         """Whether the caller cannot be identified without the digest of the sample."""
         return self._reuse == "sample" or e164(caller.phone_number, self.region) is None
 
-    def of(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
+    def identify(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
         """Equal for two requests exactly when they come from one caller.
 
         The number counts in E.164 form, the name without regard to case, spaces and spelling in code
@@ -84,15 +84,15 @@ class Identities:
             caller=self._hash("caller", *parts), number=self._of_number(number), person=person, stated=stated
         )
 
-    def named(self, caller: Caller) -> tuple[str | None, str | None]:
+    def row_hashes(self, caller: Caller) -> tuple[str | None, str | None]:
         """The hashes to find a caller's rows by: the person's or, with a number alone, the number's."""
         if caller.name or caller.date_of_birth:
-            return self.exactly(caller), None
+            return self.person(caller), None
         return None, self.number(caller.phone_number)
 
-    def exactly(self, caller: Caller) -> str:
+    def person(self, caller: Caller) -> str:
         """The hash of the person with this number, name and date of birth."""
-        return self.of(caller, sample_digest="", call_id="").person
+        return self.identify(caller, sample_digest="", call_id="").person
 
     def page(self, *parts: str) -> str:
         """Proves that a page of a list was issued by us, and for which list."""

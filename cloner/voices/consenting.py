@@ -69,8 +69,8 @@ class Consenting:
             persons = [person]
         else:
             number = self._identities.number(caller.phone_number)
-            persons = [self._identities.exactly(caller)]
-            if self._identities.named(caller)[0] is None and number is not None:
+            persons = [self._identities.person(caller)]
+            if self._identities.row_hashes(caller)[0] is None and number is not None:
                 known = await self._store.read(consents.persons_of, number, most=MOST_PERSONS)
                 persons += [other for other in known if other not in persons]
         left: list[VoiceRow] = []

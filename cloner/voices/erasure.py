@@ -58,7 +58,7 @@ class Erasure:
                 erasing.forget_owner, voice_id, now=self._now(), traceparent=traceparent()
             )
         else:
-            person, number = self._identities.named(caller)
+            person, number = self._identities.row_hashes(caller)
             left = await self._store.write(
                 erasing.forget, person, number, now=self._now(), traceparent=traceparent()
             )

@@ -91,7 +91,7 @@ class Voices:
         if self._identities.needs_sample(caller):
             # 10 MB take 5 ms; hashing releases the GIL, so the loop goes on meanwhile.
             digest = await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
-        return self._identities.of(caller, sample_digest=digest, call_id=call_id)
+        return self._identities.identify(caller, sample_digest=digest, call_id=call_id)
 
     async def follow(
         self, row: VoiceRow | None, wanted: Wanted, *, deadline: float, attached: bool = False

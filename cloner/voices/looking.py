@@ -35,7 +35,7 @@ class _Target(msgspec.Struct, frozen=True, kw_only=True):
     person: str | None = None
     number: str | None = None
 
-    def of(self, found: Iterable[VoiceView]) -> VoiceView | None:
+    def choose(self, found: Iterable[VoiceView]) -> VoiceView | None:
         """The voice that counts. Raises CallersSeveral."""
         if self.marker is not None:
             return next((view for view in found if view.marker == self.marker), None)
@@ -113,8 +113,8 @@ class Looking:
 
         Raises CallersSeveral.
         """
-        exactly = self._identities.exactly(caller)
-        named, number = self._identities.named(caller)
+        exactly = self._identities.person(caller)
+        named, number = self._identities.row_hashes(caller)
         if named is not None or number is None:
             return exactly
         known = await self._store.read(views.persons_of, number, exactly=exactly)
@@ -132,8 +132,8 @@ class Looking:
             if view is None:
                 raise VoiceNotFound
             return Watched(_Target(marker=view.marker), view, alive=True)
-        named, number = self._identities.named(caller)
-        target = _Target(person=self._identities.exactly(caller), number=number if named is None else None)
+        named, number = self._identities.row_hashes(caller)
+        target = _Target(person=self._identities.person(caller), number=number if named is None else None)
         return Watched(target, await self.of_caller(caller), alive=False)
 
     async def follow(
@@ -221,7 +221,7 @@ class Looking:
             else:
                 for watch in watches:
                     try:
-                        watch.found = watch.target.of(found)
+                        watch.found = watch.target.choose(found)
                     except CallersSeveral as failure:
                         watch.failure = failure
             for watch in watches:

@@ -63,7 +63,7 @@ KEY = b"key-of-the-hashes"
 
 def told(reuse: str = "caller", sample: str = "sample 1", call_id: str = "call 1", **caller: str) -> str:
     """The identity of a caller."""
-    return Identities(KEY, reuse).of(Caller(**caller), sample_digest=sample, call_id=call_id).caller
+    return Identities(KEY, reuse).identify(Caller(**caller), sample_digest=sample, call_id=call_id).caller
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_identity_tells_nobody_else() -> None:
     """A hash needs its key: with another one it is another."""
     caller = Caller(phone_number="+31612345678")
     hashes = {
-        Identities(key, "caller").of(caller, sample_digest="", call_id="").caller
+        Identities(key, "caller").identify(caller, sample_digest="", call_id="").caller
         for key in (b"key 1", b"key 2")
     }
 

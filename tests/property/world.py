@@ -82,7 +82,7 @@ def identity(caller: int) -> Identity:
     person = PEOPLE[caller]
     told = Caller(name=person.name, date_of_birth=person.date_of_birth, phone_number=person.phone_number)
     identities = Identities(SECRETS["caller_hash_key"].encode(), "caller")
-    return identities.of(told, sample_digest="", call_id="")
+    return identities.identify(told, sample_digest="", call_id="")
 
 
 @cache
