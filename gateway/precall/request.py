@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 import msgspec
-import pybase64
 from msgspec import Raw, Struct, field
 
 from callerid import LONGEST_ADDRESS, holds_control, longest
@@ -17,6 +16,7 @@ from gateway.edge.described import described
 from gateway.edge.fault import AGENT_ID, MAX_CONVERSATION_ID, DeliveryError, conversation
 from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
 from gateway.edge.signature import VerifiedBody
+from gateway.precall.written import NotBase64, recording
 
 __all__ = [
     "Delivery",
@@ -31,10 +31,6 @@ MAX_BIRTH = 64
 MAX_CONSENT = 200
 # Where msgspec says what is wrong: "Expected `str`, got `int` - at `$.caller_metadata.name`".
 PATH = re.compile(r" - at `\$\.([a-z_.]+)`$")
-
-# What a browser's readAsDataURL puts in front of the base64: "data:video/webm;codecs=vp8,opus;base64,".
-DATA_URL = re.compile(rb"\s*data:[ -~]*?;\s*base64\s*,", re.IGNORECASE)
-MAX_PREFIX = 300
 
 NULL = Raw(b"null")
 
@@ -216,26 +212,12 @@ def _fact(text: str | None, name: str, longest: int) -> str | None:
 
 
 def _from_base64(token: Raw) -> bytes:
-    """The bytes behind a JSON string, from its raw token."""
-    text = memoryview(token)
-    if bytes(text[:1]) != b'"':
-        raise _invalid("voice_sample.data", "must be a string of base64")
     try:
-        return pybase64.b64decode(text[1 + _prefix(bytes(text[1:MAX_PREFIX])) : -1], validate=True)
-    except ValueError:
-        pass
-    # Some senders write "\/" for "/", or break the text into lines.
-    try:
-        written = "".join(msgspec.json.decode(token, type=str).split()).encode("ascii")
-        return pybase64.b64decode(written[_prefix(written[:MAX_PREFIX]) :], validate=True)
-    except ValueError:
-        raise _invalid("voice_sample.data", "must be standard base64 with its padding") from None
-
-
-def _prefix(head: bytes) -> int:
-    """How long the prefix "data:audio/wav;base64," is that browsers write; 0 where there is none."""
-    prefix = DATA_URL.match(head)
-    return prefix.end() if prefix else 0
+        return recording(token)
+    except NotBase64 as found:
+        raise _invalid(
+            "voice_sample.data", f"must be the recording in standard base64, a string; it is {found}"
+        ) from None
 
 
 def _decoded(content: bytes, kind: type[M], what: str) -> M:

@@ -75,7 +75,7 @@ async def begin(
             replica.stub.PrepareCall(delivery(name, speech), timeout=seconds)
         )
         if fault:
-            await world.emulator.requests.wait(held + 1, path=fault.path, stage="held", seconds=10)
+            await world.emulator.requests.wait(held + 1, path=fault.path, stage="held", seconds=30)
         else:
             await answers[name]
     return answers
@@ -92,7 +92,7 @@ async def end(world: World, replica: Replica, speech: bytes) -> None:
     arm(world, *began)
     await complete(replica, list(DELETION))
     for fault in began:
-        await world.emulator.requests.wait(method=fault.method, path=fault.path, stage="held", seconds=10)
+        await world.emulator.requests.wait(method=fault.method, path=fault.path, stage="held", seconds=30)
 
 
 def faults(step: Step, which: str) -> list[Fault]:

@@ -387,6 +387,61 @@ def test_field_invalid(refused: Callable[..., DeliveryError], fields: dict[str, 
     assert failure.message.startswith(f"{field} ")
 
 
+STANDARD = "voice_sample.data must be the recording in standard base64, a string; it is "
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ({"type": "Buffer", "data": [82, 73]}, "a JSON object"),
+        ([82, 73], "a JSON list"),
+        (5, "a number"),
+        (-0.5, "a number"),
+        (True, "true"),
+        ("https://example.com/a recording.wav", "a URL: send the recording behind it"),
+        ("https://example.com/recording.wav?sig=a%2Bb", "a URL: send the recording behind it"),
+        ("s3://bucket/recording.wav", "a URL: send the recording behind it"),
+        (" blob:https://example.com/0b1c2d\n", "a URL: send the recording behind it"),
+        ("data:audio/wav,RIFF", "a data: URL that is not in base64"),
+        ("data:audio/wav;base64,UklG!", "a data: URL whose base64 cannot be read"),
+        ("<!DOCTYPE html>\n<html><body>Not found</body></html>", "HTML, a web page"),
+        ("<Error><Code>AccessDenied</Code></Error>", "XML"),
+        ('{"audio": "UklGRg=="}', "JSON text"),
+        ("[82, 73, 70, 70]", "JSON text"),
+        ("b'UklGRg=='", "bytes as Python prints them"),
+        ("'UklGRg=='", "in quotes of its own"),
+        ("52494646" * 10, "hexadecimal text"),
+        ("52494646" * 10 + "0", "hexadecimal text"),
+        ("0x" + "52494646" * 10, "hexadecimal text"),
+        ("52 49 46 46 52 49 46 46 52 49 46 46 52 49", "hexadecimal text"),
+        ("Ukl%2BRg%3D%3D", "percent-encoded"),
+        ("/tmp/recording 1.mp3", "the name of a file: send what the file holds"),
+        ("C:\\calls\\Élan.WAV", "the name of a file: send what the file holds"),
+        ("Ukl-Rg__" * 1_000, 'URL-safe base64, with "-" and "_"'),
+        ("UklGRg", "base64 that is cut short or lacks its padding, of 6 characters"),
+        ("UklG\nRg=", "base64 that is cut short or lacks its padding, of 7 characters"),
+        (ENCODED[:-3], f"base64 that is cut short or lacks its padding, of {len(ENCODED) - 3} characters"),
+        ("RIFF\x00\x00WAVE", "text that is not base64"),
+        ("ÜklG", "text that is not base64"),
+        ("UklG====", "text that is not base64"),
+        ("A" * 4_000 + "!" + "A" * 4_000, "text that is not base64"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_no_base64(refused: Callable[..., DeliveryError], data: Any, found: str) -> None:
+    """Says what stands where base64 should, and nothing of it."""
+    failure = refused(written(voice_sample__data=data))
+
+    assert ("FIELD_INVALID", f"{STANDARD}{found}.") == (failure.reason, failure.message)
+
+
+def test_half_a_character(refused: Callable[..., DeliveryError]) -> None:
+    """What no text can hold is no base64."""
+    failure = refused(written(voice_sample__data="@").replace('"@"', '"UklG\\ud800"'))
+
+    assert ("FIELD_INVALID", f"{STANDARD}text that is not base64.") == (failure.reason, failure.message)
+
+
 @pytest.mark.parametrize(
     "body",
     [
