@@ -26,7 +26,7 @@ __all__ = ["Audio", "InspectionUnavailable", "Inspector", "SampleUnreadable"]
 log = structlog.get_logger()
 
 MOST_CPU_SECONDS = 3_600
-START_SECONDS = 30.0  # for a worker to import what it needs on a machine that is busy starting
+START_SECONDS = 60.0  # for a worker to import what it needs on a machine that is busy starting
 LONGEST_PAUSE = 5.0  # between two tries to start one
 PATIENCE_SECONDS = 5.0  # for a worker to be done with a sample that nobody waits for any more
 

@@ -321,6 +321,7 @@ MODES = ("down", "hang")
 
 
 @pytest.mark.long
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("part", PARTS)
 async def test_part_that_fails(lives: Callable[[], Any], speech: bytes, part: str, mode: str) -> None:
@@ -401,13 +402,13 @@ async def test_part_that_fails(lives: Callable[[], Any], speech: bytes, part: st
 
 async def _until(attempt: Callable[[], Any], expected: Any) -> None:
     """Tries again until it comes out as expected."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await attempt() != expected:
             await asyncio.sleep(0.1)
 
 
 async def _until_heard(life: Life) -> Conversation:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             call = await life.rings()
             if _heard(call) == "Maria":
@@ -416,7 +417,7 @@ async def _until_heard(life: Life) -> Conversation:
 
 
 async def _until_prepared(life: Life, speech: bytes) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (answer := await life.deliver(speech, "conv_1"))["status"] != "success":
             await asyncio.sleep(0.1)
         return answer

@@ -56,9 +56,11 @@ class Balancer:
             task.cancel()
         await asyncio.gather(*self._probing, return_exceptions=True)
 
-    def next(self) -> str:
-        """A gateway that is ready."""
-        return next(url for url in itertools.islice(self._turn, len(self._ready)) if self._ready[url])
+    async def next(self) -> str:
+        """A gateway that is ready, once there is one: a busy machine may keep both from saying so."""
+        while not any(self._ready.values()):
+            await asyncio.sleep(0.02)
+        return next(url for url in self._turn if self._ready[url])
 
     async def _probe(self, url: str) -> None:
         async with httpx.AsyncClient(timeout=5) as client:
@@ -107,7 +109,7 @@ class Senders:
                     "Content-Type": "application/json",
                     "ElevenLabs-Signature": signed(body, secret=SECRET),
                 }
-                url = self._balancer.next()
+                url = await self._balancer.next()
                 try:
                     answer = await client.post(f"{url}/webhook", content=body, headers=headers)
                 except httpx.TransportError as lost:
