@@ -28,6 +28,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 LONGEST_SECONDS = 60.0
 # How much time is kept for the way back to the caller, at most half of what there is.
 HEADROOM_SECONDS = 0.15
+# By how much the loop's clock may be off.
+CLOCK_SECONDS = 0.002
 
 
 class Answering(msgspec.Struct):
@@ -75,7 +77,7 @@ async def answered(
             try:
                 async with (
                     asyncio.timeout_at(answering.deadline + headroom / 2) as clock,
-                    _turn_of_others(clock, answering.deadline, headroom / 4),
+                    _turn_of_others(clock, headroom / 4),
                 ):
                     yield answering
             except (TimeoutError, Overloaded) as failure:
@@ -108,19 +110,18 @@ async def answered(
 
 
 @asynccontextmanager
-async def _turn_of_others(clock: asyncio.Timeout, deadline: float, seconds: float) -> AsyncIterator[None]:
-    """Gives what ends by itself at the deadline so many seconds for that, however late the loop comes to it.
+async def _turn_of_others(clock: asyncio.Timeout, seconds: float) -> AsyncIterator[None]:
+    """Gives what ends by itself before the clock so many seconds more, where the loop comes late to both.
 
     It knows why nothing came of the request, where a clock only knows that time is up.
     """
-    loop = asyncio.get_running_loop()
+    loop, due = asyncio.get_running_loop(), clock.when() or 0.0
 
     def look() -> None:
-        when = clock.when()
-        if when is not None:
-            clock.reschedule(max(when, loop.time() + seconds))
+        if loop.time() > due:
+            clock.reschedule(loop.time() + seconds)
 
-    handle = loop.call_at(deadline, look)
+    handle = loop.call_at(due - CLOCK_SECONDS, look)
     try:
         yield
     finally:

@@ -50,7 +50,7 @@ DELIVERY = {
     "BeforeIntent": Step({"method": "GET", "path": AGENT, **LATE}, (), 0, False),
 }
 DELETION = {
-    "RestoreRead": Step({"method": "GET", "path": AGENT, **LATE}, ("deleting",), 1, True),
+    "RestoreRead": Step({"method": "GET", "path": AGENT, **LATE, **AGAIN}, ("deleting",), 1, True),
     "RestoreLate": Step({"method": "PATCH", "path": AGENT, **LATE, **AGAIN}, ("deleting",), 1, True),
     "RestoreDone": Step({"method": "PATCH", "path": AGENT, **DONE, **AGAIN}, ("deleting",), 1, False),
     "DeleteLate": Step({"method": "DELETE", "path": VOICE, **LATE, **AGAIN}, ("deleting",), 1, False),
