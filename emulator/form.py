@@ -55,7 +55,7 @@ def _part(name: str, filename: str | None, content_type: str, content: bytes) ->
 def is_audio(head: bytes) -> bool:
     """Whether a file that begins so claims to be audio: WAV, MP3, Ogg, FLAC, MP4, QuickTime or WebM."""
     return (
-        (head[:4] == b"RIFF" and head[8:12] == b"WAVE")
+        (head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE")
         or head.startswith((b"ID3", b"OggS", b"fLaC", b"\x1a\x45\xdf\xa3"))
         or head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
         or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)

@@ -138,6 +138,8 @@ async def test_not_audio(http: httpx.AsyncClient, content: bytes) -> None:
     "head",
     [
         WAV,
+        b"RF64\xff\xff\xff\xffWAVEds64\x1c\x00\x00\x00",
+        b"BW64\xff\xff\xff\xffWAVEds64\x1c\x00\x00\x00",
         b"ID3\x04",
         b"\xff\xfb\x90\x00",
         b"OggS",
