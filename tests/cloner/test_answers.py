@@ -7,6 +7,7 @@ import resource
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -70,6 +71,12 @@ def encoded(data: bytes, times: int) -> bytes:
     return data
 
 
+@cache
+def packed() -> bytes:
+    """An answer of 64 MiB in a few kilobytes."""
+    return http_answer(encoded(bytes(64 * 1_048_576), 1), "Content-Encoding: gzip")
+
+
 @pytest.mark.parametrize("ask", ASKS)
 @pytest.mark.parametrize(
     "answer",
@@ -94,18 +101,19 @@ def encoded(data: bytes, times: int) -> bytes:
         http_answer(b"{}", "Content-Encoding: zstd"),
         http_answer(b"not gzip", "Content-Encoding: gzip"),
         http_answer(encoded(b"{}", 1)[:-6], "Content-Encoding: gzip"),
-        http_answer(encoded(bytes(64 * 1_048_576), 1), "Content-Encoding: gzip"),
+        None,  # a bomb, which takes long to make
         http_answer(b"{}", f"X-Long: {'x' * 200_000}"),
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
     ],
-    ids=lambda answer: repr(answer[:60]),
+    ids=lambda answer: "a bomb" if answer is None else repr(answer[:60]),
 )  # fmt: skip
 async def test_answers_that_nobody_can_read(
-    adversary: Adversary, provider: ElevenLabs, ask: str, answer: bytes
+    adversary: Adversary, provider: ElevenLabs, ask: str, answer: bytes | None
 ) -> None:
     """Are told as such, asked for once, and after a success say that the work may be done."""
+    answer = packed() if answer is None else answer
     adversary.answer = answer
 
     with pytest.raises(ProtocolBroken) as caught:
