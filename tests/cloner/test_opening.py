@@ -560,7 +560,7 @@ async def test_provider_that_hangs(cloning, emulator: Emulator, speech: bytes, s
         emulator.faults.clear()
 
     assert (voice, "Ivan") == (opened.voice, opened.name)
-    assert 2 > took
+    assert 8 > took, "one try of a read may take ten seconds"
 
 
 @pytest.mark.parametrize("fault", [{"error": "service_unavailable"}, {"drop": "before"}], ids=str)
