@@ -217,7 +217,6 @@ async def test_rolling_restart(emulator_url: str, tmp_path: Path, left_out: Left
         "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
         "DATABASE_URL": f"sqlite:///{tmp_path}/precall.sqlite3", "CALLER_HASH_KEY": "key-of-the-hashes",
         "LOG_LEVEL": "ERROR",  # nobody reads what they write, and a full pipe would hold them up
-        "AUDIO_WORKERS": "1",
         "DRAIN_SECONDS": "0",  # such a client does not look at the health
     }  # fmt: skip
     async with AsyncExitStack() as stack:
