@@ -42,6 +42,8 @@ class Reading(msgspec.Struct, frozen=True):
 
     now: AgentVoice
     before: AgentState
+    ours: bool
+    """Whether the voice that it has now is one that we made, given to it or not."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -105,7 +107,7 @@ class Agents:
     async def read(self, noted: Noted, *, deadline: float) -> Reading | None:
         """How the agent of a call speaks now; None if that cannot be read, and the call goes on without.
 
-        Of the provider's failures AgentNotFound alone is raised.
+        Raises AgentNotFound, nothing else of the provider's, and RegistryUnavailable.
         """
         agent_id = noted.call.agent_id
         try:
@@ -119,7 +121,9 @@ class Agents:
         if agent.voice is None:
             self._agent_settings.missed(agent_id, failures.ProtocolBroken())
             return None
-        return Reading(agent.voice, noted.agent)
+        # Asked here, while the caller's voice is looked for or made, so that nothing waits for it.
+        ours = self._mode != NEVER and await self._is_ours(agent.voice.voice_id, noted.agent)
+        return Reading(agent.voice, noted.agent, ours=ours)
 
     async def give(
         self,
@@ -143,9 +147,8 @@ class Agents:
             return NEVER
         if reading is None or left < UPDATE_SECONDS:
             return "agent_not_read" if reading is None else "no_time_left"
-        ours = await self._is_ours(reading)
-        row = _intended(agent_id, reading, wanted, ours=ours, call_id=call_id, marker=marker)
-        if (obstacle := self._obstacle(row, reading, ours=ours)) is not None:
+        row = _intended(agent_id, reading, wanted, call_id=call_id, marker=marker)
+        if (obstacle := self._obstacle(row, reading)) is not None:
             return obstacle
         if (earlier := self._unlocking.get(agent_id)) is not None:
             await asyncio.shield(earlier)
@@ -182,10 +185,10 @@ class Agents:
             unlocking.add_done_callback(lambda done: self._forget_unlocking(agent_id, done))
         return None
 
-    def _obstacle(self, row: AgentRow, reading: Reading, *, ours: bool) -> str | None:
+    def _obstacle(self, row: AgentRow, reading: Reading) -> str | None:
         """Why an agent with these settings may not be changed, in a word; None where it may."""
         before = reading.now
-        if ours and reading.before.row is None:
+        if reading.ours and reading.before.row is None:
             # What it had before our voice is stored nowhere, so it cannot be put back either.
             if self._notices.due(row.agent_id, "left alone"):
                 log.warning(
@@ -215,12 +218,11 @@ class Agents:
             return failure
         return None if after == wanted else failures.ProtocolBroken()
 
-    async def _is_ours(self, reading: Reading) -> bool:
-        """Whether the voice that the agent has is one that we made, given to it or not."""
-        voice_id = reading.now.voice_id
+    async def _is_ours(self, voice_id: str | None, before: AgentState) -> bool:
+        """Whether a voice that an agent has is one that we made, given to it or not."""
         if voice_id is None or voice_id in self._others:
             return False
-        ours = await is_ours(self._store, voice_id, reading.before.row)
+        ours = await is_ours(self._store, voice_id, before.row)
         if not ours:
             self._others[voice_id] = True
         return ours
@@ -248,15 +250,12 @@ class Agents:
             del self._unlocking[agent_id]
 
 
-def _intended(
-    agent_id: str, reading: Reading, wanted: AgentVoice, *, ours: bool, call_id: str, marker: str
-) -> AgentRow:
+def _intended(agent_id: str, reading: Reading, wanted: AgentVoice, *, call_id: str, marker: str) -> AgentRow:
     """The row that is stored before an agent is changed.
 
-    Where a value of ours still stands, what the agent had before is what was stored with that value. `ours`
-    says whether its voice is one of ours.
+    Where a value of ours still stands, what the agent had before is what was stored with that value.
     """
-    now, given = reading.now, reading.before.row
+    now, given, ours = reading.now, reading.before.row, reading.ours
     greets = given is not None and given.gave_message(now.first_message)
     former = None
     if given is not None and ours and now.voice_id != wanted.voice_id:

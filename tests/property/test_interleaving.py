@@ -93,17 +93,19 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
         assert given is not None, "what others must be answered is forgotten"
         assert given.before_voice_id == BEFORE[agent].voice_id, "what the agent had is forgotten"
     yield
-    reading = Reading(world.agents[agent], noted.agent)
+    now = world.agents[agent]
+    yield
+    ours = voices.marker_of(tx, now.voice_id or "") is not None
+    reading = Reading(now, noted.agent, ours=ours)
     yield
     voice = yield from found_or_made(world, process, caller, call, noted.voice)
     if voice is None or voice.voice_id is None:
         return
     assert caller == world.made.get(voice.voice_id, ("", caller))[1], "an answer with another's voice"
     wanted = AgentVoice(voice.voice_id, f"Hallo {caller}")
-    mine = voices.marker_of(tx, reading.now.voice_id or "") is not None
-    if mine and reading.before.row is None:
+    if ours and reading.before.row is None:
         return
-    row = _intended(agent, reading, wanted, ours=mine, call_id=call, marker=voice.marker)
+    row = _intended(agent, reading, wanted, call_id=call, marker=voice.marker)
     began, holder = world.now, f"holder_{next(world.numbers)}"
     may = agents.intend(
         tx, row, changes=noted.agent.changes, caller=caller, others_since=began - PRESUMED, holder=holder,
