@@ -112,7 +112,7 @@ check-generated:
 # Compiled code is kept even where the environment says otherwise, so that processes start faster.
 # Pass every check and every test.
 test: check
-    PYTHONDONTWRITEBYTECODE= {{uv}} run pytest -n 4 --dist worksteal
+    PYTHONDONTWRITEBYTECODE= {{uv}} run pytest -n 6 --dist worksteal
 
 # Not a part of `test`: code that parses took 1.7 times the processor time with Python 3.11, where no cheaper way to
 # measure branches exists. Processes that a test starts with an environment of their own are not measured. A test that
@@ -120,7 +120,7 @@ test: check
 # Which lines and branches the tests run; fails below the floor in pyproject.toml.
 coverage:
     {{uv}} run coverage erase
-    -{{uv}} run coverage run -m pytest -n 4 --dist worksteal
+    -{{uv}} run coverage run -m pytest -n 6 --dist worksteal
     {{uv}} run coverage combine --quiet
     {{uv}} run coverage report
 
@@ -131,7 +131,7 @@ pythons:
     for version in 3.11 3.12 3.13; do
         if {{uv}} python find --no-project "$version" > /dev/null 2>&1; then
             echo "== Python $version"
-            {{uv}} run --isolated --python "$version" pytest -q -n 4 --dist worksteal
+            {{uv}} run --isolated --python "$version" pytest -q -n 6 --dist worksteal
         else
             echo "== Python $version is not here: {{uv}} python install $version"
         fi
