@@ -1,5 +1,5 @@
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -13,19 +13,19 @@ from cloner.settings import Settings
 from environment import Secret
 from telemetry.metrics import NOWHERE
 from tests.cloner.promises import Promises
+from tests.kit import forked
 from tests.kit.cloning import TICK_SECONDS
 from tests.kit.inspection import OF_ITS_OWN, Inspection
-from tests.kit.warm import Warm
 
 API_KEY = "key-of-the-emulator"
 Cloning = Callable[..., AbstractAsyncContextManager[CloningServiceStub]]
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[Warm]:
-    """Where commands start with their modules imported."""
-    with Warm.running() as running:
-        yield running
+def completed() -> Callable[..., Awaitable[tuple[int, str, str]]]:
+    """Exit status, output and errors of a command of ours, which starts with its modules imported."""
+    forked.import_everything()
+    return forked.completed
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from cloner.registry import NewCall, Transaction, calls, opened
 from cloner.registry.statement import Statement
 from emulator import Emulator, Fault
 from tests.cloner.test_process import process, until_ready
-from tests.kit.warm import Warm
 from tests.postgres import new_database
 from tests.rows import Row, rows, values
 
@@ -37,19 +36,14 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
-def registry(warm: Warm) -> Callable[..., Awaitable[tuple[int, str, str]]]:
+def registry(completed) -> Callable[..., Awaitable[tuple[int, str, str]]]:
     """Exit status, output and errors of a command on a registry."""
 
     async def run(
         command: str, file: Path | str, database: str, *more: str, told: bytes = b"", **environ: str
     ) -> tuple[int, str, str]:
-        started = await asyncio.create_subprocess_exec(
-            *warm.command("cloner.backup"), command, str(file), *more,
-            env={"PATH": os.environ["PATH"], "DATABASE_URL": database, "CALLER_HASH_KEY": KEY} | environ,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await started.communicate(told)
-        return started.returncode, out.decode(), err.decode()
+        environ = {"PATH": os.environ["PATH"], "DATABASE_URL": database, "CALLER_HASH_KEY": KEY} | environ
+        return await completed("cloner.backup", command, str(file), *more, environ=environ, told=told)
 
     return run
 

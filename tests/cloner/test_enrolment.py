@@ -6,7 +6,7 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ from cloner.enrolment.listing import FileInvalid, read_callers
 from cloner.enrolment.report import Entry, Report
 from emulator import Emulator, Fault
 from environment import Secret
-from tests.kit.warm import Warm
 
 TOKEN = "token-of-the-cloner"
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
@@ -66,39 +65,37 @@ def callers(tmp_path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
-def running(warm: Warm) -> Callable[..., AbstractAsyncContextManager[asyncio.subprocess.Process]]:
-    """The command under way; killed if it is when the block ends."""
-
-    @asynccontextmanager
-    async def run(
-        port: int, *arguments: object, **options: object
-    ) -> AsyncIterator[asyncio.subprocess.Process]:
-        process = await asyncio.create_subprocess_exec(
-            *warm.command("cloner.command"), "enrol", *map(str, arguments),
-            env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": TOKEN},
-            **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **options},
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.communicate()
-
-    return run
+def environment(port: int) -> dict[str, str]:
+    """What the command sees of a cloner."""
+    return {"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": TOKEN}
 
 
 @pytest.fixture
-def enrol(running) -> Callable[..., Awaitable[tuple[int, str, str]]]:
+def enrol(completed) -> Callable[..., Awaitable[tuple[int, str, str]]]:
     """Exit status and output of the command."""
 
-    async def run(port: int, *arguments: object, **options: object) -> tuple[int, str, str]:
-        async with running(port, *arguments, **options) as process:
-            out, err = await process.communicate()
-        return process.returncode, out.decode(), err.decode()
+    async def run(port: int, *arguments: object, folder: Path | None = None) -> tuple[int, str, str]:
+        told = map(str, arguments)
+        return await completed("cloner.command", "enrol", *told, environ=environment(port), folder=folder)
 
     return run
+
+
+@asynccontextmanager
+async def running(
+    port: int, *arguments: object, stderr: int = asyncio.subprocess.PIPE
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The command under way; killed if it is when the block ends."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cloner.command", "enrol", *map(str, arguments),
+        env=environment(port), stdout=asyncio.subprocess.PIPE, stderr=stderr,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
 
 
 def reported(callers: Path) -> list[dict[str, str]]:
@@ -252,7 +249,7 @@ async def test_another_recording(enrol, cloner, spans, folder: Path, callers) ->
     assert 2 == len(spans.finished("precall.v1.CloningService/CloneVoice"))
 
 
-async def test_killed(running, enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_killed(enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """Nobody gets a second voice when a run that was killed is run again."""
     path = callers(ADA, BEN, CLEO)
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
@@ -268,7 +265,7 @@ async def test_killed(running, enrol, cloner, emulator: Emulator, folder: Path, 
     assert (3, 3) == (creates(emulator), len(emulator.voices.custom))
 
 
-async def test_interrupted(running, cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_interrupted(cloner, emulator: Emulator, folder: Path, callers) -> None:
     """SIGINT begins nothing more, and what is under way is finished and reported."""
     path = callers(ADA, BEN, CLEO)
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", times=None))
@@ -286,7 +283,7 @@ async def test_interrupted(running, cloner, emulator: Emulator, folder: Path, ca
     assert {"ada.mp3", "ben.mp3"} == {row["file"] for row in reported(path)}
 
 
-async def test_interrupted_twice(running, enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
+async def test_interrupted_twice(enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """A second SIGINT gives up what is under way, and the next run finds it."""
     path = callers(ADA, BEN)
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", times=None))
@@ -398,7 +395,7 @@ async def test_private(enrol, cloner, folder: Path, callers) -> None:
     assert 4 == len(err.splitlines())
 
 
-async def test_terminal(running, cloner, folder: Path, callers) -> None:
+async def test_terminal(cloner, folder: Path, callers) -> None:
     """Draws a bar on a terminal."""
     ours, theirs = pty.openpty()
     try:
@@ -501,7 +498,7 @@ async def test_wrong_call(
     content = callers(ADA).read_bytes()
     (folder.parent / "bad.csv").touch()
 
-    status, out, err = await enrol(cloner.port, *arguments, cwd=folder.parent)
+    status, out, err = await enrol(cloner.port, *arguments, folder=folder.parent)
 
     assert (2, "", 0) == (status, out, creates(emulator))
     assert says in err
@@ -574,8 +571,7 @@ async def test_disk_full(cloner, folder: Path, callers) -> None:
     process = await asyncio.create_subprocess_exec(
         "bash", "-c", 'ulimit -f 1; exec "$@"', "bash",
         sys.executable, "-m", "cloner.command", "enrol", str(folder), str(path),
-        env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{cloner.port}", "CLONER_TOKEN": TOKEN},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=environment(cloner.port), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     _, err = await process.communicate()
 

@@ -15,7 +15,6 @@ from cloner.registry.opening import MIGRATIONS
 from cloner.registry.sqlite import connected
 from cloner.registry.statement import Statement
 from tests.cloner.test_process import process, until_ready
-from tests.kit.warm import Warm
 from tests.rows import values
 
 KEY = "key-of-the-hashes"
@@ -39,17 +38,13 @@ def first_release(database: str) -> None:
 
 
 @pytest.fixture
-def migrate(warm: Warm) -> Callable[..., Awaitable[tuple[int | None, str, str]]]:
+def migrate(completed) -> Callable[..., Awaitable[tuple[int, str, str]]]:
     """Exit status, output but for lines of the log, and errors."""
 
-    async def run(database: str, **environ: str) -> tuple[int | None, str, str]:
-        started = await asyncio.create_subprocess_exec(
-            *warm.command("cloner.backup"), "migrate",
-            env={"PATH": os.environ["PATH"], "DATABASE_URL": database, "LOG_LEVEL": "ERROR"} | environ,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await started.communicate()
-        return started.returncode, out.decode().strip(), err.decode()
+    async def run(database: str, **environ: str) -> tuple[int, str, str]:
+        environ = {"PATH": os.environ["PATH"], "DATABASE_URL": database, "LOG_LEVEL": "ERROR"} | environ
+        status, out, err = await completed("cloner.backup", "migrate", environ=environ)
+        return status, out.strip(), err
 
     return run
 
@@ -124,7 +119,7 @@ async def test_jobs_that_wait_for_one_another(migrate, empty_database: str) -> N
 async def test_beside_a_cloner_at_work(migrate, cloning, database: str) -> None:
     """A cloner that serves meanwhile answers every call."""
 
-    async def one_after_the_other() -> list[tuple[int | None, str, str]]:
+    async def one_after_the_other() -> list[tuple[int, str, str]]:
         return [await migrate(database) for _ in range(5)]
 
     async with cloning() as cloner:

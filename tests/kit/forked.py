@@ -1,15 +1,18 @@
-"""Cloners in processes of their own that start fast, are killed for real, and go by a clock that a test moves.
+"""Cloners and commands of ours in processes of their own that start fast.
 
 They are forked from a process that has imported everything, which takes a tenth of the processor time of
-`python -m cloner`. What that does beside is tested where processes are.
+`python -m cloner`. What that does beside is tested where processes are. A cloner is killed for real, and goes by a
+clock that a test moves.
 """
 
 import asyncio
 import ctypes
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +29,7 @@ from cloner.settings import Settings
 from environment import read
 from telemetry import logs
 
-__all__ = ["Clock", "Forked"]
+__all__ = ["Clock", "Forked", "completed", "import_everything"]
 
 PR_SET_PDEATHSIG = 1
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -64,7 +67,7 @@ class Forked:
     ) -> None:
         self._answers, told = CONTEXT.Pipe(duplex=False)
         self._process = CONTEXT.Process(
-            target=_serve, args=(clock, told, str(log), environ, tick_seconds), daemon=True
+            target=_serve, args=(clock, told, log, environ, tick_seconds), daemon=True
         )
         self._process.start()
         self.pid: int = self._process.pid
@@ -95,13 +98,59 @@ class Forked:
             self._answers.close()
 
 
-def _serve(clock: Clock, told: Connection, log: str, environ: dict[str, str], tick_seconds: float) -> None:
-    # The forkserver ends with the tests, however these end; a cloner goes with it.
+async def completed(
+    module: str, *arguments: str, environ: dict[str, str], folder: Path | None = None, told: bytes = b""
+) -> tuple[int, str, str]:
+    """Exit status, output and errors of `python -m module`, which finds what it is told on standard input."""
+    with tempfile.TemporaryDirectory(prefix="precall-streams-") as made:
+        streams = [Path(made) / name for name in ("in", "out", "err")]
+        streams[0].write_bytes(told)
+        process = CONTEXT.Process(
+            target=_run, args=(module, arguments, environ, folder, streams), daemon=True
+        )
+        process.start()
+        try:
+            while process.is_alive():
+                await asyncio.sleep(0.005)
+        finally:
+            process.kill()
+            process.join()
+        return process.exitcode, streams[1].read_text(), streams[2].read_text()
+
+
+def import_everything() -> None:
+    """Returns once there is a process to fork from. The first fork waits for it, and would hold up a loop."""
+    process = CONTEXT.Process()
+    process.start()
+    process.join()
+
+
+def _begin(streams: list[Path]) -> None:
+    # The forkserver ends with the tests, however these end; what is forked from it goes with it.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1) for fd in (1, 2))
+    for number, path in enumerate(streams):
+        opened = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, "w" if number else "r", buffering=1, closefd=False) for number in range(3)
+    )
+
+
+def _run(
+    module: str, arguments: tuple[str, ...], environ: dict[str, str], folder: Path | None, streams: list[Path]
+) -> None:
+    _begin(streams)
+    os.environ.clear()
+    os.environ.update(environ)
+    if folder is not None:
+        os.chdir(folder)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _serve(clock: Clock, told: Connection, log: Path, environ: dict[str, str], tick_seconds: float) -> None:
+    _begin([Path(os.devnull), log, log])
     logs.configure("cloner", level="INFO", form="json")
     uvloop.run(_listen(clock, told, read(Settings, environ), tick_seconds))
 
