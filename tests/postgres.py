@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,9 @@ def keep() -> None:
 
     Postgres refuses to run as root, so root runs it as nobody, from a copy where nobody may read it.
     """
+    # What ends the tests is sent to whatever they started; this ends after them.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
     with tempfile.TemporaryDirectory(prefix="precall-postgres-") as folder:
         home = Path(folder)
         install, data = SERVER, home / "data"

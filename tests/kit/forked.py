@@ -6,13 +6,13 @@ clock that a test moves.
 """
 
 import asyncio
-import ctypes
 import multiprocessing
 import os
 import runpy
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,6 @@ from telemetry import logs
 
 __all__ = ["Clock", "Forked", "completed", "import_everything"]
 
-PR_SET_PDEATHSIG = 1
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.kit.preloaded"])
 
@@ -126,8 +125,7 @@ def import_everything() -> None:
 
 
 def _begin(streams: list[Path]) -> None:
-    # The forkserver ends with the tests, however these end; what is forked from it goes with it.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_the_tests, daemon=True).start()
     for number, path in enumerate(streams):
         opened = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, number)
@@ -135,6 +133,12 @@ def _begin(streams: list[Path]) -> None:
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(number, "w" if number else "r", buffering=1, closefd=False) for number in range(3)
     )
+
+
+def _end_with_the_tests() -> None:
+    # However they end. What they are forked from stays as long as any fork.
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _run(
