@@ -522,7 +522,11 @@ async def test_replays_while_the_first_is_under_way(
         first = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=30))
         await emulator.requests.wait(path=CREATE, stage="held")
         others = [asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=30)) for _ in range(16)]
-        impatient = await reason(cloner.PrepareCall(call(speech), timeout=1.5))
+        for _ in range(5):
+            impatient = await reason(cloner.PrepareCall(call(speech), timeout=1.5))
+            # On a machine that stands still for a moment there is no time to see what was waited for.
+            if "going on at once" not in impatient:
+                break
         emulator.faults.release()
         answers = await asyncio.gather(first, *others)
 
