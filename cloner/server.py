@@ -53,8 +53,6 @@ from telemetry.metrics import NOWHERE
 
 __all__ = ["AddressInUse", "checking_api_key", "serving"]
 
-# How long a cloner that stops holds answers back, until its clients know that it stops.
-HELD_SECONDS = 0.5
 # A voice that is made ahead of time is kept for this long at least: if it went before its answer arrived, it
 # would be made again.
 LEAST_KEPT_SECONDS = 60.0
@@ -138,7 +136,7 @@ async def serving(
             # A client that watches our health sends its calls elsewhere now. The others notice the end of
             # their connections, and send again what we have not begun.
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
-            await draining.hold(seconds=min(HELD_SECONDS, max(0.0, ends - loop.time())))
+            await draining.hold(seconds=max(0.0, ends - loop.time()))
             stopping = asyncio.create_task(server.stop(max(0.0, ends - loop.time())))
             await asyncio.sleep(0)  # holding has begun: GOAWAY is on its way
             draining.release()

@@ -6,7 +6,6 @@ stands before them on every connection, and what a client sends after them goes 
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -21,6 +20,11 @@ Handler: TypeAlias = Any
 # A client that waits for an answer sends nothing. After so long without a new call, all that were sent have
 # arrived.
 STILL_SECONDS = 0.05
+# How long answers are held back at most: as calls keep coming, and as the machine is busy, which it is if a
+# pause ends so late. Then clients on it may be slow as well.
+HELD_SECONDS = 0.5
+BUSY_SECONDS = 2.0
+LATE_SECONDS = 0.01
 # How long before its deadline an answer that is held back leaves.
 HEADROOM_SECONDS = 0.05
 
@@ -33,18 +37,29 @@ class Draining(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self._came = 0
+        self._held_back = 0
         self._holding = False
         self._released = asyncio.Event()
 
     async def hold(self, *, seconds: float) -> None:
-        """Holds answers back. Returns once no new call arrives, after `seconds` at the latest."""
+        """Holds answers back. Returns once no new call arrives, or after `seconds`.
+
+        It also returns after half a second, or two on a busy machine.
+        """
         self._holding = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                came = None
-                while came != self._came:
-                    came = self._came
-                    await asyncio.sleep(STILL_SECONDS)
+        loop = asyncio.get_running_loop()
+        began, came, late = loop.time(), None, 0.0
+
+        def going_on() -> bool:
+            held = loop.time() - began
+            busy = self._held_back > 0 and late > LATE_SECONDS
+            most = BUSY_SECONDS if busy else HELD_SECONDS
+            return (busy or came != self._came) and held < min(seconds, most)
+
+        while going_on():
+            came, paused = self._came, loop.time()
+            await asyncio.sleep(STILL_SECONDS)
+            late = loop.time() - paused - STILL_SECONDS
 
     def release(self) -> None:
         """Lets all answers go."""
@@ -74,6 +89,11 @@ class Draining(grpc.aio.ServerInterceptor):
 
     async def _held(self, context: Context) -> None:
         left = context.time_remaining()
-        with contextlib.suppress(TimeoutError):
+        self._held_back += 1
+        try:
             async with asyncio.timeout(None if left is None else max(0.0, left - HEADROOM_SECONDS)):
                 await self._released.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._held_back -= 1

@@ -162,6 +162,7 @@ def test_certificates(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_nothing_breaks_the_start(monkeypatch, protocol: str) -> None:
     """Whatever a variable of the SDK says, the provider is made."""
