@@ -378,7 +378,8 @@ async def test_deadlock_is_run_anew(postgres: str) -> None:
         await asyncio.gather(store.write(both, "ab"), store.write(both, "ba"))
 
         assert (1.0, 1.0) == (await store.read(ended, "a"), await store.read(ended, "b"))
-    assert 3 == sum(tries.values())
+    # One more, unless that met the other again before it could go on.
+    assert 3 <= sum(tries.values())
 
 
 async def test_server_that_hangs(postgres: str) -> None:

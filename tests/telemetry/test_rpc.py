@@ -136,7 +136,7 @@ async def test_deadline_that_passes_in_a_handler(serving, spans) -> None:
 
     async with serving(wait) as client:
         with pytest.raises(PrecallError):
-            await client.get_voice("voice_1", seconds=0.3)
+            await client.get_voice("voice_1", seconds=1.5)  # of which a busy machine takes some to connect
         found = await spans.wait(NAME, 2)
 
     assert {"DEADLINE_EXCEEDED"} == {span.attributes["rpc.response.status_code"] for span in found}
