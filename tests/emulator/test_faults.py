@@ -203,7 +203,7 @@ async def test_delay(http: httpx.AsyncClient, emulator: Emulator) -> None:
     emulator.faults.set(on_listing(delay_seconds=60))
 
     with pytest.raises(httpx.ReadTimeout):
-        await http.get("/v1/voices", timeout=0.05)
+        await http.get("/v1/voices", timeout=httpx.Timeout(30, read=0.5))
 
     assert [None] == [received.status for received in emulator.requests]
 
