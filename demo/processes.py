@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, Queue
 
 __all__ = ["ProcessFailed", "running", "started", "stop"]
@@ -37,6 +37,8 @@ def started(
 ) -> Iterator[tuple[subprocess.Popen[str], re.Match[str]]]:
     """As `running`, for any program: it is ready when `times` of its lines match `ready`."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    lines: Queue[str | None] = Queue()
+    reader = threading.Thread(target=lambda: _read(process.stdout or (), lines), daemon=True)
     with subprocess.Popen(  # noqa: S603 - the callers' own programs
         [sys.executable, "-m", "demo.leash", str(os.getpid()), *command],
         env={**inherited, **settings},
@@ -47,14 +49,13 @@ def started(
         # Ctrl-C goes to the whole terminal; here only the demo takes it, and stops the others in order.
         start_new_session=True,
     ) as process:
-        lines: Queue[str | None] = Queue()
-        reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
-        reader.start()
         try:
+            reader.start()
             yield process, _ready(name, lines, ready, times)
         finally:
             stop(process)
-            reader.join(STOP_SECONDS)
+            if reader.ident is not None:  # else Ctrl-C came before it was started
+                reader.join(STOP_SECONDS)
 
 
 def stop(process: subprocess.Popen[str]) -> None:
@@ -69,8 +70,9 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 def _read(output: Iterable[str], lines: "Queue[str | None]") -> None:
-    for line in output:
-        lines.put(line)
+    with suppress(ValueError):  # closed meanwhile, by whoever pressed Ctrl-C again
+        for line in output:
+            lines.put(line)
     lines.put(None)
 
 
