@@ -21,7 +21,7 @@ from gateway.settings import Settings as OfGateway
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
-BASE = KUBERNETES / "base"
+PRECALL = KUBERNETES / "precall"
 EXAMPLE = KUBERNETES / "overlays" / "example"
 # The oldest that knows all that is used here as stable, and the newest whose schemas are installed.
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
@@ -56,12 +56,12 @@ def resources(folder: Path) -> list[Object]:
 
 
 def of_kind(kind: str) -> dict[str, Object]:
-    """Those of the base that are of a kind, by name."""
-    return {one["metadata"]["name"]: one for one in resources(BASE) if one["kind"] == kind}
+    """The objects of Precall that are of a kind, by name."""
+    return {one["metadata"]["name"]: one for one in resources(PRECALL) if one["kind"] == kind}
 
 
 def pods() -> dict[str, Object]:
-    """The pods of the base, by what runs in them."""
+    """The pods of Precall, by what runs in them."""
     owners = (*of_kind("Deployment").values(), *of_kind("Job").values())
     templates = [owner["spec"]["template"] for owner in owners]
     return {one["metadata"]["labels"]["app.kubernetes.io/component"]: one for one in templates}
@@ -168,7 +168,7 @@ def test_selectors() -> None:
         assert [name.removeprefix("precall-")] == chosen(policy["spec"]["podSelector"])
         assert ["Ingress", "Egress"] == policy["spec"]["policyTypes"]
     assert {f"precall-{name}" for name in pods()} == set(of_kind("NetworkPolicy"))
-    for one in resources(BASE):
+    for one in resources(PRECALL):
         assert {"app.kubernetes.io/name", "app.kubernetes.io/component"} == set(one["metadata"]["labels"])
 
 
@@ -197,7 +197,7 @@ def test_ports() -> None:
     assert ["gateway"] == chosen(from_gateway["podSelector"])
     assert [] == policies["precall-migrations"]["spec"].get("ingress", [])
     assert "None" == of_kind("Service")["precall-cloner"]["spec"]["clusterIP"]
-    assert "dns:///precall-cloner:50051" == maps(BASE)["precall-gateway"]["CLONER_TARGET"]
+    assert "dns:///precall-cloner:50051" == maps(PRECALL)["precall-gateway"]["CLONER_TARGET"]
 
 
 def test_variables_exist() -> None:
@@ -206,19 +206,19 @@ def test_variables_exist() -> None:
         field.name.upper(): field for kind in SETTINGS.values() for field in msgspec.structs.fields(kind)
     }
     set_here = {name for file in KUBERNETES.glob("**/*.yaml") for one in loaded(file) for name in named(one)}
-    set_here |= {name for values in maps(BASE).values() for name in values}
+    set_here |= {name for values in maps(PRECALL).values() for name in values}
     ours = {name.removesuffix("_FILE") for name in set_here if not name.startswith("OTEL_")}
 
     assert len(ours) > 10
     assert ours <= set(every)
 
 
-@pytest.mark.parametrize("folder", [BASE, EXAMPLE], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [PRECALL, EXAMPLE], ids=lambda folder: folder.name)
 @pytest.mark.parametrize("name", ["gateway", "cloner", "migrations"])
 def test_settings(folder: Path, name: str, tmp_path: Path) -> None:
     """With the secrets that it mounts a process takes its environment, and finds nothing odd in it."""
-    values = maps(BASE)
-    if folder != BASE:
+    values = maps(PRECALL)
+    if folder != PRECALL:
         values = {one: values[one] | maps(folder).get(one, {}) for one in values}
     environ = environ_of(pods()[name], values, tmp_path)
 
@@ -246,13 +246,13 @@ def test_every_secret_is_used() -> None:
 def test_time_to_stop() -> None:
     """A pod is killed later than its process may need: the pause, what is in flight, the last spans."""
     for name in PORTS:
-        values = maps(BASE)[f"precall-{name}"]
+        values = maps(PRECALL)[f"precall-{name}"]
         needed = float(values["DRAIN_SECONDS"]) + float(values["SHUTDOWN_GRACE_SECONDS"])
         needed += float(values["OTEL_BSP_EXPORT_TIMEOUT"]) / 1000
 
         assert needed < pods()[name]["spec"]["terminationGracePeriodSeconds"]
     # No connection that a client keeps is older than the pause: the gateway closes those idle for 5 s.
-    assert float(maps(BASE)["precall-gateway"]["DRAIN_SECONDS"]) > 5
+    assert float(maps(PRECALL)["precall-gateway"]["DRAIN_SECONDS"]) > 5
 
 
 def test_nothing_may_be_done() -> None:
