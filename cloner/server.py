@@ -138,7 +138,7 @@ async def serving(
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
             await draining.hold(seconds=max(0.0, ends - loop.time()))
             stopping = asyncio.create_task(server.stop(max(0.0, ends - loop.time())))
-            await asyncio.sleep(0)  # holding has begun: GOAWAY is on its way
+            await asyncio.sleep(0)  # stopping has begun: GOAWAY is on its way
             draining.release()
             rooms.admission.close()
             await stopping

@@ -42,7 +42,7 @@ def start(
 ) -> System:
     """Starts all three on free ports of the loopback; they end, and their folder goes, with the stack.
 
-    `of_cloner` and `of_gateway` are further settings of the one process.
+    `of_emulator`, `of_cloner` and `of_gateway` are further settings of the one process.
     """
     folder = stack.enter_context(TemporaryDirectory(prefix="precall-demo-"))
     secret, token = secrets.token_hex(16), secrets.token_hex(16)

@@ -82,9 +82,10 @@ def keep_large_blocks() -> None:
 
 
 def collect_seldom() -> None:
-    """Has the garbage collector look for cycles after every 20,000 new objects, instead of every 700.
+    """Has the garbage collector look for cycles after every 20,000 new objects.
 
-    Otherwise it goes through everything in flight a few times in each request: a tenth of the processor time.
+    By default it looks after some hundreds, and so goes through everything in flight a few times in each
+    request: a tenth of the processor time.
     Where samples are held, FreedMemory makes it look sooner.
     """
     gc.set_threshold(OBJECTS)

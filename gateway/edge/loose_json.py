@@ -1,7 +1,8 @@
 """Finds the fields that count in JSON whose other fields may hold what is not quite JSON.
 
-distilled() the same document with nothing but the fields that count, for a strict reader fields() the fields
-of an object; none for anything else text() the text behind a JSON string; None for what is none
+    distilled()   the same document with nothing but the fields that count, for a strict reader
+    fields()      the fields of an object; none for anything else
+    text()        the text behind a JSON string; None for anything else
 
 What a strict reader refuses a whole document for is passed over here: a byte order mark, bytes that are
 not UTF-8, lone surrogates, unknown escapes, control characters in strings, NaN, Infinity, numbers of any

@@ -392,7 +392,6 @@ async def test_stopped_for_good() -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.timeout(200)
 async def test_beside_a_busy_loop() -> None:
     """The costliest honest recording, ten minutes of eight channels, is heard beside whatever else goes on."""
     minutes = 300 * encoded("ogg", "libopus", seconds=2, rate=48000, layout="7.1")

@@ -258,9 +258,8 @@ async def test_drain(emulator_url: str) -> None:
     async with running(emulator_url, SHUTDOWN_GRACE_SECONDS="60") as (started, cloner):
         streams = [watch(cloner, 100) for _ in range(3)]
         await asyncio.sleep(0.5)
-        await cloner.GetLimits(
-            pb.GetLimitsRequest(), timeout=20
-        )  # who asked before on this connection is heard
+        # What was sent before it on this connection has arrived as well.
+        await cloner.GetLimits(pb.GetLimitsRequest(), timeout=20)
         started.terminate()
         ends = [await failed(stream) for stream in streams]
         await asyncio.wait_for(started.wait(), 20)

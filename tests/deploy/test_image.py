@@ -8,7 +8,7 @@ import tomllib
 import urllib.request
 from pathlib import Path
 
-from tests.valkey import free_port
+from tests.kit.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SYNCS = re.findall(r"uv sync (.*?)\\?$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)

@@ -8,7 +8,7 @@ from gateway.edge.pacing import Pacing
 
 
 class Held(Pacing):
-    """Pacing of which nobody gets one until they are told to go on."""
+    """Pacing in which nobody gets a turn until all are told to go on."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,13 +4,13 @@ from gateway.edge.places import GRACE_SECONDS, Activity, Places
 
 
 class Somebody:
-    """A occupant who notes whether he had to go."""
+    """A connection that notes whether it had to go."""
 
     refuse: Callable[[], None] | None = None
     evicted = False
 
     def mark_verified(self) -> None:
-        """Nobody knows him."""
+        """Nobody knows its sender."""
 
     def evict(self, *, at_once: bool) -> None:
         """Goes, with or without a word."""
@@ -64,7 +64,7 @@ def test_idle_first() -> None:
 
 
 def test_all_newcomers() -> None:
-    """Where everybody came at once, the first of those with the least activity goes."""
+    """Where everybody came at once, the first of those that are evicted first goes."""
     places = Places(2, now=Clock())
     occupants = [Somebody() for _ in range(3)]
     places.enter(occupants[0])
