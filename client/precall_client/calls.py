@@ -73,17 +73,19 @@ class Precall:
 
         A caller whose voice is known needs no sample; for another one, SampleRequired is raised.
         """
-        wire = pb.PrepareCallRequest(
-            agent_id=agent_id,
-            conversation_id=conversation_id,
-            caller=caller,
-            sample=b"" if sample is None else await content_of(sample),
-            consent=consent,
-            client_reference=client_reference,
-        ).SerializeToString()
-        del sample  # as large as the request, which is all that is needed from now on
-        called = self._call("PrepareCall", wire, seconds)
-        del wire  # dropped once it is sent
+        called = self._call(
+            "PrepareCall",
+            pb.PrepareCallRequest(
+                agent_id=agent_id,
+                conversation_id=conversation_id,
+                caller=caller,
+                sample=b"" if sample is None else await content_of(sample),
+                consent=consent,
+                client_reference=client_reference,
+            ).SerializeToString(),
+            seconds,
+        )
+        del sample  # as large as the request, which only the call holds, until it is sent
         return cast("pb.PrepareCallResponse", await called)
 
     async def open_call(
@@ -132,16 +134,18 @@ class Precall:
         seconds: float = SECONDS,
     ) -> pb.CloneVoiceResponse:
         """Finds or clones a caller's voice ahead of time. May be repeated."""
-        wire = pb.CloneVoiceRequest(
-            caller=caller,
-            sample=await content_of(sample),
-            consent=consent,
-            request_id=request_id,
-            client_reference=client_reference,
-        ).SerializeToString()
-        del sample  # as large as the request, which is all that is needed from now on
-        called = self._call("CloneVoice", wire, seconds)
-        del wire  # dropped once it is sent
+        called = self._call(
+            "CloneVoice",
+            pb.CloneVoiceRequest(
+                caller=caller,
+                sample=await content_of(sample),
+                consent=consent,
+                request_id=request_id,
+                client_reference=client_reference,
+            ).SerializeToString(),
+            seconds,
+        )
+        del sample  # as large as the request, which only the call holds, until it is sent
         return cast("pb.CloneVoiceResponse", await called)
 
     async def replace_voice(
@@ -155,16 +159,19 @@ class Precall:
         seconds: float = SECONDS,
     ) -> pb.ReplaceVoiceResponse:
         """Clones a caller's voice anew. Repeated, it makes another one, unless `request_id` is the same."""
-        wire = pb.ReplaceVoiceRequest(
-            caller=caller,
-            sample=await content_of(sample),
-            consent=consent,
-            request_id=request_id,
-            client_reference=client_reference,
-        ).SerializeToString()
-        del sample  # as large as the request, which is all that is needed from now on
-        called = self._call("ReplaceVoice", wire, seconds, repeatable=bool(request_id))
-        del wire  # dropped once it is sent
+        called = self._call(
+            "ReplaceVoice",
+            pb.ReplaceVoiceRequest(
+                caller=caller,
+                sample=await content_of(sample),
+                consent=consent,
+                request_id=request_id,
+                client_reference=client_reference,
+            ).SerializeToString(),
+            seconds,
+            repeatable=bool(request_id),
+        )
+        del sample  # as large as the request, which only the call holds, until it is sent
         return cast("pb.ReplaceVoiceResponse", await called)
 
     async def get_voice(
