@@ -48,18 +48,14 @@ class Draining(grpc.aio.ServerInterceptor):
         """
         self._holding = True
         loop = asyncio.get_running_loop()
-        began, came, late = loop.time(), None, 0.0
-
-        def going_on() -> bool:
-            held = loop.time() - began
-            busy = self._held_back > 0 and late > LATE_SECONDS
-            most = BUSY_SECONDS if busy else HELD_SECONDS
-            return (busy or came != self._came) and held < min(seconds, most)
-
-        while going_on():
+        began, most = loop.time(), HELD_SECONDS
+        while loop.time() - began < min(seconds, most):
             came, paused = self._came, loop.time()
             await asyncio.sleep(STILL_SECONDS)
-            late = loop.time() - paused - STILL_SECONDS
+            busy = self._held_back > 0 and loop.time() - paused > STILL_SECONDS + LATE_SECONDS
+            if came == self._came and not busy:
+                return
+            most = BUSY_SECONDS if busy else HELD_SECONDS
 
     def release(self) -> None:
         """Lets all answers go."""
