@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import tenacity
 
@@ -29,26 +29,12 @@ async def retrying(
     the earlier one is raised, because it says more. `retried` is called with the reason before each try but
     the first.
     """
+    # Only what has failed is left to tenacity: for each request it costs half as much as the request itself.
     try:
         return await attempt(0)
     except ProviderFailure as failure:
         # Without its traceback, which refers to the frames of what failed, and to the sample.
-        first = failure.with_traceback(None)
-    # Only what has failed is left to tenacity: for each request it costs half as much as the request itself.
-    return await _again(attempt, on, first, attempts=attempts, deadline=deadline, retried=retried)
-
-
-async def _again(
-    attempt: Callable[[int], Awaitable[T]],
-    on: tuple[type[ProviderFailure], ...],
-    first: ProviderFailure,
-    *,
-    attempts: int,
-    deadline: float,
-    retried: Callable[[str], None],
-) -> T:
-    """What follows the failure of the first try, which is the first that tenacity is told of."""
-    known = first
+        known = failure.with_traceback(None)
     loop = asyncio.get_running_loop()
 
     async def slept(seconds: float) -> None:
@@ -59,23 +45,18 @@ async def _again(
     def over(state: tenacity.RetryCallState) -> bool:
         return state.attempt_number >= attempts or loop.time() + state.upcoming_sleep >= deadline
 
-    def tell(state: tenacity.RetryCallState) -> None:
-        failure = state.outcome.exception() if state.outcome else None
-        if isinstance(failure, ProviderFailure):
-            retried(failure.reason)
-
     async for trial in tenacity.AsyncRetrying(
         sleep=slept,
         retry=tenacity.retry_if_exception_type(on),
         wait=_pause,
         stop=over,
-        before_sleep=tell,
+        before_sleep=lambda state: retried(_failure(state).reason),
         reraise=True,
     ):
         with trial:
             before = trial.retry_state.attempt_number - 1
-            if before == 0:
-                raise first
+            if before == 0:  # the try above
+                raise known
             try:
                 return await attempt(before)
             except TimedOut:
@@ -93,6 +74,10 @@ _jittered = tenacity.wait_random_exponential(multiplier=0.5, max=8)
 
 def _pause(state: tenacity.RetryCallState) -> float:
     """A random pause below a growing bound, and no shorter than `Retry-After` asks for."""
-    failure = state.outcome.exception() if state.outcome else None
-    asked = failure.retry_after if isinstance(failure, ProviderFailure) else None
-    return _jittered(state) + (asked or 0.0)
+    return _jittered(state) + (_failure(state).retry_after or 0.0)
+
+
+def _failure(state: tenacity.RetryCallState) -> ProviderFailure:
+    """Why there is another try. There is none for any other exception."""
+    outcome = cast("tenacity.Future", state.outcome)
+    return cast("ProviderFailure", outcome.exception())
