@@ -1,5 +1,5 @@
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -13,10 +13,17 @@ class Clock:
     def __call__(self) -> float:
         return time.time() + self.ahead
 
-    def pass_pauses(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Lets every pause be over that these lines of a log tell; of a list that grows, each line once."""
-        told, self._passed = lines[self._passed :], len(lines)
-        self.ahead += sum(line.get("next_try_seconds", 0.0) for line in told)
+    def passing_pauses(
+        self, lines: Sequence[dict[str, Any]], holds: Callable[[], object]
+    ) -> Callable[[], object]:
+        """Looks whether something holds, each time after every pause that a growing log tells is over."""
+
+        def look() -> object:
+            told, self._passed = lines[self._passed :], len(lines)
+            self.ahead += sum(line.get("next_try_seconds", 0.0) for line in told)
+            return holds()
+
+        return look
 
 
 class StoppedClock:

@@ -52,10 +52,6 @@ async def test_agent_is_put_back_in_the_end(
         fault = {"status": 200, "body": {}}
     before, clock = spoken(emulator), Clock()
 
-    def gone() -> bool:
-        clock.pass_pauses(logs)
-        return not emulator.voices.custom
-
     async with cloning(now=clock, voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
         with capture_logs() as logs:
             first = await cloner.PrepareCall(call(speech), timeout=10)
@@ -63,7 +59,7 @@ async def test_agent_is_put_back_in_the_end(
             times = 4 if (method, fault.get("status")) == ("PATCH", 400) else 2
             emulator.faults.set(Fault(method=method, path=AGENT, times=times, **fault))
             await end(cloner)
-            await eventually(gone)
+            await eventually(clock.passing_pauses(logs, lambda: not emulator.voices.custom))
 
     assert before == spoken(emulator)
     told = [line for line in logs if line["event"] == "agent not put back yet"]
@@ -115,10 +111,6 @@ async def test_update_that_is_not_what_was_asked_for(
     """A restoration whose answer still names our voice was none."""
     before, clock = spoken(emulator), Clock()
 
-    def gone() -> bool:
-        clock.pass_pauses(logs)
-        return not emulator.voices.custom
-
     async with cloning(now=clock, voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
         with capture_logs() as logs:
             await cloner.PrepareCall(call(speech), timeout=10)
@@ -126,7 +118,7 @@ async def test_update_that_is_not_what_was_asked_for(
                 Fault(method="PATCH", path=AGENT, status=200, body=emulator.agents["agent_demo"])
             )
             await end(cloner)
-            await eventually(gone)
+            await eventually(clock.passing_pauses(logs, lambda: not emulator.voices.custom))
 
     assert before == spoken(emulator)
 
@@ -226,16 +218,12 @@ async def test_deletion_that_nobody_can_read(
     """It is not done before ElevenLabs says so, and tried until then."""
     clock = Clock()
 
-    def gone() -> bool:
-        clock.pass_pauses(logs)
-        return not emulator.voices.custom
-
     async with cloning(now=clock, voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
         with capture_logs() as logs:
             first = await cloner.PrepareCall(call(speech), timeout=10)
             emulator.faults.set(Fault(method="DELETE", path=VOICE, **fault))
             await end(cloner)
-            await eventually(gone)
+            await eventually(clock.passing_pauses(logs, lambda: not emulator.voices.custom))
 
     (told,) = [line for line in logs if line["event"] == "voice not deleted yet"]
     assert (first.voice.voice_id, "conv_1", "agent_demo", first.call_id, 1) == (
@@ -555,10 +543,6 @@ async def test_key_that_may_not_delete_voices(cloning, emulator: Emulator, speec
     """Calls go on, and what stays is told, until the key may delete."""
     clock = Clock()
 
-    def gone() -> bool:
-        clock.pass_pauses(logs)
-        return not emulator.voices.custom
-
     emulator.permissions.take("voices_write")
     async with cloning(now=clock, voice_clone_keep_hours=0.0) as cloner:
         with capture_logs() as logs:
@@ -566,7 +550,7 @@ async def test_key_that_may_not_delete_voices(cloning, emulator: Emulator, speec
             await end(cloner)
             await eventually(lambda: [line for line in logs if line["event"] == "voice not deleted yet"])
             emulator.permissions.set(["voices_write", "convai_read", "convai_write", "voices_read"])
-            await eventually(gone)
+            await eventually(clock.passing_pauses(logs, lambda: not emulator.voices.custom))
 
     assert {"PROVIDER_UNAUTHORIZED"} == {
         line["reason"] for line in logs if line["event"] == "voice not deleted yet"

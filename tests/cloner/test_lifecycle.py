@@ -117,16 +117,12 @@ async def test_deletion_is_tried_until_it_is_done(
     """A provider that fails to delete is asked again; already gone counts."""
     clock = Clock()
 
-    def gone() -> bool:
-        clock.pass_pauses(logs)
-        return not emulator.voices.custom
-
     emulator.faults.set(Fault(method="DELETE", path=VOICE, times=2, error="internal_error"))
     async with cloning(now=clock, voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
         with capture_logs() as logs:
             answer = await cloner.PrepareCall(call(speech), timeout=10)
             await end(cloner)
-            await eventually(gone)
+            await eventually(clock.passing_pauses(logs, lambda: not emulator.voices.custom))
         listed = await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)
 
     assert 3 == len(emulator.requests.matching(method="DELETE"))
