@@ -16,7 +16,7 @@ from gateway.edge.described import described
 from gateway.edge.fault import AGENT_ID, MAX_CONVERSATION_ID, DeliveryError, conversation
 from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
 from gateway.edge.signature import VerifiedBody
-from gateway.precall.written import NotBase64, recording
+from gateway.precall.base64_sample import NotBase64, decode
 
 __all__ = [
     "Delivery",
@@ -213,7 +213,7 @@ def _fact(text: str | None, name: str, longest: int) -> str | None:
 
 def _from_base64(token: Raw) -> bytes:
     try:
-        return recording(token)
+        return decode(token)
     except NotBase64 as found:
         raise _invalid(
             "voice_sample.data", f"must be the recording in standard base64, a string; it is {found}"

@@ -6,7 +6,7 @@ import msgspec
 import pybase64
 from msgspec import Raw
 
-__all__ = ["NotBase64", "recording"]
+__all__ = ["NotBase64", "decode"]
 
 # What a browser's readAsDataURL puts in front of the base64: "data:video/webm;codecs=vp8,opus;base64,".
 DATA_URL = re.compile(rb"\s*data:[ -~]*?;\s*base64\s*,", re.IGNORECASE)
@@ -14,7 +14,7 @@ MAX_PREFIX = 300
 LOOKED_AT = 4_096
 TEXT = "text that is not base64"
 
-# Reads as base64 of something. Silence is letters alone in base64: "AAAA".
+# With a figure among the first, since silence in base64 is letters alone: "AAAA".
 HEXADECIMAL = re.compile(rb"(?=[a-zA-Z]{,60}[0-9])(0x)?([0-9a-f]{24,}|[0-9A-F]{24,})")
 LETTERS = r"A-Za-z0-9"
 SUFFIXES = "wav|mp3|ogg|oga|opus|flac|m4a|mp4|webm|aac|amr|aiff?|raw|pcm"
@@ -51,14 +51,14 @@ class NotBase64(Exception):
     """Something else stands there; the text says what, to stand behind "is", and nothing of it."""
 
 
-def recording(token: Raw) -> bytes:
+def decode(token: Raw) -> bytes:
     """The bytes behind a JSON string, from its raw token. Raises NotBase64."""
     text = memoryview(token)
     if bytes(text[:1]) != b'"':
         raise NotBase64(VALUES.get(bytes(text[:1]).decode(), "a number"))
     try:
-        _look(text[1:-1])
-        return pybase64.b64decode(text[1 + _prefix(bytes(text[1:MAX_PREFIX])) : -1], validate=True)
+        _refuse_hexadecimal(text[1:-1])
+        return pybase64.b64decode(text[1 + _prefix_length(bytes(text[1:MAX_PREFIX])) : -1], validate=True)
     except ValueError:
         pass
     # Some senders write "\/" for "/", or break the text into lines.
@@ -68,26 +68,26 @@ def recording(token: Raw) -> bytes:
         raise NotBase64(TEXT) from None
     try:
         written = "".join(read.split()).encode("ascii")
-        _look(written)
-        return pybase64.b64decode(written[_prefix(written[:MAX_PREFIX]) :], validate=True)
+        _refuse_hexadecimal(written)
+        return pybase64.b64decode(written[_prefix_length(written[:MAX_PREFIX]) :], validate=True)
     except ValueError:
-        raise NotBase64(_kind(read.strip())) from None
+        raise NotBase64(_describe(read.strip())) from None
 
 
-def _look(written: bytes | memoryview) -> None:
-    """Raises NotBase64 for figures of which each is half a byte."""
+def _refuse_hexadecimal(written: bytes | memoryview) -> None:
+    """Raises NotBase64 for hexadecimal digits, which can be read as base64 of something else."""
     if HEXADECIMAL.fullmatch(written):
         raise NotBase64("hexadecimal text")
 
 
-def _prefix(head: bytes) -> int:
-    """How long the prefix "data:audio/wav;base64," is that browsers write; 0 where there is none."""
+def _prefix_length(head: bytes) -> int:
+    """The length of the prefix "data:audio/wav;base64," that browsers write; 0 where there is none."""
     prefix = DATA_URL.match(head)
     return prefix.end() if prefix else 0
 
 
-def _kind(text: str) -> str:
-    """What a text is that is no base64."""
+def _describe(text: str) -> str:
+    """What a text is that is not base64."""
     written = "".join(text.split())
     if re.fullmatch(rf"[{LETTERS}+/]+={{,2}}", written):
         return f"base64 that is cut short or lacks its padding, of {len(written)} characters"
