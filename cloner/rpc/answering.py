@@ -77,7 +77,7 @@ async def answered(
             try:
                 async with (
                     asyncio.timeout_at(answering.deadline + headroom / 2) as clock,
-                    _turn_of_others(clock, headroom / 4),
+                    _extended_if_late(clock, headroom / 4),
                 ):
                     yield answering
             except (TimeoutError, Overloaded) as failure:
@@ -110,10 +110,11 @@ async def answered(
 
 
 @asynccontextmanager
-async def _turn_of_others(clock: asyncio.Timeout, seconds: float) -> AsyncIterator[None]:
-    """Gives what ends by itself before the clock so many seconds more, where the loop comes late to both.
+async def _extended_if_late(clock: asyncio.Timeout, seconds: float) -> AsyncIterator[None]:
+    """Puts the clock off by so many seconds if the loop stood still beyond its end.
 
-    It knows why nothing came of the request, where a clock only knows that time is up.
+    Requests to ElevenLabs, which end by themselves before the clock, then still say why nothing came of them;
+    the clock only knows that time is up.
     """
     loop, due = asyncio.get_running_loop(), clock.when() or 0.0
 
