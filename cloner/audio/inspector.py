@@ -26,7 +26,9 @@ __all__ = ["Audio", "InspectionUnavailable", "Inspector", "SampleUnreadable"]
 log = structlog.get_logger()
 
 MOST_CPU_SECONDS = 3_600
-START_SECONDS = 60.0  # for a worker to import what it needs on a machine that is busy starting
+# For a worker to import what it needs on a machine that is busy starting. One that is given up too early is
+# started anew, which makes the machine busier still.
+START_SECONDS = 60.0
 LONGEST_PAUSE = 5.0  # between two tries to start one
 PATIENCE_SECONDS = 5.0  # for a worker to be done with a sample that nobody waits for any more
 
