@@ -18,6 +18,7 @@ from precall_client.failure import error_of
 from precall_client.sample import Sample, content_of
 from precall_client.tracing import Tracing
 from precall_client.transport import KEPT_BYTES, Contents, Tls, TlsInvalid, opened
+from precall_client.upload import uploaded
 
 __all__ = ["Precall", "connect"]
 
@@ -275,11 +276,10 @@ class Precall:
             with self._tracing.call(f"{SERVICE.full_name}/{name}") as metadata:
                 options = {"timeout": max(0.0, seconds), "metadata": self._shown(metadata)}
                 if len(wire) > KEPT_BYTES:
-                    called = self._large[name](_once([wire]), **options)
-                else:
-                    called = self._methods[name](wire, **options)
-                del wire
-                return await called
+                    request = [wire]
+                    del wire
+                    return await uploaded(self._large[name](**options), request)
+                return await self._methods[name](wire, **options)
         except grpc.aio.AioRpcError as failure:
             # Not `from failure`: its text can hold anything.
             raise error_of(failure, repeatable=repeatable) from None
@@ -374,11 +374,6 @@ async def connect(
         with contextlib.suppress(asyncio.CancelledError):
             await following
         await precall.close()
-
-
-async def _once(request: list[bytes]) -> AsyncIterator[bytes]:
-    """Hands out the one request of the list, which is then empty."""
-    yield request.pop()
 
 
 def _found(tls: Tls) -> Contents | str:

@@ -224,6 +224,34 @@ async def test_large_request_goes_once_it_is_sent() -> None:
     assert 10 * MEBIBYTE < most
 
 
+async def test_large_request_meets_its_end() -> None:
+    """Wherever in a large request its time runs out, that is told, and never looks as if the caller gave up."""
+
+    async def ponder(requests: Any, _: Any) -> bytes:
+        async for _request in requests:
+            pass
+        return await asyncio.get_running_loop().create_future()
+
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    server.add_registered_method_handlers(
+        "precall.v1.CloningService", {"CloneVoice": grpc.stream_unary_rpc_method_handler(ponder)}
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    sample = bytes(3 * MEBIBYTE)
+    found = set()
+    try:
+        async with connect(f"127.0.0.1:{port}") as precall:
+            for count in range(400):
+                call = asyncio.create_task(precall.clone_voice(sample=sample, seconds=count % 40 / 5000))
+                await asyncio.wait((call,))
+                found.add(asyncio.CancelledError if call.cancelled() else type(call.exception()))
+    finally:
+        await server.stop(None)
+
+    assert {precall_client.ProviderTimeout} == found
+
+
 def repeated(recording: Path, times: int) -> bytes:
     """A WAV file, so many times in a row."""
     file = io.BytesIO()
