@@ -330,7 +330,10 @@ class Calls:
         )
         if found is None:
             return False
-        log.info("call ended", **ids_of(found, None), reason="reported")
+        ids = ids_of(found, None)
+        log.info("call ended", **ids, reason="reported")
+        # An event may name a call by one of its ids alone, and its conversation as no delivery did.
+        add_log_context(**(ids | ({"conversation_id": conversation_id} if conversation_id else {})))
         self._due.set()
         return True
 

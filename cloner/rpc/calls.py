@@ -124,6 +124,8 @@ async def complete_call(
         agent_id = fields.text("agent_id", request.agent_id, most=128)
         voice_id = fields.text("voice_id", request.voice_id, most=128)
         fields.check()
+        if agent_id:
+            add_log_context(agent_id=agent_id)
         found = await calls.complete(
             conversation_id=conversation_id, call_id=call_id, agent_id=agent_id, voice_id=voice_id
         )

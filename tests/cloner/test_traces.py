@@ -3,12 +3,18 @@
 import asyncio
 from typing import Any
 
+import pytest
+import structlog
+from precall.v1 import cloning_pb2 as pb
+from structlog.testing import capture_logs
+
 from emulator import Emulator, Fault
+from telemetry.logs import add_keys
 from tests.cloner.test_door import call
 
 CREATE = "/v1/voices/add"
-PREPARE = "precall.v1.CloningService/PrepareCall"
-CONVERSATION = "gen_ai.conversation.id"
+PREPARE, COMPLETE = (f"precall.v1.CloningService/{name}" for name in ("PrepareCall", "CompleteCall"))
+AGENT, CONVERSATION, CALL = "gen_ai.agent.id", "gen_ai.conversation.id", "precall.call.id"
 
 
 async def test_another_process_clones(cloning: Any, emulator: Emulator, spans: Any, speech: bytes) -> None:
@@ -48,9 +54,53 @@ async def test_late_work_tells_its_call(cloning: Any, emulator: Emulator, spans:
     assert {"finish clone", "registry voices.record"} <= {span.name for span in within}
     assert {("agent_demo", "conv_1", True)} == {
         (
-            span.attributes["gen_ai.agent.id"],
+            span.attributes[AGENT],
             span.attributes[CONVERSATION],
-            "precall.call.id" in span.attributes,
+            CALL in span.attributes,
         )
         for span in within
     }
+
+
+@pytest.mark.parametrize(
+    ("told", "conversation"),
+    [("conv_1", "conv_1"), ("", "conv_1"), ("conv_of_elevenlabs", "conv_of_elevenlabs")],
+)
+async def test_the_end_tells_its_call(
+    cloning: Any, spans: Any, speech: bytes, told: str, conversation: str
+) -> None:
+    """The event that ends a call tells which one, whatever it names it by, and keeps its own word for it."""
+    async with cloning() as cloner:
+        prepared = await cloner.PrepareCall(call(speech), timeout=20)
+        with capture_logs(processors=[structlog.contextvars.merge_contextvars, add_keys]) as lines:
+            end = pb.CompleteCallRequest(
+                agent_id="agent_demo",
+                conversation_id=told,
+                call_id="" if told == "conv_1" else prepared.call_id,
+            )
+            assert (await cloner.CompleteCall(end, timeout=10)).found
+    (span,) = spans.finished(COMPLETE)
+    (given,) = spans.finished(PREPARE)
+
+    ids = {
+        AGENT: "agent_demo", CALL: prepared.call_id, CONVERSATION: conversation,
+        "precall.origin.trace_id": f"{given.context.trace_id:032x}",
+    }  # fmt: skip
+    assert ids.items() <= span.attributes.items()
+    (ended,), (answered,) = (
+        [line for line in lines if line["event"] == event] for event in ("call ended", "request answered")
+    )
+    assert (ids | {CONVERSATION: "conv_1"}).items() <= ended.items()
+    assert ids.items() <= answered.items()
+
+
+async def test_the_end_of_an_unknown_call_tells_its_agent(cloning: Any, spans: Any) -> None:
+    """An event about a call that nobody asked about is found by its agent as well."""
+    async with cloning() as cloner:
+        end = pb.CompleteCallRequest(agent_id="agent_demo", conversation_id="conv_9")
+        assert not (await cloner.CompleteCall(end, timeout=10)).found
+
+    (span,), (stored,) = (spans.finished(name) for name in (COMPLETE, "registry calls.complete"))
+    assert [("agent_demo", "conv_9")] * 2 == [
+        (one.attributes[AGENT], one.attributes[CONVERSATION]) for one in (span, stored)
+    ]
