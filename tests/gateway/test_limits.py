@@ -1,15 +1,18 @@
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import limits
 import pytest
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from structlog.testing import capture_logs
 
 from environment import CountStorage, Proxies, Rate, ip_address
-from gateway.edge.limits import COUNT_SECONDS, MOST_KEYS, OverLimit, counting
+from gateway.edge.limits import COUNT_SECONDS, MOST_KEYS, Memory, OverLimit, counting
 from tests.kit.ports import free_port
 from tests.valkey import Valkey
 from tests.valkey import running as running_valkey
@@ -300,6 +303,22 @@ async def test_memory_is_bounded() -> None:
         assert 1 == len(agents)
         with pytest.raises(OverLimit):
             await limits.count_agent("agent_1")
+
+
+async def test_memory_forgets() -> None:
+    """What a window is over for is not kept for ever, and what is still counted is."""
+    memory = Memory()
+    window, rate = SlidingWindowCounterRateLimiter(memory), limits.parse(ONE)
+    assert await window.hit(rate, "agent", "agent_1")
+    (kept,) = memory.storage
+    memory.storage["over"], memory.expirations["over"] = 1, time.time()
+
+    assert memory.timer is not None
+    await memory.timer
+
+    assert [kept] == list(memory.storage) == list(memory.expirations)
+    assert not await window.hit(rate, "agent", "agent_1")
+    assert await window.hit(rate, "agent", "agent_2")
 
 
 async def test_no_address() -> None:
