@@ -290,4 +290,4 @@ def _refuse(context: Context, failure: Exception) -> None:
     answer_failure(context, failure)
     reason = reason_of(failure)
     note(outcome="error", reason=reason)
-    log.info("call refused", reason=reason)
+    log.info("call refused", reason=reason, peer=context.peer())

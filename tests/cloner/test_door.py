@@ -12,12 +12,14 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+import structlog
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
+from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from environment import Secret
@@ -163,7 +165,8 @@ async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> Non
         held = [asyncio.ensure_future(cloner.PrepareCall(call(speech, n), timeout=20)) for n in (1, 2)]
         await emulator.requests.wait(2, path=CREATE, stage="held")
 
-        refused = await failure(cloner.PrepareCall(call(speech, 3), timeout=10))
+        with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+            refused = await failure(cloner.PrepareCall(call(speech, 3), timeout=10))
         wire = await Wire.open(cloner.port)
         stream = wire.begin(f"{SERVICE}/PrepareCall")
         await wire.send(stream, STALLED)
@@ -178,6 +181,9 @@ async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> Non
     assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
     assert 1 <= detail(refused, error_details_pb2.RetryInfo).retry_delay.seconds
     assert "2" == detail(refused, error_details_pb2.ErrorInfo).metadata["limit_requests"]
+    (line,) = [line for line in lines if line["event"] == "call refused"]
+    assert (f"{SERVICE}/PrepareCall".lstrip("/"), "RATE_LIMITED") == (line["method"], line["reason"])
+    assert re.fullmatch(r"ipv4:127\.0\.0\.1:[0-9]+", line["peer"])
     assert 70_000 > wire.sent[stream]
 
 
