@@ -15,7 +15,8 @@ up:
     docker compose up --build --detach --wait
     @echo "gateway http://localhost:3005/health   traces http://localhost:16686"
 
-# Profiles that .env names stay: a shell's COMPOSE_PROFILES, as --profile, would take their place.
+# Profiles that .env names stay: a shell's COMPOSE_PROFILES, as --profile, would take their place. Compose tells them from
+# 2.28 on; with an older one only these containers are started.
 # The same with Prometheus, Grafana and a collector that chooses which traces to keep.
 observe:
     COMPOSE_PROFILES="observability,$(docker compose config --environment | sed -n 's/^COMPOSE_PROFILES=//p')" \
