@@ -83,12 +83,14 @@ class Proxies(Networks):
             raise ValueError
 
 
-# One request asks for its source several times, and most requests come from a few.
-@lru_cache(maxsize=256)
 def ip_address(text: str) -> Address | None:
     """The address that a text names, or None. A zone is dropped, and IPv4 within IPv6 is IPv4."""
-    if len(text) > LONGEST:
-        return None
+    return None if len(text) > LONGEST else _read(text)
+
+
+# One request asks for its source several times, and most requests come from a few.
+@lru_cache(maxsize=256)
+def _read(text: str) -> Address | None:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

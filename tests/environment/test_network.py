@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from environment import Proxies, Sources, ip_address
@@ -65,3 +67,12 @@ def test_no_proxies(text: str) -> None:
 def test_no_address(text: str) -> None:
     """A text that is no address is none."""
     assert ip_address(text) is None
+
+
+def test_long_text_is_not_kept() -> None:
+    """Whatever a stranger sends in the place of an address takes up no memory once it was read."""
+    text = "1" * 10_000
+    before = sys.getrefcount(text)
+
+    assert ip_address(text) is None
+    assert before == sys.getrefcount(text)
