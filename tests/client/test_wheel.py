@@ -70,7 +70,6 @@ def test_stands_alone(uv: str, environment: Path) -> None:
     } == {package["name"] for package in json.loads(listed)}  # fmt: skip
 
 
-@pytest.mark.timeout(180)
 async def test_calls(cloning, environment: Path, samples: Path, emulator: Any) -> None:
     """A program of another team clones a voice, and reads why another recording will not do."""
     program = environment / "program.py"
@@ -84,7 +83,6 @@ async def test_calls(cloning, environment: Path, samples: Path, emulator: Any) -
     assert (0, f"{voice.voice_id}\nINVALID_ARGUMENT None\n", "") == (status, out, err)
 
 
-@pytest.mark.timeout(180)
 def test_typed(environment: Path, tmp_path: Path) -> None:
     """A strict type checker knows what it gives, and finds a wrong use."""
     (tmp_path / "right.py").write_text(PROGRAM)

@@ -419,7 +419,6 @@ async def test_waited_in_vain() -> None:
     assert [InspectionUnavailable] * 2 == [type(each) for each in outcomes]
 
 
-@pytest.mark.timeout(180)
 async def test_processor_time() -> None:
     """A sample that needs too much processor time ends its worker, and is not tried again."""
     async with Inspector(workers=1, wall_seconds=120, cpu_seconds=1, max_seconds=1e9) as inspector:

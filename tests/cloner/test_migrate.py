@@ -22,9 +22,6 @@ LATEST = max(path.name[:4] for path in (MIGRATIONS / "versions").glob("0*.py"))
 MADE = f"the registry was made, at revision {LATEST}"
 UP_TO_DATE = f"the registry is up to date, at revision {LATEST}"
 
-# Each starts processes, which a busy machine takes its time for.
-pytestmark = pytest.mark.timeout(180)
-
 
 def first_release(database: str) -> None:
     """Gives an empty database the tables of revision 0001, and a deployment."""

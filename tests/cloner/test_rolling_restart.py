@@ -64,7 +64,6 @@ class Callers:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 async def test_rolling_restart(emulator_url: str, tmp_path: Path) -> None:
     """No call is lost: of a gateway, nor of a client that has nothing of ours but the service config."""
     settings = {

@@ -50,7 +50,6 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 async def test_main_job() -> None:
     """Three calls are heard in their callers' voices, and each trace is shown whole, with what came after."""
     process = await start()
@@ -90,7 +89,6 @@ async def test_main_job() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_stopped(number: signal.Signals, tmp_path: Path) -> None:
     """Stopped in the middle, it leaves no process, no folder and no complaint behind."""
@@ -110,7 +108,6 @@ async def test_stopped(number: signal.Signals, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 async def test_killed(tmp_path: Path) -> None:
     """Killed where it can do nothing any more, it takes its processes along."""
     process = await start(folder=tmp_path)
@@ -124,7 +121,6 @@ async def test_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 async def test_reader_gone(tmp_path: Path) -> None:
     """Piped into something that reads one line and leaves, it stops like any other command."""
     reading, writing = os.pipe()

@@ -64,7 +64,6 @@ def refuse(system: System, **fault: object) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 def test_an_operator_finds_it(left_out: LeftOut, tmp_path: Path) -> None:
     """A call is found by conversation, agent, voice and reason, and so is what was done about it later."""
     if (binary := program()) is None:

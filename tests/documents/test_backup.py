@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from cloner.registry import NewCall, calls, opened
 from tests.rows import values
 
@@ -24,9 +22,6 @@ case "$*" in
 esac
 exec "$@"
 """
-
-# Each command is a process, which a busy machine takes its time for.
-pytestmark = pytest.mark.timeout(180)
 
 
 def blocks(heading: str) -> list[str]:

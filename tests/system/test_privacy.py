@@ -76,7 +76,6 @@ class Process:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_nothing_private_is_told(  # noqa: PLR0915 - one long story
     emulator: Emulator, emulator_url: str, speech: bytes, tmp_path: Path, form: str
