@@ -16,6 +16,7 @@ from cloner.enrolment.listing import FileInvalid, read_callers
 from cloner.enrolment.report import Entry, Report
 from emulator import Emulator, Fault
 from environment import Secret
+from tests.kit.python import python
 
 TOKEN = "token-of-the-cloner"
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
@@ -86,16 +87,11 @@ async def running(
     port: int, *arguments: object, stderr: int = asyncio.subprocess.PIPE
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """The command under way; killed if it is when the block ends."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cloner.command", "enrol", *map(str, arguments),
-        env=environment(port), stdout=asyncio.subprocess.PIPE, stderr=stderr,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+    told = map(str, arguments)
+    async with python(
+        "-m", "cloner.command", "enrol", *told, env=environment(port), stderr=stderr
+    ) as command:
+        yield command
 
 
 def reported(callers: Path) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from tests.kit.databases import migrated_sqlite
+from tests.kit.python import python
 
 API_KEY = "key-of-the-emulator"
 CREATE = "/v1/voices/add"
@@ -28,20 +29,11 @@ async def process(**settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
     It does by itself what a start need not be shown to do each time: with one audio worker, and the tables made.
     """
-    folder = tempfile.TemporaryDirectory()
-    (Path(folder.name) / "precall.sqlite3").write_bytes(migrated_sqlite())
-    started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cloner",
-        env={"PATH": os.environ["PATH"], "AUDIO_WORKERS": "1", **settings}, cwd=folder.name,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield started
-    finally:
-        if started.returncode is None:
-            started.kill()
-            await started.wait()
-        folder.cleanup()
+    environ = {"PATH": os.environ["PATH"], "AUDIO_WORKERS": "1", **settings}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "precall.sqlite3").write_bytes(migrated_sqlite())
+        async with python("-m", "cloner", env=environ, cwd=folder) as started:
+            yield started
 
 
 async def until_ready(started: asyncio.subprocess.Process) -> list[str]:

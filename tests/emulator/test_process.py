@@ -4,8 +4,7 @@ import asyncio
 import os
 import re
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from emulator.settings import Latency, Settings, SettingsError, from_environ, oddities
+from tests.kit.python import python
 
 KEY = "key-that-no-log-may-show"
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt sample-that-no-log-may-show"
@@ -27,19 +27,8 @@ VARIABLES = {
 @asynccontextmanager
 async def started(**variables: str) -> AsyncIterator[Process]:
     """Run the process, and leave none behind."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-W", "error", "-m", "emulator"),
-        env={**os.environ, **variables},
-        stdout=PIPE,
-        stderr=PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+    async with python("-W", "error", "-m", "emulator", env=os.environ | variables) as emulator:
+        yield emulator
 
 
 async def ready(process: Process) -> str:

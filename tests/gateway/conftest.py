@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import json
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -28,6 +27,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceServicer, add_CloningServi
 from environment import Secret
 from gateway.app import listening, serving
 from gateway.settings import Settings
+from tests.kit.python import python
 
 SECRET = "test-webhook-secret-0001"
 JSON = "application/json"
@@ -237,21 +237,7 @@ async def start() -> AsyncIterator[Callable[..., Awaitable[asyncio.subprocess.Pr
 
         async def run(**environ: str) -> asyncio.subprocess.Process:
             own = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "error", "-m", "gateway"),
-                env=own
-                | {"PRECALL_WEBHOOK_HOST": "127.0.0.1", "PRECALL_WEBHOOK_PORT": "0", "DRAIN_SECONDS": "0"}
-                | environ,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-
-            async def end() -> None:
-                if process.returncode is None:
-                    process.kill()
-                await process.communicate()
-
-            stack.push_async_callback(end)
-            return process
+            own |= {"PRECALL_WEBHOOK_HOST": "127.0.0.1", "PRECALL_WEBHOOK_PORT": "0", "DRAIN_SECONDS": "0"}
+            return await stack.enter_async_context(python("-W", "error", "-m", "gateway", env=own | environ))
 
         yield run

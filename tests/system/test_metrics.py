@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from precall_client import PrecallError, connect
 from prometheus_client.parser import text_string_to_metric_families
 
 from emulator import NO_LATENCY, Emulator, Fault, Settings
+from tests.kit.python import python
 from tests.system.signing import event, signed
 
 SECRET = "secret-of-the-webhook"
@@ -116,21 +116,12 @@ def emulator() -> Emulator:
 @pytest.fixture
 async def running(emulator_url: str, sqlite: str, speech: bytes) -> AsyncIterator[Running]:
     """Starts both processes with these settings."""
-
-    async def killed(process: asyncio.subprocess.Process) -> None:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
     async with AsyncExitStack() as stack:
 
         async def process(name: str, told: str, **settings: str) -> tuple[Any, list[str]]:
             """Starts one; returns it and what the lines say up to the one that says that it serves."""
-            started = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", name, cwd=ROOT, env={"PATH": os.environ["PATH"], **settings},
-                stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            stack.push_async_callback(killed, started)
+            environ = {"PATH": os.environ["PATH"], **settings}
+            started = await stack.enter_async_context(python("-m", name, env=environ, cwd=ROOT, stderr=None))
             lines: list[str] = []
             async with asyncio.timeout(60):
                 while not lines or told not in lines[-1]:

@@ -5,7 +5,6 @@ import base64
 import itertools
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +16,7 @@ import pytest
 from tests.cloner import test_process as cloner
 from tests.gateway import test_process as gateway
 from tests.kit.connections import connected
+from tests.kit.python import python
 from tests.system.signing import event, signed
 
 SECRET = "secret-of-the-webhook"
@@ -27,17 +27,9 @@ PHASE = 100
 @asynccontextmanager
 async def gateway_process(**settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A gateway with no settings but these."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway"),
-        env={"PATH": os.environ["PATH"], "PRECALL_WEBHOOK_HOST": "127.0.0.1", **settings},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+    environ = {"PATH": os.environ["PATH"], "PRECALL_WEBHOOK_HOST": "127.0.0.1", **settings}
+    async with python("-m", "gateway", env=environ) as started:
+        yield started
 
 
 class Balancer:
