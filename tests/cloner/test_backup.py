@@ -529,7 +529,7 @@ async def test_newer_database(registry, database: str, kept: Path, tmp_path: Pat
     async with opened(database, name="theirs", now=NOW) as store:
         await store.write(lambda tx: tx.run(Statement("UPDATE alembic_version SET version_num = '9999'")))
     says = (
-        "DATABASE_URL: the database was made by another release (revision 9999, and this one knows 0002):"
+        "DATABASE_URL: the database was made by another release (revision 9999, and this one knows 0003):"
         " run that release, or restore a back-up\n"
     )
 
@@ -555,7 +555,7 @@ async def test_migration_is_told(empty_database: str) -> None:
 
     ((line,), nothing) = told
     assert " level=info " in line
-    assert line.endswith("before=empty after=0002")
+    assert line.endswith("before=empty after=0003")
     assert [] == nothing
 
 

@@ -102,7 +102,7 @@ async def test_several_start_at_once(worlds: Worlds, speech: bytes) -> None:
             (migrated,) = await world.rows("SELECT version_num FROM alembic_version")
             (deployment,) = await world.rows("SELECT name FROM deployment")
 
-            assert {"version_num": "0002"} == migrated
+            assert {"version_num": "0003"} == migrated
             assert 1 == len({answer.voice.voice_id for answer in answers})
             (label,) = (
                 voice.labels[DEPLOYMENT_LABEL]
