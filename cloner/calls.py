@@ -244,8 +244,8 @@ class Calls:
                 del self._under_way[begun.call_id]
 
     async def _prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
-        call, noted = begun.call, begun.noted
-        wanted = Wanted(identity=begun.identity, caller=call.caller, call_id=begun.call_id)
+        noted, caller = begun.noted, begun.identity.caller
+        wanted = Wanted(identity=begun.identity, caller=begun.call.caller, call_id=begun.call_id)
 
         if noted.call.ended_at is not None:
             voice = await self._voices.former_voice(noted.call.marker, wanted)
@@ -267,15 +267,21 @@ class Calls:
         # Where the sample is refused, nobody asks for the result of this reading.
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            voice, reused = (
-                await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True),
-                True,
-            )
+            voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
+            reused, intended = True, None
             if voice is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
                 seen = await _wait_for(reading)
-                wanted = msgspec.structs.replace(wanted, agent_voice_id=seen and seen.now.voice_id)
-                voice, reused = await self._voices.find_or_clone(wanted, recording, deadline=deadline)
+                greeting = AgentVoice(None, self._greeting(begun))
+                update = await self._agents.plan(seen, greeting, caller=caller, deadline=deadline)
+                wanted = msgspec.structs.replace(
+                    wanted,
+                    agent_voice_id=seen and seen.now.voice_id,
+                    agent_update=None if isinstance(update, str) else update,
+                )
+                voice, reused, intended = await self._voices.find_or_clone(
+                    wanted, recording, deadline=deadline
+                )
             agent = await _wait_for(reading)
         except Exception:
             await self._unname(begun.call_id)
@@ -285,13 +291,12 @@ class Calls:
 
         add_log_context(voice_id=voice.voice_id)
         missed = await self._agents.give(
-            call.agent_id,
             agent,
             self._wanted(begun, voice),
-            call_id=begun.call_id,
-            caller=begun.identity.caller,
+            caller=caller,
             marker=voice.marker,
             deadline=deadline,
+            intended=intended,
         )
         before = agent.now if agent is not None and missed is None else None
         return self._answer(begun, voice, reused=reused, missed=missed, before=before)

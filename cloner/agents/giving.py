@@ -18,7 +18,17 @@ from cloner.agents.notices import Notices
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.failures import ProviderFailure, Unauthorized
-from cloner.registry import AgentRow, AgentState, Noted, RegistryUnavailable, Store, agents, is_ours
+from cloner.registry import (
+    AgentIntended,
+    AgentRow,
+    AgentState,
+    AgentUpdate,
+    Noted,
+    RegistryUnavailable,
+    Store,
+    agents,
+    is_ours,
+)
 from telemetry.tracing import traceparent
 
 __all__ = ["Agents", "Reading"]
@@ -31,6 +41,7 @@ UPDATE_SECONDS = 0.5
 AFTERMATH_SECONDS = 30.0
 # Why an agent is not updated, as log and span say it.
 NEVER, ANOTHER_CALL, NOT_FREE = "never", "another_call", "not_free"
+NOT_READ, NO_TIME_LEFT = "agent_not_read", "no_time_left"
 # How long a repeated delivery is answered as the one before, without asking ElevenLabs again.
 DECIDED_SECONDS = 10.0
 # Voices of agents that are known not to be ours are cached, so that they are not looked up for each call.
@@ -38,10 +49,10 @@ OTHERS = 10_000
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """How an agent speaks, and what we had given it before it was read."""
+    """How the agent of a call speaks, and what we had given it before it was read."""
 
     now: AgentVoice
-    before: AgentState
+    noted: Noted
     ours: bool
     """Whether the voice that it has now is one that we made, given to it or not."""
 
@@ -123,64 +134,86 @@ class Agents:
             return None
         # Asked here, while the caller's voice is looked for or made, so that nothing waits for it.
         ours = self._mode != NEVER and await self._is_ours(agent.voice.voice_id, noted.agent)
-        return Reading(agent.voice, noted.agent, ours=ours)
+        return Reading(agent.voice, noted, ours=ours)
 
-    async def give(
+    async def plan(
         self,
-        agent_id: str,
         reading: Reading | None,
         wanted: AgentVoice,
         *,
-        call_id: str,
         caller: str,
-        marker: str,
+        marker: str = "",
         deadline: float,
-    ) -> str | None:
-        """Gives the agent voice and greeting; None if it has them, else why it does not, in a word.
+    ) -> AgentUpdate | str:
+        """What is to be stored before the agent is changed; where it may not be, why, in a word.
 
-        An update that fails is only reported, because the answer's override carries the voice. AgentRejected
-        and AgentNotFound are raised, because no override helps there. An agent is not changed where it is not
-        known what it had before.
+        It is not changed where it is not known what it had before. A voice that is yet to be made has neither
+        marker nor id.
         """
         left = deadline - asyncio.get_running_loop().time()
         if self._mode == "never":
             return NEVER
         if reading is None or left < UPDATE_SECONDS:
-            return "agent_not_read" if reading is None else "no_time_left"
-        row = _intended(agent_id, reading, wanted, call_id=call_id, marker=marker)
+            return NOT_READ if reading is None else NO_TIME_LEFT
+        row = _intended(reading, wanted, marker=marker)
         if (obstacle := self._obstacle(row, reading)) is not None:
             return obstacle
-        if (earlier := self._unlocking.get(agent_id)) is not None:
+        if (earlier := self._unlocking.get(row.agent_id)) is not None:
             await asyncio.shield(earlier)
-        now, holder = self._now(), secrets.token_hex(8)
-        until = now + left + AFTERMATH_SECONDS
-        if not await self._store.write(
-            agents.intend,
-            row,
-            changes=reading.before.changes,
+        return AgentUpdate(
+            row=row,
+            changes=reading.noted.agent.changes,
             caller=caller,
             others_since=self.others_since(),
-            holder=holder,
-            now=now,
-            until=until,
-        ):
-            self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, NOT_FREE)
+            holder=secrets.token_hex(8),
+            until=self._now() + left + AFTERMATH_SECONDS,
+        )
+
+    async def give(
+        self,
+        reading: Reading | None,
+        wanted: AgentVoice,
+        *,
+        caller: str,
+        marker: str,
+        deadline: float,
+        intended: AgentIntended | None = None,
+    ) -> str | None:
+        """Gives the agent voice and greeting; None if it has them, else why it does not, in a word.
+
+        What was `intended` when the voice was recorded is not stored again. An update that fails is only
+        reported, because the answer's override carries the voice. AgentRejected and AgentNotFound are raised,
+        because no override helps there.
+        """
+        if intended is None:
+            planned = await self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
+            if isinstance(planned, str):
+                return planned
+            may = await self._store.write(agents.intend, planned, now=self._now())
+            intended = AgentIntended(planned, may)
+        update, decided_until = intended.update, self._now() + DECIDED_SECONDS
+        agent_id, call_id = update.row.agent_id, update.row.call_id
+        if not intended.may:
+            self._decided[call_id] = Decision(decided_until, wanted, NOT_FREE)
             return NOT_FREE
         kept, given = 0.0, False
         try:
-            failure = await self._updated(agent_id, reading.now, wanted, deadline)
+            if deadline - asyncio.get_running_loop().time() < UPDATE_SECONDS:
+                return NO_TIME_LEFT
+            has = reading is not None and reading.now == wanted
+            failure = None if has else await self._updated(agent_id, wanted, deadline)
             given = failure is None
             if failure is not None:
-                kept = until if failure.maybe_done else 0.0
+                kept = update.until if failure.maybe_done else 0.0
                 return failure.reason
-            self._decided[call_id] = Decision(now + DECIDED_SECONDS, wanted, None)
+            self._decided[call_id] = Decision(decided_until, wanted, None)
             log.info("agent given", agent_id=agent_id, voice_id=wanted.voice_id, call_id=call_id)
         except asyncio.CancelledError:
-            kept = until
+            kept = update.until
             raise
         finally:
             # The answer does not wait for this; the next update of the agent does.
-            unlocking = asyncio.create_task(self._unlock(row, holder, until=kept, given=given))
+            unlocking = asyncio.create_task(self._unlock(update, until=kept, given=given))
             self._unlocking[agent_id] = unlocking
             unlocking.add_done_callback(lambda done: self._forget_unlocking(agent_id, done))
         return None
@@ -188,7 +221,7 @@ class Agents:
     def _obstacle(self, row: AgentRow, reading: Reading) -> str | None:
         """Why an agent with these settings may not be changed, in a word; None where it may."""
         before = reading.now
-        if reading.ours and reading.before.row is None:
+        if reading.ours and reading.noted.agent.row is None:
             # What it had before our voice is stored nowhere, so it cannot be put back either.
             if self._notices.due(row.agent_id, "left alone"):
                 log.warning(
@@ -203,12 +236,8 @@ class Agents:
             return "no_greeting_of_its_own"
         return None
 
-    async def _updated(
-        self, agent_id: str, before: AgentVoice, wanted: AgentVoice, deadline: float
-    ) -> ProviderFailure | None:
+    async def _updated(self, agent_id: str, wanted: AgentVoice, deadline: float) -> ProviderFailure | None:
         """The failure after which the agent may not have what is wanted; None if it has it."""
-        if before == wanted:
-            return None
         try:
             after = await self._provider.update_agent(agent_id, wanted, deadline=deadline)
         except (failures.AgentRejected, failures.AgentNotFound):
@@ -232,11 +261,12 @@ class Agents:
             needed = {"permission_needed": "convai_write"} if isinstance(failure, Unauthorized) else {}
             log.warning("agent not updated", agent_id=agent_id, reason=failure.reason, **needed)
 
-    async def _unlock(self, row: AgentRow, holder: str, *, until: float, given: bool) -> None:
+    async def _unlock(self, update: AgentUpdate, *, until: float, given: bool) -> None:
         """Ends the lock of an agent. It may have expired, when the clock was set or the machine suspended."""
+        row = update.row
         try:
             held = await self._store.write(
-                agents.unlock, row.agent_id, holder=holder, until=until, given=given
+                agents.unlock, row.agent_id, holder=update.holder, until=until, given=given
             )
             if not held and (given or until):
                 log.warning("agent updated too late", agent_id=row.agent_id)
@@ -250,20 +280,21 @@ class Agents:
             del self._unlocking[agent_id]
 
 
-def _intended(agent_id: str, reading: Reading, wanted: AgentVoice, *, call_id: str, marker: str) -> AgentRow:
+def _intended(reading: Reading, wanted: AgentVoice, *, marker: str) -> AgentRow:
     """The row that is stored before an agent is changed.
 
     Where a value of ours still stands, what the agent had before is what was stored with that value.
     """
-    now, given, ours = reading.now, reading.before.row, reading.ours
+    noted, now, ours = reading.noted, reading.now, reading.ours
+    given = noted.agent.row
     greets = given is not None and given.gave_message(now.first_message)
     former = None
     if given is not None and ours and now.voice_id != wanted.voice_id:
         former = given.marker if now.voice_id == given.voice_id else given.former_marker
     return AgentRow(
-        agent_id=agent_id,
+        agent_id=noted.call.agent_id,
         marker=marker,
-        call_id=call_id,
+        call_id=noted.call.id,
         voice_id=wanted.voice_id or "",
         first_message=wanted.first_message or "",
         before_voice_id=given.before_voice_id if given and ours else now.voice_id,

@@ -19,7 +19,7 @@ from cloner.registry import (
     voice_consents,
     voices,
 )
-from cloner.registry.agents import AgentRow, AgentState
+from cloner.registry.agents import AgentIntended, AgentRow, AgentState, AgentUpdate
 from cloner.registry.calls import CallRow, NewCall, Noted
 from cloner.registry.consents import Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
@@ -38,8 +38,10 @@ from cloner.registry.views import CallView, VoiceView
 from cloner.registry.voices import NewVoiceRow, VoiceRow
 
 __all__ = [
+    "AgentIntended",
     "AgentRow",
     "AgentState",
+    "AgentUpdate",
     "CallRow",
     "CallView",
     "Consent",

@@ -3,14 +3,19 @@
 A row stays when the agent is put back; then it only counts how often the agent was changed.
 """
 
+from typing import NamedTuple
+
 import msgspec
 
+from cloner.registry import voices
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
 __all__ = [
+    "AgentIntended",
     "AgentRow",
     "AgentState",
+    "AgentUpdate",
     "claim_restore",
     "has_voice",
     "intend",
@@ -19,6 +24,7 @@ __all__ = [
     "note_restored",
     "plan_due_restores",
     "plan_restore",
+    "record_and_intend",
     "shared",
     "state",
     "unlock",
@@ -62,6 +68,35 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
     row: AgentRow | None
     changes: int
+
+
+class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of an agent that is stored before it is made. Its holder then has the agent until `until`."""
+
+    row: AgentRow
+    """Without marker and voice id as long as the voice is not made."""
+
+    changes: int
+    """How often the agent had been changed when it was read."""
+
+    caller: str
+    others_since: float | None
+    """Other callers' open calls that began since then forbid it; None where none does."""
+
+    holder: str
+    until: float
+
+    def with_voice(self, marker: str, voice_id: str) -> "AgentUpdate":
+        """The same, once its voice is made."""
+        row = msgspec.structs.replace(self.row, marker=marker, voice_id=voice_id)
+        return msgspec.structs.replace(self, row=row)
+
+
+class AgentIntended(NamedTuple):
+    """The change that was asked for by `intend`, and what that said: whether it may be made."""
+
+    update: AgentUpdate
+    may: bool
 
 
 # In the order of the row's fields.
@@ -172,33 +207,37 @@ def state(tx: Transaction, agent_id: str) -> AgentState:
     return AgentState(row=AgentRow(*fields) if row[1] else None, changes=changes)
 
 
-def intend(
-    tx: Transaction,
-    row: AgentRow,
-    *,
-    changes: int,
-    caller: str,
-    others_since: float | None,
-    holder: str,
-    now: float,
-    until: float,
-) -> bool:
+def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
     """Stores what an agent had before and is about to be given; False if it may not be changed.
 
-    It may be changed if it was changed `changes` times so far, nobody else holds it, the call has not
-    ended, its voice is not given up and, with `others_since`, no other caller's open call at the agent
-    began since then. The holder then has the agent for itself until `until`.
+    It may be changed if it was not changed since it was read, nobody else holds it, the call has not ended,
+    its voice is not given up, and no other caller's call forbids it.
     """
+    row = update.row
     lock_calls_at(tx, row.agent_id)
     call = tx.one(CALL, call_id=row.call_id)
     voice = tx.one(VOICE, marker=row.marker)
     if call is None or call[0] is not None or voice is None or voice[0] != "ready":
         return False
     # Every call is noted before this is asked, or looks at the agent after it is answered.
-    if others_since is not None and shared(tx, row.agent_id, caller=caller, since=others_since):
+    since = update.others_since
+    if since is not None and shared(tx, row.agent_id, caller=update.caller, since=since):
         return False
-    values = msgspec.structs.asdict(row)
-    return tx.run(INTENDED, **values, turn=changes, holder=holder, now=now, until=until) == 1
+    values = msgspec.structs.asdict(row) | {"holder": update.holder, "until": update.until}
+    return tx.run(INTENDED, **values, turn=update.changes, now=now) == 1
+
+
+def record_and_intend(tx: Transaction, update: AgentUpdate, *, now: float) -> tuple[bool, bool]:
+    """Records a new voice as `voices.record` does, and stores as `intend` does that an agent is given it.
+
+    Returns what each of the two says; a voice that is not recorded is given to no agent.
+    """
+    row = update.row
+    # Agent and call are locked before the voice, as everywhere.
+    lock_calls_at(tx, row.agent_id)
+    tx.one(CALL, call_id=row.call_id)
+    recorded = voices.record(tx, row.marker, row.voice_id, now=now)
+    return recorded, recorded and intend(tx, update, now=now)
 
 
 def shared(tx: Transaction, agent_id: str, *, caller: str, since: float) -> bool:

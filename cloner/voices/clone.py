@@ -7,7 +7,7 @@ from opentelemetry.trace import get_current_span
 
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.turns import urgency
-from cloner.registry import NamedRequest, VoiceRow
+from cloner.registry import AgentIntended, AgentUpdate, NamedRequest, VoiceRow
 from cloner.voices.callers import Caller, Identity
 from cloner.voices.voice import Voice
 
@@ -22,7 +22,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be cloned: for whom, for which call or request, and whether it replaces what there is.
 
     `agent_voice_id` is the voice that the agent of the call has now, where that was read: a new voice cannot
-    be that one.
+    be that one. `agent_update` is what is stored of that agent together with the new voice.
     """
 
     identity: Identity
@@ -31,6 +31,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     request: NamedRequest | None = None
     replaces: bool = False
     agent_voice_id: str | None = None
+    agent_update: AgentUpdate | None = None
 
 
 class Clone:
@@ -38,7 +39,9 @@ class Clone:
 
     task: "asyncio.Task[Voice]"
 
-    def __init__(self, row: VoiceRow, *, asked: bool = False) -> None:
+    def __init__(
+        self, row: VoiceRow, *, asked: bool = False, agent_update: AgentUpdate | None = None
+    ) -> None:
         self.row = row
         self.begun = self.seen = asyncio.get_running_loop().time()
         """When it began, and when its intent was last known to be ours."""
@@ -49,6 +52,12 @@ class Clone:
 
         self.asked = asked
         """Whether ElevenLabs was asked."""
+
+        self.agent_update = agent_update
+        """What is stored of an agent with the voice, while the call that began the clone waits for it."""
+
+        self.agent_intended: AgentIntended | None = None
+        """The same, and whether it was stored; None where nobody tried."""
 
         self.evicted = False
         # A clone that was begun ahead of time becomes urgent when a call comes to need it.

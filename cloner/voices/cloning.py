@@ -35,10 +35,12 @@ from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
 from cloner.provider.turns import with_urgency
 from cloner.registry import (
+    AgentIntended,
     NewVoiceRow,
     RegistryUnavailable,
     Store,
     VoiceRow,
+    agents,
     deployment,
     processes,
     voices,
@@ -120,7 +122,7 @@ class Cloning:
         row, new = await self._intend(wanted)
         if not new:
             return row, None
-        clone = Clone(row)
+        clone = Clone(row, agent_update=wanted.agent_update)
         self._start(clone, self._make(clone, wanted, recording))
         return row, clone
 
@@ -204,7 +206,7 @@ class Cloning:
                 deadline=deadline,
                 retried=partial(self._measures.provider_retried, "clone"),
             )
-        return await self._record(clone.row, voice_id)
+        return await self._record(clone, voice_id)
 
     async def _attempt(
         self, clone: Clone, wanted: Wanted, recording: Recording, *, deadline: float, resent: int
@@ -295,15 +297,26 @@ class Cloning:
             self._discard(found.voice_id, row.marker, VoiceNeedsVerification.reason)
             raise Superseded
         log.info("voice found by its marker", voice_id=found.voice_id)
-        return await self._record(row, found.voice_id)
+        clone.row = row
+        return await self._record(clone, found.voice_id)
 
-    async def _record(self, row: VoiceRow, voice_id: str) -> Voice:
+    async def _record(self, clone: Clone, voice_id: str) -> Voice:
         with outliving(self._tracer, LATE):
-            return await self._recorded(row, voice_id)
+            return await self._recorded(clone, voice_id)
 
-    async def _recorded(self, row: VoiceRow, voice_id: str) -> Voice:
+    async def _recorded(self, clone: Clone, voice_id: str) -> Voice:
         note(voice_id=voice_id)
-        if not await self._store.write(voices.record, row.marker, voice_id, now=self._now()):
+        row, now = clone.row, self._now()
+        if clone.agent_update is None:
+            recorded = await self._store.write(voices.record, row.marker, voice_id, now=now)
+        else:
+            update = clone.agent_update.with_voice(row.marker, voice_id)
+            recorded, held = await self._store.write(agents.record_and_intend, update, now=now)
+            clone.agent_intended = AgentIntended(update, held)
+            if held and clone.agent_update is None:
+                # The call that was to change the agent no longer waits.
+                self._begin(self._store.write(agents.unlock, update.row.agent_id, holder=update.holder))
+        if not recorded:
             if await self._marked.is_anothers(voice_id, row.marker):
                 raise failures.ProtocolBroken
             log.warning("voice no longer wanted", voice_id=voice_id)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 from opentelemetry.trace import Link, get_current_span
@@ -11,6 +12,7 @@ from cloner.provider import failures
 from cloner.provider.failures import DeadlineTooShort, ProviderFailure, TimedOut
 from cloner.provider.turns import urgency
 from cloner.registry import (
+    AgentIntended,
     NamedRequest,
     Store,
     VoiceRow,
@@ -47,6 +49,15 @@ class ConsentMissing(Exception):
 
     def __init__(self) -> None:
         super().__init__("The caller's consent is required: send its reference as `consent`.")
+
+
+class Found(NamedTuple):
+    """A caller's voice, and whether it was there."""
+
+    voice: Voice
+    reused: bool
+    agent_intended: AgentIntended | None
+    """What was stored of the agent together with a new voice; None where nobody tried."""
 
 
 class Voices:
@@ -111,19 +122,21 @@ class Voices:
             row = await self._store.read(voices.of_caller, wanted.identity.caller)
         raise failures.Busy
 
-    async def find_or_clone(
-        self, wanted: Wanted, recording: Recording, *, deadline: float
-    ) -> tuple[Voice, bool]:
-        """Clones the recording, unless the caller has a voice by now; the voice, and whether it was there."""
+    async def find_or_clone(self, wanted: Wanted, recording: Recording, *, deadline: float) -> Found:
+        """Clones the recording, unless the caller has a voice by now."""
         for _ in range(CLONES):
             await self._require(wanted, None)
             row, clone = await self._cloning.begin(wanted, recording)
             if clone is None:
                 voice = await self.follow(row, wanted, deadline=deadline)
             else:
-                voice = await self._made(clone, deadline)
+                try:
+                    voice = await self._made(clone, deadline)
+                finally:
+                    # A call that waits no longer changes no agent.
+                    clone.agent_update = None
             if voice is not None:
-                return voice, clone is None
+                return Found(voice, clone is None, None if clone is None else clone.agent_intended)
         log.warning("clone given up", clones=CLONES)
         raise failures.Busy
 
@@ -150,7 +163,7 @@ class Voices:
             voice, reused = await self.follow(row, wanted, deadline=deadline), True
             if voice is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
-                voice, reused = await self.find_or_clone(wanted, recording, deadline=deadline)
+                voice, reused, _ = await self.find_or_clone(wanted, recording, deadline=deadline)
             now = self._now()
             if await self._store.write(voices.keep, voice.marker, until=now + self._keep_seconds):
                 if request is None:

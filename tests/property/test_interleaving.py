@@ -6,7 +6,7 @@ needs no loop and no socket, so that it tries thousands of orders in the time of
 
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -17,12 +17,23 @@ from hypothesis import strategies as st
 
 from cloner.agents.giving import Reading, _intended
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import NewCall, NewVoiceRow, Transaction, VoiceRow, agents, calls, departures, voices
+from cloner.registry import (
+    AgentUpdate,
+    NewCall,
+    NewVoiceRow,
+    Transaction,
+    VoiceRow,
+    agents,
+    calls,
+    departures,
+    voices,
+)
 from cloner.registry.postgres import PostgresTransaction
 from cloner.registry.sqlite import SqliteTransaction
 
 PRESUMED, CALL_MAX, STALE, GRACE, KEEP = 900.0, 7_200.0, 8.0, 120.0, 3_600.0
-LEFT, AFTERMATH = 10.0, 30.0  # of a delivery's time for its agent, and how much longer the agent is its own
+# How long a delivery waits, how long an agent is changed at the most, and how much longer it is then held.
+PATIENCE, LEFT, AFTERMATH = 20.0, 10.0, 30.0
 CALLERS, AGENTS, CONVERSATIONS, PROCESSES = 3, 2, 4, 2
 BEFORE = {f"agent_{n}": AgentVoice(f"premade_{n}", f"Welcome to {n}.") for n in range(AGENTS)}
 Steps = Iterator[None]
@@ -76,7 +87,7 @@ class World:
 
 def delivery(world: World, process: int, caller: str, agent: str, conversation: str) -> Steps:
     """One delivery: finds or makes the caller's voice, and gives it to the agent if it may."""
-    tx, call = world.tx, f"{agent}/{conversation}"
+    tx, call, deadline = world.tx, f"{agent}/{conversation}", world.now + PATIENCE
     new = NewCall(
         id=call, agent_id=agent, conversation_id=conversation, caller=caller, stated=caller,
         begun_at=world.now,
@@ -96,36 +107,73 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     now = world.agents[agent]
     yield
     ours = voices.marker_of(tx, now.voice_id or "") is not None
-    reading = Reading(now, noted.agent, ours=ours)
+    reading = Reading(now, noted, ours=ours)
     yield
-    voice = yield from found_or_made(world, process, caller, call, noted.voice)
+    wanted = AgentVoice(None, f"Hallo {caller}")
+    update = planned(world, reading, wanted, caller=caller, deadline=deadline)
+    voice, may = yield from found_or_made(world, process, caller, call, noted.voice, update, deadline)
     if voice is None or voice.voice_id is None:
         return
     assert caller == world.made.get(voice.voice_id, ("", caller))[1], "an answer with another's voice"
-    wanted = AgentVoice(voice.voice_id, f"Hallo {caller}")
-    if ours and reading.before.row is None:
+    if update is None:
         return
-    row = _intended(agent, reading, wanted, call_id=call, marker=voice.marker)
-    began, holder = world.now, f"holder_{next(world.numbers)}"
-    may = agents.intend(
-        tx, row, changes=noted.agent.changes, caller=caller, others_since=began - PRESUMED, holder=holder,
-        now=began, until=began + LEFT + AFTERMATH,
-    )  # fmt: skip
+    wanted = AgentVoice(voice.voice_id, wanted.first_message)
+    if may is None:
+        if world.now >= deadline:
+            return
+        update = planned(world, reading, wanted, marker=voice.marker, caller=caller, deadline=deadline)
+        assert update is not None
+        may = agents.intend(tx, update, now=world.now)
+        check_intended(world, update, may)
+    else:
+        update = update.with_voice(voice.marker, voice.voice_id)
     if not may:
         return
-    assert call in world.open, "an agent was changed for a call that is over"
-    assert not world.others(agent, caller), "an agent was changed in another caller's call"
     yield
-    done = world.now - began < LEFT and voice.voice_id in world.made
+    done = world.now < deadline and voice.voice_id in world.made
     if done:
         world.give(agent, wanted)
     yield
-    if not agents.unlock(tx, agent, holder=holder, until=0.0, given=done) and done:
-        agents.note_late_update(tx, row)
+    if not agents.unlock(tx, agent, holder=update.holder, until=0.0, given=done) and done:
+        agents.note_late_update(tx, update.row)
 
 
-def found_or_made(world: World, process: int, caller: str, call: str, row: VoiceRow | None) -> Iterator[None]:
-    """The row of the caller's voice, which this process makes where nobody else does."""
+def planned(
+    world: World, reading: Reading, wanted: AgentVoice, *, caller: str, deadline: float, marker: str = ""
+) -> AgentUpdate | None:
+    """What is to be stored before an agent is changed, with or without its voice; None where it may not be."""
+    if reading.ours and reading.noted.agent.row is None:
+        return None
+    return AgentUpdate(
+        row=_intended(reading, wanted, marker=marker),
+        changes=reading.noted.agent.changes,
+        caller=caller,
+        others_since=world.now - PRESUMED,
+        holder=f"holder_{next(world.numbers)}",
+        until=deadline + AFTERMATH,
+    )
+
+
+def check_intended(world: World, update: AgentUpdate, may: bool) -> None:
+    """No agent is changed for a call that is over, nor in another caller's."""
+    if may:
+        assert update.row.call_id in world.open, "an agent was changed for a call that is over"
+        assert not world.others(update.row.agent_id, update.caller), "changed in another caller's call"
+
+
+def found_or_made(
+    world: World,
+    process: int,
+    caller: str,
+    call: str,
+    row: VoiceRow | None,
+    update: AgentUpdate | None,
+    deadline: float,
+) -> Generator[None, None, tuple[VoiceRow | None, bool | None]]:
+    """The row of the caller's voice, which this process makes where nobody else does.
+
+    Also whether the agent may be changed, where that was stored with a voice that was made in time.
+    """
     tx = world.tx
     for _ in range(5):
         if row is None:
@@ -138,20 +186,28 @@ def found_or_made(world: World, process: int, caller: str, call: str, row: Voice
             assert row is not None
             yield
             if row.marker == marker:
-                voice = f"voice_{next(world.numbers)}"
+                voice, may = f"voice_{next(world.numbers)}", None
                 world.made[voice] = (marker, caller, world.now)
                 yield
-                if voices.record(tx, marker, voice, now=world.now):
-                    return voices.get(tx, marker)
+                if update is None or world.now >= deadline:
+                    recorded = voices.record(tx, marker, voice, now=world.now)
+                else:
+                    update = update.with_voice(marker, voice)
+                    recorded, may = agents.record_and_intend(tx, update, now=world.now)
+                    check_intended(world, update, may)
+                if recorded:
+                    made = voices.get(tx, marker)
+                    yield
+                    return made, may
                 world.delete(voice)
                 yield
         if row.state == "ready" and calls.attach(tx, call, row.marker, now=world.now):
-            return row
+            return row, None
         if row.state == "intended":
             yield from resume(world, process, row)
         row = voices.of_caller(tx, caller)
         yield
-    return None
+    return None, None
 
 
 def resume(world: World, process: int, row: VoiceRow | None = None) -> Steps:

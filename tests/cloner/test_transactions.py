@@ -1,0 +1,107 @@
+"""How often a call waits for the registry, and what of its agent is stored there together with a new voice."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+import pytest
+from precall.v1 import cloning_pb2 as pb
+
+from emulator import Emulator, Fault
+from tests.cloner.test_door import call
+from tests.rows import values
+
+CREATE = "/v1/voices/add"
+PREPARE, OPEN = (f"precall.v1.CloningService/{name}" for name in ("PrepareCall", "OpenCall"))
+GIVEN = "SELECT voice_id FROM agents"
+# What is asked while the sample is inspected, and what is stored while the answer leaves.
+BESIDE = {"registry voices.marker_of", "registry agents.unlock"}
+
+
+def waited_for(spans: Any, of: Any) -> list[str]:
+    """The transactions that a request had to wait for, in their order."""
+    ended = [span for span in spans.finished() if span.context.trace_id == of.context.trace_id]
+    stored = [span for span in ended if span.name.startswith("registry ") and span.name not in BESIDE]
+    return [span.name for span in sorted(stored, key=lambda span: span.start_time)]
+
+
+async def test_transactions_of_a_call(cloning: Any, emulator: Emulator, spans: Any, speech: bytes) -> None:
+    """A new caller waits for three transactions, a known one for two, and ElevenLabs' own webhook for one."""
+    emulator.agents.put("agent_other", {})
+    number = call(speech).caller.phone_number
+    another = call(speech)
+    another.agent_id, another.conversation_id = "agent_other", "conv_2"
+    opening = pb.OpenCallRequest(agent_id="agent_demo", conversation_id="conv_3", phone_number=number)
+    async with cloning() as cloner:
+        assert (await cloner.PrepareCall(call(speech), timeout=20)).agent_updated
+        known = await cloner.PrepareCall(another, timeout=20)
+        assert (True, True) == (known.voice_reused, known.agent_updated)
+        await cloner.OpenCall(opening, timeout=20)
+
+    (first, second), (third,) = spans.finished(PREPARE), spans.finished(OPEN)
+    assert [
+        ["registry calls.begin", "registry voices.intend", "registry agents.record_and_intend"],
+        ["registry calls.begin", "registry agents.intend"],
+        ["registry calls.open_call"],
+    ] == [waited_for(spans, span) for span in (first, second, third)]
+
+
+@pytest.mark.parametrize("hangs_up", [True, False], ids=["hung up", "too late"])
+async def test_call_that_no_longer_waits_for_its_voice(
+    cloning: Any, emulator: Emulator, spans: Any, speech: bytes, database: str, *, hangs_up: bool
+) -> None:
+    """The voice is recorded, but nothing of an agent that nobody will change; the next delivery changes it."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=20 if hangs_up else 2))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        if hangs_up:
+            asked.cancel()
+        await asyncio.wait({asked})
+        await spans.wait(PREPARE)
+        emulator.faults.release()
+        await spans.wait("registry voices.record")
+
+        assert [] == await values(database, GIVEN)
+        assert [] == emulator.requests.matching(method="PATCH")
+        again = await cloner.PrepareCall(call(speech), timeout=20)
+        assert (True, True) == (again.voice_reused, again.agent_updated)
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_call_that_goes_while_its_voice_is_recorded(
+    cloning: Any, emulator: Emulator, spans: Any, speech: bytes, database: str
+) -> None:
+    """Its agent is let go of, unchanged, so that the next delivery can change it."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=20))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        with psycopg.connect(database) as other:
+            other.execute("SELECT 1 FROM voices FOR UPDATE")
+            emulator.faults.release()
+            async with asyncio.timeout(30):
+                while [(1,)] != await values(database, waiting):
+                    await asyncio.sleep(0.01)
+            asked.cancel()
+            await spans.wait(PREPARE)
+        async with asyncio.timeout(30):
+            while (0.0,) not in await values(database, "SELECT held_until FROM agents"):
+                await asyncio.sleep(0.01)
+
+        ((voice_id,),) = await values(database, GIVEN)
+        assert [voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+        assert [] == emulator.requests.matching(method="PATCH")
+        again = await cloner.PrepareCall(call(speech), timeout=20)
+        assert (voice_id, True) == (again.voice.voice_id, again.agent_updated)
+
+
+async def test_agent_of_another_callers_call(cloning: Any, spans: Any, speech: bytes) -> None:
+    """Where the agent may not be changed, the voice is recorded all the same, and nothing is asked twice."""
+    async with cloning() as cloner:
+        assert (await cloner.PrepareCall(call(speech), timeout=20)).agent_updated
+        second = await cloner.PrepareCall(call(speech, 2), timeout=20)
+
+    assert (False, False) == (second.voice_reused, second.agent_updated)
+    assert "registry agents.record_and_intend" == waited_for(spans, spans.finished(PREPARE)[1])[-1]
