@@ -321,15 +321,18 @@ class Calls:
 
         Raises RegistryUnavailable.
         """
+        agent = agent_id
+        if conversation_id and call_id and not agent:
+            # A call stays at its agent, so this may be read before.
+            known = await self._store.read(calls.latest, call_id=call_id)
+            agent = "" if known is None else known.agent_id
         found = await self._store.write(
             calls.complete,
             conversation_id=conversation_id,
             call_id=call_id,
             agent_id=agent_id,
             voice_id=voice_id,
-            id_of=lambda agent, conversation: self._identities.call_id(
-                agent, "conversation_id", conversation
-            ),
+            named_id=self._identities.call_id(agent, "conversation_id", conversation_id),
             now=self._now(),
             traceparent=traceparent(),
         )

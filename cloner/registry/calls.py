@@ -4,8 +4,6 @@ Whoever locks more than one row takes the agent first, then the call, then the v
 wait for each other.
 """
 
-from collections.abc import Callable
-
 import msgspec
 
 from cloner.registry import agents, voices
@@ -285,13 +283,13 @@ def complete(
     call_id: str,
     agent_id: str,
     voice_id: str,
-    id_of: Callable[[str, str], str],
+    named_id: str,
     traceparent: str = "",
 ) -> CallRow | None:
     """Ends a call as `end` does and has its agent put back; None if nobody had asked about the call.
 
-    `id_of` computes the id of the call at an agent with a conversation. If nobody has asked about that call
-    yet, it is noted as ended, so that a delivery still on its way comes too late and touches no agent.
+    `named_id` is the id that a delivery for the conversation has at the agent of the call. If none has come
+    yet, its call is noted as ended, so that one still on its way comes too late and touches no agent.
     """
     call = end(
         tx,
@@ -306,14 +304,13 @@ def complete(
         agents.plan_restore(tx, call_id=call.id)
         agent_id = call.agent_id
     if agent_id and conversation_id and (call is None or not call.conversation_id):
-        unknown = id_of(agent_id, conversation_id)
         note_ended(
             tx,
             NewCall(
-                id=unknown,
+                id=named_id,
                 agent_id=agent_id,
                 conversation_id=conversation_id,
-                caller=unknown,
+                caller=named_id,
                 begun_at=now if call is None else call.begun_at,
             ),
             now=now,

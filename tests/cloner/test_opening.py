@@ -307,6 +307,21 @@ async def test_conversation_as_another_name(cloner: CloningServiceStub, speech: 
     assert ("", "") == (opened.voice.voice_id, opened.name)
 
 
+@pytest.mark.parametrize("more", [{}, {"agent_id": "agent_demo"}], ids=["no agent", "agent"])
+async def test_delivery_after_the_end_of_its_line(
+    cloner: CloningServiceStub, speech: bytes, more: dict[str, str]
+) -> None:
+    """An end that names line and conversation is the end of both: what is delivered later changes no agent."""
+    await cloner.PrepareCall(call(speech), timeout=10)
+    await end(cloner, "conv_1")
+    line = await cloner.OpenCall(opening(conversation="", call_sid="CA1"), timeout=10)
+    assert await end(cloner, "conv_9", call_id=line.call_id, **more)
+    late = await cloner.PrepareCall(call(speech, conversation="conv_9"), timeout=10)
+
+    assert (line.voice, False) == (late.voice, late.agent_updated)
+    assert line.call_id != late.call_id
+
+
 async def test_second_caller_in_a_conversation(
     cloner: CloningServiceStub, emulator: Emulator, speech: bytes
 ) -> None:

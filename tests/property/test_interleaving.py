@@ -313,7 +313,7 @@ def end(world: World, agent: str, conversation: str) -> Steps:
     world.open.pop(call, None)
     calls.complete(
         world.tx, now=world.now, conversation_id=conversation, call_id="", agent_id=agent, voice_id="",
-        id_of=lambda at, which: f"{at}/{which}",
+        named_id=call,
     )  # fmt: skip
     yield
 
