@@ -1,9 +1,10 @@
 """What every signed delivery goes through, whichever route it comes to.
 
-    verifier(), verified_body()   bytes -> VerifiedBody | SignatureError, BodyError, ClientGone
-    answered()                    what the route makes of it -> an answer, a line in the log, a span
+    attempted()                   what the route's own module makes of it -> Attempt, whatever fails
+    verifier(), verified_body()   within that: bytes -> VerifiedBody | SignatureError, BodyError, ClientGone
+    answered()                    Attempt -> an answer, a line in the log, a span
 
-The route's own module stands between the two.
+Between the first and the last, a route may have another answer than the refusal that an attempt ended in.
 """
 
 import asyncio
@@ -35,9 +36,11 @@ from telemetry.parts import Parts, measured, part
 
 __all__ = [
     "HEADROOM_SECONDS",
+    "Attempt",
     "Progress",
     "RouteContext",
     "answered",
+    "attempted",
     "lines",
     "make_context",
     "mark_verified",
@@ -104,8 +107,16 @@ class Progress(Struct, kw_only=True):
         add_log_context(**{name: id_ for name, id_ in named.items() if id_})
 
 
+class Attempt(Struct, frozen=True, kw_only=True):
+    """What came of a delivery: the content of its answer, or a refusal. Neither, if the client is gone."""
+
+    progress: Progress
+    parts: Parts
+    content: Struct | None = None
+    refused: Refusal | None = None
+
+
 Handle = Callable[[Request[Any, Any, Any], RouteContext, Progress], Awaitable[Struct]]
-Instead = Callable[[RouteContext, Progress, Refusal], Struct | None]
 
 
 def make_context(
@@ -128,68 +139,77 @@ def make_context(
     )
 
 
-async def answered(
+async def attempted(
     request: Request[Any, Any, Any],
     context: RouteContext,
     handle: Handle,
     *,
     codes: Mapping[grpc.StatusCode, str] = problems.CODES,
-    instead: Instead = lambda *_: None,
-) -> Response[Any]:
-    """Handles one delivery, answers it whatever happens, and notes the outcome in span and log.
+) -> Attempt:
+    """Handles one delivery; whatever fails becomes a refusal.
 
-    `codes` says what a failed call means that gives no reason of ours. If `instead` returns an answer for a
-    failure, that is sent with status 200.
+    `codes` says what a failed call means that gives no reason of ours.
     """
     address = source(request.scope)
     progress = Progress(began=asyncio.get_running_loop().time())
     if address is not None:
         progress.log_facts["client_address"] = str(address)
+    content, refused = None, None
     with measured() as parts:
-        response = await _answer(request, context, handle, progress, codes=codes, instead=instead)
+        try:
+            admit(request.scope, context.settings.allowed_sources)
+            content = await handle(request, context, progress)
+        except ClientGone:
+            progress.reason = "client_gone"
+        except Exception as failure:  # noqa: BLE001  The HTTP boundary: whatever failed is answered.
+            refused = _refused(failure, progress, codes)
+    return Attempt(progress=progress, parts=parts, content=content, refused=refused)
+
+
+def answered(
+    request: Request[Any, Any, Any],
+    context: RouteContext,
+    attempt: Attempt,
+    *,
+    fallback: Struct | None = None,
+) -> Response[Any]:
+    """The answer to a delivery, whose outcome is noted in span and log.
+
+    If there is a `fallback`, that is sent with status 200 in place of a refusal.
+    """
+    progress, refused = attempt.progress, attempt.refused
+    response: Response[Any]
+    if refused is None:
+        response = NoAnswer(None) if attempt.content is None else Response(attempt.content, status_code=200)
+    elif fallback is None:
+        response = problems.answer(refused, progress.conversation_id)
+    else:
+        progress.fallback = True
+        response = Response(fallback, status_code=200)
     route, reused = request.scope["path_template"], progress.log_facts.get("voice_reused")
-    log_outcome(route, progress, parts, response.status_code)
+    log_outcome(route, progress, attempt.parts, response.status_code)
     context.measures.delivery_ended(
         route,
         _outcome(progress, response.status_code),
         progress.reason,
         reused=None if reused is None else reused is True,
         seconds=asyncio.get_running_loop().time() - progress.began,
-        parts=parts.seconds,
+        parts=attempt.parts.seconds,
     )
     return response
 
 
-async def _answer(
-    request: Request[Any, Any, Any],
-    context: RouteContext,
-    handle: Handle,
-    progress: Progress,
-    *,
-    codes: Mapping[grpc.StatusCode, str],
-    instead: Instead,
-) -> Response[Any]:
-    """The answer, whatever happens."""
-    try:
-        admit(request.scope, context.settings.allowed_sources)
-        return Response(await handle(request, context, progress), status_code=200)
-    except ClientGone:
-        progress.reason = "client_gone"
-        return NoAnswer(None)
-    except Exception as failure:  # noqa: BLE001  The HTTP boundary: whatever failed is answered.
-        if isinstance(failure, DeliveryError):
-            progress.is_about(agent_id=None, conversation_id=failure.conversation_id)
-        if isinstance(failure, OverLimit):
-            progress.log_facts["limit"] = failure.whose
-        if isinstance(failure, PrecallError) and failure.metadata.get("queue") == "own":
-            progress.log_facts["queue"] = "own"
-        refused = problems.refusal(failure, codes)
-        progress.reason = refused.reason
-        content = instead(context, progress, refused)
-        if content is None:
-            return problems.answer(refused, progress.conversation_id)
-        progress.fallback = True
-        return Response(content, status_code=200)
+def _refused(failure: Exception, progress: Progress, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
+    """What a failure is answered with; what is known of it is noted."""
+    if isinstance(failure, DeliveryError):
+        progress.is_about(agent_id=None, conversation_id=failure.conversation_id)
+    if isinstance(failure, OverLimit):
+        progress.log_facts["limit"] = failure.whose
+    if isinstance(failure, PrecallError) and failure.metadata.get("queue") == "own":
+        progress.log_facts["queue"] = "own"
+    refused = problems.refusal(failure, codes)
+    progress.reason = refused.reason
+    return refused
 
 
 def verifier(request: Request[Any, Any, Any], context: RouteContext) -> Verifier:

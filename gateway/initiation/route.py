@@ -27,9 +27,11 @@ from precall.v1.cloning_pb2 import (
 from environment import Secret
 from gateway.answering import (
     HEADROOM_SECONDS,
+    Attempt,
     Progress,
     RouteContext,
     answered,
+    attempted,
     lines,
     mark_verified,
     read,
@@ -40,7 +42,7 @@ from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Speech, remembe
 from gateway.conversation.start_data import Facts, Initiation, initiation, unknown_call
 from gateway.edge import problems
 from gateway.edge.openapi import responses
-from gateway.edge.problems import Refusal, Unauthenticated
+from gateway.edge.problems import Unauthenticated
 from gateway.initiation import request as opening
 from gateway.initiation.description import OpenOperation
 from gateway.initiation.request import Opening
@@ -60,7 +62,8 @@ def conversation_init(context: RouteContext) -> HTTPRouteHandler:
 
     @post("/webhook/conversation-init", status_code=200, operation_class=OpenOperation, responses=failures)
     async def tell_start(request: Request[Any, Any, Any]) -> Response[Initiation]:
-        return await answered(request, context, handled, instead=otherwise)
+        attempt = await attempted(request, context, handled)
+        return answered(request, context, attempt, fallback=otherwise(context, attempt))
 
     return tell_start
 
@@ -162,9 +165,10 @@ def nobodys_voice(context: RouteContext, facts: Facts) -> Initiation:
     )
 
 
-def otherwise(context: RouteContext, progress: Progress, _: Refusal) -> Initiation | None:
+def otherwise(context: RouteContext, attempt: Attempt) -> Initiation | None:
     """The answer to a known sender, whatever failed."""
-    if not progress.verified:
+    progress = attempt.progress
+    if attempt.refused is None or not progress.verified:
         return None
     return nobodys_voice(context, progress.facts or known(context, opening.NOTHING, progress))
 

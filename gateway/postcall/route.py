@@ -18,7 +18,7 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 from precall_client import Precall
 
-from gateway.answering import Progress, RouteContext, answered, verified_body, verifier
+from gateway.answering import Progress, RouteContext, answered, attempted, verified_body, verifier
 from gateway.edge import problems
 from gateway.edge.openapi import responses
 from gateway.postcall import request as event
@@ -48,7 +48,7 @@ def post_call(context: RouteContext) -> HTTPRouteHandler:
 
     @post("/webhook/post-call", status_code=200, operation_class=CompleteOperation, responses=failures)
     async def tell_end(request: Request[Any, Any, Any]) -> Response[Acknowledgement]:
-        return await answered(request, context, handled, codes=CODES)
+        return answered(request, context, await attempted(request, context, handled, codes=CODES))
 
     return tell_end
 

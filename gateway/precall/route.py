@@ -22,9 +22,11 @@ from precall_client import Caller, Precall
 
 from gateway.answering import (
     HEADROOM_SECONDS,
+    Attempt,
     Progress,
     RouteContext,
     answered,
+    attempted,
     lines,
     verified_body,
     verifier,
@@ -34,7 +36,6 @@ from gateway.conversation.start_data import Facts, unknown_call
 from gateway.edge import problems
 from gateway.edge.body import ClientGone, Receive, disconnected
 from gateway.edge.openapi import responses
-from gateway.edge.problems import Refusal
 from gateway.edge.signature import VerifiedBody
 from gateway.edge.source import source
 from gateway.precall import request as delivery
@@ -58,7 +59,8 @@ def webhook(context: RouteContext) -> HTTPRouteHandler:
 
     @post("/webhook", status_code=200, operation_class=DeliverOperation, responses=failures)
     async def deliver(request: Request[Any, Any, Any]) -> Response[PreparedCall | FallbackCall]:
-        return await answered(request, context, handled, instead=without_voice)
+        attempt = await attempted(request, context, handled)
+        return answered(request, context, attempt, fallback=without_voice(context, attempt))
 
     return deliver
 
@@ -107,17 +109,17 @@ async def handled(
     return answer
 
 
-def without_voice(context: RouteContext, progress: Progress, refused: Refusal) -> FallbackCall | None:
+def without_voice(context: RouteContext, attempt: Attempt) -> FallbackCall | None:
     """The answer to a delivery that could not be prepared, if its call may go on all the same."""
-    facts = progress.facts
-    if facts is None or facts.agent_id is None or refused.status not in FALLBACK_STATUSES:
+    facts, refused = attempt.progress.facts, attempt.refused
+    if refused is None or refused.status not in FALLBACK_STATUSES or facts is None or facts.agent_id is None:
         return None
     if refused.fallback is not None:
         remember(context.overrides, facts.agent_id, refused.fallback)
         facts = structs.replace(facts, call_id=refused.fallback.call_id or facts.call_id)
     if context.settings.precall_fallback == "error":
         return None
-    return fallback(refused.reason, facts, context.settings, context.overrides, progress.duration_ms)
+    return fallback(refused.reason, facts, context.settings, context.overrides, attempt.progress.duration_ms)
 
 
 def receive(
