@@ -126,6 +126,12 @@ class Cloning:
         self._start(clone, self._make(clone, wanted, recording))
         return row, clone
 
+    def leave(self, clone: Clone) -> None:
+        """Says that the call that began a clone no longer waits for it, and so changes no agent."""
+        clone.agent_update = None
+        if clone.agent_intended is not None:
+            self._let_go(clone.agent_intended)
+
     async def adopt(self, row: VoiceRow) -> None:
         """Finishes an intent whose process died, unless another process does.
 
@@ -313,9 +319,8 @@ class Cloning:
             update = clone.agent_update.with_voice(row.marker, voice_id)
             recorded, held = await self._store.write(agents.record_and_intend, update, now=now)
             clone.agent_intended = AgentIntended(update, held)
-            if held and clone.agent_update is None:
-                # The call that was to change the agent no longer waits.
-                self._begin(self._store.write(agents.unlock, update.row.agent_id, holder=update.holder))
+            if clone.agent_update is None:
+                self._let_go(clone.agent_intended)
         if not recorded:
             if await self._marked.is_anothers(voice_id, row.marker):
                 raise failures.ProtocolBroken
@@ -369,6 +374,12 @@ class Cloning:
     async def _give_up(self, clone: Clone, reason: str) -> None:
         """Closes the intent of a clone, unless another process has taken it over."""
         await self._store.write(voices.fail, clone.row.marker, reason, owner=self._owner, now=self._now())
+
+    def _let_go(self, intended: AgentIntended) -> None:
+        """Ends the hold of an agent that nobody changes. What fails here, its time ends."""
+        if intended.may:
+            row, holder = intended.update.row, intended.update.holder
+            self._begin(self._store.write(agents.unlock, row.agent_id, holder=holder))
 
     def _discard(self, voice_id: str, marker: str, reason: str) -> None:
         self._begin(self._marked.discard(voice_id, marker, reason))

@@ -132,9 +132,9 @@ class Voices:
             else:
                 try:
                     voice = await self._made(clone, deadline)
-                finally:
-                    # A call that waits no longer changes no agent.
-                    clone.agent_update = None
+                except BaseException:
+                    self._cloning.leave(clone)
+                    raise
             if voice is not None:
                 return Found(voice, clone is None, None if clone is None else clone.agent_intended)
         log.warning("clone given up", clones=CLONES)
