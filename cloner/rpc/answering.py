@@ -119,7 +119,8 @@ async def _extended_if_late(clock: asyncio.Timeout, seconds: float) -> AsyncIter
     loop, due = asyncio.get_running_loop(), clock.when() or 0.0
 
     def look() -> None:
-        if loop.time() > due:
+        # One that had no time from the start is over by now.
+        if loop.time() > due and not clock.expired():
             clock.reschedule(loop.time() + seconds)
 
     handle = loop.call_at(due - CLOCK_SECONDS, look)

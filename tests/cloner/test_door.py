@@ -7,7 +7,7 @@ import sqlite3
 import wave
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import psutil
@@ -21,6 +21,7 @@ from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from structlog.testing import capture_logs
 
+from cloner.rpc.answering import answered
 from emulator import Emulator, Fault
 from environment import Secret
 from tests.cloner.test_process import API_KEY, process, ready
@@ -365,6 +366,36 @@ async def test_short_deadline_is_no_fault_of_the_registry(
         emulator.faults.release()
 
     assert {"DEADLINE_TOO_SHORT", "PROVIDER_TIMEOUT", "PROVIDER_BUSY"} >= told
+
+
+class Expired:
+    """The context of a call whose time was over before it was begun."""
+
+    code: Any = None
+
+    def time_remaining(self) -> float:
+        return 0.0
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, _: str) -> None:
+        pass
+
+    def set_trailing_metadata(self, _: Any) -> None:
+        pass
+
+
+async def test_deadline_that_had_passed() -> None:
+    """A call that had no time from the start is an answer, and no error of the process."""
+    errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, error: errors.append(error))
+    context = Expired()
+
+    async with answered(cast("Any", None), cast("Any", context)):
+        await asyncio.sleep(60)
+
+    assert (grpc.StatusCode.DEADLINE_EXCEEDED, []) == (context.code, errors)
 
 
 async def test_what_failed_is_told_whatever_the_registry_does(
