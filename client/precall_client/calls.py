@@ -40,7 +40,7 @@ class Precall:
     """A client of the cloners behind one target; `connect` makes one.
 
     Each method is the RPC of its name, and takes the fields of its request. `seconds` is the deadline.
-    What fails raises a PrecallError, of the class of its reason. Nothing is repeated here.
+    What fails raises a PrecallError, of the class of its reason. What has been sent is not repeated here.
     """
 
     def __init__(
@@ -274,12 +274,16 @@ class Precall:
     async def _call(self, name: str, wire: bytes, seconds: float, *, repeatable: bool = True) -> Any:
         try:
             with self._tracing.call(f"{SERVICE.full_name}/{name}") as metadata:
-                options = {"timeout": max(0.0, seconds), "metadata": self._shown(metadata)}
+                shown = self._shown(metadata)
                 if len(wire) > KEPT_BYTES:
                     request = [wire]
                     del wire
-                    return await uploaded(self._large[name](**options), request)
-                return await self._methods[name](wire, **options)
+                    now = asyncio.get_running_loop().time
+                    ends = now() + seconds
+                    return await uploaded(
+                        lambda: self._large[name](timeout=max(0.0, ends - now()), metadata=shown), request
+                    )
+                return await self._methods[name](wire, timeout=max(0.0, seconds), metadata=shown)
         except grpc.aio.AioRpcError as failure:
             # Not `from failure`: its text can hold anything.
             raise error_of(failure, repeatable=repeatable) from None
@@ -291,16 +295,21 @@ class Precall:
         return metadata
 
     def _open(self, contents: Contents | None) -> None:
-        self._channel = opened(
-            self._target,
-            contents,
-            server_name=self._tls.server_name if self._tls is not None else None,
-            max_message_bytes=self._max_message_bytes,
+        self._channel, self._channel_of_large = (
+            opened(
+                self._target,
+                contents,
+                server_name=self._tls.server_name if self._tls is not None else None,
+                max_message_bytes=self._max_message_bytes,
+                retries=retries,
+            )
+            for retries in (True, False)
         )
         # gRPC keeps the request of such a call until that ends. As a message it would be there once more.
         self._methods = self._callables(self._channel.unary_unary)
-        # The same on the wire as a stream of one, which gRPC lets go of once it is sent.
-        self._large = self._callables(self._channel.stream_unary)
+        # The same on the wire as a stream of one, which gRPC lets go of once it is sent. Its channel connects
+        # when the first of them comes.
+        self._large = self._callables(self._channel_of_large.stream_unary)
         self._streams = self._callables(self._channel.unary_stream, answers=True)
 
     @staticmethod
@@ -334,13 +343,14 @@ class Precall:
                     log.error("changed certificates cannot be used, those before stay: %s", found)
                     continue
                 log.info("changed certificates read again")
-                former = self._channel
+                former = (self._channel, self._channel_of_large)
                 self._open(found)
-                leaving.create_task(former.close(CHANGE_SECONDS))
+                for channel in former:
+                    leaving.create_task(channel.close(CHANGE_SECONDS))
 
     async def close(self) -> None:
         """Closes the channels, and ends the calls under way."""
-        await self._channel.close()
+        await asyncio.gather(self._channel.close(), self._channel_of_large.close())
 
 
 @asynccontextmanager

@@ -20,9 +20,6 @@ SERVICE_CONFIG = Path(__file__).parent / "service_config.json"
 KEPT_BYTES = 2 * 1_048_576
 
 OPTIONS: tuple[tuple[str, Any], ...] = (
-    # If the server fails at something it has tried again itself, and tells gRPC to leave it at that. What
-    # this client sends again are calls that a stopping server left without an answer.
-    ("grpc.enable_retries", 1),
     ("grpc.per_rpc_retry_buffer_size", KEPT_BYTES),
     # A proxy from the environment is for the internet, and the server is not there.
     ("grpc.enable_http_proxy", 0),
@@ -88,11 +85,22 @@ class Tls:
 
 
 def opened(
-    target: str, contents: Contents | None, *, server_name: str | None, max_message_bytes: int
+    target: str,
+    contents: Contents | None,
+    *,
+    server_name: str | None,
+    max_message_bytes: int,
+    retries: bool,
 ) -> grpc.aio.Channel:
-    """A channel that belongs to the running loop. Without `contents` it speaks plain text."""
+    """A channel that belongs to the running loop. Without `contents` it speaks plain text.
+
+    Without `retries` gRPC sends nothing again by itself.
+    """
     options = [
         *OPTIONS,
+        # If the server fails at something it has tried again itself, and tells gRPC to leave it at that. What
+        # is sent again are calls that a stopping server left without an answer.
+        ("grpc.enable_retries", int(retries)),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
     ]

@@ -2,19 +2,40 @@
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import grpc
 
 __all__ = ["uploaded"]
 
+Call: TypeAlias = "grpc.aio.StreamUnaryCall[bytes, Any]"
 
-async def uploaded(call: "grpc.aio.StreamUnaryCall[bytes, Any]", request: list[bytes]) -> Any:
-    """Writes the one request of the list, which is then empty, and returns the answer.
+# As the service config has it for smaller ones.
+PAUSES = (0.1, 0.2, 0.4)
+AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
-    Were the request an iterator's, gRPC would give the call up whenever it cannot be sent to its end: the
-    caller would find itself cancelled where the server refused the call, or time ran out.
+
+async def uploaded(begin: Callable[[], Call], request: list[bytes]) -> Any:
+    """Sends the one request of the list, which is then empty, and returns the answer.
+
+    `begin` makes a call on a channel without retries: gRPC leaves a call waiting for its deadline whose
+    connection broke before its large message, if there is none for the next try. So tries are made here,
+    up to four for as long as the message has not been given to gRPC.
     """
+    for pause in PAUSES:
+        try:
+            return await _uploaded(begin(), request)
+        except grpc.aio.AioRpcError as failure:
+            if not request or failure.code() not in AGAIN:
+                raise
+        await asyncio.sleep(pause)
+    return await _uploaded(begin(), request)
+
+
+async def _uploaded(call: Call, request: list[bytes]) -> Any:
+    # Were the request an iterator's, gRPC would give the call up whenever it cannot be sent to its end: the
+    # caller would find itself cancelled where the server refused the call, or time ran out.
     writing = asyncio.create_task(_write(call, request))
 
     def stop(_: object) -> None:
@@ -29,8 +50,9 @@ async def uploaded(call: "grpc.aio.StreamUnaryCall[bytes, Any]", request: list[b
         await asyncio.wait((writing,))
 
 
-async def _write(call: "grpc.aio.StreamUnaryCall[bytes, Any]", request: list[bytes]) -> None:
+async def _write(call: Call, request: list[bytes]) -> None:
     # A call that has ended takes no more; its status is for whoever waits for the answer.
     with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+        await call.wait_for_connection()
         await call.write(request.pop())
         await call.done_writing()

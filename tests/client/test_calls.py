@@ -1,6 +1,7 @@
 """The client against a real cloner, over real sockets."""
 
 import asyncio
+import contextlib
 import hashlib
 import inspect
 import io
@@ -8,6 +9,8 @@ import re
 import time
 import tracemalloc
 import wave
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +253,79 @@ async def test_large_request_meets_its_end() -> None:
         await server.stop(None)
 
     assert {precall_client.ProviderTimeout} == found
+
+
+@asynccontextmanager
+async def relayed(turned_away: int = 0) -> AsyncIterator[tuple[asyncio.Server, asyncio.Event]]:
+    """A server of CloneVoice behind a relay, which breaks what is used while the event is set.
+
+    The first connections, as many as are `turned_away`, are closed at once.
+    """
+    broken = asyncio.Event()
+
+    async def answer(requests: Any, _: Any) -> bytes:
+        async for _request in requests:
+            pass
+        return pb.CloneVoiceResponse().SerializeToString()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal turned_away
+        turned_away -= 1
+        if turned_away >= 0:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        pumps = [asyncio.create_task(pump(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        for each in (writer, far_writer):
+            each.transport.abort()
+        await asyncio.wait(pumps)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while (data := await reader.read(65536)) and not broken.is_set():
+                writer.write(data)
+
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    server.add_registered_method_handlers(
+        "precall.v1.CloningService", {"CloneVoice": grpc.stream_unary_rpc_method_handler(answer)}
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with await asyncio.start_server(relay, "127.0.0.1", 0) as relays:
+            yield relays, broken
+    finally:
+        await server.stop(None)
+
+
+async def test_large_request_loses_its_connection() -> None:
+    """A cloner that goes while a large request is sent is told at once, and not when time has run out."""
+    sample = bytes(5 * MEBIBYTE)
+    found = set()
+    for _ in range(10):
+        async with (
+            relayed() as (relays, broken),
+            connect(f"127.0.0.1:{relays.sockets[0].getsockname()[1]}") as precall,
+        ):
+            await precall.clone_voice(sample=sample)
+            broken.set()
+            with pytest.raises(PrecallError) as lost:
+                await precall.clone_voice(sample=sample, seconds=5)
+            found.add(type(lost.value))
+
+    assert {precall_client.ClonerUnavailable} == found
+
+
+async def test_large_request_finds_nobody_at_first() -> None:
+    """A large request that nobody has taken is tried again, as a smaller one is."""
+    async with (
+        relayed(turned_away=1) as (relays, _),
+        connect(f"127.0.0.1:{relays.sockets[0].getsockname()[1]}") as precall,
+    ):
+        answer = await precall.clone_voice(sample=bytes(5 * MEBIBYTE))
+
+    assert pb.CloneVoiceResponse() == answer
 
 
 def repeated(recording: Path, times: int) -> bytes:
