@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from cloner.audio.finding import Finding, Format
-from cloner.audio.worker import Worker, file_of
+from cloner.audio.worker import Worker
 
 __all__ = ["Audio", "InspectionUnavailable", "Inspector", "SampleUnreadable"]
 
@@ -202,8 +202,7 @@ class Inspector:
         job.begun.set()
         job.tries += 1
         try:
-            with file_of(job.sample) as descriptor, contextlib.suppress(ConnectionError):
-                worker.ask(descriptor)  # its end, if it has just died, is heard below
+            worker.ask(job.sample)
         except OSError as failure:  # no descriptor or no memory left, here
             log.error("sample not handed over", problem=failure.strerror)
             job.fail(InspectionUnavailable())

@@ -7,16 +7,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from cloner.audio.finding import Reply
 
-__all__ = ["Worker", "file_of"]
+__all__ = ["Worker"]
 
 LONGEST_REPLY = 4_096
+# How long a sample that was looked at stays where the next one is written, if none comes.
+KEPT_SECONDS = 1.0
 
 # A worker parses what strangers send, so of the environment, which holds our secrets, it gets only what
 # Python needs.
@@ -31,6 +33,8 @@ class Worker:
         self._said = b""
         self.gone = False
         self.line: asyncio.Future[bytes] = self._loop.create_future()
+        self._sample = SampleFile()
+        self._forgetting: asyncio.TimerHandle | None = None
         self._socket, theirs = socket.socketpair()
         with theirs:
             try:
@@ -45,6 +49,7 @@ class Worker:
                 )
             except OSError:
                 self._socket.close()
+                self._sample.close()
                 raise
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket, self._readable)
@@ -53,9 +58,16 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, descriptor: int) -> None:
-        """Hands over a sample. This sends one byte to a worker that waits for it, so it never blocks."""
-        socket.send_fds(self._socket, [b"?"], [descriptor])
+    def ask(self, sample: bytes) -> None:
+        """Hands over a sample, in a file: 10 MB take 1 ms, as a pickle they would take 28.
+
+        This sends one byte to a worker that waits for it, so it never blocks. Raises OSError where there is
+        no room for the sample. If the worker has just died, its end is heard.
+        """
+        self._keep()
+        self._sample.hold(sample)
+        with contextlib.suppress(ConnectionError):
+            socket.send_fds(self._socket, [b"?"], [self._sample.descriptor])
 
     def heard(self) -> Reply | None:
         """The worker's answer; None if it ended or sent nonsense. Then `line` is about the next answer."""
@@ -63,6 +75,8 @@ class Worker:
         self.line = self._loop.create_future()
         if self.gone:
             self.line.set_result(b"")
+        self._keep()
+        self._forgetting = self._loop.call_later(KEPT_SECONDS, self._sample.forget)
         return _reply(line)
 
     async def stop(self) -> int:
@@ -71,9 +85,17 @@ class Worker:
             self._loop.remove_reader(self._socket)
             self._socket.close()
         self.gone = True
+        self._keep()
+        self._sample.close()
         self._process.kill()
         # Giving back a gigabyte takes the kernel a moment, in which a wait would hold up the loop.
         return await asyncio.to_thread(self._process.wait)
+
+    def _keep(self) -> None:
+        """Keeps what the last sample was written into, until `heard` is called."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
 
     def _readable(self) -> None:
         try:
@@ -99,19 +121,39 @@ def _environment() -> dict[str, str]:
     return inherited | {"PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
 
 
-@contextlib.contextmanager
-def file_of(sample: bytes) -> Iterator[int]:
-    """A nameless file with the sample in it. Written for 10 MB in 2 ms; as a pickle it would take 28."""
-    with contextlib.ExitStack() as stack:
+class SampleFile:
+    """A nameless file, written anew with each sample that is handed over.
+
+    It keeps its pages for the next sample: to make and to free those of 10 MB costs three times as much as to
+    write into them. `forget` gives them back.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[bytes]
         if sys.platform == "linux":
-            descriptor = os.memfd_create("sample")
-            stack.callback(os.close, descriptor)
+            self._file = os.fdopen(os.memfd_create("sample"), "r+b", buffering=0)
         else:
-            descriptor = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
-        written = 0
-        while written < len(sample):
-            written += os.pwrite(descriptor, memoryview(sample)[written:], written)
-        yield descriptor
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as this object
+        self.descriptor = self._file.fileno()
+
+    def hold(self, sample: bytes) -> None:
+        """Holds this sample and nothing else. Raises OSError, and holds nothing then."""
+        try:
+            written = 0
+            while written < len(sample):
+                written += os.pwrite(self.descriptor, memoryview(sample)[written:], written)
+            os.ftruncate(self.descriptor, len(sample))
+        except OSError:
+            self.forget()
+            raise
+
+    def forget(self) -> None:
+        """Holds nothing, and takes no memory."""
+        os.ftruncate(self.descriptor, 0)
+
+    def close(self) -> None:
+        """Ends it, sample and all. May be repeated."""
+        self._file.close()
 
 
 def _reply(line: bytes) -> Reply | None:

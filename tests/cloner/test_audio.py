@@ -262,6 +262,23 @@ async def test_silent_worker(capfd: pytest.CaptureFixture[str]) -> None:
     assert "" == capfd.readouterr().err
 
 
+async def test_sample_dropped() -> None:
+    """A sample that was looked at is held nowhere for long, whether or not another one comes."""
+
+    def held() -> int:
+        """The bytes in all files that this process has for samples."""
+        size = 0
+        for file in list(Path("/proc/self/fd").iterdir()):
+            with contextlib.suppress(FileNotFoundError):  # what the folder was read with is closed by now
+                size += file.stat().st_size if "memfd:sample" in str(file.readlink()) else 0
+        return size
+
+    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
+        await inspector.inspect(SPEECH["wav"])
+
+        await until(lambda: held() == 0)
+
+
 async def test_in_turn() -> None:
     """Samples are looked at in the order in which they came."""
     finished: list[str] = []
