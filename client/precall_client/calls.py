@@ -15,7 +15,7 @@ from opentelemetry.trace import TracerProvider
 from precall.v1 import cloning_pb2 as pb
 
 from precall_client.failure import error_of
-from precall_client.sample import Sample, content_of
+from precall_client.sample import Sample, content_of, wire_of
 from precall_client.tracing import Tracing
 from precall_client.transport import KEPT_BYTES, Contents, Tls, TlsInvalid, opened
 from precall_client.upload import uploaded
@@ -76,14 +76,16 @@ class Precall:
         """
         called = self._call(
             "PrepareCall",
-            pb.PrepareCallRequest(
-                agent_id=agent_id,
-                conversation_id=conversation_id,
-                caller=caller,
-                sample=b"" if sample is None else await content_of(sample),
-                consent=consent,
-                client_reference=client_reference,
-            ).SerializeToString(),
+            wire_of(
+                pb.PrepareCallRequest(
+                    agent_id=agent_id,
+                    conversation_id=conversation_id,
+                    caller=caller,
+                    consent=consent,
+                    client_reference=client_reference,
+                ),
+                b"" if sample is None else await content_of(sample),
+            ),
             seconds,
         )
         del sample  # as large as the request, which only the call holds, until it is sent
@@ -137,13 +139,15 @@ class Precall:
         """Finds or clones a caller's voice ahead of time. May be repeated."""
         called = self._call(
             "CloneVoice",
-            pb.CloneVoiceRequest(
-                caller=caller,
-                sample=await content_of(sample),
-                consent=consent,
-                request_id=request_id,
-                client_reference=client_reference,
-            ).SerializeToString(),
+            wire_of(
+                pb.CloneVoiceRequest(
+                    caller=caller,
+                    consent=consent,
+                    request_id=request_id,
+                    client_reference=client_reference,
+                ),
+                await content_of(sample),
+            ),
             seconds,
         )
         del sample  # as large as the request, which only the call holds, until it is sent
@@ -162,13 +166,15 @@ class Precall:
         """Clones a caller's voice anew. Repeated, it makes another one, unless `request_id` is the same."""
         called = self._call(
             "ReplaceVoice",
-            pb.ReplaceVoiceRequest(
-                caller=caller,
-                sample=await content_of(sample),
-                consent=consent,
-                request_id=request_id,
-                client_reference=client_reference,
-            ).SerializeToString(),
+            wire_of(
+                pb.ReplaceVoiceRequest(
+                    caller=caller,
+                    consent=consent,
+                    request_id=request_id,
+                    client_reference=client_reference,
+                ),
+                await content_of(sample),
+            ),
             seconds,
             repeatable=bool(request_id),
         )

@@ -5,7 +5,12 @@ import os
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["Sample", "content_of"]
+from precall.v1 import cloning_pb2 as pb
+
+__all__ = ["Sample", "content_of", "wire_of"]
+
+# The wire type of bytes, and where the number of the field begins in a tag.
+BYTES, NUMBER = 2, 3
 
 Sample: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
 """The recording itself, or the path of its file."""
@@ -18,3 +23,26 @@ async def content_of(sample: Sample) -> bytes:
     if isinstance(sample, bytearray | memoryview):
         return bytes(sample)
     return await asyncio.to_thread(Path(sample).read_bytes)
+
+
+def wire_of(
+    request: pb.PrepareCallRequest | pb.CloneVoiceRequest | pb.ReplaceVoiceRequest, sample: bytes
+) -> bytes:
+    """The request with this sample, as it is sent.
+
+    In the message itself the sample would be copied three times: into it, to where it is written, and from
+    there. On the wire a field may stand anywhere, so this one is put behind all others.
+    """
+    if not sample:
+        return request.SerializeToString()
+    tag = request.DESCRIPTOR.fields_by_name["sample"].number << NUMBER | BYTES
+    return b"".join((request.SerializeToString(), _varint(tag), _varint(len(sample)), sample))
+
+
+def _varint(number: int) -> bytes:
+    """A number as protobuf writes it: seven bits in each byte, the lowest first."""
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*written, number))
