@@ -22,6 +22,8 @@ KEPT = 128 * 1_048_576
 MUCH = 128 * 1_048_576
 LITTLE = 16 * 1_048_576
 PAUSE_SECONDS = 1.0
+# While samples come without end, what is given back is taken again a moment later, and cleared by the kernel.
+BETWEEN_SECONDS = 10.0
 # The garbage collector looks for cycles after so many new objects, and after so many bytes were freed.
 OBJECTS = 20_000
 IN_CYCLES = 32 * 1_048_576
@@ -30,6 +32,7 @@ IN_CYCLES = 32 * 1_048_576
 class FreedMemory:
     """Gives memory back, in the background, a second after much of it or the last of it was freed.
 
+    It does so every ten seconds at most.
     A failure refers to the frames that it came through, which may refer to the failure, and to the sample.
     So such cycles are looked for as well.
     """
@@ -37,6 +40,7 @@ class FreedMemory:
     def __init__(self, give_back: Callable[[], None]) -> None:
         self._give_back = give_back
         self._size = self._unsought = 0
+        self._last = -BETWEEN_SECONDS
         self._coming: asyncio.TimerHandle | None = None
 
     def note_freed(self, size: int, *, held: int) -> None:
@@ -46,12 +50,16 @@ class FreedMemory:
         if self._unsought >= IN_CYCLES:
             self._break_cycles()
         if self._coming is None and self._size >= (MUCH if held else LITTLE):
-            self._coming = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._tidy_up)
+            loop = asyncio.get_running_loop()
+            at = max(loop.time() + PAUSE_SECONDS, self._last + BETWEEN_SECONDS)
+            self._coming = loop.call_at(at, self._tidy_up)
 
     def _tidy_up(self) -> None:
         self._coming, self._size = None, 0
         self._break_cycles()
-        asyncio.get_running_loop().run_in_executor(None, self._give_back)
+        loop = asyncio.get_running_loop()
+        self._last = loop.time()
+        loop.run_in_executor(None, self._give_back)
 
     def _break_cycles(self) -> None:
         self._unsought = 0
