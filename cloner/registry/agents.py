@@ -214,17 +214,9 @@ def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
     its voice is not given up, and no other caller's call forbids it.
     """
     row = update.row
-    lock_calls_at(tx, row.agent_id)
-    call = tx.one(CALL, call_id=row.call_id)
+    in_progress = _lock_call(tx, row)
     voice = tx.one(VOICE, marker=row.marker)
-    if call is None or call[0] is not None or voice is None or voice[0] != "ready":
-        return False
-    # Every call is noted before this is asked, or looks at the agent after it is answered.
-    since = update.others_since
-    if since is not None and shared(tx, row.agent_id, caller=update.caller, since=since):
-        return False
-    values = msgspec.structs.asdict(row) | {"holder": update.holder, "until": update.until}
-    return tx.run(INTENDED, **values, turn=update.changes, now=now) == 1
+    return in_progress and voice is not None and voice[0] == "ready" and _intend(tx, update, now=now)
 
 
 def record_and_intend(tx: Transaction, update: AgentUpdate, *, now: float) -> tuple[bool, bool]:
@@ -233,11 +225,9 @@ def record_and_intend(tx: Transaction, update: AgentUpdate, *, now: float) -> tu
     Returns what each of the two says; a voice that is not recorded is given to no agent.
     """
     row = update.row
-    # Agent and call are locked before the voice, as everywhere.
-    lock_calls_at(tx, row.agent_id)
-    tx.one(CALL, call_id=row.call_id)
+    in_progress = _lock_call(tx, row)
     recorded = voices.record(tx, row.marker, row.voice_id, now=now)
-    return recorded, recorded and intend(tx, update, now=now)
+    return recorded, recorded and in_progress and _intend(tx, update, now=now)
 
 
 def shared(tx: Transaction, agent_id: str, *, caller: str, since: float) -> bool:
@@ -315,3 +305,20 @@ def note_restored(tx: Transaction, agent_id: str, *, holder: str) -> None:
 def has_voice(tx: Transaction, marker: str) -> bool:
     """Whether an agent still has this voice, as far as is known."""
     return tx.one(SPEAKING, marker=marker) is not None
+
+
+def _lock_call(tx: Transaction, row: AgentRow) -> bool:
+    """Locks the calls at the agent and the call itself, which come before its voice; whether it goes on."""
+    lock_calls_at(tx, row.agent_id)
+    call = tx.one(CALL, call_id=row.call_id)
+    return call is not None and call[0] is None
+
+
+def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
+    """As `intend`, for an open call and a voice that is ready, both of them locked."""
+    # Every call is noted before this is asked, or looks at the agent after it is answered.
+    agent_id, since = update.row.agent_id, update.others_since
+    if since is not None and shared(tx, agent_id, caller=update.caller, since=since):
+        return False
+    values = msgspec.structs.asdict(update.row) | {"holder": update.holder, "until": update.until}
+    return tx.run(INTENDED, **values, turn=update.changes, now=now) == 1

@@ -7,10 +7,22 @@ import psycopg
 import pytest
 from precall.v1 import cloning_pb2 as pb
 
+from cloner.registry import (
+    AgentRow,
+    AgentUpdate,
+    NewCall,
+    NewVoiceRow,
+    agents,
+    calls,
+    departures,
+    opened,
+    voices,
+)
 from emulator import Emulator, Fault
 from tests.cloner.test_door import call
 from tests.rows import values
 
+NOW = 1_700_000_000.0
 CREATE = "/v1/voices/add"
 PREPARE, OPEN = (f"precall.v1.CloningService/{name}" for name in ("PrepareCall", "OpenCall"))
 GIVEN = "SELECT voice_id FROM agents"
@@ -105,3 +117,56 @@ async def test_agent_of_another_callers_call(cloning: Any, spans: Any, speech: b
 
     assert (False, False) == (second.voice_reused, second.agent_updated)
     assert "registry agents.record_and_intend" == waited_for(spans, spans.finished(PREPARE)[1])[-1]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "expected", "given"),
+    [
+        ("nothing", (True, True), ["new"]),
+        ("the call ended", (True, False), []),
+        ("another caller began", (True, False), []),
+        ("the voice was lost to another", (False, False), []),
+        ("the voice was forgotten", (False, False), []),
+    ],
+)
+async def test_new_voice_and_its_agent(
+    database: str, meanwhile: str, expected: tuple[bool, bool], given: list[str]
+) -> None:
+    """No agent is given a voice that is not recorded; a voice is recorded also where no agent is given it."""
+    row = AgentRow("agent", "", "call", "", "Hallo", "before", "Welcome.", None, None, None, "")
+    update = AgentUpdate(
+        row=row, changes=0, caller="Ivan", others_since=NOW - 900, holder="holder", until=NOW + 40
+    )
+    async with opened(database, name="tested", now=NOW) as store:
+        await store.write(calls.begin, new("call", "Ivan"))
+        await store.write(voices.intend, intent("marker"), call_id="call", now=NOW)
+        match meanwhile:
+            case "the call ended":
+                await store.write(calls.end, now=NOW, call_id="call", agent_id="agent")
+            case "another caller began":
+                await store.write(calls.begin, new("another", "Maria"))
+            case "the voice was lost to another":
+                await store.write(voices.fail, "marker", "unanswered", now=NOW)
+                await store.write(voices.intend, intent("later"), call_id="call", now=NOW)
+                assert await store.write(voices.record, "later", "voice of later", now=NOW)
+            case "the voice was forgotten":
+                await store.write(departures.forget, "marker", now=NOW)
+        done = await store.write(agents.record_and_intend, update.with_voice("marker", "new"), now=NOW)
+
+    assert expected == done
+    assert [(voice_id,) for voice_id in given] == await values(database, GIVEN)
+
+
+def new(name: str, caller: str) -> NewCall:
+    """A caller's call at the agent."""
+    return NewCall(
+        id=name, agent_id="agent", conversation_id=name, caller=caller, stated=caller, begun_at=NOW
+    )
+
+
+def intent(marker: str) -> NewVoiceRow:
+    """A voice of Ivan's that is about to be made."""
+    return NewVoiceRow(
+        marker=marker, caller="Ivan", replaces=None, number=None, person="Ivan", greeting_name="Ivan",
+        name="Ivan_Clone", owner="process", traceparent="", consent="", kept_until=0.0,
+    )  # fmt: skip

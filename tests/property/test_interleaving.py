@@ -195,6 +195,7 @@ def found_or_made(
                     update = update.with_voice(marker, voice)
                     recorded, may = agents.record_and_intend(tx, update, now=world.now)
                     check_intended(world, update, may)
+                    assert recorded or not may, "a voice that is not recorded was to be given to an agent"
                 if recorded:
                     made = voices.get(tx, marker)
                     yield
