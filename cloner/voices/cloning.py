@@ -11,6 +11,9 @@
 ElevenLabs has no idempotency key, so each voice carries a marker in its labels and its description, and the
 intent is written down under that marker before ElevenLabs is asked. If a process was killed, another one
 looks for the markers of its intents (`adopt`). A voice without an intent is removed by the janitor.
+
+As long as the call that began a clone waits for it, the record also stores what its agent is to be given, in
+one transaction. A clone itself changes no agent.
 """
 
 import asyncio
