@@ -311,27 +311,24 @@ class Cloning:
 
     async def _record(self, clone: Clone, voice_id: str) -> Voice:
         with outliving(self._tracer, LATE):
-            return await self._recorded(clone, voice_id)
-
-    async def _recorded(self, clone: Clone, voice_id: str) -> Voice:
-        note(voice_id=voice_id)
-        row, now = clone.row, self._now()
-        if clone.agent_update is None:
-            recorded = await self._store.write(voices.record, row.marker, voice_id, now=now)
-        else:
-            update = clone.agent_update.with_voice(row.marker, voice_id)
-            recorded, held = await self._store.write(agents.record_and_intend, update, now=now)
-            clone.agent_intended = AgentIntended(update, held)
+            note(voice_id=voice_id)
+            row, now = clone.row, self._now()
             if clone.agent_update is None:
-                self._let_go(clone.agent_intended)
-        if not recorded:
-            if await self._marked.is_anothers(voice_id, row.marker):
-                raise failures.ProtocolBroken
-            log.warning("voice no longer wanted", voice_id=voice_id)
-            self._discard(voice_id, row.marker, "no_longer_wanted")
-            raise Superseded
-        log.info("voice created", voice_id=voice_id)
-        return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
+                recorded = await self._store.write(voices.record, row.marker, voice_id, now=now)
+            else:
+                update = clone.agent_update.with_voice(row.marker, voice_id)
+                recorded, held = await self._store.write(agents.record_and_intend, update, now=now)
+                clone.agent_intended = AgentIntended(update, held)
+                if clone.agent_update is None:
+                    self._let_go(clone.agent_intended)
+            if not recorded:
+                if await self._marked.is_anothers(voice_id, row.marker):
+                    raise failures.ProtocolBroken
+                log.warning("voice no longer wanted", voice_id=voice_id)
+                self._discard(voice_id, row.marker, "no_longer_wanted")
+                raise Superseded
+            log.info("voice created", voice_id=voice_id)
+            return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
 
     async def _month_resets_at(self, deadline: float) -> float:
         try:
@@ -379,7 +376,7 @@ class Cloning:
         await self._store.write(voices.fail, clone.row.marker, reason, owner=self._owner, now=self._now())
 
     def _let_go(self, intended: AgentIntended) -> None:
-        """Ends the hold of an agent that nobody changes. What fails here, its time ends."""
+        """Ends the hold of an agent that nobody changes. If this fails, the hold ends by its own time."""
         if intended.may:
             row, holder = intended.update.row, intended.update.holder
             self._begin(self._store.write(agents.unlock, row.agent_id, holder=holder))
