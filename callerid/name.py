@@ -10,8 +10,11 @@ __all__ = ["folded", "holds_control", "spaced", "spoken"]
 
 # Control characters and lone surrogates, which are no characters and cannot be sent on.
 REFUSED = frozenset({"Cc", "Cs"})
-# Format characters, such as joiners, and spaces: a name with nothing else cannot be seen or spoken.
-UNSEEN = frozenset({"Cf", "Zs", "Zl", "Zp"})
+# Format characters, such as joiners, spaces, and marks without a letter that they belong to: a name with
+# nothing else cannot be seen or spoken.
+UNSEEN = frozenset({"Cf", "Zs", "Zl", "Zp", "Mn", "Mc", "Me"})
+# Nor can blanks that Unicode counts as letters or signs, or what stands for a character that was lost.
+BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd")
 
 
 def holds_control(text: str) -> bool:
@@ -27,7 +30,7 @@ def spaced(text: str) -> str:
 def spoken(name: str) -> str:
     """The name as a greeting uses it; empty for a name that has nothing visible."""
     name = spaced(name)
-    return "" if all(unicodedata.category(character) in UNSEEN for character in name) else name
+    return name if any(map(_is_seen, name)) else ""
 
 
 def folded(name: str) -> str:
@@ -38,3 +41,7 @@ def folded(name: str) -> str:
     """
     decomposed = unicodedata.normalize("NFD", spoken(name))
     return spaced(unicodedata.normalize("NFD", decomposed.casefold()))
+
+
+def _is_seen(character: str) -> bool:
+    return character not in BLANKS and unicodedata.category(character) not in UNSEEN

@@ -59,6 +59,7 @@ def test_control_characters(name: str) -> None:
         ("Anna Maria", "  anna \u00a0\u3000\u2003 maria\u2028"),
         ("Anna Maria", "Anna\tMaria"),
         ("", "\u00a0\u200b\u3000"),
+        ("", "\u3164"),
     ],
 )
 def test_one_name(one: str, other: str) -> None:
@@ -86,7 +87,15 @@ def test_two_names(one: str, other: str) -> None:
         (REAL["Persian"], REAL["Persian"]),
         (REAL["family"], REAL["family"]),
         ("\u200b\u2060", ""),
+        ("\u3164", ""),
+        ("\u2800 \u115f\u1160\uffa0", ""),
+        ("\u034f\ufe0f", ""),
+        ("\u0301 \u093f", ""),
+        ("\ufffd\ufffd", ""),
         ("", ""),
+        ("\u3164Ivan\ufffd", "\u3164Ivan\ufffd"),
+        ("\U0001f170\ufe0f", "\U0001f170\ufe0f"),
+        ("\u0645\u064f", "\u0645\u064f"),
     ],
 )
 def test_spoken(name: str, expected: str) -> None:
