@@ -186,8 +186,9 @@ def test_media_type(lines: list[str]) -> None:
         "\\n".join(ENCODED[at : at + 76] for at in range(0, len(ENCODED), 76)) + "\\n",
         ENCODED.replace("A", "\\u0041", 1),
         ENCODED[:40] + " " + ENCODED[40:],
+        " ".join(ENCODED[at : at + 20] for at in range(0, len(ENCODED), 20)),
     ],
-    ids=["escaped slashes", "lines", "escaped letter", "space"],
+    ids=["escaped slashes", "lines", "escaped letter", "space", "lines joined by spaces"],
 )
 def test_base64_as_written(parse: Callable[..., Delivery], data: str) -> None:
     """Takes base64 with JSON escapes or white space in it."""
@@ -421,6 +422,7 @@ STANDARD = "voice_sample.data must be the recording in standard base64, a string
         ("UklGRg", "base64 that is cut short or lacks its padding, of 6 characters"),
         ("UklG\nRg=", "base64 that is cut short or lacks its padding, of 7 characters"),
         (ENCODED[:-3], f"base64 that is cut short or lacks its padding, of {len(ENCODED) - 3} characters"),
+        ("ab/d ef ghij kl", 'base64 with spaces where "+" stood, as a form leaves it that is not encoded'),
         ("RIFF\x00\x00WAVE", "text that is not base64"),
         ("ÜklG", "text that is not base64"),
         ("UklG====", "text that is not base64"),
