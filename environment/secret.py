@@ -111,14 +111,18 @@ def secret_text(name: str, environ: Mapping[str, str], *, largest: int = Secret.
     Raises ValueError, which names the variable at fault.
     """
     text, path = environ.get(name, "").strip(" \t"), environ.get(f"{name}_FILE", "").strip()
-    if not path:
-        return text if text.strip() else None
-    if text.strip():
-        raise ValueError(f"{name} and {name}_FILE are both set: one of them has to go")
-    try:
-        return text_of(Path(path), largest=largest)
-    except ValueError as fault:
-        raise ValueError(f"{name}_FILE {fault}") from fault
+    where = name
+    if path:
+        if text.strip():
+            raise ValueError(f"{name} and {name}_FILE are both set: one of them has to go")
+        where = f"{name}_FILE"
+        try:
+            text = text_of(Path(path), largest=largest)
+        except ValueError as fault:
+            raise ValueError(f"{where} {fault}") from fault
+    if re.match(rf"(?:export\s+)?{name}\s*=", text):
+        raise ValueError(f"{where} must be the value alone, without its name")
+    return text if text.strip() else None
 
 
 def text_of(path: Path, *, largest: int) -> str:

@@ -135,6 +135,17 @@ def test_damaged_file(tmp_path: Path, name: str, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("line", ["SHOWN={}", "export SHOWN = {}", 'SHOWN="{}"\nOTHER=1\n'])
+def test_line_of_an_environment(tmp_path: Path, line: str) -> None:
+    """A line of an .env file in place of the value is no secret: nobody else would write the name."""
+    written = line.format(GOOD)
+    (tmp_path / "secret").write_text(written)
+
+    for name, value in (("SHOWN", written), ("SHOWN_FILE", str(tmp_path / "secret"))):
+        with pytest.raises(EnvironmentInvalid, match=f"^{name} must be the value alone, without its name$"):
+            read(Settings, {name: value})
+
+
 def test_no_file(tmp_path: Path) -> None:
     """A file that is not there, and a folder, are told as such."""
     for path in (tmp_path / "nothing", tmp_path):
