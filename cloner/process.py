@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import sys
 
 import structlog
@@ -43,9 +44,21 @@ async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvi
             await stopped.wait()
     except AddressInUse:
         where = address(settings.cloner_host, settings.cloner_port)
-        print(f"cloner: cannot serve on {where}; is it in use?", file=sys.stderr)
+        why = await asyncio.to_thread(_why_not, settings.cloner_host, settings.cloner_port)
+        print(f"cloner: cannot serve on {where}: {why}", file=sys.stderr)
         return 1
     except (InspectionUnavailable, KeyUnavailable, RegistryUnavailable) as failure:
         print(f"cloner: {failure}", file=sys.stderr)
         return 2 if isinstance(failure, RegistryNewer) else 1
     return 0
+
+
+def _why_not(host: str, port: int) -> str:
+    """Why nothing can be served there, which gRPC does not tell."""
+    try:
+        for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as tried:
+                tried.bind(place)
+    except OSError as failure:
+        return failure.strerror or "it cannot be used"
+    return "it was in use"

@@ -137,7 +137,21 @@ async def test_port_in_use() -> None:
             _, err = await started.communicate()
 
     assert 1 == started.returncode
-    assert f"cloner: cannot serve on 127.0.0.1:{port}; is it in use?" in err.decode()
+    assert f"cloner: cannot serve on 127.0.0.1:{port}: Address already in use\n" == err.decode()
+
+
+async def test_host_that_is_none() -> None:
+    """A name that nobody has is told as such, not as a port that is taken."""
+    settings = {
+        "CLONER_HOST": "host.invalid",
+        "CLONER_TOKEN": "token-of-the-cloner",
+        "CLONER_INSECURE": "true",
+    }
+    async with process(ELEVENLABS_API_KEY="k", **settings) as started:
+        _, err = await started.communicate()
+
+    assert 1 == started.returncode
+    assert re.fullmatch(r"cloner: cannot serve on host\.invalid:50051: [A-Z][a-z ]+\n", err.decode())
 
 
 async def test_database_that_is_not_there() -> None:
