@@ -64,6 +64,9 @@ def drop_unusable(environ: Environ) -> list[Remark]:
             remarks.append(_remark(name, rule.expected))
         elif rule.is_word:
             environ[name] = environ[name].lower()
+    if environ.get("OTEL_TRACES_SAMPLER", "").endswith("traceidratio"):
+        # The default, about which the SDK complains under another name where it is left to itself.
+        environ.setdefault("OTEL_TRACES_SAMPLER_ARG", "1.0")
     return [*remarks, *_contradictions(environ)]
 
 

@@ -114,6 +114,23 @@ def test_usable(environ: dict[str, str]) -> None:
     assert environ == left
 
 
+@pytest.mark.parametrize("ratio", [{}, {"OTEL_TRACES_SAMPLER_ARG": "0,5"}])
+def test_ratio_by_default(caplog: pytest.LogCaptureFixture, monkeypatch, ratio: dict[str, str]) -> None:
+    """A sampler without its ratio has the default, and the SDK has nothing to add to what is told."""
+    environ = {
+        "OTEL_TRACES_SAMPLER": "traceidratio",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+        **ratio,
+    }
+    told = [remark.variable for remark in drop_unusable(environ)]
+    for name, text in environ.items():
+        monkeypatch.setenv(name, text)
+    with tracing("gateway", environ):
+        pass
+
+    assert ([*ratio], []) == (told, caplog.messages)
+
+
 def test_together() -> None:
     """Two that exclude each other are both left at their defaults; what is empty is not set at all."""
     environ = {
