@@ -159,6 +159,7 @@ def _inspector(settings: Settings) -> Inspector:
     return Inspector(
         workers=settings.audio_workers,
         max_seconds=settings.voice_clone_max_duration,
+        enough_sound=settings.voice_clone_min_sound,
         waiting=settings.cloner_max_requests,
     )
 

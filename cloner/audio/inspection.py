@@ -68,9 +68,9 @@ Options = dict[str, str]
 
 # How ffmpeg reads, at first and, where that is too little, again; the second is its default.
 READINGS = ({"probesize": "32768"}, {"probesize": "5000000"})
-# WAV comes in packets of any size: in ffmpeg's own, of 2 to 4 KB, 10 MB take 23 ms to decode, in these 5.
-# The first one is enough to see that it is no PCM. Larger ones take longer to open.
-READINGS_OF_WAV = ({"probesize": "4096", "max_size": "16384"}, READINGS[1])
+# WAV comes in packets of any size. ffmpeg's own are of 2 to 4 KB, and 10 MB then take 23 ms to decode. The
+# first one is enough to see that it is no PCM, and looking at it takes the longer the larger it is.
+LEAST_PACKET, MOST_PACKET, PACKETS = 8_192, 65_536, 64
 
 LEAST_ROOM = 64 << 20  # bytes that must be left for a sample; the imports alone take about 200 MB
 SAMPLE_RATES = range(1_000, 768_001)
@@ -87,15 +87,25 @@ ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
 NO_SOUND = "holds no sound that can be decoded: it is damaged or cut short"
 
 
-def find_out(data: Bytes, max_seconds: float) -> Finding:
-    """Decodes a sample and says what it is, or raises Unreadable; stops soon after `max_seconds` of sound."""
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is to be found out."""
+
+    most: float
+    """No more than so many seconds are decoded, and a little."""
+
+    enough: float
+    """Once so many seconds are sound, the others are not measured."""
+
+
+def find_out(data: Bytes, wanted: Wanted) -> Finding:
+    """Decodes a sample and says what it is, or raises Unreadable; stops soon after `most` seconds."""
     container = find_container(data)
     if container.kind in ("mp4", "quicktime"):
         _check_index(data, container)
     fault = ""
-    for reading in READINGS_OF_WAV if container.kind == "wav" else READINGS:
+    for reading in _readings_of_wav(len(data)) if container.kind == "wav" else READINGS:
         try:
-            return _decode(data, container, reading, max_seconds)
+            return _decode(data, container, reading, wanted)
         except MemoryError:
             raise
         except Unreadable as error:
@@ -103,6 +113,11 @@ def find_out(data: Bytes, max_seconds: float) -> Finding:
         except Exception:  # noqa: BLE001 - what hostile bytes make PyAV raise is listed nowhere
             fault = fault or "cannot be decoded: it is damaged or cut short"
     raise Unreadable(fault)
+
+
+def _readings_of_wav(size: int) -> tuple[Options, ...]:
+    packet = min(MOST_PACKET, max(LEAST_PACKET, size // PACKETS))
+    return {"probesize": "4096", "max_size": str(packet)}, READINGS[1]
 
 
 def _check_index(data: Bytes, container: Container) -> None:
@@ -139,7 +154,7 @@ class _Window:
         return self._at - self._begins
 
 
-def _decode(data: Bytes, container: Container, reading: Options, max_seconds: float) -> Finding:
+def _decode(data: Bytes, container: Container, reading: Options, wanted: Wanted) -> Finding:
     """Decodes the first of several tracks that can be decoded."""
     fault = NO_SOUND
     foreign: list[str] = []
@@ -158,7 +173,7 @@ def _decode(data: Bytes, container: Container, reading: Options, max_seconds: fl
                 fault = f"has {codec.channels} channels, more than {MAX_CHANNELS}"
                 continue
             try:
-                return _listen(container, opened, stream, max_seconds)
+                return _listen(container, opened, stream, wanted)
             except Unreadable as error:
                 fault = str(error)
     if foreign and fault == NO_SOUND:
@@ -205,14 +220,14 @@ def _refuse(*_: Any) -> NoReturn:
     raise PermissionError("a sample may not refer to other files")
 
 
-def _listen(container: Container, opened: InputContainer, stream: AudioStream, max_seconds: float) -> Finding:
+def _listen(container: Container, opened: InputContainer, stream: AudioStream, wanted: Wanted) -> Finding:
     """Counts and measures what is decoded; what the headers claim does not count."""
     for other in opened.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
     codec = stream.codec_context
     codec.thread_count = 1
-    sounding = Sounding()
+    sounding = Sounding(wanted.enough)
     samples: Counter[int] = Counter()
     heard = 0.0
     for frame in _frames(opened, stream):
@@ -224,7 +239,7 @@ def _listen(container: Container, opened: InputContainer, stream: AudioStream, m
         sounding.hear(frame)
         samples[rate] += frame.samples
         heard += frame.samples / rate
-        if heard > max_seconds + BEYOND_SECONDS:
+        if heard > wanted.most + BEYOND_SECONDS:
             break
     if not heard:
         raise Unreadable(NO_SOUND)
@@ -272,7 +287,7 @@ def _packets(opened: InputContainer, stream: AudioStream) -> "Iterator[av.Packet
         return
 
 
-def answer(sample: IO[bytes], max_seconds: float) -> Reply:
+def answer(sample: IO[bytes], wanted: Wanted) -> Reply:
     """Says what the sample is, or why that cannot be said. Raises MemoryError alone."""
     if not os.fstat(sample.fileno()).st_size:
         return Reply(fault="is empty")
@@ -281,17 +296,17 @@ def answer(sample: IO[bytes], max_seconds: float) -> Reply:
     except OSError:
         raise MemoryError from None
     with data:
-        return _answer(data, max_seconds)
+        return _answer(data, wanted)
 
 
-def _answer(data: Bytes, max_seconds: float) -> Reply:
+def _answer(data: Bytes, wanted: Wanted) -> Reply:
     try:
-        return Reply(finding=find_out(data, max_seconds))
+        return Reply(finding=find_out(data, wanted))
     except Unreadable as error:
         return Reply(fault=str(error))
 
 
-def serve(parent: socket.socket, *, max_seconds: float, cpu_seconds: int) -> None:
+def serve(parent: socket.socket, wanted: Wanted, *, cpu_seconds: int) -> None:
     """Answers until the parent is gone, or until memory ran out once: then nobody knows what holds it."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
@@ -300,7 +315,7 @@ def serve(parent: socket.socket, *, max_seconds: float, cpu_seconds: int) -> Non
         _allow_cpu(cpu_seconds)
         with os.fdopen(descriptors[0], "rb", buffering=0) as sample:
             try:
-                reply, worn_out = answer(sample, max_seconds), False
+                reply, worn_out = answer(sample, wanted), False
             except MemoryError:
                 reply, worn_out = Reply(fault="needs too much memory"), True
         parent.sendall(msgspec.json.encode(reply) + b"\n")
@@ -342,19 +357,19 @@ def _tone() -> bytes:
     return header + struct.pack("<4sI", b"data", len(frames)) + frames
 
 
-def main(descriptor: str, max_seconds: str, cpu_seconds: str, memory_mb: str) -> None:
+def main(descriptor: str, most: str, enough: str, cpu_seconds: str, memory_mb: str) -> None:
     """Gets ready, says so, and serves."""
     _bind(int(memory_mb))
     av.logging.set_level(None)
     bytearray(LEAST_ROOM)  # raises MemoryError now, not once for every sample
     with socket.socket(fileno=int(descriptor)) as parent:
-        ready = _answer(_tone(), 1.0)
+        ready = _answer(_tone(), Wanted(most=1.0, enough=1.0))
         # From here on ffmpeg and the C library have nobody to talk to; until here a traceback is welcome.
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         parent.sendall(msgspec.json.encode(ready) + b"\n")
-        serve(parent, max_seconds=float(max_seconds), cpu_seconds=int(cpu_seconds))
+        serve(parent, Wanted(most=float(most), enough=float(enough)), cpu_seconds=int(cpu_seconds))
 
 
 if __name__ == "__main__":

@@ -76,8 +76,8 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
     `format` is wav, mp3, mp2 (MPEG Layer II), ogg (Vorbis or FLAC in OGG), opus (in OGG), flac, m4a (any
     audio in MP4), mov (in QuickTime), webm or matroska; `codec` is what people call what is in it;
     `media_type` and `extension` are what to upload it as. `sample_rate` is the decoder's, so 48000 for
-    Opus. `sounding_seconds` are those that are louder than SOUND_DBFS. `begins` is how many bytes stand
-    in front that other decoders would stumble over: a foreign tag, a piece of a frame.
+    Opus. `sounding_seconds` are those that are louder than SOUND_DBFS, as far as was measured. `begins` is
+    how many bytes stand in front that other decoders would stumble over: a foreign tag, a piece of a frame.
     """
 
     format: Format
@@ -100,7 +100,7 @@ class Inspector:
     A sample may cost `cpu_seconds` of processor time and `memory_mb` of addresses, or it is refused. How long
     that takes depends on what else the machine does, which is nobody's fault: a sample that waited
     `wall_seconds` for a worker, or for its answer, fails with InspectionUnavailable. At most `waiting` wait
-    for their turn.
+    for their turn. How much of a sample is sound is not measured any more once it is `enough_sound` seconds.
     """
 
     def __init__(
@@ -111,13 +111,14 @@ class Inspector:
         cpu_seconds: int | None = None,
         memory_mb: int = 1024,
         max_seconds: float,
+        enough_sound: float = math.inf,
         waiting: int = 64,
     ) -> None:
         self._workers = workers
         self._wall_seconds = wall_seconds
         self._capacity = workers + waiting
         cpu_seconds = enough_cpu_seconds(max_seconds) if cpu_seconds is None else cpu_seconds
-        self._arguments = (str(max_seconds), str(cpu_seconds), str(memory_mb))
+        self._arguments = (str(max_seconds), str(enough_sound), str(cpu_seconds), str(memory_mb))
         self._unfinished: set[_Job] = set()
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._alive: set[Worker] = set()

@@ -34,11 +34,13 @@ DRIFT = 2  # an offset may change within a window as a curve of this degree does
 class Sounding:
     """Adds up the windows in which any channel is louder than SOUND_DBFS, once its offset is taken off.
 
-    An offset may drift: a straight line or a slow curve within a window is no sound.
+    An offset may drift: a straight line or a slow curve within a window is no sound. Soon after there are
+    `enough` seconds it looks at no more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, enough: float) -> None:
         self.seconds = 0.0
+        self._enough = enough
         self._sort: tuple[str, int, int] | None = None
         self._gathered: NDArray[Any] = np.empty((0, 0), "u1")
         self._rows: list[NDArray[Any]] = []
@@ -49,6 +51,8 @@ class Sounding:
 
     def hear(self, frame: AudioFrame) -> None:
         """Counts a frame. One of another rate, format or number of channels begins a new window."""
+        if self.seconds >= self._enough:
+            return
         channels = frame.layout.nb_channels
         sort = (frame.format.name, channels, frame.sample_rate)
         if sort != self._sort:
@@ -72,6 +76,8 @@ class Sounding:
 
     def finish(self) -> None:
         """Counts what is left; less than half a window is ignored."""
+        if self.seconds >= self._enough:
+            return
         self._look()
         if self._count > self._window // 2:
             self._measure(self._gathered[:, : self._count], self._count)

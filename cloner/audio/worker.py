@@ -118,7 +118,7 @@ class Worker:
 def _environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name in INHERITED}
     # One thread: numpy reserves 40 MB of addresses for each it might need.
-    return inherited | {"PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
+    return inherited | {"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}
 
 
 class SampleFile:

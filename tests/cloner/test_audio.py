@@ -29,6 +29,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 # An hour and a half of joined OGG files, which takes any machine many seconds of processor time.
 ENDLESS = SPEECH["opus"] * 1000
 MAX_SECONDS = 60.0
+HALF_A_SECOND = (np.sin(np.arange(22_050) / 16) * 2**14).astype("<i2")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -260,6 +261,17 @@ async def test_silent_worker(capfd: pytest.CaptureFixture[str]) -> None:
         await unreadable(inspector, NOT_AUDIO["OGG without sound"])
 
     assert "" == capfd.readouterr().err
+
+
+async def test_enough_sound() -> None:
+    """Whether there is enough sound is found out, and of a sample that has more not how much; its length is."""
+    async with Inspector(workers=1, enough_sound=1.0, max_seconds=MAX_SECONDS) as inspector:
+        whole = await inspector.inspect(SPEECH["wav"])
+        part = await inspector.inspect(recording(HALF_A_SECOND))
+
+    assert 1.0 <= whole.sounding_seconds < 5.0
+    assert pytest.approx(6.09, abs=0.05) == whole.duration_seconds
+    assert pytest.approx(0.5, abs=0.03) == part.sounding_seconds
 
 
 async def test_sample_dropped() -> None:
