@@ -140,10 +140,10 @@ async def test_port_in_use() -> None:
     assert f"cloner: cannot serve on 127.0.0.1:{port}: Address already in use\n" == err.decode()
 
 
-async def test_host_that_is_none() -> None:
-    """A name that nobody has is told as such, not as a port that is taken."""
+async def test_address_of_another() -> None:
+    """An address that the machine does not have is told as such, not as a port that is taken."""
     settings = {
-        "CLONER_HOST": "host.invalid",
+        "CLONER_HOST": "192.0.2.1",
         "CLONER_TOKEN": "token-of-the-cloner",
         "CLONER_INSECURE": "true",
     }
@@ -151,7 +151,7 @@ async def test_host_that_is_none() -> None:
         _, err = await started.communicate()
 
     assert 1 == started.returncode
-    assert re.fullmatch(r"cloner: cannot serve on host\.invalid:50051: [A-Z][a-z ]+\n", err.decode())
+    assert "cloner: cannot serve on 192.0.2.1:50051: Cannot assign requested address\n" == err.decode()
 
 
 async def test_database_that_is_not_there() -> None:
