@@ -23,6 +23,7 @@ APE_HEADER = 32  # bytes, and so has its footer
 BLANKS = re.compile(rb"[\x00\t\n\r ]*(?:\xef\xbb\xbf[\t\n\r ]*)?")
 
 EBML = b"\x1a\x45\xdf\xa3"
+CLUSTER = b"\x1f\x43\xb6\x75"
 DOC_TYPE = b"\x42\x82"
 SEGMENT = b"\x18\x53\x80\x67"
 LONGEST_EBML_HEADER = 4_096
@@ -114,6 +115,8 @@ def _search(data: Bytes, tagged: int, at: int) -> tuple[Kind, int]:
         return "ogg", page
     if data[at : at + 4] == b"OggS":
         raise Unreadable("is a piece of an OGG stream without its beginning; send the whole recording")
+    if data[at : at + 4] == CLUSTER:  # as a browser hands over what it records, piece by piece
+        raise Unreadable("is a piece of a WebM recording without its beginning; send all of them, joined")
     for begins in dict.fromkeys((at, tagged, 0)):  # a tag may lie about its length
         frame = first_chain(data, begins, mpeg_frame)
         if frame is not None:

@@ -6,7 +6,7 @@ import codecs
 import re
 from mmap import mmap
 
-__all__ = ["CODECS", "foreign_kind", "foreign_stream"]
+__all__ = ["CODECS", "foreign_kind", "foreign_stream", "went_as_text"]
 
 # First bytes of files, and the formats they mean. The first match counts.
 MARKS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
@@ -105,6 +105,8 @@ CODECS = {
 }
 
 LOOKED_AT = 4_096
+BEYOND_PADDING = 65_536
+LEAST_CHARACTERS = 16
 LEAST_BASE64 = 24
 CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 
@@ -136,6 +138,18 @@ def foreign_stream(data: mmap | bytes, at: int) -> str | None:
     """The name of a stream that may begin here and is certainly none of our formats."""
     head = data[at : at + LOOKED_AT]
     return next((name for mark, name in SHORT_MARKS if mark.match(head)), None)
+
+
+def went_as_text(data: mmap | bytes) -> bool:
+    """Whether bytes that are no text were made UTF-8: each is a character now, or the sign for a lost one."""
+    head = data[:BEYOND_PADDING]
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head, len(head) == len(data))
+    except UnicodeDecodeError:
+        return False
+    # Zeros and quiet samples without a header may be UTF-8, too, but not with so much beyond ASCII.
+    beyond = len(text) - sum(map(str.isascii, text))
+    return CONTROLS.search(text) is not None and beyond >= max(LEAST_CHARACTERS, len(text) // 20)
 
 
 def _text_kind(head: bytes, *, whole: bool) -> str | None:

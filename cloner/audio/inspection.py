@@ -32,7 +32,7 @@ from av.stream import Disposition
 
 from cloner.audio.container import WANTED, Container, Kind, find_container, find_index
 from cloner.audio.finding import Finding, Format, Reply, Unreadable
-from cloner.audio.foreign import CODECS
+from cloner.audio.foreign import CODECS, went_as_text
 from cloner.audio.frames import Bytes
 from cloner.audio.sounding import Sounding
 
@@ -85,6 +85,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
 
 NO_SOUND = "holds no sound that can be decoded: it is damaged or cut short"
+WENT_AS_TEXT = "was taken for text on its way, and its bytes made characters of UTF-8; send them as they are"
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,7 +304,7 @@ def _answer(data: Bytes, wanted: Wanted) -> Reply:
     try:
         return Reply(finding=find_out(data, wanted))
     except Unreadable as error:
-        return Reply(fault=str(error))
+        return Reply(fault=WENT_AS_TEXT if went_as_text(data) else str(error))
 
 
 def serve(parent: socket.socket, wanted: Wanted, *, cpu_seconds: int) -> None:

@@ -548,6 +548,15 @@ FOREIGN = {
         lambda: patched(SPEECH["m4a"], b"mp4a", -4, b"enca"), f"is encrypted; {TAKEN}, without copy protection",
     ),
     "an MP4 that is cut short": (lambda: encoded("mp4", "aac", seconds=5)[:20_000], "is an MP4 without its index (moov)"),
+    **{
+        f"{name} {how}": (lambda name=name, made=made: made(SPEECH[name]).encode(), "was taken for text on its way")
+        for name in ("wav", "mp3", "ogg", "opus", "flac", "m4a", "webm")
+        for how, made in (
+            ("read as UTF-8", lambda sample: sample.decode(errors="replace")),
+            ("read as Latin-1", lambda sample: sample.decode("latin-1")),
+        )
+    },
+    "a piece of WebM": (lambda: SPEECH["webm"][SPEECH["webm"].index(b"\x1f\x43\xb6\x75") :], "is a piece of a WebM recording"),
     "WebM that is cut short": (lambda: SPEECH["webm"][:300], "cannot be decoded: it is damaged or cut short"),
     "an unknown codec": (lambda: WAV_OF["GSM"], f"holds an unknown codec, which is not taken here; {TAKEN}"),
     "nothing": (lambda: b"", "is empty"),
