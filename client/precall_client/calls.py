@@ -284,11 +284,11 @@ class Precall:
                 if len(wire) > KEPT_BYTES:
                     request = [wire]
                     del wire
-                    now = asyncio.get_running_loop().time
-                    ends = now() + seconds
-                    return await uploaded(
-                        lambda: self._large[name](timeout=max(0.0, ends - now()), metadata=shown), request
-                    )
+
+                    def begin(left: float) -> Any:
+                        return self._large[name](timeout=left, metadata=shown)
+
+                    return await uploaded(begin, request, seconds)
                 return await self._methods[name](wire, timeout=max(0.0, seconds), metadata=shown)
         except grpc.aio.AioRpcError as failure:
             # Not `from failure`: its text can hold anything.

@@ -16,21 +16,23 @@ PAUSES = (0.1, 0.2, 0.4)
 AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
 
-async def uploaded(begin: Callable[[], Call], request: list[bytes]) -> Any:
+async def uploaded(begin: Callable[[float], Call], request: list[bytes], seconds: float) -> Any:
     """Sends the one request of the list, which is then empty, and returns the answer.
 
-    `begin` makes a call on a channel without retries: gRPC leaves a call waiting for its deadline whose
-    connection broke before its large message, if there is none for the next try. So tries are made here,
-    up to four for as long as the message has not been given to gRPC.
+    `begin` makes a call that lasts so many seconds, on a channel without retries: gRPC leaves a call waiting
+    for its deadline whose connection broke before its large message, if there is none for the next try. So
+    tries are made here, up to four for as long as the message has not been given to gRPC.
     """
+    now = asyncio.get_running_loop().time
+    ends = now() + seconds
     for pause in PAUSES:
         try:
-            return await _uploaded(begin(), request)
+            return await _uploaded(begin(max(0.0, ends - now())), request)
         except grpc.aio.AioRpcError as failure:
-            if not request or failure.code() not in AGAIN:
+            if not request or failure.code() not in AGAIN or now() + pause >= ends:
                 raise
         await asyncio.sleep(pause)
-    return await _uploaded(begin(), request)
+    return await _uploaded(begin(max(0.0, ends - now())), request)
 
 
 async def _uploaded(call: Call, request: list[bytes]) -> Any:

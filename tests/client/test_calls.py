@@ -22,6 +22,7 @@ from opentelemetry.trace import SpanKind
 from precall.v1 import cloning_pb2 as pb
 from precall_client import Caller, Precall, PrecallError, Tls, TlsInvalid, connect
 from precall_client.transport import KEPT_BYTES
+from precall_client.upload import uploaded
 
 from emulator import Emulator, Fault
 from environment import Pem, Secret, Toml
@@ -326,6 +327,22 @@ async def test_large_request_finds_nobody_at_first() -> None:
         answer = await precall.clone_voice(sample=bytes(5 * MEBIBYTE))
 
     assert pb.CloneVoiceResponse() == answer
+
+
+async def test_large_request_ends_in_time() -> None:
+    """A large request that finds nobody is not tried again once its time would have run out."""
+    left = []
+
+    def begin(seconds: float) -> Any:
+        left.append(seconds)
+        return method(timeout=seconds)
+
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as nobody:
+        method: Any = nobody.stream_unary("/precall.v1.CloningService/CloneVoice")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await uploaded(begin, [b"large"], 0.5)
+
+    assert [] == [seconds for seconds in left if seconds <= 0]
 
 
 def repeated(recording: Path, times: int) -> bytes:
