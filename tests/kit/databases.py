@@ -26,9 +26,14 @@ OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
-TABLES = """
-SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables
-    WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+# DELETE takes a quarter of what TRUNCATE does, which makes new files of tables, and of their indexes.
+EMPTYING = """
+WITH tables AS (SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version')
+SELECT concat_ws('; ',
+    (SELECT format('LOCK TABLE %s', string_agg(quote_ident(tablename), ', ')) FROM tables),
+    (SELECT string_agg(format('DELETE FROM %I', tablename), '; ') FROM tables),
+    (SELECT string_agg(format('SELECT setval(%L, %s, false)', sequencename, start_value), '; ') FROM pg_sequences)
+)
 """
 
 
@@ -44,7 +49,7 @@ class Databases:
         migrate(self._template)
         with psycopg.connect(self._template) as connection:
             self._shape = _one(connection, SHAPE)
-            self._tables = _one(connection, TABLES)
+            self._emptying = _one(connection, EMPTYING)
         self._free: list[str] = []
 
     def take(self) -> str:
@@ -59,7 +64,7 @@ class Databases:
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(OTHERS)
                 if self._shape == _one(connection, SHAPE):
-                    connection.execute(f"TRUNCATE {self._tables} RESTART IDENTITY")
+                    connection.execute(self._emptying)
                     self._free.append(url)
                     return
         except psycopg.Error:
