@@ -1,4 +1,4 @@
-// Calls cloners without a pause, with gRPC's defaults, until its input ends; says how many calls were answered.
+// Calls cloners all the time, with gRPC's defaults, until its input ends; says how many calls were answered.
 package main
 
 import (
@@ -59,6 +59,8 @@ func main() {
 				})
 				tell(err)
 				cancel()
+				// Often enough to meet every moment of a restart, and other tests need the processor, too.
+				time.Sleep(20 * time.Millisecond)
 			}
 		})
 	}
