@@ -1,12 +1,14 @@
 """What a call costs as the registry grows: a small one and a large one, under the same load in turns.
 
 A large one is a small one whose rows were copied, as many times as it takes, while nobody served from it.
-What differs in every row of a table differs in the copies too; nothing else of the tables is known here.
+What differs in every row of a table differs in the copies too. Nothing else of the tables is known here, but
+how to see that every agent was put back: one that was not would be put back once for each copy.
 """
 
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,6 +34,7 @@ __all__ = ["growth", "in_database", "multiply"]
 ROOT = Path(__file__).parent.parent
 SMALL = 100
 SIZE = SIZES["200 KB"]
+RESTORED_SECONDS = 60.0
 FAST = 800  # requests of the initiation webhook in a second, one after the other
 
 Run = Callable[[str], list[tuple[Any, ...]]]
@@ -52,6 +55,7 @@ def _of(kind: str, elevenlabs: str, databases: Sequence[str], length: Length, vo
     for database in databases:
         with system(elevenlabs, database=database) as ours:
             _fill(ours)
+            _wait_for_agents(database)
     with in_database(databases[1]) as run:
         multiply(run, voices, sqlite=kind == "SQLite")
     found = []
@@ -85,6 +89,17 @@ def _fill(ours: Subject) -> None:
     sent = list(islice(deliveries(speech(SIZE), "JSON", callers=SMALL), SMALL))
     uvloop.run(send(ours.url, sent, at_once=8, seconds=600, expected=VOICE))
     uvloop.run(send(ours.url, islice(ends(sent), SMALL), at_once=8, seconds=600, expected=b'"success"'))
+
+
+def _wait_for_agents(database: str) -> None:
+    """Waits until none has the voice of a call that is over."""
+    until = time.monotonic() + RESTORED_SECONDS
+    while time.monotonic() < until:
+        with in_database(database) as run:
+            if run("SELECT count(*) FROM agents WHERE marker IS NOT NULL") == [(0,)]:
+                return
+        time.sleep(0.2)
+    raise ProcessFailed("not every agent was put back")
 
 
 def multiply(run: Run, wanted: int, *, sqlite: bool) -> None:
