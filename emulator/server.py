@@ -14,7 +14,7 @@ from litestar import Litestar, Request, Response
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.types import Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from emulator.agents import Agents
 from emulator.call_control import call_router
@@ -151,7 +151,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Protocol(H11Protocol):
+class _Protocol(HttpToolsProtocol):
     """Lets `emulator.wire` close the connection, which ASGI has no message for."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
