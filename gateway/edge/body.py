@@ -76,6 +76,12 @@ class Share:
             raise BodyError("RATE_LIMITED")
         self._add(more)
 
+    def become(self, size: int) -> None:
+        """Notes that what is held was made into so many bytes of something else. Raises BodyError."""
+        former = self.size
+        self.hold(size)
+        self._bodies.note_freed(former)
+
     def mark_verified(self) -> None:
         """Notes that the sender is known. Raises BodyError if the body was evicted before."""
         if self.evicted:
@@ -151,7 +157,11 @@ class Bodies:
         """Notes that so many more bytes are held, or fewer."""
         self.used += more
         if more < 0:
-            self._freed.note_freed(-more, held=self.used)
+            self.note_freed(-more)
+
+    def note_freed(self, size: int) -> None:
+        """Notes that so many bytes are free, whether or not others are held instead."""
+        self._freed.note_freed(size, held=self.used)
 
     def make_room(self, share: Share, queue: _Queue, more: int) -> bool:
         """Whether so many more bytes may be held now; others may have been evicted for them."""

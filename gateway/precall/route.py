@@ -92,7 +92,7 @@ async def handled(
         await context.limits.count_agent(call.agent_id)
         # At most so much: what is sent, and gRPC's own copy of it. A large request is dropped once it is
         # sent.
-        share.hold(2 * len(call.sample))
+        share.become(2 * len(call.sample))
         through = call_through(context.cloner, call, request.receive, _left(settings, progress))
         del call
         with part("cloner"):

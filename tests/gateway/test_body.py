@@ -2,7 +2,7 @@ import asyncio
 import gc
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -37,29 +37,47 @@ async def answered(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return int(match[1]), match[2]
 
 
-async def test_verified() -> None:
-    """A body whose sender turns out to be known is held as before, and nothing of it counts as freed."""
-    size = 64 * 1_048_576
-    bodies = Bodies(size, {"deliveries": size})
-    collected: list[str] = []
+@pytest.fixture
+def collected() -> Iterator[list[str]]:
+    """What the garbage collector is asked to do, which it is wherever much memory was freed."""
+    phases: list[str] = []
 
     def tell(phase: str, _: dict[str, int]) -> None:
-        collected.append(phase)
+        phases.append(phase)
 
     gc.disable()
     gc.callbacks.append(tell)
-    try:
-        with bodies.share(size, "deliveries") as share:
-            share.hold(size)
-            share.mark_verified()
-            while_held = [bodies.used, bodies.verified, *collected]
-        freed = [bodies.used, bodies.verified, *collected]
-    finally:
-        gc.callbacks.remove(tell)
-        gc.enable()
+    yield phases
+    gc.callbacks.remove(tell)
+    gc.enable()
+
+
+async def test_verified(collected: list[str]) -> None:
+    """A body whose sender turns out to be known is held as before, and nothing of it counts as freed."""
+    size = 64 * 1_048_576
+    bodies = Bodies(size, {"deliveries": size})
+    with bodies.share(size, "deliveries") as share:
+        share.hold(size)
+        share.mark_verified()
+        while_held = [bodies.used, bodies.verified, *collected]
+    freed = [bodies.used, bodies.verified, *collected]
 
     assert [size, size] == while_held
     assert [0, 0, "start", "stop"] == freed
+
+
+async def test_become(collected: list[str]) -> None:
+    """A body counts as freed once something else was made of it, which is held instead until the answer."""
+    size = 32 * 1_048_576
+    bodies = Bodies(2 * size, {"deliveries": 2 * size})
+    with bodies.share(2 * size, "deliveries") as share:
+        share.hold(size)
+        before = [bodies.used, *collected]
+        share.become(2 * size)
+        after = [bodies.used, *collected]
+
+    assert [size] == before
+    assert [2 * size, "start", "stop"] == after
 
 
 async def test_pieces(gateway: Start, connected: Any, sign: Any, document: Document) -> None:
