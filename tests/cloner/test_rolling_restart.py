@@ -15,6 +15,7 @@ from precall_client.transport import SERVICE_CONFIG
 
 from tests.cloner.test_process import API_KEY, process, ready
 from tests.kit.connections import connected
+from tests.kit.ports import free_port
 
 PHASE = 125
 
@@ -73,8 +74,11 @@ async def test_rolling_restart(emulator_url: str, tmp_path: Path) -> None:
     }  # fmt: skip
     async with AsyncExitStack() as stack:
         start = stack.enter_async_context
-        running = [await start(process(**settings, CLONER_PORT="0")) for _ in range(2)]
-        ports = [(await ready(each)).rpartition(":")[2] for each in running]
+        # Each comes back where it was, so that port must be nobody else's meanwhile.
+        ports = [str(free_port()) for _ in range(2)]
+        running = [await start(process(**settings, CLONER_PORT=port)) for port in ports]
+        for each in running:
+            await ready(each)
         target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
         options = (("grpc.service_config", SERVICE_CONFIG.read_text()),)
         clients = {

@@ -16,6 +16,7 @@ from precall.v1 import cloning_pb2 as pb
 
 from environment import Secret
 from tests.cloner.test_process import API_KEY, process, ready
+from tests.kit.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = Path(__file__).parent
@@ -233,8 +234,11 @@ async def _restarted(module: Path, settings: dict[str, str]) -> str:
     """What a client says of its calls while each of two cloners is restarted twice."""
     async with AsyncExitStack() as stack:
         start = stack.enter_async_context
-        running = [await start(process(**settings, CLONER_PORT="0")) for _ in range(2)]
-        ports = [(await ready(each)).rpartition(":")[2] for each in running]
+        # Each comes back where it was, so that port must be nobody else's meanwhile.
+        ports = [str(free_port()) for _ in range(2)]
+        running = [await start(process(**settings, CLONER_PORT=port)) for port in ports]
+        for each in running:
+            await ready(each)
         caller = await asyncio.create_subprocess_exec(
             str(module / "calling"), *(f"127.0.0.1:{port}" for port in ports),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,

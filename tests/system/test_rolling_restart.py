@@ -16,6 +16,7 @@ import pytest
 from tests.cloner import test_process as cloner
 from tests.gateway import test_process as gateway
 from tests.kit.connections import connected
+from tests.kit.ports import free_port
 from tests.kit.python import python
 from tests.system.signing import event, signed
 
@@ -126,13 +127,19 @@ async def test_rolling_restart(emulator_url: str, tmp_path, speech: bytes) -> No
     }  # fmt: skip
     async with AsyncExitStack() as stack:
         start = stack.enter_async_context
-        cloners = [await start(cloner.process(**of_cloner, CLONER_PORT="0")) for _ in range(2)]
-        ports = [(await cloner.ready(each)).rpartition(":")[2] for each in cloners]
+        # Each comes back where it was, so that port must be nobody else's meanwhile.
+        ports = [str(free_port()) for _ in range(2)]
+        cloners = [await start(cloner.process(**of_cloner, CLONER_PORT=port)) for port in ports]
+        for each in cloners:
+            await cloner.ready(each)
         of_gateway = shared | {
             "ELEVENLABS_WEBHOOK_SECRET": SECRET, "RATE_LIMIT_AGENT": "off",
             "CLONER_TARGET": "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports),
         }  # fmt: skip
-        gateways = [await start(gateway_process(**of_gateway, PRECALL_WEBHOOK_PORT="0")) for _ in range(2)]
+        gateways = [
+            await start(gateway_process(**of_gateway, PRECALL_WEBHOOK_PORT=str(free_port())))
+            for _ in range(2)
+        ]
         urls = [await gateway.ready(each) for each in gateways]
         senders = await start(Senders(await start(Balancer(urls)), speech))
         await senders.until_answered(PHASE, by=2)
