@@ -1,6 +1,7 @@
 """The path of one call, from who is calling to what the call needs, and its end."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -310,7 +311,9 @@ class Calls:
         self._unnaming.add(task)
         task.add_done_callback(self._unnaming.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait({task}, timeout=UNNAME_SECONDS)
+        # If time runs out here, the answer still is the failure that the caller then raises.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=UNNAME_SECONDS)
 
     def refused(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent's own settings refuse; None where those were not seen."""

@@ -1,9 +1,11 @@
 import asyncio
 import hashlib
 import io
+import sqlite3
 import time
 import wave
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import grpc
@@ -454,6 +456,31 @@ async def test_last_known_reason_of_a_busy_process(
             await cloner.PrepareCall(call(speech), timeout=2)
         if (told := rpc_status.from_call(caught.value)) is not None:
             break
+
+    info = error_details_pb2.ErrorInfo()
+    assert told is not None
+    assert told.details[0].Unpack(info)
+    assert "PROVIDER_TIMEOUT" == info.reason
+    emulator.faults.release()
+
+
+async def test_last_known_reason_with_a_busy_registry(
+    cloner: CloningServiceStub, emulator: Emulator, sqlite: str, speech: bytes
+) -> None:
+    """What is still to be stored when time runs out changes nothing of what is told."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    loop, told = asyncio.get_running_loop(), None
+    with closing(sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        # A machine that stands still for longer makes the client's own clock the first; then it asks again.
+        for _ in range(10):
+            loop.call_later(1.7, other.execute, "BEGIN IMMEDIATE")
+            # It hears late that its time is over, and would wait for the registry until no answer is in time.
+            loop.call_later(1.84, time.sleep, 0.05)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await cloner.PrepareCall(call(speech), timeout=2)
+            other.execute("COMMIT")
+            if (told := rpc_status.from_call(caught.value)) is not None:
+                break
 
     info = error_details_pb2.ErrorInfo()
     assert told is not None
