@@ -263,11 +263,15 @@ async def relayed(turned_away: int = 0) -> AsyncIterator[tuple[asyncio.Server, a
     The first connections, as many as are `turned_away`, are closed at once.
     """
     broken = asyncio.Event()
+    relaying: dict[Any, asyncio.Task[None]] = {}
 
     async def answer(requests: Any, _: Any) -> bytes:
         async for _request in requests:
             pass
         return pb.CloneVoiceResponse().SerializeToString()
+
+    def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relaying[writer.get_extra_info("peername")] = asyncio.create_task(relay(reader, writer))
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal turned_away
@@ -294,8 +298,15 @@ async def relayed(turned_away: int = 0) -> AsyncIterator[tuple[asyncio.Server, a
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with await asyncio.start_server(relay, "127.0.0.1", 0) as relays:
+        async with await asyncio.start_server(take, "127.0.0.1", 0) as relays:
             yield relays, broken
+            # Once this one is taken, so is every connection that the client has begun.
+            _, last = await asyncio.open_connection(*relays.sockets[0].getsockname())
+            while last.get_extra_info("sockname") not in relaying:
+                await asyncio.sleep(0.005)
+            last.transport.abort()
+            # The client is gone, so each comes to its end, and leaves no connection to another test.
+            await asyncio.gather(*relaying.values())
     finally:
         await server.stop(None)
 
