@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from precall.v1 import cloning_pb2
 
 from cloner.memory_budget import MemoryBudget, Share
+from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
 from cloner.refusals import (
     BodyTimeout,
     BodyTooLarge,
@@ -249,7 +250,12 @@ class Admission(grpc.aio.ServerInterceptor):
             return [handler.request_deserializer(b"")], Share(memory, 0)
         left = context.time_remaining()
         patience = ROOM_SECONDS if left is None else min(ROOM_SECONDS, left / 2)
-        share = await memory.wait(self.hard_limit, seconds=patience)
+        try:
+            share = await memory.wait(self.hard_limit, seconds=patience)
+        except Overloaded:
+            if left is not None and left < FAIR_SECONDS:
+                raise DeadlineTooShort from None
+            raise
         try:
             raw = await self._read(context)
             share.resize(len(raw))
