@@ -2,34 +2,26 @@
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import grpc
-from google.protobuf.message_factory import GetMessageClass
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 from precall.v1 import cloning_pb2 as pb
 
+from precall_client.connection import SERVICE, Connection
 from precall_client.failure import error_of
 from precall_client.sample import Sample, content_of, wire_of
 from precall_client.tracing import Tracing
-from precall_client.transport import KEPT_BYTES, Contents, Tls, TlsInvalid, opened
-from precall_client.upload import uploaded
+from precall_client.transport import Tls
 
 __all__ = ["Precall", "connect"]
 
-log = logging.getLogger("precall_client")
-
-SERVICE = pb.DESCRIPTOR.services_by_name["CloningService"]
 SECONDS = 60.0
 LARGEST_MESSAGE = 257 * 1_048_576
-LOOK_SECONDS = 1.0
-# How long a call that began before certificates changed may go on.
-CHANGE_SECONDS = 120.0
 
 URL = re.compile(r"\s*(?:$|(?:https?|grpcs?|tcp)://)", re.IGNORECASE)
 
@@ -43,21 +35,15 @@ class Precall:
     What fails raises a PrecallError, of the class of its reason. What has been sent is not repeated here.
     """
 
-    def __init__(
-        self, target: str, token: Token | None, tls: Tls | None, tracing: Tracing, *, max_message_bytes: int
-    ) -> None:
-        self._target = target
+    def __init__(self, connection: Connection, token: Token | None, tracing: Tracing) -> None:
+        self._connection = connection
         self._token = token
-        self._tls = tls
         self._tracing = tracing
-        self._max_message_bytes = max_message_bytes
-        self._contents = tls.read() if tls is not None else None
-        self._open(self._contents)
 
     @property
     def channel(self) -> grpc.aio.Channel:
         """The channel in use now, for services beside this one, such as health and reflection."""
-        return self._channel
+        return self._connection.channel
 
     async def prepare_call(
         self,
@@ -195,9 +181,8 @@ class Precall:
         wire = pb.WatchVoiceRequest(voice_id=voice_id, caller=caller).SerializeToString()
         try:
             with self._tracing.call(f"{SERVICE.full_name}/WatchVoice") as metadata:
-                method = self._streams["WatchVoice"]
-                timeout = max(0.0, seconds)
-                async for answer in method(wire, timeout=timeout, metadata=self._shown(metadata)):
+                shown = self._shown(metadata)
+                async for answer in self._connection.stream("WatchVoice", wire, seconds, shown):
                     yield answer.voice
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, repeatable=True) from None
@@ -280,16 +265,9 @@ class Precall:
     async def _call(self, name: str, wire: bytes, seconds: float, *, repeatable: bool = True) -> Any:
         try:
             with self._tracing.call(f"{SERVICE.full_name}/{name}") as metadata:
-                shown = self._shown(metadata)
-                if len(wire) > KEPT_BYTES:
-                    request = [wire]
-                    del wire
-
-                    def begin(left: float) -> Any:
-                        return self._large[name](timeout=left, metadata=shown)
-
-                    return await uploaded(begin, request, seconds)
-                return await self._methods[name](wire, timeout=max(0.0, seconds), metadata=shown)
+                answer = self._connection.send(name, wire, seconds, self._shown(metadata))
+                del wire
+                return await answer
         except grpc.aio.AioRpcError as failure:
             # Not `from failure`: its text can hold anything.
             raise error_of(failure, repeatable=repeatable) from None
@@ -299,64 +277,6 @@ class Precall:
             token = self._token if isinstance(self._token, str) else self._token()
             metadata.append(("authorization", f"Bearer {token}"))
         return metadata
-
-    def _open(self, contents: Contents | None) -> None:
-        self._channel, self._channel_of_large = (
-            opened(
-                self._target,
-                contents,
-                server_name=self._tls.server_name if self._tls is not None else None,
-                max_message_bytes=self._max_message_bytes,
-                retries=retries,
-            )
-            for retries in (True, False)
-        )
-        # gRPC keeps the request of such a call until that ends. As a message it would be there once more.
-        self._methods = self._callables(self._channel.unary_unary)
-        # The same on the wire as a stream of one, which gRPC lets go of once it is sent. Its channel connects
-        # when the first of them comes.
-        self._large = self._callables(self._channel_of_large.stream_unary)
-        self._streams = self._callables(self._channel.unary_stream, answers=True)
-
-    @staticmethod
-    def _callables(made: Callable[..., Any], *, answers: bool = False) -> dict[str, Callable[..., Any]]:
-        """The methods of the stub: those with one answer or, with `answers`, with many."""
-        return {
-            method.name: made(
-                f"/{SERVICE.full_name}/{method.name}",
-                response_deserializer=GetMessageClass(method.output_type).FromString,
-            )
-            for method in SERVICE.methods
-            if method.server_streaming == answers
-        }
-
-    async def follow(self) -> None:
-        """Takes over certificates that change, until it is cancelled; the next call uses the new ones."""
-        tls = self._tls
-        if tls is None or not tls.may_change:
-            return
-        found: Contents | str | None = self._contents
-        known = found
-        async with asyncio.TaskGroup() as leaving:
-            while True:
-                await asyncio.sleep(LOOK_SECONDS)
-                before, found = found, await asyncio.to_thread(_found, tls)
-                # Files are not written at once, so a change counts only once two looks have found it.
-                if found == known or found != before:
-                    continue
-                known = found
-                if isinstance(found, str):
-                    log.error("changed certificates cannot be used, those before stay: %s", found)
-                    continue
-                log.info("changed certificates read again")
-                former = (self._channel, self._channel_of_large)
-                self._open(found)
-                for channel in former:
-                    leaving.create_task(channel.close(CHANGE_SECONDS))
-
-    async def close(self) -> None:
-        """Closes the channels, and ends the calls under way."""
-        await asyncio.gather(self._channel.close(), self._channel_of_large.close())
 
 
 @asynccontextmanager
@@ -381,22 +301,12 @@ async def connect(
     if tls is not None:
         tls.check()
     tracing = Tracing(tracer_provider, meter_provider, target)
-    precall = Precall(target, token, tls, tracing, max_message_bytes=max_message_bytes)
-    following = asyncio.create_task(precall.follow())
+    connection = Connection(target, tls, max_message_bytes=max_message_bytes)
+    following = asyncio.create_task(connection.follow())
     try:
-        yield precall
+        yield Precall(connection, token, tracing)
     finally:
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await following
-        await precall.close()
-
-
-def _found(tls: Tls) -> Contents | str:
-    """What the files say now, or why they cannot be used."""
-    try:
-        contents = tls.read()
-        tls.check()
-    except TlsInvalid as fault:
-        return str(fault)
-    return contents
+        await connection.close()

@@ -1,0 +1,127 @@
+"""The connection to the cloners: its channels, what goes over which, and certificates that change."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+from precall.v1 import cloning_pb2 as pb
+
+from precall_client.transport import KEPT_BYTES, Contents, Tls, TlsInvalid, opened
+from precall_client.upload import uploaded
+
+__all__ = ["SERVICE", "Connection"]
+
+log = logging.getLogger("precall_client")
+
+SERVICE = pb.DESCRIPTOR.services_by_name["CloningService"]
+LOOK_SECONDS = 1.0
+# How long a call that began before certificates changed may go on.
+CHANGE_SECONDS = 120.0
+
+Metadata = list[tuple[str, str]]
+
+
+class Connection:
+    """The channels to a target, of the loop that runs. What fails raises gRPC's own AioRpcError."""
+
+    def __init__(self, target: str, tls: Tls | None, *, max_message_bytes: int) -> None:
+        self._target = target
+        self._tls = tls
+        self._max_message_bytes = max_message_bytes
+        self._contents = tls.read() if tls is not None else None
+        self._open(self._contents)
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel in use now for all but large requests."""
+        return self._channel
+
+    async def send(self, name: str, wire: bytes, seconds: float, metadata: Metadata) -> Any:
+        """The one answer of the RPC of that name."""
+        if len(wire) <= KEPT_BYTES:
+            return await self._methods[name](wire, timeout=max(0.0, seconds), metadata=metadata)
+        request = [wire]
+        del wire
+
+        def begin(left: float) -> Any:
+            return self._large[name](timeout=left, metadata=metadata)
+
+        return await uploaded(begin, request, seconds)
+
+    def stream(self, name: str, wire: bytes, seconds: float, metadata: Metadata) -> AsyncIterator[Any]:
+        """The answers of the RPC of that name, as they come."""
+        answers: AsyncIterator[Any] = self._streams[name](
+            wire, timeout=max(0.0, seconds), metadata=metadata
+        ).__aiter__()
+        return answers
+
+    def _open(self, contents: Contents | None) -> None:
+        self._channel, self._channel_of_large = (
+            opened(
+                self._target,
+                contents,
+                server_name=self._tls.server_name if self._tls is not None else None,
+                max_message_bytes=self._max_message_bytes,
+                retries=retries,
+            )
+            for retries in (True, False)
+        )
+        # gRPC keeps the request of such a call until that ends. As a message it would be there once more.
+        self._methods = self._callables(self._channel.unary_unary)
+        # The same on the wire as a stream of one, which gRPC lets go of once it is sent. Its channel connects
+        # when the first of them comes.
+        self._large = self._callables(self._channel_of_large.stream_unary)
+        self._streams = self._callables(self._channel.unary_stream, answers=True)
+
+    @staticmethod
+    def _callables(made: Callable[..., Any], *, answers: bool = False) -> dict[str, Callable[..., Any]]:
+        """The methods of the stub: those with one answer or, with `answers`, with many."""
+        return {
+            method.name: made(
+                f"/{SERVICE.full_name}/{method.name}",
+                response_deserializer=GetMessageClass(method.output_type).FromString,
+            )
+            for method in SERVICE.methods
+            if method.server_streaming == answers
+        }
+
+    async def follow(self) -> None:
+        """Takes over certificates that change, until it is cancelled; the next call uses the new ones."""
+        tls = self._tls
+        if tls is None or not tls.may_change:
+            return
+        found: Contents | str | None = self._contents
+        known = found
+        async with asyncio.TaskGroup() as leaving:
+            while True:
+                await asyncio.sleep(LOOK_SECONDS)
+                before, found = found, await asyncio.to_thread(_found, tls)
+                # Files are not written at once, so a change counts only once two looks have found it.
+                if found == known or found != before:
+                    continue
+                known = found
+                if isinstance(found, str):
+                    log.error("changed certificates cannot be used, those before stay: %s", found)
+                    continue
+                log.info("changed certificates read again")
+                former = (self._channel, self._channel_of_large)
+                self._open(found)
+                for channel in former:
+                    leaving.create_task(channel.close(CHANGE_SECONDS))
+
+    async def close(self) -> None:
+        """Closes the channels, and ends the calls under way."""
+        await asyncio.gather(self._channel.close(), self._channel_of_large.close())
+
+
+def _found(tls: Tls) -> Contents | str:
+    """What the files say now, or why they cannot be used."""
+    try:
+        contents = tls.read()
+        tls.check()
+    except TlsInvalid as fault:
+        return str(fault)
+    return contents
