@@ -14,7 +14,7 @@ from precall.v1 import cloning_pb2 as pb
 
 from precall_client.connection import SERVICE, Connection
 from precall_client.failure import error_of
-from precall_client.sample import Sample, content_of, wire_of
+from precall_client.sample import RequestWithSample, Sample, content_of, wire_of
 from precall_client.tracing import Tracing
 from precall_client.transport import Tls
 
@@ -60,18 +60,16 @@ class Precall:
 
         A caller whose voice is known needs no sample; for another one, SampleRequired is raised.
         """
-        called = self._call(
+        called = self._call_with_sample(
             "PrepareCall",
-            wire_of(
-                pb.PrepareCallRequest(
-                    agent_id=agent_id,
-                    conversation_id=conversation_id,
-                    caller=caller,
-                    consent=consent,
-                    client_reference=client_reference,
-                ),
-                b"" if sample is None else await content_of(sample),
+            pb.PrepareCallRequest(
+                agent_id=agent_id,
+                conversation_id=conversation_id,
+                caller=caller,
+                consent=consent,
+                client_reference=client_reference,
             ),
+            sample,
             seconds,
         )
         del sample  # as large as the request, which only the call holds, until it is sent
@@ -123,17 +121,15 @@ class Precall:
         seconds: float = SECONDS,
     ) -> pb.CloneVoiceResponse:
         """Finds or clones a caller's voice ahead of time. May be repeated."""
-        called = self._call(
+        called = self._call_with_sample(
             "CloneVoice",
-            wire_of(
-                pb.CloneVoiceRequest(
-                    caller=caller,
-                    consent=consent,
-                    request_id=request_id,
-                    client_reference=client_reference,
-                ),
-                await content_of(sample),
+            pb.CloneVoiceRequest(
+                caller=caller,
+                consent=consent,
+                request_id=request_id,
+                client_reference=client_reference,
             ),
+            sample,
             seconds,
         )
         del sample  # as large as the request, which only the call holds, until it is sent
@@ -150,17 +146,15 @@ class Precall:
         seconds: float = SECONDS,
     ) -> pb.ReplaceVoiceResponse:
         """Clones a caller's voice anew. Repeated, it makes another one, unless `request_id` is the same."""
-        called = self._call(
+        called = self._call_with_sample(
             "ReplaceVoice",
-            wire_of(
-                pb.ReplaceVoiceRequest(
-                    caller=caller,
-                    consent=consent,
-                    request_id=request_id,
-                    client_reference=client_reference,
-                ),
-                await content_of(sample),
+            pb.ReplaceVoiceRequest(
+                caller=caller,
+                consent=consent,
+                request_id=request_id,
+                client_reference=client_reference,
             ),
+            sample,
             seconds,
             repeatable=bool(request_id),
         )
@@ -261,6 +255,20 @@ class Precall:
         """Deletes a caller's voices, and all that is known of the caller. May be repeated."""
         wire = pb.ForgetCallerRequest(caller=caller, voice_id=voice_id).SerializeToString()
         return cast("pb.ForgetCallerResponse", await self._call("ForgetCaller", wire, seconds))
+
+    async def _call_with_sample(
+        self,
+        name: str,
+        request: RequestWithSample,
+        sample: Sample | None,
+        seconds: float,
+        *,
+        repeatable: bool = True,
+    ) -> Any:
+        wire = wire_of(request, b"" if sample is None else await content_of(sample))
+        called = self._call(name, wire, seconds, repeatable=repeatable)
+        del sample, wire
+        return await called
 
     async def _call(self, name: str, wire: bytes, seconds: float, *, repeatable: bool = True) -> Any:
         try:

@@ -7,13 +7,15 @@ from typing import TypeAlias
 
 from precall.v1 import cloning_pb2 as pb
 
-__all__ = ["Sample", "content_of", "wire_of"]
+__all__ = ["RequestWithSample", "Sample", "content_of", "wire_of"]
 
 # The wire type of bytes, and where the number of the field begins in a tag.
 BYTES, NUMBER = 2, 3
 
 Sample: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
 """The recording itself, or the path of its file."""
+
+RequestWithSample: TypeAlias = pb.PrepareCallRequest | pb.CloneVoiceRequest | pb.ReplaceVoiceRequest
 
 
 async def content_of(sample: Sample) -> bytes:
@@ -25,9 +27,7 @@ async def content_of(sample: Sample) -> bytes:
     return await asyncio.to_thread(Path(sample).read_bytes)
 
 
-def wire_of(
-    request: pb.PrepareCallRequest | pb.CloneVoiceRequest | pb.ReplaceVoiceRequest, sample: bytes
-) -> bytes:
+def wire_of(request: RequestWithSample, sample: bytes) -> bytes:
     """The request with this sample, as it is sent.
 
     In the message itself the sample would be copied three times: into it, to where it is written, and from
