@@ -51,6 +51,7 @@ from cloner.registry import (
 from cloner.voices.callers import voice_label
 from cloner.voices.clone import Clone, Superseded, Wanted
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
+from cloner.voices.monthly_limit import resets_at
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
 from cloner.voices.voice import Voice, voice_of
@@ -65,11 +66,6 @@ log = structlog.get_logger()
 LATE = "finish clone"
 ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
 STALE_SECONDS = 8.0  # without one, whoever was at an intent is taken to be dead
-# How long the monthly limit counts as used up where ElevenLabs does not say until when.
-MONTH_UNKNOWN_SECONDS = 3600.0
-# Credits of a plan that is paid by the year may start again later than the counter, which is a month's.
-MONTH_SECONDS = 31 * 86_400.0
-LONGEST_PERIOD_SECONDS = 367 * 86_400.0
 
 
 class Cloning:
@@ -233,9 +229,9 @@ class Cloning:
             clone.evicted = True
             return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent + 1)
         except failures.MonthlyLimit:
-            resets_at = await self._month_resets_at(deadline)
-            await self._store.write(deployment.month_used_up, resets_at)
-            raise failures.MonthlyLimit(retry_after=max(1.0, resets_at - self._now())) from None
+            again = await resets_at(self._provider, deadline=deadline, now=self._now)
+            await self._store.write(deployment.month_used_up, again)
+            raise failures.MonthlyLimit(retry_after=max(1.0, again - self._now())) from None
         except ProviderFailure as failure:
             # A copy: the traceback of the original would keep the sample for as long as anybody holds the
             # clone.
@@ -329,16 +325,6 @@ class Cloning:
                 raise Superseded
             log.info("voice created", voice_id=voice_id)
             return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
-
-    async def _month_resets_at(self, deadline: float) -> float:
-        try:
-            at = (await self._provider.subscription(deadline=deadline)).resets_at
-        except ProviderFailure:
-            at = None
-        now = self._now()
-        if at is None or not now < at < now + LONGEST_PERIOD_SECONDS:
-            return now + MONTH_UNKNOWN_SECONDS
-        return min(at, now + MONTH_SECONDS)
 
     def _start(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> None:
         """Begins the task of a clone. Its intent is closed if nothing comes of it."""
