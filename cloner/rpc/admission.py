@@ -253,6 +253,7 @@ class Admission(grpc.aio.ServerInterceptor):
         try:
             share = await memory.wait(self.hard_limit, seconds=patience)
         except Overloaded:
+            # As for an answer that is late: whoever gave less time than any takes can blame nobody else.
             if left is not None and left < FAIR_SECONDS:
                 raise DeadlineTooShort from None
             raise
