@@ -81,9 +81,8 @@ class Checkout:
 
     def printed(self, text: str) -> str:
         """What a document prints, with the ports that these processes have."""
-        for port, ours in self._ports.items():
-            text = text.replace(port, ours)
-        return text
+        # All at once: a port of ours may hold one of those, as 30051 does.
+        return re.sub("|".join(PORTS), lambda found: self._ports[found[0]], text)
 
     def write(self, block: Block, folder: str = ".") -> None:
         """Makes the file that the block is."""
