@@ -12,7 +12,7 @@ import pytest
 import structlog
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from precall.v1 import cloning_pb2 as pb
 from structlog.testing import capture_logs
 
@@ -115,15 +115,26 @@ async def test_rights(cloning) -> None:
                 assert (right, RIGHTS[method.name]) == (told["client"], told["missing_right"])
 
 
-async def test_open_and_closed(cloning) -> None:
-    """Health is told to anybody; what is served, to whoever has a token, with whatever right."""
+async def served(port: int, version: str, metadata: Any) -> list[str]:
+    """What reflection names."""
     ask = reflection_pb2.ServerReflectionRequest(list_services="")
 
-    async def services(channel: Any, metadata: Any) -> list[str]:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        answers = stub.ServerReflectionInfo(iter([ask]), timeout=5, metadata=metadata)
-        return [service.name async for answer in answers for service in answer.list_services_response.service]
+    def told() -> list[str]:
+        # In an asyncio client, a write that fails since the call has ended may take the place of the status:
+        # https://github.com/grpc/grpc/issues/36066. Once that is mended, a channel of grpc.aio does.
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as wire:
+            answers = wire.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+                response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+            )(iter([ask]), timeout=5, metadata=metadata)
+            return [service.name for answer in answers for service in answer.list_services_response.service]
 
+    return await asyncio.to_thread(told)
+
+
+async def test_open_and_closed(cloning) -> None:
+    """Health is told to anybody; what is served, to whoever has a token, with whatever right."""
     clients = Toml(entry("crm", "token-of-the-crm", may=()))
     async with (
         cloning(cloner_clients=clients) as cloner,
@@ -134,29 +145,17 @@ async def test_open_and_closed(cloning) -> None:
             health_pb2.HealthCheckResponse.SERVING
             == (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
         )
-        assert "precall.v1.CloningService" in await services(wire, with_token("token-of-the-crm"))
-        assert ("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED) == reason(
-            await failure(services(wire, None))
-        )
+        for version in ("v1", "v1alpha"):
+            assert SERVICE in await served(cloner.port, version, with_token("token-of-the-crm"))
+            refused = reason(await failure(served(cloner.port, version, None)))
+            assert ("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED) == refused
 
 
 async def test_no_reflection(cloning) -> None:
     """Where it is switched off, what is served is told to nobody."""
-    ask = reflection_pb2.ServerReflectionRequest(list_services="")
-    async with (
-        cloning(cloner_reflection=False) as cloner,
-        grpc.aio.insecure_channel(f"127.0.0.1:{cloner.port}") as wire,
-    ):
-
-        async def answers(version: str) -> list[Any]:
-            info = wire.stream_stream(
-                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
-                request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-            )
-            return [answer async for answer in info(iter([ask]), timeout=5)]
-
+    async with cloning(cloner_reflection=False) as cloner:
         for version in ("v1", "v1alpha"):
-            refused = reason(await failure(answers(version)))
+            refused = reason(await failure(served(cloner.port, version, None)))
             assert ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED) == refused
 
 
