@@ -79,7 +79,6 @@ class World:
             "DATABASE_URL": self.database,
             "CALLER_HASH_KEY": "key-of-the-hashes",
             "PRECALL_DEPLOYMENT": DEPLOYMENT,
-            "AUDIO_WORKERS": "1",
             "PROVIDER_CONCURRENCY": "50",
             # Every caller of a test may call at once.
             "CLONER_MAX_REQUESTS": "500",

@@ -2,7 +2,8 @@
 
 They are forked from a process that has imported everything, which takes a tenth of the processor time of
 `python -m cloner`. What that does beside is tested where processes are. A cloner is killed for real, and goes by a
-clock that a test moves.
+clock that a test moves. It decodes samples itself, unless AUDIO_WORKERS gives it processes for that: starting one of
+those takes as much as all the rest.
 """
 
 import asyncio
@@ -24,10 +25,13 @@ import uvloop
 from opentelemetry.sdk.trace import TracerProvider
 
 from cloner import janitor
+from cloner.audio.inspection import Wanted
+from cloner.audio.inspector import Inspector
 from cloner.server import serving
 from cloner.settings import Settings
 from environment import read
 from telemetry import logs
+from tests.kit.inspection import WithoutWorker
 
 __all__ = ["Clock", "Forked", "completed", "import_everything"]
 
@@ -156,11 +160,16 @@ def _run(
 def _serve(clock: Clock, told: Connection, log: Path, environ: dict[str, str], tick_seconds: float) -> None:
     _begin([Path(os.devnull), log, log])
     logs.configure("cloner", level="INFO", form="json")
-    uvloop.run(_listen(clock, told, read(Settings, environ), tick_seconds))
+    settings = read(Settings, environ)
+    wanted = Wanted(most=settings.voice_clone_max_duration, enough=settings.voice_clone_min_sound)
+    inspector = None if "AUDIO_WORKERS" in environ else WithoutWorker(wanted)
+    uvloop.run(_listen(clock, told, settings, inspector, tick_seconds))
 
 
-async def _listen(clock: Clock, told: Connection, settings: Settings, tick_seconds: float) -> None:
+async def _listen(
+    clock: Clock, told: Connection, settings: Settings, inspector: Inspector | None, tick_seconds: float
+) -> None:
     tracing = TracerProvider(shutdown_on_exit=False)
-    async with serving(settings, tracing, now=clock, tick_seconds=tick_seconds) as port:
+    async with serving(settings, tracing, now=clock, inspector=inspector, tick_seconds=tick_seconds) as port:
         told.send(port)
         await asyncio.Event().wait()

@@ -1,11 +1,13 @@
-"""An audio worker that is opened once, for all the cloners that tests serve one after the other."""
+"""Looks at samples for the cloners of tests without a worker process for each, whose start is what costs most."""
 
 import asyncio
 import threading
 from types import TracebackType
 from typing import Self
 
-from cloner.audio.inspector import Audio, Inspector
+from cloner.audio.finding import Reply
+from cloner.audio.inspection import Wanted, _answer
+from cloner.audio.inspector import Audio, Inspector, SampleUnreadable, _audio
 
 # What of a cloner's settings its Inspector is made of: a test that gives one of them gets one of its own.
 OF_ITS_OWN = frozenset({"audio_workers", "voice_clone_max_duration", "cloner_max_requests"})
@@ -39,3 +41,25 @@ class Inspection:
         """As `Inspector.inspect`."""
         asked = asyncio.run_coroutine_threadsafe(self._inspector.inspect(sample), self._loop)
         return await asyncio.wrap_future(asked)
+
+
+class WithoutWorker(Inspector):
+    """An Inspector that decodes in threads of this process."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def inspect(self, sample: bytes) -> Audio:
+        """As `Inspector.inspect`."""
+        reply: Reply = await asyncio.to_thread(_answer, sample, self._wanted)
+        if reply.finding is None:
+            raise SampleUnreadable(reply.fault)
+        return _audio(reply.finding, sample)

@@ -118,7 +118,7 @@ class World(Judge):
         )
         self.clock = clock
         self.settings = {
-            "cloner_port": 0, "database_url": url, "audio_workers": 1, "shutdown_grace_seconds": 0.0, **settings,
+            "cloner_port": 0, "database_url": url, "shutdown_grace_seconds": 0.0, **settings,
         }  # fmt: skip
         self.replicas: dict[int, Forked] = {}
         self._one_at_a_time = {0: asyncio.Lock(), 1: asyncio.Lock()}
