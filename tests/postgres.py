@@ -74,7 +74,7 @@ def keep() -> None:
 
         run("initdb", "-U", "precall", "-A", "trust", "--no-sync", "-E", "UTF8")
         (data / "pg_hba.conf").write_text(ADMITTED)
-        options = f"-p {port} -h 127.0.0.1 -k '' -c fsync=off -c max_connections=200"
+        options = f"-p {port} -h 127.0.0.1 -k '' -c fsync=off -c max_connections=500"
         run("pg_ctl", "-w", "-l", str(data / "log"), "-o", options, "start")
         try:
             sys.stdout.write(f"postgresql://precall@127.0.0.1:{port}\n")

@@ -101,7 +101,10 @@ async def test_beside_cloners_that_start(migrate, empty_database: str) -> None:
 @pytest.mark.parametrize("empty_database", ["postgres"], indirect=True)
 async def test_jobs_that_wait_for_one_another(migrate, empty_database: str) -> None:
     """Of those that all saw an empty database and waited for their turn, one makes the tables and says so."""
-    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    waiting = """
+        SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
+    """
     with postgres.connected(postgres_url(empty_database)) as first:
         first.execute(f"SELECT pg_advisory_lock({opening.MIGRATION_LOCK})")
         jobs = [asyncio.create_task(migrate(empty_database)) for _ in range(3)]

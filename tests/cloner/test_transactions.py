@@ -85,7 +85,10 @@ async def test_call_that_goes_while_its_voice_is_recorded(
     cloning: Any, emulator: Emulator, spans: Any, speech: bytes, database: str
 ) -> None:
     """Its agent is let go of, unchanged, so that the next delivery can change it."""
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    waiting = """
+        SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE NOT granted AND datname = current_database()
+    """
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     async with cloning() as cloner:
         asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=20))

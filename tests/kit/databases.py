@@ -26,6 +26,8 @@ OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+# Until the connection ends: other workers of pytest may be about to make the same template.
+ALONE = "SELECT pg_advisory_lock(1)"
 # DELETE takes a quarter of what TRUNCATE does, which makes new files of tables, and of their indexes.
 EMPTYING = """
 WITH tables AS (SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version')
@@ -45,18 +47,25 @@ class Databases:
 
     def __init__(self, server: str) -> None:
         self._server = server
-        self._template = new_database(server)
-        migrate(self._template)
-        with psycopg.connect(self._template) as connection:
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(ALONE)
+            if not _one(connection, "SELECT count(*) FROM pg_database WHERE datname = 'migrated'"):
+                # Under another name until it is done, which one that is killed meanwhile is not.
+                made = new_database(server)
+                migrate(made)
+                connection.execute(f"ALTER DATABASE {made.rpartition('/')[2]} RENAME TO migrated")
+        self._free: list[str] = []
+        self._free.append(self.take())
+        # Not of the template: nothing can be made of one that somebody is connected to.
+        with psycopg.connect(self._free[0]) as connection:
             self._shape = _one(connection, SHAPE)
             self._emptying = _one(connection, EMPTYING)
-        self._free: list[str] = []
 
     def take(self) -> str:
         """The URL of one, for one test alone."""
         if self._free:
             return self._free.pop()
-        return new_database(self._server, template=self._template.rpartition("/")[2])
+        return new_database(self._server, template="migrated")
 
     def give_back(self, url: str) -> None:
         """Empties it, or removes it if it is not what it was."""
