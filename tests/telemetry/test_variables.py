@@ -190,10 +190,15 @@ def test_nothing_breaks_the_start(monkeypatch, protocol: str) -> None:
         "OTEL_TRACES_SAMPLER": "traceidratio",
     }
     assert 70 < len(NAMES)
+    tried = []
     for name in NAMES:
         for value in GARBAGE:
             environ = usual | {name: value}
             drop_unusable(environ)
+            # Most of it is dropped, and leaves what was there before.
+            if environ in tried:
+                continue
+            tried.append(environ)
             with monkeypatch.context() as patched:
                 for one, text in environ.items():
                     patched.setenv(one, text)
