@@ -26,6 +26,7 @@ from environment import Secret
 from gateway import app as gateway
 from gateway.settings import Settings as GatewaySettings
 from tests.kit.cloning import TICK_SECONDS
+from tests.kit.inspection import Inspection
 from tests.postgres import new_database
 from tests.rows import rows
 from tests.system.relay import Relay
@@ -133,7 +134,14 @@ class Life:
 
 @asynccontextmanager
 async def _lived(
-    emulator: Emulator, emulator_url: str, postgres: str, spans: Any, *, precall_ms: int, init_ms: int
+    emulator: Emulator,
+    emulator_url: str,
+    postgres: str,
+    spans: Any,
+    inspection: Inspection,
+    *,
+    precall_ms: int,
+    init_ms: int,
 ) -> AsyncIterator[Life]:
     database = new_database(postgres)
     async with AsyncExitStack() as stack:
@@ -161,6 +169,7 @@ async def _lived(
                 ),
                 spans.provider("cloner"),
                 tick_seconds=TICK_SECONDS,
+                inspector=inspection,
             )
         )
         to_cloner = await relay(f"127.0.0.1:{port}")
@@ -192,7 +201,9 @@ async def _lived(
         relays = {
             "gateway": to_gateway, "cloner": to_cloner, "provider": to_provider, "database": to_database,
         }  # fmt: skip
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{to_gateway.address}"))
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://{to_gateway.address}", verify=False)
+        )
         channel = await stack.enter_async_context(
             grpc.aio.insecure_channel(
                 to_cloner.address,
@@ -207,9 +218,11 @@ async def _lived(
 
 
 @pytest.fixture
-def lives(emulator: Emulator, emulator_url: str, postgres: str, spans: Any) -> Callable[..., Any]:
+def lives(
+    emulator: Emulator, emulator_url: str, postgres: str, spans: Any, inspection: Inspection
+) -> Callable[..., Any]:
     """Begins a life, on Postgres."""
-    return partial(_lived, emulator, emulator_url, postgres, spans)
+    return partial(_lived, emulator, emulator_url, postgres, spans, inspection)
 
 
 async def test_whole_life(lives: Callable[[], Any], speech: bytes) -> None:
