@@ -116,7 +116,6 @@ def pytest_collection_finish() -> None:
 
     And it looks as seldom as it does in gateway and cloner.
     """
-    gc.collect()
     spare_modules()
     collect_seldom()
 

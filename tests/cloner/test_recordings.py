@@ -257,20 +257,25 @@ def without_ftyp(sample: bytes) -> bytes:
     return sample[:4] + b"free" + sample[8:size] + sample[size:]
 
 
-QUICKTIME = encoded("mov", "pcm_s16be", seconds=4)
+@cache
+def quicktime() -> bytes:
+    """A QuickTime file."""
+    return encoded("mov", "pcm_s16be", seconds=4)
+
+
 BOXES = {
-    "ftyp": QUICKTIME,
-    "free": without_ftyp(QUICKTIME),
-    "wide": struct.pack(">I4sI4s", 8, b"wide", 12, b"free") + without_ftyp(QUICKTIME)[16:],
-    "skip": patched(without_ftyp(QUICKTIME), b"", 4, b"skip"),
-    "mdat": QUICKTIME[int.from_bytes(QUICKTIME[:4], "big") :],
+    "ftyp": quicktime,
+    "free": lambda: without_ftyp(quicktime()),
+    "wide": lambda: struct.pack(">I4sI4s", 8, b"wide", 12, b"free") + without_ftyp(quicktime())[16:],
+    "skip": lambda: patched(without_ftyp(quicktime()), b"", 4, b"skip"),
+    "mdat": lambda: quicktime()[int.from_bytes(quicktime()[:4], "big") :],
 }
 
 
 @pytest.mark.parametrize("sample", BOXES.values(), ids=BOXES)
-async def test_quicktime(inspector: Inspector, sample: bytes) -> None:
+async def test_quicktime(inspector: Inspector, sample: Making) -> None:
     """Takes QuickTime with whatever box it begins."""
-    assert ("PCM", "video/quicktime", "mov") == await upload(inspector, sample)
+    assert ("PCM", "video/quicktime", "mov") == await upload(inspector, sample())
 
 
 @pytest.mark.parametrize(
@@ -627,7 +632,7 @@ def foreign() -> list[bytes]:
 async def test_mutated(seed: int) -> None:
     """Whatever is changed, cut out, joined or repeated in a recording of any kind: an answer or a refusal."""
     chance = random.Random(seed)
-    seeds = [*SPEECH.values(), GSTREAMER, LAYER2, SPEEX, QUICKTIME, id3() + SPEECH["webm"]]
+    seeds = [*SPEECH.values(), GSTREAMER, LAYER2, SPEEX, quicktime(), id3() + SPEECH["webm"]]
     seeds += [sample for sample in foreign() if 100 < len(sample) < 500_000]
     outcomes = set[type]()
     async with Inspector(workers=1, max_seconds=60.0) as inspector:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import elevenlabs  # which imports itself only when something of it is asked for, and takes long
 import httpx
 import pytest
 import uvicorn
-from elevenlabs import AsyncElevenLabs, ElevenLabs
 
 from emulator import NO_LATENCY, Emulator, Settings, Webhooks
 from emulator.calls import Calls
@@ -46,10 +46,10 @@ async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def sdk(url: str) -> AsyncIterator[AsyncElevenLabs]:
+async def sdk(url: str) -> AsyncIterator["elevenlabs.AsyncElevenLabs"]:
     """The vendor's own client."""
     async with httpx.AsyncClient(verify=False) as client:
-        yield AsyncElevenLabs(base_url=url, api_key=KEY, httpx_client=client)
+        yield elevenlabs.AsyncElevenLabs(base_url=url, api_key=KEY, httpx_client=client)
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Client:
     def event(self, secret: str = SECRET) -> dict[str, Any]:
         """The latest event, verified by the vendor's own code."""
         request = self.requests[-1]
-        return ElevenLabs(api_key="x").webhooks.construct_event(
+        return elevenlabs.ElevenLabs(api_key="x").webhooks.construct_event(
             rawBody=request.body.decode(),
             sig_header=request.headers["elevenlabs-signature"],
             secret=secret,

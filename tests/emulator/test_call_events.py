@@ -4,9 +4,7 @@ import base64
 import json
 
 import pytest
-from elevenlabs.core import parse_obj_as
-from elevenlabs.errors import BadRequestError
-from elevenlabs.types import ConversationInitiationClientDataRequestOutput, GetConversationResponseModel
+from elevenlabs import core, errors, types
 
 from emulator import NO_LATENCY, Emulator, Settings, Webhooks
 from emulator.calls import Calls
@@ -36,8 +34,8 @@ async def test_transcription(calls: Calls, client, kind) -> None:
     statuses = await calls.end(conversation.conversation_id)
 
     event = client.event()
-    data = parse_obj_as(GetConversationResponseModel, event["data"])
-    assert isinstance(data, GetConversationResponseModel)
+    data = core.parse_obj_as(types.GetConversationResponseModel, event["data"])
+    assert isinstance(data, types.GetConversationResponseModel)
     assert ([200], "done", "/post-call", ["type", "event_timestamp", "data"]) == (
         statuses,
         conversation.status,
@@ -68,7 +66,7 @@ async def test_echo(calls: Calls, client) -> None:
     await calls.end(conversation.conversation_id)
 
     raw = client.event()["data"]
-    echo = parse_obj_as(ConversationInitiationClientDataRequestOutput, raw[TYPE])
+    echo = core.parse_obj_as(types.ConversationInitiationClientDataRequestOutput, raw[TYPE])
     assert (GOOD["dynamic_variables"], GEORGE, {"first_message": None, "language": None, "prompt": None}) == (
         echo.dynamic_variables,
         echo.conversation_config_override.tts.voice_id,
@@ -138,7 +136,7 @@ async def test_wrong_secret(calls: Calls, client) -> None:
     conversation = await calls.start()
     await calls.end(conversation.conversation_id)
 
-    with pytest.raises(BadRequestError):
+    with pytest.raises(errors.BadRequestError):
         client.event(secret="another")
 
 

@@ -3,18 +3,10 @@
 import hashlib
 from io import BytesIO
 
+import elevenlabs
 import httpx
 import pytest
-from elevenlabs import AsyncElevenLabs
-from elevenlabs.core import ApiError
-from elevenlabs.errors import UnprocessableEntityError
-from elevenlabs.types import (
-    AgentConfig,
-    AgentPlatformSettingsRequestModel,
-    ConversationalConfig,
-    TtsConversationalConfigOutput,
-    VoiceSettings,
-)
+from elevenlabs import core, errors, types
 
 from emulator import Emulator
 
@@ -22,13 +14,13 @@ WAV = b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00"
 MP3 = b"ID3\x04\x00\x00\x00\x00\x00\x00"
 
 
-async def clone(sdk: AsyncElevenLabs, name: str = "Ana") -> str:
+async def clone(sdk: "elevenlabs.AsyncElevenLabs", name: str = "Ana") -> str:
     """Clone a voice and return its id."""
     created = await sdk.voices.ivc.create(name=name, files=[BytesIO(WAV)])
     return str(created.voice_id)
 
 
-async def test_create(sdk: AsyncElevenLabs) -> None:
+async def test_create(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Makes a usable voice of a bare BytesIO, without labels."""
     created = await sdk.voices.ivc.create(name="Ana", files=[BytesIO(WAV)])
 
@@ -39,7 +31,7 @@ async def test_create(sdk: AsyncElevenLabs) -> None:
     )
 
 
-async def test_get(sdk: AsyncElevenLabs) -> None:
+async def test_get(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Shows a voice as it was made, with every sample."""
     created = await sdk.voices.ivc.create(
         name="Ana",
@@ -71,9 +63,9 @@ async def test_get(sdk: AsyncElevenLabs) -> None:
     assert voice.voice_verification.requires_verification is False
 
 
-async def test_get_missing(sdk: AsyncElevenLabs) -> None:
+async def test_get_missing(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Says voice_not_found, with a request id that is the trace id."""
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(core.ApiError) as caught:
         await sdk.voices.get("missing")
 
     headers = caught.value.headers or {}
@@ -85,7 +77,7 @@ async def test_get_missing(sdk: AsyncElevenLabs) -> None:
     assert "us-central1" == headers["x-region"]
 
 
-async def test_search_pages(sdk: AsyncElevenLabs, emulator: Emulator) -> None:
+async def test_search_pages(sdk: "elevenlabs.AsyncElevenLabs", emulator: Emulator) -> None:
     """Pages through more voices than one page holds, each of them once."""
     names = {f"Voice {number}" for number in range(23)}
     for name in names:
@@ -108,7 +100,7 @@ async def test_search_pages(sdk: AsyncElevenLabs, emulator: Emulator) -> None:
     assert 3 == len(emulator.requests.matching(path="/v2/voices"))
 
 
-async def test_search_first_page_holds_more(sdk: AsyncElevenLabs) -> None:
+async def test_search_first_page_holds_more(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Adds premade voices on top of the first page where the filters allow them."""
     for number in range(3):
         await clone(sdk, f"Voice {number}")
@@ -122,7 +114,7 @@ async def test_search_first_page_holds_more(sdk: AsyncElevenLabs) -> None:
     )
 
 
-async def test_search_survives_deletion_between_pages(sdk: AsyncElevenLabs) -> None:
+async def test_search_survives_deletion_between_pages(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Skips nothing when the voices of one page are deleted before the next is asked for."""
     for number in range(6):
         await clone(sdk, f"Voice {number}")
@@ -142,7 +134,7 @@ async def test_search_survives_deletion_between_pages(sdk: AsyncElevenLabs) -> N
 
 
 @pytest.mark.parametrize("text", ["ANA", "of the desk", "marker-77", "cLoNed"])
-async def test_search_text(sdk: AsyncElevenLabs, text: str) -> None:
+async def test_search_text(sdk: "elevenlabs.AsyncElevenLabs", text: str) -> None:
     """Searches name, description, labels and category, whatever the case."""
     voice = await sdk.voices.ivc.create(
         name="Ana", files=[BytesIO(WAV)], description="Of the desk", labels={"accent": "marker-77"}
@@ -153,7 +145,7 @@ async def test_search_text(sdk: AsyncElevenLabs, text: str) -> None:
     assert [voice.voice_id] == [found.voice_id for found in page.voices]
 
 
-async def test_search_by_id(sdk: AsyncElevenLabs) -> None:
+async def test_search_by_id(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Looks up the voices of a list of ids."""
     ids = [await clone(sdk, f"Voice {number}") for number in range(3)]
 
@@ -162,15 +154,15 @@ async def test_search_by_id(sdk: AsyncElevenLabs) -> None:
     assert ({ids[0], ids[2]}, 0) == ({voice.voice_id for voice in page.voices}, page.total_count)
 
 
-async def test_search_refuses_page_size(sdk: AsyncElevenLabs) -> None:
+async def test_search_refuses_page_size(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Refuses a page of more than a hundred, in FastAPI's shape."""
-    with pytest.raises(UnprocessableEntityError) as caught:
+    with pytest.raises(errors.UnprocessableEntityError) as caught:
         await sdk.voices.search(page_size=101)
 
     assert ["query", "page_size"] == caught.value.body["detail"][0]["loc"]
 
 
-async def test_get_all(sdk: AsyncElevenLabs) -> None:
+async def test_get_all(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Lists premade and own voices on one page."""
     voice_id = await clone(sdk)
 
@@ -179,19 +171,19 @@ async def test_get_all(sdk: AsyncElevenLabs) -> None:
     assert (4, voice_id) == (len(listed.voices), listed.voices[-1].voice_id)
 
 
-async def test_delete(sdk: AsyncElevenLabs, emulator: Emulator) -> None:
+async def test_delete(sdk: "elevenlabs.AsyncElevenLabs", emulator: Emulator) -> None:
     """Deletes a voice, frees its slot and keeps its operation used."""
     voice_id = await clone(sdk)
 
     deleted = await sdk.voices.delete(voice_id)
 
     assert ("ok", [], 1) == (deleted.status, emulator.voices.custom, emulator.voices.monthly_used)
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(core.ApiError) as caught:
         await sdk.voices.delete(voice_id)
     assert 404 == caught.value.status_code
 
 
-async def test_update(sdk: AsyncElevenLabs, emulator: Emulator) -> None:
+async def test_update(sdk: "elevenlabs.AsyncElevenLabs", emulator: Emulator) -> None:
     """Edits name and labels, which is an operation of the month too."""
     voice_id = await clone(sdk)
 
@@ -201,17 +193,17 @@ async def test_update(sdk: AsyncElevenLabs, emulator: Emulator) -> None:
     assert ("Bea", {"age": "old"}, 2) == (voice.name, voice.labels, emulator.voices.monthly_used)
 
 
-async def test_settings(sdk: AsyncElevenLabs) -> None:
+async def test_settings(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Keeps the settings of a voice."""
     voice_id = await clone(sdk)
 
-    await sdk.voices.settings.update(voice_id, request=VoiceSettings(stability=0.9))
+    await sdk.voices.settings.update(voice_id, request=types.VoiceSettings(stability=0.9))
 
     settings = await sdk.voices.settings.get(voice_id)
     assert (0.9, 0.75, 1.0) == (settings.stability, settings.similarity_boost, settings.speed)
 
 
-async def test_subscription(sdk: AsyncElevenLabs) -> None:
+async def test_subscription(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Counts slots and operations of the month apart."""
     await sdk.voices.delete(await clone(sdk))
     await clone(sdk)
@@ -227,7 +219,7 @@ async def test_subscription(sdk: AsyncElevenLabs) -> None:
     assert plan.can_use_instant_voice_cloning is True
 
 
-async def test_agent_get(sdk: AsyncElevenLabs) -> None:
+async def test_agent_get(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Has an agent to begin with, whose voice and greeting may be overridden, and nothing else."""
     agent = await sdk.conversational_ai.agents.get("agent_demo")
 
@@ -242,16 +234,16 @@ async def test_agent_get(sdk: AsyncElevenLabs) -> None:
     assert (True, False, True) == (allowed.agent.first_message, allowed.agent.language, allowed.tts.voice_id)
 
 
-async def test_agent_update(sdk: AsyncElevenLabs) -> None:
+async def test_agent_update(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Merges a change deeply, answers the whole agent and calls it a new version on the same branch."""
     voice_id = await clone(sdk)
     before = await sdk.conversational_ai.agents.get("agent_demo")
 
     after = await sdk.conversational_ai.agents.update(
         "agent_demo",
-        conversation_config=ConversationalConfig(
-            agent=AgentConfig(first_message="Hi Ana!"),
-            tts=TtsConversationalConfigOutput(voice_id=voice_id),
+        conversation_config=types.ConversationalConfig(
+            agent=types.AgentConfig(first_message="Hi Ana!"),
+            tts=types.TtsConversationalConfigOutput(voice_id=voice_id),
         ),
     )
 
@@ -275,7 +267,7 @@ async def test_agent_update(sdk: AsyncElevenLabs) -> None:
     assert after == await sdk.conversational_ai.agents.get("agent_demo")
 
 
-async def test_agent_update_replaces_lists(sdk: AsyncElevenLabs) -> None:
+async def test_agent_update_replaces_lists(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Replaces lists whole."""
     await sdk.conversational_ai.agents.update("agent_demo", tags=["one", "two"])
 
@@ -284,15 +276,17 @@ async def test_agent_update_replaces_lists(sdk: AsyncElevenLabs) -> None:
     assert ["three"] == agent.tags
 
 
-async def test_agent_update_missing_voice(sdk: AsyncElevenLabs) -> None:
+async def test_agent_update_missing_voice(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Refuses a voice that does not exist, and changes nothing of the agent."""
     before = await sdk.conversational_ai.agents.get("agent_demo")
 
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(core.ApiError) as caught:
         await sdk.conversational_ai.agents.update(
             "agent_demo",
             name="Renamed",
-            conversation_config=ConversationalConfig(tts=TtsConversationalConfigOutput(voice_id="gone")),
+            conversation_config=types.ConversationalConfig(
+                tts=types.TtsConversationalConfigOutput(voice_id="gone")
+            ),
         )
 
     assert (400, "bad_request") == (caught.value.status_code, caught.value.body["detail"]["code"])
@@ -300,9 +294,9 @@ async def test_agent_update_missing_voice(sdk: AsyncElevenLabs) -> None:
     assert before == await sdk.conversational_ai.agents.get("agent_demo")
 
 
-async def test_agent_missing(sdk: AsyncElevenLabs) -> None:
+async def test_agent_missing(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Says agent_not_found."""
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(core.ApiError) as caught:
         await sdk.conversational_ai.agents.update("agent_unknown", name="x")
 
     assert (404, {"detail": {"status": "agent_not_found", "message": "Agent not found"}}) == (
@@ -311,14 +305,14 @@ async def test_agent_missing(sdk: AsyncElevenLabs) -> None:
     )
 
 
-async def test_agent_create_and_list(sdk: AsyncElevenLabs) -> None:
+async def test_agent_create_and_list(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Makes agents and lists them page by page."""
     ids = ["agent_demo"]
     for number in range(4):
         made = await sdk.conversational_ai.agents.create(
             name=f"Desk {number}",
-            conversation_config=ConversationalConfig(),
-            platform_settings=AgentPlatformSettingsRequestModel(archived=False),
+            conversation_config=types.ConversationalConfig(),
+            platform_settings=types.AgentPlatformSettingsRequestModel(archived=False),
         )
         ids.append(made.agent_id)
 
@@ -332,9 +326,9 @@ async def test_agent_create_and_list(sdk: AsyncElevenLabs) -> None:
 async def test_wrong_key(url: str) -> None:
     """Refuses a key that is not the one."""
     async with httpx.AsyncClient(verify=False) as client:
-        stranger = AsyncElevenLabs(base_url=url, api_key="another", httpx_client=client)
+        stranger = elevenlabs.AsyncElevenLabs(base_url=url, api_key="another", httpx_client=client)
 
-        with pytest.raises(ApiError) as caught:
+        with pytest.raises(core.ApiError) as caught:
             await stranger.voices.get_all()
 
     assert (401, {"detail": {"status": "invalid_api_key", "message": "Invalid API key"}}) == (

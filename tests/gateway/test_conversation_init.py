@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from elevenlabs.types import ConversationInitiationClientDataRequestInput
+from elevenlabs import types
 from opentelemetry.trace import StatusCode
 from precall.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse, Speech
 from pydantic import BaseModel
@@ -168,7 +168,7 @@ async def test_vendors_types(start: Start, ask: Any, request_: dict[str, Any]) -
 
     data = answer.json()
     assert "conversation_initiation_client_data" == data.pop("type")
-    model = ConversationInitiationClientDataRequestInput.model_validate(data)
+    model = types.ConversationInitiationClientDataRequestInput.model_validate(data)
     assert [] == undocumented(model)
     assert "voice_1" == model.conversation_config_override.tts.voice_id
     assert "Hallo Ivan, fijn dat je belt!" == model.conversation_config_override.agent.first_message
