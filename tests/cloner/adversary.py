@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-import httpx
-
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.provider.exchange import Api
 from cloner.provider.transport import AiohttpTransport
+from cloner.server import _authorities
 
 Writer = asyncio.StreamWriter
-AUTHORITIES = httpx.create_ssl_context()
 
 
 class Adversary:
@@ -74,6 +72,6 @@ def http_answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 @contextlib.asynccontextmanager
 async def client_of(url: str, *, attempts: int = 1) -> AsyncIterator[ElevenLabs]:
     """A client of whoever listens there."""
-    async with AiohttpTransport(AUTHORITIES) as transport:
+    async with AiohttpTransport(_authorities()) as transport:
         api = Api(transport, base_url=url, api_key="k")
         yield ElevenLabs(api, attempts=attempts, concurrency=2, queue=2)

@@ -4,16 +4,15 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.exchange import Api
 from cloner.provider.transport import AiohttpTransport
+from cloner.server import _authorities
 from emulator import Emulator, Fault
 
-AUTHORITIES = httpx.create_ssl_context()
 API_KEY = "key-of-the-emulator"
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -23,7 +22,7 @@ AGENT = "/v1/convai/agents/{agent_id}"
 @pytest.fixture
 async def provider(emulator_url: str) -> AsyncIterator[ElevenLabs]:
     """A client that tries three times."""
-    async with AiohttpTransport(AUTHORITIES) as transport:
+    async with AiohttpTransport(_authorities()) as transport:
         api = Api(transport, base_url=emulator_url, api_key=API_KEY)
         yield ElevenLabs(api, attempts=3, concurrency=2, queue=2)
 
@@ -123,7 +122,7 @@ async def test_create_without_an_answer_in_time(
 
 async def test_connection_refused(speech: bytes) -> None:
     """Where nobody listens, nothing can have been done."""
-    async with AiohttpTransport(AUTHORITIES) as transport:
+    async with AiohttpTransport(_authorities()) as transport:
         api = Api(transport, base_url="http://127.0.0.1:1", api_key=API_KEY)
         with pytest.raises(failures.Unavailable) as caught:
             await create(ElevenLabs(api, attempts=1, concurrency=2, queue=2), speech)
