@@ -40,16 +40,14 @@ def test_soak(number: signal.Signals, uv: str, folder: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        while not any(
-            "ready to accept" in log.read_text() for log in folder.glob("precall-postgres-*/data/log")
-        ):
+        started: list[psutil.Process] = []
+        # One that cloners are forked from, and a cloner. By then there is a Postgres.
+        while sum("forkserver" in command for command in commands(started)) < 2:
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.1)
+            started = psutil.Process(process.pid).children(recursive=True)
         (pid,) = folder.glob("precall-postgres-*/data/postmaster.pid")
-        started = [
-            *psutil.Process(process.pid).children(recursive=True),
-            psutil.Process(int(pid.read_text().split()[0])),
-        ]
+        started.append(psutil.Process(int(pid.read_text().split()[0])))
     finally:
         # A terminal that goes away tells everybody in it; a service manager tells the one that it started.
         (os.killpg if number == signal.SIGHUP else os.kill)(process.pid, number)

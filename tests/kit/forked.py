@@ -112,10 +112,12 @@ async def completed(
             target=_run, args=(module, arguments, environ, folder, streams), daemon=True
         )
         process.start()
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(process.sentinel, ended.set)
         try:
-            while process.is_alive():
-                await asyncio.sleep(0.005)
+            await ended.wait()
         finally:
+            loop.remove_reader(process.sentinel)
             process.kill()
             process.join()
         return process.exitcode, streams[1].read_text(), streams[2].read_text()
