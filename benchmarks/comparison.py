@@ -8,7 +8,7 @@ import uvloop
 
 from benchmarks.client import send
 from benchmarks.deliveries import SIZES, Form, Request, deliveries, initiations, speech
-from benchmarks.report import Row, at_least, at_most
+from benchmarks.report import Row, at_least, at_most, times
 from benchmarks.system import Subject
 from benchmarks.turns import FASTEST, Length, Measured, Side, measured
 
@@ -63,7 +63,7 @@ def new_rows(
             )  # fmt: skip
             standard = standard or theirs
             verdict = at_least(own.rate / theirs.rate, 1.0 if name == "200 KB" else 1.3, "rate x ")
-            verdict += f", CPU x {own.cpu / theirs.cpu:.2f}"
+            verdict += f", CPU x {times(own.cpu, theirs.cpu):.2f}"
             found.append(Row(f"new caller, {name} {form}, {at_once} at once", theirs, own, verdict))
     assert standard is not None  # noqa: S101 - there are sizes
     sample = speech(SMALL)

@@ -1,12 +1,13 @@
 """What was measured as tables in Markdown, each row with what it is held against."""
 
+import math
 from collections.abc import Iterable
 
 import msgspec
 
 from benchmarks.turns import Measured
 
-__all__ = ["Figure", "Row", "figures", "rows"]
+__all__ = ["Figure", "Row", "at_least", "at_most", "figures", "rows", "times"]
 
 
 COLUMNS = (
@@ -41,6 +42,11 @@ def at_least(value: float, wanted: float, what: str = "", unit: str = "") -> str
 def at_most(value: float, wanted: float, what: str = "", unit: str = "") -> str:
     """A figure that is to be as small as this, or smaller."""
     return _held(f"{what}{_short(value)}{unit}", f"<= {wanted:g}{unit}", met=value <= wanted)
+
+
+def times(value: float, other: float) -> float:
+    """How many times the other it is; no number where the other is nothing, as CPU time below a tick is."""
+    return value / other if other else math.nan
 
 
 def rows(measured: Iterable[Row]) -> str:

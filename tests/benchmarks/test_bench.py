@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report import times
+
 ROOT = Path(__file__).parents[2]
 NEW = [
     "new caller, 200 KB JSON, 8 at once",
@@ -39,6 +41,11 @@ FIGURES = [
 ]
 
 
+def test_nothing_measured() -> None:
+    """What took less than a tick of the processor's clock is compared with nothing."""
+    assert (1.5, "nan") == (times(3, 2), f"{times(3, 0):.2f}")
+
+
 def tables(printed: str) -> dict[str, list[list[str]]]:
     """The rows of each table, by its title, without the head."""
     found: dict[str, list[list[str]]] = {}
@@ -60,7 +67,8 @@ def test_tiny(uv: str) -> None:
         capture_output=True, check=False, text=True,
     )  # fmt: skip
 
-    assert (0, "") == (done.returncode, done.stderr)
+    assert "" == done.stderr
+    assert 0 == done.returncode
     found = tables(done.stdout)
     # That one tells the rate, which is measured.
     (told,) = [row for row in found["Figures"] if "new callers at" in row[0]]
