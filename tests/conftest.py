@@ -77,7 +77,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Has one Postgres serve the tests of all workers: each of its own took them five seconds."""
+    """Has one Postgres serve the tests of all workers. One for each took 1.4 s of processor time."""
     if POSTGRES not in node.config.stash:
         with contextlib.ExitStack() as opened:
             node.config.stash[POSTGRES] = opened.enter_context(running_postgres())

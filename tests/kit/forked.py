@@ -26,7 +26,6 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from cloner import janitor
 from cloner.audio.inspection import Wanted
-from cloner.audio.inspector import Inspector
 from cloner.server import serving
 from cloner.settings import Settings
 from environment import read
@@ -169,7 +168,7 @@ def _serve(clock: Clock, told: Connection, log: Path, environ: dict[str, str], t
 
 
 async def _listen(
-    clock: Clock, told: Connection, settings: Settings, inspector: Inspector | None, tick_seconds: float
+    clock: Clock, told: Connection, settings: Settings, inspector: WithoutWorker | None, tick_seconds: float
 ) -> None:
     tracing = TracerProvider(shutdown_on_exit=False)
     async with serving(settings, tracing, now=clock, inspector=inspector, tick_seconds=tick_seconds) as port:

@@ -43,19 +43,11 @@ class Inspection:
         return await asyncio.wrap_future(asked)
 
 
-class WithoutWorker(Inspector):
-    """An Inspector that decodes in threads of this process."""
+class WithoutWorker:
+    """Decodes in threads of this process."""
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
 
     async def inspect(self, sample: bytes) -> Audio:
         """As `Inspector.inspect`."""
