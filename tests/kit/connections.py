@@ -12,7 +12,7 @@ async def connected(pid: int, port: int, *, count: int) -> None:
     process = psutil.Process(pid)
     async with asyncio.timeout(60):
         while _established(process, port) < count:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
 
 
 def _established(process: psutil.Process, port: int) -> int:

@@ -22,7 +22,7 @@ from tests.system.signing import event, signed
 
 SECRET = "secret-of-the-webhook"
 CALLERS = ("Ivan", "Maria", "Tom", "Li")
-PHASE = 40
+PHASE = 100
 
 
 @asynccontextmanager
@@ -62,8 +62,7 @@ class Balancer:
                     self._ready[url] = (await client.get(f"{url}/health/ready")).status_code == 200
                 except httpx.TransportError:
                     self._ready[url] = False
-                # A twentieth of the time for which a gateway says that it goes.
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.05)
 
 
 class Senders:
@@ -113,8 +112,8 @@ class Senders:
                     self.answered[url] += 1
                 else:
                     self.lost[answer.text] += 1
-                # Often enough to meet every stage of a restart, and other tests need the processor, too.
-                await asyncio.sleep(0.15)
+                # Often enough to meet every moment of a restart, and other tests need the processor, too.
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.long
