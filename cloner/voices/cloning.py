@@ -116,14 +116,29 @@ class Cloning:
         """Writes down the intent and begins the clone, unless the caller has a voice or a clone by now.
 
         Returns the row that counts, and the clone if there is a new one. Raises MonthlyLimit, and what
-        `voices.intend` raises.
+        `voices.intend` raises. A call that goes meanwhile leaves the clone that is begun all the same: an
+        intent that was stored and that nobody works at would be in the way of the next call.
         """
-        row, new = await self._intend(wanted)
-        if not new:
-            return row, None
-        clone = Clone(row, agent_update=wanted.agent_update)
-        self._start(clone, self._make(clone, wanted, recording))
-        return row, clone
+        beginning = self._begin(self._intend_and_start(wanted, recording))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(self._leave_begun)
+            raise
+
+    async def _intend_and_start(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
+        # The call that holds the sample may go before the intent is stored.
+        with self._memory.holding(len(recording.sample)):
+            row, new = await self._intend(wanted)
+            if not new:
+                return row, None
+            clone = Clone(row, agent_update=wanted.agent_update)
+            self._start(clone, self._make(clone, wanted, recording))
+            return row, clone
+
+    def _leave_begun(self, beginning: "asyncio.Task[tuple[VoiceRow, Clone | None]]") -> None:
+        if not beginning.cancelled() and beginning.exception() is None and (clone := beginning.result()[1]):
+            self.leave(clone)
 
     def leave(self, clone: Clone) -> None:
         """Says that the call that began a clone no longer waits for it, and so changes no agent."""

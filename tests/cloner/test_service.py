@@ -485,6 +485,29 @@ async def test_last_known_reason_with_a_busy_registry(
     emulator.faults.release()
 
 
+async def test_call_that_goes_while_its_intent_is_stored(
+    cloner: CloningServiceStub, emulator: Emulator, sqlite: str, speech: bytes
+) -> None:
+    """Its voice is made all the same, for the next delivery: an intent that nobody works at would be in the way."""
+    reading = Fault(method="GET", path=AGENT, hold="before")
+    emulator.faults.set(reading)
+    with closing(sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=3))
+        await emulator.requests.wait(path=AGENT, stage="held")
+        other.execute("BEGIN IMMEDIATE")
+        emulator.faults.release()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await asked
+        assert [] == emulator.requests.matching(path=CREATE)
+        other.execute("COMMIT")
+    await emulator.requests.wait(path=CREATE, stage="finished")
+
+    again = await cloner.PrepareCall(call(speech), timeout=10)
+    assert (True, True) == (again.voice_reused, again.agent_updated)
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+    assert 1 == len(emulator.requests.matching(method="PATCH"))
+
+
 async def test_last_known_reason(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
     """Time that runs out while a create is tried again is told by what the provider said before."""
     emulator.faults.set(
