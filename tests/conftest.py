@@ -88,15 +88,17 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Lays the long tests in front of the others, as many for each worker as for the next.
 
-    pytest-xdist gives each worker a run of tests that stand side by side, in the same order to all.
+    pytest-xdist gives each worker a run of tests that stand side by side, in the same order to all. The others
+    stay beside those of their module, so that few workers import and start what they share.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     long = [item for item in items if item.get_closest_marker("long")]
     short = [item for item in items if not item.get_closest_marker("long")]
+    ends = [len(short) * worker // workers for worker in range(workers + 1)]
     items[:] = [
         item
         for worker in range(workers)
-        for run in (long[worker::workers], short[worker::workers])
+        for run in (long[worker::workers], short[ends[worker] : ends[worker + 1]])
         for item in run
     ]
 

@@ -17,6 +17,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from tests.kit.databases import migrated_sqlite
+from tests.kit.forked import Program, program
 from tests.kit.python import python
 
 API_KEY = "key-of-the-emulator"
@@ -24,15 +25,24 @@ CREATE = "/v1/voices/add"
 
 
 @asynccontextmanager
-async def process(**settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(
+    *, imports: bool = False, **settings: str
+) -> AsyncIterator[asyncio.subprocess.Process | Program]:
     """A cloner with these settings, in a folder of its own.
 
-    It does by itself what a start need not be shown to do each time: with one audio worker, and the tables made.
+    A start need not be shown to do everything each time: it has one audio worker, finds the tables made, and is
+    forked from a process that has imported its modules, unless a test wants `imports` or tells OpenTelemetry
+    something, which is read by them.
     """
     environ = {"PATH": os.environ["PATH"], "AUDIO_WORKERS": "1", **settings}
+    imports = imports or any(name.startswith("OTEL_") for name in settings)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "precall.sqlite3").write_bytes(migrated_sqlite())
-        async with python("-m", "cloner", env=environ, cwd=folder) as started:
+        async with (
+            python("-m", "cloner", env=environ, cwd=folder)
+            if imports
+            else program("cloner", environ=environ, folder=Path(folder)) as started
+        ):
             yield started
 
 
@@ -53,7 +63,7 @@ async def ready(started: asyncio.subprocess.Process) -> str:
 
 async def test_faulty_settings() -> None:
     """One line names every variable at fault; the exit status is 2."""
-    async with process(CLONER_PORT="no", LOG_FORMAT="xml") as started:
+    async with process(imports=True, CLONER_PORT="no", LOG_FORMAT="xml") as started:
         out, err = await started.communicate()
 
     assert 2 == started.returncode
@@ -188,7 +198,7 @@ async def test_database_that_cannot_be(url: str, status: int, line: str) -> None
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 async def test_stops_when_told(name: signal.Signals) -> None:
     """An idle process ends at once, with exit status 0 and without a complaint."""
-    async with process(ELEVENLABS_API_KEY="k", CLONER_PORT="0") as started:
+    async with process(imports=True, ELEVENLABS_API_KEY="k", CLONER_PORT="0") as started:
         await ready(started)
         started.send_signal(name)
         _, err = await asyncio.wait_for(started.communicate(), 10)

@@ -15,8 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from environment import read
 from telemetry import logs
 from tests.kit.inspection import WithoutWorker
 
-__all__ = ["Clock", "Forked", "completed", "import_everything"]
+__all__ = ["Clock", "Forked", "Program", "completed", "import_everything", "program"]
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.kit.preloaded"])
@@ -100,6 +100,81 @@ class Forked:
             self._answers.close()
 
 
+class Program:
+    """`python -m module` under way, with as much of `asyncio.subprocess.Process` as tests use."""
+
+    def __init__(self, process: Any, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
+        self._process = process
+        self._ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(process.sentinel, self._ended.set)
+        self.pid: int = process.pid
+        self.stdout = stdout
+        self.stderr = stderr
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, or the number of the signal that ended it, below zero; None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends it a signal, unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    async def wait(self) -> int | None:
+        """Waits until it has ended; its `returncode`."""
+        await self._ended.wait()
+        asyncio.get_running_loop().remove_reader(self._process.sentinel)
+        self._process.join()
+        return self.returncode
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        """Waits until it has ended; what it wrote and was not read."""
+        written = await asyncio.gather(self.stdout.read(), self.stderr.read())
+        await self.wait()
+        return written[0], written[1]
+
+
+@asynccontextmanager
+async def program(
+    module: str, *, environ: Mapping[str, str], folder: Path | None = None
+) -> AsyncIterator[Program]:
+    """`python -m module`, with nothing in its environment but this. Killed if it still runs as the block ends."""
+    import_everything()
+    async with AsyncExitStack() as stack:
+        pipes = [CONTEXT.Pipe(duplex=False) for _ in range(2)]
+        process = CONTEXT.Process(
+            target=_run_piped,
+            args=(module, dict(environ), folder, [theirs for _, theirs in pipes]),
+            daemon=True,
+        )
+        process.start()
+        for _, theirs in pipes:
+            theirs.close()
+        started = Program(process, *[await _reader(ours, stack) for ours, _ in pipes])
+        try:
+            yield started
+        finally:
+            started.kill()
+            await started.communicate()
+
+
+async def _reader(ours: Connection, stack: AsyncExitStack) -> asyncio.StreamReader:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), ours)
+    stack.callback(transport.close)
+    return reader
+
+
 async def completed(
     module: str, *arguments: str, environ: dict[str, str], folder: Path | None = None, told: bytes = b""
 ) -> tuple[int, str, str]:
@@ -130,9 +205,17 @@ def import_everything() -> None:
 
 
 def _begin(streams: list[Path]) -> None:
+    _begin_with(
+        [
+            os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            for number, path in enumerate(streams)
+        ]
+    )
+
+
+def _begin_with(streams: list[int]) -> None:
     threading.Thread(target=_end_with_the_tests, daemon=True).start()
-    for number, path in enumerate(streams):
-        opened = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number, opened in enumerate(streams):
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin, sys.stdout, sys.stderr = (
@@ -150,6 +233,17 @@ def _run(
     module: str, arguments: tuple[str, ...], environ: dict[str, str], folder: Path | None, streams: list[Path]
 ) -> None:
     _begin(streams)
+    _become(module, arguments, environ, folder)
+
+
+def _run_piped(module: str, environ: dict[str, str], folder: Path | None, written: list[Connection]) -> None:
+    _begin_with([os.open(os.devnull, os.O_RDONLY), *(os.dup(each.fileno()) for each in written)])
+    for each in written:
+        each.close()
+    _become(module, (), environ, folder)
+
+
+def _become(module: str, arguments: tuple[str, ...], environ: dict[str, str], folder: Path | None) -> None:
     os.environ.clear()
     os.environ.update(environ)
     if folder is not None:

@@ -1,12 +1,16 @@
 """What the process from which cloners and commands are forked has ready for them, beside what they import."""
 
 import gc
+import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as a cloner does before it imports gRPC
 
 import alembic.command  # noqa: F401 - imported by a cloner that finds an empty database
 import sqlalchemy  # noqa: F401 - as above
 
 import cloner.backup.command  # `precall-registry`
 import cloner.enrolment  # imported by `cloner.command enrol`
+import cloner.process  # `python -m cloner`
 import cloner.registry.postgres  # noqa: F401 - imported by a cloner whose database is one
 import tests.kit.forked  # noqa: F401 - what they run
 from cloner.server import _authorities
