@@ -368,7 +368,10 @@ async def test_file_that_cannot_be_written(another, tmp_path: Path, place: str) 
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "cloner.backup", "backup", folder / place],
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": source, "CALLER_HASH_KEY": KEY},
+        # Python would keep what it compiled, cut off at the limit, and be at a loss the next time.
+        env={
+            "PATH": os.environ["PATH"], "DATABASE_URL": source, "CALLER_HASH_KEY": KEY, "PYTHONDONTWRITEBYTECODE": "1",
+        },
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, 65_536)),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
