@@ -30,7 +30,7 @@ DAMAGED = "is damaged: it is not what was written"
 
 
 class BackupInvalid(Exception):
-    """The file is no back-up, is not whole, or is of a newer release. The text says which."""
+    """The file is no back-up, is not whole, or is of another release. The text says which."""
 
 
 class Heading(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ def heading_of(file: IO[bytes]) -> tuple[Heading, bytes]:
         raise BackupInvalid(DAMAGED) from None
     if heading.revision not in (known := known_revisions()):
         raise BackupInvalid(
-            f"was made by a newer release (revision {heading.revision}, and this one knows {known[-1]})"
+            f"was made by another release (revision {heading.revision}, and this one knows {known[-1]})"
         )
     return heading, line
 

@@ -15,7 +15,7 @@ SQLite file, with which phone numbers can be found out: keep it as you keep the 
 told by CALLER_HASH_KEY is not in it; one that is set is held against the key of the back-up.
 
 Exit status: 0 if it was done, 1 if it cannot be done as things are, 2 for what cannot be right: a
-setting, a file that is no whole back-up, anything of a newer release.
+setting, a file that is no whole back-up, anything of a release that this one does not know.
 """
 
 import argparse

@@ -326,7 +326,7 @@ async def test_file_that_is_no_whole_back_up(registry, kept: Path, tmp_path: Pat
         (rewritten(whole, lambda lines: lines[1].update(table="agents; DROP TABLE calls")), damaged),
         (rewritten(whole, lambda lines: lines[1]["columns"].append("more")), damaged),
         (rewritten(whole, lambda lines: lines.pop(1)), damaged),
-        (rewritten(whole, lambda lines: lines[0].update(revision="9999")), "was made by a newer release (revision 9999"),
+        (rewritten(whole, lambda lines: lines[0].update(revision="9999")), "was made by another release (revision 9999"),
         (rewritten(whole, lambda lines: lines[0].update(precall_registry_backup=2)), "was made by a newer release (form 2"),
         (rewritten(whole, lambda lines: lines[0].pop("key_check")), damaged),
     ]  # fmt: skip
