@@ -104,7 +104,7 @@ FIELDS = """agent_id, marker, call_id, voice_id, first_message, before_voice_id,
     former_marker, former_voice_id, former_first_message, traceparent"""
 
 ALONE = Statement("SELECT pg_advisory_xact_lock(hashtextextended(:agent_id, 0))")
-GIVEN = Statement(f"SELECT {FIELDS}, turn FROM agents WHERE agent_id = :agent_id")
+GIVEN = Statement(f"SELECT {FIELDS}, changes FROM agents WHERE agent_id = :agent_id")
 CALL = Statement("SELECT ended_at FROM calls WHERE id = :call_id FOR UPDATE")
 VOICE = Statement("SELECT state FROM voices WHERE marker = :marker FOR UPDATE")
 OTHER_CALL = Statement("""
@@ -113,18 +113,18 @@ OTHER_CALL = Statement("""
     LIMIT 1
 """)
 INTENDED = Statement(f"""
-    INSERT INTO agents ({FIELDS}, restoring, held_until, holder, turn)
+    INSERT INTO agents ({FIELDS}, restoring, held_until, holder, changes)
     VALUES (:agent_id, :marker, :call_id, :voice_id, :first_message, :before_voice_id,
         :before_first_message, :former_marker, :former_voice_id, :former_first_message, :traceparent,
-        false, :until, :holder, :turn + 1)
+        false, :until, :holder, :changes + 1)
     ON CONFLICT (agent_id) DO UPDATE SET
         marker = excluded.marker, call_id = excluded.call_id, voice_id = excluded.voice_id,
         first_message = excluded.first_message, before_voice_id = excluded.before_voice_id,
         before_first_message = excluded.before_first_message, former_marker = excluded.former_marker,
         former_voice_id = excluded.former_voice_id, former_first_message = excluded.former_first_message,
         traceparent = excluded.traceparent, restoring = false, held_until = excluded.held_until,
-        holder = excluded.holder, turn = excluded.turn
-    WHERE agents.held_until <= :now AND agents.turn = :turn
+        holder = excluded.holder, changes = excluded.changes
+    WHERE agents.held_until <= :now AND agents.changes = :changes
 """)
 UNLOCKED = Statement("""
     UPDATE agents SET held_until = :until, holder = '' WHERE agent_id = :agent_id AND holder = :holder
@@ -140,13 +140,13 @@ UPDATED_LATE = Statement("""
         before_first_message = :before_first_message,
         former_marker = :former_marker, former_voice_id = :former_voice_id,
         former_first_message = :former_first_message, traceparent = :traceparent,
-        restoring = true, holder = '', turn = turn + 1
+        restoring = true, holder = '', changes = changes + 1
     WHERE agent_id = :agent_id
 """)
 UPDATED_LATE_UNDER_ANOTHER = Statement("""
     UPDATE agents SET before_voice_id = :before_voice_id, before_first_message = :before_first_message,
         former_marker = :former_marker, former_voice_id = :former_voice_id,
-        former_first_message = :former_first_message, holder = '', turn = turn + 1
+        former_first_message = :former_first_message, holder = '', changes = changes + 1
     WHERE agent_id = :agent_id
 """)
 WITHDRAWN_OF_CALL = Statement("UPDATE agents SET restoring = true WHERE call_id = :call_id")
@@ -168,7 +168,7 @@ OVER = """
 """
 WITHDRAWN_OVER = Statement(f"UPDATE agents SET restoring = true WHERE {OVER}")
 CLAIM = """
-    UPDATE agents SET held_until = :until, holder = :holder, turn = turn + 1
+    UPDATE agents SET held_until = :until, holder = :holder, changes = changes + 1
     WHERE agent_id = (
         SELECT agent_id FROM agents WHERE restoring AND held_until <= :now {which}
         ORDER BY held_until LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -182,7 +182,7 @@ RESTORED = Statement("""
     UPDATE agents SET marker = NULL, call_id = NULL, voice_id = NULL, first_message = NULL,
         before_voice_id = NULL, before_first_message = NULL, former_marker = NULL, former_voice_id = NULL,
         former_first_message = NULL, traceparent = '', restoring = false, held_until = 0, holder = '',
-        turn = turn + 1
+        changes = changes + 1
     WHERE agent_id = :agent_id AND holder = :holder
 """)
 SPEAKING = Statement(f"SELECT 1 FROM agents WHERE {MAY_HAVE} LIMIT 1")
@@ -321,4 +321,4 @@ def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
     if since is not None and shared(tx, agent_id, caller=update.caller, since=since):
         return False
     values = msgspec.structs.asdict(update.row) | {"holder": update.holder, "until": update.until}
-    return tx.run(INTENDED, **values, turn=update.changes, now=now) == 1
+    return tx.run(INTENDED, **values, changes=update.changes, now=now) == 1

@@ -23,6 +23,7 @@ from cloner.registry import NewCall, Transaction, calls, opened
 from cloner.registry.statement import Statement
 from emulator import Emulator, Fault
 from tests.cloner.test_process import process, until_ready
+from tests.kit.releases import LATEST, of_next_release
 from tests.postgres import new_database
 from tests.rows import Row, rows, values
 
@@ -30,6 +31,8 @@ CREATE = "/v1/voices/add"
 KEY = "key-of-the-hashes"
 TABLES = ("agents", "calls", "deployment", "voices")
 NOW = 1_700_000_000.0
+FIRST = Path(__file__).parents[1] / "backups" / "0004.backup"
+KEY_OF_FIRST = "0123456789abcdef0123456789abcdef"
 
 # Each starts several processes, which a busy machine takes its time for.
 pytestmark = pytest.mark.timeout(300)
@@ -527,12 +530,12 @@ async def test_registry_that_was_lost(
     assert anna.voice.voice_id in emulator.voices
 
 
-async def test_newer_database(registry, database: str, kept: Path, tmp_path: Path) -> None:
-    """What a newer release has migrated is touched by none of ours: one line, exit status 2."""
+async def test_database_of_another_release(registry, database: str, kept: Path, tmp_path: Path) -> None:
+    """A revision that this release does not know is touched by none of ours: one line, exit status 2."""
     async with opened(database, name="theirs", now=NOW) as store:
         await store.write(lambda tx: tx.run(Statement("UPDATE alembic_version SET version_num = '9999'")))
     says = (
-        "DATABASE_URL: the database was made by another release (revision 9999, and this one knows 0003):"
+        f"DATABASE_URL: the database was made by another release (revision 9999, and this one knows {LATEST}):"
         " run that release, or restore a back-up\n"
     )
 
@@ -558,7 +561,7 @@ async def test_migration_is_told(empty_database: str) -> None:
 
     ((line,), nothing) = told
     assert " level=info " in line
-    assert line.endswith("before=empty after=0003")
+    assert line.endswith(f"before=empty after={LATEST}")
     assert [] == nothing
 
 
@@ -609,12 +612,9 @@ async def test_keys_are_not_told(registry, another, tmp_path: Path) -> None:
     assert secret not in "".join((*made[1:], *refused[1:], (tmp_path / "kept").read_text()))
 
 
-async def test_back_up_of_an_older_release(registry, empty_database: str) -> None:
-    """What release after release wrote is taken: the file is as revision 0001 had it."""
-    old = Path(__file__).parents[1] / "backups" / "0001.backup"
-    restored = await registry(
-        "restore", old, empty_database, CALLER_HASH_KEY="0123456789abcdef0123456789abcdef"
-    )
+async def test_back_up_of_the_first_release(registry, empty_database: str) -> None:
+    """What release after release wrote is taken: the file is as revision 0004 had it."""
+    restored = await registry("restore", FIRST, empty_database, CALLER_HASH_KEY=KEY_OF_FIRST)
 
     assert (0, "") == (restored[0], restored[2])
     assert [("1a2b3c4d", 1767000000.25)] == await values(
@@ -631,5 +631,27 @@ async def test_back_up_of_an_older_release(registry, empty_database: str) -> Non
         empty_database, "SELECT client_reference, key, reference FROM voices, requests, consents"
     )
     assert [("agent_1", "voice_0", 3)] == await values(
-        empty_database, "SELECT agent_id, before_voice_id, turn FROM agents"
+        empty_database, "SELECT agent_id, before_voice_id, changes FROM agents"
     )
+
+
+async def test_back_up_before_an_upgrade(registry, empty_database: str, another, tmp_path: Path) -> None:
+    """The next release keeps the registry of this one, and restores it as one of its own."""
+    fresh, kept = another(like(empty_database)), tmp_path / "kept"
+    assert 0 == (await registry("restore", FIRST, empty_database, CALLER_HASH_KEY=KEY_OF_FIRST))[0]
+
+    for database, *arguments in (
+        (empty_database, "backup", str(kept)),
+        (fresh, "restore", str(kept)),
+        (empty_database, "restore", "--replace", str(kept)),
+    ):
+        status, _, err = await of_next_release(
+            tmp_path / "next", *arguments, DATABASE_URL=database, CALLER_HASH_KEY=KEY_OF_FIRST
+        )
+        assert (0, "") == (status, err)
+
+    assert LATEST == json.loads(kept.read_text().splitlines()[0])["revision"]
+    for database in (fresh, empty_database):
+        assert [("1a2b3c4d", "call_1", "call call_1", "voice_1")] == await values(
+            database, "SELECT deployment.name, calls.id, told_as, voice_id FROM deployment, calls, voices"
+        )

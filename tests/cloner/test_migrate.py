@@ -3,35 +3,22 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from precall.v1 import cloning_pb2 as pb
 
-from cloner.address import is_sqlite, postgres_url, sqlite_file
-from cloner.registry import opened, opening, postgres
-from cloner.registry.opening import MIGRATIONS
-from cloner.registry.sqlite import connected
+from cloner.address import postgres_url
+from cloner.registry import NewCall, calls, opened, opening, postgres
 from cloner.registry.statement import Statement
 from tests.cloner.test_process import process, until_ready
+from tests.kit.releases import LATEST, NEXT, of_next_release
 from tests.rows import values
 
 KEY = "key-of-the-hashes"
-LATEST = max(path.name[:4] for path in (MIGRATIONS / "versions").glob("0*.py"))
 MADE = f"the registry was made, at revision {LATEST}"
 UP_TO_DATE = f"the registry is up to date, at revision {LATEST}"
-
-
-def first_release(database: str) -> None:
-    """Gives an empty database the tables of revision 0001, and a deployment."""
-    if is_sqlite(database):
-        dialect, opening_it = "sqlite://", closing(connected(sqlite_file(database)))
-    else:
-        dialect, opening_it = "postgresql+psycopg://", postgres.connected(postgres_url(database))
-    with opening_it as connection:
-        opening.migrate(dialect, connection, begin=lambda: bool(connection.execute("BEGIN")), to="0001")
-        connection.execute("INSERT INTO deployment (id, name, created_at) VALUES (1, 'theirs', 1.0)")
 
 
 @pytest.fixture
@@ -54,15 +41,22 @@ async def test_empty_database(migrate, empty_database: str) -> None:
     assert [] == await values(empty_database, "SELECT * FROM voices")
 
 
-async def test_database_of_an_older_release(migrate, empty_database: str) -> None:
-    """Brings up to date what the first release made, says from where, and keeps what is there."""
-    first_release(empty_database)
+async def test_database_of_an_older_release(migrate, empty_database: str, tmp_path: Path) -> None:
+    """The next release brings up to date what this one made, says from where, and keeps what is there."""
+    call = NewCall(id="call_1", agent_id="a", conversation_id="c", caller="c", stated="c", begun_at=1.0)
+    async with opened(empty_database, name="theirs", now=1.0) as store:
+        await store.write(calls.begin, call)
 
-    assert (0, f"the registry was brought from revision 0001 to {LATEST}", "") == await migrate(
-        empty_database
+    told = [await of_next_release(tmp_path, "migrate", DATABASE_URL=empty_database) for _ in range(2)]
+
+    brought = f"the registry was brought from revision {LATEST} to {NEXT}\n"
+    assert [(0, brought, ""), (0, f"the registry is up to date, at revision {NEXT}\n", "")] == told
+    assert [("theirs", 1.0, "call_1", "call call_1")] == await values(
+        empty_database, "SELECT name, created_at, calls.id, told_as FROM deployment, calls"
     )
-    async with opened(empty_database, name=None, now=2.0) as store:
-        assert ("theirs", 1.0) == (store.name, store.created_at)
+    status, out, err = await migrate(empty_database)
+    assert (2, "") == (status, out)
+    assert f"made by another release (revision {NEXT}, and this one knows {LATEST})" in err
 
 
 async def test_cloner_finds_nothing_to_migrate(migrate, empty_database: str) -> None:
@@ -139,16 +133,18 @@ async def test_beside_a_cloner_at_work(migrate, cloning, database: str) -> None:
     assert [(served,)] == await values(database, "SELECT count(*) FROM calls")
 
 
-async def test_newer_database(migrate, database: str) -> None:
-    """What a newer release has migrated is refused in one line, and left as it is."""
+@pytest.mark.parametrize("revision", ["0003", "9999"])
+async def test_database_of_another_release(migrate, database: str, revision: str) -> None:
+    """A revision that this release does not know is refused in one line, and left as it is."""
     async with opened(database, name="theirs", now=1.0) as store:
-        await store.write(lambda tx: tx.run(Statement("UPDATE alembic_version SET version_num = '9999'")))
+        change = Statement(f"UPDATE alembic_version SET version_num = '{revision}'")
+        await store.write(lambda tx: tx.run(change))
 
     status, out, err = await migrate(database)
 
     assert (2, "", 1) == (status, out, len(err.splitlines()))
-    assert f"revision 9999, and this one knows {LATEST}" in err
-    assert [("9999",)] == await values(database, "SELECT version_num FROM alembic_version")
+    assert f"made by another release (revision {revision}, and this one knows {LATEST})" in err
+    assert [(revision,)] == await values(database, "SELECT version_num FROM alembic_version")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from cloner.registry import (
 )
 from cloner.registry.postgres import PostgresStore
 from cloner.registry.statement import PARAMETER, Statement
+from tests.kit.releases import LATEST
 from tests.postgres import new_database, on_server
 from tests.rows import values
 from tests.system.relay import Relay
@@ -416,8 +417,8 @@ async def test_url_as_libpq_takes_it(postgres: str) -> None:
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
-async def test_newer_database(database: str) -> None:
-    """A database that another release has migrated is refused in one line, and left as it is."""
+async def test_database_of_another_release(database: str) -> None:
+    """A database of a revision that this release does not know is refused in one line, and left as it is."""
     async with opened(database, name="tested", now=NOW) as store:
         await store.write(lambda tx: tx.run(Statement("UPDATE alembic_version SET version_num = '9999'")))
     with pytest.raises(RegistryNotOpened) as caught:
@@ -425,7 +426,7 @@ async def test_newer_database(database: str) -> None:
             pass
 
     assert (
-        "DATABASE_URL: the database was made by another release (revision 9999, and this one knows 0003):"
+        f"DATABASE_URL: the database was made by another release (revision 9999, and this one knows {LATEST}):"
         " run that release, or restore a back-up"
     ) == str(caught.value)
     assert [("9999",)] == await values(database, "SELECT version_num FROM alembic_version")

@@ -13,12 +13,14 @@ requests   those that their senders named, and the voices that came of them; for
 consents   every consent that was told of a person, and every one that was withdrawn
 
 Of a caller, number and date of birth are stored as keyed hashes only.
+
+Revisions 0001 to 0003 were never released. A database of theirs is refused, as another release's is.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "0004"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -30,6 +32,10 @@ CLOSED = sa.text("state IN ('gone', 'failed')")
 READY = sa.text("state = 'ready'")
 REFERENCE = sa.text("client_reference <> ''")
 OPEN = sa.text("ended_at IS NULL")
+BEFORE = sa.text("before_voice_id IS NOT NULL")
+FORMER = sa.text("former_marker IS NOT NULL")
+GIVEN = sa.text("marker IS NOT NULL AND NOT restoring")
+RESTORING = sa.text("restoring")
 
 NOTHING = sa.text("''")
 ZERO = sa.text("0")
@@ -77,10 +83,12 @@ def upgrade() -> None:
         sa.Column("consent_at", sa.Float(53)),
         # Until when it is kept, calls or no calls, because it was taken ahead of time.
         sa.Column("kept_until", sa.Float(53), nullable=False, server_default=ZERO),
-        # The delivery that made it, for links from later work.
+        # The trace of the request that had it made, for links from later work.
         sa.Column("traceparent", sa.Text, nullable=False, server_default=NOTHING),
         # What a sender calls it.
         sa.Column("client_reference", sa.Text, nullable=False, server_default=NOTHING),
+        # The trace of whoever gave it up.
+        sa.Column("given_up_by", sa.Text, nullable=False, server_default=NOTHING),
         sa.PrimaryKeyConstraint("marker", name="pk_voices"),
         sa.UniqueConstraint("voice_id", name="uq_voices_voice_id"),
     )
@@ -150,6 +158,9 @@ def upgrade() -> None:
         sa.Column("confirmed", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.Column("begun_at", sa.Float(53), nullable=False),
         sa.Column("ended_at", sa.Float(53)),
+        # The traces that opened and ended it.
+        sa.Column("traceparent", sa.Text, nullable=False, server_default=NOTHING),
+        sa.Column("ended_by", sa.Text, nullable=False, server_default=NOTHING),
         sa.PrimaryKeyConstraint("id", name="pk_calls"),
     )
     op.create_index("ix_calls_marker", "calls", ["marker"])
@@ -179,14 +190,20 @@ def upgrade() -> None:
         # Until when some process has this agent for itself.
         sa.Column("held_until", sa.Float(53), nullable=False, server_default=ZERO),
         sa.Column("holder", sa.Text, nullable=False, server_default=NOTHING),
-        # Counts the changes, so that what was read of an agent before one is known to be old.
-        sa.Column("turn", sa.BigInteger, nullable=False, server_default=ZERO),
+        # How often it was changed, so that what was read of an agent before a change is known to be old.
+        sa.Column("changes", sa.BigInteger, nullable=False, server_default=ZERO),
+        # The trace of the request that gave it its voice.
+        sa.Column("traceparent", sa.Text, nullable=False, server_default=NOTHING),
         sa.PrimaryKeyConstraint("agent_id", name="pk_agents"),
     )
     op.create_index("ix_agents_marker", "agents", ["marker"])
     op.create_index("ix_agents_call", "agents", ["call_id"])
-
-
-def downgrade() -> None:
-    for table in ("agents", "calls", "consents", "requests", "processes", "voices", "deployment"):
-        op.drop_table(table)
+    # By a voice that an agent has or had, and by what is to be done about it. The row of an agent stays when
+    # it is put back, so no query may look through all of them.
+    for name, column, those in (
+        ("ix_agents_before", "before_voice_id", BEFORE),
+        ("ix_agents_former", "former_marker", FORMER),
+        ("ix_agents_given", "marker", GIVEN),
+        ("ix_agents_restoring", "held_until", RESTORING),
+    ):
+        op.create_index(name, "agents", [column], sqlite_where=those, postgresql_where=those)
