@@ -6,6 +6,7 @@ refuse. So the rules that both need stand here: pure functions from text to text
 
 from callerid.name import folded, holds_control, spaced, spoken
 from callerid.number import LONGEST, LONGEST_ADDRESS, e164, longest, region_fault
+from callerid.person import identify_person
 
 __all__ = [
     "LONGEST",
@@ -13,6 +14,7 @@ __all__ = [
     "e164",
     "folded",
     "holds_control",
+    "identify_person",
     "longest",
     "region_fault",
     "spaced",

@@ -2,14 +2,12 @@
 
 import csv
 import io
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from callerid import e164
-from cloner.voices.callers import Caller, Identities
+from callerid import e164, identify_person
 
 __all__ = ["FileInvalid", "Row", "read_callers"]
 
@@ -54,8 +52,7 @@ def read_callers(path: Path, region: str | None = None) -> list[Row]:
     first, header = next(records, (1, []))
     _check_header(f"{path}, line {first}", header)
     rows: list[Row] = []
-    lines: dict[str, int] = {}
-    same = Identities(secrets.token_bytes(), "caller", region=region)
+    lines: dict[tuple[str, str, str], int] = {}
     for line, cells in records:
         if len(cells) != len(header):
             # It is not known which cell is which, so none is taken for the name of a file.
@@ -63,9 +60,8 @@ def read_callers(path: Path, region: str | None = None) -> list[Row]:
             rows.append(Row(line=line, fault=f"{counted}: quote texts that hold a delimiter"))
             continue
         row = Row(line=line, **dict(zip(header, cells, strict=True)))
-        caller = Caller(phone_number=row.phone_number, name=row.name, date_of_birth=row.date_of_birth)
-        earlier = lines.setdefault(same.identify(caller, sample_digest="", call_id="").caller, line)
         number = e164(row.phone_number, region)
+        earlier = lines.setdefault(identify_person(number, row.name, row.date_of_birth), line)
         rows.append(
             msgspec.structs.replace(
                 row, phone_number=number or row.phone_number, fault=_fault(row, number, region, earlier)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from callerid import e164, folded, spaced, spoken
+from callerid import e164, identify_person, spaced, spoken
 
 __all__ = ["CallName", "Caller", "ConversationMismatch", "Identities", "Identity", "greeting", "voice_label"]
 
@@ -73,7 +73,7 @@ class Identities:
         points. Without a number that can be one person's the sample joins in: many share a name.
         """
         number = e164(caller.phone_number, self.region)
-        parts = [number or "", folded(caller.name), spaced(caller.date_of_birth)]
+        parts = [*identify_person(number, caller.name, caller.date_of_birth)]
         if number is None or self._reuse == "sample":
             parts.append(sample_digest)
         if self._reuse == "never":
