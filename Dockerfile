@@ -17,6 +17,7 @@ COPY client/pyproject.toml client/README.md client/
 RUN uv sync --frozen --no-dev --no-install-workspace --no-install-package faker --no-install-package polyfactory \
     && find /app/.venv -type d -name tests -prune -exec rm -r {} +
 COPY callerid callerid
+COPY cli cli
 COPY environment environment
 COPY telemetry telemetry
 COPY generated generated

@@ -1,10 +1,10 @@
-"""`python -m cloner.command`: what an operator does to voices by hand, through a running cloner.
+"""`python -m cli.command`: what an operator does to voices by hand, through a running cloner.
 
-    python -m cloner.command voices [--caller <caller.json]
-    python -m cloner.command forget --voice-id fRTV2w5bpHOEitDdNp62
-    python -m cloner.command forget <caller.json
-    python -m cloner.command replace recording.mp3 <caller.json
-    python -m cloner.command enrol recordings callers.csv
+    python -m cli.command voices [--caller <caller.json]
+    python -m cli.command forget --voice-id fRTV2w5bpHOEitDdNp62
+    python -m cli.command forget <caller.json
+    python -m cli.command replace recording.mp3 <caller.json
+    python -m cli.command enrol recordings callers.csv
 
 A caller is told on standard input, as JSON with `phone_number`, `name` and `date_of_birth` as they
 were told for the voice, because what stands on a command line can be read by everybody on the
@@ -58,7 +58,7 @@ class CallerText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 if it was done, 1 if the cloner refused or cannot be reached, 2 for a wrong call."""
     parser = argparse.ArgumentParser(
-        prog="python -m cloner.command", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m cli.command", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     voices = commands.add_parser("voices", help="list our voices, newest first, with their consents")
@@ -82,20 +82,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return asyncio.run(_run(chosen, read(Access, os.environ)))
     except EnvironmentInvalid as fault:
-        print(f"cloner.command: {fault}", file=sys.stderr)
+        print(f"cli.command: {fault}", file=sys.stderr)
         return 2
     except msgspec.MsgspecError:
-        print('cloner.command: expected a caller on standard input: {"phone_number": ...}', file=sys.stderr)
+        print('cli.command: expected a caller on standard input: {"phone_number": ...}', file=sys.stderr)
         return 2
     except OSError as failure:
         where = failure.filename or "standard output"
-        print(f"cloner.command: {where}: {failure.strerror}", file=sys.stderr)
+        print(f"cli.command: {where}: {failure.strerror}", file=sys.stderr)
         return 2
     except TlsInvalid as fault:
-        print(f"cloner.command: CLONER_TLS: {fault}", file=sys.stderr)
+        print(f"cli.command: CLONER_TLS: {fault}", file=sys.stderr)
         return 2
     except PrecallError as failure:
-        print(f"cloner.command: {failure}", file=sys.stderr)
+        print(f"cli.command: {failure}", file=sys.stderr)
         return 1
 
 
@@ -120,7 +120,7 @@ async def _run(chosen: argparse.Namespace, access: Access) -> int:
                 print(f"{replaced.voice.voice_id}  {replaced.voice.name}")
             case "enrol":
                 # Only here: the other commands start without what it needs.
-                from cloner.enrolment import enrol
+                from cli.enrolment import enrol
 
                 return await enrol(
                     precall, folder=chosen.folder, callers=chosen.callers,

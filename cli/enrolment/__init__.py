@@ -4,6 +4,6 @@ The CSV tells who people are, and nothing of that is repeated: the report and wh
 numbers, file names and our own sentences. The report is what a later run goes on from.
 """
 
-from cloner.enrolment.run import enrol
+from cli.enrolment.run import enrol
 
 __all__ = ["enrol"]

@@ -16,8 +16,8 @@ from precall_client import Caller, Precall, PrecallError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cloner.enrolment.listing import FileInvalid, Row, read_callers
-from cloner.enrolment.report import Entry, Report
+from cli.enrolment.listing import FileInvalid, Row, read_callers
+from cli.enrolment.report import Entry, Report
 
 __all__ = ["enrol"]
 
@@ -82,7 +82,7 @@ async def enrol(
             run = Run(precall, folder=within, report=opened, show=show)
             await run.through(rows, at_once)
     except FileInvalid as fault:
-        console.print(f"cloner.command: {fault}", highlight=False)
+        console.print(f"cli.command: {fault}", highlight=False)
         return 2
     for entry in sorted(run.refused, key=lambda entry: entry.line):
         sys.stdout.write(f"line {entry.line}  {entry.file}  {entry.reason}  {entry.message}\n")
@@ -91,7 +91,7 @@ async def enrol(
     sys.stdout.write(f"{told}, {left} left\n")
     if run.stopped:
         console.print(
-            f"cloner.command: stopped: {run.stopped} Run it again to go on from there.", highlight=False
+            f"cli.command: stopped: {run.stopped} Run it again to go on from there.", highlight=False
         )
     if run.interrupted:
         return 130

@@ -13,18 +13,12 @@ METADATA = (("authorization", f"Bearer {TOKEN}"),)
 CALLER = pb.Caller(phone_number="+31612345678", name="Ivan")
 
 
-@pytest.fixture
-def database(sqlite: str) -> str:
-    """SQLite alone: what differs between databases is tried by test_lifecycle.py, crash/ and property/."""
-    return sqlite
-
-
 async def command(
     port: int, *arguments: str, told: str = "", token: str = TOKEN, **environ: str
 ) -> tuple[int, str, str]:
     """Exit status and output of the command, asked of the cloner on that port."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cloner.command", *arguments,
+        sys.executable, "-m", "cli.command", *arguments,
         env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": token} | environ,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 import msgspec
 
-from cloner.enrolment.listing import FileInvalid
+from cli.enrolment.listing import FileInvalid
 
 __all__ = ["Entry", "Report"]
 

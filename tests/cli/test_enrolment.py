@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from precall.v1 import cloning_pb2 as pb
 
-from cloner.enrolment.listing import FileInvalid, read_callers
-from cloner.enrolment.report import Entry, Report
+from cli.enrolment.listing import FileInvalid, read_callers
+from cli.enrolment.report import Entry, Report
 from emulator import Emulator, Fault
 from environment import Secret
 from tests.kit.python import python
@@ -25,12 +25,6 @@ COLUMNS = ["file", "phone_number", "name", "date_of_birth", "consent"]
 ADA = ["ada.mp3", "+31612345601", "Ada", "1815-12-10", "form 17"]
 BEN = ["ben.mp3", "+31612345602", "Ben", "1706-01-17", "form 18"]
 CLEO = ["cleo.mp3", "+31612345603", "Cleo", "", ""]
-
-
-@pytest.fixture
-def database(sqlite: str) -> str:
-    """SQLite alone: what differs between databases is tried by test_lifecycle.py, crash/ and property/."""
-    return sqlite
 
 
 @pytest.fixture
@@ -77,7 +71,7 @@ def enrol(completed) -> Callable[..., Awaitable[tuple[int, str, str]]]:
 
     async def run(port: int, *arguments: object, folder: Path | None = None) -> tuple[int, str, str]:
         told = map(str, arguments)
-        return await completed("cloner.command", "enrol", *told, environ=environment(port), folder=folder)
+        return await completed("cli.command", "enrol", *told, environ=environment(port), folder=folder)
 
     return run
 
@@ -88,9 +82,7 @@ async def running(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """The command under way; killed if it is when the block ends."""
     told = map(str, arguments)
-    async with python(
-        "-m", "cloner.command", "enrol", *told, env=environment(port), stderr=stderr
-    ) as command:
+    async with python("-m", "cli.command", "enrol", *told, env=environment(port), stderr=stderr) as command:
         yield command
 
 
@@ -275,7 +267,7 @@ async def test_interrupted(cloner, emulator: Emulator, folder: Path, callers) ->
 
     assert (2, b"finishing what is under way; interrupt once more to give it up\n") == (begun, said)
     assert (130, b"2 enrolled, 0 known, 0 refused, 1 left\n") == (process.returncode, out)
-    assert b"cloner.command: stopped: Interrupted. Run it again to go on from there." == err.splitlines()[-1]
+    assert b"cli.command: stopped: Interrupted. Run it again to go on from there." == err.splitlines()[-1]
     assert {"ada.mp3", "ben.mp3"} == {row["file"] for row in reported(path)}
 
 
@@ -317,7 +309,7 @@ async def test_stops(
 
     assert (1, "0 enrolled, 0 known, 1 refused, 2 left") == (status, out.splitlines()[-1])
     assert [reason] == [row["reason"] for row in reported(path)]
-    stopped = f"cloner.command: stopped: {reported(path)[0]['message']} Run it again to go on from there."
+    stopped = f"cli.command: stopped: {reported(path)[0]['message']} Run it again to go on from there."
     assert stopped == err.splitlines()[-1]
 
 
@@ -566,7 +558,7 @@ async def test_disk_full(cloner, folder: Path, callers) -> None:
 
     process = await asyncio.create_subprocess_exec(
         "bash", "-c", 'ulimit -f 1; exec "$@"', "bash",
-        sys.executable, "-m", "cloner.command", "enrol", str(folder), str(path),
+        sys.executable, "-m", "cli.command", "enrol", str(folder), str(path),
         env=environment(cloner.port), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     _, err = await process.communicate()
