@@ -1,10 +1,10 @@
-"""`python -m cli.command`: what an operator does to voices by hand, through a running cloner.
+"""`precall`: what an operator does to voices by hand, through a running cloner.
 
-    python -m cli.command voices [--caller <caller.json]
-    python -m cli.command forget --voice-id fRTV2w5bpHOEitDdNp62
-    python -m cli.command forget <caller.json
-    python -m cli.command replace recording.mp3 <caller.json
-    python -m cli.command enrol recordings callers.csv
+    precall voices [--caller <caller.json]
+    precall forget --voice-id fRTV2w5bpHOEitDdNp62
+    precall forget <caller.json
+    precall replace recording.mp3 <caller.json
+    precall enrol recordings callers.csv
 
 A caller is told on standard input, as JSON with `phone_number`, `name` and `date_of_birth` as they
 were told for the voice, because what stands on a command line can be read by everybody on the
@@ -29,6 +29,8 @@ from callerid import e164, region_fault
 from environment import EnvironmentInvalid, Pem, Target, Token, read
 
 __all__ = ["main"]
+
+PROGRAM = "precall"
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +60,7 @@ class CallerText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 if it was done, 1 if the cloner refused or cannot be reached, 2 for a wrong call."""
     parser = argparse.ArgumentParser(
-        prog="python -m cli.command", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     voices = commands.add_parser("voices", help="list our voices, newest first, with their consents")
@@ -82,20 +84,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return asyncio.run(_run(chosen, read(Access, os.environ)))
     except EnvironmentInvalid as fault:
-        print(f"cli.command: {fault}", file=sys.stderr)
+        print(f"{PROGRAM}: {fault}", file=sys.stderr)
         return 2
     except msgspec.MsgspecError:
-        print('cli.command: expected a caller on standard input: {"phone_number": ...}', file=sys.stderr)
+        print(f'{PROGRAM}: expected a caller on standard input: {{"phone_number": ...}}', file=sys.stderr)
         return 2
     except OSError as failure:
         where = failure.filename or "standard output"
-        print(f"cli.command: {where}: {failure.strerror}", file=sys.stderr)
+        print(f"{PROGRAM}: {where}: {failure.strerror}", file=sys.stderr)
         return 2
     except TlsInvalid as fault:
-        print(f"cli.command: CLONER_TLS: {fault}", file=sys.stderr)
+        print(f"{PROGRAM}: CLONER_TLS: {fault}", file=sys.stderr)
         return 2
     except PrecallError as failure:
-        print(f"cli.command: {failure}", file=sys.stderr)
+        print(f"{PROGRAM}: {failure}", file=sys.stderr)
         return 1
 
 
@@ -152,7 +154,3 @@ def _caller(told: CallerText, access: Access) -> Caller:
     region = access.default_region
     number = (e164(told.phone_number, region) if region else None) or told.phone_number
     return Caller(name=told.name, date_of_birth=told.date_of_birth, phone_number=number)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -82,7 +82,7 @@ async def enrol(
             run = Run(precall, folder=within, report=opened, show=show)
             await run.through(rows, at_once)
     except FileInvalid as fault:
-        console.print(f"cli.command: {fault}", highlight=False)
+        console.print(f"precall: {fault}", highlight=False)
         return 2
     for entry in sorted(run.refused, key=lambda entry: entry.line):
         sys.stdout.write(f"line {entry.line}  {entry.file}  {entry.reason}  {entry.message}\n")
@@ -90,9 +90,7 @@ async def enrol(
     told = ", ".join(f"{run.counts[outcome]} {outcome}" for outcome in ("enrolled", "known", "refused"))
     sys.stdout.write(f"{told}, {left} left\n")
     if run.stopped:
-        console.print(
-            f"cli.command: stopped: {run.stopped} Run it again to go on from there.", highlight=False
-        )
+        console.print(f"precall: stopped: {run.stopped} Run it again to go on from there.", highlight=False)
     if run.interrupted:
         return 130
     return 1 if left or run.refused else 0

@@ -18,7 +18,7 @@ async def command(
 ) -> tuple[int, str, str]:
     """Exit status and output of the command, asked of the cloner on that port."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cli.command", *arguments,
+        sys.executable, "-m", "cli", *arguments,
         env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": token} | environ,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -71,7 +71,7 @@ def enrol(completed) -> Callable[..., Awaitable[tuple[int, str, str]]]:
 
     async def run(port: int, *arguments: object, folder: Path | None = None) -> tuple[int, str, str]:
         told = map(str, arguments)
-        return await completed("cli.command", "enrol", *told, environ=environment(port), folder=folder)
+        return await completed("cli", "enrol", *told, environ=environment(port), folder=folder)
 
     return run
 
@@ -82,7 +82,7 @@ async def running(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """The command under way; killed if it is when the block ends."""
     told = map(str, arguments)
-    async with python("-m", "cli.command", "enrol", *told, env=environment(port), stderr=stderr) as command:
+    async with python("-m", "cli", "enrol", *told, env=environment(port), stderr=stderr) as command:
         yield command
 
 
@@ -267,7 +267,7 @@ async def test_interrupted(cloner, emulator: Emulator, folder: Path, callers) ->
 
     assert (2, b"finishing what is under way; interrupt once more to give it up\n") == (begun, said)
     assert (130, b"2 enrolled, 0 known, 0 refused, 1 left\n") == (process.returncode, out)
-    assert b"cli.command: stopped: Interrupted. Run it again to go on from there." == err.splitlines()[-1]
+    assert b"precall: stopped: Interrupted. Run it again to go on from there." == err.splitlines()[-1]
     assert {"ada.mp3", "ben.mp3"} == {row["file"] for row in reported(path)}
 
 
@@ -309,7 +309,7 @@ async def test_stops(
 
     assert (1, "0 enrolled, 0 known, 1 refused, 2 left") == (status, out.splitlines()[-1])
     assert [reason] == [row["reason"] for row in reported(path)]
-    stopped = f"cli.command: stopped: {reported(path)[0]['message']} Run it again to go on from there."
+    stopped = f"precall: stopped: {reported(path)[0]['message']} Run it again to go on from there."
     assert stopped == err.splitlines()[-1]
 
 
@@ -558,7 +558,7 @@ async def test_disk_full(cloner, folder: Path, callers) -> None:
 
     process = await asyncio.create_subprocess_exec(
         "bash", "-c", 'ulimit -f 1; exec "$@"', "bash",
-        sys.executable, "-m", "cli.command", "enrol", str(folder), str(path),
+        sys.executable, "-m", "cli", "enrol", str(folder), str(path),
         env=environment(cloner.port), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     _, err = await process.communicate()

@@ -51,10 +51,14 @@ with open(here / f"{told.name}.log", "ab") as log:
 (here / f"{told.name}.pid").write_text(str(started.pid))
 """
 
-# In the place of Compose: beside what runs, a container that sees one folder, and runs as whoever owns that.
+# In the place of Compose: the cloner's container; and beside what runs, one that sees one folder, and runs as whoever
+# owns that.
 COMPOSE = """#!{python}
 import argparse, os, sys
 
+if sys.argv[1:5] == ["compose", "exec", "-T", "cloner"]:
+    os.chdir("/")
+    os.execvp(sys.argv[5], sys.argv[5:])
 assert sys.argv[1:3] == ["compose", "run"]
 parser = argparse.ArgumentParser()
 for flag in ("--rm", "--no-deps", "-T"):
@@ -98,7 +102,7 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
     event["voice_sample"] = {"format": "base64", "data": sample}
     (checkout.folder / "body.json").write_text(json.dumps(event))
     signing = blocks(section(API, "### `POST /webhook`"))[0]
-    from_source, from_containers = blocks(section(VOICES, "## The life of a voice"))
+    from_source, in_container, beside = blocks(section(VOICES, "## The life of a voice"))
     voices, forgetting, replacing = from_source.text.splitlines()
     callers, enrolling = blocks(section(VOICES, "## Voices ahead of time"))
     (checkout.folder / "recording.mp3").symlink_to(samples / "speech.mp3")
@@ -117,7 +121,7 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
         (checkout.folder / "docker").write_text(COMPOSE.replace("{python}", sys.executable))
         (checkout.folder / "docker").chmod(0o755)
         (again,) = re.findall(r"With Compose it is `(.*?)`", section(VOICES, "## Voices ahead of time"))
-        from_there = await checkout.run(f"PATH=$PWD:$PATH\n{from_containers.text}\n{again}")
+        from_there = await checkout.run(f"PATH=$PWD:$PATH\n{in_container.text}\n{beside.text}\n{again}")
 
     assert [200, 401, 200] == [int(status) for status in re.findall(r"^HTTP (\d+)", delivered, re.MULTILINE)]
     answer = json.loads(signed)

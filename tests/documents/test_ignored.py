@@ -22,8 +22,8 @@ WRITTEN = [
     ("docs/GRPC.md", r"-keyout ([\w-]+\.key)"),
     ("docs/GRPC.md", r"--key (\S+)"),
     ("docs/VOICE_CLONING.md", r"replace (\S+\.mp3)"),
-    ("docs/VOICE_CLONING.md", r"command enrol (\S+) \S+"),
-    ("docs/VOICE_CLONING.md", r"command enrol \S+ (\S+)"),
+    ("docs/VOICE_CLONING.md", r"uv run precall enrol (\S+) \S+"),
+    ("docs/VOICE_CLONING.md", r"uv run precall enrol \S+ (\S+)"),
     ("docs/VOICE_CLONING.md", r"appended to `(\S+)`"),
     ("docs/DEPLOYMENT.md", r"\(`(precall\.sqlite3\S*)`\)"),
 ]

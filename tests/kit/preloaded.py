@@ -8,7 +8,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as a cloner does before it im
 import alembic.command  # noqa: F401 - imported by a cloner that finds an empty database
 import sqlalchemy  # noqa: F401 - as above
 
-import cli.enrolment  # noqa: F401 - imported by `cli.command enrol`
+import cli.enrolment  # noqa: F401 - imported by `precall enrol`
 import cloner.backup.command  # `precall-registry`
 import cloner.process  # `python -m cloner`
 import cloner.registry.postgres  # noqa: F401 - imported by a cloner whose database is one
