@@ -1,14 +1,11 @@
 """Builds the cloner: everything is opened here, in order, and closed in reverse."""
 
 import asyncio
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from functools import cache
 from typing import NamedTuple
 
-import httpx
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1 import cloning_pb2 as pb
@@ -27,7 +24,7 @@ from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.provider.exchange import Api
 from cloner.provider.failures import word_of
-from cloner.provider.transport import AiohttpTransport
+from cloner.provider.transport import AiohttpTransport, authorities
 from cloner.registry import Store, opened, requests
 from cloner.rpc import pages
 from cloner.rpc.admission import Admission
@@ -319,18 +316,12 @@ def _limits(settings: Settings, sample: Limits, terms: Terms) -> pb.GetLimitsRes
     )
 
 
-@cache
-def _authorities() -> ssl.SSLContext:
-    """The authorities that TLS trusts, read once: that takes 20 ms."""
-    return httpx.create_ssl_context()
-
-
 @asynccontextmanager
 async def _api(
     settings: Settings, tracing: TracerProvider, meters: MeterProvider = NOWHERE
 ) -> AsyncIterator[Api]:
     async with HttpClientTracing(
-        AiohttpTransport(_authorities()),
+        AiohttpTransport(authorities()),
         tracing,
         peer="elevenlabs",
         captured=("x-trace-id",),

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.provider.exchange import Api
-from cloner.provider.transport import AiohttpTransport
-from cloner.server import _authorities
+from cloner.provider.transport import AiohttpTransport, authorities
 
 Writer = asyncio.StreamWriter
 
@@ -72,6 +71,6 @@ def http_answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 @contextlib.asynccontextmanager
 async def client_of(url: str, *, attempts: int = 1) -> AsyncIterator[ElevenLabs]:
     """A client of whoever listens there."""
-    async with AiohttpTransport(_authorities()) as transport:
+    async with AiohttpTransport(authorities()) as transport:
         api = Api(transport, base_url=url, api_key="k")
         yield ElevenLabs(api, attempts=attempts, concurrency=2, queue=2)

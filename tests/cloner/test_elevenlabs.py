@@ -9,8 +9,7 @@ import pytest
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.exchange import Api
-from cloner.provider.transport import AiohttpTransport
-from cloner.server import _authorities
+from cloner.provider.transport import AiohttpTransport, authorities
 from emulator import Emulator, Fault
 
 API_KEY = "key-of-the-emulator"
@@ -22,7 +21,7 @@ AGENT = "/v1/convai/agents/{agent_id}"
 @pytest.fixture
 async def provider(emulator_url: str) -> AsyncIterator[ElevenLabs]:
     """A client that tries three times."""
-    async with AiohttpTransport(_authorities()) as transport:
+    async with AiohttpTransport(authorities()) as transport:
         api = Api(transport, base_url=emulator_url, api_key=API_KEY)
         yield ElevenLabs(api, attempts=3, concurrency=2, queue=2)
 
@@ -122,7 +121,7 @@ async def test_create_without_an_answer_in_time(
 
 async def test_connection_refused(speech: bytes) -> None:
     """Where nobody listens, nothing can have been done."""
-    async with AiohttpTransport(_authorities()) as transport:
+    async with AiohttpTransport(authorities()) as transport:
         api = Api(transport, base_url="http://127.0.0.1:1", api_key=API_KEY)
         with pytest.raises(failures.Unavailable) as caught:
             await create(ElevenLabs(api, attempts=1, concurrency=2, queue=2), speech)

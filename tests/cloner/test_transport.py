@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from cloner.provider.transport import AiohttpTransport
-from cloner.server import _authorities
+from cloner.provider.transport import AiohttpTransport, authorities
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -31,7 +30,7 @@ async def served(serve: Serve) -> AsyncIterator[str]:
 
 def client(timeout: float = 5.0) -> httpx.AsyncClient:
     """A client as the cloner has it."""
-    return httpx.AsyncClient(transport=AiohttpTransport(_authorities()), timeout=timeout, trust_env=False)
+    return httpx.AsyncClient(transport=AiohttpTransport(authorities()), timeout=timeout, trust_env=False)
 
 
 async def head(reader: asyncio.StreamReader) -> bytes:

@@ -13,9 +13,9 @@ import cloner.backup.command  # `precall-registry`
 import cloner.process  # `python -m cloner`
 import cloner.registry.postgres  # noqa: F401 - imported by a cloner whose database is one
 import tests.kit.forked  # noqa: F401 - what they run
-from cloner.server import _authorities
+from cloner.provider.transport import authorities
 
-_authorities()
+authorities()
 # To look through all this as garbage would make each of them a copy of it.
 gc.collect()
 gc.freeze()
