@@ -13,9 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from msgspec import Struct
 
 import environment
-from cloner.settings import Port
 from cloner.transport_security import health_target
-from environment import Host
+from environment import Host, Port
 
 __all__ = ["serves"]
 

@@ -9,7 +9,7 @@ from callerid import region_fault
 from cloner.address import DEFAULT_URL, address_problem, is_sqlite
 from cloner.clients import clients_of
 from cloner.transport_security import documents_of, faults_of
-from environment import ApiKey, BaseUrl, Host, Key, Pem, Token, Toml, is_loopback
+from environment import ApiKey, BaseUrl, Host, Key, Pem, Port, Token, Toml, is_loopback
 
 __all__ = ["MEBIBYTE", "Settings"]
 
@@ -21,7 +21,6 @@ Seconds = Annotated[float, Meta(ge=0, le=YEARS * 366 * 86_400)]
 Minutes = Annotated[float, Meta(gt=0, le=YEARS * 366 * 1_440)]
 Hours = Annotated[float, Meta(ge=0, le=YEARS * 366 * 24)]
 Days = Annotated[float, Meta(ge=0, le=YEARS * 366)]
-Port = Annotated[int, Meta(ge=0, le=65535)]
 Deployment = Annotated[
     str, Meta(pattern=r"^[a-z0-9-]{1,32}$", description='at most 32 characters of a-z, 0-9 and "-"')
 ]

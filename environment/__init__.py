@@ -5,7 +5,7 @@ case. A variable that is set to nothing counts as not set, and so does one that 
 a service of the same name. A secret, a PEM or a TOML may also come from a file that `<NAME>_FILE` names.
 """
 
-from environment.address import BaseUrl, Host, Target, address, is_loopback
+from environment.address import BaseUrl, Host, Port, Target, address, is_loopback
 from environment.document import Document, Pem, Toml
 from environment.network import Address, Networks, Proxies, Sources, ip_address
 from environment.pem import pem_faults
@@ -25,6 +25,7 @@ __all__ = [
     "Key",
     "Networks",
     "Pem",
+    "Port",
     "Proxies",
     "Rate",
     "Remark",

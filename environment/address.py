@@ -6,9 +6,11 @@ Each type is a text that was checked; its `read` raises ValueError, which says w
 import ipaddress
 import re
 import urllib.parse
-from typing import Self
+from typing import Annotated, Self
 
-__all__ = ["BaseUrl", "Host", "Target", "address", "is_loopback"]
+from msgspec import Meta
+
+__all__ = ["BaseUrl", "Host", "Port", "Target", "address", "is_loopback"]
 
 NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 # `[v6]:port` or `name:port`.
@@ -17,6 +19,9 @@ HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^\[\]:/]+)):(?P<p
 VERSION = re.compile(r"v[0-9]+")
 
 VENDOR = "elevenlabs.io"
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+"""A port to listen on; 0 takes any free one."""
 
 
 class Host(str):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from callerid import e164, region_fault
-from environment import CountStorage, Host, Key, Pem, Proxies, Rate, Sources, Target, Token, pem_faults
+from environment import CountStorage, Host, Key, Pem, Port, Proxies, Rate, Sources, Target, Token, pem_faults
 
 __all__ = ["MAX_INITIATION_BYTES", "MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
 
@@ -34,8 +34,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Several while a secret is being replaced: a signature under any of them is accepted."""
 
     precall_webhook_host: Host = Host("0.0.0.0")  # noqa: S104  A container serves on all its addresses.
-    precall_webhook_port: Annotated[int, Meta(ge=0, le=65_535)] = 3005
-    """0 takes any free port."""
+    precall_webhook_port: Port = 3005
 
     cloner_target: Target = Target("localhost:50051")
     cloner_token: tuple[Token, ...] = ()
