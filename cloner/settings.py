@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from callerid import region_fault
-from cloner.address import DEFAULT_URL, address_problem, is_sqlite
 from cloner.clients import clients_of
+from cloner.registry.address import DEFAULT_URL, address_problem, is_sqlite
 from cloner.transport_security import documents_of, faults_of
 from environment import ApiKey, BaseUrl, Host, Key, Pem, Port, Token, Toml, is_loopback
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from cloner.address import is_sqlite, postgres_url, sqlite_file
+from cloner.registry.address import is_sqlite, postgres_url, sqlite_file
 from cloner.registry.opening import (
     known_revisions,
     lacks_migrations,
