@@ -1,115 +1,114 @@
-import re
+import json
 from typing import Any
 
-import msgspec
 import pytest
 
-from gateway.conversation.overrides import Speech
-from gateway.conversation.start_data import Facts, initiation, unknown_call
+from gateway.initiation.request import Opening, read
 
-KNOWN = Facts(
-    name="Ivan",
-    date_of_birth="11.12.2007",
-    number="+31612345678",
-    agent_id="agent_1",
-    conversation_id="conv_1",
-    call_id="call_1",
-    voice_id="voice_1",
-)
-UNKNOWN = Facts(
-    name=None,
-    date_of_birth=None,
-    number=None,
-    agent_id="agent_1",
-    conversation_id="conv_1",
-    call_id="call_1",
-    voice_id="voice_1",
-)
-BOTH = ("tts.voice_id", "agent.first_message")
+TWILIO = {
+    "caller_id": "+31612345678",
+    "called_number": "+31201234567",
+    "agent_id": "agent_1",
+    "call_sid": "CA0123456789abcdef0123456789abcdef",
+    "conversation_id": "conv_1",
+}
+OWN = frozenset({"+31201234567", "+318001234"})
 
 
-def built(facts: Facts = KNOWN, **given: Any) -> Any:
-    """What the data is in JSON."""
-    speech = Speech(voice_id="voice_1", first_message="Hallo!")
-    whole = {"variables": {}, "leaves": BOTH, "speech": speech} | given
-    return msgspec.to_builtins(initiation(facts, **whole))
+def opened(**changes: Any) -> Opening:
+    """What is made of a request with these changes; None takes a field away."""
+    whole = {name: value for name, value in (TWILIO | changes).items() if value is not None}
+    return read(json.dumps(whole).encode(), own_numbers=OWN, region="NL")
 
 
 def test_everything() -> None:
-    """Holds the type, the variables and the overrides."""
-    actual = built(variables={"who": "{name}"})
-
-    expected = {
-        "type": "conversation_initiation_client_data",
-        "dynamic_variables": {"who": "Ivan", "precall_call_id": "call_1"},
-        "conversation_config_override": {
-            "agent": {"first_message": "Hallo!"},
-            "tts": {"voice_id": "voice_1"},
-        },
-    }
-    assert expected == actual
+    """Takes in what names the agent, the call and the person."""
+    assert opened(unknown={"a": [1]}) == Opening(
+        agent_id="agent_1",
+        conversation_id="conv_1",
+        call_sid="CA0123456789abcdef0123456789abcdef",
+        sip_call_id=None,
+        phone_number="+31612345678",
+    )
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("changes", "expected"),
     [
-        ({"leaves": ("tts.voice_id",)}, {"tts": {"voice_id": "voice_1"}}),
-        ({"leaves": ("agent.first_message",)}, {"agent": {"first_message": "Hallo!"}}),
-        ({"speech": Speech(voice_id="voice_1", first_message="")}, {"tts": {"voice_id": "voice_1"}}),
-        ({"speech": Speech(first_message="Hallo!")}, {"agent": {"first_message": "Hallo!"}}),
-    ],
-)
-def test_leaves(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Sends only leaves that are allowed and have something in them."""
-    assert expected == built(**given)["conversation_config_override"]
-
-
-def test_no_override() -> None:
-    """Leaves the whole override out where it would be empty."""
-    assert "conversation_config_override" not in built(leaves=())
-
-
-@pytest.mark.parametrize(
-    ("template", "known", "unknown"),
-    [
-        ("{name}", "Ivan", "unknown"),
-        ("{name|friend}", "Ivan", "friend"),
-        ("{name|}", "Ivan", "unknown"),
-        ("Hi {name}!", "Hi Ivan!", "Hi !"),
-        (" ", "unknown", "unknown"),
-        ("Hi {name|friend}, {date_of_birth|?}!", "Hi Ivan, 11.12.2007!", "Hi friend, ?!"),
+        ({}, "+31612345678"),
+        ({"caller_id": "+31201234567", "called_number": "+31612345678"}, "+31612345678"),
+        ({"caller_id": "08001234", "called_number": "+31612345678"}, "+31612345678"),
+        ({"caller_id": "31201234567", "called_number": "+31612345678"}, "+31612345678"),
+        ({"caller_id": "0031 (0)20 1234567", "called_number": "+31612345678"}, "+31612345678"),
+        ({"caller_id": "sip:020-1234567@10.0.0.1;user=phone", "called_number": "06 12345678"}, "06 12345678"),
         (
-            "{phone_number|none} {agent_id} {conversation_id} {voice_id}",
-            "+31612345678 agent_1 conv_1 voice_1",
-            "none agent_1 conv_1 voice_1",
+            {"caller_id": "tel:+31-20-1234567", "called_number": "sip:+31612345678@host"},
+            "sip:+31612345678@host",
         ),
-        ("plain", "plain", "plain"),
-        (3, 3, 3),
-        (0.5, 0.5, 0.5),
-        (True, True, True),
+        ({"caller_id": "anonymous", "called_number": "anonymous"}, "anonymous"),
+        ({"caller_id": "+31201234567", "called_number": None}, None),
+        ({"caller_id": "+31201234568", "called_number": "+31612345678"}, "+31201234568"),
+        ({"caller_id": "anonymous", "called_number": "+31201234567"}, "anonymous"),
+        ({"caller_id": '"Ivan" <sip:+31612345678@10.0.0.1>'}, '"Ivan" <sip:+31612345678@10.0.0.1>'),
+        ({"caller_id": "\u202a+31\u00a0612345678\u202c"}, "\u202a+31 612345678\u202c"),
+        ({"caller_id": " +31\t612345678\n"}, "+31 612345678"),
+        ({"caller_id": "sip:+31612345678@" + "h" * 240}, None),
+        ({"caller_id": ""}, None),
+        ({"caller_id": 31612345678}, None),
+        ({"caller_id": "+316\x0012345678"}, None),
+        ({"caller_id": "1" * 65}, None),
+        ({"caller_id": None}, None),
     ],
 )
-def test_variables(template: Any, known: Any, unknown: Any) -> None:
-    """Fills in what is known, and the stand-in for what is not."""
-    actual = [
-        built(facts, variables={"it": template})["dynamic_variables"]["it"] for facts in (KNOWN, UNKNOWN)
-    ]
-
-    assert [known, unknown] == actual
+def test_person(changes: dict[str, Any], expected: str | None) -> None:
+    """Takes the number of the person, whoever calls whom and however it is written."""
+    assert expected == opened(**changes).phone_number
 
 
-def test_names_are_not_templates() -> None:
-    """A caller whose name looks like a placeholder is greeted by just that."""
-    facts = msgspec.structs.replace(KNOWN, name="{phone_number}")
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("conv_1", "CA0123456789abcdef0123456789abcdef", None)),
+        ({"conversation_id": None}, (None, "CA0123456789abcdef0123456789abcdef", None)),
+        ({"conversation_id": "", "call_sid": "", "call_id": "sip-1"}, (None, None, "sip-1")),
+        ({"call_id": "sip-1"}, ("conv_1", "CA0123456789abcdef0123456789abcdef", "sip-1")),
+        ({"conversation_id": None, "call_sid": ""}, (None, None, None)),
+        ({"conversation_id": "a\nb", "call_sid": 5, "call_id": ["x"]}, (None, None, None)),
+        ({"conversation_id": "c" * 257, "call_sid": None}, (None, None, None)),
+    ],
+)
+def test_call(changes: dict[str, Any], expected: tuple[str | None, ...]) -> None:
+    """Takes what names the call, in each shape of the request."""
+    actual = opened(**changes)
 
-    actual = built(facts, variables={"who": "{name}"})
+    assert expected == (actual.conversation_id, actual.call_sid, actual.sip_call_id)
+    assert [name for name in expected if name][:1] == list(actual.name.values())
 
-    assert "{phone_number}" == actual["dynamic_variables"]["who"]
+
+@pytest.mark.parametrize("agent_id", [None, "", "a b", "a" * 129, 7, {"id": "agent_1"}, "../agents"])
+def test_no_agent(agent_id: Any) -> None:
+    """What cannot be an agent is none."""
+    assert opened(agent_id=agent_id).agent_id is None
 
 
-def test_unknown_call() -> None:
-    """A call that the cloner has not named gets a name that is nobody else's."""
-    names = {unknown_call() for _ in range(100)}
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"agent_id": "\\ud800"}',
+        b'{"caller_id":',
+    ],
+)
+def test_not_readable(content: bytes) -> None:
+    """What is no JSON object says nothing, and is no failure."""
+    expected = Opening(
+        agent_id=None, conversation_id=None, call_sid=None, sip_call_id=None, phone_number=None
+    )
 
-    assert 100 == len(names)
-    assert all(re.fullmatch("call_[0-9a-f]{24}", name) for name in names)
+    assert expected == read(content, own_numbers=OWN, region="NL")
