@@ -32,7 +32,7 @@ from gateway.edge.path import legible
 from gateway.edge.problems import answered
 from gateway.edge.source import Sourced
 from gateway.health.route import Readiness, health_routes
-from gateway.initiation.route import conversation_init
+from gateway.initiation.route import initiation_route
 from gateway.measures import UNMEASURED, Measures
 from gateway.postcall.route import post_call
 from gateway.precall.route import webhook
@@ -65,7 +65,7 @@ def create_app(
     app = Litestar(
         route_handlers=[
             webhook(context),
-            conversation_init(context),
+            initiation_route(context),
             post_call(context),
             *health_routes(readiness),
         ],

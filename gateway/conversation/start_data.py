@@ -14,7 +14,7 @@ from callerid import e164
 from gateway.conversation.overrides import GREETING, NOTHING, VOICE, Speech
 from gateway.settings import PLACEHOLDER, RESERVED
 
-__all__ = ["Facts", "Initiation", "initiation", "unknown_call"]
+__all__ = ["Facts", "StartData", "build_start_data", "unknown_call"]
 
 Value = str | int | float | bool
 
@@ -66,7 +66,7 @@ class Override(Struct, frozen=True, kw_only=True):
     tts: SpeechOverride | UnsetType = UNSET
 
 
-class Initiation(Struct, frozen=True, kw_only=True):
+class StartData(Struct, frozen=True, kw_only=True):
     """`conversation_initiation_client_data` as ElevenLabs documents it."""
 
     type: Literal["conversation_initiation_client_data"] = "conversation_initiation_client_data"
@@ -74,13 +74,13 @@ class Initiation(Struct, frozen=True, kw_only=True):
     conversation_config_override: Override | UnsetType = UNSET
 
 
-def initiation(
+def build_start_data(
     facts: Facts,
     *,
     variables: Mapping[str, Value],
     leaves: Collection[str],
     speech: Speech = NOTHING,
-) -> Initiation:
+) -> StartData:
     """The data for one conversation: every configured variable, and of the speech what is allowed."""
     values = {name: _filled(value, facts) for name, value in variables.items()}
     values[RESERVED] = facts.call_id
@@ -91,7 +91,7 @@ def initiation(
     if speech.voice_id and VOICE in leaves:
         tts = SpeechOverride(voice_id=speech.voice_id)
     overrides = agent is not UNSET or tts is not UNSET
-    return Initiation(
+    return StartData(
         dynamic_variables=values,
         conversation_config_override=Override(agent=agent, tts=tts) if overrides else UNSET,
     )

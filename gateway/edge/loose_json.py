@@ -50,7 +50,7 @@ FLAT = rb"(?:\[%b(?>(?:%b%b(?>(?:,%b%b%b)%b))?)\]|\{%b(?>(?:%b%b%b(?>(?:,%b%b%b%
     *(W, NAMED, SCALAR, W, W, NAMED, SCALAR, W, MOST),
 )  # fmt: skip
 ITEM = rb"(?:%b|%b)" % (SCALAR, FLAT)
-OPENING = rb"(\[(?:%b\[)*+|\{)" % W
+BRACKETS = rb"(\[(?:%b\[)*+|\{)" % W
 
 VALUE = re.compile(W + rb"(?:(%b)|([{\[]))" % SCALAR, re.DOTALL)
 NAME = re.compile(W + rb"(%b)%b:" % (STRING, W), re.DOTALL)
@@ -59,8 +59,8 @@ NEXT = re.compile(W + rb"([,}\]])")
 # Items that a comma follows; and the last one, or the bracket of one that is looked into.
 SOME_OF_ARRAY = re.compile(rb"(?>(?:%b%b%b,)%b)" % (W, ITEM, W, MOST), re.DOTALL)
 SOME_OF_OBJECT = re.compile(rb"(?>(?:%b%b%b%b,)%b)" % (W, NAMED, ITEM, W, MOST), re.DOTALL)
-IN_ARRAY = re.compile(rb"%b(?:%b(?=%b\])|%b)" % (W, ITEM, W, OPENING), re.DOTALL)
-IN_OBJECT = re.compile(rb"%b%b(?:%b(?=%b\})|%b)" % (W, NAMED, ITEM, W, OPENING), re.DOTALL)
+IN_ARRAY = re.compile(rb"%b(?:%b(?=%b\])|%b)" % (W, ITEM, W, BRACKETS), re.DOTALL)
+IN_OBJECT = re.compile(rb"%b%b(?:%b(?=%b\})|%b)" % (W, NAMED, ITEM, W, BRACKETS), re.DOTALL)
 CLOSING = re.compile(rb"(?:%b[}\]])++" % W)
 BRACKET = re.compile(rb"[}\]]")
 CLOSES = bytes.maketrans(b"[{", b"]}")

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody
 
 from gateway.edge.openapi import sent, text
-from gateway.initiation.request import SentOpening
+from gateway.initiation.request import SentInitiation
 
-__all__ = ["OpenOperation"]
+__all__ = ["InitiationOperation"]
 
-OPENING_BODY = RequestBody(
+INITIATION_BODY = RequestBody(
     required=True,
     description="As ElevenLabs sends it. Nothing is required, and unknown fields are ignored.",
-    content={"application/json": OpenAPIMediaType(schema=sent(SentOpening))},
+    content={"application/json": OpenAPIMediaType(schema=sent(SentInitiation))},
 )
 TOKEN = Parameter(
     name="Authorization",
@@ -24,7 +24,7 @@ TOKEN = Parameter(
 
 
 @dataclass
-class OpenOperation(Operation):
+class InitiationOperation(Operation):
     """Puts header and body of an initiation webhook into the description of its route."""
 
     def __post_init__(self) -> None:
@@ -33,5 +33,5 @@ class OpenOperation(Operation):
             "What ElevenLabs asks before a call: answered with the voice of the one caller who is known by "
             "the number, or with nobody's. Whoever is known is always answered 200, within the budget."
         )
-        self.request_body = OPENING_BODY
+        self.request_body = INITIATION_BODY
         self.parameters = [TOKEN]

@@ -16,10 +16,10 @@ from gateway.edge.described import described
 from gateway.edge.fault import conversation, identifier
 from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
 
-__all__ = ["NOTHING", "Opening", "SentOpening", "read"]
+__all__ = ["NOTHING", "Initiation", "SentInitiation", "read"]
 
 
-class SentOpening(Struct):
+class SentInitiation(Struct):
     """The fields that are read, each of which may hold anything, or be missing."""
 
     caller_id: Annotated[
@@ -36,10 +36,10 @@ class SentOpening(Struct):
     call_id: Annotated[str | None, described("As `call_sid`, of a SIP call.")] = None
 
 
-KEPT = kept_by(SentOpening)
+KEPT = kept_by(SentInitiation)
 
 
-class Opening(Struct, frozen=True, kw_only=True):
+class Initiation(Struct, frozen=True, kw_only=True):
     """A call that is about to start; None for what is not known of it."""
 
     agent_id: str | None
@@ -62,10 +62,10 @@ class Opening(Struct, frozen=True, kw_only=True):
         return {}
 
 
-NOTHING = Opening(agent_id=None, conversation_id=None, call_sid=None, sip_call_id=None, phone_number=None)
+NOTHING = Initiation(agent_id=None, conversation_id=None, call_sid=None, sip_call_id=None, phone_number=None)
 
 
-def read(content: bytes, *, own_numbers: Collection[str], region: str | None) -> Opening:
+def read(content: bytes, *, own_numbers: Collection[str], region: str | None) -> Initiation:
     """What the body says.
 
     `own_numbers` are those that our agents call from, in E.164 form, and `region` is the country in which
@@ -74,7 +74,7 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
     told = _values(content)
     caller, called = _number(told.get("caller_id")), _number(told.get("called_number"))
     outbound = bool(own_numbers) and caller is not None and e164(caller, region) in own_numbers
-    return Opening(
+    return Initiation(
         agent_id=identifier(text(told.get("agent_id"))),
         conversation_id=conversation(text(told.get("conversation_id"))),
         call_sid=conversation(text(told.get("call_sid"))),

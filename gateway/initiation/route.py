@@ -2,9 +2,9 @@
 
     POST /webhook/conversation-init   headers and bytes
     received()          -> the bytes of somebody we know | SignatureError, Unauthenticated
-    opening.read()      -> Opening: what is known of the call
+    initiation.read()   -> Initiation: what is known of the call
     OpenCall            -> OpenCallResponse | PrecallError
-    greeted()           -> Initiation: the caller's voice, or nobody's
+    greeted()           -> StartData: the caller's voice, or nobody's
 
 A known sender is always answered 200 within the budget, with all that a conversation needs: whatever fails on
 the way ends in nobodys_voice().
@@ -39,40 +39,42 @@ from gateway.answering import (
     verifier,
 )
 from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Speech, remember
-from gateway.conversation.start_data import Facts, Initiation, initiation, unknown_call
+from gateway.conversation.start_data import Facts, StartData, build_start_data, unknown_call
 from gateway.edge import problems
 from gateway.edge.openapi import responses
 from gateway.edge.problems import Unauthenticated
-from gateway.initiation import request as opening
-from gateway.initiation.description import OpenOperation
-from gateway.initiation.request import Opening
+from gateway.initiation import request as initiation
+from gateway.initiation.description import InitiationOperation
+from gateway.initiation.request import Initiation
 from gateway.settings import MAX_INITIATION_BYTES
 from telemetry.parts import part
 
-__all__ = ["conversation_init"]
+__all__ = ["initiation_route"]
 
 # The reason for an answer without a voice although somebody is known by the number.
 UNKNOWN = {CALLER_MATCH_SEVERAL: "caller_ambiguous", CALLER_MATCH_ONE: "voice_unavailable"}
 STATUSES = (401, 403, 408, 413, 429, 500)
 
 
-def conversation_init(context: RouteContext) -> HTTPRouteHandler:
+def initiation_route(context: RouteContext) -> HTTPRouteHandler:
     """The route `POST /webhook/conversation-init`."""
     failures = responses(problems.Problem, STATUSES)
 
-    @post("/webhook/conversation-init", status_code=200, operation_class=OpenOperation, responses=failures)
-    async def tell_start(request: Request[Any, Any, Any]) -> Response[Initiation]:
+    @post(
+        "/webhook/conversation-init", status_code=200, operation_class=InitiationOperation, responses=failures
+    )
+    async def start_conversation(request: Request[Any, Any, Any]) -> Response[StartData]:
         attempt = await attempted(request, context, handled)
         return answered(request, context, attempt, fallback=otherwise(context, attempt))
 
-    return tell_start
+    return start_conversation
 
 
-async def handled(request: Request[Any, Any, Any], context: RouteContext, progress: Progress) -> Initiation:
+async def handled(request: Request[Any, Any, Any], context: RouteContext, progress: Progress) -> StartData:
     """One call, from the bytes about it to its answer."""
     ends = progress.began + context.settings.conversation_init_budget_ms / 1000 - HEADROOM_SECONDS
     content = await received(request, context, progress, ends)
-    call = opening.read(content, own_numbers=context.own_numbers, region=context.settings.default_region)
+    call = initiation.read(content, own_numbers=context.own_numbers, region=context.settings.default_region)
     facts = known(context, call, progress)
     if facts.agent_id is None:
         progress.reason, progress.fallback = "agent_unknown", True
@@ -123,7 +125,7 @@ async def received(
         return verified.content
 
 
-def known(context: RouteContext, call: Opening, progress: Progress) -> Facts:
+def known(context: RouteContext, call: Initiation, progress: Progress) -> Facts:
     """What is known of the call before the cloner is asked."""
     progress.is_about(agent_id=call.agent_id, conversation_id=call.conversation_id)
     progress.facts = Facts(
@@ -138,16 +140,14 @@ def known(context: RouteContext, call: Opening, progress: Progress) -> Facts:
     return progress.facts
 
 
-def greeted(
-    context: RouteContext, facts: Facts, response: OpenCallResponse, progress: Progress
-) -> Initiation:
+def greeted(context: RouteContext, facts: Facts, response: OpenCallResponse, progress: Progress) -> StartData:
     """The caller's voice and greeting, as far as the agent lets them be overridden."""
     leaves = context.overrides.allowed(facts.agent_id)
     heard = response.voice.voice_id if VOICE in leaves else None
     progress.log_facts |= {"voice_id": response.voice.voice_id, "voice_reused": True}
     if heard is None:
         progress.reason, progress.fallback = NOT_ACTIVATED, True
-    return initiation(
+    return build_start_data(
         structs.replace(facts, name=response.name or None, voice_id=heard),
         variables=context.settings.dynamic_variables,
         leaves=leaves,
@@ -155,9 +155,9 @@ def greeted(
     )
 
 
-def nobodys_voice(context: RouteContext, facts: Facts) -> Initiation:
+def nobodys_voice(context: RouteContext, facts: Facts) -> StartData:
     """The answer without a caller's voice: the agent's own, even if it has a caller's just now."""
-    return initiation(
+    return build_start_data(
         facts,
         variables=context.settings.dynamic_variables,
         leaves=context.overrides.allowed(facts.agent_id),
@@ -165,12 +165,12 @@ def nobodys_voice(context: RouteContext, facts: Facts) -> Initiation:
     )
 
 
-def otherwise(context: RouteContext, attempt: Attempt) -> Initiation | None:
+def otherwise(context: RouteContext, attempt: Attempt) -> StartData | None:
     """The answer to a known sender, whatever failed."""
     progress = attempt.progress
     if attempt.refused is None or not progress.verified:
         return None
-    return nobodys_voice(context, progress.facts or known(context, opening.NOTHING, progress))
+    return nobodys_voice(context, progress.facts or known(context, initiation.NOTHING, progress))
 
 
 def _carries(tokens: tuple[Secret, ...], authorization: list[str]) -> bool:

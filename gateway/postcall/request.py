@@ -31,8 +31,8 @@ AUDIO = "post_call_audio"
 
 # How much is kept of an event that is not held as a whole.
 HEAD_BYTES = 65_536
-OPENING_BYTES = 512
-OPENING = re.compile(rb'(?:%b)?\s*\{\s*"type"\s*:\s*"([^"\\]*)"' % BOM)
+BEGINNING_BYTES = 512
+BEGINNING = re.compile(rb'(?:%b)?\s*\{\s*"type"\s*:\s*"([^"\\]*)"' % BOM)
 
 Path = tuple[str, ...]
 TYPE = ("type",)
@@ -123,8 +123,8 @@ class Event(Struct, frozen=True, kw_only=True):
 
 def trim(check: Verifier, most: int) -> None:
     """Drops all but the beginning of an event that ends no call, or is larger than may be held."""
-    opening = OPENING.match(check.first(OPENING_BYTES))
-    if check.kept > most or (opening is not None and text(b'"%b"' % opening[1]) not in ENDING):
+    beginning = BEGINNING.match(check.first(BEGINNING_BYTES))
+    if check.kept > most or (beginning is not None and text(b'"%b"' % beginning[1]) not in ENDING):
         check.keep_first(min(HEAD_BYTES, most))
 
 

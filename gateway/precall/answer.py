@@ -6,7 +6,7 @@ from msgspec import Struct, field, structs
 from precall.v1.cloning_pb2 import PrepareCallResponse
 
 from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Overrides, Speech, remember
-from gateway.conversation.start_data import Facts, Initiation, initiation
+from gateway.conversation.start_data import Facts, StartData, build_start_data
 from gateway.settings import Settings
 
 __all__ = ["FallbackCall", "PreparedCall", "fallback", "prepared"]
@@ -30,7 +30,7 @@ class PreparedCall(Struct, frozen=True, kw_only=True):
     caller_info: CallerInfo
     processing_time_ms: int
     voice_reused: bool
-    conversation_initiation_client_data: Initiation
+    conversation_initiation_client_data: StartData
 
 
 class FallbackCall(Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class FallbackCall(Struct, frozen=True, kw_only=True):
     caller_info: CallerInfo
     processing_time_ms: int
     voice_reused: Literal[False] = False
-    conversation_initiation_client_data: Initiation
+    conversation_initiation_client_data: StartData
 
 
 def prepared(
@@ -69,7 +69,7 @@ def prepared(
         caller_info=_info(facts),
         processing_time_ms=duration_ms,
         voice_reused=response.voice_reused,
-        conversation_initiation_client_data=initiation(
+        conversation_initiation_client_data=build_start_data(
             heard,
             variables=settings.dynamic_variables,
             leaves=leaves,
@@ -87,7 +87,7 @@ def fallback(
         conversation_id=facts.conversation_id or "",
         caller_info=_info(facts),
         processing_time_ms=duration_ms,
-        conversation_initiation_client_data=initiation(
+        conversation_initiation_client_data=build_start_data(
             facts,
             variables=settings.dynamic_variables,
             leaves=overrides.allowed(facts.agent_id),

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from gateway.initiation.request import Opening, read
+from gateway.initiation.request import Initiation, read
 
 TWILIO = {
     "caller_id": "+31612345678",
@@ -15,7 +15,7 @@ TWILIO = {
 OWN = frozenset({"+31201234567", "+318001234"})
 
 
-def opened(**changes: Any) -> Opening:
+def opened(**changes: Any) -> Initiation:
     """What is made of a request with these changes; None takes a field away."""
     whole = {name: value for name, value in (TWILIO | changes).items() if value is not None}
     return read(json.dumps(whole).encode(), own_numbers=OWN, region="NL")
@@ -23,7 +23,7 @@ def opened(**changes: Any) -> Opening:
 
 def test_everything() -> None:
     """Takes in what names the agent, the call and the person."""
-    assert opened(unknown={"a": [1]}) == Opening(
+    assert opened(unknown={"a": [1]}) == Initiation(
         agent_id="agent_1",
         conversation_id="conv_1",
         call_sid="CA0123456789abcdef0123456789abcdef",
@@ -107,7 +107,7 @@ def test_no_agent(agent_id: Any) -> None:
 )
 def test_not_readable(content: bytes) -> None:
     """What is no JSON object says nothing, and is no failure."""
-    expected = Opening(
+    expected = Initiation(
         agent_id=None, conversation_id=None, call_sid=None, sip_call_id=None, phone_number=None
     )
 

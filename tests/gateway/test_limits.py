@@ -150,18 +150,18 @@ async def test_only_deliveries(
 ) -> None:
     """Calls that start and events after calls are answered however many there were."""
     url = await gateway(rate_limit_agent=ONE, rate_limit_source=ONE)
-    opening = json.dumps({"agent_id": "agent_def456uvw", "caller_id": "+31612345678"}).encode()
+    initiation = json.dumps({"agent_id": "agent_def456uvw", "caller_id": "+31612345678"}).encode()
     event = json.dumps(
         {
             "type": "post_call_transcription",
             "data": {"agent_id": "agent_def456uvw", "conversation_id": "conv_abc123xyz"},
         }
     ).encode()
-    headers = {"Content-Type": "application/json", "ElevenLabs-Signature": sign(opening)}
+    headers = {"Content-Type": "application/json", "ElevenLabs-Signature": sign(initiation)}
     deliveries = [await deliver(url, document()) for _ in range(2)]
 
     starts = [
-        await client.post(f"{url}/webhook/conversation-init", content=opening, headers=headers)
+        await client.post(f"{url}/webhook/conversation-init", content=initiation, headers=headers)
         for _ in range(5)
     ]
     ends = [await tell(url, event) for _ in range(5)]

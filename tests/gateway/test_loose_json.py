@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.edge.fault import DeliveryError
 from gateway.edge.loose_json import NotJson, distilled, text
 from gateway.edge.signature import VerifiedBody, Verifier
-from gateway.initiation import request as opening
+from gateway.initiation import request as initiation
 from gateway.postcall import request as event
 from gateway.precall.request import Delivery, MediaType
 from gateway.precall.request import read as read_delivery
@@ -205,7 +205,7 @@ READERS: list[tuple[dict[str, Any], Callable[[bytes], Any]]] = [
     (DELIVERY, delivered),
     (DELIVERY, delivered_as_form),
     (ENDED, lambda content: event.read(signed(content))),
-    (STARTING, lambda content: opening.read(content, own_numbers=(), region=None)),
+    (STARTING, lambda content: initiation.read(content, own_numbers=(), region=None)),
 ]
 
 
@@ -261,7 +261,7 @@ def test_missing_where_nothing_is_an_error() -> None:
     """What cannot be used counts as missing where a call must go on."""
     content = json.dumps(STARTING).encode().replace(b'"CA1"', rb'"CA\ud800"').replace(b'"agent_1"', b"NaN")
 
-    found = opening.read(content, own_numbers=(), region=None)
+    found = initiation.read(content, own_numbers=(), region=None)
 
     assert (None, None, "+31612345678") == (found.agent_id, found.call_sid, found.phone_number)
 

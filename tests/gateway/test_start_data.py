@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from gateway.conversation.overrides import Speech
-from gateway.conversation.start_data import Facts, initiation, unknown_call
+from gateway.conversation.start_data import Facts, build_start_data, unknown_call
 
 KNOWN = Facts(
     name="Ivan",
@@ -32,7 +32,7 @@ def built(facts: Facts = KNOWN, **given: Any) -> Any:
     """What the data is in JSON."""
     speech = Speech(voice_id="voice_1", first_message="Hallo!")
     whole = {"variables": {}, "leaves": BOTH, "speech": speech} | given
-    return msgspec.to_builtins(initiation(facts, **whole))
+    return msgspec.to_builtins(build_start_data(facts, **whole))
 
 
 def test_everything() -> None:
