@@ -1,5 +1,6 @@
 """Finds the fields that count in JSON whose other fields may hold what is not quite JSON.
 
+    convert()     the struct behind a document, each of whose fields is read by itself
     distilled()   the same document with nothing but the fields that count, for a strict reader
     fields()      the fields of an object; none for anything else
     text()        the text behind a JSON string; None for anything else
@@ -8,7 +9,8 @@ What a strict reader refuses a whole document for is passed over here: a byte or
 not UTF-8, lone surrogates, unknown escapes, control characters in strings, NaN, Infinity, numbers of any
 size, nesting of any depth. The rest of the grammar holds.
 
-    NotJson   the sender's fault: the document is not JSON, however loosely it is read
+    NotJson     the sender's fault: the document is not JSON, however loosely it is read
+    NotObject   one of these: it is JSON, but no object
 
 Of a name that stands twice in an object the last counts, as for the strict reader: both are kept.
 
@@ -20,16 +22,18 @@ strict reader has refused.
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from itertools import islice
-from typing import Union, get_args
+from typing import Any, TypeVar, Union, get_args
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
-__all__ = ["BOM", "NULL", "Kept", "NotJson", "distilled", "fields", "kept_by", "text"]
+__all__ = ["BOM", "Kept", "NotJson", "NotObject", "convert", "distilled", "fields", "kept_by", "text"]
 
 BOM = b"\xef\xbb\xbf"
 NULL = b"null"
+NULL_TOKEN = Raw(NULL)
 
 # The names that count in an object: each with those that count in its value, or None for all of a value.
 Kept = Mapping[str, Union["Kept", None]]
@@ -73,6 +77,43 @@ class NotJson(Exception):
     """The document is not JSON, however loosely it is read."""
 
 
+class NotObject(NotJson):
+    """The document is JSON, but no object."""
+
+
+class _Field(Struct, frozen=True):
+    """How a field of a struct is read."""
+
+    name: str
+    kind: Any
+    decoder: msgspec.json.Decoder[Any]
+    part: type[Struct] | None
+    """The struct that it may hold."""
+
+    nullable: bool
+    required: bool
+
+
+S = TypeVar("S", bound=Struct)
+
+
+def convert(content: bytes, kind: type[S], *, cut: bool = False) -> S:
+    """The struct behind a document, each of whose fields is read by itself. Raises NotJson.
+
+    A field that is not there, or is null, has its default; one without a default is UNSET. A field that
+    holds something of another type is None, and so spoils no other; so each must be one that may be None.
+    Where a string holds what is no character, it has U+FFFD.
+
+    Of a document that was `cut`, only what stands in front of the cut is read.
+    """
+    if not cut:
+        try:
+            return _converted(content, kind)
+        except (ValueError, RecursionError):
+            pass
+    return _converted(distilled(content, kept_by(kind), cut=cut), kind)
+
+
 def distilled(content: bytes, kept: Kept, *, cut: bool = False) -> bytes:
     """The document with nothing but the fields that count. Raises NotJson.
 
@@ -95,15 +136,7 @@ def distilled(content: bytes, kept: Kept, *, cut: bool = False) -> bytes:
 def kept_by(kind: type[Struct]) -> Kept:
     """The fields that are read from a structure."""
     return {
-        field.encode_name: next(
-            (
-                kept_by(part)
-                for part in get_args(field.type)
-                if isinstance(part, type) and issubclass(part, Struct)
-            ),
-            None,
-        )
-        for field in msgspec.structs.fields(kind)
+        name: None if field.part is None else kept_by(field.part) for name, field in _fields(kind).items()
     }
 
 
@@ -131,6 +164,62 @@ def text(token: bytes | Raw | None) -> str | None:
     except ValueError:
         return None
     return SURROGATE.sub("\ufffd", read)
+
+
+@cache
+def _fields(kind: type[Struct]) -> dict[str, _Field]:
+    """The fields of a struct, by their names in JSON."""
+    found = {}
+    for field in msgspec.structs.fields(kind):
+        kinds = _alternatives(field.type)
+        found[field.encode_name] = _Field(
+            name=field.name,
+            kind=field.type,
+            # Made once, since that takes longer than to read a value.
+            decoder=msgspec.json.Decoder(field.type),
+            part=next((one for one in kinds if issubclass(one, Struct)), None),
+            nullable=type(None) in kinds,
+            required=field.required,
+        )
+    return found
+
+
+def _alternatives(kind: Any) -> list[type]:
+    """The types of which a field may be, without what is said of them."""
+    if isinstance(kind, type):
+        return [kind]
+    return [one for part in get_args(kind) for one in _alternatives(part)]
+
+
+def _converted(token: bytes | Raw, kind: type[S]) -> S:
+    """What convert() returns. Raises NotObject, and ValueError and RecursionError as fields() does."""
+    try:
+        members = msgspec.json.decode(token, type=dict[str, Raw])
+    except msgspec.ValidationError:
+        raise NotObject from None
+    values: dict[str, Any] = {}
+    for name, field in _fields(kind).items():
+        value = members.get(name)
+        if value is not None and not (field.nullable and value == NULL_TOKEN):
+            values[field.name] = _value(value, field)
+        elif field.required:
+            values[field.name] = UNSET
+    return kind(**values)
+
+
+def _value(token: Raw, field: _Field) -> Any:
+    """What a field holds, or None if that is of another type."""
+    if field.part is not None:
+        return _converted(token, field.part) if bytes(memoryview(token)[:1]) == b"{" else None
+    try:
+        return field.decoder.decode(token)
+    except ValueError:
+        pass
+    try:
+        # None where it is no string, or one that cannot be read.
+        return msgspec.convert(text(token), field.kind)
+    except msgspec.ValidationError:
+        return None
 
 
 def _keep(content: bytes, at: int, kept: Kept | None, found: list[bytes]) -> int:

@@ -9,12 +9,12 @@ Nothing here is an error: a call that nobody can be found for starts all the sam
 from collections.abc import Collection
 from typing import Annotated
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from callerid import e164, holds_control, longest
 from gateway.edge.described import described
 from gateway.edge.fault import conversation, identifier
-from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
+from gateway.edge.loose_json import NotJson, convert
 
 __all__ = ["NOTHING", "Initiation", "SentInitiation", "read"]
 
@@ -34,9 +34,6 @@ class SentInitiation(Struct):
     ] = None
     conversation_id: Annotated[str | None, described("The conversation that is about to start.")] = None
     call_id: Annotated[str | None, described("As `call_sid`, of a SIP call.")] = None
-
-
-KEPT = kept_by(SentInitiation)
 
 
 class Initiation(Struct, frozen=True, kw_only=True):
@@ -71,31 +68,22 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
     `own_numbers` are those that our agents call from, in E.164 form, and `region` is the country in which
     national forms are read.
     """
-    told = _values(content)
-    caller, called = _number(told.get("caller_id")), _number(told.get("called_number"))
+    try:
+        sent = convert(content, SentInitiation)
+    except NotJson:
+        return NOTHING
+    caller, called = _number(sent.caller_id), _number(sent.called_number)
     outbound = bool(own_numbers) and caller is not None and e164(caller, region) in own_numbers
     return Initiation(
-        agent_id=identifier(text(told.get("agent_id"))),
-        conversation_id=conversation(text(told.get("conversation_id"))),
-        call_sid=conversation(text(told.get("call_sid"))),
-        sip_call_id=conversation(text(told.get("call_id"))),
+        agent_id=identifier(sent.agent_id),
+        conversation_id=conversation(sent.conversation_id),
+        call_sid=conversation(sent.call_sid),
+        sip_call_id=conversation(sent.call_id),
         phone_number=called if outbound else caller,
     )
 
 
-def _values(content: bytes) -> dict[str, Raw]:
-    """The fields that count, whatever the others hold; no fields if it is no JSON object."""
-    try:
-        return fields(content)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return fields(distilled(content, KEPT))
-    except (NotJson, ValueError):
-        return {}
-
-
-def _number(token: Raw | None) -> str | None:
+def _number(written: str | None) -> str | None:
     # Tabs and line ends count as blanks here, because nobody could be told about them.
-    number = " ".join((text(token) or "").split())
+    number = " ".join((written or "").split())
     return number if number and not holds_control(number) and len(number) <= longest(number) else None

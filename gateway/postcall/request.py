@@ -12,15 +12,14 @@ first. Of every event that is too large only the first bytes are read.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Annotated
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from gateway.edge.body import BodyError
 from gateway.edge.described import described
 from gateway.edge.fault import MAX_CONVERSATION_ID, DeliveryError, conversation, identifier
-from gateway.edge.loose_json import BOM, Kept, NotJson, distilled, fields, kept_by, text
+from gateway.edge.loose_json import BOM, NotJson, NotObject, convert, text
 from gateway.edge.signature import VerifiedBody, Verifier
 
 __all__ = ["Event", "SentEvent", "read", "trim"]
@@ -34,15 +33,6 @@ HEAD_BYTES = 65_536
 BEGINNING_BYTES = 512
 BEGINNING = re.compile(rb'(?:%b)?\s*\{\s*"type"\s*:\s*"([^"\\]*)"' % BOM)
 
-Path = tuple[str, ...]
-TYPE = ("type",)
-DATA = ("data",)
-RECORDING = ("data", "full_audio")
-CONVERSATION = ("data", "conversation_id")
-AGENT = ("data", "agent_id")
-START = ("data", "conversation_initiation_client_data")
-CALL = (*START, "dynamic_variables", "precall_call_id")
-VOICE = (*START, "conversation_config_override", "tts", "voice_id")
 OURS = described("As our own answer before the call said it.")
 
 
@@ -80,23 +70,42 @@ class SentData(Struct):
     ] = None
     agent_id: Annotated[str | None, described("The agent that took the call.")] = None
     conversation_initiation_client_data: SentStart | None = None
-    full_audio: Annotated[str | None, described("The recording of a `post_call_audio`. Not used.")] = None
+    # Left as it is: of a recording it is of interest only that there is one.
+    full_audio: (
+        Annotated[Raw, described("The recording of a `post_call_audio`. Not used.", type="string")]
+        | UnsetType
+    ) = UNSET
+
+    @property
+    def call_id(self) -> str | None:
+        """The id that our own answer before the call gave it."""
+        start = self.conversation_initiation_client_data or SentStart()
+        return (start.dynamic_variables or SentVariables()).precall_call_id
+
+    @property
+    def voice_id(self) -> str | None:
+        """The voice that our own answer before the call carried."""
+        start = self.conversation_initiation_client_data or SentStart()
+        override = start.conversation_config_override or SentOverride()
+        return (override.tts or SentVoice()).voice_id
 
 
 class SentEvent(Struct):
     """The fields that are read, each of which may hold anything, or be missing."""
 
-    type: Annotated[
-        str | None,
-        described(
-            "`post_call_transcription`, `post_call_transcription_otel` and `call_initiation_failure` "
-            "end the call. `post_call_audio` and whatever else there is end nothing."
-        ),
-    ] = None
-    data: SentData | None = None
-
-
-KEPT = kept_by(SentEvent)
+    # Without defaults, since an event that ends a call needs both: UNSET where they were not sent.
+    type: (
+        Annotated[
+            str,
+            described(
+                "`post_call_transcription`, `post_call_transcription_otel` and `call_initiation_failure` "
+                "end the call. `post_call_audio` and whatever else there is end nothing."
+            ),
+        ]
+        | UnsetType
+        | None
+    )
+    data: SentData | UnsetType | None
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -130,52 +139,43 @@ def trim(check: Verifier, most: int) -> None:
 
 def read(body: VerifiedBody) -> Event:
     """What the event says. Raises DeliveryError, and BodyError where too little of it was held."""
-    told = _values(body.content) if body.whole else _found(distilled(body.content, KEPT, cut=True), KEPT)
-    kind = text(told.get(TYPE))
-    if not kind and RECORDING in told:
+    sent = _sent(body)
+    kind, data = sent.type or None, sent.data or SentData()
+    if not kind and data.full_audio is not UNSET:
         kind = AUDIO
     event = Event(
         type=kind if kind in ENDING or kind == AUDIO else None,
-        conversation_id=conversation(text(told.get(CONVERSATION))),
-        call_id=identifier(text(told.get(CALL))),
-        agent_id=identifier(text(told.get(AGENT))),
-        voice_id=identifier(text(told.get(VOICE))),
+        conversation_id=conversation(data.conversation_id),
+        call_id=identifier(data.call_id),
+        agent_id=identifier(data.agent_id),
+        voice_id=identifier(data.voice_id),
     )
     if kind and (event.names_call or not event.ends_call):
         return event
     if not body.whole:
         raise BodyError("BODY_TOO_LARGE")
-    field = "type" if not kind else "data.conversation_id" if DATA in told else "data"
-    raise DeliveryError(
-        "FIELD_INVALID", f"{field} is required.", field=field, conversation_id=event.conversation_id
-    )
+    raise _missing(sent, event)
 
 
-def _values(content: bytes) -> Mapping[Path, bytes | Raw]:
-    """The values at the paths that we know; other fields may hold anything. Raises DeliveryError."""
+def _sent(body: VerifiedBody) -> SentEvent:
+    """The event as it was sent. Raises DeliveryError, and BodyError where too little of it was held."""
     try:
-        found = _found(content, KEPT)
-    except (ValueError, RecursionError):
-        try:
-            found = _found(distilled(content, KEPT), KEPT)
-        except NotJson:
-            raise DeliveryError("MALFORMED_BODY", "The body must be JSON, in UTF-8.") from None
-    if not found and not content.lstrip(BOM + b" \t\r\n").startswith(b"{"):
-        raise DeliveryError("MALFORMED_BODY", "The body must be a JSON object.")
-    return found
+        return convert(body.content, SentEvent, cut=not body.whole)
+    except NotJson as failure:
+        if not body.whole:
+            raise BodyError("BODY_TOO_LARGE") from None
+        what = "a JSON object" if isinstance(failure, NotObject) else "JSON, in UTF-8"
+        raise DeliveryError("MALFORMED_BODY", f"The body must be {what}.") from None
 
 
-def _found(token: bytes | Raw, kept: Kept, path: Path = ()) -> dict[Path, bytes | Raw]:
-    """The values at the paths that we know, and each object on the way to them.
-
-    Raises ValueError and RecursionError for what is no JSON.
-    """
-    found: dict[Path, bytes | Raw] = {path: token} if bytes(memoryview(token)[:1]) == b"{" else {}
-    members = fields(token)
-    for name, inner in kept.items():
-        value = members.get(name)
-        if value is not None and inner is None:
-            found[*path, name] = value
-        elif value is not None and inner is not None:
-            found |= _found(value, inner, (*path, name))
-    return found
+def _missing(sent: SentEvent, event: Event) -> DeliveryError:
+    """What an event lacks that says nothing without it."""
+    if not sent.type:
+        field, must = "type", "must be a string" if sent.type is None else "is required"
+    elif not sent.data:
+        field, must = "data", "must be an object" if sent.data is None else "is required"
+    else:
+        field, must = "data.conversation_id", "is required"
+    return DeliveryError(
+        "FIELD_INVALID", f"{field} {must}.", field=field, conversation_id=event.conversation_id
+    )

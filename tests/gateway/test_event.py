@@ -202,6 +202,26 @@ def test_refused(body: bytes, reason: str, field: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (event(None), "type is required."),
+        (event(5), "type must be a string."),
+        (event(["post_call_transcription"]), "type must be a string."),
+        (b'{"type": "post_call_transcription", "data": null}', "data is required."),
+        (b'{"type": "post_call_transcription", "data": []}', "data must be an object."),
+        (b'{"type": "post_call_transcription", "data": "conv_y", "x": NaN}', "data must be an object."),
+        (event(conversation_id=5), "data.conversation_id is required."),
+    ],
+)
+def test_says_what_is_wrong(body: bytes, message: str) -> None:
+    """Tells what is missing from what is there and of another type."""
+    with pytest.raises(DeliveryError) as refused:
+        read(received(body))
+
+    assert message == refused.value.message
+
+
+@pytest.mark.parametrize(
     "body",
     [
         event(transcript=LONG, conversation_id="conv_y"),

@@ -3,15 +3,16 @@ import hmac
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.edge.fault import DeliveryError
-from gateway.edge.loose_json import NotJson, distilled, text
+from gateway.edge.loose_json import NotJson, NotObject, convert, distilled, text
 from gateway.edge.signature import VerifiedBody, Verifier
 from gateway.initiation import request as initiation
 from gateway.postcall import request as event
@@ -84,6 +85,65 @@ def test_other_encodings(encoding: str) -> None:
 def test_text(token: bytes | None, expected: str | None) -> None:
     """Reads a string however it is written."""
     assert expected == text(token)
+
+
+class Part(Struct, frozen=True):
+    """A part of a document."""
+
+    c: str | None = None
+    raw: Raw | UnsetType = UNSET
+
+
+class Document(Struct, frozen=True):
+    """A document whose fields are read each by itself."""
+
+    a: Annotated[str, Meta(description="A text.")] | UnsetType | None
+    part: Part | UnsetType | None = msgspec.field(name="b")
+    flag: bool | None = True
+
+
+@pytest.mark.parametrize("junk", ["", ',"z":NaN'])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"a":"x","b":{"c":"y"},"flag":false%s}', Document("x", Part("y"), flag=False)),
+        ('{"z":1%s}', Document(UNSET, UNSET, flag=True)),
+        ('{"a":null,"b":null,"flag":null%s}', Document(UNSET, UNSET, flag=True)),
+        ('{"a":5,"b":{"c":"y"},"flag":"no"%s}', Document(None, Part("y"), flag=None)),
+        ('{"a":"x","b":[],"flag":[{}]%s}', Document("x", None, flag=None)),
+        ('{"a":["x"],"b":{"c":{"c":"y"}}%s}', Document(None, Part(None))),
+        ('{"a":"\\ud800","b":{"c":"\\q"}%s}', Document("\ufffd", Part(None))),
+        ('{"a":"x","a":"y","b":"c","b":{}%s}', Document("y", Part())),
+    ],
+)
+def test_convert(content: str, expected: Document, junk: str) -> None:
+    """Reads each field of a struct by itself: one that cannot be read spoils no other."""
+    assert expected == convert((content % junk).encode(), Document)
+
+
+def test_convert_of_a_part_that_nobody_reads() -> None:
+    """Leaves what may be of any type as it is, null included."""
+    found = [convert(b'{"b":{"raw":%b}}' % raw, Document).part for raw in (b"null", b"[1]", b"1e999")]
+
+    assert [b"null", b"[1]", b"1e999"] == [bytes(part.raw) for part in found]  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"[1]", NotObject), (b"\xef\xbb\xbf1", NotObject), (b"null", NotObject), (b"", NotJson), (b'{"a":}', NotJson)],
+)  # fmt: skip
+def test_convert_of_no_object(content: bytes, expected: type[Exception]) -> None:
+    """Tells what is no object from what is no JSON."""
+    with pytest.raises(NotJson) as refused:
+        convert(content, Document)
+
+    assert expected is refused.type
+
+
+@pytest.mark.parametrize(("size", "expected"), [(9, Document("x", UNSET)), (14, Document("x", Part()))])
+def test_convert_of_a_beginning(size: int, expected: Document) -> None:
+    """Reads of a document that was cut what stands in front of that."""
+    assert expected == convert(b'{"a":"x","b":{"c":"y"}}'[:size], Document, cut=True)
 
 
 JSON = st.recursive(
