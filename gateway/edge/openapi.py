@@ -42,32 +42,27 @@ def fields(required: list[str], **properties: Schema) -> Schema:
     return Schema(type=OpenAPIType.OBJECT, required=required or None, properties=dict(properties))
 
 
-def sent(kind: type[Struct], *, required: Mapping[str, list[str]] = {}) -> Schema:
-    """An object as its parser reads it. A field that may be null need not be sent.
-
-    `required` names the fields that must be, by the name of the struct that holds them.
-    """
+def sent(kind: type[Struct]) -> Schema:
+    """An object as its parser reads it. A field that has no default must be sent; null is never asked for."""
     (schema,), parts = msgspec.json.schema_components([kind], ref_template="{name}")
-    return _schema(schema, parts, required)
+    return _schema(schema, parts)
 
 
-def _schema(
-    found: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], required: Mapping[str, list[str]]
-) -> Schema:
+def _schema(found: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> Schema:
     if "anyOf" in found:
         (kind,) = (one for one in found["anyOf"] if one.get("type") != "null")
         found = {**found, **kind}
-    name = found.get("$ref")
-    if name is not None:
-        found = {**parts[name], **found}
+    if "$ref" in found:
+        found = {**parts[found["$ref"]], **found}
     described = {WORDS.get(word, word): found[word] for word in KEPT if word in found}
-    properties = {
-        field: _schema(part, parts, required) for field, part in found.get("properties", {}).items()
-    }
+    properties = {field: _schema(part, parts) for field, part in found.get("properties", {}).items()}
     if not properties:
         return Schema(type=OpenAPIType(found["type"]), **described)
     return Schema(
-        type=OpenAPIType.OBJECT, required=required.get(name or ""), properties=dict(properties), **described
+        type=OpenAPIType.OBJECT,
+        required=found.get("required") or None,
+        properties=dict(properties),
+        **described,
     )
 
 

@@ -9,12 +9,11 @@ from gateway.postcall.request import SentEvent
 
 __all__ = ["CompleteOperation"]
 
-REQUIRED = {"SentEvent": ["type", "data"]}
 EVENT_BODY = RequestBody(
     required=True,
     description="The event as ElevenLabs sends it. Unknown fields are ignored. `conversation_id`, "
     "`precall_call_id`, or `agent_id` with `voice_id`: one of them names the call.",
-    content={"application/json": OpenAPIMediaType(schema=sent(SentEvent, required=REQUIRED))},
+    content={"application/json": OpenAPIMediaType(schema=sent(SentEvent))},
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callerid import LONGEST_ADDRESS, holds_control, longest
 from gateway.edge import form
@@ -26,13 +26,17 @@ __all__ = [
 ]
 
 EVENT = "pre_call"
+SAMPLE = "voice_sample.data"
 MAX_NAME = 200
 MAX_BIRTH = 64
 MAX_CONSENT = 200
-# Where msgspec says what is wrong: "Expected `str`, got `int` - at `$.caller_metadata.name`".
+# Where msgspec says what is wrong: "Expected `str`, got `int` - at `$.caller_metadata.name`", or
+# "Object missing required field `data` - at `$.voice_sample`".
 PATH = re.compile(r" - at `\$\.([a-z_.]+)`$")
+MISSING = re.compile(r"^Object missing required field `([a-z_]+)`")
 
 NULL = Raw(b"null")
+HINT = "A hint. What the audio says counts."
 
 
 class MediaType(Struct, frozen=True, kw_only=True):
@@ -76,7 +80,7 @@ class SentCaller(Struct):
     ] = None
 
 
-class SentSample(Struct):
+class SentSample(Struct, kw_only=True):
     """The recording, and the format that the sender takes it for."""
 
     # Left as it is: decoded from base64 in place, without becoming a `str` first.
@@ -87,28 +91,34 @@ class SentSample(Struct):
             type="string",
             contentEncoding="base64",
         ),
-    ] = field(default_factory=lambda: NULL)  # as a default it would have to stand in the description
+    ]
     format: Annotated[str | None, described("How the data is written.", enum=["base64"])] = None
+    # Nobody reads these, so each may hold anything and is left as it is.
+    duration_seconds: Annotated[Raw, described(HINT, type="number")] | UnsetType = UNSET
+    sample_rate: Annotated[Raw, described(HINT, type="integer")] | UnsetType = UNSET
 
 
-class SentMetadata(Struct):
+class SentMetadata(Struct, kw_only=True):
     """The event without its sample: the part `metadata` of a form."""
 
-    type: Annotated[str | None, described("The kind of event.", enum=[EVENT])] = None
-    agent_id: Annotated[
-        str | None, described("The agent that takes the call.", pattern=f"^{AGENT_ID.pattern}$")
-    ] = None
+    # What has no default must be sent.
+    type: Annotated[str | None, described("The kind of event.", enum=[EVENT])]
     conversation_id: Annotated[
         str | None,
         described("The conversation that is about to start.", minLength=1, maxLength=MAX_CONVERSATION_ID),
-    ] = None
+    ]
+    agent_id: Annotated[
+        str | None, described("The agent that takes the call.", pattern=f"^{AGENT_ID.pattern}$")
+    ]
     caller_metadata: SentCaller | None = None
+    # Left as it is: nobody reads it, so it may hold anything.
+    event_timestamp: Annotated[Raw, described("Unix seconds. Not used.", type="integer")] | UnsetType = UNSET
 
 
-class SentDelivery(SentMetadata):
+class SentDelivery(SentMetadata, kw_only=True):
     """The event as JSON, sample and all."""
 
-    voice_sample: SentSample | None = None
+    voice_sample: SentSample | None
 
 
 M = TypeVar("M", bound=SentMetadata)
@@ -139,10 +149,10 @@ def _from_json(content: bytes, max_sample_bytes: int) -> Delivery:
     try:
         given = document.voice_sample
         if given is None or given.data == NULL:
-            raise _invalid("voice_sample.data", "is required")
+            raise _invalid(SAMPLE, "is required")
         if given.format not in (None, "base64"):
             raise _invalid("voice_sample.format", 'must be "base64"')
-        return _delivery(document, _from_base64(given.data), "voice_sample.data", max_sample_bytes)
+        return _delivery(document, _from_base64(given.data), SAMPLE, max_sample_bytes)
     except DeliveryError as failure:
         failure.conversation_id = conversation(document.conversation_id)
         raise
@@ -215,9 +225,7 @@ def _from_base64(token: Raw) -> bytes:
     try:
         return decode(token)
     except NotBase64 as found:
-        raise _invalid(
-            "voice_sample.data", f"must be the recording in standard base64, a string; it is {found}"
-        ) from None
+        raise _invalid(SAMPLE, f"must be the recording in standard base64, a string; it is {found}") from None
 
 
 def _decoded(content: bytes, kind: type[M], what: str) -> M:
@@ -237,14 +245,23 @@ def _strictly(content: bytes, kind: type[M], what: str) -> M:
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as fault:
-        path = PATH.search(str(fault))
-        if path is None:
+        failure = _misfit(str(fault))
+        if failure is None:
             raise DeliveryError("MALFORMED_BODY", f"{what} must be a JSON object.") from None
-        wanted = "an object" if "Expected `object" in str(fault) else "a string"
-        failure = _invalid(path[1], f"must be {wanted}")
         # Reads the body a second time, which only such a fault causes.
         failure.conversation_id = conversation(text(fields(content).get("conversation_id")))
         raise failure from None
+
+
+def _misfit(fault: str) -> DeliveryError | None:
+    """The field that msgspec finds missing or of another type; None for what is no object at all."""
+    path, missing = PATH.search(fault), MISSING.search(fault)
+    if missing is not None:
+        name = f"{path[1]}.{missing[1]}" if path else missing[1]
+        return _invalid(SAMPLE if name == "voice_sample" else name, "is required")
+    if path is None:
+        return None
+    return _invalid(path[1], "must be an object" if "Expected `object" in fault else "must be a string")
 
 
 def _invalid(field: str, must: str) -> DeliveryError:
