@@ -70,6 +70,8 @@ BRACKET = re.compile(rb"[}\]]")
 CLOSES = bytes.maketrans(b"[{", b"]}")
 BLANKS = b" \t\r\n"
 
+# A number that every reader takes, as a telephone number may be written.
+WHOLE = re.compile(rb"[1-9][0-9]{0,17}")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -117,9 +119,10 @@ def convert(content: bytes, kind: type[S], *, cut: bool = False) -> S:
 def distilled(content: bytes, kept: Kept, *, cut: bool = False) -> bytes:
     """The document with nothing but the fields that count. Raises NotJson.
 
-    Their strings are such that every reader takes them; a value that is neither string nor object is a
-    simple one of its kind, and so is a string that cannot be read. Of a document that was `cut`, this is
-    what stands in front of the first thing that cannot be read; a field whose value is cut is null.
+    Their strings are such that every reader takes them. A whole number of up to 18 digits stays as it is,
+    any other number is 0, and so is a string that cannot be read; a list is empty. Of a document that was
+    `cut`, this is what stands in front of the first thing that cannot be read; a field whose value is cut
+    is null.
     """
     found: list[bytes] = []
     end = 0
@@ -279,7 +282,7 @@ def _keep_members(content: bytes, at: int, kept: Kept, found: list[bytes]) -> in
 def _simple(token: bytes) -> bytes:
     """The value in a form that every reader accepts."""
     if not token.startswith(b'"'):
-        return token if token in (NULL, b"true", b"false") else b"0"
+        return token if token in (NULL, b"true", b"false") or WHOLE.fullmatch(token) else b"0"
     try:
         msgspec.json.decode(token, type=str)
     except ValueError:

@@ -49,21 +49,27 @@ def sent(kind: type[Struct]) -> Schema:
 
 
 def _schema(found: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> Schema:
-    if "anyOf" in found:
-        (kind,) = (one for one in found["anyOf"] if one.get("type") != "null")
-        found = {**found, **kind}
+    kinds = [one for one in found.get("anyOf", ()) if one.get("type") != "null"]
+    if len(kinds) == 1:
+        found = {**found, **kinds[0]}
+    elif kinds:
+        found = {**found, "type": [one["type"] for one in kinds]}
     if "$ref" in found:
         found = {**parts[found["$ref"]], **found}
     described = {WORDS.get(word, word): found[word] for word in KEPT if word in found}
     properties = {field: _schema(part, parts) for field, part in found.get("properties", {}).items()}
     if not properties:
-        return Schema(type=OpenAPIType(found["type"]), **described)
+        return Schema(type=_types(found["type"]), **described)
     return Schema(
         type=OpenAPIType.OBJECT,
         required=found.get("required") or None,
         properties=dict(properties),
         **described,
     )
+
+
+def _types(found: str | list[str]) -> OpenAPIType | list[OpenAPIType]:
+    return OpenAPIType(found) if isinstance(found, str) else [OpenAPIType(one) for one in found]
 
 
 SIGNATURE = Parameter(

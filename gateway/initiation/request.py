@@ -22,11 +22,12 @@ __all__ = ["NOTHING", "Initiation", "SentInitiation", "read"]
 class SentInitiation(Struct):
     """The fields that are read, each of which may hold anything, or be missing."""
 
+    # A number whose sender wrote its digits without quotes is one all the same.
     caller_id: Annotated[
-        str | None,
+        str | int | None,
         described("The number that calls: the person's, or on an outbound call one of our own."),
     ] = None
-    called_number: Annotated[str | None, described("The number that is called.")] = None
+    called_number: Annotated[str | int | None, described("The number that is called.")] = None
     agent_id: Annotated[str | None, described("The agent that takes the call.")] = None
     call_sid: Annotated[
         str | None,
@@ -83,7 +84,9 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
     )
 
 
-def _number(written: str | None) -> str | None:
+def _number(written: str | int | None) -> str | None:
+    if isinstance(written, int):
+        written = str(written) if written > 0 else None
     # Tabs and line ends count as blanks here, because nobody could be told about them.
     number = " ".join((written or "").split())
     return number if number and not holds_control(number) and len(number) <= longest(number) else None

@@ -54,7 +54,14 @@ def test_everything() -> None:
         ({"caller_id": " +31\t612345678\n"}, "+31 612345678"),
         ({"caller_id": "sip:+31612345678@" + "h" * 240}, None),
         ({"caller_id": ""}, None),
-        ({"caller_id": 31612345678}, None),
+        ({"caller_id": 31612345678}, "31612345678"),
+        ({"caller_id": 31201234567, "called_number": 31612345678}, "31612345678"),
+        ({"caller_id": 0}, None),
+        ({"caller_id": -31612345678}, None),
+        ({"caller_id": 31612345678.5}, None),
+        ({"caller_id": 10**64}, None),
+        ({"caller_id": True}, None),
+        ({"caller_id": ["+31612345678"]}, None),
         ({"caller_id": "+316\x0012345678"}, None),
         ({"caller_id": "1" * 65}, None),
         ({"caller_id": None}, None),
@@ -112,3 +119,10 @@ def test_not_readable(content: bytes) -> None:
     )
 
     assert expected == read(content, own_numbers=OWN, region="NL")
+
+
+def test_number_beside_junk() -> None:
+    """A number that was sent as digits is found whatever the other fields hold."""
+    found = read(b'{"caller_id": 31612345678, "junk": NaN}', own_numbers=OWN, region="NL")
+
+    assert "31612345678" == found.phone_number

@@ -37,6 +37,7 @@ KEPT = {"a": None, "b": {"c": None, "d": {"e": None}}}
         ('{"a":1e999,"b":{"c":-Infinity,"d":NaN}}', '{"a":0,"b":{"c":0,"d":0}}'),
         ('{"a":{"x":1},"b":["c"]}', '{"a":{},"b":[]}'),
         ('{"a":true,"b":null}', '{"a":true,"b":null}'),
+        ('{"a":31612345678,"b":{"c":1234567890123456789}}', '{"a":31612345678,"b":{"c":0}}'),
         ('{"z":' + "[" * 5_000 + "]" * 5_000 + ',"a":"x"}', '{"a":"x"}'),
         ('{"z":' + '{"a":[ ' * 5_000 + "1" + "]} " * 5_000 + ',"a":"x"}', '{"a":"x"}'),
         ('{"z":[[[[]],[[1],[2,[3],4]]],{"q":{"r":[{}]}}],"a":"x"}', '{"a":"x"}'),
@@ -171,6 +172,8 @@ def expected_of(value: Any, kept: Any) -> Any:
         return []
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if 0 < value < 10**18 else 0
     return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else 0
 
 
