@@ -249,7 +249,11 @@ def _strictly(content: bytes, kind: type[M], what: str) -> M:
         if failure is None:
             raise DeliveryError("MALFORMED_BODY", f"{what} must be a JSON object.") from None
         # Reads the body a second time, which only such a fault causes.
-        failure.conversation_id = conversation(text(fields(content).get("conversation_id")))
+        told = fields(content)
+        if MISSING.search(str(fault)) and text(told.get("type")) not in (None, EVENT):
+            # An event for another address lacks what is needed here, and its type says why.
+            failure = _invalid("type", f'must be "{EVENT}"')
+        failure.conversation_id = conversation(text(told.get("conversation_id")))
         raise failure from None
 
 

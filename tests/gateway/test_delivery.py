@@ -566,3 +566,10 @@ def test_nothing_else_escapes(verified: Callable[[bytes], Any], body: bytes, con
     """Whatever a known sender writes is read or ends in DeliveryError."""
     with pytest.raises(DeliveryError):
         read(verified(body), media_type([content_type]), max_sample_bytes=LIMIT)
+
+
+def test_another_event(refused: Callable[..., DeliveryError]) -> None:
+    """Says of an event that belongs to another address that it is not of the kind that is taken here."""
+    body = json.dumps({"type": "post_call_transcription", "data": {"conversation_id": "conv_1"}})
+
+    assert 'type must be "pre_call".' == refused(body).message
