@@ -30,8 +30,8 @@ __all__ = [
     "unlock",
 ]
 
-# How long an agent may keep a voice that was lost: a delivery that finds it lost gives it another one
-# meanwhile.
+# How long an agent may keep a voice that was lost. In this time the delivery that found the loss can give the
+# agent another voice.
 LOST_SECONDS = 60.0
 
 
@@ -71,7 +71,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of an agent that is stored before it is made. Its holder then has the agent until `until`."""
+    """A change of an agent, stored before it is made. It locks the agent for `holder` until `until`."""
 
     row: AgentRow
     """Without marker and voice id as long as the voice is not made."""
@@ -81,7 +81,7 @@ class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
     caller: str
     others_since: float | None
-    """Other callers' open calls that began since then forbid it; None where none does."""
+    """An open call of another caller forbids the change if it began since then. If None, no call does."""
 
     holder: str
     until: float
@@ -93,7 +93,7 @@ class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentIntended(NamedTuple):
-    """The change that was asked for by `intend`, and what that said: whether it may be made."""
+    """The change that was passed to `intend`, and whether it may be made."""
 
     update: AgentUpdate
     may: bool
@@ -222,7 +222,8 @@ def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
 def record_and_intend(tx: Transaction, update: AgentUpdate, *, now: float) -> tuple[bool, bool]:
     """Records a new voice as `voices.record` does, and stores as `intend` does that an agent is given it.
 
-    Returns what each of the two says; a voice that is not recorded is given to no agent.
+    Returns whether the voice was recorded and whether the agent may be changed. A voice that was not recorded
+    is given to no agent.
     """
     row = update.row
     in_progress = _lock_call(tx, row)
@@ -249,7 +250,7 @@ def unlock(tx: Transaction, agent_id: str, *, holder: str, until: float = 0.0, g
 def note_late_update(tx: Transaction, row: AgentRow) -> None:
     """Notes that an agent was changed after its lock had expired, so that it is put back.
 
-    Others may have taken our value for the agent's own meanwhile; that is corrected.
+    Meanwhile another call may have stored our value as the agent's own; this corrects it.
     """
     found = tx.one(CURRENT, agent_id=row.agent_id)
     assert found is not None  # noqa: S101 - the intent wrote it, and no row of an agent is ever removed
@@ -270,7 +271,7 @@ def note_late_update(tx: Transaction, row: AgentRow) -> None:
 
 
 def plan_restore(tx: Transaction, *, call_id: str | None = None, marker: str | None = None) -> None:
-    """Says that the agent that was changed for the call, or those that have the voice, must be put back."""
+    """Marks the agent that was changed for the call, or those with the voice, to be put back."""
     if marker is not None:
         tx.run(WITHDRAWN_WITH_VOICE, marker=marker)
     else:
@@ -278,10 +279,10 @@ def plan_restore(tx: Transaction, *, call_id: str | None = None, marker: str | N
 
 
 def plan_due_restores(tx: Transaction, *, busy_since: float, now: float) -> None:
-    """Says that agents must be put back whose call is over, or began before `busy_since`.
+    """Marks agents to be put back whose call is over, or began before `busy_since`.
 
-    So must those that may still have the voice of an earlier call, once nobody holds them, and those whose
-    voice is lost, unless whoever found that may still be giving them another.
+    An agent is also put back if its last update may have failed and its lock has ended, or if its voice was
+    lost more than LOST_SECONDS ago.
     """
     tx.run(WITHDRAWN_OVER, busy_since=busy_since, now=now, lost_since=now - LOST_SECONDS)
 
@@ -308,7 +309,10 @@ def has_voice(tx: Transaction, marker: str) -> bool:
 
 
 def _lock_call(tx: Transaction, row: AgentRow) -> bool:
-    """Locks the calls at the agent and the call itself, which come before its voice; whether it goes on."""
+    """Locks the calls at the agent, then the call itself. Returns whether the call is open.
+
+    The caller locks the voice after that: see the order in `cloner.registry.calls`.
+    """
     lock_calls_at(tx, row.agent_id)
     call = tx.one(CALL, call_id=row.call_id)
     return call is not None and call[0] is None
@@ -316,7 +320,7 @@ def _lock_call(tx: Transaction, row: AgentRow) -> bool:
 
 def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
     """As `intend`, for an open call and a voice that is ready, both of them locked."""
-    # Every call is noted before this is asked, or looks at the agent after it is answered.
+    # Under the lock of the agent's calls: a call that is not seen here is noted later, and sees this change.
     agent_id, since = update.row.agent_id, update.others_since
     if since is not None and shared(tx, agent_id, caller=update.caller, since=since):
         return False

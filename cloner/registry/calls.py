@@ -67,7 +67,7 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True):
 
     begun_at: float
     confirmed: bool = False
-    """Whether ElevenLabs itself uses this conversation id, and not only a delivery."""
+    """Whether ElevenLabs has used this conversation id itself, or only a delivery has."""
 
     traceparent: str = ""
     """The span of the request."""
@@ -89,7 +89,7 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     """Whether another caller's call is in progress at the agent, where that counts."""
 
     persons: int | None = None
-    """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
+    """How many persons the call or its number stands for; 2 means several, None that it was not looked up."""
 
 
 # The `stated` of a call that failed after a delivery had stated its caller.
@@ -101,7 +101,7 @@ FIELDS = """id, agent_id, conversation_id, caller, marker, number, stated, begun
 SELECT = f"SELECT {FIELDS} FROM calls"
 # A call whose caller a delivery has stated comes first: its agent may have been given a voice.
 FIRST = "ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1"
-# A call that is not known under another conversation id than the given one.
+# The call has no conversation id, or the given one; without a given id any call will do.
 NAMELESS = "(:conversation_id = '' OR conversation_id = '' OR conversation_id = :conversation_id)"
 
 NOTED = Statement(f"""
@@ -250,10 +250,10 @@ def end(
 ) -> CallRow | None:
     """Ends the call that is found by its conversation, else by its id, else by agent and voice.
 
-    Returns the call; None if there is none. A call that has ended keeps its time. No call at another agent is
-    ended, and none that ElevenLabs knows under another conversation id. If only a delivery has used the
-    conversation id, the call's own id and its agent are enough: the id cannot be guessed, and whoever
-    announces a call may not know which conversation id ElevenLabs will use.
+    Returns the call, or None if there is none. A call that has ended already keeps its time. A call is not
+    ended if it is at another agent, or if ElevenLabs uses another conversation id for it. If only a delivery
+    has used the conversation id, the call's own id and its agent are enough: the id cannot be guessed, and
+    a sender who announces a call may not know which conversation id ElevenLabs will use.
     """
     told = {"conversation_id": conversation_id or "", "agent_id": agent_id or ""}
     row = None
@@ -288,8 +288,8 @@ def complete(
 ) -> CallRow | None:
     """Ends a call as `end` does and has its agent put back; None if nobody had asked about the call.
 
-    `named_id` is the id that a delivery for the conversation has at the agent of the call. If none has come
-    yet, its call is noted as ended, so that one still on its way comes too late and touches no agent.
+    `named_id` is the id of a call that a delivery for the conversation opens at the same agent. If no
+    delivery has come yet, that call is noted as ended, so that a late delivery changes no agent.
     """
     call = end(
         tx,
@@ -320,26 +320,26 @@ def complete(
 
 
 def unname(tx: Transaction, call_id: str) -> None:
-    """Lets another caller be stated after a failure, unless the call has a voice, or one on its way.
+    """After a failure, lets a delivery state another caller, unless the call has a voice or one on its way.
 
-    The number finds nothing for the call all the same.
+    The number still finds no voice for the call.
     """
     tx.run(UNNAMED, id=call_id, nobody=NOBODY)
 
 
 def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:
-    """Notes the end of a call that nobody had asked about, so that a delivery for it comes too late."""
+    """Notes the end of a call that nobody had asked about, so that a later delivery finds it ended."""
     _note(tx, new)
     tx.run(ENDED_UNKNOWN, id=new.id, now=now)
 
 
 def close_old(tx: Transaction, *, before: float, now: float) -> list[CallRow]:
-    """Ends every call that began before then and was never reported as ended; says which."""
+    """Ends every open call that began before `before`, and returns these calls."""
     return [_call(row) for row in tx.all(CLOSED_OLD, before=before, now=now)]
 
 
 def drop_ended(tx: Transaction, *, before: float) -> int:
-    """Removes rows of calls that ended before then; says how many."""
+    """Removes the rows of calls that ended before `before`, and returns their number."""
     return tx.run(DROPPED, before=before)
 
 

@@ -1,4 +1,4 @@
-"""Counts for metrics what there is, by small partial indexes or in tables with few rows."""
+"""Counts rows for metrics. Each count uses a small partial index or a table with few rows."""
 
 import msgspec
 
@@ -19,7 +19,7 @@ COUNTS = Statement("""
             WHERE agents.restoring
         )
 """)
-# These are enough: those that are most overdue.
+# The thousand that are most overdue are enough.
 DELETING = Statement("""
     SELECT marker, tries, due_at FROM voices WHERE state = 'deleting' ORDER BY due_at LIMIT 1000
 """)
@@ -38,7 +38,7 @@ class Census(msgspec.Struct, frozen=True, kw_only=True):
     """Agents to be put back."""
 
     agents_since: float | None
-    """When the oldest of their calls ended; None where that is not known."""
+    """When the earliest ended of their calls ended; None where that is not known."""
 
     deletions: list[tuple[str, int, float]]
     """Voices to be deleted: marker, number of tries, and when the next try may begin."""

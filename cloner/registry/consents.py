@@ -43,7 +43,7 @@ class Consent(msgspec.Struct, frozen=True):
     at: float
 
 
-# Whoever reads a person's consents and acts upon them holds this lock.
+# Held by every transaction that reads a person's consents and writes what follows from them.
 ALONE = Statement("SELECT pg_advisory_xact_lock(hashtextextended(:person, 1))")
 FIELDS = "reference, withdrawn, at"
 LATEST = Statement(f"SELECT {FIELDS}, place FROM consents WHERE person = :person ORDER BY place DESC LIMIT 1")
@@ -66,7 +66,7 @@ ERASED_NUMBER = Statement("DELETE FROM consents WHERE number = :number")
 
 
 def history(tx: Transaction, person: str, *, most: int) -> list[Consent]:
-    """The consents and withdrawals of a person, newest first, at most so many."""
+    """The consents and withdrawals of a person, newest first, at most `most` of them."""
     return [_consent(row) for row in tx.all(OF_PERSON, person=person, most=most)]
 
 
@@ -86,8 +86,8 @@ def counting(
 ) -> tuple[str, float] | None:
     """The consent under which a voice of the person is made now, and its time; None where there is none.
 
-    A consent that is `told` is stored. Raises ConsentWithdrawn if the last one was withdrawn, unless `told`
-    is a reference that is new.
+    `told` is the consent that came with the request, and is stored. Raises ConsentWithdrawn if the last
+    consent was withdrawn and `told` is empty or not new.
     """
     _alone(tx, person)
     latest, _ = _latest(tx, person)

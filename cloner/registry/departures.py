@@ -92,9 +92,9 @@ DROPPED = Statement("DELETE FROM voices WHERE state IN ('gone', 'failed') AND cl
 
 
 def note_lost(tx: Transaction, marker: str, *, now: float) -> None:
-    """Closes a voice that the provider no longer has; the reason for which it was given up stays.
+    """Closes a voice that the provider no longer has, and keeps the reason for which it was given up.
 
-    Of a voice that was forgotten no row stays.
+    The row of a voice that was forgotten is removed.
     """
     tx.run(GONE, marker=marker, now=now)
     row = voices.get(tx, marker)
@@ -122,7 +122,7 @@ def give_up_unused(
 def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -> VoiceRow | None:
     """Forgets whose voice it is. Where the provider still has it, its row stays until it is deleted there.
 
-    A voice on its way then belongs to nobody: whoever makes it finds no row, and deletes it.
+    A voice that is still being made loses its row; its maker finds no row and deletes the voice.
     """
     row = voices.lock(tx, marker)
     if row is not None and row.state in ("ready", "deleting"):
@@ -141,9 +141,9 @@ def give_up(tx: Transaction, marker: str, reason: str, *, now: float, traceparen
 
 
 def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> list[VoiceRow]:
-    """Gives up every voice whose last call ended before `unused_since`; says which.
+    """Gives up every voice that no call has used since `unused_since`, and returns these voices.
 
-    Those that are kept for longer stay.
+    A voice that is to be kept for longer stays.
     """
     return voices.every(tx, EXPIRE, unused_since=unused_since, busy_since=busy_since, now=now)
 
@@ -169,7 +169,7 @@ def claim_deletion(tx: Transaction, *, now: float, until: float) -> VoiceRow | N
 
 
 def postpone_deletion(tx: Transaction, marker: str, *, due_at: float, untried: int = 0) -> None:
-    """Stores when a deletion that failed may be tried again; `untried` of its tries do not count."""
+    """Stores when a failed deletion may be tried again. `untried` is the number of tries not to count."""
     tx.run(POSTPONED, marker=marker, due_at=due_at, untried=untried)
 
 
@@ -181,5 +181,5 @@ def erase(tx: Transaction, marker: str) -> None:
 
 
 def drop_closed(tx: Transaction, *, before: float) -> int:
-    """Removes rows of voices that were closed before then; says how many."""
+    """Removes the rows of voices that were closed before `before`, and returns their number."""
     return tx.run(DROPPED, before=before)

@@ -1,4 +1,4 @@
-"""The one question of an idle process: what there is to do."""
+"""Tells an idle process in one query what there is to do."""
 
 import msgspec
 
@@ -49,7 +49,7 @@ def what_is_due(
 ) -> Due:
     """What there is to do now.
 
-    Voices that nobody used since `unused_since` expire; None: no voice does.
+    Voices that nobody has used since `unused_since` expire. If it is None, no voice expires.
     """
     row = tx.one(
         WHAT_IS_DUE,

@@ -19,7 +19,7 @@ def forget(
     """
     found = voices.of_person_or_number(tx, person, number)
     whose = {who for row in found for who in (row.caller, row.replaces, row.person) if who is not None}
-    # A number may be all that was known of a call.
+    # Of some calls only the number is known.
     for who in sorted(whose | ({number} if number is not None else set())):
         calls.erase_caller(tx, who)
     for each in sorted({row.person for row in found}):

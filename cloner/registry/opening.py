@@ -78,8 +78,8 @@ class Migration(NamedTuple):
 async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Store]:
     """Opens the database at the URL and applies what migrations it lacks, however many start at once.
 
-    `name` is what the deployment should be called if the database is new; one that has a name keeps
-    it, and an empty one makes one up. Raises RegistryNotOpened.
+    A new database takes `name` for its deployment, or makes one up if it is empty. A database that has a
+    name keeps it. Raises RegistryNotOpened.
     """
     store = await asyncio.to_thread(_up_to_date, url)
     try:
@@ -192,7 +192,7 @@ def sqlite_revision(connection: sqlite3.Connection) -> str | None:
 
 def postgres_revision(connection: Any) -> str | None:
     """The last migration of a Postgres database; None for an empty one."""
-    # Not to_regclass, which may still know within a transaction that there was no such table before it.
+    # Not to_regclass: within a transaction its answer may be cached from before the table was created.
     if connection.execute(TABLES_OF_ALEMBIC).fetchone() is None:
         return None
     row = connection.execute(b"SELECT version_num FROM alembic_version").fetchone()
@@ -247,9 +247,9 @@ def migrate(dialect: str, connection: Any, *, begin: Callable[[], bool], to: str
     engine = create_engine(dialect, creator=lambda: connection, poolclass=StaticPool)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    # Told to be within a transaction, Alembic begins and ends none.
+    # Alembic works in the transaction that it finds here, and neither begins nor ends one.
     with engine.begin() as borrowed:
-        # Not before: SQLAlchemy takes back whatever it finds begun on a connection that it gets to know.
+        # Begun only now, because SQLAlchemy rolls back what was begun on a connection before it took it over.
         if not begin():
             return False
         config.attributes["connection"] = borrowed

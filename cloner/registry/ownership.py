@@ -8,9 +8,9 @@ __all__ = ["is_ours"]
 
 
 async def is_ours(store: Store, voice_id: str | None, row: AgentRow | None) -> bool:
-    """Whether a voice that an agent has is one that we made, given to the agent by this row or not.
+    """Whether we made the voice that an agent has, even if this row did not give it to the agent.
 
-    The registry is asked only about a voice that the row does not name. Raises RegistryUnavailable.
+    The registry is read only for a voice that the row does not name. Raises RegistryUnavailable.
     """
     if voice_id is None:
         return False

@@ -44,13 +44,13 @@ DEFAULTS: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# One message to the server. A client that is suspended within a transaction keeps its locks no longer than
-# that.
+# One message to the server. The time limits also end the locks of a client that is suspended within a
+# transaction.
 BEGIN = (
     f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '{SERVER_SECONDS}s';"
     f" SET LOCAL idle_in_transaction_session_timeout = '{SERVER_SECONDS}s'"
 ).encode()
-# Another transaction was in conflict with this one, and is over by now.
+# A conflict with another transaction, which is over by now.
 MET = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
 # The server that we are connected to may not write any more; another one may by now.
 DEMOTED = errors.ReadOnlySqlTransaction
@@ -79,8 +79,8 @@ class PostgresTransaction:
 class PostgresStore(Store):
     """A registry in a database that several machines may share.
 
-    A connection that turns out to be dead before anything was committed is replaced, once; a
-    transaction that met another one is run anew, a bounded number of times.
+    If a connection proves dead before anything was committed, it is replaced, once. A transaction that was in
+    conflict with another is run anew, a bounded number of times.
     """
 
     postgres = True
@@ -166,7 +166,7 @@ class PostgresStore(Store):
         return connection
 
     def _given_back(self, connection: Connection | None, *, keep: bool) -> tuple[bool, bool]:
-        """Whether it can be used again, and whether it was cut for taking too long."""
+        """Whether the connection can be used again, and whether it was cut off for taking too long."""
         if connection is None:
             return False, False
         if (
@@ -209,6 +209,6 @@ def connected(url: str) -> Connection:
 
 
 def _cut_off(connection: Connection) -> None:
-    """Ends the connection under the thread that waits for it, whose next step then fails."""
+    """Ends the connection while a thread waits for it; the next step of that thread then fails."""
     with socket.socket(fileno=os.dup(connection.fileno())) as its:
         its.shutdown(socket.SHUT_RDWR)

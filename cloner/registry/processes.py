@@ -5,7 +5,7 @@ from cloner.registry.transaction import Transaction
 
 __all__ = ["DEAD", "SEEN", "drop_dead", "note_alive"]
 
-# The last sign of life of the process that is at a voice, and whether it is too long ago.
+# The last sign of life of the process that makes a voice, and whether it is too long ago.
 SEEN = "coalesce((SELECT alive_at FROM processes WHERE processes.owner = voices.owner), 0)"
 DEAD = "NOT EXISTS (SELECT 1 FROM processes WHERE processes.owner = voices.owner AND alive_at >= :stale)"
 # Every transaction that stores an intent also stores a sign of life; only the first in a while changes a row.
@@ -27,5 +27,5 @@ def note_alive(tx: Transaction, owner: str, *, now: float) -> None:
 
 
 def drop_dead(tx: Transaction, *, before: float) -> int:
-    """Removes rows of processes that gave no sign of life since then; says how many."""
+    """Removes the rows of processes without a sign of life since `before`, and returns their number."""
     return tx.run(DROPPED, before=before)

@@ -1,7 +1,7 @@
-"""Requests with an id of their sender's: what each asked for, and which voice came of it.
+"""Requests that carry an id of the sender: what each asked for, and which voice it led to.
 
-A row is stored together with the intent to make a voice, so that no process can buy a voice and then forget
-for which request. A request that failed before is not remembered.
+A row is stored in one transaction with the intent to make a voice, so that no process can buy a voice without
+knowing later for which request. A request that failed before that is not remembered.
 """
 
 import msgspec
@@ -77,7 +77,7 @@ DROPPED = Statement("DELETE FROM requests WHERE at <= :before")
 
 
 def answer(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
-    """The voice of the request within a day, from whichever process; None where it counts as new.
+    """The voice that any process found or made for the request within a day; None if it counts as new.
 
     The voice may still be on its way. Raises RequestDiffers or RequestForgotten.
     """
@@ -107,7 +107,7 @@ def note_voice(tx: Transaction, request: NamedRequest, marker: str, *, reused: b
 
 
 def settle(tx: Transaction, request: NamedRequest, marker: str, *, reused: bool, now: float) -> Answer:
-    """The answer that counts: the one that was noted first, or this one."""
+    """Stores this answer unless there is one already, and returns the one that was stored first."""
     noted = lock(tx, request, now=now)
     if noted is not None:
         return noted
@@ -116,10 +116,10 @@ def settle(tx: Transaction, request: NamedRequest, marker: str, *, reused: bool,
 
 
 def forget_voice(tx: Transaction, marker: str) -> None:
-    """Removes a voice from its requests, but keeps that they were made, so that none makes it anew."""
+    """Removes a voice from its requests, but keeps their rows, so that none of them makes a voice anew."""
     tx.run(FORGOTTEN, marker=marker)
 
 
 def drop_old(tx: Transaction, *, before: float) -> int:
-    """Removes requests that were answered before then; says how many."""
+    """Removes requests that were answered before `before`, and returns their number."""
     return tx.run(DROPPED, before=before)

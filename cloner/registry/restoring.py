@@ -1,13 +1,13 @@
 """Writes a whole registry into a database that no cloner is at, in one transaction.
 
-What a registry says of its own past is set back. What was done in the world since is not undone by
-that, so whatever the registry that is replaced knows of it is kept:
+The registry's own history is set back. Changes at ElevenLabs cannot be, so what the replaced registry knows
+of them is kept:
 
-voices  which the restored registry would not know are given up for deletion, and so stays what was
-        being deleted. None is believed to be at the provider before it was looked for
-agents  have what they have, so the rows that are there stay, and each agent is put back
-calls   that are over must not begin again, so the rows that are there stay
-consents  and their withdrawals count, and requests stay answered, so the rows that are there stay
+voices    that only the replaced registry knows are given up for deletion; those that were being deleted
+          still are. Each restored voice is looked for at ElevenLabs before it is used
+agents    keep the rows of the replaced registry, and each agent is put back
+calls     keep these rows too: a call that is over must not begin again
+consents  and requests keep these rows too: withdrawals still count, and requests stay answered
 """
 
 import sqlite3
@@ -40,7 +40,7 @@ __all__ = ["RegistryInUse", "RegistryNotEmpty", "Restored", "restoring"]
 RECENT_SECONDS = 10
 # How long a cloner that is stopping may take.
 GONE_SECONDS = RECENT_SECONDS + 2.0
-# Rows of these tables are added to those that are there, which win.
+# The rows of these tables are added to those that are there; where both have a row, the one there stays.
 STAYING = ("agents", "calls", "consents", "requests")
 
 BEGUN = Statement("SELECT 1 FROM deployment")
@@ -53,7 +53,7 @@ TO_BE_CHECKED = Statement("UPDATE voices SET checked_at = 0")
 TO_BE_PUT_BACK = Statement("""
     UPDATE agents SET restoring = (marker IS NOT NULL), held_until = 0, holder = ''
 """)
-# Of others' sessions Postgres does not say when they were last at work.
+# Postgres hides from an ordinary user when the sessions of other users were last at work.
 AT_WORK = f"""
     SELECT 1 FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
@@ -71,7 +71,7 @@ class RegistryInUse(RegistryNotOpened):
 
 
 class RegistryNotEmpty(RegistryNotOpened):
-    """There is a registry already, which nobody said may be replaced."""
+    """There is a registry already, and `replace` was not given."""
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +111,7 @@ def restoring(url: str, source: Snapshot, *, replace: bool) -> Iterator[Restored
 
 
 def _left(transaction: Transaction, source: Snapshot, table: Table) -> dict[str, list[Any]]:
-    """The voices of the registry that is there which are to be deleted, by their markers."""
+    """The voices of the replaced registry that are to be deleted, as rows by their markers."""
     place = {column: number for number, column in enumerate(table.columns)}
     marker, state, voice_id = place["marker"], place["state"], place["voice_id"]
     known = {row[marker]: row[voice_id] for row in source.rows(table)}
@@ -144,12 +144,12 @@ def _insert(connection: Connection, table: Table, rows: Iterable[list[Any]]) -> 
 
 @contextmanager
 def _alone_in_file(path: Path) -> Iterator[tuple[Connection, Transaction]]:
-    """A transaction on a file that nobody else has open, or can open before it is over."""
+    """A transaction on a file that nobody else has open. Nobody can open it until the transaction is over."""
     made_private(path)
     with closing(sqlite3.connect(path, isolation_level=None, timeout=GONE_SECONDS)) as connection:
         try:
-            # The lock is kept from the first one until the connection is closed. A log beside the file, of
-            # which every process that has it open keeps a share, can only be left alone.
+            # The lock is kept from the first transaction until the connection is closed. SQLite leaves WAL
+            # mode only if no other process has the file open.
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("BEGIN EXCLUSIVE")
@@ -167,7 +167,7 @@ def _alone_in_file(path: Path) -> Iterator[tuple[Connection, Transaction]]:
 
 @contextmanager
 def _alone_at_server(url: str) -> Iterator[tuple[Connection, Transaction]]:
-    """A transaction on a database that no cloner is at, or can be at before it is over."""
+    """A transaction on a database that no cloner uses. None can use it until the transaction is over."""
     from psycopg import errors
 
     from cloner.registry import postgres

@@ -1,8 +1,7 @@
 """The whole registry as rows, on either database: read in one view of it, and put together again.
 
-Which tables and columns a revision has is asked of an empty database that its own migrations make, so
-that nothing here names them twice, and what came back from a file is held against the same tables
-before anything is written.
+The tables and columns of a revision are read from an empty database that its own migrations make, so they are
+named in one place only. Rows that come from a file are put into such a database before anything is written.
 """
 
 import sqlite3
@@ -26,7 +25,7 @@ from cloner.registry.transaction import RegistryNotOpened
 
 __all__ = ["RowsInvalid", "Snapshot", "Table", "assembled", "snapshot"]
 
-# Which processes were at work means nothing at another time.
+# Which processes are at work is true only for a moment.
 LEFT_OUT = ("alembic_version", "processes")
 BUSY_MS = 10_000
 AT_ONCE = 1_000
@@ -37,7 +36,7 @@ class RowsInvalid(Exception):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """A table, and which of its columns are true or false, for which SQLite has no values of its own."""
+    """A table, and which of its columns are booleans, which SQLite stores as 0 and 1."""
 
     name: str
     columns: tuple[str, ...]
@@ -148,7 +147,7 @@ def _read_only(url: str) -> Any:
         path = sqlite_file(url)
         if not path.is_file():
             raise RegistryNotOpened(f"DATABASE_URL: {path} does not exist")
-        # Not read-only for the system: what a killed cloner had committed is taken in first.
+        # Opened for writing: SQLite may first have to take in what a killed cloner had committed to the log.
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_MS / 1000
         )

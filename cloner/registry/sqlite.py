@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 # How long another process may lock the file.
 BUSY_SECONDS = 10.0
-# How long SQLite itself waits. Its pauses grow to 100 ms, in which others get ahead, so it is asked anew.
+# How long SQLite itself waits. Its pauses grow to 100 ms, in which others get ahead, so we try again instead.
 BUSY_MS = 50
 MOST_AT_ONCE = 200
 STATEMENTS = 256
@@ -52,8 +52,8 @@ class SqliteTransaction:
 class SqliteStore(Store):
     """A registry in a file of this machine.
 
-    Everybody who waits to write shares one commit, with a savepoint each, so that one failure is one
-    failure. Reads take no lock. A file that is deleted, replaced or emptied is not written to any more.
+    All writes that wait share one commit. Each has a savepoint, so that its failure undoes nothing else.
+    Reads take no lock. A file that is deleted, replaced or emptied is not written to any more.
     """
 
     postgres = False
@@ -90,7 +90,7 @@ class SqliteStore(Store):
         return await self._read_lane.put(job)
 
     def _write_all(self, tasks: "list[_Task]") -> None:
-        """Runs all of it in one transaction of SQLite."""
+        """Runs all tasks in one transaction of SQLite."""
         connection, transaction = self._writing, SqliteTransaction(self._writing)
         try:
             self._require_file()
@@ -111,7 +111,7 @@ class SqliteStore(Store):
                 task.failure = task.failure or failure
 
     def _read_all(self, tasks: "list[_Task]") -> None:
-        """Answers all of it from one snapshot of the file, taken after every question was asked."""
+        """Answers all tasks from one snapshot of the file, taken after the last of them was queued."""
         connection, transaction = self._reading, SqliteTransaction(self._reading)
         try:
             self._require_file()
@@ -175,7 +175,7 @@ class _Task:
 
 
 class _Lane:
-    """A thread that runs what is queued, in order, and at once as much as there is."""
+    """A thread that runs what is queued, in order; each time it takes all that is there."""
 
     def __init__(self, name: str, work: Callable[[list[_Task]], None]) -> None:
         self._work = work
@@ -281,7 +281,7 @@ def _apart(connection: sqlite3.Connection, transaction: SqliteTransaction, task:
 
 
 def _told(tasks: list[_Task]) -> None:
-    """Hands over all results at once: waking a loop costs more than what it is woken for."""
+    """Hands over all results at once: waking a loop costs more than handing over one result."""
     for task in tasks:
         if isinstance(task.failure, sqlite3.Error):
             # The text of the error may hold values; its name says enough.

@@ -27,7 +27,7 @@ DB_SYSTEM, DB_OPERATION = "db.system.name", "db.operation.name"
 
 # Callers wait until their own deadlines; this bounds how many wait.
 MOST_WAITING = 10_000
-# If nobody could write for so long while others wanted to, the database is not only busy.
+# If no write was committed for so long, the database counts as unreachable and not only as busy.
 RECENT_SECONDS = 1.0
 
 
@@ -47,13 +47,13 @@ class Store(ABC):
         self.created_at = 0.0
         self.measures = UNMEASURED
         self._waiting = 0
-        # When the oldest question without an answer was asked, and when the last answer came.
+        # When the oldest task without an answer was queued, and when the last answer came.
         self._asked: dict[str, float] = {}
         self._heard = {"write": time.monotonic()}
 
     @property
     def gone(self) -> bool:
-        """Whether the database is not there any more, and will not be before this process is started anew."""
+        """Whether the database is lost to this process, which must be started anew."""
         return False
 
     @property
@@ -120,7 +120,7 @@ class Store(ABC):
     def missed(self, since: float) -> Exception:
         """The failure of a caller that asked at `since`, on the loop's clock, and got no answer in time.
 
-        A database that others have written to meanwhile can be reached, and is only busy.
+        If another write was committed meanwhile, the database can be reached and is only busy.
         """
         if self.write_seconds < asyncio.get_running_loop().time() - since:
             return RegistryBusy()

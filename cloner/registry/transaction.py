@@ -21,7 +21,7 @@ Row = tuple[Any, ...]
 class Transaction(Protocol):
     """A transaction that is under way, within one function that runs from its begin to its commit.
 
-    The function may run again from its start, in a new transaction, when another one was in its way.
+    If it is in conflict with another transaction, the function runs again from its start, in a new one.
     """
 
     @property

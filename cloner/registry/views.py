@@ -13,7 +13,7 @@ from cloner.registry.voices import PERSONS
 __all__ = ["CallView", "VoiceView", "call", "calls", "persons_of", "voice", "voices", "voices_of", "watched"]
 
 MOST_OF_PERSON = 20
-"""How many voices of one caller are looked at to find the one that counts."""
+"""How many of a caller's voices are read to find the one that counts."""
 
 
 class VoiceView(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class VoiceView(msgspec.Struct, frozen=True):
     """Whether a call in progress has it."""
 
     called_at: float | None
-    """When its last call ended, or began where it has not."""
+    """When its last call ended, or began if it is still open."""
 
 
 class CallView(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ CALL = """SELECT id, agent_id, conversation_id, begun_at, ended_at,
         WHERE agents.call_id = calls.id AND agents.marker IS NOT NULL AND NOT agents.restoring
     ) AS agent_updated
     FROM calls"""
-# A call whose ended_at is its begun_at is one that nobody had asked about: only its end was reported.
+# `note_ended` stores ended_at equal to begun_at for a call that nobody had asked about.
 ASKED_ABOUT = "(ended_at IS NULL OR ended_at <> begun_at)"
 VALUES = "SELECT value FROM json_each(:{0})"
 VALUES_POSTGRES = "SELECT json_array_elements_text(CAST(:{0} AS json))"
@@ -135,7 +135,7 @@ def voices_of(tx: Transaction, person: str, *, busy_since: float) -> list[VoiceV
 
 
 def persons_of(tx: Transaction, number: str, *, exactly: str) -> list[str]:
-    """The persons known by a number alone: the one of the hash `exactly`, else the others, two at most."""
+    """The person of the hash `exactly` if it is known; else the persons known by the number, two at most."""
     if tx.one(IS_KNOWN, person=exactly) is not None:
         return [exactly]
     return [row[0] for row in tx.all(PERSONS, number=number)]
@@ -152,7 +152,7 @@ def voices(
     reference: str = "",
     busy_since: float,
 ) -> list[VoiceView]:
-    """Voices in these states, newest first, from below the given creation time and marker.
+    """Voices in these states, newest first, beginning below the given creation time and marker.
 
     All of them, those of a person, or those of whoever calls from a number.
     """
@@ -211,7 +211,7 @@ def calls(
     in_progress: bool = False,
     busy_since: float,
 ) -> list[CallView]:
-    """Calls, newest first, from below the given begin and id. A filter that is None does not count."""
+    """Calls, newest first, beginning below the given begin and id. A filter that is None does not apply."""
     at, below = before or (float("inf"), "")
     whose, who = _who(person, number)
     rows = tx.all(
@@ -230,7 +230,7 @@ def _who(person: str | None, number: str | None) -> tuple[str, str | None]:
     return ("number", number) if number is not None else ("", None)
 
 
-# SQLite knows no truth but 0 and 1.
+# SQLite has no booleans, only 0 and 1.
 
 
 def _voice(row: Row) -> VoiceView:

@@ -68,7 +68,7 @@ class VoiceRow(msgspec.Struct, frozen=True):
 
 
 class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A voice that is about to be made. `consent` is empty where none was told with it."""
+    """A voice that is about to be made. `consent` is empty if none came with the request."""
 
     marker: str
     caller: str
@@ -145,7 +145,7 @@ CALLS_LEFT = Statement("UPDATE calls SET marker = NULL WHERE marker = :marker")
 FAILED = Statement("""
     UPDATE voices SET state = 'failed', reason = :reason, closed_at = :now WHERE marker = :marker
 """)
-# By name: a taker that had to wait for another one finds another owner here.
+# The former owner is named: of two processes at once, the second finds another owner and takes nothing.
 TAKEN_OVER = Statement(f"""
     UPDATE voices SET owner = :owner
     WHERE marker = :marker AND state = 'intended' AND owner = :dead AND {DEAD}
@@ -195,7 +195,7 @@ def of_caller(tx: Transaction, caller: str) -> VoiceRow | None:
 def of_number(tx: Transaction, number: str) -> VoiceRow | None:
     """The newest voice of the one person who is known by this number; None where there are more.
 
-    Whoever is still known counts, also without a voice.
+    A person counts as long as a row exists, even if the voice is gone.
     """
     return one(tx, OF_NUMBER, number=number)
 
@@ -225,9 +225,9 @@ def intend(
 ) -> Intent:
     """Stores the intent to create a voice, unless the caller, the call or the request has one.
 
-    The row that counts is the new one or the one that was there; of several who ask at the same time exactly
-    one gets the new one. While the provider's monthly limit is used up there is no new one. A consent that
-    was given earlier counts for the new one. Raises RequestDiffers, RequestForgotten, or ConsentWithdrawn.
+    Returns the new row or the existing one. If several callers ask at once, one of them creates the row.
+    While the provider's monthly limit is used up, none is created. A consent that was given earlier counts
+    for the new row. Raises RequestDiffers, RequestForgotten, or ConsentWithdrawn.
     """
     answer = None if request is None else requests.lock(tx, request, now=now)
     if answer is not None and (made := get(tx, answer.marker)) is not None:
@@ -247,7 +247,7 @@ def intend(
         ) or ("", None)
         new = msgspec.structs.replace(new, consent=consent)
     while row is None:
-        # The row that was in the way may be over before it is read.
+        # The row that prevented the insert may no longer be active when it is read.
         tx.run(INTENDED, **msgspec.structs.asdict(new), consent_at=consent_at, now=now)
         row = of_caller(tx, new.caller)
     note_alive(tx, new.owner, now=now)
@@ -259,15 +259,15 @@ def intend(
 
 
 def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
-    """Makes an intended or failed voice ready; a voice that somebody else has recorded stays ready.
+    """Makes an intended or failed voice ready; a voice that another process has recorded stays ready.
 
-    False if it can no longer become ready: then nobody will use the voice, and whoever made it removes it.
+    False if it can no longer become ready: then nobody will use the voice, and its maker removes it.
     """
     row = one(tx, GET_LOCKED, marker=marker)
     if row is None:
         return False
     intended = row.state == "intended"
-    # A replacement that failed does not replace later, nor does a voice whose consent was withdrawn.
+    # A replacement that failed stays failed, and so does a voice whose consent was withdrawn.
     late = row.state == "failed" and row.replaces is None and row.reason != consents.WITHDRAWN
     if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
         return False
