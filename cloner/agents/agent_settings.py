@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 AGENTS = 10_000
 READ_SECONDS = 10.0
-# How long an agent that could not be read is not read again.
+# How long to wait before an agent that could not be read is read again.
 AGAIN_SECONDS = 5.0
 
 
@@ -52,7 +52,7 @@ class AgentSettings:
         return self._refused.get(agent_id)
 
     async def refused(self, agent_id: str, *, deadline: float) -> frozenset[str] | None:
-        """As `known`, but reads old settings anew, until the deadline. Raises nothing of the provider's."""
+        """As `known`, but first reads old settings anew, until the deadline. Raises no ProviderFailure."""
         if self._until.get(agent_id, 0.0) <= self._now():
             reading = self._readings.get(agent_id)
             if reading is None:

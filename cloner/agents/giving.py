@@ -1,7 +1,7 @@
 """Gives a voice to an agent, but never while somebody else's call there is known to be in progress.
 
-An agent is shared by every call it takes: what it is given for one caller, all would hear. What it
-had before is written down before it is changed, and put back by `cloner.voices.removal`.
+An agent is shared by every call it takes: all callers would hear what it is given for one of them. Its own
+voice and greeting are stored before it is changed, and put back by `cloner.voices.removal`.
 """
 
 import asyncio
@@ -37,28 +37,31 @@ log = structlog.get_logger()
 
 # An update that begins with less time than this would end after the answer has left.
 UPDATE_SECONDS = 0.5
-# How much longer than its update an agent stays locked when nobody knows whether the update was made.
+# How much longer an agent stays locked after an update whose outcome is not known.
 AFTERMATH_SECONDS = 30.0
 # Why an agent is not updated, as log and span say it.
 NEVER, ANOTHER_CALL, NOT_FREE = "never", "another_call", "not_free"
 NOT_READ, NO_TIME_LEFT = "agent_not_read", "no_time_left"
-# How long a repeated delivery is answered as the one before, without asking ElevenLabs again.
+# How long a repeated delivery gets the same decision, without another request to ElevenLabs.
 DECIDED_SECONDS = 10.0
-# Voices of agents that are known not to be ours are cached, so that they are not looked up for each call.
+# How many agents' own voices are cached as not ours, so that they are not looked up for each call.
 OTHERS = 10_000
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """How the agent of a call speaks, and what we had given it before it was read."""
+    """How the agent of a call speaks, and what the registry said of it before it was read."""
 
     now: AgentVoice
     noted: Noted
     ours: bool
-    """Whether the voice that it has now is one that we made, given to it or not."""
+    """Whether we made the voice that it has now, even if we never gave it to this agent."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What an agent was to be given for a call, and why it was not (None: it was). It holds until `until`."""
+    """What an agent was to be given for a call, and why it was not given it; valid until `until`.
+
+    The reason is None if the agent was given it.
+    """
 
     until: float
     wanted: AgentVoice
@@ -99,10 +102,10 @@ class Agents:
         return self._now() - self._presumed if self._mode == "auto" else None
 
     def decided(self, noted: Noted, wanted: AgentVoice) -> Decision | None:
-        """The decision on this voice and greeting for a call; None where ElevenLabs must be asked.
+        """The decision on this voice and greeting for a call; None if ElevenLabs must be asked.
 
-        It need not be asked for a moment after it was, where that did not fail, nor while others' calls are
-        in progress.
+        An earlier decision holds for DECIDED_SECONDS. While another caller's call is in progress at the
+        agent, it is not updated, so ElevenLabs need not be asked.
         """
         if self._mode == "never" or noted.shared:
             return Decision(self._now(), wanted, NEVER if self._mode == "never" else ANOTHER_CALL)
@@ -116,9 +119,9 @@ class Agents:
         await asyncio.gather(*self._unlocking.values())
 
     async def read(self, noted: Noted, *, deadline: float) -> Reading | None:
-        """How the agent of a call speaks now; None if that cannot be read, and the call goes on without.
+        """How the agent of a call speaks now; None if it cannot be read.
 
-        Raises AgentNotFound, nothing else of the provider's, and RegistryUnavailable.
+        Raises AgentNotFound, but no other ProviderFailure, and RegistryUnavailable.
         """
         agent_id = noted.call.agent_id
         try:
@@ -132,7 +135,7 @@ class Agents:
         if agent.voice is None:
             self._agent_settings.missed(agent_id, failures.ProtocolBroken())
             return None
-        # Asked here, while the caller's voice is looked for or made, so that nothing waits for it.
+        # Looked up here, while the caller's voice is looked for or made, so that nothing waits for it.
         ours = self._mode != NEVER and await self._is_ours(agent.voice.voice_id, noted.agent)
         return Reading(agent.voice, noted, ours=ours)
 
@@ -145,10 +148,10 @@ class Agents:
         marker: str = "",
         deadline: float,
     ) -> AgentUpdate | str:
-        """What is to be stored before the agent is changed; where it may not be, why, in a word.
+        """The update to store before the agent is changed, or the reason why it must not be changed.
 
-        It is not changed where it is not known what it had before. A voice that is yet to be made has neither
-        marker nor id.
+        An agent must not be changed if its own voice and greeting are not known. A voice that is not made yet
+        has no marker and no id.
         """
         left = deadline - asyncio.get_running_loop().time()
         if self._mode == "never":
@@ -179,11 +182,11 @@ class Agents:
         deadline: float,
         intended: AgentIntended | None = None,
     ) -> str | None:
-        """Gives the agent voice and greeting; None if it has them, else why it does not, in a word.
+        """Gives the agent voice and greeting. Returns None if it has them now, else the reason, in a word.
 
-        What was `intended` when the voice was recorded is not stored again. An update that fails is only
-        reported, because the answer's override carries the voice. AgentRejected and AgentNotFound are raised,
-        because no override helps there.
+        An update that was `intended` when the voice was recorded is not stored again. If an update fails, the
+        reason is returned, because the answer's override carries the voice. AgentRejected and AgentNotFound
+        are raised, because no override helps there.
         """
         if intended is None:
             planned = await self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
@@ -212,7 +215,7 @@ class Agents:
             kept = update.until
             raise
         finally:
-            # The answer does not wait for this; the next update of the agent does.
+            # The answer does not wait for the unlocking; the next update of the agent does.
             unlocking = asyncio.create_task(self._unlock(update, until=kept, given=given))
             self._unlocking[agent_id] = unlocking
             unlocking.add_done_callback(lambda done: self._forget_unlocking(agent_id, done))
@@ -222,22 +225,22 @@ class Agents:
         """Why an agent with these settings may not be changed, in a word; None where it may."""
         before = reading.now
         if reading.ours and reading.noted.agent.row is None:
-            # What it had before our voice is stored nowhere, so it cannot be put back either.
+            # The agent's own voice is stored nowhere, so it could not be put back.
             if self._notices.due(row.agent_id, "left alone"):
                 log.warning(
                     "agent left alone", agent_id=row.agent_id, voice_id=before.voice_id, reason="ours already"
                 )
             return "has_a_voice_of_ours"
         if before.voice_id is None or before.first_message is None:
-            # What is missing cannot be put back; an empty text can.
+            # A missing value cannot be put back; an empty text can.
             return "cannot_be_put_back"
         if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
-            # An override cannot be empty, so in other calls this caller's greeting would be heard.
+            # An override cannot be empty, so other callers would hear this caller's greeting.
             return "no_greeting_of_its_own"
         return None
 
     async def _updated(self, agent_id: str, wanted: AgentVoice, deadline: float) -> ProviderFailure | None:
-        """The failure after which the agent may not have what is wanted; None if it has it."""
+        """Updates the agent. Returns the failure after which it may lack what is wanted, or None."""
         try:
             after = await self._provider.update_agent(agent_id, wanted, deadline=deadline)
         except (failures.AgentRejected, failures.AgentNotFound):
@@ -248,7 +251,7 @@ class Agents:
         return None if after == wanted else failures.ProtocolBroken()
 
     async def _is_ours(self, voice_id: str | None, before: AgentState) -> bool:
-        """Whether a voice that an agent has is one that we made, given to it or not."""
+        """Whether we made the voice that an agent has, even if we never gave it to this agent."""
         if voice_id is None or voice_id in self._others:
             return False
         ours = await is_ours(self._store, voice_id, before.row)
@@ -262,7 +265,7 @@ class Agents:
             log.warning("agent not updated", agent_id=agent_id, reason=failure.reason, **needed)
 
     async def _unlock(self, update: AgentUpdate, *, until: float, given: bool) -> None:
-        """Ends the lock of an agent. It may have expired, when the clock was set or the machine suspended."""
+        """Ends the lock of an agent. It may have expired, if the clock was set or the machine suspended."""
         row = update.row
         try:
             held = await self._store.write(
@@ -283,7 +286,7 @@ class Agents:
 def _intended(reading: Reading, wanted: AgentVoice, *, marker: str) -> AgentRow:
     """The row that is stored before an agent is changed.
 
-    Where a value of ours still stands, what the agent had before is what was stored with that value.
+    If the agent still has a value of ours, its original is the one stored with that value.
     """
     noted, now, ours = reading.noted, reading.now, reading.ours
     given = noted.agent.row

@@ -1,4 +1,4 @@
-"""Limits how often the log says again what happens over and over."""
+"""Limits how often the same event is logged."""
 
 from collections.abc import Callable, Hashable
 

@@ -42,7 +42,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     caller: str
     number: str | None
     person: str
-    """The same for every sample and every call of one caller, whatever a voice belongs to."""
+    """The same for every sample and every call of one caller, whatever `reuse` says."""
 
     stated: str
     """Whom the request states: number, name and date of birth, whatever the sample."""
@@ -51,8 +51,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 class Identities:
     """Tells one caller from another by keyed hashes.
 
-    `reuse` says what a voice belongs to: the `caller`, the caller and the `sample`, or `never` more
-    than one call. `region` is the country in which national forms of numbers are read.
+    `reuse` says when a voice is used again: for the same `caller`, for the same caller with the same
+    `sample`, or `never` in a second call. National forms of numbers are read as numbers of `region`.
     """
 
     def __init__(
@@ -69,8 +69,9 @@ class Identities:
     def identify(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
         """Equal for two requests exactly when they come from one caller.
 
-        The number counts in E.164 form, the name without regard to case, spaces and spelling in code
-        points. Without a number that can be one person's the sample joins in: many share a name.
+        Numbers are compared in E.164 form, names without regard to case, spaces and how their letters are
+        encoded. Without a number that can be one person's, the sample is part of the identity, because many
+        people share a name.
         """
         number = e164(caller.phone_number, self.region)
         parts = [*identify_person(number, caller.name, caller.date_of_birth)]
@@ -95,11 +96,11 @@ class Identities:
         return self.identify(caller, sample_digest="", call_id="").person
 
     def page(self, *parts: str) -> str:
-        """Proves that a page of a list was issued by us, and for which list."""
+        """A hash that proves that we issued a page of a list, and for which list."""
         return self._hash("page", *parts)[:32]
 
     def by_number(self, phone_number: str) -> str | None:
-        """The hash to find voices by a number with; None where a number may find none."""
+        """The hash by which a number finds voices; None where a number may find none."""
         return None if self._reuse == "never" else self.number(phone_number)
 
     def number(self, phone_number: str) -> str | None:
@@ -155,7 +156,7 @@ def voice_label(name: str) -> str:
     for word in spaced(name).split():
         kept = ""
         for character in word:
-            # A mark belongs to the letter before it; one that stands by itself is no part of a name.
+            # A mark belongs to the letter before it; a mark without a letter is no part of a name.
             marks = kept != "" and unicodedata.category(character).startswith("M")
             if character.isalnum() or character == "-" or marks:
                 kept += character

@@ -15,14 +15,14 @@ __all__ = ["Clone", "Superseded", "Wanted"]
 
 
 class Superseded(Exception):
-    """Another intent took the place of this one while it was worked at. Whoever waits looks again."""
+    """Another intent replaced this one while its voice was being made. Waiters read the registry again."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be cloned: for whom, for which call or request, and whether it replaces what there is.
 
-    `agent_voice_id` is the voice that the agent of the call has now, where that was read: a new voice cannot
-    be that one. `agent_update` is what is stored of that agent together with the new voice.
+    `agent_voice_id` is the agent's current voice, if it was read. If ElevenLabs returns that id for the new
+    voice, the answer is wrong. `agent_update` is stored together with the new voice.
     """
 
     identity: Identity
@@ -35,7 +35,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Clone:
-    """A clone under way in this process, and what to tell those whose time runs out while they wait."""
+    """A clone under way in this process, and what to answer if time runs out while somebody waits for it."""
 
     task: "asyncio.Task[Voice]"
 
@@ -54,10 +54,10 @@ class Clone:
         """Whether ElevenLabs was asked."""
 
         self.agent_update = agent_update
-        """What is stored of an agent with the voice, while the call that began the clone waits for it."""
+        """The update to store together with the voice; None once the call that began the clone has left."""
 
         self.agent_intended: AgentIntended | None = None
-        """The same, and whether it was stored; None where nobody tried."""
+        """The update and whether the registry allowed it; None if it was never tried."""
 
         self.evicted = False
         # A clone that was begun ahead of time becomes urgent when a call comes to need it.

@@ -9,8 +9,8 @@
        └── a new marker, if it may be tried again; else failed
 
 ElevenLabs has no idempotency key, so each voice carries a marker in its labels and its description, and the
-intent is written down under that marker before ElevenLabs is asked. If a process was killed, another one
-looks for the markers of its intents (`adopt`). A voice without an intent is removed by the janitor.
+intent is stored under that marker before ElevenLabs is asked. If a process is killed, another process looks
+for voices with the markers of its intents (`adopt`). A voice without an intent is removed by the janitor.
 
 As long as the call that began a clone waits for it, the record also stores what its agent is to be given, in
 one transaction. A clone itself changes no agent.
@@ -65,14 +65,14 @@ log = structlog.get_logger()
 # The trace of work that goes on after its request was answered.
 LATE = "finish clone"
 ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
-STALE_SECONDS = 8.0  # without one, whoever was at an intent is taken to be dead
+STALE_SECONDS = 8.0  # a process without a sign of life for so long counts as dead
 
 
 class Cloning:
     """Makes voices for the deployment of the store. `now` tells the time, in Unix seconds.
 
-    A create takes `timeout_seconds` at most, all its `attempts` together. What is made ahead of time is kept
-    for `keep_seconds` at the least.
+    All `attempts` of a create together take `timeout_seconds` at most. A voice that is made ahead of time is
+    kept for `keep_seconds` at least.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class Cloning:
         return self._clones.get(marker)
 
     async def begin(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
-        """Writes down the intent and begins the clone, unless the caller has a voice or a clone by now.
+        """Stores the intent and begins the clone, unless the caller has a voice or a clone by now.
 
         Returns the row that counts, and the clone if there is a new one. Raises MonthlyLimit, and what
-        `voices.intend` raises. A call that goes meanwhile leaves the clone that is begun all the same: an
-        intent that was stored and that nobody works at would be in the way of the next call.
+        `voices.intend` raises. If the call is cancelled meanwhile, the clone still starts: a stored intent
+        without a worker would block the next call.
         """
         beginning = self._begin(self._intend_and_start(wanted, recording))
         try:
@@ -127,7 +127,7 @@ class Cloning:
             raise
 
     async def _intend_and_start(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
-        # The call that holds the sample may go before the intent is stored.
+        # Counted here too, because the call that counts the sample may be gone before the intent is stored.
         with self._memory.holding(len(recording.sample)):
             row, new = await self._intend(wanted)
             if not new:
@@ -141,7 +141,7 @@ class Cloning:
             self.leave(clone)
 
     def leave(self, clone: Clone) -> None:
-        """Says that the call that began a clone no longer waits for it, and so changes no agent."""
+        """Notes that the call that began a clone no longer waits for it, so no agent is changed for it."""
         clone.agent_update = None
         if clone.agent_intended is not None:
             self._let_go(clone.agent_intended)
@@ -149,7 +149,7 @@ class Cloning:
     async def adopt(self, row: VoiceRow) -> None:
         """Finishes an intent whose process died, unless another process does.
 
-        An intent that this process works at stays ours: it was only too busy to give a sign of life.
+        If this process itself works at the intent, it goes on: it was only too busy to give a sign of life.
         """
         now = self._now()
         taken = await self._store.write(
@@ -183,13 +183,13 @@ class Cloning:
             log.warning("stopped with clones under way at the provider", clones=len(self._clones))
 
     async def _intend(self, wanted: Wanted) -> tuple[VoiceRow, bool]:
-        """The row of the caller's voice, and whether it is a new intent, which is ours to work at."""
+        """The row of the caller's voice, and whether it is a new intent, which this process works at."""
         now, token = self._now(), uuid.uuid4().hex
         made = datetime.fromtimestamp(now, UTC)
         identity, caller = wanted.identity, wanted.caller
         new = NewVoiceRow(
             marker=f"precall-{self._store.name}-{token}",
-            # Until the new voice is ready, the caller has the one that it replaces.
+            # Until the new voice is ready, the former one is the caller's.
             caller=token if wanted.replaces else identity.caller,
             replaces=identity.caller if wanted.replaces else None,
             number=identity.number,
@@ -235,7 +235,7 @@ class Cloning:
         try:
             created = await self._create(clone, wanted, recording, deadline=deadline, resent=resent)
         except failures.SlotsExhausted:
-            # For a call, a voice that was made ahead of time may go.
+            # For a call, a voice that was made ahead of time may be deleted.
             if clone.evicted or not await self._removal.evict(
                 kept=wanted.call_id is not None, replaces=clone.row.replaces, deadline=deadline
             ):
@@ -297,7 +297,7 @@ class Cloning:
             )
 
     async def _renew(self, clone: Clone, wanted: Wanted) -> None:
-        """Goes on under a new marker if the intent is no longer ours. Raises Superseded."""
+        """Continues under a new marker if the intent is no longer ours. Raises Superseded."""
         former = clone.row
         row = await self._store.read(voices.get, former.marker)
         if row is None or row.state != "intended" or row.owner != self._owner:
@@ -346,7 +346,7 @@ class Cloning:
         self._clones[clone.row.marker] = clone
         clone.task = self._begin(self._finished(clone, work))
         if self._heart is None or self._heart.done():
-            # It serves every clone, so it is part of nobody's trace.
+            # The task serves every clone, so it is part of no request's trace.
             self._heart = asyncio.create_task(self._beat(), context=Context())
 
     async def _finished(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
@@ -377,7 +377,7 @@ class Cloning:
         await self._store.write(voices.fail, clone.row.marker, reason, owner=self._owner, now=self._now())
 
     def _let_go(self, intended: AgentIntended) -> None:
-        """Ends the hold of an agent that nobody changes. If this fails, the hold ends by its own time."""
+        """Unlocks an agent that will not be changed. If this fails, the lock ends at its own time."""
         if intended.may:
             row, holder = intended.update.row, intended.update.holder
             self._begin(self._store.write(agents.unlock, row.agent_id, holder=holder))
@@ -390,7 +390,7 @@ class Cloning:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        # Whoever waits gets the exception. That nobody waits is no reason for a complaint at exit.
+        # Those who wait get the exception. If nobody waits, asyncio must not log it as never retrieved.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 

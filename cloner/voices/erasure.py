@@ -32,9 +32,9 @@ class Erasure:
         self._now = now
 
     async def delete(self, voice_id: str, *, deadline: float) -> bool:
-        """Deletes a voice. False if it is still at ElevenLabs: it is not used any more, and goes later.
+        """Deletes a voice. False if ElevenLabs still has it: nobody uses it any more; it is deleted later.
 
-        Raises VoiceNotFound where it was never one of ours.
+        Raises VoiceNotFound if it was never one of ours.
         """
         row = await self._store.read(voices.once_by_voice_id, voice_id)
         if row is None:

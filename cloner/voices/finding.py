@@ -1,4 +1,4 @@
-"""Finds a caller's voice, or has one made: one voice for one caller, whoever asks at the same time."""
+"""Finds a caller's voice, or has one made: one voice for one caller, however many ask at the same time."""
 
 import asyncio
 import hashlib
@@ -38,8 +38,8 @@ __all__ = ["ConsentMissing", "Voices"]
 log = structlog.get_logger()
 
 WATCH_SECONDS = 0.2
-# How often one request looks again because others changed what it had found, and how many voices it may have
-# made. Nobody needs as many; without a bound, wrong answers could make us clone for ever.
+# How often one request looks again because others changed what it had found, and how many clones it may
+# begin. No request needs so many; without a bound, wrong answers could make us clone for ever.
 ROUNDS = 10
 CLONES = 3
 
@@ -52,24 +52,24 @@ class ConsentMissing(Exception):
 
 
 class Found(NamedTuple):
-    """A caller's voice, and whether it was there."""
+    """A caller's voice, and whether it existed before."""
 
     voice: Voice
     reused: bool
     agent_intended: AgentIntended | None
-    """What was stored of the agent together with a new voice; None where nobody tried."""
+    """The update that was passed with a new voice, and whether it was stored; None if it was never tried."""
 
 
 class Voices:
     """Finds voices, and has them made. `now` tells the time, in Unix seconds.
 
     A voice that was not seen at ElevenLabs for `check_seconds` is looked for there before it is used.
-    What is made ahead of time is kept for `keep_seconds` at the least. With `require_consent`, no voice is
-    made or used without a consent.
+    A voice that is made ahead of time is kept for `keep_seconds` at least. With `require_consent`, no voice
+    is made or used without a consent.
 
-    Whatever waits for a voice raises ConsentMissing, a ProviderFailure, VoiceNeedsVerification or
-    RegistryUnavailable. When its deadline passes, it raises the last known failure, or TimedOut, or
-    DeadlineTooShort if ElevenLabs was not asked by then; the clone goes on by itself.
+    The methods that wait for a voice raise ConsentMissing, a ProviderFailure, VoiceNeedsVerification or
+    RegistryUnavailable. When the deadline passes, they raise the last known failure, or TimedOut, or
+    DeadlineTooShort if ElevenLabs was not asked by then; the clone goes on without them.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class Voices:
     async def follow(
         self, row: VoiceRow | None, wanted: Wanted, *, deadline: float, attached: bool = False
     ) -> Voice | None:
-        """Waits for the caller's voice and returns it; None if there is none. `row` is what is known of it.
+        """Waits for the caller's voice of `row` and returns it; None if there is none.
 
-        `attached` says that the voice of the row is stored as the voice of the call already.
+        `attached` says that the call already has the voice of the row in the registry.
         """
         for _ in range(ROUNDS):
             await self._require(wanted, row)
@@ -149,10 +149,10 @@ class Voices:
         deadline: float,
         request: NamedRequest | None = None,
     ) -> tuple[Voice, bool]:
-        """Finds or clones the voice of a caller who may call some day. Returns it, and whether it was there.
+        """Finds or clones the voice of a caller who may call later. Returns it, and whether it existed.
 
-        The voice is kept for `keep_seconds` at least. A `request` that is repeated gets the answer that it
-        got before. Also raises what Samples raise, and RequestDiffers or RequestForgotten.
+        The voice is kept for `keep_seconds` at least. A repeated `request` gets the same answer as before.
+        Also raises what Samples raises, and RequestDiffers or RequestForgotten.
         """
         wanted = Wanted(identity=identity, caller=caller, request=request)
         for _ in range(CLONES):
@@ -182,9 +182,9 @@ class Voices:
         deadline: float,
         request: NamedRequest | None = None,
     ) -> Voice:
-        """Clones a new voice for the caller, kept as by `clone_ahead`. Once it is ready, the former one goes.
+        """Clones a new voice for the caller, kept as by `clone_ahead`. Once ready, it replaces the old one.
 
-        A `request` that is repeated gets the voice that it got before. Raises what `clone_ahead` raises.
+        A repeated `request` gets the same voice as before. Raises what `clone_ahead` raises.
         """
         await self._require(Wanted(identity=identity, caller=caller), None)
         recording: Recording | None = None
@@ -195,7 +195,7 @@ class Voices:
                 return answered[0]
             if recording is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
-                # Inspecting took a while, in which the same request may have come again.
+                # The same request may have come again during the inspection.
                 continue
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
@@ -207,11 +207,14 @@ class Voices:
         raise failures.Busy
 
     async def usable(self, row: VoiceRow, *, deadline: float) -> Voice | None:
-        """The voice of a row, if it is ready, and ElevenLabs is not known by the deadline to have lost it."""
+        """The voice of a ready row; None if ElevenLabs says before the deadline that it is lost.
+
+        A row that is not ready has none.
+        """
         return await self._confirmed(row, deadline) if row.state == "ready" else None
 
     async def is_lost(self, row: VoiceRow, *, deadline: float) -> bool:
-        """Whether ElevenLabs says that the voice of a row is gone; then nobody has it any more."""
+        """Whether ElevenLabs says that the voice of a ready row is gone; the registry then says so too."""
         return row.state == "ready" and await self._seen(row, deadline) is False
 
     async def former_voice(self, marker: str | None, wanted: Wanted) -> Voice | None:
@@ -229,7 +232,7 @@ class Voices:
         await asyncio.gather(*self._watches.values(), return_exceptions=True)
 
     async def _answered(self, request: NamedRequest, deadline: float) -> tuple[Voice, bool] | None:
-        """The earlier answer to the request, from whichever process; None where it counts as new.
+        """The answer that any process gave to the request before; None if the request counts as new.
 
         Waits for a voice that is on its way, and finishes the intent of a process that died.
         """
@@ -271,7 +274,7 @@ class Voices:
         return voice_of(row)
 
     async def _seen(self, row: VoiceRow, deadline: float) -> bool | None:
-        """Whether ElevenLabs has the voice of a ready row, which is stored; None if nobody can tell."""
+        """Asks whether ElevenLabs has the voice of a ready row, and stores the answer, if there is one."""
         try:
             found = await self._marked.is_there(row, deadline=deadline)
         except ProviderFailure as failure:
@@ -292,7 +295,7 @@ class Voices:
             raise ConsentMissing
 
     async def _kept(self, voice: Voice, wanted: Wanted) -> Voice:
-        """The voice, with the consent and the reference that the request brought, which are stored."""
+        """Stores the consent and the reference that the request brought, and returns the voice with them."""
         told, changed = wanted.caller, False
         if told.consent and told.consent != voice.consent:
             changed = True
@@ -311,16 +314,16 @@ class Voices:
         return (await self.former_voice(voice.marker, wanted) if changed else None) or voice
 
     async def _attach(self, call_id: str | None, marker: str) -> bool:
-        """Stores the voice of the call; False if the voice was given up meanwhile."""
+        """Stores that the call has the voice; False if the voice was given up meanwhile."""
         return call_id is None or await self._store.write(calls.attach, call_id, marker, now=self._now())
 
     async def _settled(self, row: VoiceRow, deadline: float) -> None:
-        """Waits for another process's clone. Raises what that failed with."""
+        """Waits for another process's clone. Raises the failure with which it ended."""
         watch = self._watches.get(row.marker)
         if watch is None:
             watch = self._watches[row.marker] = asyncio.create_task(self._watch(row.marker))
             watch.add_done_callback(lambda _: self._watches.pop(row.marker, None))
-            # Those who wait get the exception. That nobody waits is no reason for a complaint at exit.
+            # Those who wait get the exception. If nobody waits, asyncio must not log it as never retrieved.
             watch.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             with part("another_clone", links=linked(row.traceparent)):
@@ -344,7 +347,7 @@ class Voices:
                 await asyncio.sleep(WATCH_SECONDS)
 
 
-# What is raised for a request that waited for another process's clone, by the reason in the row.
+# The failures that are raised again for a request that waited for another process's clone, by reason.
 JOINED_FAILURES: dict[str, type[Exception]] = {
     kind.reason: kind
     for kind in (

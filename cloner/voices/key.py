@@ -32,7 +32,7 @@ def kept_beside(database_url: str) -> bytes:
     """
     path = file_beside(database_url)
     if not path.exists():
-        # Other processes may start now; the key that is there first is the key of all.
+        # Other processes may start at the same time: all of them use the key that is written first.
         with contextlib.suppress(FileExistsError):
             put(path, secrets.token_hex(32).encode(), replace=False)
     if (key := found_beside(database_url)) is None:
@@ -68,7 +68,7 @@ def put(path: Path, key: bytes, *, replace: bool) -> None:
 
 
 def check_of(key: bytes) -> str:
-    """A text to recognise a key by, which tells nothing else of it."""
+    """A text by which a key is recognised, and from which nothing else can be learnt of it."""
     return hmac.new(key, CHECKED, hashlib.sha256).hexdigest()[:32]
 
 

@@ -29,7 +29,7 @@ class CallersSeveral(Exception):
 
 
 class _Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose voice is meant: the voice of a marker, of a person, or of whoever a number alone means."""
+    """Whose voice is meant: that of a marker, of a person, or of the one person known by a number."""
 
     marker: str | None = None
     person: str | None = None
@@ -58,7 +58,7 @@ class _Watch:
 
 
 class Watched(NamedTuple):
-    """A voice that is watched, as it stood at first; of a caller, the next voice is waited for."""
+    """A watch and the voice it starts from. If a caller's voice is gone then, the next one is waited for."""
 
     target: _Target
     view: VoiceView | None
@@ -104,12 +104,12 @@ class Looking:
         return await self._store.read(views.voice, voice_id, busy_since=self.busy_since)
 
     async def of_caller(self, caller: Caller) -> VoiceView | None:
-        """The voice of a caller that counts, if there is one. Raises CallersSeveral."""
+        """Of a caller's voices the one that counts, if there is one. Raises CallersSeveral."""
         person = await self.person(caller)
         return chosen(await self._store.read(views.voices_of, person, busy_since=self.busy_since))
 
     async def person(self, caller: Caller) -> str:
-        """Who a caller with a number is; a number alone means the one person known by it, if there is one.
+        """The person hash of a caller. A number alone stands for the one person known by it, if there is one.
 
         Raises CallersSeveral.
         """
@@ -141,7 +141,7 @@ class Looking:
     ) -> None:
         """Reports a voice, and again whenever its state changes, until it is gone or time is up.
 
-        A caller's voice that was gone before does not end the watch. Raises CallersSeveral or
+        If a caller's voice is gone at the start, the watch waits for the next one. Raises CallersSeveral or
         RegistryUnavailable.
         """
         target, view, alive = watched

@@ -1,7 +1,7 @@
-"""Voices at ElevenLabs by the markers they carry, and what is done with one that nobody will use.
+"""Finds voices at ElevenLabs by their markers, and deletes a voice that nobody will use.
 
-A marker stands in the labels and the description of a voice. It holds the name of the deployment, which
-tells our voices from everybody else's.
+A marker is written in the labels and the description of a voice. It holds the name of the deployment, by
+which our voices are told from others.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Marked:
         return None
 
     async def is_there(self, row: VoiceRow, *, deadline: float) -> bool:
-        """Whether ElevenLabs has the voice of a ready row. Raises a ProviderFailure where nobody can tell."""
+        """Whether ElevenLabs has the voice of a ready row. Raises a ProviderFailure if there is no answer."""
         try:
             await self._provider.get_voice(row.voice_id or "", deadline=deadline)
         except failures.VoiceNotFound:
@@ -86,7 +86,7 @@ class Marked:
 
 
 def marker_in(voice: ListedVoice, deployment: str | None = None) -> str | None:
-    """The marker that a voice carries, if it is a possible one; with `deployment`, only one of that."""
+    """The marker that a voice carries, if it has the right form and, if given, is of the `deployment`."""
     labels = voice.labels or {}
     if deployment is not None and labels.get(DEPLOYMENT_LABEL) != deployment:
         return None

@@ -19,7 +19,7 @@ __all__ = ["ids_of", "ids_of_agent", "log_postponed", "pause_after"]
 log = structlog.get_logger()
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 300.0)
-# After how many tries an operator should look at it: about half a minute.
+# After so many tries, about half a minute, an operator should look at it.
 MANY_TRIES = 5
 
 

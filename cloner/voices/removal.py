@@ -31,7 +31,7 @@ SOON_SECONDS, LOOK_SECONDS = 2.0, 0.1
 class Removal:
     """Removes voices and restores agents. `now` tells the time, in Unix seconds.
 
-    No voice is evicted whose call began less than `call_seconds` ago.
+    A voice is not evicted if an open call that has it began less than `call_seconds` ago.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Removal:
         self._tries: LRUCache[str, int] = LRUCache(AGENTS)
 
     async def remove(self, row: VoiceRow, *, deadline: float) -> bool:
-        """Deletes a voice that was given up; False if an agent still has it, or may have it.
+        """Deletes a voice that was given up. False if an agent may still have it: then it is not deleted.
 
         May be repeated after any failure. Raises a ProviderFailure or RegistryUnavailable.
         """
@@ -62,7 +62,7 @@ class Removal:
         return True
 
     async def at_once(self, row: VoiceRow, *, deadline: float) -> bool:
-        """Deletes a voice that was given up. False if that takes longer, or fails: it is deleted later.
+        """Deletes a voice that was given up. False if that takes too long or fails: it is deleted later.
 
         Raises RegistryUnavailable.
         """
@@ -70,7 +70,7 @@ class Removal:
         ends = loop.time() + SOON_SECONDS
         try:
             async with asyncio.timeout_at(deadline):
-                # Another process may just be putting back the agent that has the voice.
+                # Another process may be putting back the agent that has the voice.
                 while not await self.remove(row, deadline=deadline):
                     if loop.time() > ends:
                         return False
@@ -85,7 +85,7 @@ class Removal:
     async def evict(self, *, kept: bool, replaces: str | None, deadline: float) -> bool:
         """Deletes the voice that was used the longest ago and is in no call; False if none was deleted.
 
-        A kept voice may go only with `kept`, or if it is the one that the caller `replaces`. Raises
+        A kept voice is deleted only with `kept`, or if it is the voice of the caller `replaces`. Raises
         RegistryUnavailable.
         """
         now = self._now()
@@ -104,7 +104,7 @@ class Removal:
             return False
         oldest = msgspec.structs.replace(oldest, reason=departures.EVICTED)
         log_given_up(oldest, departures.EVICTED)
-        # Its agent may just be being put back, after a call that ended a moment ago.
+        # After a call that ended a moment ago, its agent may still be being put back.
         return await self.at_once(oldest, deadline=deadline)
 
     async def claim(self, *, marker: str | None = None) -> AgentRow | None:
@@ -160,7 +160,7 @@ class Removal:
             after = await self._provider.update_agent(row.agent_id, before, deadline=deadline)
         except failures.AgentRejected:
             if voice_id is not None and first_message is not None:
-                # Others should not hear the caller's name only because the voice cannot be put back.
+                # If the voice cannot be put back, put back the greeting at least: it names the caller.
                 await self._provider.update_agent(
                     row.agent_id, AgentVoice(None, first_message), deadline=deadline
                 )

@@ -164,6 +164,6 @@ def judge(audio: Audio, limits: Limits) -> None:
 
 
 def _below(seconds: float, limit: float) -> str:
-    """The number with one decimal, and never one that reads as the limit that it is below."""
+    """The number with one decimal, which never reads as the limit: it is below it."""
     text = f"{seconds:.1f}"
     return text if float(text) < limit else f"{int(seconds * 10) / 10:.1f}"

@@ -1,4 +1,4 @@
-"""A voice, for those who use it and for those who look at it."""
+"""A voice, as the calls that use it and the clients that look at it see it."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from cloner.registry import VoiceRow, VoiceView
 
 __all__ = ["Voice", "voice_of", "voice_seen"]
 
-# After so long it is known whether a create without an answer has made a voice.
+# After so many seconds it is known whether a create without an answer has made a voice.
 MADE_OUT_SECONDS = 10.0
 
 
@@ -20,7 +20,7 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     created: datetime
     consent: str
-    """The reference of the consent that it was cloned under; empty where none was told."""
+    """The reference of the consent to the clone; empty if none was given."""
 
     consented: datetime | None
     reference: str
@@ -36,7 +36,7 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     """When a call last used it; None where that was not read."""
 
     expires: datetime | None = None
-    """When it goes if nobody uses it before; None where it does not by itself, or that was not read."""
+    """When it is deleted if no call uses it before; None if it does not expire, or that was not read."""
 
 
 def voice_of(row: VoiceRow, *, state: str | None = None) -> Voice:
