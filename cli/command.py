@@ -6,14 +6,15 @@
     precall replace recording.mp3 <caller.json
     precall enrol recordings callers.csv
 
-A caller is told on standard input, as JSON with `phone_number`, `name` and `date_of_birth` as they
-were told for the voice, because what stands on a command line can be read by everybody on the
-machine; for `replace` also with `consent`, the reference of the caller's consent. `enrol` takes a CSV
-with the columns `file`, `phone_number`, `name`, `date_of_birth` and `consent`, and goes on where an
-earlier run ended. `CLONER_TARGET` (localhost:50051) says where the cloner is, `CLONER_TOKEN` is its
-token, `CLONER_TLS_CA` whose certificate it must show, where it speaks TLS, `CLONER_TLS_CLIENT_CERT` and
-`CLONER_TLS_CLIENT_KEY` what this shows of itself, `DEFAULT_REGION` the country (such as NL) of numbers
-that are told without one.
+A caller is read from standard input, because everybody on the machine can read a command line. It is JSON
+with `phone_number`, `name` and `date_of_birth`, as they were given for the voice; for `replace` also with
+`consent`, the reference of the caller's consent. `enrol` takes a CSV with the columns `file`, `phone_number`,
+`name`, `date_of_birth` and `consent`, and continues where an earlier run ended.
+
+`CLONER_TARGET` (localhost:50051) is the address of the cloner and `CLONER_TOKEN` its token. If the cloner
+speaks TLS, `CLONER_TLS_CA` holds the authorities for its certificate, and `CLONER_TLS_CLIENT_CERT` and
+`CLONER_TLS_CLIENT_KEY` what this command shows of itself. `DEFAULT_REGION` is the country (such as NL) of
+numbers without a country.
 """
 
 import argparse

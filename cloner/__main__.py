@@ -4,8 +4,8 @@ import gc
 import os
 import sys
 
-# Of whoever connects without being a client of ours gRPC would write a line to the standard error. It looks
-# for this when it is imported.
+# Otherwise gRPC writes a line to the standard error for each connection that is no client of ours. It reads
+# this variable when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from cloner.settings import Settings
@@ -25,7 +25,7 @@ def main() -> int:
         return 2
     odd = [*remarks(settings, os.environ), *drop_unusable(os.environ)]
 
-    # Imports make no garbage, and to look for it was a tenth of a start.
+    # Imports make no garbage, and looking for it took a tenth of the time to start.
     gc.disable()
     # Only now, as OpenTelemetry reads some of its variables while it is imported.
     from cloner.process import run

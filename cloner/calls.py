@@ -60,7 +60,7 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def agent_before(self) -> AgentVoice | None:
-        """What the agent had before it was given a caller's voice; None where it was given none."""
+        """The agent's own voice and greeting, if it was given a caller's; else None."""
         return _before(self.noted)
 
 
@@ -76,7 +76,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """The overrides that the agent's own settings refuse; None where those were not seen."""
 
     persons: int | None
-    """How many are known by the call or its number, 2 for more than one; None where nobody was looked for."""
+    """How many persons the call or its number stands for; 2 means several, None that it was not looked up."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +109,8 @@ class UnderWay(NamedTuple):
 class Calls:
     """Opens, prepares and ends calls.
 
-    `due` is set after each end, as an agent is to be put back then; `now` tells Unix seconds.
+    `due` is set after each call has ended, because its agent must be put back. `now` tells the time, in Unix
+    seconds.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Calls:
     ) -> Opened:
         """Finds what is known for a call without a sample. Clones nothing and changes no agent.
 
-        ElevenLabs is asked only where the cached answer is too old, and only for a share of the time that is
+        ElevenLabs is asked only if the cached answer is too old, and only for a share of the time that is
         left. Raises RegistryUnavailable.
         """
         kind, name = named
@@ -206,13 +207,13 @@ class Calls:
         return Begun(call=call, identity=identity, noted=noted)
 
     async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
-        """Finds or clones the caller's voice, and gives it to the agent where that harms no other call.
+        """Finds or clones the caller's voice, and gives it to the agent if that harms no other call.
 
-        Without a sample no voice is made: SampleRequired is raised where none is found.
+        Without a sample no voice is made: SampleRequired is raised if none is found.
 
-        Where the agent refuses a voice that ElevenLabs turns out to have lost, another voice is made. A
-        repeated delivery of a call that is still being prepared gets the answer of the first. Raises what
-        Voices, Samples and Agents raise.
+        If the agent refuses the voice because ElevenLabs has lost it, another voice is made. A repeated
+        delivery of a call that is still being prepared gets the answer of the first. Raises what Voices,
+        Samples and Agents raise.
         """
         first = self._under_way.get(begun.call_id)
         if first is not None:
@@ -223,7 +224,7 @@ class Calls:
             if first.answer.done() and not first.answer.cancelled():
                 return msgspec.structs.replace(first.answer.result(), voice_reused=True)
             begun = await self.begin(begun.call, sample)
-        # A delivery that waited in vain is not waited for itself: it may have less time left than others.
+        # Later deliveries wait for the first one only: one that waited in vain may have less time left.
         answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         if first is None:
             self._under_way[begun.call_id] = UnderWay(answer, get_current_span().get_span_context())
@@ -251,7 +252,7 @@ class Calls:
         if noted.call.ended_at is not None:
             voice = await self._voices.former_voice(noted.call.marker, wanted)
             if voice is not None:
-                # The delivery is repeated after its call: nothing is made or changed for it any more.
+                # The delivery is repeated after its call has ended: nothing is made or changed for it.
                 return self._answer(begun, voice, reused=True, missed="call_ended")
 
         if noted.again and noted.voice is not None and noted.voice.state == "ready":
@@ -259,13 +260,13 @@ class Calls:
             if voice is not None:
                 decided = self._agents.decided(noted, self._wanted(begun, voice))
                 if decided is not None:
-                    # The delivery is repeated during its call: ElevenLabs would say what it said before.
+                    # The delivery is repeated during its call: ElevenLabs would answer as before.
                     return self._answer(begun, voice, reused=True, missed=decided.missed)
 
         # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
         # exist.
         reading = asyncio.create_task(self._agents.read(noted, deadline=deadline))
-        # Where the sample is refused, nobody asks for the result of this reading.
+        # If the sample is refused, nobody asks for the result of this reading.
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
@@ -305,13 +306,13 @@ class Calls:
     async def _unname(self, call_id: str) -> None:
         """Forgets the caller of a call that failed, so that the next delivery may state another one.
 
-        The failure is answered in time, however long this takes.
+        Waits for UNNAME_SECONDS at most, so that the failure is answered in time.
         """
         task = asyncio.create_task(self._store.write(calls.unname, call_id))
         self._unnaming.add(task)
         task.add_done_callback(self._unnaming.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # If time runs out here, the answer still is the failure that the caller then raises.
+        # If time runs out here, the answer is still the failure, which `prepare` then raises.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({task}, timeout=UNNAME_SECONDS)
 
@@ -326,7 +327,7 @@ class Calls:
         """
         agent = agent_id
         if conversation_id and call_id and not agent:
-            # A call stays at its agent, so this may be read before.
+            # A call stays at its agent, so the agent may be read before the transaction.
             known = await self._store.read(calls.latest, call_id=call_id)
             agent = "" if known is None else known.agent_id
         found = await self._store.write(
@@ -343,7 +344,7 @@ class Calls:
             return False
         ids = ids_of(found, None)
         log.info("call ended", **ids, reason="reported")
-        # An event may name a call by one of its ids alone, and its conversation as no delivery did.
+        # An event may name a call by only one of its ids, or by a conversation id that no delivery had.
         add_log_context(**(ids | ({"conversation_id": conversation_id} if conversation_id else {})))
         self._due.set()
         return True

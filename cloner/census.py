@@ -31,7 +31,7 @@ ASKING_SECONDS = 10.0
 class Census:
     """Counts every `seconds` until it is cancelled. `now` tells the time, in Unix seconds.
 
-    Calls that began `call_seconds` ago are over.
+    Calls that began more than `call_seconds` ago count as over.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Census:
             while True:
                 try:
                     await self._look()
-                except RegistryUnavailable:  # told by whatever else needs the registry
+                except RegistryUnavailable:  # logged by whatever else needs the registry
                     self._found = None
                 except Exception as bug:  # noqa: BLE001 - the next time it may work
                     log.error("bug", exception=exception_place(bug))
@@ -73,7 +73,8 @@ class Census:
         loop = asyncio.get_running_loop()
         now, known = self._now(), self._voices_since
         found = await self._store.read(registry.count, busy_since=now - self._call_seconds)
-        # Each failed try moved the due time by its pause at least, and a try under way moved it by more.
+        # Each try has moved the due time by its pause at least. So the due time without these pauses is not
+        # before the moment since which the voice waits.
         self._voices_since = {
             marker: min(due_at - sum(map(pause_after, range(1, tries + 1))), known.get(marker, now))
             for marker, tries, due_at in found.deletions

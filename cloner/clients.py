@@ -5,7 +5,7 @@ The TOML of CLONER_CLIENTS:
     [clients.crm]
     token_sha256 = ["<64 hex digits>"]   # several while one takes the place of another
     may = ["calls", "voices", "read", "erase"]
-    max_requests = 8                     # at once; none of its own where it is left out
+    max_requests = 8                     # at once; if it is left out, the client has no limit of its own
 
 A token of CLONER_TOKEN is that of the client "default", which may do everything.
 """
@@ -40,7 +40,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     may: frozenset[Right] = EVERYTHING
     max_requests: int | None = None
-    """How many of its requests are handled at once; None where it has no limit of its own."""
+    """How many of its requests are handled at once; None if it has no limit of its own."""
 
 
 ANYBODY = Client(name="anybody")
@@ -139,7 +139,7 @@ def _take(name: str, table: Any, tables: dict[str, _Table], faults: list[str]) -
 
 
 def _shared(entries: Sequence[tuple[bytes, Client]]) -> Iterator[str]:
-    """Reports tokens that two clients share, by which nobody could tell the two apart."""
+    """Reports tokens that two clients share: by such a token the two could not be told apart."""
     owners: dict[bytes, str] = {}
     for digest, client in entries:
         owner = owners.setdefault(digest, client.name)

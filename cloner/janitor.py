@@ -1,7 +1,7 @@
-"""Does what is due: ends calls, restores agents, deletes voices, and finds what nobody knows of.
+"""Does what is due: ends calls, restores agents, deletes voices, and finds what the registry does not know.
 
-Every replica runs one. Each piece of work is claimed in the registry before it is begun, so that no
-two do it, and a claim runs out, so that it is done by another if its process dies.
+Every replica runs a janitor. Each piece of work is claimed in the registry before it is begun, so that only
+one does it. A claim runs out, so that another one does the work if the process dies.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ PAGE_SECONDS = 0.1  # between two pages
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """How long things last, in seconds. `keep` is None where voices are not deleted by themselves."""
+    """How long things last, in seconds. `keep` is None if voices are not deleted automatically."""
 
     keep: float | None
     call: float
@@ -121,7 +121,7 @@ class Janitor:
             )
 
     async def _look(self, told: dict[str, list[asyncio.Event]]) -> None:
-        """Asks the registry what is due, the only question of an idle process, and starts that work."""
+        """Asks the registry what is due, in one query, and starts that work."""
         while True:
             self._woken.clear()
             now, terms = self._now(), self._terms
@@ -189,7 +189,7 @@ class Janitor:
                 contextlib.suppress(ProviderFailure),
             ):
                 await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
-            # A voice may have waited for that to be deleted.
+            # A voice that the agent had may now be deleted.
             self._woken.set()
 
     async def _delete(self) -> None:
@@ -201,12 +201,12 @@ class Janitor:
                 return
             call = await self._store.read(calls.latest, marker=row.marker)
             ids = ids_of(call, row)
-            # The request that had the voice made is linked only where no call has used the voice since.
+            # The request that had the voice made is linked only if no call has used the voice.
             origins = (row.traceparent,) if call is None else (call.traceparent, call.ended_by)
             with self._span("delete voice", ids, *origins, row.given_up_by):
                 try:
                     if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
-                        # Most often its agent is just being put back, and the end of that wakes this.
+                        # An agent still has the voice. Putting it back ends with waking this janitor.
                         await self._store.write(
                             departures.postpone_deletion, row.marker, due_at=self._now(), untried=1
                         )

@@ -61,7 +61,7 @@ METHODS = frozenset(method.lstrip("/") for method in RIGHTS)
 async def access_of(
     settings: Settings,
 ) -> AsyncIterator[tuple[Watched[Clients] | None, Watched[Identity] | None]]:
-    """Who may call, and the TLS that is spoken, where either is set; both follow their files."""
+    """The clients that may call and the TLS identity, where set; both follow changes of their files."""
     tokens, named, pem = settings.cloner_token, settings.cloner_clients, settings.tls_documents
     clients = identity = None
     if tokens or named is not None:
@@ -74,7 +74,7 @@ async def access_of(
 
 
 def listen(server: grpc.aio.Server, settings: Settings, identity: Watched[Identity] | None) -> int:
-    """The port that the server listens on. Raises RuntimeError where it cannot be had."""
+    """Binds the server to its address and returns the port. Raises RuntimeError if that fails."""
     where = address(settings.cloner_host, settings.cloner_port)
     if identity is None:
         return server.add_insecure_port(where)

@@ -28,11 +28,11 @@ Counts = Mapping[str, float]
 
 
 class Measures:
-    """Counts and times what the cloner does, and costs next to nothing where metrics go nowhere."""
+    """Counts and times what the cloner does; costs next to nothing if metrics are not exported."""
 
     def __init__(self, meters: MeterProvider) -> None:
         self.enabled = meters is not NOWHERE
-        """Whether metrics are exported, so that it pays to find out more."""
+        """Whether metrics are exported; if not, nothing has to be counted for them."""
 
         self._reconciled = time.monotonic()
         self._meter = meter = meters.get_meter("precall.cloner")
@@ -98,7 +98,7 @@ class Measures:
     def request_ended(
         self, client: str | None, method: str, outcome: str, reason: str, *, parts: Mapping[str, float]
     ) -> None:
-        """A call of the API was answered; without a client it is not known whose.
+        """A call of the API was answered; without a `client` the caller is not known.
 
         `parts` says what its time was spent on.
         """

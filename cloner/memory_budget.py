@@ -19,7 +19,7 @@ class Share:
         self._size = size
 
     def resize(self, size: int) -> None:
-        """Makes the share as large as what is held turned out to be."""
+        """Changes the size of the share, once it is known how much is really held."""
         self._budget.change(size - self._size)
         self._size = size
 
@@ -30,9 +30,9 @@ class Share:
 
 
 class MemoryBudget:
-    """So many bytes. Who finds too few left waits, in order; who finds all of them left always fits.
+    """A budget of bytes. A request that does not fit waits its turn; when nothing is held, any size fits.
 
-    `left` is what FreedMemory calls.
+    `left` is passed to FreedMemory.
     """
 
     def __init__(self, size: int, *, left: Callable[[], None] = lambda: None) -> None:
@@ -47,7 +47,7 @@ class MemoryBudget:
         return self._taken
 
     async def wait(self, size: int, *, seconds: float) -> Share:
-        """A share of that size, once it is free. Raises Overloaded when that takes too long."""
+        """A share of that size, once it is free. Raises Overloaded if that takes longer than `seconds`."""
         if self._waiting or not self._fits(size):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             entry = (size, turn)
@@ -71,7 +71,7 @@ class MemoryBudget:
 
     @contextlib.contextmanager
     def holding(self, size: int) -> Iterator[None]:
-        """Counts what a request that was let in holds beyond its own share. Never waits, never refuses."""
+        """Counts bytes that a request holds beyond its own share. Never waits, never refuses."""
         self._taken += size
         try:
             yield
@@ -84,7 +84,7 @@ class MemoryBudget:
         self._freed.note_freed(size, held=self._taken)
 
     def change(self, size: int) -> None:
-        """Takes that much more, or less, and lets in those who fit now."""
+        """Takes `size` more bytes, or fewer if it is negative, and lets in those who fit now."""
         self._taken += size
         while self._waiting and self._fits(self._waiting[0][0]):
             wanted, turn = self._waiting.popleft()

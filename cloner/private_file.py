@@ -13,10 +13,10 @@ __all__ = ["publishing"]
 
 @contextmanager
 def publishing(path: Path, *, replace: bool = False) -> Iterator[IO[bytes]]:
-    """A file for its owner alone, which gets its name once the block is over and all of it is on the disk.
+    """A file that only its owner may read. It gets its name when the block is over and all is on the disk.
 
-    Until then, and after a failure, nothing has that name. Raises FileExistsError unless it may `replace`
-    what there is, and any other OSError.
+    Until then, and after a failure, the name is as it was. Raises FileExistsError if the name is taken and
+    `replace` is not set, and any other OSError.
     """
     if not replace and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -50,7 +50,7 @@ def _name(fresh: Path, path: Path) -> None:
     except OSError as failure:
         if failure.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise OSError(failure.errno, failure.strerror, str(path)) from None
-        # A file system without links.
+        # The file system has no hard links.
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         fresh.rename(path)

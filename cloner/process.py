@@ -54,7 +54,7 @@ async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvi
 
 
 def _why_not(host: str, port: int) -> str:
-    """Why nothing can be served there, which gRPC does not tell."""
+    """Finds out why the address cannot be served, which gRPC does not report."""
     try:
         for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind, protocol) as tried:

@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Refused(Exception):
-    """A call that is refused. Its text is one fixed sentence; `facts` go out beside it."""
+    """A call that is refused. Its text is one fixed sentence; `facts` are sent beside it."""
 
     sentence: ClassVar[str]
 
@@ -82,13 +82,13 @@ class TooManyWatch(Refused):
 
 
 class Unauthenticated(Refused):
-    """The call does not carry a token of anybody who may call."""
+    """The call carries no token of a known client."""
 
     sentence = "Send the metadata `authorization: Bearer <token>` with a token of this server."
 
 
 class PermissionDenied(Refused):
-    """The client may call, and not this method."""
+    """The client is known but may not call this method."""
 
     sentence = "This method needs a right that this client does not have."
 
@@ -106,7 +106,7 @@ class ClientOverloaded(Refused):
 
 
 class Overloaded(Refused):
-    """As many calls, or bytes of samples, are being handled as may be; `facts` may hold the limit."""
+    """The limit of calls, or of bytes of samples, is reached; `facts` may hold the limit."""
 
     sentence = "Too much is going on at once; try again in a moment."
 

@@ -50,8 +50,8 @@ from telemetry.metrics import NOWHERE
 
 __all__ = ["AddressInUse", "checking_api_key", "serving"]
 
-# A voice that is made ahead of time is kept for this long at least: if it went before its answer arrived, it
-# would be made again.
+# A voice that is made ahead of time is kept for this long at least: if it were deleted before its answer
+# arrived, it would be made again.
 LEAST_KEPT_SECONDS = 60.0
 
 
@@ -72,12 +72,12 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Serves until the block ends, then finishes what is in flight. Yields the port.
 
-    Every `tick_seconds` it looks for what has become due, and every `census_seconds` it counts what there is,
-    where `meters` say that anybody wants to know.
+    Every `tick_seconds` it looks for what has become due. If `meters` export metrics, it counts every
+    `census_seconds` what there is.
 
-    An inspector that is given is open and stays open, so that several cloners, one after the other, can
-    share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, and what the Inspector
-    raises when its workers do not start.
+    An `inspector` that is passed must be open and is not closed here, so that several cloners, one after the
+    other, can share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, and what the
+    Inspector raises when its workers do not start.
     """
     measures = Measures(meters)
     # The workers come first, so that they hold no socket of the server.
@@ -139,8 +139,8 @@ async def serving(
             draining.release()
             rooms.admission.close()
             await stopping
-            # What the janitor has claimed and not finished is done by another process when the claim runs
-            # out.
+            # Work that the janitor has claimed and not finished is done by another process once the claim
+            # runs out.
             for task in beside_calls:
                 task.cancel()
             await asyncio.gather(*beside_calls, return_exceptions=True)
@@ -163,7 +163,7 @@ def _inspector(settings: Settings) -> Inspector:
 
 @asynccontextmanager
 async def checking_api_key(settings: Settings, tracing: TracerProvider) -> AsyncIterator[None]:
-    """Asks ElevenLabs beside the block whether it takes the key, and no longer than the block lasts."""
+    """While the block runs, asks ElevenLabs whether it accepts the key."""
     async with _api(settings, tracing) as api:
         provider = ElevenLabs(api, attempts=settings.provider_attempts, concurrency=1, queue=1)
         asking = asyncio.create_task(check_api_key(provider))

@@ -38,7 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     cloner_token: tuple[Token, ...] = ()
     """A call must carry one of these, or a token of a client of `cloner_clients`."""
     cloner_clients: Toml | None = None
-    """Who may call, and what; cloner/clients.py says how it is written."""
+    """Who may call which methods, in the TOML that `cloner/clients.py` describes."""
 
     cloner_tls_cert: Pem | None = None
     cloner_tls_key: Pem | None = None

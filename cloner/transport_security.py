@@ -58,8 +58,8 @@ def server_credentials(latest: Callable[[], Identity], *, mutual: bool) -> grpc.
 
 
 def health_target(host: str, port: int) -> str:
-    """Where a cloner that speaks TLS serves its health, and nothing else, to its own machine.
+    """The address where a cloner that speaks TLS serves its health, and nothing else, to its own machine.
 
-    It does so in plain text: the health check on the machine need not have a certificate of a client.
+    It is served in plain text, so that the health check on the machine needs no client certificate.
     """
     return f"unix-abstract:precall-health-{address(host, port)}"

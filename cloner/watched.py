@@ -19,11 +19,11 @@ LOOK_SECONDS = 0.5
 
 
 class Watched(Generic[T]):
-    """What several documents say together, by the names of their variables.
+    """A setting that is made from several documents, which are named by their variables.
 
-    `current` holds the last good content, as `made` returned it. A change counts once two looks in a row have
-    found it: files are not written at once, and a certificate and its key are two files. Content that cannot
-    be used is logged, and changes nothing.
+    `current` holds what `made` returned for the last good content. A change counts once two looks in a row
+    have found it, because a file is not written in one moment, and a certificate and its key are two files.
+    Content that cannot be used is logged and changes nothing.
     """
 
     def __init__(self, documents: Mapping[str, Document], made: Callable[[Mapping[str, str]], T]) -> None:

@@ -1,4 +1,4 @@
-"""Where the registry is: what stands in DATABASE_URL, without opening anything."""
+"""Reads DATABASE_URL, which says where the registry is, without opening anything."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,8 @@ DEFAULT_URL = "sqlite:///precall.sqlite3"
 
 # Other tools want a driver in the scheme; here it means nothing.
 SCHEME = re.compile(r"(?P<kind>sqlite|postgres(?:ql)?)(?:\+[a-z0-9_]+)?://")
-# Hosts of Postgres write these into their URLs for the pools and prepared statements of other clients. We
-# have neither, and libpq would refuse them.
+# Hosting services of Postgres put these into their URLs for the pools and prepared statements of other
+# clients. We have neither, and libpq would refuse the parameters.
 FOR_OTHERS = frozenset({"pgbouncer", "supa", "connection_limit", "pool_timeout", "statement_cache_size",
                         "prepared_statement_cache_size"})  # fmt: skip
 USERINFO = (

@@ -73,7 +73,7 @@ class Access(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(HEALTH):
             return handler
         call = self._judged(method, handler, handler_call_details.invocation_metadata)
-        # Handled as a stream of requests that is never read: of a stranger only headers are taken in.
+        # Handled as a stream of requests that is never read, so that a stranger's body is not taken in.
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 call,
@@ -92,7 +92,7 @@ class Access(grpc.aio.ServerInterceptor):
         clients = self._clients()
         client = ANYBODY if clients is None else _client(clients, metadata)
         right = RIGHTS.get(method)
-        # The name of a method that is not served is a stranger's own text.
+        # A stranger chooses the name of a method that is not served, so it is not logged.
         about_call = {"method": method.lstrip("/")} if right is not None else {}
         if client is not None:
             about_call["client"] = client.name
@@ -168,7 +168,7 @@ def _refuse(context: Context, failure: Refused) -> None:
 
 @contextmanager
 def _erasure_logged(context: Context) -> Iterator[None]:
-    """Logs an erasure, whatever comes of it: one that was cancelled may have erased some."""
+    """Logs an erasure, also if it fails: an erasure that was cancelled may have deleted some voices."""
     code = "CANCELLED"
     try:
         yield

@@ -1,8 +1,8 @@
 """Limits the calls that are handled at once: their number, their bytes, and the time a body may take.
 
-gRPC would read a unary request to its end before anybody is asked. On the wire such a request is a
-stream of one message, so it is registered as one here and read when it is its turn: until then the
-sender is held by flow control, after some 64 KB.
+gRPC reads a unary request to its end before any of our code runs. On the wire such a request is a stream of
+one message, so it is registered as a stream here and read when its turn comes. Until then flow control stops
+the sender after some 64 KB.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ WITH_SAMPLE = frozenset(
     for method in SERVICE.methods
     if "sample" in method.input_type.fields_by_name
 )
-# A part of the places is left to calls by voices that are cloned ahead of time.
+# Cloning ahead of time may not take all places: some are left for calls.
 AHEAD = frozenset(f"/{SERVICE.full_name}/{name}" for name in ("CloneVoice", "ReplaceVoice"))
 HEALTH = "/grpc.health.v1.Health/"
 WATCH_VOICE = f"/{SERVICE.full_name}/WatchVoice"
@@ -56,8 +56,8 @@ ROOM_SECONDS = 2.0
 # How many requests without a sample are read at once, and how many streams are open.
 SMALL_READS = 4
 MOST_STREAMS = 64
-# How many clients may watch the health, as each client that balances calls does. Anybody may, so watchers
-# must not keep callers out: they have a limit of their own.
+# How many clients may watch the health, as each client does that balances its calls. Watching needs no token,
+# so watchers have a limit of their own and keep no calls out.
 MOST_WATCHES = 256
 MAX_METADATA_BYTES = 16_384
 
@@ -65,7 +65,7 @@ MAX_METADATA_BYTES = 16_384
 class Places:
     """Counts the calls of one kind that are under way, `most` at once.
 
-    One that is refused is told the limit, under the name of its kind.
+    A refusal states the limit, under the name of the kind.
     """
 
     def __init__(self, most: int, full: type[Refused] = Overloaded, *, kind: str = "requests") -> None:
@@ -92,12 +92,12 @@ class Places:
 
 
 class Admission(grpc.aio.ServerInterceptor):
-    """Lets calls in, as many as the limits allow. `memory` is what their bodies may take.
+    """Lets in as many calls as the limits allow. `memory` is the budget of their bodies.
 
-    At most `most_calls` that carry a sample are under way, and as many that do not, which therefore
-    never wait for samples; beside them at most `most_watches` watch voices. A body may have `max_bytes` and
-    must arrive within `body_seconds`. With `guarded` there are strangers: health is told to them without
-    reading what they send.
+    At most `most_calls` with a sample are under way, and as many without one, which so never wait for
+    samples; beside them at most `most_watches` streams watch voices. A body may have `max_bytes` and must
+    arrive within `body_seconds`. If calls are `guarded` by tokens, strangers can still ask for the health,
+    and get an answer without their bodies being read.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class Admission(grpc.aio.ServerInterceptor):
     def close(self) -> None:
         """Ends the open streams, which would otherwise end only when their callers leave.
 
-        Calls that have come in are served: the server itself takes no more, and tells its clients in a
-        way (GOAWAY) after which they send elsewhere, by themselves, what nobody has begun to handle.
+        Calls that have come in are served. The server itself takes no more calls: it sends GOAWAY, after
+        which clients send elsewhere, by themselves, the calls that nobody has begun to handle.
         """
         self._closed.set()
 
@@ -231,7 +231,7 @@ class Admission(grpc.aio.ServerInterceptor):
         return self._watches if method.startswith(HEALTH) else self._streams
 
     def _kind(self, method: str) -> tuple[tuple[Places, ...], MemoryBudget]:
-        """The places that a call of this method takes, and where its body goes."""
+        """The places that a call of this method takes, and the budget that its body is counted in."""
         if method in AHEAD:
             return (self._samples, self._ahead), self._memory
         if method in WITH_SAMPLE:
@@ -243,8 +243,8 @@ class Admission(grpc.aio.ServerInterceptor):
     ) -> tuple[list[Any], Share]:
         """The request, and the memory that it takes.
 
-        The request comes in a list, so that it can be handed on without being held here: its sample is
-        taken from it, and the message, as large again, is let go.
+        The request is returned in a list, so that nothing here keeps it alive: its handler takes the sample
+        from it and frees the message, which is as large again.
         """
         if self._guarded and method.startswith(HEALTH):
             return [handler.request_deserializer(b"")], Share(memory, 0)
@@ -253,7 +253,7 @@ class Admission(grpc.aio.ServerInterceptor):
         try:
             share = await memory.wait(self.hard_limit, seconds=patience)
         except Overloaded:
-            # As for an answer that is late: whoever gave less time than any takes can blame nobody else.
+            # As for a late answer: if a client gave less time than any answer takes, that is at fault.
             if left is not None and left < FAIR_SECONDS:
                 raise DeadlineTooShort from None
             raise

@@ -1,4 +1,4 @@
-"""What is done around every call: deadline, urgency, failure as a status, outcome in span and log."""
+"""Wraps every call: its deadline, its urgency, its failure as a status, its outcome in span and log."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 LONGEST_SECONDS = 60.0
-# How much time is kept for the way back to the caller, at most half of what there is.
+# How much time is kept for sending the answer, at most half of the time that there is.
 HEADROOM_SECONDS = 0.15
 # By how much the loop's clock may be off.
 CLOCK_SECONDS = 0.002
@@ -39,7 +39,7 @@ class Answering(msgspec.Struct):
     """On the event loop's clock."""
 
     details: list[Message] = []
-    """What goes out with a failure, beside its reason."""
+    """What is sent with a failure, beside its reason."""
 
     may_end: bool = False
     """Whether the deadline is a regular end, as for a stream that has begun."""
@@ -59,7 +59,7 @@ async def answered(
 ) -> AsyncIterator[Answering]:
     """Answers a failure as a status, in time, and notes in span and log how the request ended.
 
-    A call that `waits` is not for a telephone call that is starting: it lets those go first at ElevenLabs.
+    `waits` says that no telephone call is waiting for this call, so it lets those go first at ElevenLabs.
     """
     began = time.monotonic()
     left = context.time_remaining()
@@ -73,7 +73,7 @@ async def answered(
         with_urgency(Urgency(call=not waits, until=answering.deadline)),
     ):
         try:
-            # Requests to ElevenLabs end at the deadline by themselves; what is left waits for the registry.
+            # Requests to ElevenLabs end at the deadline by themselves; this limit is for the registry.
             try:
                 async with (
                     asyncio.timeout_at(answering.deadline + headroom / 2) as clock,
@@ -83,7 +83,7 @@ async def answered(
             except (TimeoutError, Overloaded) as failure:
                 late = isinstance(failure, TimeoutError)
                 if not (late and answering.may_end):
-                    # A caller that gave less time than any answer takes cannot blame anybody else.
+                    # If a caller gave less time than any answer takes, its deadline is at fault.
                     if seconds < min(FAIR_SECONDS, longest):
                         raise DeadlineTooShort from None
                     if not late:
@@ -111,15 +111,15 @@ async def answered(
 
 @asynccontextmanager
 async def _extended_if_late(clock: asyncio.Timeout, seconds: float) -> AsyncIterator[None]:
-    """Puts the clock off by so many seconds if the loop stood still beyond its end.
+    """Extends the time limit by so many seconds if the event loop was blocked past it.
 
-    Requests to ElevenLabs, which end by themselves before the clock, then still say why nothing came of them;
-    the clock only knows that time is up.
+    Then requests to ElevenLabs, which end by themselves before the limit, can still report why they failed;
+    the limit alone would only say that time is up.
     """
     loop, due = asyncio.get_running_loop(), clock.when() or 0.0
 
     def look() -> None:
-        # One that had no time from the start is over by now.
+        # A limit that had passed from the start has expired by now.
         if loop.time() > due and not clock.expired():
             clock.reschedule(loop.time() + seconds)
 
@@ -131,7 +131,7 @@ async def _extended_if_late(clock: asyncio.Timeout, seconds: float) -> AsyncIter
 
 
 def _failure_facts(failure: Exception) -> dict[str, str]:
-    """What a failure says beside its reason: that our own queue was full, and ElevenLabs' word."""
+    """What a failure says beside its reason: that our own queue was full, or ElevenLabs' own code."""
     if isinstance(failure, OwnQueueFull) or (isinstance(failure, Overloaded) and "queue" in failure.facts):
         return {"queue": "own"}
     if isinstance(failure, ProviderFailure) and failure.code is not None:
@@ -140,5 +140,5 @@ def _failure_facts(failure: Exception) -> dict[str, str]:
 
 
 def _line(text: str) -> str:
-    """The text as far as it may stand in a log line before it has been checked."""
+    """Makes a text that was not checked yet fit for a log line: short, or empty if it is not printable."""
     return text[:256] if text.isprintable() else ""

@@ -51,7 +51,7 @@ async def prepare_call(
         try:
             prepared = await calls.prepare(begun, sample, deadline=answering.deadline)
         except BaseException:
-            # The telephone call goes on without the voice, so what is known for it goes out with the failure.
+            # The telephone call goes on without the voice, so the failure is sent with what is known for it.
             answering.details.append(messages.fallback(begun, calls.refused(begun.call.agent_id)))
             raise
         answering.log_facts |= {
@@ -189,7 +189,7 @@ async def list_calls(
 
 
 def _named(request: pb.OpenCallRequest, fields: Fields) -> tuple[CallName, str]:
-    """What names the call best: its conversation, else the telephone line's name, else the SIP trunk's."""
+    """The best name of the call: its conversation id, else the telephone line's id, else the SIP trunk's."""
     names = {
         "conversation_id": request.conversation_id,
         "call_sid": request.call_sid,

@@ -20,19 +20,19 @@ Handler: TypeAlias = Any
 # A client that waits for an answer sends nothing. After so long without a new call, all that were sent have
 # arrived.
 STILL_SECONDS = 0.05
-# How long answers are held back at most: as calls keep coming, and as the machine is busy, which it is if a
-# pause ends so late. Then clients on it may be slow as well.
+# How long answers are held back at most: while calls keep coming, and while the machine is busy, because then
+# clients on it may be slow as well. It counts as busy if a pause ends LATE_SECONDS too late.
 HELD_SECONDS = 0.5
 BUSY_SECONDS = 2.0
 LATE_SECONDS = 0.01
-# How long before its deadline an answer that is held back leaves.
+# How long before its deadline an answer that is held back is sent.
 HEADROOM_SECONDS = 0.05
 
 
 class Draining(grpc.aio.ServerInterceptor):
     """Holds answers back between `hold` and `release`. It stands before all else that handles calls.
 
-    Streams are left alone. What is held takes no place of anybody's, and is in no span.
+    Streams are left alone. A held answer occupies no place of its client and is outside its span.
     """
 
     def __init__(self) -> None:

@@ -82,14 +82,14 @@ class Fields:
         return whom
 
     def numbered(self, caller: Caller) -> None:
-        """Reports a caller without a valid number: that could mean everybody without a number."""
+        """Reports a caller without a valid number, which could mean everybody who has no number."""
         if not caller.phone_number:
             self.wrong("caller.phone_number", "is required")
         elif self._identities.number(caller.phone_number) is None:
             self.wrong("caller.phone_number", NO_NUMBER)
 
     def number(self, field: str, text: str) -> str:
-        """A phone number as somebody wrote it, which may be none."""
+        """A phone number as somebody wrote it; it may turn out to be no number."""
         return self._said(field, text, most=longest(text.strip()))
 
     def _said(self, field: str, text: str, *, most: int) -> str:

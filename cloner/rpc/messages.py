@@ -79,7 +79,7 @@ def consent(known: Consent) -> pb.Consent:
 
 
 def fallback(begun: Begun, refused: frozenset[str] | None) -> pb.FallbackInfo:
-    """What goes out with a failure, in the metadata of the call, whose size is limited."""
+    """What is sent with a failure, in the metadata of the call, whose size is limited."""
     before = speech(begun.agent_before)
     if before is not None and len(before.first_message.encode()) > LONGEST_TRAILING_GREETING:
         before.first_message = ""

@@ -16,9 +16,10 @@ SEAL = 32
 
 
 class Pages:
-    """The pages of one list under one filter; a token is good for these alone.
+    """The pages of one list under one filter; a token is valid only for these.
 
-    A token is opaque: it says where the next page begins, and proves that we issued it for this list.
+    A token is opaque: it holds the place where the next page begins and a proof that we issued it for this
+    list.
     """
 
     def __init__(self, identities: Identities, fields: Fields, *filters: str) -> None:

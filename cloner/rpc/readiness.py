@@ -1,4 +1,4 @@
-"""Tells by gRPC's health service whether calls can be served: whether the registry answers."""
+"""Reports by gRPC's health service whether calls can be served, that is whether the registry answers."""
 
 import asyncio
 import contextlib
@@ -40,8 +40,8 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
 class Readiness:
     """Watches the registry until it is cancelled, and sets the health by it.
 
-    If the registry leaves a question unanswered for `patience_seconds`, the health is NOT_SERVING until it
-    answers. If its file is gone, that is so at once.
+    If the registry does not answer for `patience_seconds`, the health is NOT_SERVING until it answers. If the
+    registry's file is gone, it is NOT_SERVING at once.
     """
 
     def __init__(self, store: Store, told: Health, *, patience_seconds: float) -> None:
@@ -80,7 +80,10 @@ class Readiness:
             await self._told.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def _ask(self, *, changing: bool) -> None:
-        """Asks by a write: an idle process only reads, and after a failed write nobody comes to write."""
+        """Asks the registry in a transaction that may write, because an idle process only reads.
+
+        With `changing` a row is written: after a failed write no call comes that would write.
+        """
         with contextlib.suppress(RegistryUnavailable):
             # After a failure a change must work again, and not only a read.
             await self._store.write(deployment.touch if changing else deployment.month_resets_at)

@@ -10,14 +10,14 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 __all__ = ["serve_reflection"]
 
-# The two versions differ in the name of their package alone, and not in what goes over the wire. Tools ask
-# for this one first, and not all of them for the other one then.
+# The two versions have the same messages and differ only in the name of the package. Tools ask for this one
+# first, and some never ask for the other.
 V1 = "grpc.reflection.v1.ServerReflection"
 KNOWN = descriptor_pool.Default()
 
 
 class Symbols:
-    """What there is a description of: what the pool of protobuf finds, and methods, which it does not."""
+    """The descriptor pool, extended to find methods, which protobuf's pool does not."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(KNOWN, name)

@@ -50,7 +50,7 @@ PUSHBACK = ("grpc-retry-pushback-ms", "-1")
 class FieldInvalid(Exception):
     """Fields of the request are missing, empty, or not of the form that their comments state.
 
-    `faults` are all of them, each a field and what is wrong with it.
+    `faults` holds every such field and what is wrong with it.
     """
 
     def __init__(self, *faults: tuple[str, str]) -> None:
@@ -116,10 +116,10 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     refusals.Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
     refusals.PermissionDenied: (E.ERROR_REASON_PERMISSION_DENIED, C.PERMISSION_DENIED),
     refusals.ClientOverloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
-    # Requests are checked before; what is left is text of ElevenLabs' about a voice or an agent.
+    # Texts of requests were checked before, so this is a text that ElevenLabs sent of a voice or an agent.
     TextNotStorable: (E.ERROR_REASON_PROVIDER_PROTOCOL, C.INTERNAL),
 }
-# After how many seconds another try may succeed, where the failure does not say so itself.
+# After how many seconds another try may succeed, if the failure itself does not say.
 WAITS = {
     E.ERROR_REASON_RATE_LIMITED: 1.0,
     E.ERROR_REASON_PROVIDER_BUSY: 1.0,
@@ -153,7 +153,7 @@ def reason_of(failure: Exception) -> str:
 def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Exception, *more: Message) -> None:
     """Sets the call's status, with `more` among its details.
 
-    An exception that is not in the table is a bug: it is logged, and told to nobody else.
+    An exception that is not in the table is a bug: it is logged, and not described to the client.
     """
     reason, code = _row(failure)
     ending = ending_of_call.get()
@@ -166,7 +166,7 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
     status = status_pb2.Status(code=code.value[0], message=message)
     facts = dict(failure.facts) if isinstance(failure, samples.SampleRefused | refusals.Refused) else {}
     if isinstance(failure, failures.OwnQueueFull):
-        # The reason is the one of the contract; its message says that ElevenLabs was not asked.
+        # The contract has no reason of its own for this; the message says that ElevenLabs was not asked.
         facts["queue"] = "own"
     info = error_details_pb2.ErrorInfo(
         domain=DOMAIN,
@@ -189,7 +189,7 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
     status.details.extend(_packed(detail) for detail in more)
     context.set_code(code)
     context.set_details(message)
-    # A failure of ElevenLabs or the registry was tried again here; another process could do no better.
+    # Requests to ElevenLabs and the registry were tried again here; another process would fail too.
     final = code is C.UNAVAILABLE and reason != E.ERROR_REASON_CLONER_UNAVAILABLE
     context.set_trailing_metadata(
         ((DETAILS_KEY, status.SerializeToString()), *((PUSHBACK,) if final else ()))

@@ -1,4 +1,4 @@
-"""The calls of the contract that tell limits, and how much of them is used."""
+"""The calls of the contract that report limits, and how much of them is used."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -34,7 +34,7 @@ async def get_limits(context: Context, store: Store, limits: pb.GetLimitsRespons
 
 
 class Usage:
-    """Reports how much is used. `quota` is everybody's; `now` tells the time, in Unix seconds."""
+    """Reports how much is used. `quota` is that of all clients; `now` tells the time, in Unix seconds."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Usage:
     async def tell(self, context: Context) -> pb.GetUsageResponse:
         """Answers GetUsage."""
         async with answered(self._store, context, waits=True) as answering:
-            # Read before ElevenLabs is asked, since that question would count.
+            # Read before ElevenLabs is asked, because that request would be counted too.
             queue, quota = self._provider.queue, own_quota.get() or self._quota()
             resets_at = await self._store.read(deployment.month_resets_at)
             known = await self._account.known(deadline=answering.deadline)

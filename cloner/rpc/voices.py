@@ -147,7 +147,7 @@ async def list_voices(
         )
         shown = [messages.voice(looking.seen(found)) for found in page]
         return pb.ListVoicesResponse(
-            # A voice whose creation failed may still turn out to be on its way.
+            # In the registry a voice may have failed, and be shown as on its way because it may yet appear.
             voices=[voice for voice in shown if voice.state in told],
             next_page_token=pages.token(page[-1].created_at, page[-1].marker) if len(page) == size else "",
         )
