@@ -1,4 +1,4 @@
-"""The CSV that tells who speaks in which recording. Nothing of a caller in it is repeated by a fault."""
+"""Reads the CSV that says who speaks in which recording. The text of a fault repeats nothing of a caller."""
 
 import csv
 import io
@@ -55,7 +55,7 @@ def read_callers(path: Path, region: str | None = None) -> list[Row]:
     lines: dict[tuple[str, str, str], int] = {}
     for line, cells in records:
         if len(cells) != len(header):
-            # It is not known which cell is which, so none is taken for the name of a file.
+            # It is not known which cell is which, so no cell can be taken for the name of a file.
             counted = f"the line has {len(cells)} columns and the header {len(header)}"
             rows.append(Row(line=line, fault=f"{counted}: quote texts that hold a delimiter"))
             continue
@@ -88,7 +88,7 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_header(where: str, header: list[str]) -> None:
-    # A file without a header has a caller in this line: only names of columns are repeated.
+    # If the file has no header, this line holds a caller: only known column names are repeated.
     for number, column in enumerate(header, 1):
         if column not in COLUMNS:
             raise FileInvalid(f"{where}: column {number} must be named one of {', '.join(COLUMNS)}, or go")

@@ -1,4 +1,4 @@
-"""The report of an enrolment, a CSV: what became of each line, and what a later run goes on from."""
+"""The report of an enrolment, a CSV: the outcome of each line, from which a later run continues."""
 
 import contextlib
 import csv
@@ -16,12 +16,12 @@ __all__ = ["Entry", "Report"]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a line: a line of the report. The fields are its columns."""
+    """A line of the report: the outcome of a line of the CSV. The fields are the columns."""
 
     line: int
     file: str
     digest: str
-    """It differs for another recording, and for another caller of the same recording."""
+    """A digest of the recording and the caller: it changes if either changes."""
 
     outcome: Literal["enrolled", "known", "refused"]
     voice_id: str = ""
@@ -97,7 +97,7 @@ class Report:
     def _write(self, cells: tuple[object, ...]) -> None:
         content = _line(cells)
         try:
-            # A write may take only a part; the next one then says why.
+            # A write may write only a part; the next write then raises the reason.
             rest = memoryview(content)
             while rest:
                 rest = rest[self._file.write(rest) :]

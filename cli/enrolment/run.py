@@ -1,4 +1,4 @@
-"""The run over the lines of a CSV: a few at once, what became of each shown and written down."""
+"""Enrols the lines of a CSV, a few at once; shows and stores the outcome of each."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ STOPPING = frozenset(
 )
 
 TOO_LARGE = ("SAMPLE_TOO_LARGE", "The cloner takes no recording of this size.")
-# For an answer that gives no reason.
+# The reason and the sentence for an answer of the cloner that has none of its own.
 UNTOLD: dict[str, tuple[str, str]] = {
     "CLONER_UNAVAILABLE": ("CLONER_UNAVAILABLE", "The cloner cannot be reached: is CLONER_TARGET right?"),
     "METHOD_NOT_ALLOWED": (
@@ -71,7 +71,7 @@ async def enrol(
     at_once: int,
     region: str | None = None,
 ) -> int:
-    """The exit status: 0 if everybody has a voice, 1 if not, 2 for files that will not do, 130 for SIGINT."""
+    """Enrols; returns 0 if everybody has a voice, 1 if not, 2 for unusable files, 130 after SIGINT."""
     console = Console(
         stderr=True, force_terminal=sys.stderr.isatty(), markup=False, emoji=False, soft_wrap=True
     )
@@ -115,7 +115,7 @@ class Run:
         self.counts: Counter[str] = Counter()
         self.refused: list[Entry] = []
         self.stopped = ""
-        """Why no further row is begun, as a sentence."""
+        """Why the run has stopped and begins no further row, as a sentence; empty while it goes on."""
         self.interrupted = False
 
     async def through(self, rows: list[Row], at_once: int) -> None:
@@ -146,7 +146,7 @@ class Run:
             self._show(1, f"line {entry.line}  {entry.file}  {entry.reason or entry.outcome}")
 
     async def _outcome(self, row: Row) -> tuple[Entry, bool]:
-        """What became of a row, and whether the report lacks that."""
+        """The outcome of a row, and whether it must be added to the report."""
         file = "".join(c if c.isprintable() else "?" for c in row.file)
         digest = ""
         try:
@@ -206,7 +206,7 @@ def _recording(folder: Path, row: Row) -> tuple[bytes, str]:
         raise RowRefused("FILE_UNREADABLE", f"the file cannot be read ({failure.strerror})") from None
     if not sample:
         raise RowRefused("FILE_UNREADABLE", "the file is empty")
-    # The recording is the key: without it nobody can try out numbers against the report.
+    # The recording is the key: without the recording nobody can try numbers against the report.
     told = f"{row.phone_number}\0{row.name}\0{row.date_of_birth}\0{row.consent}"
     key = hashlib.sha256(sample).digest()
     return sample, hmac.new(key, told.encode(), hashlib.sha256).hexdigest()[:16]

@@ -1,1 +1,1 @@
-"""What a recording is, found out by decoding it in processes of its own."""
+"""Finds out what a recording is, by decoding it in separate processes."""

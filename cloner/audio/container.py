@@ -44,7 +44,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_container(data: Bytes) -> Container:
-    """Says what the bytes are, or raises Unreadable, which says what they are instead."""
+    """The container of the bytes. Raises Unreadable, whose text says what else they are."""
     if not len(data):
         raise Unreadable("is empty")
     tagged = _behind_tags(data, 0)
@@ -57,7 +57,7 @@ def find_container(data: Bytes) -> Container:
 
 
 def find_index(data: Bytes, container: Container) -> tuple[int, int] | None:
-    """Where the index (moov) of a QuickTime file is, without which nothing in the file can be found."""
+    """Where the index (moov) of a QuickTime file is. Without it nothing in the file can be found."""
     for name, begins, ends in _boxes(data, container.begins, container.ends):
         if name == b"moov":
             return begins, ends
@@ -65,7 +65,7 @@ def find_index(data: Bytes, container: Container) -> tuple[int, int] | None:
 
 
 def _behind_blanks(data: Bytes, at: int) -> tuple[Kind | None, int]:
-    """Skips zeros, spaces, line ends, byte order marks and tags; says what stands behind, and where."""
+    """Skips zeros, spaces, line ends, byte order marks and tags. Returns what follows them, and where."""
     for _ in range(MOST_TAGS):
         if (kind := _kind(data, at)) is not None:
             return kind, at
@@ -83,7 +83,7 @@ def _behind_blanks(data: Bytes, at: int) -> tuple[Kind | None, int]:
 
 
 def _kind(data: Bytes, at: int) -> Kind | None:
-    """The format that begins at this place, where its first bytes tell it."""
+    """The format that begins at this place, if its first bytes show it."""
     head = data[at : at + 12]
     kind: Kind | None = None
     if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
@@ -137,7 +137,7 @@ def _search(data: Bytes, tagged: int, at: int) -> tuple[Kind, int]:
 
 
 def _behind_tags(data: Bytes, at: int) -> int:
-    """Where the ID3v2 and APE tags end that begin at this place."""
+    """The end of the ID3v2 and APE tags that begin at this place."""
     for _ in range(MOST_TAGS):
         tag = data[at : at + 16]
         if tag.startswith(b"APETAGEX"):
@@ -151,7 +151,7 @@ def _behind_tags(data: Bytes, at: int) -> int:
 
 
 def _before_tags(data: Bytes, begins: int) -> int:
-    """Where the ID3v1 and APE tags at the end of a file begin; the file's end if there are none."""
+    """The begin of the ID3v1 and APE tags at the end of a file; the file's end if there are none."""
     ends = len(data)
     if data[max(begins, ends - ID3V1) : ends].startswith(b"TAG"):
         ends -= ID3V1
@@ -182,12 +182,12 @@ def _doc_type(data: Bytes, at: int) -> bytes:
 
 
 def _width(data: Bytes, at: int) -> int:
-    """How many bytes the EBML number has that begins here; none has more than eight."""
+    """The length in bytes of the EBML number that begins here; none is longer than eight."""
     return 9 - data[at].bit_length() if at < len(data) and data[at] else 0
 
 
 def _vint(data: Bytes, at: int) -> tuple[int, int | None] | None:
-    """Where an EBML number ends and what it is, None for "unknown"; nothing if it is none."""
+    """The end of an EBML number and its value, which is None for "unknown"; None if it is no number."""
     width = _width(data, at)
     digits = data[at : at + width]
     if not width or len(digits) < width:

@@ -21,8 +21,8 @@ class Unreadable(Exception):
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker found out about a sample.
 
-    `codec` is its everyday name. `pictures` says whether a video moves beside the sound. `begins` is where
-    the recording itself begins, behind what is no part of it.
+    `codec` is its everyday name. `pictures` says whether there is a video beside the sound. `begins` is where
+    the recording itself begins, after bytes that are no part of it.
     """
 
     format: Format
@@ -35,7 +35,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line from a worker: a finding, or what is wrong with the sample, as the end of a sentence."""
+    """One line from a worker: a finding, or the fault of the sample, as the end of a sentence."""
 
     finding: Finding | None = None
     fault: str = "cannot be decoded"

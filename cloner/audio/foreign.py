@@ -1,4 +1,4 @@
-"""Names the format of a sample that is none of ours, so that its sender learns what went wrong."""
+"""Names the format of a sample that we do not accept, so that its sender learns what went wrong."""
 
 import base64
 import binascii
@@ -50,7 +50,7 @@ MARKS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     )
 )
 
-# Two bytes that begin any stream now and then, so they are looked at last.
+# These marks are so short that other streams begin with them too, so they are tried last.
 SHORT_MARKS = (
     (re.compile(rb"\x0b\x77...[\x58-\xff]", re.DOTALL), "E-AC-3"),
     (re.compile(rb"\x0b\x77"), "AC-3"),
@@ -126,7 +126,7 @@ TEXTS = tuple(
 
 
 def foreign_kind(data: mmap | bytes, at: int) -> str | None:
-    """The name of what begins here, to stand behind "is"; empty where that cannot be told."""
+    """The name of what begins here, to follow the word "is"; None if it is not recognised."""
     head = data[at : at + LOOKED_AT]
     for mark, name in MARKS:
         if mark.match(head):
@@ -135,19 +135,19 @@ def foreign_kind(data: mmap | bytes, at: int) -> str | None:
 
 
 def foreign_stream(data: mmap | bytes, at: int) -> str | None:
-    """The name of a stream that may begin here and is certainly none of our formats."""
+    """The name of a stream that may begin here, if it is certainly none of our formats."""
     head = data[at : at + LOOKED_AT]
     return next((name for mark, name in SHORT_MARKS if mark.match(head)), None)
 
 
 def went_as_text(data: mmap | bytes) -> bool:
-    """Whether bytes that are no text were made UTF-8: each is a character now, or the sign for a lost one."""
+    """Whether binary data was converted to UTF-8 as if it were text, which damages it."""
     head = data[:BEYOND_PADDING]
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(head, len(head) == len(data))
     except UnicodeDecodeError:
         return False
-    # Zeros and quiet samples without a header may be UTF-8, too, but not with so much beyond ASCII.
+    # Zeros and quiet samples without a header may be valid UTF-8 too, but hold fewer characters beyond ASCII.
     beyond = len(text) - sum(map(str.isascii, text))
     return CONTROLS.search(text) is not None and beyond >= max(LEAST_CHARACTERS, len(text) // 20)
 

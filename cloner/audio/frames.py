@@ -1,4 +1,4 @@
-"""Where in a stream a decoder can begin: the first of several frames in a row that agree with each other."""
+"""Finds where a decoder can begin in a stream: at the first of several consecutive frames that agree."""
 
 from collections.abc import Callable
 from mmap import mmap
@@ -26,7 +26,7 @@ Measure = Callable[[Bytes, int], tuple[int, object] | None]
 
 
 def first_chain(data: Bytes, at: int, measure: Measure) -> int | None:
-    """Where the first chain of such frames begins."""
+    """Where the first chain of frames begins that `measure` recognises."""
     end = min(len(data), at + SEARCHED)
     for _ in range(MOST_SYNCS):
         at = data.find(b"\xff", at, end)
@@ -53,7 +53,7 @@ def _is_chain(data: Bytes, at: int, measure: Measure) -> bool:
 
 
 def mpeg_frame(data: Bytes, at: int) -> tuple[int, object] | None:
-    """Bytes and sort of the frame of layer II or III whose header stands there."""
+    """Length and kind of the frame of layer II or III whose header is at this place."""
     head = data[at : at + 4]
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
@@ -69,7 +69,7 @@ def mpeg_frame(data: Bytes, at: int) -> tuple[int, object] | None:
 
 
 def adts_frame(data: Bytes, at: int) -> tuple[int, object] | None:
-    """Bytes and sort of the frame of bare AAC whose header stands there."""
+    """Length and kind of the frame of bare AAC whose header is at this place."""
     head = data[at : at + ADTS_HEADER]
     if len(head) < ADTS_HEADER or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
         return None
@@ -79,7 +79,7 @@ def adts_frame(data: Bytes, at: int) -> tuple[int, object] | None:
 
 
 def first_flac_frame(data: Bytes, at: int) -> int | None:
-    """Where the first of two frames of FLAC stands that follow each other, each with its checksum."""
+    """The place of the first of two consecutive FLAC frames, each with a correct checksum."""
     end = min(len(data), at + SEARCHED)
     last: tuple[int, int, bytes] | None = None
     for _ in range(MOST_SYNCS):
@@ -97,7 +97,7 @@ def first_flac_frame(data: Bytes, at: int) -> int | None:
 
 
 def _flac_header(head: bytes) -> tuple[int, bytes] | None:
-    """The number of the frame whose header stands there, of a stream of blocks of one size, and its sort."""
+    """Number and kind of the FLAC frame whose header is at this place, in a stream of blocks of one size."""
     if head[:2] != b"\xff\xf8" or len(head) < LONGEST_FLAC_HEADER:
         return None
     coded = 8 - (head[4] ^ 0xFF).bit_length()  # the ones in front say how many bytes the number takes

@@ -1,8 +1,7 @@
 """The process that decodes samples: `python -m cloner.audio.inspection`, started by the inspector alone.
 
-It is handed one sample after the other as an open file and answers each with one line of JSON. A hostile
-sample harms this process alone, which holds no socket but the one to its parent, no secret, and only as much
-time and memory as it was given.
+It gets one sample after the other as an open file and answers each with one line of JSON. A hostile sample
+harms only this process, which has no secret, limited time and memory, and only the socket to its parent.
 """
 
 import contextlib
@@ -66,10 +65,10 @@ DECODERS = (
 
 Options = dict[str, str]
 
-# How ffmpeg reads, at first and, where that is too little, again; the second is its default.
+# How much ffmpeg reads to recognise a stream: at first little and, if that is too little, its default.
 READINGS = ({"probesize": "32768"}, {"probesize": "5000000"})
-# WAV comes in packets of any size. ffmpeg's own are of 2 to 4 KB, and 10 MB then take 23 ms to decode. The
-# first one is enough to see that it is no PCM, and looking at it takes the longer the larger it is.
+# WAV can be read in packets of any size. With ffmpeg's own, of 2 to 4 KB, 10 MB take 23 ms to decode. The
+# larger the first packet is, the longer it takes to find out from it that a WAV does not hold PCM.
 LEAST_PACKET, MOST_PACKET, PACKETS = 8_192, 65_536, 64
 
 LEAST_ROOM = 64 << 20  # bytes that must be left for a sample; the imports alone take about 200 MB
@@ -92,14 +91,14 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """How much is to be found out."""
 
     most: float
-    """No more than so many seconds are decoded, and a little."""
+    """Decoding stops soon after so many seconds."""
 
     enough: float
-    """Once so many seconds are sound, the others are not measured."""
+    """Once so many seconds are sound, the rest is not measured."""
 
 
 def find_out(data: Bytes, wanted: Wanted) -> Finding:
-    """Decodes a sample and says what it is, or raises Unreadable; stops soon after `most` seconds."""
+    """Decodes a sample and returns what it is; stops soon after `most` seconds. Raises Unreadable."""
     container = find_container(data)
     if container.kind in ("mp4", "quicktime"):
         _check_index(data, container)
@@ -111,7 +110,7 @@ def find_out(data: Bytes, wanted: Wanted) -> Finding:
             raise
         except Unreadable as error:
             fault = str(error)
-        except Exception:  # noqa: BLE001 - what hostile bytes make PyAV raise is listed nowhere
+        except Exception:  # noqa: BLE001 - no document lists what PyAV raises for hostile bytes
             fault = fault or "cannot be decoded: it is damaged or cut short"
     raise Unreadable(fault)
 
@@ -122,7 +121,7 @@ def _readings_of_wav(size: int) -> tuple[Options, ...]:
 
 
 def _check_index(data: Bytes, container: Container) -> None:
-    """Raises Unreadable where the index is missing, or where it says that the sound is encrypted."""
+    """Raises Unreadable if the index is missing or says that the sound is encrypted."""
     index = find_index(data, container)
     if index is None:
         raise Unreadable(
@@ -203,7 +202,7 @@ def _soundless(opened: InputContainer) -> str:
 
 
 def _has_pictures(opened: InputContainer) -> bool:
-    """Whether a video moves in it; a cover picture does not."""
+    """Whether it holds a video; a cover picture is none."""
     return any(not stream.disposition & Disposition.attached_pic for stream in opened.streams.video)
 
 
@@ -222,7 +221,7 @@ def _refuse(*_: Any) -> NoReturn:
 
 
 def _listen(container: Container, opened: InputContainer, stream: AudioStream, wanted: Wanted) -> Finding:
-    """Counts and measures what is decoded; what the headers claim does not count."""
+    """Counts and measures what is decoded, whatever the headers claim."""
     for other in opened.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
@@ -289,7 +288,7 @@ def _packets(opened: InputContainer, stream: AudioStream) -> "Iterator[av.Packet
 
 
 def answer(sample: IO[bytes], wanted: Wanted) -> Reply:
-    """Says what the sample is, or why that cannot be said. Raises MemoryError alone."""
+    """Finds out what the sample is, or why it is unreadable. Raises nothing but MemoryError."""
     if not os.fstat(sample.fileno()).st_size:
         return Reply(fault="is empty")
     try:
@@ -308,7 +307,7 @@ def _answer(data: Bytes, wanted: Wanted) -> Reply:
 
 
 def serve(parent: socket.socket, wanted: Wanted, *, cpu_seconds: int) -> None:
-    """Answers until the parent is gone, or until memory ran out once: then nobody knows what holds it."""
+    """Answers until the parent is gone, or until memory has run out, as it may never be freed again."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
         if not message:
@@ -325,7 +324,7 @@ def serve(parent: socket.socket, wanted: Wanted, *, cpu_seconds: int) -> None:
 
 
 def _allow_cpu(seconds: int) -> None:
-    """Ends this process with SIGXCPU once it has used so much more processor time."""
+    """Sets the limit at which SIGXCPU ends this process: so many more seconds of processor time."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     soft = math.ceil(time.process_time()) + seconds
     resource.setrlimit(
@@ -343,7 +342,7 @@ def _bind(memory_mb: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        # A core handler that is a pipe does not ask for RLIMIT_CORE, and the sample is somebody's voice.
+        # A core handler that is a pipe ignores RLIMIT_CORE, and a core would hold somebody's voice.
         libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
 
@@ -365,7 +364,7 @@ def main(descriptor: str, most: str, enough: str, cpu_seconds: str, memory_mb: s
     bytearray(LEAST_ROOM)  # raises MemoryError now, not once for every sample
     with socket.socket(fileno=int(descriptor)) as parent:
         ready = _answer(_tone(), Wanted(most=1.0, enough=1.0))
-        # From here on ffmpeg and the C library have nobody to talk to; until here a traceback is welcome.
+        # From here on nobody reads the messages of ffmpeg and the C library; before, a traceback is useful.
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

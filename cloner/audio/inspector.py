@@ -4,8 +4,8 @@
     SampleUnreadable         the sample               refuse it
     InspectionUnavailable    nobody: too much work    try again later
 
-This process never parses a sample. A worker (`cloner.audio.inspection`) does: the worst of samples can only
-use up the time and the memory that the worker was given. It is then refused, and the worker is replaced.
+This process never parses a sample. A worker (`cloner.audio.inspection`) does: the worst sample can only use
+up the time and memory of the worker. The sample is then refused, and the worker is replaced.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ __all__ = ["Audio", "InspectionUnavailable", "Inspector", "SampleUnreadable"]
 log = structlog.get_logger()
 
 MOST_CPU_SECONDS = 3_600
-# For a worker to import what it needs on a machine that is busy starting. One that is given up too early is
-# started anew, which makes the machine busier still.
+# Enough for a worker to import what it needs on a machine that is busy starting. If it were given up too
+# early, starting another one would make the machine busier still.
 START_SECONDS = 60.0
 LONGEST_PAUSE = 5.0  # between two tries to start one
-PATIENCE_SECONDS = 5.0  # for a worker to be done with a sample that nobody waits for any more
+PATIENCE_SECONDS = 5.0  # for a worker to finish a sample that nobody waits for any more
 
 UPLOADED_AS: dict[Format, tuple[str, str]] = {
     "wav": ("audio/wav", "wav"),
@@ -74,10 +74,10 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
     """What a sample is, whatever its headers claim.
 
     `format` is wav, mp3, mp2 (MPEG Layer II), ogg (Vorbis or FLAC in OGG), opus (in OGG), flac, m4a (any
-    audio in MP4), mov (in QuickTime), webm or matroska; `codec` is what people call what is in it;
-    `media_type` and `extension` are what to upload it as. `sample_rate` is the decoder's, so 48000 for
-    Opus. `sounding_seconds` are those that are louder than SOUND_DBFS, as far as was measured. `begins` is
-    how many bytes stand in front that other decoders would stumble over: a foreign tag, a piece of a frame.
+    audio in MP4), mov (in QuickTime), webm or matroska. `codec` is the everyday name of the codec.
+    `media_type` and `extension` are those to upload it with. `sample_rate` is the decoder's, so 48000 for
+    Opus. `sounding_seconds` are the seconds louder than SOUND_DBFS, as far as was measured. `begins` is the
+    number of bytes in front that other decoders could not read: a foreign tag, a piece of a frame.
     """
 
     format: Format
@@ -97,10 +97,10 @@ class Inspector:
     a gRPC server is made: a worker holds none of its parent's sockets, but starting one beside a busy
     server takes longer. A worker that dies is replaced; none outlives this process, however it ends.
 
-    A sample may cost `cpu_seconds` of processor time and `memory_mb` of addresses, or it is refused. How long
-    that takes depends on what else the machine does, which is nobody's fault: a sample that waited
-    `wall_seconds` for a worker, or for its answer, fails with InspectionUnavailable. At most `waiting` wait
-    for their turn. How much of a sample is sound is not measured any more once it is `enough_sound` seconds.
+    A sample that costs more than `cpu_seconds` of processor time or `memory_mb` of addresses is refused. How
+    long that takes depends on the load of the machine, which is not the sample's fault: a sample that waits
+    longer than `wall_seconds` for a worker, or for its answer, fails with InspectionUnavailable. At most
+    `waiting` samples wait for their turn. Once `enough_sound` seconds are sound, no more is measured.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Inspector:
         await self._stop_all()
 
     async def inspect(self, sample: bytes) -> Audio:
-        """Says what the sample is. The duration of one longer than `max_seconds` is not measured.
+        """Finds out what the sample is. If it is longer than `max_seconds`, its duration is not measured.
 
         Raises SampleUnreadable or InspectionUnavailable. May be cancelled at any time.
         """
@@ -176,7 +176,7 @@ class Inspector:
         return _audio(finding, sample)
 
     async def _tend(self, worker: Worker) -> None:
-        """Gives jobs to one worker after the other, and replaces a worker where it must."""
+        """Gives jobs to a worker, and replaces the worker when it must be."""
         job: _Job | None = None
         coming = asyncio.create_task(self._jobs.get())
         try:
@@ -197,7 +197,7 @@ class Inspector:
             coming.cancel()
 
     async def _work(self, worker: Worker, job: "_Job") -> bool:
-        """Does the job, even if nobody waits for it; says whether it needs another worker and another try."""
+        """Does the job, even if nobody waits for it. Returns whether it needs another try in a new worker."""
         if job.done.done():
             return False
         job.begun.set()
@@ -230,12 +230,12 @@ class Inspector:
         return False
 
     async def _listen(self, worker: Worker, job: "_Job") -> None:
-        """Waits for the worker's answer, and not much longer than somebody waits for the job."""
+        """Waits for the worker's answer, but not much longer than somebody waits for the job."""
         await asyncio.wait(
             (worker.line, job.done), timeout=self._wall_seconds, return_when=asyncio.FIRST_COMPLETED
         )
         if job.done.done() and not worker.line.done():
-            # A new worker costs more than the rest of a usual sample.
+            # To start a new worker costs more than to finish a usual sample.
             await asyncio.wait((worker.line,), timeout=PATIENCE_SECONDS)
 
     async def _start(self) -> Worker:
@@ -291,11 +291,11 @@ class _Job:
         """Drops the sample; the job may stay in the queue for a while."""
         self.sample = b""
         if not self.done.cancel() and not self.done.cancelled():
-            self.done.exception()  # nobody may be left to hear it, which asyncio would complain about
+            self.done.exception()  # if nobody waits, asyncio must not log it as never retrieved
 
 
 def enough_cpu_seconds(max_seconds: float) -> int:
-    """The processor time of the costliest honest recording of that length, several times over.
+    """Several times the processor time of the costliest honest recording of that length.
 
     Eight channels of Opus, ten minutes long, take 3 to 6 s; nothing that was tried takes longer.
     """

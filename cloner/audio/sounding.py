@@ -12,7 +12,7 @@ from cloner.audio.finding import SOUND_DBFS
 
 __all__ = ["Sounding"]
 
-# From a sample's bytes to a number: what numpy calls it, and where full scale lies.
+# How the bytes of each sample format become numbers: numpy's type, and the number of full scale.
 SCALES = {
     "u8": ("u1", 2.0**7),
     "s16": ("i2", 2.0**15),
@@ -28,14 +28,14 @@ LOUD = 10 ** (SOUND_DBFS / 10)
 LOUDEST = 8.0  # full scales; a float or lossy format may say anything
 LARGE = 2.0**40  # numbers whose squares a float of 32 bits cannot hold
 OFFSET = 0.1  # of full scale
-DRIFT = 2  # an offset may change within a window as a curve of this degree does
+DRIFT = 2  # an offset may drift within a window along a curve of this degree
 
 
 class Sounding:
-    """Adds up the windows in which any channel is louder than SOUND_DBFS, once its offset is taken off.
+    """Adds up the windows in which any channel, without its offset, is louder than SOUND_DBFS.
 
-    An offset may drift: a straight line or a slow curve within a window is no sound. Soon after there are
-    `enough` seconds it looks at no more.
+    An offset may drift: a straight line or a slow curve within a window is no sound. Soon after `enough`
+    seconds are found, the rest is not measured.
     """
 
     def __init__(self, enough: float) -> None:
@@ -124,7 +124,7 @@ class Sounding:
 
 
 def _energy(windows: NDArray[np.float32], curves: NDArray[np.float32], full: float) -> NDArray[np.float32]:
-    """The sum of squares of every window of every channel, without what lies along the curves."""
+    """The sum of squares of every window of every channel, without its part along the curves."""
     along = windows @ curves
     if float(np.abs(along).max()) > OFFSET * full * math.sqrt(windows.shape[2]):
         # So large an offset leaves too little of the precision of the squares.

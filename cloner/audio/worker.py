@@ -17,7 +17,7 @@ from cloner.audio.finding import Reply
 __all__ = ["Worker"]
 
 LONGEST_REPLY = 4_096
-# How long a sample that was looked at stays where the next one is written, if none comes.
+# How long a sample stays in its file after the inspection, if no next one is written there.
 KEPT_SECONDS = 1.0
 
 # A worker parses what strangers send, so of the environment, which holds our secrets, it gets only what
@@ -61,8 +61,8 @@ class Worker:
     def ask(self, sample: bytes) -> None:
         """Hands over a sample, in a file: 10 MB take 1 ms, as a pickle they would take 28.
 
-        This sends one byte to a worker that waits for it, so it never blocks. Raises OSError where there is
-        no room for the sample. If the worker has just died, its end is heard.
+        This sends one byte to a worker that waits for it, so it never blocks. Raises OSError if there is no
+        room for the sample. If the worker has just died, `heard` reports it.
         """
         self._keep()
         self._sample.hold(sample)
@@ -124,8 +124,8 @@ def _environment() -> dict[str, str]:
 class SampleFile:
     """A nameless file, written anew with each sample that is handed over.
 
-    It keeps its pages for the next sample: to make and to free those of 10 MB costs three times as much as to
-    write into them. `forget` gives them back.
+    It keeps its memory pages for the next sample: to make and to free the pages of 10 MB costs three times as
+    much as to write into them. `forget` gives them back.
     """
 
     def __init__(self) -> None:

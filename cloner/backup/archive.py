@@ -23,7 +23,7 @@ __all__ = ["DAMAGED", "BackupInvalid", "Heading", "heading_of", "parts", "write"
 
 FORM = 1
 BEGINS = b'{"precall_registry_backup":'
-# A row of ours has a few hundred bytes; what is no back-up may be one line without an end.
+# A row of ours has a few hundred bytes; a file that is no back-up may be one endless line.
 LONGEST_LINE = 16 * 1024 * 1024
 CUT = "is not whole: its end is missing"
 DAMAGED = "is damaged: it is not what was written"
@@ -42,10 +42,10 @@ class Heading(msgspec.Struct, frozen=True, kw_only=True):
     revision: str
     deployment: str
     key: str | None
-    """The key of the hashes, where it was kept beside the database."""
+    """The key of the hashes, if it was kept beside the database."""
 
     key_check: str | None
-    """What the key is recognised by, where the key was known when the back-up was made."""
+    """A text by which the key is recognised, if the key was known when the back-up was made."""
 
     def __repr__(self) -> str:
         return f"Heading(revision={self.revision!r}, deployment={self.deployment!r})"
@@ -67,7 +67,7 @@ class _End(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def write(file: IO[bytes], heading: Heading, snapshot: Snapshot) -> dict[str, int]:
-    """Writes a back-up; says how many rows of which table it holds."""
+    """Writes a back-up, and returns how many rows of which table it holds."""
     digest = hashlib.sha256()
     encoder = msgspec.json.Encoder()
     counts: dict[str, int] = {}
@@ -112,7 +112,7 @@ def heading_of(file: IO[bytes]) -> tuple[Heading, bytes]:
 
 
 def parts(file: IO[bytes], first: bytes) -> Iterator[tuple[str, list[str], Iterator[list[Any]]]]:
-    """The tables of a back-up: name, columns and rows. Read each to its end before the next.
+    """The tables of a back-up: name, columns and rows. Each must be read to its end before the next.
 
     Raises BackupInvalid at the latest when the last part is asked for.
     """
@@ -122,7 +122,7 @@ def parts(file: IO[bytes], first: bytes) -> Iterator[tuple[str, list[str], Itera
 
 
 class _Reading:
-    """Reads line by line, and checks each line against what must come there."""
+    """Reads line by line, and checks that each line may follow the one before."""
 
     def __init__(self, file: IO[bytes], first: bytes) -> None:
         self._file = file

@@ -146,7 +146,7 @@ def _restore(settings: Settings, chosen: argparse.Namespace) -> None:
     with reading(chosen.file) as (heading, source):
         place = _place_of_key(settings, heading, chosen)
         with restoring(url, source, replace=chosen.replace) as restored:
-            # Before it is committed: a registry without its key would get another one at its next start.
+            # Written before the commit: a registry without its key would get a new one at its next start.
             if place is not None and heading.key is not None and not place.exists():
                 put(place, heading.key.encode(), replace=False)
                 place = None
@@ -168,9 +168,9 @@ def _migrate(settings: Settings) -> None:
 
 
 def _place_of_key(settings: Settings, heading: archive.Heading, chosen: argparse.Namespace) -> Path | None:
-    """Where the key of the back-up is to be written; None where it is, or where the environment tells it.
+    """The file to write the key of the back-up to; None if it has the key, or the environment holds it.
 
-    Raises KeyMissing, or KeyUnavailable where another key would have to go.
+    Raises KeyMissing, or KeyUnavailable if another key would be overwritten.
     """
     sqlite = is_sqlite(settings.database_url)
     if settings.key is not None:

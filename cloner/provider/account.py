@@ -14,9 +14,9 @@ __all__ = ["Account", "Known"]
 
 log = structlog.get_logger()
 
-# Between two questions, whether the first was answered or not.
+# Between two requests, whether the first was answered or not.
 PAUSE_SECONDS = 60.0
-# How long a question may take, and how long a caller waits for its answer.
+# How long a request may take, and how long a caller waits for its answer.
 ASKING_SECONDS = 10.0
 WAITING_SECONDS = 2.0
 
@@ -46,7 +46,7 @@ class Account:
         return None if self._known is None else self._known.subscription
 
     async def known(self, *, deadline: float) -> Known | None:
-        """What is known, no older than a minute where ElevenLabs can be asked; None where it never answered.
+        """The last answer; None if ElevenLabs never answered. Asks again after a minute.
 
         Waits two seconds at most, and no longer than the deadline.
         """

@@ -1,6 +1,6 @@
-"""What ElevenLabs answers, checked: a value of these types holds nothing that could not be stored or sent.
+"""Checked answers of ElevenLabs: every value of these types can be stored and sent.
 
-An answer of another shape than the API documents raises ProtocolBroken, and nothing else.
+An answer that has not the shape that the API documents raises ProtocolBroken, and nothing else.
 """
 
 import re
@@ -90,13 +90,13 @@ class Agent(msgspec.Struct, frozen=True):
     """How an agent speaks, and which overrides of a conversation its own settings refuse."""
 
     voice: AgentVoice | None
-    """None where it could not be stored and put back unchanged."""
+    """None if it could not be stored and put back unchanged."""
 
     refused: frozenset[str]
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the account is used. What ElevenLabs does not state as a count is None."""
+    """How much of the account is used. A field is None if ElevenLabs does not state it as a count."""
 
     slots_used: int | None
     slots_limit: int | None
@@ -151,7 +151,7 @@ def read_new_voice(body: bytes) -> NewVoice:
 
 
 def read_voice(body: bytes, voice_id: str) -> ListedVoice:
-    """The voice that was asked for, and no other."""
+    """The voice that was asked for; an answer about another voice cannot be read."""
     voice = _decode(body, ListedVoice)
     if voice.voice_id != voice_id:
         raise ProtocolBroken
@@ -194,7 +194,7 @@ def read_subscription(body: bytes) -> Subscription:
 
 
 def _count(value: object, *, most: int = LARGEST_COUNT) -> int | None:
-    """The value, where it is a count that can be passed on."""
+    """The value if it is a count that can be passed on, else None."""
     if not isinstance(value, int) or isinstance(value, bool):
         return None
     return value if 0 <= value <= most else None
@@ -237,7 +237,7 @@ def _can_be_kept(text: str) -> bool:
 
 
 def _refused(settings: object) -> frozenset[str]:
-    """The leaves that are not switched on; none where the agent does not say what is switched on."""
+    """The overrides that are not switched on; none if the agent's settings do not say."""
     allowed = _below(settings, "overrides", "conversation_config_override")
     if not isinstance(allowed, dict):
         return frozenset()

@@ -1,9 +1,8 @@
 """The part of the ElevenLabs API that a clone needs.
 
 Every method takes the `deadline` on the event loop's clock, ends before it, and raises a ProviderFailure and
-nothing else. Reads, agent updates and deletions are tried again here, under the one retry rule;
-`create_voice` is sent once, because only a caller that knows its marker can tell whether a second one is
-safe.
+nothing else. Reads, agent updates and deletions are tried again here, under the one retry rule.
+`create_voice` is sent once: only its caller knows the marker, and can find out whether a second one is safe.
 """
 
 import asyncio
@@ -35,18 +34,18 @@ READ_SECONDS = 10.0  # for one try of a read, an agent update or a deletion
 # The longest answers that are read: a few words, one voice or the account, an agent with its prompt and
 # tools, a page of a hundred voices.
 SHORT_BYTES, ONE_BYTES, AGENT_BYTES, PAGE_BYTES = 65_536, 1_048_576, 4 * 1_048_576, 8 * 1_048_576
-# An id may be part of a path. Ids of voices are as stored, those of agents as requests may name them.
+# An id becomes part of a path. Ids of voices come from the registry, ids of agents from requests.
 PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
-# The words with which ElevenLabs says that what was asked for does not exist.
+# ElevenLabs' words for something that does not exist.
 NOTHING: Mapping[str, type[ProviderFailure]] = {}
 NO_VOICE = {"voice_not_found": failures.VoiceNotFound}
 NO_AGENT = {"agent_not_found": failures.AgentNotFound}
-# The sample is uploaded in pieces: a larger one would be encrypted in one go while the loop waits.
+# The sample is uploaded in pieces, because the loop waits while TLS encrypts a piece.
 PIECE_BYTES = 262_144
 
 
 class ElevenLabs:
-    """Speaks to ElevenLabs over what it is given and does not close.
+    """Speaks to ElevenLabs over a transport that it is given and does not close.
 
     At most `concurrency` requests are under way; others wait, calls first, under the rules of Turns.
     """
@@ -97,7 +96,10 @@ class ElevenLabs:
         deadline: float,
         resent: int = 0,
     ) -> NewVoice:
-        """Clones a voice from the sample, within a `turn`. Sent once; see `maybe_done` of what it raises."""
+        """Clones a voice from the sample, within a `turn`. The request is sent once.
+
+        After a failure with `maybe_done` the voice may exist.
+        """
         boundary, length, body = _form(
             {"name": name, "description": description, "labels": msgspec.json.encode(labels).decode()},
             filename=filename,
@@ -163,7 +165,7 @@ class ElevenLabs:
         return answers.read_agent(answer)
 
     async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
-        """Gives the agent a voice, a greeting or both, and touches nothing else. Returns what it has then."""
+        """Gives the agent a voice, a greeting or both, and changes nothing else. Returns what it has then."""
         config: dict[str, dict[str, str]] = {}
         if wanted.voice_id is not None:
             config["tts"] = {"voice_id": wanted.voice_id}
@@ -245,7 +247,7 @@ class ElevenLabs:
 
 
 def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:
-    """Reads the answer to a change; if it cannot be read, the change may have been made all the same."""
+    """Reads the answer to a change. The failure of an unreadable answer says `maybe_done`."""
     try:
         return read(body)
     except ProtocolBroken as failure:
@@ -253,7 +255,7 @@ def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:
 
 
 def _path(template: str, ids: dict[str, str]) -> str:
-    """A path of the API. An id that does not fit is refused, since it would name something else."""
+    """A path of the API. An id that does not match PART is refused: the path could mean something else."""
     if not all(PART.fullmatch(value) for value in ids.values()):
         raise ProtocolBroken
     return template.format_map(ids)

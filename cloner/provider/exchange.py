@@ -1,8 +1,8 @@
 """One request to ElevenLabs and its answer, within a time and a number of bytes.
 
-The other side is not trusted to keep either: an answer is decoded once, in pieces, and given up at its
-bound, and a redirection is not followed. Requests go to an httpx transport as they are: what httpx's client
-does around it, for cookies, redirections, authentication and proxies, is of no use here, and was half of the
+The other side is not trusted to respect these bounds: an answer is decoded once, in pieces, and given up at
+its bound, and a redirection is not followed. Requests go directly to an httpx transport. We need nothing of
+what httpx's client adds for cookies, redirections, authentication and proxies, and it took half of the
 processor time of a request.
 """
 
@@ -24,7 +24,7 @@ from cloner.provider.failures import (
 __all__ = ["Api"]
 
 CONNECT_SECONDS = 5.0
-# How much is read of an answer that is no success; a longer one holds no word of ElevenLabs'.
+# How much is read of an error answer; a longer one is not ElevenLabs' own.
 MAX_REFUSAL_BYTES = 65_536
 # A backstop behind httpx's time-outs, which hold for one phase of a request and not for the whole.
 BACKSTOP_SECONDS = 0.03
@@ -73,8 +73,8 @@ class Api:
     ) -> tuple[httpx.Response, bytes]:
         """The answer and its body, at most `most` bytes of it once it is decoded.
 
-        `changes` says whether the request, once sent, may have been acted upon. Raises a ProviderFailure.
-        The body of an answer that is no success is empty where it is too long.
+        `changes` says that the request changes something, so that after a failure it may have been done.
+        Raises a ProviderFailure. If the body of an error answer is too long, it is returned empty.
         """
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:

@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 
-# How long any answer takes when all is well. A caller that gave less and got none gave too little.
+# No answer takes longer when all is well. If a caller gave less time, it gave too little.
 FAIR_SECONDS = 1.0
 
 

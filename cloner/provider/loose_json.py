@@ -1,4 +1,4 @@
-"""Reads JSON leniently: what is broken and not needed never hides what is needed."""
+"""Reads JSON leniently: a broken part that is not needed does not make the rest unreadable."""
 
 import json
 from typing import TypeVar

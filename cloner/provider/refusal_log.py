@@ -22,10 +22,10 @@ OPERATIONS: Mapping[tuple[str, str], str] = {
     ("PATCH", "/v1/convai/agents/{agent_id}"): "update_agent",
     ("GET", "/v1/user/subscription"): "read_account",
 }
-# Failures after which no call gets a new voice before somebody acts. Where the slots are full, another voice
-# may go.
+# Failures after which no call gets a new voice before somebody acts. Full slots are none of them: another
+# voice may be deleted.
 ACT_NOW = (failures.Unauthorized, failures.PlanLimit, failures.MonthlyLimit)
-# Failures that are told to the caller, and that nobody else can do anything about.
+# Failures that the caller learns of, and that nobody else can do anything about.
 OF_THE_REQUEST = (
     failures.SampleRejected,
     failures.VoiceNotFound,

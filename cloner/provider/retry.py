@@ -23,17 +23,17 @@ async def retrying(
     deadline: float,
     retried: Callable[[str], None],
 ) -> T:
-    """Calls `attempt` with the number of tries before, and again after the failures in `on`.
+    """Calls `attempt` with the number of earlier tries, and again after the failures in `on`.
 
     Stops when the next pause would end after the deadline. If time runs out in a later try, the failure of
     the earlier one is raised, because it says more. `retried` is called with the reason before each try but
     the first.
     """
-    # Only what has failed is left to tenacity: for each request it costs half as much as the request itself.
+    # tenacity is used only after a failure, because it costs half as much as a request itself.
     try:
         return await attempt(0)
     except ProviderFailure as failure:
-        # Without its traceback, which refers to the frames of what failed, and to the sample.
+        # Without its traceback, which would keep the frames of the try alive, and with them the sample.
         known = failure.with_traceback(None)
     loop = asyncio.get_running_loop()
 
@@ -78,6 +78,6 @@ def _pause(state: tenacity.RetryCallState) -> float:
 
 
 def _failure(state: tenacity.RetryCallState) -> ProviderFailure:
-    """Why there is another try. There is none for any other exception."""
+    """The failure after which there is another try; any other exception ends the tries."""
     outcome = cast("tenacity.Future", state.outcome)
     return cast("ProviderFailure", outcome.exception())

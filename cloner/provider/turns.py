@@ -1,8 +1,8 @@
-"""Bounds how much is asked of ElevenLabs at once, and lets calls go before work ahead of time.
+"""Limits the requests to ElevenLabs at once, and lets calls go before work ahead of time.
 
 Work that no call waits for (enrolment, replacement, erasure, clean-up, reconciliation) is done within
-`yielding_to_calls()`, tasks begun there included. Such work waits for as long as calls want turns, and leaves
-one turn free for the next call.
+`yielding_to_calls()`; this includes tasks that are started there. Such work waits for as long as calls want
+turns, and leaves one turn free for the next call.
 
 A request whose turn would come too late is refused at once, so that the others are answered in time: without
 that, everybody waits behind those who have given up.
@@ -25,7 +25,7 @@ from telemetry.parts import part
 __all__ = ["Queue", "Turns", "Urgency", "urgency", "with_urgency", "yielding_to_calls"]
 
 
-# The weight of the last turn in the estimate of how long the next will take.
+# The weight of the last turn in the estimate of how long the next one takes.
 NEWS = 0.2
 # How often the queue is checked while nothing happens.
 REVIEW_SECONDS = 0.5
@@ -36,7 +36,7 @@ SPARE_SECONDS = 0.3
 class Urgency:
     """Whether a call waits for a piece of work, and until when, on the loop's clock.
 
-    It can come to be so while the work is under way.
+    Work that began ahead of time can become urgent.
     """
 
     def __init__(self, *, call: bool, until: float | None = None) -> None:
@@ -45,7 +45,10 @@ class Urgency:
         self._heard_by: set[Callable[[], None]] = set()
 
     def hurry(self, until: float | None = None) -> None:
-        """Says that a call waits for it now, and perhaps for longer than others do."""
+        """Marks the work as urgent: a call now waits for it, until `until`.
+
+        If several calls wait, the latest time counts; None means without end.
+        """
         self.call = True
         if self.until is not None:
             self.until = None if until is None else max(self.until, until)
@@ -66,7 +69,7 @@ _urgency: ContextVar[Urgency] = ContextVar("urgency")
 
 
 def urgency() -> Urgency:
-    """The urgency of the work at hand. Unless it was said otherwise, a call waits for it."""
+    """The urgency of the current work. Unless something else was set, a call waits for it."""
     return _urgency.get(None) or Urgency(call=True)
 
 
@@ -106,7 +109,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turns:
-    """Lets `at_once` requests through at once, in order of arrival, calls first and begun work before new.
+    """Lets `at_once` requests through at once: calls first, of these begun work first, then by arrival.
 
     At most `queue` calls wait, and as many others.
     """
@@ -140,8 +143,8 @@ class Turns:
     async def one(self, deadline: float, *, kind: str = "", declinable: bool = False) -> AsyncIterator[None]:
         """Waits for a turn until the deadline. Raises OwnQueueFull then, or at once if too many wait.
 
-        Turns of one `kind` take about as long. A `declinable` request raises Overloaded as soon as it is
-        clear that it would end too late for whoever waits for it.
+        Turns of the same `kind` take about the same time. A `declinable` request raises Overloaded as soon as
+        it is clear that it would end too late for the call that waits for it.
         """
         mine = urgency()
         loop = asyncio.get_running_loop()
@@ -200,7 +203,7 @@ class Turns:
         return sum(other.whose.call == mine.call for other in self._waiting)
 
     def _in_order(self) -> list[_Place]:
-        """Those who wait: calls first, and of these begun work before what can still be declined."""
+        """The waiting requests: calls first, and of these begun work before those that can be declined."""
         return sorted(self._waiting, key=lambda place: (not place.whose.call, place.declinable))
 
     def _next(self) -> None:
