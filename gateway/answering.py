@@ -4,7 +4,7 @@
     verifier(), verified_body()   within that: bytes -> VerifiedBody | SignatureError, BodyError, ClientGone
     answered()                    Attempt -> an answer, a line in the log, a span
 
-Between the first and the last, a route may have another answer than the refusal that an attempt ended in.
+Before `answered()`, a route may replace the refusal of an attempt by another answer.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ class Progress(Struct, kw_only=True):
     """How far a delivery has come, and what is known of it."""
 
     began: float
-    """The loop's time at the first byte of the body; at the headers until that has come."""
+    """The loop's time at the first byte of the body; until it arrives, at the headers."""
 
     verified: bool = False
     """Whether the sender is known: it signed the body, or showed our token."""
@@ -87,10 +87,10 @@ class Progress(Struct, kw_only=True):
     """The conversation that the delivery names, if the sender is known."""
 
     reason: str | None = None
-    """Why the outcome was not the usual success, in a word: the reason of a refusal, or what was unusual."""
+    """Why the outcome was no plain success, in a word: the reason of a refusal, or what was unusual."""
 
     fallback: bool = False
-    """Whether the call goes on without the voice that it might have had."""
+    """Whether the call goes on without the caller's voice."""
 
     log_facts: dict[str, str | int | bool] = {}
     """Further facts for span and log, under the names of `telemetry.facts`."""
@@ -108,7 +108,7 @@ class Progress(Struct, kw_only=True):
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """What came of a delivery: the content of its answer, or a refusal. Neither, if the client is gone."""
+    """The result of a delivery: the content of its answer, or a refusal; neither if the client is gone."""
 
     progress: Progress
     parts: Parts
@@ -148,7 +148,7 @@ async def attempted(
 ) -> Attempt:
     """Handles one delivery; whatever fails becomes a refusal.
 
-    `codes` says what a failed call means that gives no reason of ours.
+    `codes` gives the reason for a gRPC status that comes without one of ours.
     """
     address = source(request.scope)
     progress = Progress(began=asyncio.get_running_loop().time())
@@ -200,7 +200,7 @@ def answered(
 
 
 def _refused(failure: Exception, progress: Progress, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
-    """What a failure is answered with; what is known of it is noted."""
+    """The refusal for a failure; its facts are noted in `progress`."""
     if isinstance(failure, DeliveryError):
         progress.is_about(agent_id=None, conversation_id=failure.conversation_id)
     if isinstance(failure, OverLimit):
@@ -255,7 +255,7 @@ async def read(
     limit: int,
     seconds: float,
 ) -> float:
-    """Reads the body as read_body() does; until the sender is known, others may end that for its room."""
+    """Reads the body. Until the sender is verified, this request may be evicted to make room for others."""
     occupant = _occupant(request)
     if occupant is not None and not share.verified:
         occupant.refuse = share.evict
@@ -276,7 +276,7 @@ async def read(
 
 
 def mark_verified(request: Request[Any, Any, Any], share: Share, progress: Progress) -> None:
-    """Notes that the sender is known: from now on the request is not ended for the sake of others."""
+    """Notes that the sender is verified: from now on the request is not evicted for others."""
     share.mark_verified()
     progress.verified = True
     occupant = _occupant(request)
@@ -336,7 +336,7 @@ class Silence(ASGIResponse):
 
 
 class NoAnswer(Response[None]):
-    """The answer for a client that is gone. One that is sent would put a false status into the span."""
+    """The answer for a client that is gone: it is not sent, so that no false status is in the span."""
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
         """Nothing to send."""

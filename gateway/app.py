@@ -44,8 +44,8 @@ __all__ = ["create_app", "listening", "serving"]
 
 UNTRACED = {"/health", "/health/live", "/health/ready"}
 BACKLOG = 1024
-# libuv accepts one connection from a socket in each round of the loop, which takes long while much is read:
-# hundreds who connect without end would keep a new client waiting for seconds.
+# libuv accepts one connection in each round of the loop, and a round takes long while much is read. Hundreds
+# of clients that connect again and again would then keep a new client waiting for seconds.
 ACCEPTED_AT_ONCE = 4
 
 

@@ -17,7 +17,7 @@ Outcome = Literal["success", "fallback", "error", "abandoned"]
 Refused = Literal["full", "gave_way", "unreadable"]
 
 ROUTE, OUTCOME, REASON = "precall.route", KEYS["outcome"], KEYS["reason"]
-# The reasons for which a sender that had to show a signature or a token counts as unknown.
+# The reasons that mean that a sender showed no valid signature or token.
 OF_SIGNATURES = frozenset(
     {"SIGNATURE_MISSING", "SIGNATURE_MALFORMED", "SIGNATURE_MISMATCH", "SIGNATURE_EXPIRED", "UNAUTHENTICATED"}
 )
@@ -26,7 +26,7 @@ ROUTES = (WITH_SAMPLE, "/webhook/conversation-init", "/webhook/post-call")
 
 
 class Measures:
-    """Counts and times what the gateway does, and costs next to nothing where metrics go nowhere."""
+    """Counts and times what the gateway does; costs next to nothing if metrics are not exported."""
 
     def __init__(self, meters: MeterProvider) -> None:
         self._meter = meter = meters.get_meter("precall.gateway")
@@ -65,7 +65,7 @@ class Measures:
         seconds: float,
         parts: Mapping[str, float],
     ) -> None:
-        """A delivery was answered, or its sender has gone. `reused` is None where there is no voice.
+        """A delivery was answered, or its sender has gone. `reused` is None if there is no voice.
 
         `parts` is what its time was spent on.
         """
@@ -80,7 +80,7 @@ class Measures:
             self._signatures.add(1, {ROUTE: route, REASON: reason})
 
     def event_ended(self, kind: str | None, outcome: str) -> None:
-        """An event after a call was answered; without a kind it is of a type that is not known."""
+        """An event after a call was answered; `kind` is None if its type is not known."""
         self._events.add(1, {KEYS["event_type"]: kind or "other", OUTCOME: outcome})
 
     def connection_refused(self, why: Refused) -> None:

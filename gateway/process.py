@@ -20,8 +20,8 @@ __all__ = ["run"]
 
 log = structlog.get_logger()
 
-# Descriptors that no connection of a client may use: for files, the cloner, traces, and connections on their
-# way out.
+# Descriptors that are kept free of clients' connections: for files, the cloner, traces, and connections that
+# are being closed.
 RESERVED_DESCRIPTORS = 128
 
 

@@ -106,7 +106,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Where webhooks may come from; from everywhere if it is not set."""
 
     trusted_proxies: Proxies | None = None
-    """The proxies whose word on where a request comes from is believed."""
+    """The proxies that are trusted to report where a request comes from."""
 
     precall_max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
     """For one more than these, the connection that is idle longest is closed."""
@@ -152,7 +152,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def unverified_bytes(self) -> dict[str, int]:
-        """How many of them bodies that nobody has signed yet may hold, for each kind of body."""
+        """How many of these bytes may belong to bodies that are not verified yet, for each kind of body."""
         parts = {
             "deliveries": (8, self.max_body_bytes),
             "events": (2, self.max_held_event_bytes),
@@ -197,7 +197,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def _faults(name: str, value: object) -> list[str]:
-    """What is wrong with a dynamic variable. Its name may be told; its template may be private."""
+    """What is wrong with a dynamic variable. The text may hold its name, but not its template."""
     faults = []
     if not name.strip():
         faults.append("DYNAMIC_VARIABLES: a variable has no name")

@@ -1,1 +1,1 @@
-"""What ElevenLabs is told at the start of a conversation."""
+"""What ElevenLabs receives at the start of a conversation."""

@@ -1,7 +1,7 @@
-"""What an answer may override in a conversation at an agent, by what the cloner said of the agent.
+"""Decides what an answer may override in a conversation, by what the cloner said of the agent.
 
-An override that the agent's own settings refuse makes the conversation fail. What the cloner said last is
-remembered, for answers without the cloner.
+An override that the agent's own settings refuse makes the conversation fail. The last that the cloner said is
+remembered, for answers that are given without it.
 """
 
 from collections.abc import Collection
@@ -22,7 +22,7 @@ VOICE, GREETING = get_args(Leaf)
 # The reason of a fallback for a voice that nobody would hear.
 NOT_ACTIVATED = "VOICE_NOT_ACTIVATED"
 AGENTS = 10_000
-# As long as a call that was not reported as ended keeps its agent for itself.
+# As long as the cloner presumes by default that a call is still in progress.
 REMEMBERED_SECONDS = 900
 SWITCH = "platform_settings.overrides.conversation_config_override"
 
@@ -55,8 +55,8 @@ class Overrides:
     def update(self, agent_id: str, *, refused: Collection[str] | None, before: Speech) -> None:
         """Remembers which overrides an agent refuses, and what it had before it was given a caller's voice.
 
-        `refused` is None where the settings were not read: then what was said before still holds. A leaf that
-        has to be left out is logged once.
+        `refused` is None if the settings were not read: then the former value stays. A leaf that has to be
+        left out is logged once.
         """
         if refused is None:
             refused = self._known(agent_id).refused

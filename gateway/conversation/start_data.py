@@ -1,7 +1,7 @@
-"""Builds what ElevenLabs is told at the start of a conversation.
+"""Builds the data that ElevenLabs receives at the start of a conversation.
 
-An override whose leaf is not switched on at the agent makes the conversation fail, and so does a
-leaf that is null or empty. So only leaves that the operator named are sent, and only with content.
+The conversation fails if an override is not switched on at the agent, or is null or empty. So only overrides
+that the operator named are sent, and only with content.
 """
 
 import secrets
@@ -31,7 +31,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     """As it was written."""
 
     region: str | None = None
-    """The country whose national form the number may have."""
+    """The country for numbers in national form."""
 
     agent_id: str | None
     conversation_id: str | None
@@ -39,7 +39,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The cloner's id of the call. Until the cloner has answered, an id that no other call has."""
 
     voice_id: str | None = None
-    """The voice that will be heard, where that is the caller's."""
+    """The caller's voice, if it will be heard."""
 
     @property
     def phone_number(self) -> str | None:
@@ -81,7 +81,7 @@ def build_start_data(
     leaves: Collection[str],
     speech: Speech = NOTHING,
 ) -> StartData:
-    """The data for one conversation: every configured variable, and of the speech what is allowed."""
+    """The data for one conversation: every configured variable, and the allowed part of the speech."""
     values = {name: _filled(value, facts) for name, value in variables.items()}
     values[RESERVED] = facts.call_id
     agent: AgentOverride | UnsetType = UNSET
@@ -98,7 +98,7 @@ def build_start_data(
 
 
 def unknown_call() -> str:
-    """An id for a call to which the cloner has given none, and that no other call has."""
+    """A new unique id for a call to which the cloner has given none."""
     return f"call_{secrets.token_hex(12)}"
 
 

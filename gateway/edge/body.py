@@ -1,9 +1,9 @@
-"""Reads a request's body, bounded in bytes, in time and in what all bodies hold together.
+"""Reads a request's body, within limits of bytes, of time and of the bytes of all bodies together.
 
     BodyError BODY_TOO_LARGE   the sender's fault: larger than a delivery can be
     BodyError BODY_TIMEOUT     the sender's fault: too slow, or silent
     BodyError RATE_LIMITED     nobody's fault: too many bodies are in flight, and this one was evicted, or
-                               no other could be
+                               no other one could be evicted
     ClientGone                 the client hung up; there is nobody to answer
 
 None of them leaves anything behind.
@@ -60,12 +60,12 @@ class Share:
         """Ends the reading of the body."""
 
     def expect(self, size: int) -> None:
-        """Raises BodyError if a body of this size will not fit, whatever is evicted. Takes nothing."""
+        """Raises BodyError if a body of this size cannot fit even after evictions. Reserves nothing."""
         if self._bodies.verified + min(size, self._most) > self._bodies.capacity:
             raise BodyError("RATE_LIMITED")
 
     async def turn(self, left: int) -> None:
-        """Waits until more may be read, if so many bytes are to come; not long where few bodies come."""
+        """Waits until more may be read; `left` bytes are to come. With few bodies the wait is short."""
         if not self.verified:
             await self._bodies.pacing.one(left)
 
@@ -77,7 +77,7 @@ class Share:
         self._add(more)
 
     def become(self, size: int) -> None:
-        """Notes that what is held was made into so many bytes of something else. Raises BodyError."""
+        """Notes that the body was replaced by something of `size` bytes. Raises BodyError."""
         former = self.size
         self.hold(size)
         self._bodies.note_freed(former)
@@ -86,7 +86,7 @@ class Share:
         """Notes that the sender is known. Raises BodyError if the body was evicted before."""
         if self.evicted:
             raise BodyError("RATE_LIMITED")
-        # It is held as before: only who may be evicted for others changes.
+        # The bytes are held as before, but can no longer be evicted.
         self._queue.used -= self.size
         self._queue.shares.pop(self, None)
         self.verified = True
@@ -131,8 +131,8 @@ class _Queue:
 class Bodies:
     """Counts the bytes of all bodies in flight, and gives memory back when they are gone.
 
-    Bodies whose senders are not known yet have a budget for each route. They are evicted, the oldest first:
-    for another body of their route when that budget is used up, and for any body when all bytes are.
+    Bodies whose senders are not known yet share a budget for each route. When it is used up, the oldest of
+    them is evicted for another body of the route; when all bytes are used up, for any body.
     """
 
     def __init__(self, capacity: int, budgets: Mapping[str, int]) -> None:
@@ -146,7 +146,7 @@ class Bodies:
 
     @contextmanager
     def share(self, most: int, route: str) -> Iterator[Share]:
-        """The share of a body of which so much is held at most, given back at the end of the block."""
+        """The share of a body that holds at most `most` bytes; it is given back at the end of the block."""
         share = Share(self, self._queues[route], most)
         try:
             yield share
@@ -160,11 +160,11 @@ class Bodies:
             self.note_freed(-more)
 
     def note_freed(self, size: int) -> None:
-        """Notes that so many bytes are free, whether or not others are held instead."""
+        """Notes that so many bytes were freed, even if others are held in their place."""
         self._freed.note_freed(size, held=self.used)
 
     def make_room(self, share: Share, queue: _Queue, more: int) -> bool:
-        """Whether so many more bytes may be held now; others may have been evicted for them."""
+        """Evicts others if it must; returns whether so many more bytes may be held now."""
         while not share.verified and queue.used + more > queue.budget:
             oldest = queue.oldest_but(share)
             if oldest is None:
@@ -192,14 +192,15 @@ async def read_body(
 ) -> float:
     """Feeds the body to `feed` piece by piece; returns the loop's time at which it began to arrive.
 
-    What had arrived while it waited for its turn counts from when it began to wait. `feed` tells `share` what
-    it holds. A body that says that it is too large is refused before a byte of it is read, one that comes
-    with fewer than `least_rate` bytes a second before `seconds` are over. Raises BodyError and ClientGone.
+    A body's time begins when it starts to wait for its turn, if bytes had arrived by then. `feed` notes in
+    `share` what it holds. A body that is declared too large is refused before a byte of it is read. One that
+    comes with fewer than `least_rate` bytes a second is refused before `seconds` are over. Raises BodyError
+    and ClientGone.
     """
     declared = _declared(headers)
     if declared > limit:
         raise BodyError("BODY_TOO_LARGE")
-    # Nothing is reserved: who only announces bytes shall not keep others out.
+    # Nothing is reserved, so that a sender that only announces bytes keeps nobody out.
     share.expect(declared)
     loop = asyncio.get_running_loop()
     began: float | None = None
@@ -211,7 +212,7 @@ async def read_body(
         async with asyncio.timeout_at(ends) as clock:
             share.interrupt = partial(_ring, clock)
             while True:
-                # It is not the sender who is slow while others have their turns.
+                # While others have their turns, the sender is not at fault for being slow.
                 clock.reschedule(ends)
                 asked, waits = loop.time(), True
                 await share.turn((declared or limit) - size)

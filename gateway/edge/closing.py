@@ -1,8 +1,7 @@
 """Closes the connection after an answer that was sent before the request's body was read.
 
-Whoever closes a socket that still holds unread bytes makes the kernel reset the connection, and the
-client may never see the answer that was on its way. So what the client goes on sending is read and
-thrown away for a moment first.
+If a socket is closed while it holds unread bytes, the kernel resets the connection, and the client may never
+see the answer that was on its way. So what the client still sends is first read and thrown away for a moment.
 """
 
 import asyncio
@@ -18,10 +17,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
-# A sender that looks at the answer only when all is sent needs this time; one that pauses has read it.
+# Time for a sender that reads the answer only when it has sent everything. One that pauses has read it.
 LINGER_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
-# A process that comes so late to the end of a pause stood still itself.
+# If the end of a pause is noticed so late, this process itself was blocked.
 LATE_SECONDS = 0.2
 LINGER_BYTES = 64 * 1_048_576
 

@@ -1,4 +1,4 @@
-"""One client's connection: uvicorn's, with limits on all that comes beside a body.
+"""One client's connection: uvicorn's, with limits on everything that is not a body.
 
 uvicorn itself waits for ever for the end of a request's headers, keeps headers of any size and number, reads
 and keeps every pipelined request, takes trailers for headers, answers what is not HTTP with plain
@@ -72,7 +72,7 @@ class Connections:
 
 
 class Flow(FlowControl):
-    """Does not read on while something pipelined is kept."""
+    """Keeps the reading paused while pipelined bytes are kept."""
 
     held = False
 
@@ -82,12 +82,12 @@ class Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    """Answers one request after the other, and ends what is too slow, too large or one too many."""
+    """Answers one request after the other; ends a connection that is too slow, too large or one too many."""
 
     flow: Flow
 
     refuse: Callable[[], None] | None = None
-    """Answers the request that is under way at once, where it can be refused."""
+    """Refuses the request that is under way at once; None if it cannot be refused."""
 
     def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -6,8 +6,8 @@ __all__ = ["described"]
 
 
 def described(description: str, **schema: object) -> Meta:
-    """The text, and words of JSON Schema, that OpenAPI has for a field.
+    """A field's text in OpenAPI, with keywords of JSON Schema.
 
-    Nothing is checked by it: our own errors name the sender's field.
+    The keywords check nothing: our own parser does, and names the field in its errors.
     """
     return Meta(description=description, extra_json_schema=schema)

@@ -1,4 +1,4 @@
-"""How a gateway stops without losing a delivery: clients are told before their connections end.
+"""How a gateway stops without losing a delivery: answers announce the end of their connections.
 
 A client that keeps its connection may send a request at the very moment at which we close it, and then cannot
 know whether we got it. A client that reads `Connection: close` sends its next request elsewhere.

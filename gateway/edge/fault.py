@@ -1,4 +1,4 @@
-"""What is wrong with a delivery, and which ids it may hold. Knows no web framework.
+"""The faults of a delivery, and the ids that it may hold. Knows no web framework.
 
     UNSUPPORTED_MEDIA_TYPE   neither application/json nor multipart/form-data
     MALFORMED_BODY           not JSON, not a form, or not an object

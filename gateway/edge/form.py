@@ -11,7 +11,7 @@ MAX_PARTS = 16
 MAX_HEADERS = 8
 MAX_HEADER = 4096
 MAX_BOUNDARY = 200  # RFC 2046 allows 70.
-# The name where it comes first, as nearly everybody sends it: then no part of the filename can be taken for
+# The name, if it comes first, as nearly everybody sends it: then nothing in the filename can be mistaken for
 # it.
 NAME_FIRST = re.compile(r'form-data *; *name *= *(?:"([^"\\]*)"|([^\s;"]+)) *(?:;|$)', re.IGNORECASE)
 
@@ -35,9 +35,9 @@ def options(header: str) -> tuple[str, dict[str, str]]:
 
 
 def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes]:
-    """The content of each of the named parts that is there; other parts are passed over.
+    """The content of each named part that the form holds; other parts are skipped.
 
-    Of a part's headers only the name counts: the filename may be missing, or be anything. Raises FormBroken
+    Only the name in a part's headers counts: the filename may be missing, or be anything. Raises FormBroken
     and PartRepeated.
     """
     if not 0 < len(boundary) <= MAX_BOUNDARY:
@@ -53,7 +53,7 @@ def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes
             # Filenames come in any charset, and in Latin-1 every byte is a character.
             header_charset="latin-1",
         ) as parser:
-            # In one piece, so that a part is cut out of the body once and never joined.
+            # Parsed in one piece, so that a part is copied out of the body once and never joined.
             for event in parser.parse(body):
                 if isinstance(event, multipart.MultipartSegment):
                     name = written if (written := _name(event)) in names else ""

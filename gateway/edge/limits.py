@@ -1,12 +1,12 @@
-"""How many deliveries are taken for an agent, and from a source.
+"""Limits how many deliveries are taken for an agent, and from a source.
 
-They are counted in sliding windows: of the window before, that part counts which is less than one window ago.
+Sliding windows: the previous window counts in proportion to how much of it lies within the last period.
 This takes two numbers for each agent, however high the limit; a moving window would keep the time of each
-delivery. It goes by the clock of the storage, so that gateways whose clocks differ count alike. Whatever is
-refused is not counted.
+delivery. The clock is that of the storage, so that gateways whose clocks differ count alike. A delivery that
+is refused is not counted.
 
-Counting never holds up a call: where the storage fails or is slow, the delivery goes on uncounted, and so do
-those after it until one of them finds the storage well again.
+Counting never holds up a call: if the storage fails or is slow, the delivery goes on uncounted, and so do
+later ones until the storage answers again.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ log = structlog.get_logger()
 T = TypeVar("T")
 Whose = Literal["agent", "source"]
 
-# How long a delivery waits for the storage, and how long a storage that failed is not asked.
+# How long a delivery waits for the storage, and how long no delivery asks a storage that failed.
 COUNT_SECONDS = 0.5
 REST_SECONDS = 5.0
 CONNECTIONS = 32
-# How many agents, or sources, one process counts for at a time, and how often it looks which are over.
+# How many agents, or sources, one process counts for at once, and how often it drops expired counts.
 MOST_KEYS = 10_000
 TIDY_SECONDS = 1.0
 
@@ -60,12 +60,12 @@ class Memory(MemoryStorage):
         if len(self.storage) >= MOST_KEYS:
             await self.reset()
         if self.timer is None or self.timer.done():
-            # While this goes on, the library does not look at all of its keys for each that it counts.
+            # While this task runs, the library does not look through all of its keys for each one it counts.
             self.timer = asyncio.create_task(self._tidied_up())
         return await super().acquire_sliding_window_entry(key, limit, expiry, amount)
 
     async def _tidied_up(self) -> None:
-        """Forgets in a moment what is not counted any more."""
+        """Waits for a moment, then forgets the counts that have expired."""
         await asyncio.sleep(TIDY_SECONDS)
         now = time.time()
         for key in [key for key, expires in self.expirations.items() if expires <= now]:
@@ -75,7 +75,7 @@ class Memory(MemoryStorage):
 class Limits:
     """Counts deliveries. `agents` and `sources` are storages, which may be one and the same.
 
-    One that does not answer within `seconds` counts nothing.
+    If a storage does not answer within `seconds`, the delivery is not counted.
     """
 
     def __init__(

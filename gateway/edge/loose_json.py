@@ -1,18 +1,18 @@
-"""Finds the fields that count in JSON whose other fields may hold what is not quite JSON.
+"""Finds the fields that count in JSON whose other fields may be invalid JSON.
 
     convert()     the struct behind a document, each of whose fields is read by itself
     distilled()   the same document with nothing but the fields that count, for a strict reader
     fields()      the fields of an object; none for anything else
     text()        the text behind a JSON string; None for anything else
 
-What a strict reader refuses a whole document for is passed over here: a byte order mark, bytes that are
-not UTF-8, lone surrogates, unknown escapes, control characters in strings, NaN, Infinity, numbers of any
-size, nesting of any depth. The rest of the grammar holds.
+This accepts what makes a strict reader refuse the whole document: a byte order mark, bytes that are not
+UTF-8, lone surrogates, unknown escapes, control characters in strings, NaN, Infinity, numbers of any size,
+nesting of any depth. The rest of the grammar holds.
 
     NotJson     the sender's fault: the document is not JSON, however loosely it is read
     NotObject   one of these: it is JSON, but no object
 
-Of a name that stands twice in an object the last counts, as for the strict reader: both are kept.
+If an object has a name twice, both are kept, and the last one counts, as for the strict reader.
 
 The document is read once from left to right, without recursion, most of it within regular expressions
 that never try twice. That costs about ten times what a strict reader costs, so it is for documents that a
@@ -38,17 +38,17 @@ NULL_TOKEN = Raw(NULL)
 # The names that count in an object: each with those that count in its value, or None for all of a value.
 Kept = Mapping[str, Union["Kept", None]]
 
-# Every repetition is possessive or atomic, so that no text makes it try twice. One of a group that holds a
-# choice, or may end amid a token, is atomic: until Python 3.11.5 its possessive form matches too little or
-# too much (https://github.com/python/cpython/issues/106052). An atomic one takes memory for each time, so
-# it goes on for so many times only, and is then begun anew.
+# Every repetition is possessive or atomic, so that no text makes it backtrack. If its group holds a choice,
+# or may end within a token, it is atomic: until Python 3.11.5 the possessive form matches too little or too
+# much (https://github.com/python/cpython/issues/106052). An atomic repetition takes memory for each round, so
+# it is limited to so many rounds, and is then begun anew.
 MOST = b"{0,1000}"
 W = rb"[ \t\r\n]*+"
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 NUMBER = rb"-?+(?:0|[1-9][0-9]*+)(?>(?:\.[0-9]++)?)(?>(?:[eE][+-]?+[0-9]++)?)"
 SCALAR = rb"(?:%b|(?:%b|true|false|null|NaN|-?+Infinity)(?=[ \t\r\n,}\]]|\Z))" % (STRING, NUMBER)
 NAMED = STRING + W + rb":" + W
-# A container that holds no other, as most do, and not too much.
+# A container that holds no other container, as most do, and not too many items.
 FLAT = rb"(?:\[%b(?>(?:%b%b(?>(?:,%b%b%b)%b))?)\]|\{%b(?>(?:%b%b%b(?>(?:,%b%b%b%b)%b))?)\})" % (
     *(W, SCALAR, W, W, SCALAR, W, MOST),
     *(W, NAMED, SCALAR, W, W, NAMED, SCALAR, W, MOST),
@@ -60,7 +60,7 @@ VALUE = re.compile(W + rb"(?:(%b)|([{\[]))" % SCALAR, re.DOTALL)
 NAME = re.compile(W + rb"(%b)%b:" % (STRING, W), re.DOTALL)
 EMPTY = re.compile(W + rb"[}\]]")
 NEXT = re.compile(W + rb"([,}\]])")
-# Items that a comma follows; and the last one, or the bracket of one that is looked into.
+# Items with a comma after them; then the last item, or the bracket of an item that is looked into.
 SOME_OF_ARRAY = re.compile(rb"(?>(?:%b%b%b,)%b)" % (W, ITEM, W, MOST), re.DOTALL)
 SOME_OF_OBJECT = re.compile(rb"(?>(?:%b%b%b%b,)%b)" % (W, NAMED, ITEM, W, MOST), re.DOTALL)
 IN_ARRAY = re.compile(rb"%b(?:%b(?=%b\])|%b)" % (W, ITEM, W, BRACKETS), re.DOTALL)
@@ -119,10 +119,9 @@ def convert(content: bytes, kind: type[S], *, cut: bool = False) -> S:
 def distilled(content: bytes, kept: Kept, *, cut: bool = False) -> bytes:
     """The document with nothing but the fields that count. Raises NotJson.
 
-    Their strings are such that every reader takes them. A whole number of up to 18 digits stays as it is,
-    any other number is 0, and so is a string that cannot be read; a list is empty. Of a document that was
-    `cut`, this is what stands in front of the first thing that cannot be read; a field whose value is cut
-    is null.
+    Kept strings are valid JSON strings. A whole number of up to 18 digits stays as it is, any other number is 0,
+    and so is a string that cannot be read; a list is empty; objects hold the fields that count. With `cut`,
+    everything from the first unreadable part on is left out, and a truncated value becomes null.
     """
     found: list[bytes] = []
     end = 0
@@ -292,7 +291,7 @@ def _simple(token: bytes) -> bytes:
 
 
 def _passed(content: bytes, at: int, bracket: bytes) -> int:
-    """Where a container ends whose first bracket was read."""
+    """Where the container ends whose opening bracket was read."""
     stack = bytearray(bracket)
     while True:
         if not EMPTY.match(content, at):
@@ -317,7 +316,7 @@ def _passed(content: bytes, at: int, bracket: bytes) -> int:
 
 
 def _pass_items(content: bytes, at: int, stack: bytearray) -> tuple[int, bool]:
-    """Passes over items up to the end of the container, or to one within it, which goes on the stack."""
+    """Skips items up to the end of the container, or to a container within it, which goes on the stack."""
     array = stack.endswith(b"[")
     some = SOME_OF_ARRAY if array else SOME_OF_OBJECT
     while (passed := some.match(content, at)) is not None and passed.end() > at:

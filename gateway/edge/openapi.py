@@ -27,7 +27,7 @@ FAILURES = {
 }
 
 
-# The names of JSON Schema that Schema calls otherwise.
+# Keywords of JSON Schema that have other names in Schema.
 WORDS = {"maxLength": "max_length", "minLength": "min_length", "contentEncoding": "content_encoding"}
 KEPT = {"description", "pattern", "enum", *WORDS}
 

@@ -1,4 +1,4 @@
-"""Whose turn it is, where more wants to be done than can be at once."""
+"""Gives turns when more is to be done than can be done at once."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,11 +7,11 @@ __all__ = ["Pacing"]
 
 
 class Pacing:
-    """Begins only so many things each time the event loop comes round.
+    """Begins only a few things in each round of the event loop.
 
-    However much strangers ask or send at once, what is under way goes on between them. Half of the
-    turns go to whoever has waited longest, so that everybody gets one, and half to whoever needs
-    least, so that what is small need not wait for what is large.
+    However much strangers ask or send at once, work that is under way goes on between them. Half of the turns
+    go to whoever has waited longest, so that everybody gets one, and half to whoever needs least, so that
+    small requests need not wait for large ones.
     """
 
     AT_ONCE = 8

@@ -1,4 +1,4 @@
-"""How much of a request's path may be logged: a mistyped URL must show, and nothing private."""
+"""Decides how much of a request's path may be logged: a mistyped URL must be seen, but nothing private."""
 
 import re
 

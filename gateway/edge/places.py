@@ -6,9 +6,9 @@ A new connection is always let in while there is one that may be evicted, in thi
     beginning   the headers of a request are incomplete, for the longest time
     asking      a request of an unknown sender is under way, for the longest time
 
-A connection that has only just changed its activity is passed over while there is another one: a new
-connection is idle until its first bytes arrive, and would be evicted before those that hold up the places.
-Only where all places are taken by requests of known senders, a new connection is refused.
+A connection whose activity has just changed is skipped while there is another one to evict. Otherwise a new
+connection, which is idle until its first bytes arrive, would be evicted before those that block the places.
+A new connection is refused only if requests of known senders take all places.
 """
 
 import time
@@ -23,7 +23,7 @@ EXTENSION = "precall.connection"
 
 # How many evicted connections may still be waiting for their answer to be sent.
 LEAVING = 64
-# How long a connection is passed over after its activity has changed.
+# How long a connection is skipped after its activity has changed.
 GRACE_SECONDS = 1.0
 
 
@@ -40,7 +40,7 @@ class Occupant(Protocol):
     """A connection that takes a place."""
 
     refuse: Callable[[], None] | None
-    """Answers the request that is under way at once, where it can be refused."""
+    """Refuses the request that is under way at once; None if it cannot be refused."""
 
     def mark_verified(self) -> None:
         """Notes that the sender of the request under way is known."""
@@ -56,7 +56,7 @@ class Places:
         self._most = most
         self._now = now
         self._activities: dict[Occupant, Activity] = {}
-        # Since when each has its activity, in that order, so that none is searched for.
+        # Since when each connection has its activity, in order of time, so that the oldest is the first.
         self._orders: dict[Activity, dict[Occupant, float]] = {activity: {} for activity in Activity}
         self._leaving: set[Occupant] = set()
 

@@ -1,7 +1,7 @@
 """Turns every failure into the error answer, by the one table of the HTTP boundary.
 
-The reason decides; a gRPC code does only where no reason of ours came with it. Texts of other
-people's exceptions reach neither the answer nor the log.
+The reason decides; a gRPC code decides only if no reason of ours came with it. The texts of foreign
+exceptions reach neither the answer nor the log.
 """
 
 import math
@@ -108,17 +108,17 @@ CODES: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "RATE_LIMITED",
     grpc.StatusCode.UNAVAILABLE: "CLONER_UNAVAILABLE",
     grpc.StatusCode.CANCELLED: "CLONER_UNAVAILABLE",
-    # What answers there is no cloner, or not one of this version.
+    # The server at this address is no cloner, or not one of this version.
     grpc.StatusCode.UNIMPLEMENTED: "CLONER_UNAVAILABLE",
     grpc.StatusCode.DEADLINE_EXCEEDED: "PROVIDER_TIMEOUT",
 }
 
-# These are said to us and not to the sender, who may have done nothing wrong: the cloner does not accept our
-# token.
+# These are addressed to us and not to the sender, who may have done nothing wrong: the cloner does not accept
+# our token.
 OUR_OWN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 
-# These are about the way between us and the cloner, of which the sender knows nothing: a cloner of another
-# version, or a request of ours that arrived too slowly.
+# These are about the connection between us and the cloner, of which the sender knows nothing: a cloner of
+# another version, or a request of ours that arrived too slowly.
 OF_THE_WAY = frozenset(
     {
         ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED),
@@ -154,7 +154,7 @@ class Problem(Struct, frozen=True, kw_only=True):
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
-    """Why a request failed, as it is told outside."""
+    """Why a request failed, as the answer says it."""
 
     reason: str
     message: str = ""
@@ -173,9 +173,9 @@ class Unauthenticated(Exception):
 
 
 def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) -> Refusal:
-    """What a failure is called outside. A failure that nobody expected is logged.
+    """What the answer says of a failure. A failure that nobody expected is logged.
 
-    `codes` says what a status means that came without a reason of ours.
+    `codes` gives the reason for a gRPC status that comes without one of ours.
     """
     match failure:
         case SignatureError() | BodyError():
@@ -218,8 +218,8 @@ def answer(refused: Refusal, conversation_id: str | None = None) -> Response[Pro
 def answered(request: Request[Any, Any, Any], failure: Exception) -> Response[Problem]:
     """The error answer to a failure outside a delivery, as Litestar asks for one.
 
-    A failure at a path of webhooks is logged: somebody may have mistyped a URL, and waits for what never
-    comes.
+    A failure at a path of webhooks is logged: somebody may have mistyped a URL, and waits for requests that
+    never come.
     """
     refused = refusal(failure)
     facts = {"outcome": "error", "reason": refused.reason}
@@ -238,7 +238,7 @@ def _of_call(failure: PrecallError, codes: Mapping[grpc.StatusCode, str]) -> Ref
         reason, message = "CLONER_UNAVAILABLE", ""
     elif known:
         reason, message = failure.reason, failure.message
-        # What gRPC calls the caller is called caller_metadata by whoever sent the delivery.
+        # The field that is `caller` in gRPC is `caller_metadata` in a delivery.
         if reason == "FIELD_INVALID" and message.startswith("caller."):
             message = f"caller_metadata.{message.removeprefix('caller.')}"
     elif failure.told:

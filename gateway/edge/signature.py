@@ -64,7 +64,7 @@ class VerifiedBody:
 class Verifier:
     """Takes the body piece by piece, and checks its signature at the end.
 
-    Making one raises SignatureError if the header alone is reason enough, so that the body need not be read.
+    The constructor raises SignatureError if the header alone is wrong, so that the body need not be read.
     """
 
     def __init__(self, header: Sequence[str], secrets: Sequence[bytes], *, now: float) -> None:
@@ -73,7 +73,7 @@ class Verifier:
         if age > OLDEST_SECONDS or age < -NEWEST_SECONDS:
             raise SignatureError("SIGNATURE_EXPIRED")
         self._digests = [hmac.new(secret, f"{stamp}.".encode(), "sha256") for secret in secrets]
-        # In pieces, as they come: one buffer that grows would leave holes of its former sizes in memory.
+        # Kept in pieces: one growing buffer would leave holes of its former sizes in memory.
         self._pieces: list[bytes] = []
         self._last = bytearray()
         self._kept = 0
@@ -99,7 +99,7 @@ class Verifier:
         return self._content(size)
 
     def keep_first(self, size: int) -> None:
-        """Drops all but the first bytes. What follows is checked, but not kept beyond that size."""
+        """Drops all but the first `size` bytes. Later bytes are checked, but not kept."""
         self._most = size
         if self._kept > size:
             self._whole = False

@@ -3,9 +3,9 @@
     X-Forwarded-For: 203.0.113.7, 10.0.0.5                   each proxy adds, at the end, whom it heard from
     Forwarded: for="[2001:db8::7]:4711";proto=https, for=10.0.0.5
 
-Read from the end, the first address that is no trusted proxy is the source: what stands before it is its own
-to write. Where no address can be read there, the source is the proxy that wrote so. Two headers that do not
-agree are both left aside, since most proxies pass on the one that they do not write themselves.
+Read from the end: the first address that is no trusted proxy is the source. A sender can forge everything
+before it. If an entry is not an address, the source is the proxy that wrote it. If the two headers disagree,
+both are ignored, because most proxies pass on the one that they do not write themselves.
 """
 
 import ipaddress
@@ -35,7 +35,7 @@ class SourceRefused(Exception):
 
 
 class Sourced:
-    """Wraps an ASGI application: its scope's client is the source, with port 0 if a proxy told it."""
+    """Wraps an ASGI application: its scope's client is the source, with port 0 if a proxy reported it."""
 
     def __init__(self, app: Application, trusted: Networks | None) -> None:
         self._app = app
@@ -64,14 +64,14 @@ def admit(scope: Any, allowed: Networks | None) -> None:
 
 
 def network(address: Address | None) -> str:
-    """What a source is counted as: for IPv6 its network, in which it may choose any address."""
+    """The text by which a source is counted: for IPv6 its network, in which it may choose any address."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((address, V6_PREFIX), strict=False))
     return str(address)
 
 
 def _reported(headers: Iterable[tuple[bytes, bytes]], peer: Address, trusted: Networks) -> Address:
-    """What the trusted peer says of where the request comes from."""
+    """The source of the request, as the trusted peer reports it."""
     headers = list(headers)
     chains = [_hops(headers, b"x-forwarded-for"), _hops(headers, b"forwarded")]
     told = {

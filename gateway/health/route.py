@@ -31,7 +31,7 @@ class Health(Struct, frozen=True, kw_only=True):
 class Readiness:
     """Asks the cloner's health check, at most once a second however often it is wanted.
 
-    `channel` gives the channel for this. These calls are not traced: they come all day and tell nothing.
+    `channel` gives the channel for this. These calls are not traced: there are many, and they say nothing.
     """
 
     def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:

@@ -20,7 +20,7 @@ __all__ = ["NOTHING", "Initiation", "SentInitiation", "read"]
 
 
 class SentInitiation(Struct):
-    """The fields that are read, each of which may hold anything, or be missing."""
+    """The fields that are read. Each may hold anything, or be missing."""
 
     # A number whose sender wrote its digits without quotes is one all the same.
     caller_id: Annotated[
@@ -87,6 +87,6 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
 def _number(written: str | int | None) -> str | None:
     if isinstance(written, int):
         written = str(written) if written > 0 else None
-    # Tabs and line ends count as blanks here, because nobody could be told about them.
+    # Tabs and line ends count as blanks here, because there is nobody to report them to.
     number = " ".join((written or "").split())
     return number if number and not holds_control(number) and len(number) <= longest(number) else None

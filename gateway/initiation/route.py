@@ -1,4 +1,4 @@
-"""The route that ElevenLabs asks how a call is to start, readable from the top as the way of one call.
+"""The route that ElevenLabs asks how a call is to start. Read it from the top: it is the path of one call.
 
     POST /webhook/conversation-init   headers and bytes
     received()          -> the bytes of somebody we know | SignatureError, Unauthenticated

@@ -1,7 +1,7 @@
 """Reads what a verified event after a call says. Knows no web framework.
 
-Everything is read leniently: ElevenLabs says that fields will be added, and an id that cannot be one counts
-as missing. An event that names no call is the sender's fault, and nothing was done yet:
+Everything is read leniently: ElevenLabs says that fields will be added, and a text that cannot be an id
+counts as missing. An event that names no call is the sender's fault, and nothing was done yet:
 
     DeliveryError MALFORMED_BODY   not JSON, or not an object
     DeliveryError FIELD_INVALID    a field is missing without which the event says nothing
@@ -91,7 +91,7 @@ class SentData(Struct):
 
 
 class SentEvent(Struct):
-    """The fields that are read, each of which may hold anything, or be missing."""
+    """The fields that are read. Each may hold anything, or be missing."""
 
     # Without defaults, since an event that ends a call needs both: UNSET where they were not sent.
     type: (

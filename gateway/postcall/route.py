@@ -29,7 +29,7 @@ from telemetry.parts import part
 __all__ = ["post_call"]
 
 COMPLETE_SECONDS = 5.0
-# Nothing here waits for the provider: if nobody answers in time, it is the cloner.
+# Nothing here waits for the provider: if there is no answer in time, the cloner is at fault.
 CODES = {**problems.CODES, grpc.StatusCode.DEADLINE_EXCEEDED: "CLONER_UNAVAILABLE"}
 STATUSES = (400, 401, 403, 408, 413, 429, 500, 503, 504)
 
@@ -74,7 +74,7 @@ async def handled(
 
 
 async def received(request: Request[Any, Any, Any], context: RouteContext, progress: Progress) -> Event:
-    """What the event says; none of its bytes are held any more."""
+    """What the event says; its bytes are freed."""
     settings = context.settings
     most = settings.max_held_event_bytes
     with context.bodies.share(most, "events") as share:
@@ -92,7 +92,7 @@ async def received(request: Request[Any, Any, Any], context: RouteContext, progr
 
 
 async def complete(cloner: Precall, told: Event) -> bool:
-    """Ends the call; whether there was such a call. Raises PrecallError.
+    """Ends the call, and returns whether there was such a call. Raises PrecallError.
 
     A sender that hangs up does not stop this: the call is over in any case.
     """

@@ -1,4 +1,4 @@
-"""Reads a recording that stands in JSON as base64, and says what stands there instead."""
+"""Reads a recording that is base64 in JSON, or says what else is there."""
 
 import re
 
@@ -14,7 +14,7 @@ MAX_PREFIX = 300
 LOOKED_AT = 4_096
 TEXT = "text that is not base64"
 
-# With a figure among the first, since silence in base64 is letters alone: "AAAA".
+# With a digit near the start, because silence in base64 is only letters: "AAAA".
 HEXADECIMAL = re.compile(rb"(?=[a-zA-Z]{,60}[0-9])(0x)?([0-9a-f]{24,}|[0-9A-F]{24,})")
 LETTERS = r"A-Za-z0-9"
 SUFFIXES = "wav|mp3|ogg|oga|opus|flac|m4a|mp4|webm|aac|amr|aiff?|raw|pcm"
@@ -37,7 +37,7 @@ TEXTS = tuple(
         (rf"[{LETTERS}_-]+={{,2}}$", 'URL-safe base64, with "-" and "_"'),
     )
 )
-# What a value begins with that is no string.
+# How values begin that are not strings.
 VALUES = {
     "{": "a JSON object",
     "[": "a JSON list",
@@ -48,7 +48,7 @@ VALUES = {
 
 
 class NotBase64(Exception):
-    """Something else stands there; the text says what, to stand behind "is", and nothing of it."""
+    """The value is something else. The text says what, to follow the word "is", and quotes nothing of it."""
 
 
 def decode(token: Raw) -> bytes:
@@ -77,9 +77,9 @@ def decode(token: Raw) -> bytes:
 
 
 def _has_lost_signs(text: str) -> bool:
-    """Whether each "+" has become a space; a reader of base64 passes that over, and finds other bytes.
+    """Whether each "+" has become a space, which a reader of base64 would skip and then find other bytes.
 
-    Lines that a shell has joined by spaces are of one length, but for the last.
+    If a shell has joined lines by spaces, all lines but the last have the same length.
     """
     if "+" in text or "/" not in text or " " not in text.strip():
         return False

@@ -30,7 +30,7 @@ SAMPLE = "voice_sample.data"
 MAX_NAME = 200
 MAX_BIRTH = 64
 MAX_CONSENT = 200
-# Where msgspec says what is wrong: "Expected `str`, got `int` - at `$.caller_metadata.name`", or
+# The place in a message of msgspec: "Expected `str`, got `int` - at `$.caller_metadata.name`", or
 # "Object missing required field `data` - at `$.voice_sample`".
 PATH = re.compile(r" - at `\$\.([a-z_.]+)`$")
 MISSING = re.compile(r"^Object missing required field `([a-z_]+)`")
@@ -125,7 +125,7 @@ M = TypeVar("M", bound=SentMetadata)
 
 
 def media_type(lines: Sequence[str]) -> MediaType:
-    """The media type of the Content-Type header. Raises DeliveryError where it is none that is read here."""
+    """The media type of the Content-Type header. Raises DeliveryError if it is not one that is read here."""
     if len(lines) == 1:
         kind, options = form.options(lines[0])
         if kind == "application/json":
@@ -241,7 +241,7 @@ def _decoded(content: bytes, kind: type[M], what: str) -> M:
 
 
 def _strictly(content: bytes, kind: type[M], what: str) -> M:
-    """Raises DeliveryError for a field of another kind, ValueError and RecursionError for what is no JSON."""
+    """Raises DeliveryError for a field of another type, ValueError and RecursionError for invalid JSON."""
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as fault:

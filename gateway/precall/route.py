@@ -72,8 +72,8 @@ async def handled(
     settings = context.settings
     # Held until the answer, because what was made of the body lives as long.
     with context.bodies.share(settings.max_body_bytes, "deliveries") as share:
-        # What the headers alone can be refused for is refused before the body is read, the signature first,
-        # so that a stranger learns nothing else.
+        # Faults in the headers are refused before the body is read. The signature is checked first, so that a
+        # stranger learns of no other fault.
         check = verifier(request, context)
         media = delivery.media_type(lines(request.scope["headers"], b"content-type"))
         await context.limits.count_source(source(request.scope))
@@ -88,10 +88,9 @@ async def handled(
         )
         call, facts = receive(verified, media, settings, progress)
         del verified, check
-        # Only now, so that no stranger can use up an agent's limit.
+        # Counted after the verification, so that no stranger can use up an agent's limit.
         await context.limits.count_agent(call.agent_id)
-        # At most so much: what is sent, and gRPC's own copy of it. A large request is dropped once it is
-        # sent.
+        # Twice the sample at most: what is sent, and gRPC's copy. A large request is freed once it is sent.
         share.become(2 * len(call.sample))
         through = call_through(context.cloner, call, request.receive, _left(settings, progress))
         del call
@@ -110,7 +109,7 @@ async def handled(
 
 
 def without_voice(context: RouteContext, attempt: Attempt) -> FallbackCall | None:
-    """The answer to a delivery that could not be prepared, if its call may go on all the same."""
+    """The answer to a delivery that could not be prepared, if its call may go on without the voice."""
     facts, refused = attempt.progress.facts, attempt.refused
     if refused is None or refused.status not in FALLBACK_STATUSES or facts is None or facts.agent_id is None:
         return None
