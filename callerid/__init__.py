@@ -1,7 +1,7 @@
 """Reads telephone numbers and names, in the same way for every process.
 
-The gateway and the cloner never import each other, and must never differ in who a caller is or in what they
-refuse. So the rules that both need stand here: pure functions from text to text, which know neither process.
+The gateway and the cloner never import each other, and must never disagree on who a caller is or what they
+refuse. So the rules that both need are here: pure functions from text to text, which know neither process.
 """
 
 from callerid.name import folded, holds_control, spaced, spoken

@@ -1,7 +1,7 @@
 """Names: which are refused, how they are spoken, and when two are the same.
 
-A name is refused for control characters alone. What joins letters (the zero-width joiners of Persian,
-Sinhala and emoji), what sets their direction and every kind of space are parts of real names.
+A name is refused only for control characters. Real names hold characters that join letters (the zero-width
+joiners of Persian, Sinhala and emoji), characters that set a direction, and every kind of space.
 """
 
 import unicodedata
@@ -13,7 +13,7 @@ REFUSED = frozenset({"Cc", "Cs"})
 # Format characters, such as joiners, spaces, and marks without a letter that they belong to: a name with
 # nothing else cannot be seen or spoken.
 UNSEEN = frozenset({"Cf", "Zs", "Zl", "Zp", "Mn", "Mc", "Me"})
-# Nor can blanks that Unicode counts as letters or signs, or what stands for a character that was lost.
+# Neither can these: blanks that Unicode counts as letters or signs, and signs for a lost character.
 BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd")
 
 

@@ -8,11 +8,11 @@
     "whatsapp:+31612340012", "31612340012@s.whatsapp.net"
     '"Anna" <sip:+31612340012@example.com>;tag=1'  the address, never the display name
 
-Only a number that its numbering plan can have is one. Whatever else stands where a number is expected
-("anonymous", zeros, an IP address, an extension of a switchboard) is shared by many people, so it counts as
-no number, and identifies nobody. The plans are those of libphonenumber, which has a new range some weeks
-after it was opened; until then a number in it counts as none, which costs a voice and confuses no two
-callers.
+Only a number that is possible in its numbering plan counts. Any other text in its place ("anonymous", zeros,
+an IP address, an extension of a switchboard) is shared by many people, so it counts as no number and
+identifies nobody. The plans are those of libphonenumber, which learns of a new range some weeks after it was
+opened. Until then a number in that range counts as none: its caller may get no voice, but is never confused
+with another.
 
 An extension is dropped: the number means the line, and the name says who speaks on it.
 """
@@ -27,16 +27,16 @@ from phonenumbers import PhoneNumber, PhoneNumberFormat
 
 __all__ = ["LONGEST", "LONGEST_ADDRESS", "e164", "longest", "region_fault"]
 
-# The characters that a written number may have; an address also has a host, names and tags.
+# How many characters a written number may have; an address also has a host, names and tags.
 LONGEST = 64
 LONGEST_ADDRESS = 256
 
 # How telephone networks and Twilio write "anonymous", "restricted", "blocked", "unknown" and "unavailable".
 WITHHELD = frozenset({"266696687", "7378742833", "2562533", "8656696", "86282452253"})
-# What follows the "@" of a WhatsApp id that is no person's number, whatever its digits look like.
+# After these words behind its "@", a WhatsApp id is no person's number, even if its digits look like one.
 NO_PERSON = frozenset({"lid", "g.us", "broadcast", "newsletter"})
 
-# Blanks that Unicode does not count as spaces, and marks that show nothing.
+# Blanks that Unicode does not count as spaces, and invisible marks.
 BLANK = dict.fromkeys(map(ord, "\t\n\v\f\r\x85\u2800\u115f\u1160\u3164\uffa0"), " ")
 HIDDEN = re.compile("[\u034f\u20e3\ufe00-\ufe0f]")
 SIGNS = str.maketrans({"\u2795": "+", "\u2212": "-", "\u00b7": ".", "\u2022": ".", "\u30fb": "."})
@@ -56,7 +56,7 @@ MOST_DIGITS = 24
 
 
 def longest(text: str) -> int:
-    """How many characters a number may have that is written in this form."""
+    """How many characters the text may have: an address may be longer than a plain number."""
     return LONGEST_ADDRESS if re.search("[:@<]", text) else LONGEST
 
 
@@ -67,7 +67,7 @@ def region_fault(region: str | None) -> str:
     return "DEFAULT_REGION: expected the two letters of a country, such as NL"
 
 
-# One request asks for the same number several times, and all of the plans are gone through for it.
+# One request asks for the same number several times, and each time all of the plans would be searched.
 @lru_cache(maxsize=64)
 def e164(text: str, region: str | None) -> str | None:
     """The number as "+" and digits; None where there is no number, or several. Never raises.
@@ -150,7 +150,7 @@ def _bare(digits: str, region: str | None) -> PhoneNumber | None:
         written = phonenumbers.format_number(national, PhoneNumberFormat.NATIONAL)
         if _digits(written) == digits:
             return national
-    # This is not how the country writes its own numbers, so its plus is missing rather than its 0.
+    # It is no national form of the country, so the plus is missing rather than the leading 0.
     return _international(digits) or national
 
 

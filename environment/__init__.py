@@ -1,8 +1,8 @@
 """Reads a process's settings from its environment, all at once, before anything is opened.
 
 A settings class is a frozen `msgspec.Struct` whose field names are the variables' names in lower
-case. A variable that is set to nothing counts as not set, and so does one that an orchestrator set for
-a service of the same name. A secret, a PEM or a TOML may also come from a file that `<NAME>_FILE` names.
+case. An empty variable counts as not set, and so does one that an orchestrator set for a service of the
+same name. A secret, a PEM or a TOML may also come from a file that `<NAME>_FILE` names.
 """
 
 from environment.address import BaseUrl, Host, Port, Target, address, is_loopback

@@ -15,7 +15,7 @@ __all__ = ["BaseUrl", "Host", "Port", "Target", "address", "is_loopback"]
 NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 # `[v6]:port` or `name:port`.
 HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^\[\]:/]+)):(?P<port>[0-9]{1,5})")
-# If a path began with such a segment the API's own paths, which begin with a version, would be wrong.
+# The API's own paths begin with a version, so the address must not end with one.
 VERSION = re.compile(r"v[0-9]+")
 
 VENDOR = "elevenlabs.io"

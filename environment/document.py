@@ -1,6 +1,6 @@
 """Texts of several lines, PEM and TOML, from a variable or from a file that may change.
 
-They are secrets, since a private key is one, and none shows itself.
+They are treated as secrets, because a private key is one: none is shown in a log line or a `repr`.
 """
 
 from pathlib import Path

@@ -22,7 +22,8 @@ KEPT = 128 * 1_048_576
 MUCH = 128 * 1_048_576
 LITTLE = 16 * 1_048_576
 PAUSE_SECONDS = 1.0
-# While samples come without end, what is given back is taken again a moment later, and cleared by the kernel.
+# At least so long between two times. While samples keep coming, memory that is given back is taken again a
+# moment later, and the kernel has to clear it.
 BETWEEN_SECONDS = 10.0
 # The garbage collector looks for cycles after so many new objects, and after so many bytes were freed.
 OBJECTS = 20_000
@@ -32,9 +33,8 @@ IN_CYCLES = 32 * 1_048_576
 class FreedMemory:
     """Gives memory back, in the background, a second after much of it or the last of it was freed.
 
-    It does so every ten seconds at most.
-    A failure refers to the frames that it came through, which may refer to the failure, and to the sample.
-    So such cycles are looked for as well.
+    It does so every ten seconds at most, and then also collects garbage: an exception refers to the frames
+    that it passed, which may refer to the exception and to the sample, so that such a cycle keeps the sample.
     """
 
     def __init__(self, give_back: Callable[[], None]) -> None:
@@ -67,10 +67,10 @@ class FreedMemory:
 
 
 def give_back() -> None:
-    """Gives the kernel every page that is free, wherever in the heap it lies. Takes some milliseconds.
+    """Gives the kernel every free page of the heap. Takes some milliseconds.
 
-    What `keep_large_blocks` keeps is given back by itself only from the end of the heap, where one
-    small block that lives longer holds up hundreds of megabytes.
+    By itself glibc gives memory back only from the end of the heap, where one small block that is still in
+    use can keep hundreds of megabytes.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -80,7 +80,7 @@ def give_back() -> None:
 
 
 def keep_large_blocks() -> None:
-    """Tells the allocator to keep up to 128 MiB of freed memory. Does nothing where it is not glibc's."""
+    """Makes the allocator keep up to 128 MiB of freed memory. Does nothing if it is not glibc's."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
@@ -90,19 +90,18 @@ def keep_large_blocks() -> None:
 
 
 def collect_seldom() -> None:
-    """Has the garbage collector look for cycles after every 20,000 new objects.
+    """Makes the garbage collector look for cycles only after every 20,000 new objects.
 
-    By default it looks after some hundreds, and so goes through everything in flight a few times in each
-    request: a tenth of the processor time.
-    Where samples are held, FreedMemory makes it look sooner.
+    By default it looks after some hundreds, and so visits all objects in use a few times in each request: a
+    tenth of the processor time. When samples are freed, FreedMemory makes it look sooner.
     """
     gc.set_threshold(OBJECTS)
 
 
 def spare_modules() -> None:
-    """Exempts all that there is now from garbage collection: modules, which stay as long as the process does.
+    """Exempts all present objects from garbage collection: modules, which live as long as the process.
 
-    Otherwise the process goes through them time and again, and at its end: a sixth of the processor
-    time of one that starts and stops.
+    Otherwise the collector visits them again and again, and once more at exit: for a process that only starts
+    and stops, this is a sixth of its processor time.
     """
     gc.freeze()

@@ -69,7 +69,7 @@ class Sources(Networks):
 
 
 class Proxies(Networks):
-    """The proxies whose word on where a request comes from is believed."""
+    """The proxies that are trusted to report where a request comes from."""
 
     __slots__ = ()
     expected: ClassVar[str] = (
@@ -78,7 +78,7 @@ class Proxies(Networks):
 
     def __init__(self, networks: Sequence[Network]) -> None:
         super().__init__(networks)
-        # A proxy that is believed about everybody is believed about itself.
+        # If every address is a trusted proxy, a request's source would be whatever its sender writes.
         if any(network.prefixlen == 0 for network in networks):
             raise ValueError
 

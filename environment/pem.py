@@ -9,7 +9,7 @@ __all__ = ["pem_faults"]
 
 
 def pem_faults(texts: Mapping[str, str], *, certificate: str, key: str, authorities: str) -> list[str]:
-    """Everything that is wrong with what is given, by the names of the variables and without their texts."""
+    """All faults of the documents, by the names of their variables and without their texts."""
     return [*_faults(texts, certificate, key, authorities)]
 
 
@@ -29,7 +29,7 @@ def _faults(texts: Mapping[str, str], certificate: str, key: str, authorities: s
 
 
 def _pair(certificate: str, key: str) -> Literal["no certificate", "no key", "no pair"] | None:
-    """What is wrong. OpenSSL reads keys from files alone: this file is in memory, and never on a disk."""
+    """The fault of the pair. OpenSSL reads keys only from files: this file is in memory, never on a disk."""
     if not _are_certificates(certificate):
         return "no certificate"
     descriptor = os.memfd_create("precall", os.MFD_CLOEXEC)

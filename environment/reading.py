@@ -128,7 +128,7 @@ def _object(text: str) -> object:
 
 
 def _in_words(fault: msgspec.ValidationError, annotated: object) -> str:
-    """What msgspec says, without the program's own types and paths, which mean nothing to an operator."""
+    """The message of msgspec without types and paths of the program, which mean nothing to an operator."""
     if described := _description(annotated):
         return f"must be {described}"
     text = str(fault).split(" - at `$", 1)[0].rstrip(".")
@@ -169,7 +169,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _nothing(settings: type[msgspec.Struct], has: set[str]) -> dict[str, object]:
-    """Something in place of what is required and missing, so that the rest can be checked."""
+    """Placeholders for required settings that are missing, so that the others can be checked."""
     return {
         field.name: () if typing.get_origin(_bare(field.type)) is tuple else None
         for field in msgspec.structs.fields(settings)

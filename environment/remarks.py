@@ -31,7 +31,7 @@ KNOWN = frozenset({
 })  # fmt: skip
 """The variables of every process: one file may serve them all."""
 
-# What Kubernetes, and Docker's links before it, tell every container about a service called "cloner":
+# What Kubernetes, and Docker's links before it, set in every container for a service called "cloner":
 # CLONER_PORT itself, CLONER_SERVICE_HOST, CLONER_SERVICE_PORT_GRPC, CLONER_PORT_50051_TCP_ADDR.
 LINK = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+", re.IGNORECASE)
 OF_SERVICE = re.compile(
@@ -54,7 +54,7 @@ def is_injected(name: str, text: str) -> bool:
 
 
 def remarks(settings: msgspec.Struct, environ: Mapping[str, str]) -> list[Remark]:
-    """What to tell an operator about the environment of these settings. No value is repeated."""
+    """The remarks for an operator about the environment of these settings. They repeat no value."""
     return [*_published(settings), *_injected(settings, environ), *_unknown(settings, environ)]
 
 

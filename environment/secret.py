@@ -51,7 +51,7 @@ class Secret:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Takes what an operator wrote. Raises ValueError, which says what is wrong without the text."""
+        """Reads an operator's text. Raises ValueError, which says what is wrong without the text."""
         check_ends(text)
         if cls.alphabet is not None:
             if not cls.alphabet.fullmatch(text):

@@ -1,8 +1,8 @@
-"""Facts about the work at hand, the same in every log line and every span about it.
+"""Facts about the current work, the same in every log line and every span about it.
 
     log_context(agent_id="x")       within a block: its lines and spans, and the current span
     add_log_context(agent_id="x")   the same, for the rest of the task, such as one request
-    note(outcome="success")         the current span alone; whoever writes a line passes the same words to it
+    note(outcome="success")         only the current span; a log line gets such facts as its own arguments
 
 Code says `agent_id`; lines and spans say `gen_ai.agent.id`. `KEYS` is the one table between the two.
 """
@@ -65,7 +65,7 @@ KEYS: Mapping[str, str] = {
 }
 
 
-# Every span has these; which method of ours a request to somebody else was made for is in its trace.
+# Only facts under these keys go onto every span; the others are on the span of the call itself, in its trace.
 EVERYWHERE = ("gen_ai.", "precall.")
 
 
@@ -83,13 +83,13 @@ def log_context(**facts: str) -> Iterator[None]:
 
 
 def add_log_context(**facts: str) -> None:
-    """Adds the facts to the current span, and to all that this task and those it begins write from now on."""
+    """Adds the facts to the current span, and to all later lines and spans of this task and its subtasks."""
     note(**facts)
     structlog.contextvars.bind_contextvars(**facts)
 
 
 def forget() -> None:
-    """Forgets all facts of this task and of whoever began it; what comes from here on is another matter."""
+    """Drops all facts of this task, inherited ones included, because it begins other work."""
     structlog.contextvars.clear_contextvars()
 
 

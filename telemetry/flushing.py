@@ -9,8 +9,8 @@ __all__ = ["run_within"]
 def run_within(seconds: float, last_words: Callable[[], object]) -> None:
     """Runs the function, and returns when it is done or the time is up.
 
-    A function that is not done by then goes on in the background while the process lives, and does not keep
-    it from ending.
+    If the function is not done by then, it goes on in the background while the process lives, but does not
+    keep the process from ending.
     """
     thread = threading.Thread(target=last_words, name="flushing", daemon=True)
     thread.start()

@@ -24,7 +24,7 @@ from telemetry.metrics import NOWHERE, duration
 
 __all__ = ["HttpClientTracing"]
 
-# Enough for what a failure says, if it says anything.
+# Enough for the description of a failure, if there is one.
 EXPLAINED_BYTES = 4_096
 PORTS = {"http": 80, "https": 443}
 
@@ -116,7 +116,7 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
 
 
 class _Exchange:
-    """A request and its answer, which are ended once."""
+    """A request and its answer; `end` takes effect once."""
 
     def __init__(self, span: Span, seconds: Histogram, measured: dict[str, str | int]) -> None:
         self._span = span

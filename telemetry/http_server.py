@@ -42,7 +42,7 @@ Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 W3C = TraceContextTextMapPropagator()
-# Clients write into this header what they like.
+# Clients can write any text into this header.
 LONGEST_AGENT = 128
 UNPRINTABLE = re.compile(r"[^ -~]")
 
@@ -52,7 +52,7 @@ class HttpServerTracing:
 
     The span fails on a status from 500 up, on an exception and on a client that hangs up before its answer is
     sent. Its time is measured. Paths in `untraced` get neither span nor header, and are not measured.
-    `legible` returns what may be shown of a path that is none of ours.
+    `legible` returns the part of an unknown path that may be shown.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class HttpServerTracing:
             self._place(request, scope)
 
     def _place(self, request: "_Request", scope: Any) -> None:
-        """Notes which route was asked for. The router knows it only after it was asked."""
+        """Notes the route of the request, which is known only once the router has handled it."""
         route = scope.get("path_template")
         if route:
             request.span.update_name(f"{scope['method']} {route}")
@@ -148,7 +148,7 @@ class HttpServerTracing:
 
 
 class _Request:
-    """What is noted of a request, in its span and its measurement."""
+    """A request as its span and its measurement see it."""
 
     def __init__(self, span: Span, measured: dict[str, str | int]) -> None:
         self.span = span

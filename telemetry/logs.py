@@ -1,7 +1,7 @@
-"""Log lines of a process: text or JSON, to standard output, each with its trace and what is known of it.
+"""Log lines of a process: text or JSON, to standard output, each with its trace and the facts of its work.
 
-Other people's exception texts can hold anything, a caller's name or a request's body included.
-So an exception is logged as its type and the place where it was raised, never as its text.
+The text of a foreign exception can hold anything, even a caller's name or a request's body. So an exception
+is logged as its type and the place where it was raised, never as its text.
 """
 
 import json
@@ -21,7 +21,7 @@ from telemetry.facts import keyed
 
 __all__ = ["add_keys", "add_trace", "configure", "exception_place", "log_ready", "log_remarks"]
 
-# For every request these repeat what the spans say better, or show the values of an SQL statement.
+# These log for every request what the spans say better, or show the values of an SQL statement.
 NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
 
 
@@ -81,7 +81,7 @@ def log_remarks(remarks: Iterable[Remark]) -> None:
 
 
 def log_ready(service: str, address: str, *, form: Literal["text", "json"]) -> None:
-    """Writes the one line that says that a process serves, and where, at any log level."""
+    """Writes, at any log level, the one line that says that a process serves, and at which address."""
     sentence = f"{service} ready on {address}"
     if form == "json":
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -68,7 +68,7 @@ class CountingProcessor(BatchSpanProcessor):
 
 
 class _Counting(SpanExporter):
-    """Reports to the processor what it was given, and counts what could not be sent and is lost."""
+    """Tells the processor how many spans it has taken, and counts those that could not be sent."""
 
     def __init__(self, exporter: SpanExporter, processor: CountingProcessor, losses: Losses) -> None:
         self._exporter = exporter

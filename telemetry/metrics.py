@@ -46,9 +46,9 @@ Providers = tuple[TracerProvider, MeterProvider]
 def observing(service: str, environ: Mapping[str, str]) -> Iterator[Providers]:
     """Yields the tracer and the meter provider of the process, and sends what is left when the block ends.
 
-    Spans and metrics are sent side by side then, so that a silent collector delays the end only once:
-    OTEL_BSP_EXPORT_TIMEOUT at most, and for metrics OTEL_METRIC_EXPORT_TIMEOUT where that is less. `environ`
-    must be without what cannot be used: see `telemetry.variables`.
+    Spans and metrics are sent at the same time then, so that a silent collector delays the end only once:
+    by OTEL_BSP_EXPORT_TIMEOUT at most, and for metrics by OTEL_METRIC_EXPORT_TIMEOUT if that is less.
+    `environ` must hold no unusable values: see `telemetry.variables`.
     """
     losses = Losses()
     meters, close = _metering(service, environ, losses)
@@ -127,7 +127,7 @@ def _metering(
 
 
 def _close(provider: RecordingProvider) -> None:
-    # What went wrong is in the log. Raised here, it would only be told again, with a traceback.
+    # The failure is in the log. Raised here, it would only be logged again, with a traceback.
     with suppress(Exception):
         provider.shutdown(EXPORT_MS)
 
@@ -142,7 +142,7 @@ def _reader(environ: Mapping[str, str]) -> MetricReader | None:
         case "console":
             return PeriodicExportingMetricReader(ConsoleMetricExporter())
         case "prometheus":
-            # Not needed, and so its library not loaded, unless somebody asks for it.
+            # Imported only when it is asked for, because its library is not needed otherwise.
             from telemetry.prometheus import scraped
 
             return scraped(environ)

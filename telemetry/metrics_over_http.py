@@ -1,4 +1,4 @@
-"""Sends metrics over OTLP/HTTP, and stops for a while if a collector takes none, such as Jaeger."""
+"""Sends metrics over OTLP/HTTP, and pauses for long if the collector, such as Jaeger, takes none."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["MetricsOverHttp"]
 
 log = structlog.get_logger()
 
-# The answer of a collector without a place for metrics, and how long it is believed.
+# The answers of a collector that takes no metrics, and how long it is then not asked again.
 NO_PLACE = frozenset({404, 405})
 REST_SECONDS = 3_600.0
 

@@ -1,6 +1,7 @@
-"""The parts of one request that take time: each has a span, and all of them together are told at its end.
+"""Measures the parts of one request that take time: each has a span, and their times are logged at its end.
 
-A part that several tasks spend at once counts once. Parts may overlap, so their sum is no duration.
+While several tasks spend time on the same part, it counts once. Parts may overlap, so their sum is no
+duration.
 """
 
 import time
@@ -24,7 +25,7 @@ SPANS: Mapping[str, str] = {
     "another_clone": "wait for another clone",
     "registry": "registry",
 }
-# The parts that are another system's time, as far as can be seen from here.
+# The parts whose time another system takes, as far as can be seen from here.
 KINDS: Mapping[str, SpanKind] = {"registry": SpanKind.CLIENT}
 
 
@@ -97,7 +98,7 @@ def part(
 ) -> Iterator[None]:
     """Counts the time of the block as that part of the current request, if there is one.
 
-    The block has a span where the work around it is recorded; `work` says in its name what is done.
+    The block has a span if the work around it is recorded; `work` becomes part of the span's name.
     """
     parts = _parts.get()
     if parts is not None:

@@ -1,8 +1,8 @@
 """Lets a Prometheus server fetch the metrics of a process, over a listener of their own.
 
-The listener is for the inside of a network: whoever reaches it may read all metrics, which hold no name,
-number or id. It is bounded all the same, so that a flood cannot take the process's time: only so many
-requests at once, a time-out for silent ones, and a pause after each.
+The listener is for the inside of a network: everybody who reaches it may read all metrics, which hold no
+name, number or id. It is still limited, so that a flood cannot take the process's time: only a few requests
+at once, a time-out for silent ones, and a pause after each.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class _Handler(WSGIRequestHandler):
     timeout = SILENT_SECONDS
 
     def log_message(self, *_: Any) -> None:
-        """What is asked here is a stranger's text, and not logged."""
+        """Logs nothing, because the request is a stranger's text."""
 
 
 class _Server(ThreadingWSGIServer):
@@ -90,7 +90,7 @@ class _Reader(PrometheusMetricReader):
 def scraped(environ: Mapping[str, str]) -> PrometheusMetricReader:
     """A reader whose metrics are served at `OTEL_EXPORTER_PROMETHEUS_HOST` and `_PORT`.
 
-    If the port cannot be had, that is logged, and calls go on without.
+    If the port cannot be bound, that is logged, and the process serves calls without it.
     """
     host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost").strip("[]")
     port = int(environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464"))

@@ -1,6 +1,6 @@
 """Server spans for gRPC calls, of one answer or many, as an interceptor for `grpc.aio`."""
 
-# Some of grpc's generics are generic in its type stubs alone.
+# Some classes of grpc are generic only in its type stubs.
 from __future__ import annotations
 
 import asyncio
@@ -31,7 +31,7 @@ RPC_SYSTEM = "rpc.system.name"
 RPC_SECONDS = "rpc.server.call.duration"
 
 # The codes that the conventions count as a server's failure, and CANCELLED: a client that hung up got no
-# answer, and whoever looks for that call looks for a failed span.
+# answer, so people who look for that call look for a failed span.
 SERVER_FAILURES = frozenset(
     {
         grpc.StatusCode.CANCELLED,
@@ -43,7 +43,7 @@ SERVER_FAILURES = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-# Services that tools ask for, beside what the server is for.
+# Services for tools, beside the server's own.
 UNTRACED = frozenset(
     {
         "grpc.health.v1.Health/Check",
@@ -56,9 +56,9 @@ W3C = TraceContextTextMapPropagator()
 
 
 class RpcServerTracing(grpc.aio.ServerInterceptor):
-    """A server span around each call, continuing the caller's trace, for as long as there are answers.
+    """Makes a server span for each call, which continues the caller's trace and ends with the last answer.
 
-    The request may be a message or a stream of one.
+    The request may be a message or a stream of one message.
 
     gRPC is spoken inside our own network, so the caller's trace context is accepted; its baggage is not.
     Calls of the methods in `untraced`, such as health checks, get no span, and are not measured. A method

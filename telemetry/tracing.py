@@ -37,9 +37,9 @@ EXPORT_MS = 30_000
 def tracing(
     service: str, environ: Mapping[str, str], *, losses: Losses | None = None
 ) -> Iterator[TracerProvider]:
-    """Yields the process's tracer provider and sends what is left when the block ends.
+    """Yields the process's tracer provider, and sends the remaining spans when the block ends.
 
-    That takes OTEL_BSP_EXPORT_TIMEOUT at most; what a silent collector has not taken by then is lost.
+    Sending takes OTEL_BSP_EXPORT_TIMEOUT at most; spans that a silent collector has not taken then are lost.
 
     `OTEL_TRACES_EXPORTER` is `otlp`, `console` or `none`; unset, spans go to the endpoint that
     `OTEL_EXPORTER_OTLP_ENDPOINT` names, and nowhere if it names none: then none is sampled. The SDK itself
@@ -48,7 +48,7 @@ def tracing(
     that `HTTP_PROXY` names is for the internet, and would see every span. Dropped spans are counted in
     `losses`.
 
-    `environ` must be without what cannot be used: see `telemetry.variables`.
+    `environ` must hold no unusable values: see `telemetry.variables`.
     """
     exporter = _exporter(environ)
     provider = provider_of(described(service, environ), ALWAYS_OFF if exporter is None else None)
@@ -73,8 +73,8 @@ def described(service: str, environ: Mapping[str, str]) -> Resource:
 
 
 def provider_of(resource: Resource, sampler: Sampler | None = None) -> TracerProvider:
-    """A tracer provider that adds the facts about the work at hand to spans. It exports nothing yet."""
-    # Whoever has it shuts it down, in order; the interpreter at exit would not.
+    """A tracer provider that adds the facts about the current work to spans. It exports nothing yet."""
+    # Its owner shuts it down, in order; an exit handler of the interpreter would not.
     provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(FactsOnSpans())
     return provider

@@ -47,9 +47,9 @@ class Rule(NamedTuple):
 
 
 def drop_unusable(environ: Environ) -> list[Remark]:
-    """Removes unusable values from `environ`, and says for each what is expected.
+    """Removes unusable values from `environ`, and returns for each what is expected.
 
-    A variable that is set to nothing counts as not set, and blanks around a value do not count.
+    An empty variable counts as not set, and blanks around a value are ignored.
     """
     for name in [name for name in environ if name.startswith("OTEL_")]:
         text = environ.pop(name).strip()
@@ -65,7 +65,7 @@ def drop_unusable(environ: Environ) -> list[Remark]:
         elif rule.is_word:
             environ[name] = environ[name].lower()
     if environ.get("OTEL_TRACES_SAMPLER", "").endswith("traceidratio"):
-        # The default, about which the SDK complains under another name where it is left to itself.
+        # The SDK's default, set here because otherwise the SDK logs a complaint about it.
         environ.setdefault("OTEL_TRACES_SAMPLER_ARG", "1.0")
     return [*remarks, *_contradictions(environ)]
 
@@ -83,7 +83,7 @@ def _is_usable(text: str, rule: Rule) -> bool:
 
 
 def _contradictions(environ: Environ) -> list[Remark]:
-    """Values that are usable alone but not together."""
+    """Remarks on values that are usable by themselves but not together."""
     remarks = []
     if int(environ.get(BATCH, DEFAULT_BATCH)) > int(environ.get(QUEUE, DEFAULT_QUEUE)):
         for name, expected in (
@@ -244,7 +244,7 @@ def _rules(environ: Environ) -> dict[str, Rule]:
     general = environ.get(f"{OTLP}PROTOCOL", "")
     for signal in SIGNALS:
         prefix = f"{OTLP}{signal}"
-        # What holds for every signal must suit each of them.
+        # A variable for all signals must be usable for each of them.
         protocols = {
             environ.get(f"{OTLP}{one}PROTOCOL", general).lower() for one in ([signal] if signal else SIGNALS)
         }

@@ -31,8 +31,9 @@ Token = str | Callable[[], str]
 class Precall:
     """A client of the cloners behind one target; `connect` makes one.
 
-    Each method is the RPC of its name, and takes the fields of its request. `seconds` is the deadline.
-    What fails raises a PrecallError, of the class of its reason. What has been sent is not repeated here.
+    Each method calls the RPC of its name, and takes the fields of its request. `seconds` is the deadline.
+    A failed call raises the subclass of PrecallError for its reason. A request that the server may have begun
+    is not sent again.
     """
 
     def __init__(self, connection: Connection, token: Token | None, tracing: Tracing) -> None:
@@ -85,7 +86,7 @@ class Precall:
         phone_number: str = "",
         seconds: float = SECONDS,
     ) -> pb.OpenCallResponse:
-        """Says what is known for a call of which no recording is at hand. May be repeated."""
+        """Says what is known for a call without a recording. May be repeated."""
         wire = pb.OpenCallRequest(
             agent_id=agent_id,
             conversation_id=conversation_id,
@@ -145,7 +146,7 @@ class Precall:
         client_reference: str = "",
         seconds: float = SECONDS,
     ) -> pb.ReplaceVoiceResponse:
-        """Clones a caller's voice anew. Repeated, it makes another one, unless `request_id` is the same."""
+        """Clones a caller's voice anew. If repeated, it makes another one unless `request_id` is the same."""
         called = self._call_with_sample(
             "ReplaceVoice",
             pb.ReplaceVoiceRequest(
@@ -300,9 +301,9 @@ async def connect(
     """A client for as long as the block lasts, on the loop that runs it. Raises TlsInvalid.
 
     `target` is a gRPC target such as `host:port` or `dns:///host:port`, whose addresses share the calls; the
-    URL of another protocol is a ValueError. `token` goes with every call; a function is asked for it each
-    time. Without `tls` plain text is spoken. Spans go to `tracer_provider` and the times of calls to
-    `meter_provider`, or to the process's own.
+    URL of another protocol raises ValueError. `token` is sent with every call; if it is a function, it is
+    called each time. Without `tls` plain text is spoken. Spans go to `tracer_provider` and the times of calls
+    to `meter_provider`, by default the process's own.
     """
     if URL.match(target):  # gRPC would take the scheme for the name of a host, and never find it
         raise ValueError("target must be host:port, or a gRPC target such as dns:///host:port, and no URL")

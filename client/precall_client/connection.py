@@ -1,4 +1,4 @@
-"""The connection to the cloners: its channels, what goes over which, and certificates that change."""
+"""The connection to the cloners: its channels, which call uses which, and certificates that change."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ Metadata = list[tuple[str, str]]
 
 
 class Connection:
-    """The channels to a target, of the loop that runs. What fails raises gRPC's own AioRpcError."""
+    """The channels to a target, on the running loop. A failed call raises gRPC's own AioRpcError."""
 
     def __init__(self, target: str, tls: Tls | None, *, max_message_bytes: int) -> None:
         self._target = target
@@ -69,10 +69,10 @@ class Connection:
             )
             for retries in (True, False)
         )
-        # gRPC keeps the request of such a call until that ends. As a message it would be there once more.
+        # gRPC keeps the request of such a call until it ends. It is passed as bytes, not copied as a message.
         self._methods = self._callables(self._channel.unary_unary)
-        # The same on the wire as a stream of one, which gRPC lets go of once it is sent. Its channel connects
-        # when the first of them comes.
+        # On the wire a stream of one message is the same, but gRPC frees the message once it is sent. Its
+        # channel connects at the first such call.
         self._large = self._callables(self._channel_of_large.stream_unary)
         self._streams = self._callables(self._channel.unary_stream, answers=True)
 

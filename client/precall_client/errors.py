@@ -201,7 +201,7 @@ class VoiceNeedsVerification(PrecallError):
 class ConsentMissing(PrecallError):
     """The caller's consent to the clone is missing.
 
-    The server is set to require one; or it was withdrawn, and no new one was told.
+    The server is set to require one; or it was withdrawn, and no new one was given.
     """
 
     REASON = "CONSENT_MISSING"

@@ -70,7 +70,7 @@ CLASSES: dict[str, type["PrecallError"]] = {}
 
 
 class PrecallError(Exception):
-    """A call that failed. Its text is a sentence for people; code goes by its class or its `reason`."""
+    """A call that failed. Its text is a sentence for people; code should use its class or its `reason`."""
 
     REASON: ClassVar[str] = ""
     """The reason that the class stands for."""
@@ -87,7 +87,7 @@ class PrecallError(Exception):
         """The status of gRPC."""
 
         self.told = told.told
-        """Whether the server gave the reason. If not, it was concluded from the status."""
+        """Whether the server gave the reason; if not, it was derived from the status."""
 
         self.metadata = told.metadata
         """What else the server sent with the reason, such as a limit and what was found."""
@@ -102,7 +102,7 @@ class PrecallError(Exception):
         """After how many seconds another try may succeed, if the server knows."""
 
         self.fallback = told.fallback
-        """What a call needs that goes on without the caller's voice, if PrepareCall sent it."""
+        """What the call needs to go on without the caller's voice, if PrepareCall sent it."""
 
         self.may_repeat = isinstance(self, Temporary) and (repeatable or _unbegun(reason, told))
         """Whether the same request may be sent again after a while: that may help, and harms nothing."""

@@ -30,8 +30,8 @@ async def content_of(sample: Sample) -> bytes:
 def wire_of(request: RequestWithSample, sample: bytes) -> bytes:
     """The request with this sample, as it is sent.
 
-    In the message itself the sample would be copied three times: into it, to where it is written, and from
-    there. On the wire a field may stand anywhere, so this one is put behind all others.
+    In the message itself the sample would be copied three times: into the message, into the output, and from
+    there. On the wire fields may have any order, so this one is appended to all others.
     """
     if not sample:
         return request.SerializeToString()

@@ -48,7 +48,7 @@ class Tracing:
     def call(self, method: str) -> Iterator[list[tuple[str, str]]]:
         """Spans the block, and yields the metadata that the call has to carry.
 
-        The span fails on every status but OK, also when the caller gives the call up.
+        The span fails on every status but OK, and if the caller cancels the call.
         """
         with self._tracer.start_as_current_span(
             method,

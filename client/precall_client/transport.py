@@ -16,7 +16,7 @@ Contents: TypeAlias = Mapping[str, bytes]
 # Published: any client of the service may use this file, in any language.
 SERVICE_CONFIG = Path(__file__).parent / "service_config.json"
 
-# Larger requests are not kept for another try once gRPC has begun to send them.
+# gRPC does not keep larger requests for another try once it has begun to send them.
 KEPT_BYTES = 2 * 1_048_576
 
 OPTIONS: tuple[tuple[str, Any], ...] = (
@@ -24,13 +24,13 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     # A proxy from the environment is for the internet, and the server is not there.
     ("grpc.enable_http_proxy", 0),
     ("grpc.service_config", SERVICE_CONFIG.read_text()),
-    # A name is looked up again when a server ends a connection, as each does now and then: that is
-    # how one that was added is found. By default this happens at most every 30 s.
+    # A name is looked up again when a server ends a connection, as each server regularly does: so added
+    # servers are found. By default this happens at most every 30 s.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # By default a server that was restarted may stay away for two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # In spite of its name, how long one attempt to connect may take. On a busy machine, or with TLS over
-    # some distance, a tenth of a second is too little, and the call that waits for it would fail.
+    # Despite its name this is how long one attempt to connect may take. On a busy machine, or with TLS over
+    # some distance, a tenth of a second is too short, and the call that waits for it would fail.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # Notices a server that vanished without a word while a call waits for it.
@@ -55,7 +55,7 @@ class Tls:
 
     key: Pem | None = None
     server_name: str | None = None
-    """The name that the server's certificate must have, where that is not the target's."""
+    """The name that the server's certificate must have, if it differs from the target's."""
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
@@ -98,8 +98,8 @@ def opened(
     """
     options = [
         *OPTIONS,
-        # If the server fails at something it has tried again itself, and tells gRPC to leave it at that. What
-        # is sent again are calls that a stopping server left without an answer.
+        # A failed call is not sent again: the server has tried again itself, and tells gRPC not to. Only
+        # calls that a stopping server left without an answer are sent again.
         ("grpc.enable_retries", int(retries)),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),

@@ -19,9 +19,9 @@ AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 async def uploaded(begin: Callable[[float], Call], request: list[bytes], seconds: float) -> Any:
     """Sends the one request of the list, which is then empty, and returns the answer.
 
-    `begin` makes a call that lasts so many seconds, on a channel without retries: gRPC leaves a call waiting
-    for its deadline whose connection broke before its large message, if there is none for the next try. So
-    tries are made here, up to four for as long as the message has not been given to gRPC.
+    `begin` makes a call that lasts so many seconds, on a channel without retries: if the connection breaks
+    before a large message was sent and no other exists, gRPC leaves the call waiting until its deadline. So
+    retries are made here: up to four tries, as long as gRPC was not given the message.
     """
     now = asyncio.get_running_loop().time
     ends = now() + seconds
@@ -36,14 +36,14 @@ async def uploaded(begin: Callable[[float], Call], request: list[bytes], seconds
 
 
 async def _uploaded(call: Call, request: list[bytes]) -> Any:
-    # Were the request an iterator's, gRPC would give the call up whenever it cannot be sent to its end: the
-    # caller would find itself cancelled where the server refused the call, or time ran out.
+    # If the request came from an iterator, gRPC would cancel the call whenever it cannot send all of it: the
+    # caller would be cancelled even if the server refused the call, or time ran out.
     writing = asyncio.create_task(_write(call, request))
 
     def stop(_: object) -> None:
         writing.cancel()
 
-    # That a message was not sent would take the place of the status, which says why.
+    # Otherwise a failure of the writing would replace the status, which says why.
     call.add_done_callback(stop)
     try:
         return await call
