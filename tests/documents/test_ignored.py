@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # The document, and how it names files that hold secrets, voices or callers.
 WRITTEN = [
-    ("README.md", r"cat >(\S+) <<"),
-    ("README.md", r"localhost:3005 (\S+\.mp3)"),
+    ("docs/DEPLOYMENT.md", r"cat >(\S+) <<"),
+    ("docs/DEPLOYMENT.md", r"localhost:3005 (\S+\.mp3)"),
     ("docs/DEPLOYMENT.md", r"\{file: \./(\S+)\}"),
     ("docs/DEPLOYMENT.md", r"write this `(\S+)`"),
     ("docs/DEPLOYMENT.md", r"--env-file (\S+)"),

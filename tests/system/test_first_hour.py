@@ -1,4 +1,4 @@
-"""README.md's way to the real API, as it is printed; the emulator stands in for ElevenLabs."""
+"""The way to the real API in docs/DEPLOYMENT.md, as it is printed; the emulator stands in for ElevenLabs."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from gateway.settings import Settings as OfGateway
 
 ROOT = Path(__file__).parents[2]
 SECTION = (
-    (ROOT / "README.md").read_text().partition("## The real API, in five steps\n")[2].partition("\n## ")[0]
+    (ROOT / "docs" / "DEPLOYMENT.md").read_text().partition("### The real API\n")[2].partition("\n### ")[0]
 )
 WRITING, STARTING, DELIVERING = (
     textwrap.dedent(block)
