@@ -32,8 +32,8 @@ class Precall:
     """A client of the cloners behind one target; `connect` makes one.
 
     Each method calls the RPC of its name, and takes the fields of its request. `seconds` is the deadline.
-    A failed call raises the subclass of PrecallError for its reason. A request that the server may have begun
-    is not sent again.
+    A failed call raises the subclass of PrecallError for its reason. This class repeats no request that was
+    sent.
     """
 
     def __init__(self, connection: Connection, token: Token | None, tracing: Tracing) -> None:
