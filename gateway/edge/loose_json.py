@@ -119,9 +119,10 @@ def convert(content: bytes, kind: type[S], *, cut: bool = False) -> S:
 def distilled(content: bytes, kept: Kept, *, cut: bool = False) -> bytes:
     """The document with nothing but the fields that count. Raises NotJson.
 
-    Kept strings are valid JSON strings. A whole number of up to 18 digits stays as it is, any other number is 0,
-    and so is a string that cannot be read; a list is empty; objects hold the fields that count. With `cut`,
-    everything from the first unreadable part on is left out, and a truncated value becomes null.
+    Kept strings are valid JSON strings. A whole number of up to 18 digits stays as it is; any other number
+    becomes 0, and so does a string that cannot be read; an array becomes empty; objects hold the fields that
+    count. With `cut`, everything from the first unreadable part on is left out, and a truncated value becomes
+    null.
     """
     found: list[bytes] = []
     end = 0
