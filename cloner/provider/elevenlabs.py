@@ -6,7 +6,6 @@ nothing else. Reads, agent updates and deletions are tried again here, under the
 """
 
 import asyncio
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from callerid import identifier
 from cloner.measures import UNMEASURED, Measures
 from cloner.provider import answers, failures
 from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, Subscription, VoicePage
@@ -34,8 +34,6 @@ READ_SECONDS = 10.0  # for one try of a read, an agent update or a deletion
 # The longest answers that are read: a few words, one voice or the account, an agent with its prompt and
 # tools, a page of a hundred voices.
 SHORT_BYTES, ONE_BYTES, AGENT_BYTES, PAGE_BYTES = 65_536, 1_048_576, 4 * 1_048_576, 8 * 1_048_576
-# An id becomes part of a path. Ids of voices come from the registry, ids of agents from requests.
-PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
 # ElevenLabs' words for something that does not exist.
 NOTHING: Mapping[str, type[ProviderFailure]] = {}
 NO_VOICE = {"voice_not_found": failures.VoiceNotFound}
@@ -255,8 +253,8 @@ def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:
 
 
 def _path(template: str, ids: dict[str, str]) -> str:
-    """A path of the API. An id that does not match PART is refused: the path could mean something else."""
-    if not all(PART.fullmatch(value) for value in ids.values()):
+    """A path of the API. An id that does not fit is refused: the path could mean something else."""
+    if not all(map(identifier, ids.values())):
         raise ProtocolBroken
     return template.format_map(ids)
 

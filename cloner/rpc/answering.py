@@ -11,6 +11,7 @@ import msgspec
 import structlog
 from google.protobuf.message import Message
 
+from callerid import MAX_CONVERSATION_ID
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort, OwnQueueFull, ProviderFailure
 from cloner.provider.turns import Urgency, with_urgency
 from cloner.refusals import Overloaded
@@ -141,4 +142,4 @@ def _failure_facts(failure: Exception) -> dict[str, str]:
 
 def _line(text: str) -> str:
     """Makes a text that was not checked yet fit for a log line: short, or empty if it is not printable."""
-    return text[:256] if text.isprintable() else ""
+    return text[:MAX_CONVERSATION_ID] if text.isprintable() else ""

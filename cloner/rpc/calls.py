@@ -5,6 +5,7 @@ from typing import cast
 import structlog
 from precall.v1 import cloning_pb2 as pb
 
+from callerid import MAX_ID
 from cloner.calls import Call, Calls
 from cloner.registry import Store, views
 from cloner.rpc import messages
@@ -37,7 +38,7 @@ async def prepare_call(
         fields = Fields(identities)
         call = Call(
             agent_id=fields.id("agent_id", request.agent_id),
-            conversation_id=fields.text("conversation_id", request.conversation_id, most=256, required=True),
+            conversation_id=fields.conversation("conversation_id", request.conversation_id, required=True),
             caller=fields.caller(request.caller, request.consent, request.client_reference),
         )
         sample = request.sample
@@ -119,10 +120,10 @@ async def complete_call(
         fields = Fields(identities)
         if not request.conversation_id and not request.call_id and not request.voice_id:
             fields.wrong("conversation_id", "is required, unless call_id or voice_id is given")
-        conversation_id = fields.text("conversation_id", request.conversation_id, most=256)
+        conversation_id = fields.conversation("conversation_id", request.conversation_id)
         call_id = fields.text("call_id", request.call_id, most=64)
-        agent_id = fields.text("agent_id", request.agent_id, most=128)
-        voice_id = fields.text("voice_id", request.voice_id, most=128)
+        agent_id = fields.text("agent_id", request.agent_id, most=MAX_ID)
+        voice_id = fields.text("voice_id", request.voice_id, most=MAX_ID)
         fields.check()
         if agent_id:
             add_log_context(agent_id=agent_id)
@@ -140,7 +141,7 @@ async def get_call(
     async with answered(store, context, conversation_id=request.conversation_id):
         fields = Fields(identities)
         call_id = fields.text("call_id", request.call_id, most=64)
-        conversation_id = fields.text("conversation_id", request.conversation_id, most=256)
+        conversation_id = fields.conversation("conversation_id", request.conversation_id)
         if not call_id and not conversation_id:
             fields.wrong("call_id", "is required, unless conversation_id is given")
         agent_id = fields.id("agent_id", request.agent_id, required=bool(conversation_id))
@@ -195,7 +196,7 @@ def _named(request: pb.OpenCallRequest, fields: Fields) -> tuple[CallName, str]:
         "call_sid": request.call_sid,
         "sip_call_id": request.sip_call_id,
     }
-    given = {kind: text for kind, name in names.items() if (text := fields.text(kind, name, most=256))}
+    given = {kind: text for kind, name in names.items() if (text := fields.conversation(kind, name))}
     for kind, text in given.items():
         return cast("CallName", kind), text
     fields.wrong("conversation_id", "is required, unless call_sid or sip_call_id is given")

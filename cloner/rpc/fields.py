@@ -1,16 +1,24 @@
 """Reads the fields of a request, and reports everything that is wrong with them at once."""
 
-import re
-
 from precall.v1 import cloning_pb2 as pb
 
-from callerid import holds_control, longest
+from callerid import (
+    MAX_BIRTH,
+    MAX_CONSENT,
+    MAX_CONVERSATION_ID,
+    MAX_ID,
+    MAX_NAME,
+    conversation,
+    fault_of,
+    identifier,
+    longest,
+)
 from cloner.rpc.status import FieldInvalid
 from cloner.voices.callers import Caller, Identities
 
 __all__ = ["Fields"]
 
-ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+MAX_REFERENCE = 128
 NO_NUMBER = (
     "is not a phone number: send it with its country, as +31612345678 (a national one needs DEFAULT_REGION)"
 )
@@ -38,9 +46,18 @@ class Fields:
             return ""
         if not text:
             self.wrong(field, "is required")
-        elif not ID.fullmatch(text):
-            self.wrong(field, 'may hold letters, digits, "_" and "-", and at most 128 of them')
+        elif identifier(text) is None:
+            self.wrong(field, f'may hold letters, digits, "_" and "-", and at most {MAX_ID} of them')
         return text
+
+    def conversation(self, field: str, text: str, *, required: bool = False) -> str:
+        """The id of a conversation, or of a telephone call."""
+        found, text = conversation(text), text.strip()
+        if required and not text:
+            self.wrong(field, "is required")
+        elif text and found is None:
+            self.wrong(field, f"may hold at most {MAX_CONVERSATION_ID} printable characters")
+        return found or text
 
     def text(self, field: str, text: str, *, most: int, required: bool = False) -> str:
         """Printable text without the spaces around it."""
@@ -61,10 +78,14 @@ class Fields:
 
     def consent(self, consent: str, *, required: bool = False) -> str:
         """Where a consent is on record."""
-        said = self._said("consent", consent, most=200)
+        said = self._said("consent", consent, most=MAX_CONSENT)
         if required and not said:
             self.wrong("consent", "is required")
         return said
+
+    def reference(self, reference: str) -> str:
+        """What the sender calls a voice."""
+        return self.text("client_reference", reference, most=MAX_REFERENCE)
 
     def caller(
         self, caller: pb.Caller, consent: str = "", reference: str = "", *, numbered: bool = False
@@ -72,9 +93,9 @@ class Fields:
         """Who is calling; with `numbered` a phone number is required."""
         whom = Caller(
             consent=self.consent(consent),
-            reference=self.text("client_reference", reference, most=128),
-            name=self._said("caller.name", caller.name, most=200),
-            date_of_birth=self._said("caller.date_of_birth", caller.date_of_birth, most=64),
+            reference=self.reference(reference),
+            name=self._said("caller.name", caller.name, most=MAX_NAME),
+            date_of_birth=self._said("caller.date_of_birth", caller.date_of_birth, most=MAX_BIRTH),
             phone_number=self.number("caller.phone_number", caller.phone_number),
         )
         if numbered:
@@ -93,10 +114,8 @@ class Fields:
         return self._said(field, text, most=longest(text.strip()))
 
     def _said(self, field: str, text: str, *, most: int) -> str:
-        """A text about a person, under the same rule as in the gateway."""
+        """A text about a person."""
         text = text.strip()
-        if len(text) > most:
-            self.wrong(field, f"may hold at most {most} characters")
-        elif holds_control(text):
-            self.wrong(field, "may not hold control characters")
+        if (fault := fault_of(text, most=most)) is not None:
+            self.wrong(field, fault)
         return text

@@ -126,7 +126,7 @@ async def list_voices(
         fields = Fields(identities)
         whom = fields.caller(request.caller, numbered=True) if request.HasField("caller") else None
         person, number = (None, None) if whom is None else identities.row_hashes(whom)
-        reference = fields.text("client_reference", request.client_reference, most=128)
+        reference = fields.reference(request.client_reference)
         told = set(request.states) or {pb.VOICE_STATE_READY}
         for state in told - set(messages.STATES.values()):
             fields.wrong("states", f"may not hold {state}")

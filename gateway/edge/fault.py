@@ -1,4 +1,4 @@
-"""The faults of a delivery, and the ids that it may hold. Knows no web framework.
+"""The faults of a delivery. Knows no web framework.
 
     UNSUPPORTED_MEDIA_TYPE   neither application/json nor multipart/form-data
     MALFORMED_BODY           not JSON, not a form, or not an object
@@ -8,13 +8,9 @@
 No message quotes what the sender wrote.
 """
 
-import re
 from typing import Literal
 
-__all__ = ["AGENT_ID", "MAX_CONVERSATION_ID", "DeliveryError", "conversation", "identifier"]
-
-AGENT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-MAX_CONVERSATION_ID = 256
+__all__ = ["DeliveryError"]
 
 Reason = Literal["MALFORMED_BODY", "FIELD_INVALID", "SAMPLE_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"]
 
@@ -31,16 +27,3 @@ class DeliveryError(Exception):
         self.field = field
         # Known where it could be read, so that the sender finds the call that the failure is about.
         self.conversation_id = conversation_id
-
-
-def conversation(told: str | None) -> str | None:
-    """The text without blanks around it, if it can be the id of a conversation."""
-    told = (told or "").strip(" ")
-    # U+FFFD stands for what could not be read, so two conversations might get one id.
-    fits = told and len(told) <= MAX_CONVERSATION_ID and told.isprintable() and "\ufffd" not in told
-    return told if fits else None
-
-
-def identifier(told: str | None) -> str | None:
-    """The text, if it can be an id of ElevenLabs'."""
-    return told if told and AGENT_ID.fullmatch(told) else None

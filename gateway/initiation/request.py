@@ -11,9 +11,8 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from callerid import e164, holds_control, longest
+from callerid import conversation, e164, holds_control, identifier, longest
 from gateway.edge.described import described
-from gateway.edge.fault import conversation, identifier
 from gateway.edge.loose_json import NotJson, convert
 
 __all__ = ["NOTHING", "Initiation", "SentInitiation", "read"]

@@ -16,9 +16,10 @@ from typing import Annotated
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from callerid import MAX_CONVERSATION_ID, conversation, identifier
 from gateway.edge.body import BodyError
 from gateway.edge.described import described
-from gateway.edge.fault import MAX_CONVERSATION_ID, DeliveryError, conversation, identifier
+from gateway.edge.fault import DeliveryError
 from gateway.edge.loose_json import BOM, NotJson, NotObject, convert, text
 from gateway.edge.signature import VerifiedBody, Verifier
 

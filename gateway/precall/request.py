@@ -10,10 +10,22 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from callerid import LONGEST_ADDRESS, holds_control, longest
+from callerid import (
+    ID,
+    LONGEST_ADDRESS,
+    MAX_BIRTH,
+    MAX_CONSENT,
+    MAX_CONVERSATION_ID,
+    MAX_ID,
+    MAX_NAME,
+    conversation,
+    fault_of,
+    identifier,
+    longest,
+)
 from gateway.edge import form
 from gateway.edge.described import described
-from gateway.edge.fault import AGENT_ID, MAX_CONVERSATION_ID, DeliveryError, conversation
+from gateway.edge.fault import DeliveryError
 from gateway.edge.loose_json import NotJson, distilled, fields, kept_by, text
 from gateway.edge.signature import VerifiedBody
 from gateway.precall.base64_sample import NotBase64, decode
@@ -27,9 +39,6 @@ __all__ = [
 
 EVENT = "pre_call"
 SAMPLE = "voice_sample.data"
-MAX_NAME = 200
-MAX_BIRTH = 64
-MAX_CONSENT = 200
 # The place in a message of msgspec: "Expected `str`, got `int` - at `$.caller_metadata.name`", or
 # "Object missing required field `data` - at `$.voice_sample`".
 PATH = re.compile(r" - at `\$\.([a-z_.]+)`$")
@@ -108,7 +117,7 @@ class SentMetadata(Struct, kw_only=True):
         described("The conversation that is about to start.", minLength=1, maxLength=MAX_CONVERSATION_ID),
     ]
     agent_id: Annotated[
-        str | None, described("The agent that takes the call.", pattern=f"^{AGENT_ID.pattern}$")
+        str | None, described("The agent that takes the call.", pattern=f"^{ID.pattern}$")
     ]
     caller_metadata: SentCaller | None = None
     # Left as it is: nobody reads it, so it may hold anything.
@@ -185,8 +194,8 @@ def _delivery(metadata: SentMetadata, sample: bytes, field: str, max_sample_byte
     agent_id = metadata.agent_id or ""
     if not agent_id.strip():
         raise _invalid("agent_id", "is required")
-    if not AGENT_ID.fullmatch(agent_id):
-        raise _invalid("agent_id", 'must be 1 to 128 letters, digits, "_" and "-"')
+    if identifier(agent_id) is None:
+        raise _invalid("agent_id", f'must be 1 to {MAX_ID} letters, digits, "_" and "-"')
     if not (metadata.conversation_id or "").strip():
         raise _invalid("conversation_id", "is required")
     conversation_id = conversation(metadata.conversation_id)
@@ -211,13 +220,11 @@ def _delivery(metadata: SentMetadata, sample: bytes, field: str, max_sample_byte
     )
 
 
-def _fact(text: str | None, name: str, longest: int) -> str | None:
-    """A text about the caller, trimmed, under the same rule as in the cloner; None if it is blank."""
+def _fact(text: str | None, name: str, most: int) -> str | None:
+    """A text about the caller, trimmed; None if it is blank."""
     text = (text or "").strip()
-    if len(text) > longest:
-        raise _invalid(f"caller_metadata.{name}", f"must have at most {longest} characters")
-    if holds_control(text):
-        raise _invalid(f"caller_metadata.{name}", "must not hold control characters")
+    if (fault := fault_of(text, most=most)) is not None:
+        raise _invalid(f"caller_metadata.{name}", fault)
     return text or None
 
 
@@ -268,5 +275,5 @@ def _misfit(fault: str) -> DeliveryError | None:
     return _invalid(path[1], "must be an object" if "Expected `object" in fault else "must be a string")
 
 
-def _invalid(field: str, must: str) -> DeliveryError:
-    return DeliveryError("FIELD_INVALID", f"{field} {must}.", field=field)
+def _invalid(field: str, fault: str) -> DeliveryError:
+    return DeliveryError("FIELD_INVALID", f"{field} {fault}.", field=field)
