@@ -3,6 +3,7 @@
 Every value of an attribute comes from a set of ours, or from the configuration.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -20,9 +21,6 @@ PRIORITY, DUE, BUFFER = "precall.provider.priority", "precall.due.kind", "precal
 OF_DELIVERY = "precall.v1.CloningService/PrepareCall"
 # Most transactions take less than a millisecond.
 TRANSACTIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-
-# Failures after which no call gets a new voice before somebody acts.
-ACT_NOW = ("PROVIDER_UNAUTHORIZED", "PROVIDER_PLAN_LIMIT")
 
 Counts = Mapping[str, float]
 
@@ -73,11 +71,10 @@ class Measures:
         """A clone has ended, with a voice or without one."""
         self._clones.record(seconds, _ended(outcome, reason))
 
-    def expect_requests(self, operations: Iterable[str]) -> None:
-        """Counts these failures from zero, so that the first one shows as an increase."""
-        for operation in operations:
-            for reason in ACT_NOW:
-                self._asked.add(0, {OPERATION: operation, **_ended("error", reason)})
+    def expect_requests(self, operations: Iterable[str], reasons: Iterable[str]) -> None:
+        """Counts failures for these reasons from zero, so that the first one shows as an increase."""
+        for operation, reason in itertools.product(operations, reasons):
+            self._asked.add(0, {OPERATION: operation, **_ended("error", reason)})
 
     def provider_asked(self, operation: str, outcome: str, reason: str) -> None:
         """A request to ElevenLabs has ended."""

@@ -21,7 +21,7 @@ from cloner.provider import answers, failures
 from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, Subscription, VoicePage
 from cloner.provider.exchange import Api
 from cloner.provider.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
-from cloner.provider.refusal_log import OPERATIONS, log_refusal
+from cloner.provider.refusal_log import ACT_NOW, OPERATIONS, log_refusal
 from cloner.provider.retry import retrying
 from cloner.provider.turns import Queue, Turns
 from telemetry.parts import part
@@ -61,7 +61,7 @@ class ElevenLabs:
         self._attempts = attempts
         self._turns = Turns(concurrency, queue, measures)
         self._measures = measures
-        measures.expect_requests(OPERATIONS.values())
+        measures.expect_requests(OPERATIONS.values(), [failure.reason for failure in ACT_NOW])
 
     @property
     def full(self) -> bool:

@@ -8,7 +8,7 @@ import structlog
 from cloner.provider import failures
 from cloner.provider.failures import ProviderFailure
 
-__all__ = ["OPERATIONS", "log_refusal"]
+__all__ = ["ACT_NOW", "OPERATIONS", "log_refusal"]
 
 log = structlog.get_logger()
 
