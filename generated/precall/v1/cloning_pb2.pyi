@@ -330,7 +330,9 @@ class PrepareCallRequest(_message.Message):
     agent_id: _builtins.str
     """Required. The agent that will take the call: letters, digits, "_" and "-", at most 128."""
     conversation_id: _builtins.str
-    """Required. The conversation that is about to start: at most 256 printable characters."""
+    """Required. The conversation that is about to start: at most 256 printable characters, of which U+FFFD is
+    none, since it stands for one that was lost.
+    """
     sample: _builtins.bytes
     """The recording as received, never re-encoded: WAV, MP3, OGG (Vorbis or Opus), FLAC,
     M4A or WebM, by default 3 to 600 seconds, at least 16 kHz and at most 10 MiB. Required unless the
@@ -448,20 +450,20 @@ class OpenCallRequest(_message.Message):
     agent_id: _builtins.str
     """Required. The agent that will take the call: letters, digits, "_" and "-", at most 128."""
     conversation_id: _builtins.str
-    """The conversation that is about to start: at most 256 printable characters. Required unless
+    """The conversation, under the limits of PrepareCallRequest.conversation_id. Required unless
     `call_sid` or `sip_call_id` is given. Where it is given, the other two do not count.
     """
     call_sid: _builtins.str
-    """What the telephone line calls the call, where it has no conversation yet: at most 256 printable
-    characters. It is never mistaken for a conversation or a `sip_call_id` of the same text.
+    """What the telephone line calls the call, where it has no conversation yet, under the same limits. It is
+    never mistaken for a conversation or a `sip_call_id` of the same text.
     """
     phone_number: _builtins.str
     """Optional. The number of the person on the line, under the rules of Caller.phone_number. A number can
     be forged: it finds a voice, and proves nothing.
     """
     sip_call_id: _builtins.str
-    """What a SIP trunk calls the call, where it has neither a conversation nor a `call_sid`: at most 256
-    printable characters.
+    """What a SIP trunk calls the call, where it has neither a conversation nor a `call_sid`, under the same
+    limits.
     """
     def __init__(
         self,
