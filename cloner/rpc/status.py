@@ -67,8 +67,10 @@ class CallNotFound(Exception):
 
 E = error_reason_pb2
 C = grpc.StatusCode
-# A failure of ElevenLabs' names its reason itself.
-PROVIDER: dict[type[failures.ProviderFailure], grpc.StatusCode] = {
+# These name their reason themselves, since it also stands in the log and with the voice.
+OWN_REASON: dict[
+    type[failures.ProviderFailure | RegistryUnavailable | VoiceNeedsVerification], grpc.StatusCode
+] = {
     failures.SampleRejected: C.FAILED_PRECONDITION,
     failures.VoiceNotFound: C.NOT_FOUND,
     failures.AgentNotFound: C.NOT_FOUND,
@@ -83,9 +85,12 @@ PROVIDER: dict[type[failures.ProviderFailure], grpc.StatusCode] = {
     failures.Unavailable: C.UNAVAILABLE,
     failures.TimedOut: C.DEADLINE_EXCEEDED,
     failures.DeadlineTooShort: C.DEADLINE_EXCEEDED,
+    VoiceNeedsVerification: C.FAILED_PRECONDITION,
+    RegistryBusy: C.RESOURCE_EXHAUSTED,
+    RegistryUnavailable: C.UNAVAILABLE,
 }
 TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
-    **{kind: (ErrorReason.Value(f"ERROR_REASON_{kind.reason}"), code) for kind, code in PROVIDER.items()},
+    **{kind: (ErrorReason.Value(f"ERROR_REASON_{kind.reason}"), code) for kind, code in OWN_REASON.items()},
     FieldInvalid: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
     RequestDiffers: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
     CallersSeveral: (E.ERROR_REASON_FIELD_INVALID, C.INVALID_ARGUMENT),
@@ -96,7 +101,6 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     samples.SampleSilent: (E.ERROR_REASON_SAMPLE_SILENT, C.INVALID_ARGUMENT),
     samples.SampleRateTooLow: (E.ERROR_REASON_SAMPLE_RATE_TOO_LOW, C.INVALID_ARGUMENT),
     SampleUnreadable: (E.ERROR_REASON_SAMPLE_UNREADABLE, C.INVALID_ARGUMENT),
-    VoiceNeedsVerification: (E.ERROR_REASON_VOICE_NEEDS_VERIFICATION, C.FAILED_PRECONDITION),
     ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
     ConsentWithdrawn: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
     CallNotFound: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
@@ -104,7 +108,6 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     RequestForgotten: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     InspectionUnavailable: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Overloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
-    RegistryBusy: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
     refusals.Stopping: (E.ERROR_REASON_CLONER_UNAVAILABLE, C.UNAVAILABLE),
     refusals.MalformedMessage: (E.ERROR_REASON_MALFORMED_BODY, C.INVALID_ARGUMENT),
     refusals.BodyTooLarge: (E.ERROR_REASON_BODY_TOO_LARGE, C.INVALID_ARGUMENT),
@@ -112,7 +115,6 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     refusals.MethodUnknown: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
     refusals.TooManyWatch: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
     refusals.ServiceUnknown: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
-    RegistryUnavailable: (E.ERROR_REASON_REGISTRY_UNAVAILABLE, C.UNAVAILABLE),
     refusals.Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
     refusals.PermissionDenied: (E.ERROR_REASON_PERMISSION_DENIED, C.PERMISSION_DENIED),
     refusals.ClientOverloaded: (E.ERROR_REASON_RATE_LIMITED, C.RESOURCE_EXHAUSTED),
