@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from opentelemetry.metrics import MeterProvider
 
 from telemetry.facts import KEYS
-from telemetry.metrics import NOWHERE, duration, observe, parts_of_delivery
+from telemetry.metrics import NOWHERE, duration, observe, observe_buffer, parts_of_delivery
 
 __all__ = ["UNMEASURED", "Measures"]
 
 OUTCOME, REASON, OPERATION = KEYS["outcome"], KEYS["reason"], KEYS["operation"]
-PRIORITY, DUE, BUFFER = "precall.provider.priority", "precall.due.kind", "precall.buffer"
+PRIORITY, DUE = "precall.provider.priority", "precall.due.kind"
 
 # The call that serves a delivery.
 OF_DELIVERY = "precall.v1.CloningService/PrepareCall"
@@ -100,7 +100,7 @@ class Measures:
         `parts` says what its time was spent on.
         """
         who = {} if client is None else {KEYS["client"]: client}
-        self._requests.add(1, {**who, "rpc.method": method, **_ended(outcome, reason)})
+        self._requests.add(1, {**who, KEYS["method"]: method, **_ended(outcome, reason)})
         if method == OF_DELIVERY:
             self._take_parts(parts)
 
@@ -117,11 +117,7 @@ class Measures:
 
     def observe_samples(self, used: Callable[[], int], limit: int) -> None:
         """Observes the bytes of requests and samples that are held, and how many may be."""
-        for name, description, size in (
-            ("precall.buffer.used", "Bytes that are held.", used),
-            ("precall.buffer.limit", "Bytes that may be held.", lambda: limit),
-        ):
-            observe(self._meter, name, description, _named("samples", size), key=BUFFER, unit="By")
+        observe_buffer(self._meter, "samples", used, limit)
 
     def observe_account(
         self,
@@ -162,10 +158,6 @@ class Measures:
 
 def _ended(outcome: str, reason: str) -> dict[str, str]:
     return {OUTCOME: outcome, REASON: reason} if reason else {OUTCOME: outcome}
-
-
-def _named(name: str, value: Callable[[], int]) -> Callable[[], Counts]:
-    return lambda: {name: value()}
 
 
 def _at(told: Callable[[], tuple[int | None, int | None]], index: int) -> Callable[[], int | None]:

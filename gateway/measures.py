@@ -9,7 +9,7 @@ from typing import Literal
 from opentelemetry.metrics import MeterProvider
 
 from telemetry.facts import KEYS
-from telemetry.metrics import NOWHERE, duration, observe, parts_of_delivery
+from telemetry.metrics import NOWHERE, duration, observe, observe_buffer, parts_of_delivery
 
 __all__ = ["UNMEASURED", "Measures", "Outcome"]
 
@@ -93,19 +93,7 @@ class Measures:
 
     def observe_buffers(self, used: Callable[[], int], limit: int) -> None:
         """Observes the bytes of all bodies that are held, and how many may be."""
-
-        def bodies(size: int) -> Mapping[str, int]:
-            return {"bodies": size}
-
-        key = "precall.buffer"
-        observe(
-            self._meter, "precall.buffer.used", "Bytes that are held.", lambda: bodies(used()),
-            key=key, unit="By",
-        )  # fmt: skip
-        observe(
-            self._meter, "precall.buffer.limit", "Bytes that may be held.", lambda: bodies(limit),
-            key=key, unit="By",
-        )  # fmt: skip
+        observe_buffer(self._meter, "bodies", used, limit)
 
 
 UNMEASURED = Measures(NOWHERE)

@@ -31,7 +31,16 @@ from telemetry import flushing, otlp
 from telemetry.losses import Losses
 from telemetry.tracing import EXPORT_MS, described, tracing
 
-__all__ = ["DURATIONS", "NOWHERE", "Providers", "duration", "observe", "observing", "parts_of_delivery"]
+__all__ = [
+    "DURATIONS",
+    "NOWHERE",
+    "Providers",
+    "duration",
+    "observe",
+    "observe_buffer",
+    "observing",
+    "parts_of_delivery",
+]
 
 # As the conventions for HTTP and RPC advise, with longer buckets for our budgets.
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 12.5, 15, 20, 30, 60)
@@ -107,6 +116,16 @@ def observe(
         return [Observation(found)]
 
     meter.create_observable_gauge(name, [look], unit=unit, description=description)
+
+
+def observe_buffer(meter: Meter, kind: str, used: Callable[[], int], limit: int) -> None:
+    """Two gauges: how many bytes of a kind a process holds, and how many it may hold."""
+
+    def observe_one(name: str, description: str, size: Callable[[], int]) -> None:
+        observe(meter, name, description, lambda: {kind: size()}, key="precall.buffer", unit="By")
+
+    observe_one("precall.buffer.used", "Bytes that are held.", used)
+    observe_one("precall.buffer.limit", "Bytes that may be held.", lambda: limit)
 
 
 def _metering(

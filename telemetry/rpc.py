@@ -19,14 +19,14 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from telemetry.facts import KEYS
 from telemetry.metrics import NOWHERE, duration
 from telemetry.parts import SCOPE, traced_by
 
 __all__ = ["RpcServerTracing"]
 
 # Names of the RPC semantic conventions 1.44, which the Python package still keeps as incubating.
-RPC_METHOD = "rpc.method"
-RPC_STATUS = "rpc.response.status_code"
+RPC_METHOD, RPC_STATUS = KEYS["method"], KEYS["code"]
 RPC_SYSTEM = "rpc.system.name"
 RPC_SECONDS = "rpc.server.call.duration"
 

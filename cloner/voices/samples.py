@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from cloner.audio.finding import SOUND_DBFS
 from cloner.audio.inspector import Audio, InspectionUnavailable, Inspector
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
+from telemetry.facts import note
 from telemetry.parts import part
 
 __all__ = [
@@ -107,7 +108,7 @@ class Samples:
             )
         with (
             part("audio"),
-            self._tracer.start_as_current_span("inspect sample", record_exception=False) as span,
+            self._tracer.start_as_current_span("inspect sample", record_exception=False),
         ):
             left = deadline - asyncio.get_running_loop().time()
             try:
@@ -115,12 +116,10 @@ class Samples:
                     audio = await self._inspector.inspect(sample)
             except TimeoutError:
                 raise (DeadlineTooShort if left < FAIR_SECONDS else InspectionUnavailable) from None
-            span.set_attributes(
-                {
-                    "precall.sample.format": audio.format,
-                    "precall.sample.duration": audio.duration_seconds,
-                    "precall.sample.rate": audio.sample_rate,
-                }
+            note(
+                sample_format=audio.format,
+                sample_seconds=audio.duration_seconds,
+                sample_rate=audio.sample_rate,
             )
             judge(audio, self._limits)
         return Recording(
