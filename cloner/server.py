@@ -323,8 +323,6 @@ async def _api(
     async with HttpClientTracing(
         AiohttpTransport(authorities()),
         tracing,
-        peer="elevenlabs",
-        captured=("x-trace-id",),
         meters=meters,
         explain=word_of,
     ) as transport:

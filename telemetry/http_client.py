@@ -27,15 +27,18 @@ __all__ = ["HttpClientTracing"]
 # Enough for the description of a failure, if there is one.
 EXPLAINED_BYTES = 4_096
 PORTS = {"http": 80, "https": 443}
+PEER = "elevenlabs"
+# The header in which it names its own trace.
+ITS_TRACE_ID = "x-trace-id"
 
 
 class HttpClientTracing(httpx.AsyncBaseTransport):
-    """Wraps a transport. The span ends when the answer was read or given up.
+    """Wraps a transport to ElevenLabs. The span ends when the answer was read or given up.
 
     It fails on a status from 400 up and on an exception. The request extension `url_template`, such as
     `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent before.
-    Response headers named in `captured` become attributes. `peer` is the name of the other side. `explain`
-    returns the word for a failure in the beginning of its body. The time is measured.
+    ElevenLabs' own trace id becomes an attribute. `explain` returns the word for a failure in the beginning
+    of its body. The time is measured.
     """
 
     def __init__(
@@ -43,15 +46,11 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
         transport: httpx.AsyncBaseTransport,
         provider: TracerProvider,
         *,
-        peer: str,
-        captured: tuple[str, ...] = (),
         explain: Callable[[bytes], str | None] = lambda _: None,
         meters: MeterProvider = NOWHERE,
     ) -> None:
         self._transport = transport
         self._tracer = provider.get_tracer("precall.http_client")
-        self._peer = peer
-        self._captured = captured
         self._explain = explain
         self._seconds = duration(
             meters.get_meter("precall.http_client"), HTTP_CLIENT_REQUEST_DURATION, "Requests that were sent."
@@ -71,7 +70,7 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
             attributes={
                 **measured,
                 URL_FULL: str(url.copy_with(username=None, password=None) if url.userinfo else url),
-                "peer.service": self._peer,
+                "peer.service": PEER,
             },
         )
         if template:
@@ -88,10 +87,9 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
             raise
         measured[HTTP_RESPONSE_STATUS_CODE] = response.status_code
         span.set_attribute(HTTP_RESPONSE_STATUS_CODE, response.status_code)
-        for name in self._captured:
-            if values := response.headers.get_list(name):
-                # The other side chooses these, so only a bounded part is kept.
-                span.set_attribute(f"http.response.header.{name}", [value[:128] for value in values[:4]])
+        if values := response.headers.get_list(ITS_TRACE_ID):
+            # The other side chooses these, so only a bounded part is kept.
+            span.set_attribute(f"http.response.header.{ITS_TRACE_ID}", [value[:128] for value in values[:4]])
         failed = response.status_code >= 400
         if failed:
             exchange.fail(str(response.status_code))

@@ -61,15 +61,14 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
     The request may be a message or a stream of one message.
 
     gRPC is spoken inside our own network, so the caller's trace context is accepted; its baggage is not.
-    Calls of the methods in `untraced`, such as health checks, get no span, and are not measured. A method
-    that is not `known` is measured as `_OTHER`.
+    Calls of services for tools, such as health checks, get no span, and are not measured. A method that is
+    not `known` is measured as `_OTHER`.
     """
 
     def __init__(
         self,
         provider: TracerProvider,
         *,
-        untraced: frozenset[str] = UNTRACED,
         meters: MeterProvider = NOWHERE,
         known: frozenset[str] = frozenset(),
     ) -> None:
@@ -77,7 +76,6 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
         self._seconds = duration(meters.get_meter("precall.rpc"), RPC_SECONDS, "Calls that were answered.")
         self._tracer = provider.get_tracer("precall.rpc")
         self._of_parts = provider.get_tracer(SCOPE)
-        self._untraced = untraced
 
     async def intercept_service(
         self,
@@ -86,7 +84,7 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         name = _text(handler_call_details.method).lstrip("/")
-        if handler is None or name in self._untraced:
+        if handler is None or name in UNTRACED:
             return handler
         if handler.response_streaming:
             made = (
