@@ -14,8 +14,9 @@ from cloner.clients import Clients, clients_of
 from cloner.measures import Measures
 from cloner.rpc.access import RIGHTS, Access
 from cloner.rpc.admission import Admission
+from cloner.rpc.contract import SERVICE
 from cloner.rpc.draining import Draining
-from cloner.rpc.readiness import SERVICE, Health
+from cloner.rpc.readiness import Health
 from cloner.rpc.reflection import serve_reflection
 from cloner.rpc.service import CloningService
 from cloner.settings import Settings

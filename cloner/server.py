@@ -33,7 +33,7 @@ from cloner.rpc.messages import duration
 from cloner.rpc.readiness import Readiness
 from cloner.rpc.service import CloningService
 from cloner.rpc.usage import Usage
-from cloner.settings import MEBIBYTE, Settings
+from cloner.settings import Settings
 from cloner.voices.callers import Identities
 from cloner.voices.cloning import Cloning
 from cloner.voices.consenting import Consenting
@@ -214,8 +214,8 @@ def _rooms(
         measures=measures,
     )
     measures.observe_queue(lambda: provider.queue.waiting)
-    memory = MemoryBudget(int(settings.sample_buffer_mb * MEBIBYTE), left=give_back)
-    measures.observe_samples(lambda: memory.taken, int(settings.sample_buffer_mb * MEBIBYTE))
+    memory = MemoryBudget(settings.sample_buffer_bytes, left=give_back)
+    measures.observe_samples(lambda: memory.taken, settings.sample_buffer_bytes)
     marked = Marked(provider, store)
     removal = Removal(provider, store, call_seconds=settings.call_max_minutes * 60, now=now)
     kept_ahead = max(LEAST_KEPT_SECONDS, settings.enrolment_keep_days * 86_400)

@@ -9,11 +9,21 @@ from callerid import region_fault
 from cloner.clients import clients_of
 from cloner.registry.address import DEFAULT_URL, address_problem, is_sqlite
 from cloner.transport_security import documents_of, faults_of
-from environment import ApiKey, BaseUrl, Host, Key, Pem, Port, Token, Toml, is_loopback
+from environment import (
+    MEBIBYTE,
+    ApiKey,
+    BaseUrl,
+    Host,
+    Key,
+    Pem,
+    Port,
+    Token,
+    Toml,
+    is_loopback,
+    message_bytes,
+)
 
-__all__ = ["MEBIBYTE", "Settings"]
-
-MEBIBYTE = 1_048_576
+__all__ = ["Settings"]
 
 # A bound for every duration: nobody waits longer, and nothing is kept for longer.
 YEARS = 100
@@ -144,11 +154,16 @@ class Settings(Struct, frozen=True, kw_only=True):
         return documents_of(self.cloner_tls_cert, self.cloner_tls_key, self.cloner_tls_client_ca)
 
     @property
+    def sample_buffer_bytes(self) -> int:
+        """How many bytes of requests and samples are held at once."""
+        return int(self.sample_buffer_mb * MEBIBYTE)
+
+    @property
     def max_sample_bytes(self) -> int:
         """How large a sample may be."""
         return int(self.voice_clone_max_size_mb * MEBIBYTE)
 
     @property
     def max_message_bytes(self) -> int:
-        """How large a gRPC request may be: the sample and what surrounds it, and no less than 16 MiB."""
-        return max(16 * MEBIBYTE, self.max_sample_bytes + MEBIBYTE)
+        """How large a gRPC request may be."""
+        return message_bytes(self.max_sample_bytes)

@@ -13,8 +13,10 @@ from environment.rate import CountStorage, Rate
 from environment.reading import EnvironmentInvalid, read
 from environment.remarks import Remark, remarks
 from environment.secret import ApiKey, Key, Secret, Token, text_of
+from environment.size import MEBIBYTE, message_bytes
 
 __all__ = [
+    "MEBIBYTE",
     "Address",
     "ApiKey",
     "BaseUrl",
@@ -37,6 +39,7 @@ __all__ = [
     "address",
     "ip_address",
     "is_loopback",
+    "message_bytes",
     "pem_faults",
     "read",
     "remarks",

@@ -36,7 +36,7 @@ from gateway.initiation.route import initiation_route
 from gateway.measures import UNMEASURED, Measures
 from gateway.postcall.route import post_call
 from gateway.precall.route import webhook
-from gateway.settings import MEBIBYTE, Settings
+from gateway.settings import Settings
 from telemetry.http_server import HttpServerTracing
 from telemetry.metrics import NOWHERE
 
@@ -105,7 +105,7 @@ async def serving(
             tls=_tls(settings),
             tracer_provider=provider,
             meter_provider=meters,
-            max_message_bytes=max(16 * MEBIBYTE, settings.max_sample_bytes + MEBIBYTE),
+            max_message_bytes=settings.max_message_bytes,
         ) as cloner,
         counting(
             settings.rate_limit_agent,

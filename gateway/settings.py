@@ -6,11 +6,23 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from callerid import e164, region_fault
-from environment import CountStorage, Host, Key, Pem, Port, Proxies, Rate, Sources, Target, Token, pem_faults
+from environment import (
+    MEBIBYTE,
+    CountStorage,
+    Host,
+    Key,
+    Pem,
+    Port,
+    Proxies,
+    Rate,
+    Sources,
+    Target,
+    Token,
+    message_bytes,
+    pem_faults,
+)
 
-__all__ = ["MAX_INITIATION_BYTES", "MEBIBYTE", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
-
-MEBIBYTE = 1_048_576
+__all__ = ["MAX_INITIATION_BYTES", "PLACEHOLDER", "RESERVED", "Leaf", "Settings"]
 
 # `{name}` or `{name|friend}`: a fact of the call, and the text for a call without it.
 PLACEHOLDER = re.compile(
@@ -121,6 +133,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def max_sample_bytes(self) -> int:
         """The largest sample that is taken."""
         return int(self.voice_clone_max_size_mb * MEBIBYTE)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """How large a request to the cloner may be."""
+        return message_bytes(self.max_sample_bytes)
 
     @property
     def max_body_bytes(self) -> int:

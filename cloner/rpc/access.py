@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
-from precall.v1 import cloning_pb2
 
 from cloner.clients import ANYBODY, Client, Clients, Right, calling
 from cloner.measures import UNMEASURED, Measures
 from cloner.refusals import ClientOverloaded, PermissionDenied, Refused, Unauthenticated
+from cloner.rpc.contract import HEALTH, METHODS, path
 from cloner.rpc.status import Ending, answer_failure, ending_of_call, reason_of
 from cloner.rpc.usage import Quota, own_quota
 from telemetry.facts import log_context, note
@@ -25,7 +25,6 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # The type stubs of grpc's handlers leave out aio.
 Handler: TypeAlias = Any
 
-SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"]
 OF_METHODS: Mapping[str, Right] = {
     "PrepareCall": "calls",
     "OpenCall": "calls",
@@ -44,11 +43,7 @@ OF_METHODS: Mapping[str, Right] = {
     "ForgetCaller": "erase",
 }
 # This module cannot be imported unless every method of the service has its right.
-RIGHTS: Mapping[str, Right] = {
-    f"/{SERVICE.full_name}/{method.name}": OF_METHODS[method.name] for method in SERVICE.methods
-}
-# A health check may come without a token; reflection may not.
-HEALTH = "/grpc.health.v1.Health/"
+RIGHTS: Mapping[str, Right] = {path(method.name): OF_METHODS[method.name] for method in METHODS}
 
 
 class Access(grpc.aio.ServerInterceptor):
@@ -70,6 +65,7 @@ class Access(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
+        # A health check may come without a token; reflection may not.
         if handler is None or method.startswith(HEALTH):
             return handler
         call = self._judged(method, handler, handler_call_details.invocation_metadata)

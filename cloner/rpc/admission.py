@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
-from precall.v1 import cloning_pb2
 
 from cloner.memory_budget import MemoryBudget, Share
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
@@ -28,6 +27,7 @@ from cloner.refusals import (
     Stopping,
     TooManyWatch,
 )
+from cloner.rpc.contract import HEALTH, METHODS, path
 from cloner.rpc.status import answer_failure, reason_of
 from cloner.rpc.usage import Quota
 from telemetry.facts import note
@@ -40,16 +40,12 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # The type stubs of grpc's handlers leave out aio.
 Handler: TypeAlias = Any
 
-SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"]
 WITH_SAMPLE = frozenset(
-    f"/{SERVICE.full_name}/{method.name}"
-    for method in SERVICE.methods
-    if "sample" in method.input_type.fields_by_name
+    path(method.name) for method in METHODS if "sample" in method.input_type.fields_by_name
 )
 # Cloning ahead of time may not take all places: some are left for calls.
-AHEAD = frozenset(f"/{SERVICE.full_name}/{name}" for name in ("CloneVoice", "ReplaceVoice"))
-HEALTH = "/grpc.health.v1.Health/"
-WATCH_VOICE = f"/{SERVICE.full_name}/WatchVoice"
+AHEAD = frozenset(map(path, ("CloneVoice", "ReplaceVoice")))
+WATCH_VOICE = path("WatchVoice")
 
 # How long a request waits for room in memory before it is refused.
 ROOM_SECONDS = 2.0

@@ -6,17 +6,16 @@ from typing import Any
 
 import structlog
 from grpc_health.v1 import health, health_pb2
-from precall.v1 import cloning_pb2
 
 from cloner.refusals import MethodUnknown, ServiceUnknown
 from cloner.registry import RegistryUnavailable, Store, deployment
+from cloner.rpc.contract import SERVICE
 from cloner.rpc.status import answer_failure
 
-__all__ = ["SERVICE", "Health", "Readiness"]
+__all__ = ["Health", "Readiness"]
 
 log = structlog.get_logger()
 
-SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"].full_name
 # The process as a whole, and the one service that clients call.
 NAMES = ("", SERVICE)
 LOOK_SECONDS = 1.0

@@ -10,12 +10,13 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Struct
+from precall.v1 import cloning_pb2
 
 from gateway.edge import problems
 
 __all__ = ["Readiness", "health_routes"]
 
-SERVICE = "precall.v1.CloningService"
+SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"].full_name
 ASK_SECONDS = 1.0
 ANSWER_SECONDS = 1.0
 STOPPING = "This gateway is about to stop."
