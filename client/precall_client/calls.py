@@ -177,7 +177,7 @@ class Precall:
         try:
             with self._tracing.call(f"{SERVICE.full_name}/WatchVoice") as metadata:
                 shown = self._shown(metadata)
-                async for answer in self._connection.stream("WatchVoice", wire, seconds, shown):
+                async for answer in self._connection.watch_voice(wire, seconds, shown):
                     yield answer.voice
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, repeatable=True) from None

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from precall.v1 import cloning_pb2 as pb
 
@@ -51,9 +52,9 @@ class Connection:
 
         return await uploaded(begin, request, seconds)
 
-    def stream(self, name: str, wire: bytes, seconds: float, metadata: Metadata) -> AsyncIterator[Any]:
-        """The answers of the RPC of that name, as they come."""
-        answers: AsyncIterator[Any] = self._streams[name](
+    def watch_voice(self, wire: bytes, seconds: float, metadata: Metadata) -> AsyncIterator[Any]:
+        """The answers of WatchVoice, as they come."""
+        answers: AsyncIterator[Any] = self._watch_voice(
             wire, timeout=max(0.0, seconds), metadata=metadata
         ).__aiter__()
         return answers
@@ -74,19 +75,24 @@ class Connection:
         # On the wire a stream of one message is the same, but gRPC frees the message once it is sent. Its
         # channel connects at the first such call.
         self._large = self._callables(self._channel_of_large.stream_unary)
-        self._streams = self._callables(self._channel.unary_stream, answers=True)
+        watch = SERVICE.methods_by_name["WatchVoice"]
+        self._watch_voice: Callable[..., Any] = self._callable(self._channel.unary_stream, watch)
+
+    def _callables(self, made: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+        """The methods of the stub that have one answer."""
+        return {
+            method.name: self._callable(made, method)
+            for method in SERVICE.methods
+            if not method.server_streaming
+        }
 
     @staticmethod
-    def _callables(made: Callable[..., Any], *, answers: bool = False) -> dict[str, Callable[..., Any]]:
-        """The methods of the stub: those with one answer or, with `answers`, with many."""
-        return {
-            method.name: made(
-                f"/{SERVICE.full_name}/{method.name}",
-                response_deserializer=GetMessageClass(method.output_type).FromString,
-            )
-            for method in SERVICE.methods
-            if method.server_streaming == answers
-        }
+    def _callable(made: Callable[..., Any], method: MethodDescriptor) -> Callable[..., Any]:
+        callable_: Callable[..., Any] = made(
+            f"/{SERVICE.full_name}/{method.name}",
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        return callable_
 
     async def follow(self) -> None:
         """Takes over certificates that change, until it is cancelled; the next call uses the new ones."""
