@@ -30,6 +30,7 @@ from cloner.registry import (
     deployment,
     due,
     processes,
+    reasons,
     requests,
 )
 from cloner.registry import voices as rows
@@ -170,7 +171,7 @@ class Janitor:
             for row in await self._store.write(
                 departures.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
             ):
-                log_given_up(row, "expired")
+                log_given_up(row, reasons.EXPIRED)
         await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
         await self._store.write(departures.drop_closed, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)

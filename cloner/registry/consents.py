@@ -9,7 +9,6 @@ from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
 __all__ = [
-    "WITHDRAWN",
     "Consent",
     "ConsentWithdrawn",
     "counting",
@@ -21,9 +20,6 @@ __all__ = [
     "standing",
     "withdraw",
 ]
-
-# The reason in the row of a voice that was given up after a withdrawal.
-WITHDRAWN = "consent withdrawn"
 
 
 class ConsentWithdrawn(Exception):

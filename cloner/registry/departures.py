@@ -1,38 +1,33 @@
 """Voices that leave: given up, deleted by whoever claims them, and forgotten."""
 
 from cloner.registry import requests, voices
+from cloner.registry.reasons import DELETED, EVICTED, EXPIRED, FORGOTTEN, LOST
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 from cloner.registry.voices import VoiceRow
 
 __all__ = [
-    "DELETED",
-    "EVICTED",
-    "FORGOTTEN",
     "NOBODYS",
     "UNUSED",
     "claim_deletion",
+    "delete",
     "drop_closed",
     "erase",
+    "evict",
     "expire",
     "forget",
-    "give_up",
-    "give_up_unused",
     "least_recently_used",
     "note_lost",
     "postpone_deletion",
 ]
-
-# Why a voice was given up, in the words of the table.
-DELETED, EVICTED, FORGOTTEN = "deleted", "evicted", "forgotten"
 
 # The voice is used by a call that began after that and has not ended.
 IN_CALL = """EXISTS (
     SELECT 1 FROM calls
     WHERE calls.marker = voices.marker AND calls.ended_at IS NULL AND calls.begun_at > :busy_since
 )"""
-GONE = Statement("""
-    UPDATE voices SET state = 'gone', closed_at = :now, reason = coalesce(reason, 'lost'), due_at = 0
+GONE = Statement(f"""
+    UPDATE voices SET state = 'gone', closed_at = :now, reason = coalesce(reason, '{LOST}'), due_at = 0
     WHERE marker = :marker AND state IN ('ready', 'deleting')
 """)
 RELEASE = """
@@ -63,7 +58,7 @@ UNUSED = f"""
     ) <= :unused_since
 """
 EXPIRE = Statement(f"""
-    UPDATE voices SET state = 'deleting', reason = 'expired', due_at = :now, tries = 0 WHERE {UNUSED}
+    UPDATE voices SET state = 'deleting', reason = '{EXPIRED}', due_at = :now, tries = 0 WHERE {UNUSED}
     RETURNING {voices.FIELDS}
 """)
 LEAST_RECENTLY_USED = Statement(f"""
@@ -102,20 +97,13 @@ def note_lost(tx: Transaction, marker: str, *, now: float) -> None:
         erase(tx, marker)
 
 
-def give_up_unused(
-    tx: Transaction,
-    marker: str,
-    reason: str,
-    *,
-    busy_since: float,
-    now: float,
-    traceparent: str = "",
-) -> bool:
-    """Gives a ready voice up for deletion, unless an open call that began since `busy_since` uses it.
+def evict(tx: Transaction, marker: str, *, busy_since: float, now: float, traceparent: str = "") -> bool:
+    """Gives a ready voice up, so that another can be made. False if it stays.
 
-    False if it stays. `traceparent` is the request that gives it up.
+    It stays where an open call that began since `busy_since` uses it. `traceparent` is the request that gives
+    it up.
     """
-    values = {"marker": marker, "reason": reason, "now": now, "given_up_by": traceparent}
+    values = {"marker": marker, "reason": EVICTED, "now": now, "given_up_by": traceparent}
     return tx.run(GIVEN_UP_UNLESS_IN_CALL, **values, busy_since=busy_since) == 1
 
 
@@ -134,9 +122,9 @@ def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -
     return None
 
 
-def give_up(tx: Transaction, marker: str, reason: str, *, now: float, traceparent: str = "") -> None:
-    """Gives a ready voice up for deletion even if calls use it; no request gets it any more."""
-    tx.run(GIVEN_UP, marker=marker, reason=reason, now=now, given_up_by=traceparent)
+def delete(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -> None:
+    """Gives a ready voice up, as a client asked, even if calls use it; no request gets it any more."""
+    tx.run(GIVEN_UP, marker=marker, reason=DELETED, now=now, given_up_by=traceparent)
     requests.forget_voice(tx, marker)
 
 

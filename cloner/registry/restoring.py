@@ -28,6 +28,7 @@ from cloner.registry.opening import (
     postgres_revision,
     telling_problems,
 )
+from cloner.registry.reasons import RESTORED
 from cloner.registry.snapshot import Snapshot, Table
 from cloner.registry.sqlite import SqliteTransaction, made_private
 from cloner.registry.statement import Statement
@@ -125,7 +126,7 @@ def _left(transaction: Transaction, source: Snapshot, table: Table) -> dict[str,
             # Its voice id belongs to another row by now.
             continue
         if row[state] == "ready":
-            given_up = {"state": "deleting", "reason": "restored", "tries": 0}
+            given_up = {"state": "deleting", "reason": RESTORED, "tries": 0}
             for column, value in (given_up | departures.NOBODYS).items():
                 row[place[column]] = value
         row[place["due_at"]] = 0.0

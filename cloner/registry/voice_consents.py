@@ -1,6 +1,7 @@
 """What a consent or a withdrawal does to the voices of the person."""
 
 from cloner.registry import consents, requests, voices
+from cloner.registry.reasons import CONSENT_WITHDRAWN
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 from cloner.registry.voices import VoiceRow
@@ -47,9 +48,9 @@ def withdraw(
     consents.withdraw(tx, person, consent, number=number, now=now)
     for row in voices.of_person_or_number(tx, person, None):
         if row.state == "intended":
-            voices.fail(tx, row.marker, consents.WITHDRAWN, now=now)
+            voices.fail(tx, row.marker, CONSENT_WITHDRAWN, now=now)
         if row.state in ("intended", "ready"):
             requests.forget_voice(tx, row.marker)
-    tx.run(WITHDRAWN, person=person, reason=consents.WITHDRAWN, now=now, given_up_by=traceparent)
-    tx.run(WITHDRAWN_TOO, person=person, reason=consents.WITHDRAWN)
+    tx.run(WITHDRAWN, person=person, reason=CONSENT_WITHDRAWN, now=now, given_up_by=traceparent)
+    tx.run(WITHDRAWN_TOO, person=person, reason=CONSENT_WITHDRAWN)
     return [row for row in voices.of_person_or_number(tx, person, None) if row.state == "deleting"]

@@ -7,6 +7,7 @@ import msgspec
 from cloner.registry import consents, requests
 from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, note_alive
+from cloner.registry.reasons import CONSENT_WITHDRAWN, REPLACED
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
@@ -131,8 +132,8 @@ ANOTHERS = Statement("""
 ANOTHER_ACTIVE = Statement(f"""
     SELECT state FROM voices WHERE caller = :caller AND {ACTIVE} AND marker <> :marker FOR UPDATE
 """)
-REPLACED = Statement("""
-    UPDATE voices SET state = 'deleting', reason = 'replaced', due_at = :now, tries = 0
+FORMER_REPLACED = Statement(f"""
+    UPDATE voices SET state = 'deleting', reason = '{REPLACED}', due_at = :now, tries = 0
     WHERE caller = :caller AND state = 'ready'
 """)
 RECORDED = Statement("""
@@ -268,7 +269,7 @@ def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
         return False
     intended = row.state == "intended"
     # A replacement that failed stays failed, and so does a voice whose consent was withdrawn.
-    late = row.state == "failed" and row.replaces is None and row.reason != consents.WITHDRAWN
+    late = row.state == "failed" and row.replaces is None and row.reason != CONSENT_WITHDRAWN
     if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
         return False
     if is_anothers(tx, voice_id, marker=marker):
@@ -279,7 +280,7 @@ def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
         if not (intended and row.replaces is not None and other[0] == "ready"):
             # The caller has another voice by now.
             return False
-        tx.run(REPLACED, caller=caller, now=now)
+        tx.run(FORMER_REPLACED, caller=caller, now=now)
     tx.run(RECORDED, marker=marker, voice_id=voice_id, caller=caller, now=now)
     return True
 

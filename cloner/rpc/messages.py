@@ -10,7 +10,7 @@ from precall.v1.error_reason_pb2 import ErrorReason
 
 from cloner.calls import Begun
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import CallView, Consent, consents, departures
+from cloner.registry import CallView, Consent, reasons
 from cloner.voices.voice import Voice
 
 __all__ = ["STATES", "call", "consent", "duration", "fallback", "moment", "speech", "voice"]
@@ -26,19 +26,19 @@ STATES = {
     "gone": pb.VOICE_STATE_GONE,
 }
 CAUSES = {
-    "expired": pb.GONE_CAUSE_EXPIRED,
-    departures.EVICTED: pb.GONE_CAUSE_EVICTED,
-    "replaced": pb.GONE_CAUSE_REPLACED,
-    "restored": pb.GONE_CAUSE_RESTORED,
-    "lost": pb.GONE_CAUSE_LOST,
-    departures.DELETED: pb.GONE_CAUSE_DELETED,
-    departures.FORGOTTEN: pb.GONE_CAUSE_FORGOTTEN,
-    consents.WITHDRAWN: pb.GONE_CAUSE_CONSENT_WITHDRAWN,
+    reasons.EXPIRED: pb.GONE_CAUSE_EXPIRED,
+    reasons.EVICTED: pb.GONE_CAUSE_EVICTED,
+    reasons.REPLACED: pb.GONE_CAUSE_REPLACED,
+    reasons.RESTORED: pb.GONE_CAUSE_RESTORED,
+    reasons.LOST: pb.GONE_CAUSE_LOST,
+    reasons.DELETED: pb.GONE_CAUSE_DELETED,
+    reasons.FORGOTTEN: pb.GONE_CAUSE_FORGOTTEN,
+    reasons.CONSENT_WITHDRAWN: pb.GONE_CAUSE_CONSENT_WITHDRAWN,
 }
 # What the registry notes of failures that are not ElevenLabs' own.
 REASONS = {
-    "unanswered": error_reason_pb2.ERROR_REASON_PROVIDER_TIMEOUT,
-    consents.WITHDRAWN: error_reason_pb2.ERROR_REASON_CONSENT_MISSING,
+    reasons.UNANSWERED: error_reason_pb2.ERROR_REASON_PROVIDER_TIMEOUT,
+    reasons.CONSENT_WITHDRAWN: error_reason_pb2.ERROR_REASON_CONSENT_MISSING,
 }
 
 

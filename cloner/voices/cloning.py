@@ -46,6 +46,7 @@ from cloner.registry import (
     agents,
     deployment,
     processes,
+    reasons,
     voices,
 )
 from cloner.voices.callers import voice_label
@@ -258,7 +259,7 @@ class Cloning:
                 found = await self._marked.look_for(clone.row.marker)
             if found is None:
                 # The next create uses a new marker; reconciliation finds what this one made.
-                await self._store.write(voices.fail, clone.row.marker, "unanswered", now=self._now())
+                await self._store.write(voices.fail, clone.row.marker, reasons.UNANSWERED, now=self._now())
                 raise
             log.info("voice found by its marker", voice_id=found.voice_id)
             created = NewVoice(found.voice_id, found.requires_verification)
@@ -361,11 +362,11 @@ class Cloning:
             await self._give_up(clone, failure.reason)
             raise
         except Superseded:
-            await self._give_up(clone, "given up")
+            await self._give_up(clone, reasons.NOT_MADE)
             raise
         except Exception:
             outcome, reason = "error", "INTERNAL"
-            await self._give_up(clone, "given up")
+            await self._give_up(clone, reasons.NOT_MADE)
             raise
         finally:
             self._clones.pop(clone.row.marker, None)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import Consent, Store, VoiceRow, consents, voice_consents
+from cloner.registry import Consent, Store, VoiceRow, consents, reasons, voice_consents
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.looking import Looking
 from cloner.voices.removal import Removal, log_given_up
@@ -88,7 +88,7 @@ class Consenting:
         every.sort(key=lambda consent: consent.at, reverse=True)
         deleted = 0
         for row in left:
-            log_given_up(row, consents.WITHDRAWN)
+            log_given_up(row, reasons.CONSENT_WITHDRAWN)
             deleted += await self._removal.at_once(row, deadline=deadline)
         return every[:MOST_HISTORY], deleted, len(left) - deleted
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import Store, departures, erasing, voices
+from cloner.registry import Store, departures, erasing, reasons, voices
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.removal import Removal, log_given_up
 from telemetry.tracing import traceparent
@@ -39,10 +39,8 @@ class Erasure:
         row = await self._store.read(voices.once_by_voice_id, voice_id)
         if row is None:
             raise VoiceNotFound
-        await self._store.write(
-            departures.give_up, row.marker, departures.DELETED, now=self._now(), traceparent=traceparent()
-        )
-        log_given_up(row, departures.DELETED)
+        await self._store.write(departures.delete, row.marker, now=self._now(), traceparent=traceparent())
+        log_given_up(row, reasons.DELETED)
         current = await self._store.read(voices.get, row.marker)
         if current is None or current.state != "deleting":
             return True
@@ -64,7 +62,7 @@ class Erasure:
             )
         deleted = 0
         for row in left:
-            log_given_up(row, departures.FORGOTTEN)
+            log_given_up(row, reasons.FORGOTTEN)
             deleted += await self._removal.at_once(row, deadline=deadline)
         log.info("caller erased", voices_deleted=deleted, voices_pending=len(left) - deleted)
         return deleted, len(left) - deleted

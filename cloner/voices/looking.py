@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import RegistryUnavailable, Store, VoiceView, departures, views
+from cloner.registry import RegistryUnavailable, Store, VoiceView, reasons, views
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.voice import Voice, voice_seen
 
@@ -180,7 +180,7 @@ class Looking:
         return msgspec.structs.replace(
             told,
             state="gone",
-            reason=departures.FORGOTTEN,
+            reason=reasons.FORGOTTEN,
             name="",
             consent="",
             consented=None,

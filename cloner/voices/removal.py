@@ -10,7 +10,7 @@ from cachetools import LRUCache
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
-from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, is_ours, voices
+from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, is_ours, reasons, voices
 from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
 from telemetry.facts import log_context
 from telemetry.tracing import traceparent
@@ -94,16 +94,15 @@ class Removal:
             departures.least_recently_used, busy_since=busy_since, now=now, kept=kept, replaces=replaces
         )
         if oldest is None or not await self._store.write(
-            departures.give_up_unused,
+            departures.evict,
             oldest.marker,
-            departures.EVICTED,
             busy_since=busy_since,
             now=self._now(),
             traceparent=traceparent(),
         ):
             return False
-        oldest = msgspec.structs.replace(oldest, reason=departures.EVICTED)
-        log_given_up(oldest, departures.EVICTED)
+        oldest = msgspec.structs.replace(oldest, reason=reasons.EVICTED)
+        log_given_up(oldest, reasons.EVICTED)
         # After a call that ended a moment ago, its agent may still be being put back.
         return await self.at_once(oldest, deadline=deadline)
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from cloner.registry import VoiceRow, VoiceView
+from cloner.registry import VoiceRow, VoiceView, reasons
 
 __all__ = ["Voice", "voice_of", "voice_seen"]
 
@@ -47,7 +47,11 @@ def voice_of(row: VoiceRow, *, state: str | None = None) -> Voice:
 def voice_seen(view: VoiceView, *, keep_seconds: float | None, now: float) -> Voice:
     """The voice as it stands, kept for `keep_seconds` after its last call, or for good if that is None."""
     state = view.state
-    if state == "failed" and view.reason == "unanswered" and (view.closed_at or 0) > now - MADE_OUT_SECONDS:
+    if (
+        state == "failed"
+        and view.reason == reasons.UNANSWERED
+        and (view.closed_at or 0) > now - MADE_OUT_SECONDS
+    ):
         state = "intended"
     expires = None
     if state == "ready" and keep_seconds is not None and not view.in_call:

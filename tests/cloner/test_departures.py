@@ -1,6 +1,6 @@
 """Voices that go: whatever happens at the same moment, none comes back, and nobody's name stays behind."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -127,7 +127,7 @@ async def test_forgotten_right_after_it_was_recorded(
 async def test_forgotten_while_it_is_being_deleted(store: Store) -> None:
     """One that was given up before, and is at work with somebody, leaves no row either."""
     await made(store, "marker", "voice")
-    await store.write(departures.give_up, "marker", "expired", now=NOW)
+    await store.write(departures.delete, "marker", now=NOW)
     assert await store.write(departures.claim_deletion, now=NOW, until=NOW + 30) is not None
 
     await store.write(erasing.forget, IVAN, None, now=NOW)
@@ -136,11 +136,21 @@ async def test_forgotten_while_it_is_being_deleted(store: Store) -> None:
     assert await state(store, "marker") is None
 
 
-@pytest.mark.parametrize("reason", ["evicted", "expired", "replaced", "consent withdrawn"])
+# What gives a voice up for each reason.
+WAYS: dict[str, tuple[Callable[..., object], dict[str, object]]] = {
+    "deleted": (departures.delete, {"marker": "marker"}),
+    "evicted": (departures.evict, {"marker": "marker", "busy_since": NOW}),
+    "expired": (departures.expire, {"unused_since": NOW, "busy_since": NOW}),
+    "consent withdrawn": (voice_consents.withdraw, {"person": IVAN, "consent": "", "number": NUMBER}),
+}
+
+
+@pytest.mark.parametrize("reason", WAYS)
 async def test_why_it_went(store: Store, reason: str) -> None:
     """What a voice was given up for is told of it when it is gone, whoever deletes it."""
     await made(store, "marker", "voice")
-    await store.write(departures.give_up, "marker", reason, now=NOW)
+    give_up, named = WAYS[reason]
+    await store.write(give_up, **named, now=NOW)
     await store.write(departures.note_lost, "marker", now=NOW + 1)
 
     assert ("gone", reason) == await state(store, "marker")

@@ -548,7 +548,7 @@ async def test_what_is_due(store: Store) -> None:
     assert ([], ["reconcile"]) == (await due_at(NOW + 9), await due_at(NOW + 600))
     await store.write(deployment.claim_reconciliation, now=NOW + 600, until=NOW + 1e9)
     assert ([], ["close"]) == (await due_at(NOW + 86_399), await due_at(NOW + 86_400))
-    await store.write(departures.give_up, "Ivan", "expired", now=NOW + 5)
+    await store.write(departures.delete, "Ivan", now=NOW + 5)
     assert ([], ["delete"]) == (await due_at(NOW + 4), await due_at(NOW + 5))
     await store.write(departures.note_lost, "Ivan", now=NOW + 10)
     assert ([], ["close"]) == (await due_at(NOW + 2_592_010), await due_at(NOW + 2_592_011))

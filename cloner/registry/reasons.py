@@ -1,0 +1,35 @@
+"""Why a voice failed or is gone, in the words of its row.
+
+Where ElevenLabs or the registry failed, the row has the name of the ErrorReason instead.
+"""
+
+__all__ = [
+    "CONSENT_WITHDRAWN",
+    "DELETED",
+    "EVICTED",
+    "EXPIRED",
+    "FORGOTTEN",
+    "LOST",
+    "NOT_MADE",
+    "REPLACED",
+    "RESTORED",
+    "UNANSWERED",
+]
+
+# Why a voice was given up, or is gone.
+EXPIRED, EVICTED, REPLACED, DELETED, FORGOTTEN = "expired", "evicted", "replaced", "deleted", "forgotten"
+LOST = "lost"
+"""ElevenLabs does not have it any more, and nobody had given it up."""
+
+RESTORED = "restored"
+"""The registry that was restored does not know it."""
+
+CONSENT_WITHDRAWN = "consent withdrawn"
+"""It also takes the place of why a voice failed."""
+
+# Why a voice failed.
+UNANSWERED = "unanswered"
+"""ElevenLabs did not say whether it was made, and none was found; it may still appear."""
+
+NOT_MADE = "given up"
+"""Whoever made it found that it was not needed, or a bug."""
