@@ -1,17 +1,20 @@
 """One clone: what is wanted, and what becomes of it while it is under way."""
 
 import asyncio
+import uuid
+from datetime import UTC, datetime
 
 import msgspec
 from opentelemetry.trace import get_current_span
 
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.turns import urgency
-from cloner.registry import AgentIntended, AgentUpdate, NamedRequest, VoiceRow
-from cloner.voices.callers import Caller, Identity
+from cloner.registry import AgentIntended, AgentUpdate, NamedRequest, NewVoiceRow, VoiceRow
+from cloner.voices.callers import Caller, Identity, voice_label
 from cloner.voices.voice import Voice
+from telemetry.tracing import traceparent
 
-__all__ = ["Clone", "Superseded", "Wanted"]
+__all__ = ["Clone", "Superseded", "Wanted", "new_row"]
 
 
 class Superseded(Exception):
@@ -68,3 +71,27 @@ class Clone:
         self.asked = True
         if not again:
             self.failure = None
+
+
+def new_row(wanted: Wanted, *, deployment: str, owner: str, keep_seconds: float, now: float) -> NewVoiceRow:
+    """The row of an intent, under a marker of its own.
+
+    `owner` is the process that works at it. What is made ahead of time is kept for `keep_seconds`.
+    """
+    token, made = uuid.uuid4().hex, datetime.fromtimestamp(now, UTC)
+    identity, caller = wanted.identity, wanted.caller
+    return NewVoiceRow(
+        marker=f"precall-{deployment}-{token}",
+        # Until the new voice is ready, the caller has the one that it replaces.
+        caller=token if wanted.replaces else identity.caller,
+        replaces=identity.caller if wanted.replaces else None,
+        number=identity.number,
+        person=identity.person,
+        greeting_name=caller.name,
+        name=f"{voice_label(caller.name)}_Clone_{made:%Y%m%d_%H%M%S}_{token[-6:]}",
+        owner=owner,
+        traceparent=traceparent(),
+        consent=caller.consent,
+        client_reference=caller.reference,
+        kept_until=0.0 if wanted.call_id is not None else now + keep_seconds,
+    )

@@ -19,10 +19,8 @@ one transaction. A clone itself changes no agent.
 import asyncio
 import contextlib
 import secrets
-import uuid
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -39,7 +37,6 @@ from cloner.provider.retry import retrying
 from cloner.provider.turns import with_urgency
 from cloner.registry import (
     AgentIntended,
-    NewVoiceRow,
     RegistryUnavailable,
     Store,
     VoiceRow,
@@ -49,15 +46,14 @@ from cloner.registry import (
     reasons,
     voices,
 )
-from cloner.voices.callers import voice_label
-from cloner.voices.clone import Clone, Superseded, Wanted
+from cloner.voices.clone import Clone, Superseded, Wanted, new_row
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
 from cloner.voices.monthly_limit import resets_at
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
 from cloner.voices.voice import Voice, voice_of
 from telemetry.facts import note
-from telemetry.tracing import outliving, traceparent
+from telemetry.tracing import outliving
 
 __all__ = ["STALE_SECONDS", "Cloning"]
 
@@ -185,23 +181,9 @@ class Cloning:
 
     async def _intend(self, wanted: Wanted) -> tuple[VoiceRow, bool]:
         """The row of the caller's voice, and whether it is a new intent, which this process works at."""
-        now, token = self._now(), uuid.uuid4().hex
-        made = datetime.fromtimestamp(now, UTC)
-        identity, caller = wanted.identity, wanted.caller
-        new = NewVoiceRow(
-            marker=f"precall-{self._store.name}-{token}",
-            # Until the new voice is ready, the former one is the caller's.
-            caller=token if wanted.replaces else identity.caller,
-            replaces=identity.caller if wanted.replaces else None,
-            number=identity.number,
-            person=identity.person,
-            greeting_name=caller.name,
-            name=f"{voice_label(caller.name)}_Clone_{made:%Y%m%d_%H%M%S}_{token[-6:]}",
-            owner=self._owner,
-            traceparent=traceparent(),
-            consent=caller.consent,
-            client_reference=caller.reference,
-            kept_until=0.0 if wanted.call_id is not None else now + self._keep_seconds,
+        now = self._now()
+        new = new_row(
+            wanted, deployment=self._store.name, owner=self._owner, keep_seconds=self._keep_seconds, now=now
         )
         intent = await self._store.write(
             voices.intend, new, call_id=wanted.call_id, request=wanted.request, now=now
