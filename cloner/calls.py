@@ -12,6 +12,7 @@ from opentelemetry.trace import Link, SpanContext, get_current_span
 from callerid import spoken
 from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents, Reading
+from cloner.agents.missed import Missed
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentRejected
 from cloner.registry import NewCall, Noted, Store, calls
@@ -253,7 +254,7 @@ class Calls:
             voice = await self._voices.former_voice(noted.call.marker, wanted)
             if voice is not None:
                 # The delivery is repeated after its call has ended: nothing is made or changed for it.
-                return self._answer(begun, voice, reused=True, missed="call_ended")
+                return self._answer(begun, voice, reused=True, missed=Missed.CALL_ENDED)
 
         if noted.again and noted.voice is not None and noted.voice.state == "ready":
             voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
@@ -279,7 +280,7 @@ class Calls:
                 wanted = msgspec.structs.replace(
                     wanted,
                     agent_voice_id=seen and seen.now.voice_id,
-                    agent_update=None if isinstance(update, str) else update,
+                    agent_update=None if isinstance(update, Missed) else update,
                 )
                 voice, reused, intended = await self._voices.find_or_clone(
                     wanted, recording, deadline=deadline

@@ -14,6 +14,7 @@ import structlog
 from cachetools import LRUCache
 
 from cloner.agents.agent_settings import AgentSettings
+from cloner.agents.missed import Missed
 from cloner.agents.notices import Notices
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
@@ -39,9 +40,6 @@ log = structlog.get_logger()
 UPDATE_SECONDS = 0.5
 # How much longer an agent stays locked after an update whose outcome is not known.
 AFTERMATH_SECONDS = 30.0
-# Why an agent is not updated, as log and span say it.
-NEVER, ANOTHER_CALL, NOT_FREE = "never", "another_call", "not_free"
-NOT_READ, NO_TIME_LEFT = "agent_not_read", "no_time_left"
 # How long a repeated delivery gets the same decision, without another request to ElevenLabs.
 DECIDED_SECONDS = 10.0
 # How many agents' own voices are cached as not ours, so that they are not looked up for each call.
@@ -65,7 +63,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     until: float
     wanted: AgentVoice
-    missed: str | None
+    missed: Missed | None
 
 
 class Agents:
@@ -108,7 +106,9 @@ class Agents:
         agent, it is not updated, so ElevenLabs need not be asked.
         """
         if self._mode == "never" or noted.shared:
-            return Decision(self._now(), wanted, NEVER if self._mode == "never" else ANOTHER_CALL)
+            return Decision(
+                self._now(), wanted, Missed.NEVER if self._mode == "never" else Missed.ANOTHER_CALL
+            )
         found = self._decided.get(noted.call.id)
         if found is None or found.wanted != wanted or found.until < self._now():
             return None
@@ -136,7 +136,7 @@ class Agents:
             self._agent_settings.missed(agent_id, failures.ProtocolBroken())
             return None
         # Looked up here, while the caller's voice is looked for or made, so that nothing waits for it.
-        ours = self._mode != NEVER and await self._is_ours(agent.voice.voice_id, noted.agent)
+        ours = self._mode != "never" and await self._is_ours(agent.voice.voice_id, noted.agent)
         return Reading(agent.voice, noted, ours=ours)
 
     async def plan(
@@ -147,7 +147,7 @@ class Agents:
         caller: str,
         marker: str = "",
         deadline: float,
-    ) -> AgentUpdate | str:
+    ) -> AgentUpdate | Missed:
         """The update to store before the agent is changed, or the reason why it must not be changed.
 
         An agent must not be changed if its own voice and greeting are not known. A voice that is not made yet
@@ -155,9 +155,9 @@ class Agents:
         """
         left = deadline - asyncio.get_running_loop().time()
         if self._mode == "never":
-            return NEVER
+            return Missed.NEVER
         if reading is None or left < UPDATE_SECONDS:
-            return NOT_READ if reading is None else NO_TIME_LEFT
+            return Missed.NOT_READ if reading is None else Missed.NO_TIME_LEFT
         row = _intended(reading, wanted, marker=marker)
         if (obstacle := self._obstacle(row, reading)) is not None:
             return obstacle
@@ -182,7 +182,7 @@ class Agents:
         deadline: float,
         intended: AgentIntended | None = None,
     ) -> str | None:
-        """Gives the agent voice and greeting. Returns None if it has them now, else the reason, in a word.
+        """Gives the agent voice and greeting. Returns None if it has them now, else a Missed or ElevenLabs' reason.
 
         An update that was `intended` when the voice was recorded is not stored again. If an update fails, the
         reason is returned, because the answer's override carries the voice. AgentRejected and AgentNotFound
@@ -190,19 +190,19 @@ class Agents:
         """
         if intended is None:
             planned = await self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
-            if isinstance(planned, str):
+            if isinstance(planned, Missed):
                 return planned
             may = await self._store.write(agents.intend, planned, now=self._now())
             intended = AgentIntended(planned, may)
         update, decided_until = intended.update, self._now() + DECIDED_SECONDS
         agent_id, call_id = update.row.agent_id, update.row.call_id
         if not intended.may:
-            self._decided[call_id] = Decision(decided_until, wanted, NOT_FREE)
-            return NOT_FREE
+            self._decided[call_id] = Decision(decided_until, wanted, Missed.NOT_FREE)
+            return Missed.NOT_FREE
         kept, given = 0.0, False
         try:
             if deadline - asyncio.get_running_loop().time() < UPDATE_SECONDS:
-                return NO_TIME_LEFT
+                return Missed.NO_TIME_LEFT
             has = reading is not None and reading.now == wanted
             failure = None if has else await self._updated(agent_id, wanted, deadline)
             given = failure is None
@@ -221,8 +221,8 @@ class Agents:
             unlocking.add_done_callback(lambda done: self._forget_unlocking(agent_id, done))
         return None
 
-    def _obstacle(self, row: AgentRow, reading: Reading) -> str | None:
-        """Why an agent with these settings may not be changed, in a word; None where it may."""
+    def _obstacle(self, row: AgentRow, reading: Reading) -> Missed | None:
+        """Why an agent with these settings may not be changed; None where it may."""
         before = reading.now
         if reading.ours and reading.noted.agent.row is None:
             # The agent's own voice is stored nowhere, so it could not be put back.
@@ -230,13 +230,13 @@ class Agents:
                 log.warning(
                     "agent left alone", agent_id=row.agent_id, voice_id=before.voice_id, reason="ours already"
                 )
-            return "has_a_voice_of_ours"
+            return Missed.HAS_OURS
         if before.voice_id is None or before.first_message is None:
             # A missing value cannot be put back; an empty text can.
-            return "cannot_be_put_back"
+            return Missed.CANNOT_BE_PUT_BACK
         if self._mode == "auto" and not (row.before_voice_id and row.before_first_message):
             # An override cannot be empty, so other callers would hear this caller's greeting.
-            return "no_greeting_of_its_own"
+            return Missed.NO_GREETING
         return None
 
     async def _updated(self, agent_id: str, wanted: AgentVoice, deadline: float) -> ProviderFailure | None:
