@@ -182,7 +182,7 @@ class Agents:
         deadline: float,
         intended: AgentIntended | None = None,
     ) -> str | None:
-        """Gives the agent voice and greeting. Returns None if it has them now, else a Missed or ElevenLabs' reason.
+        """Gives the agent voice and greeting. None if it has them now, else a Missed or ElevenLabs' reason.
 
         An update that was `intended` when the voice was recorded is not stored again. If an update fails, the
         reason is returned, because the answer's override carries the voice. AgentRejected and AgentNotFound

@@ -116,9 +116,7 @@ class SentMetadata(Struct, kw_only=True):
         str | None,
         described("The conversation that is about to start.", minLength=1, maxLength=MAX_CONVERSATION_ID),
     ]
-    agent_id: Annotated[
-        str | None, described("The agent that takes the call.", pattern=f"^{ID.pattern}$")
-    ]
+    agent_id: Annotated[str | None, described("The agent that takes the call.", pattern=f"^{ID.pattern}$")]
     caller_metadata: SentCaller | None = None
     # Left as it is: nobody reads it, so it may hold anything.
     event_timestamp: Annotated[Raw, described("Unix seconds. Not used.", type="integer")] | UnsetType = UNSET
