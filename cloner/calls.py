@@ -16,8 +16,9 @@ from cloner.agents.missed import Missed
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentRejected
 from cloner.registry import NewCall, Noted, Store, calls
+from cloner.stages import Begun, Call, Opened, Prepared, agent_before
 from cloner.voices import callers
-from cloner.voices.callers import Caller, CallName, ConversationMismatch, Identities, Identity
+from cloner.voices.callers import CallName, ConversationMismatch, Identities
 from cloner.voices.clone import Wanted
 from cloner.voices.finding import Voices
 from cloner.voices.postponed import ids_of
@@ -27,7 +28,7 @@ from telemetry.facts import add_log_context
 from telemetry.parts import part
 from telemetry.tracing import traceparent
 
-__all__ = ["Begun", "Call", "Calls", "Opened", "Prepared"]
+__all__ = ["Calls"]
 
 log = structlog.get_logger()
 
@@ -37,67 +38,6 @@ AGENT_SECONDS = 1.0
 ASKING_SHARE = 0.5
 # How long a failure may be delayed by what is stored about it.
 UNNAME_SECONDS = 0.05
-
-
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A call that is about to start."""
-
-    agent_id: str
-    conversation_id: str
-    caller: Caller
-
-
-class Begun(msgspec.Struct, frozen=True, kw_only=True):
-    """A call that is noted in the registry, and who is calling."""
-
-    call: Call
-    identity: Identity
-    noted: Noted
-
-    @property
-    def call_id(self) -> str:
-        """Our own name for the call."""
-        return self.noted.call.id
-
-    @property
-    def agent_before(self) -> AgentVoice | None:
-        """The agent's own voice and greeting, if it was given a caller's; else None."""
-        return _before(self.noted)
-
-
-class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known for a call that came without a sample. `voice` is None where no caller was found."""
-
-    call_id: str
-    voice: Voice | None
-    name: str
-    first_message: str
-    agent_before: AgentVoice | None
-    refused: frozenset[str] | None
-    """The overrides that the agent's own settings refuse; None where those were not seen."""
-
-    persons: int | None
-    """How many persons the call or its number stands for; 2 means several, None that it was not looked up."""
-
-
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call needs."""
-
-    voice: Voice
-    voice_reused: bool
-    agent_missed: str | None
-    """Why the agent was not updated, in a word; None where it was."""
-
-    first_message: str
-    call_id: str
-    agent_before: AgentVoice | None
-    refused: frozenset[str] | None
-    """The overrides that the agent's own settings refuse; None where those were not seen."""
-
-    @property
-    def agent_updated(self) -> bool:
-        """Whether the agent speaks with the voice now."""
-        return self.agent_missed is None
 
 
 class UnderWay(NamedTuple):
@@ -179,7 +119,7 @@ class Calls:
             voice=voice,
             name=greeted,
             first_message=callers.greeting(self._first_message, greeted) if voice is not None else "",
-            agent_before=_before(noted),
+            agent_before=agent_before(noted),
             refused=refused,
             persons=noted.persons,
         )
@@ -384,8 +324,3 @@ async def _wait_for(reading: "asyncio.Task[Reading | None]") -> Reading | None:
     if not reading.done():
         await asyncio.wait({reading}, timeout=AGENT_SECONDS)
     return reading.result() if reading.done() else None
-
-
-def _before(noted: Noted) -> AgentVoice | None:
-    given = noted.agent.row
-    return AgentVoice(given.before_voice_id, given.before_first_message) if given is not None else None

@@ -6,13 +6,14 @@ import structlog
 from precall.v1 import cloning_pb2 as pb
 
 from callerid import MAX_ID
-from cloner.calls import Call, Calls
+from cloner.calls import Calls
 from cloner.registry import Store, views
 from cloner.rpc import messages
 from cloner.rpc.answering import Context, answered
 from cloner.rpc.fields import Fields
 from cloner.rpc.pages import Pages
 from cloner.rpc.status import CallNotFound
+from cloner.stages import Call
 from cloner.voices.callers import CallName, Identities
 from cloner.voices.looking import Looking
 from telemetry.facts import add_log_context, note
