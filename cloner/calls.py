@@ -20,7 +20,7 @@ from cloner.stages import Begun, Call, Opened, Prepared, agent_before
 from cloner.voices import callers
 from cloner.voices.callers import CallName, ConversationMismatch, Identities
 from cloner.voices.clone import Wanted
-from cloner.voices.finding import Voices
+from cloner.voices.finding import Found, Voices
 from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples
 from cloner.voices.voice import Voice
@@ -125,7 +125,13 @@ class Calls:
         )
 
     async def begin(self, call: Call, sample: bytes) -> Begun:
-        """Notes a call that is to be prepared. Raises ConversationMismatch and RegistryUnavailable."""
+        """Notes a call that is to be prepared. Raises ConversationMismatch and RegistryUnavailable.
+
+        A known caller waits for two transactions. This one comes before the agent is read: it puts the call
+        in one order with the other calls at the agent, and tells how often the agent was changed by then.
+        `agents.intend` comes after that and before the agent is changed: it stores what the agent had, unless
+        the agent was changed since this one, or another caller's call is in progress there.
+        """
         call_id = self._identities.call_id(call.agent_id, "conversation_id", call.conversation_id)
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
         noted = await self._store.write(
@@ -187,62 +193,90 @@ class Calls:
                 del self._under_way[begun.call_id]
 
     async def _prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
-        noted, caller = begun.noted, begun.identity.caller
         wanted = Wanted(identity=begun.identity, caller=begun.call.caller, call_id=begun.call_id)
-
-        if noted.call.ended_at is not None:
-            voice = await self._voices.former_voice(noted.call.marker, wanted)
-            if voice is not None:
-                # The delivery is repeated after its call has ended: nothing is made or changed for it.
-                return self._answer(begun, voice, reused=True, missed=Missed.CALL_ENDED)
-
-        if noted.again and noted.voice is not None and noted.voice.state == "ready":
-            voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
-            if voice is not None:
-                decided = self._agents.decided(noted, self._wanted(begun, voice))
-                if decided is not None:
-                    # The delivery is repeated during its call: ElevenLabs would answer as before.
-                    return self._answer(begun, voice, reused=True, missed=decided.missed)
-
+        answered = await self._answer_ended(begun, wanted)
+        if answered is None:
+            answered = await self._answer_repeated(begun, wanted, deadline=deadline)
+        if answered is not None:
+            return answered
         # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
         # exist.
-        reading = asyncio.create_task(self._agents.read(noted, deadline=deadline))
+        reading = asyncio.create_task(self._agents.read(begun.noted, deadline=deadline))
         # If the sample is refused, nobody asks for the result of this reading.
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
-            reused, intended = True, None
-            if voice is None:
-                recording = await self._samples.inspect(sample, deadline=deadline)
-                seen = await _wait_for(reading)
-                greeting = AgentVoice(None, self._greeting(begun))
-                update = await self._agents.plan(seen, greeting, caller=caller, deadline=deadline)
-                wanted = msgspec.structs.replace(
-                    wanted,
-                    agent_voice_id=seen and seen.now.voice_id,
-                    agent_update=None if isinstance(update, Missed) else update,
-                )
-                voice, reused, intended = await self._voices.find_or_clone(
-                    wanted, recording, deadline=deadline
-                )
+            found = await self._find_known(begun, wanted, deadline=deadline)
+            if found is None:
+                found = await self._clone_new(begun, wanted, sample, reading, deadline=deadline)
             agent = await _wait_for(reading)
         except Exception:
             await self._unname(begun.call_id)
             raise
         finally:
             reading.cancel()
+        return await self._give(begun, found, agent, deadline=deadline)
 
-        add_log_context(voice_id=voice.voice_id)
+    async def _answer_ended(self, begun: Begun, wanted: Wanted) -> Prepared | None:
+        """The answer to a delivery after its call: nothing is made or changed for it any more."""
+        if begun.noted.call.ended_at is None:
+            return None
+        voice = await self._voices.former_voice(begun.noted.call.marker, wanted)
+        return None if voice is None else self._answer(begun, voice, reused=True, missed=Missed.CALL_ENDED)
+
+    async def _answer_repeated(self, begun: Begun, wanted: Wanted, *, deadline: float) -> Prepared | None:
+        """The answer to a delivery that is repeated during its call.
+
+        None where ElevenLabs may say something else than it said before.
+        """
+        noted = begun.noted
+        if not noted.again or noted.voice is None or noted.voice.state != "ready":
+            return None
+        voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
+        decided = None if voice is None else self._agents.decided(noted, self._agent_voice(begun, voice))
+        if voice is None or decided is None:
+            return None
+        return self._answer(begun, voice, reused=True, missed=decided.missed)
+
+    async def _find_known(self, begun: Begun, wanted: Wanted, *, deadline: float) -> Found | None:
+        """The voice of a known caller, waited for where it is on its way; None for a new caller."""
+        voice = await self._voices.follow(begun.noted.voice, wanted, deadline=deadline, attached=True)
+        return None if voice is None else Found(voice, reused=True, agent_intended=None)
+
+    async def _clone_new(
+        self,
+        begun: Begun,
+        wanted: Wanted,
+        sample: bytes,
+        reading: "asyncio.Task[Reading | None]",
+        *,
+        deadline: float,
+    ) -> Found:
+        """The voice of a new caller; what its agent is to be given is stored together with the voice."""
+        recording = await self._samples.inspect(sample, deadline=deadline)
+        agent = await _wait_for(reading)
+        update = await self._agents.plan(
+            agent, self._agent_voice(begun, None), caller=begun.identity.caller, deadline=deadline
+        )
+        with_agent = msgspec.structs.replace(
+            wanted,
+            agent_voice_id=agent and agent.now.voice_id,
+            agent_update=None if isinstance(update, Missed) else update,
+        )
+        return await self._voices.find_or_clone(with_agent, recording, deadline=deadline)
+
+    async def _give(self, begun: Begun, found: Found, agent: Reading | None, *, deadline: float) -> Prepared:
+        """Gives the agent the voice, and answers."""
+        add_log_context(voice_id=found.voice.voice_id)
         missed = await self._agents.give(
             agent,
-            self._wanted(begun, voice),
-            caller=caller,
-            marker=voice.marker,
+            self._agent_voice(begun, found.voice),
+            caller=begun.identity.caller,
+            marker=found.voice.marker,
             deadline=deadline,
-            intended=intended,
+            intended=found.agent_intended,
         )
         before = agent.now if agent is not None and missed is None else None
-        return self._answer(begun, voice, reused=reused, missed=missed, before=before)
+        return self._answer(begun, found.voice, reused=found.reused, missed=missed, before=before)
 
     async def _unname(self, call_id: str) -> None:
         """Forgets the caller of a call that failed, so that the next delivery may state another one.
@@ -293,8 +327,8 @@ class Calls:
     def _greeting(self, begun: Begun) -> str:
         return callers.greeting(self._first_message, begun.call.caller.name)
 
-    def _wanted(self, begun: Begun, voice: Voice) -> AgentVoice:
-        return AgentVoice(voice.voice_id, self._greeting(begun))
+    def _agent_voice(self, begun: Begun, voice: Voice | None) -> AgentVoice:
+        return AgentVoice(None if voice is None else voice.voice_id, self._greeting(begun))
 
     def _answer(
         self,

@@ -33,7 +33,7 @@ from cloner.voices.voice import Voice, voice_of
 from telemetry.parts import part
 from telemetry.tracing import linked
 
-__all__ = ["ConsentMissing", "Voices"]
+__all__ = ["ConsentMissing", "Found", "Voices"]
 
 log = structlog.get_logger()
 
