@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from contextlib import aclosing
 from typing import Any
 
 from precall.v1 import cloning_pb2 as pb
@@ -18,7 +19,6 @@ from cloner.voices.consenting import Consenting
 from cloner.voices.erasure import Erasure
 from cloner.voices.finding import Voices
 from cloner.voices.looking import Looking
-from cloner.voices.voice import Voice
 from telemetry.facts import add_log_context, note
 
 __all__ = [
@@ -109,13 +109,11 @@ async def watch_voice(
     # Not a generator: it may be closed in another task than the one that began it.
     async with answered(store, context, longest=longest, waits=True) as answering:
         caller, voice_id = _which(request, Fields(identities))
-
-        async def tell(voice: Voice) -> None:
-            await context.write(pb.WatchVoiceResponse(voice=messages.voice(voice)))
-
         watched = await looking.begin(caller, voice_id)
         answering.may_end = True
-        await looking.follow(watched, tell, until=answering.deadline)
+        async with aclosing(looking.follow(watched, until=answering.deadline)) as changes:
+            async for voice in changes:
+                await context.write(pb.WatchVoiceResponse(voice=messages.voice(voice)))
 
 
 async def list_voices(

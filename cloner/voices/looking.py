@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -136,13 +136,11 @@ class Looking:
         target = _Target(person=self._identities.person(caller), number=number if named is None else None)
         return Watched(target, await self.of_caller(caller), alive=False)
 
-    async def follow(
-        self, watched: Watched, tell: Callable[[Voice], Awaitable[None]], *, until: float
-    ) -> None:
-        """Reports a voice, and again whenever its state changes, until it is gone or time is up.
+    async def follow(self, watched: Watched, *, until: float) -> AsyncGenerator[Voice, None]:
+        """Yields a voice, and again whenever its state changes, until it is gone or time is up.
 
-        If a caller's voice is gone at the start, the watch waits for the next one. Raises CallersSeveral or
-        RegistryUnavailable.
+        If a caller's voice is gone at the start, the watch waits for the next one. The registry is asked for this
+        watch until the iterator is closed. Raises CallersSeveral or RegistryUnavailable.
         """
         target, view, alive = watched
         told: Voice | None = None
@@ -150,8 +148,8 @@ class Looking:
             while True:
                 voice = self._after(told, view) if alive else (None if view is None else self.seen(view))
                 if voice is not None and (told is None or _differs(told, voice)):
-                    await tell(voice)
                     told = voice
+                    yield voice
                     if voice.state in OVER and alive:
                         return
                     alive = alive or voice.state not in OVER

@@ -294,12 +294,9 @@ async def test_one_question_for_all(database: str) -> None:
         looking = Looking(counting, identities, keep_seconds=None, call_seconds=60.0, now=lambda: 2.0)
         until = asyncio.get_running_loop().time() + 1.2
 
-        async def tell(_voice: Any) -> None:
-            raise AssertionError
-
         async def watching(number: int) -> None:
             watched = await looking.begin(Caller(phone_number=f"+316123400{number:02}"), "")
-            await looking.follow(watched, tell, until=until)
+            assert [] == [voice async for voice in looking.follow(watched, until=until)]
 
         await asyncio.gather(*map(watching, range(50)))
         asked = counting.asked
