@@ -1,4 +1,4 @@
-"""Reports by gRPC's health service whether calls can be served, that is whether the registry answers."""
+"""Reports by gRPC's health service whether calls can be served, that is whether the registry can be written."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,8 @@ class Readiness:
     """Watches the registry until it is cancelled, and sets the health by it.
 
     If the registry does not answer for `patience_seconds`, the health is NOT_SERVING until it answers. If the
-    registry's file is gone, it is NOT_SERVING at once.
+    registry's file is gone, it is NOT_SERVING at once. If nobody else writes, one row is written in every half
+    of the patience: only a write finds a full disk, a lock that is kept, or a server that is read-only.
     """
 
     def __init__(self, store: Store, told: Health, *, patience_seconds: float) -> None:
@@ -48,7 +49,7 @@ class Readiness:
         self._told = told
         self._patience = patience_seconds
         self._serving: bool | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Looks at least once a second."""
@@ -57,16 +58,16 @@ class Readiness:
                 await self.look()
                 await asyncio.sleep(min(LOOK_SECONDS, self._patience / 4))
         finally:
-            if self._asking is not None:
-                self._asking.cancel()
-                await asyncio.gather(self._asking, return_exceptions=True)
+            if self._writing is not None:
+                self._writing.cancel()
+                await asyncio.gather(self._writing, return_exceptions=True)
 
     async def look(self) -> None:
         """Sets the health by what is known now."""
         silent = self._store.silent_seconds
         serving = not self._store.gone and silent < self._patience
-        if self._store.write_seconds > self._patience / 2 and (self._asking is None or self._asking.done()):
-            self._asking = asyncio.create_task(self._ask(changing=silent > 0))
+        if self._store.write_seconds > self._patience / 2 and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._write())
         if serving == self._serving:
             return
         if not serving and not self._store.gone:  # a file that is gone has been logged already
@@ -78,11 +79,7 @@ class Readiness:
         for name in NAMES:
             await self._told.set(name, status.SERVING if serving else status.NOT_SERVING)
 
-    async def _ask(self, *, changing: bool) -> None:
-        """Asks the registry in a transaction that may write, because an idle process only reads.
-
-        With `changing` a row is written: after a failed write no call comes that would write.
-        """
+    async def _write(self) -> None:
+        """Writes a row: an idle process only reads, and after a failed write no call comes that would write."""
         with contextlib.suppress(RegistryUnavailable):
-            # After a failure a change must work again, and not only a read.
-            await self._store.write(deployment.touch if changing else deployment.month_resets_at)
+            await self._store.write(deployment.touch)

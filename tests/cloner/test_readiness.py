@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from precall.v1 import cloning_pb2 as pb
 
 from tests.cloner.test_door import channel, failure, reason
-from tests.postgres import new_database
+from tests.postgres import new_database, on_server
 from tests.system.relay import Relay
 
 SERVICE = "precall.v1.CloningService"
@@ -112,6 +112,21 @@ async def test_unreachable_server(cloning, postgres: str, how: str, capsys) -> N
             await cloner.OpenCall(OPENING, timeout=10)
 
     assert 1 == capsys.readouterr().out.count("[error")
+
+
+async def test_server_that_may_only_be_read(cloning, postgres: str) -> None:
+    """A Postgres that takes no writes is told of, also where nobody calls, and is well again later."""
+    url = new_database(postgres)
+    name = url.rpartition("/")[2]
+    async with watched(cloning, url, registry_patience_seconds=1.0) as (cloner, health):
+        for mode, status in (("on", NOT_SERVING), ("off", SERVING)):
+            on_server(postgres, f"ALTER DATABASE {name} SET default_transaction_read_only = {mode}")
+            # It counts for new connections.
+            on_server(
+                postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+            )
+            await health.until(status)
+        await cloner.OpenCall(OPENING, timeout=10)
 
 
 async def test_patience(cloning, database: str, tmp_path: Path) -> None:
