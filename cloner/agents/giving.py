@@ -32,7 +32,7 @@ from cloner.registry import (
 )
 from telemetry.tracing import traceparent
 
-__all__ = ["Agents", "Reading"]
+__all__ = ["Agents", "Reading", "intended_row"]
 
 log = structlog.get_logger()
 
@@ -158,7 +158,7 @@ class Agents:
             return Missed.NEVER
         if reading is None or left < UPDATE_SECONDS:
             return Missed.NOT_READ if reading is None else Missed.NO_TIME_LEFT
-        row = _intended(reading, wanted, marker=marker)
+        row = intended_row(reading, wanted, marker=marker)
         if (obstacle := self._obstacle(row, reading)) is not None:
             return obstacle
         if (earlier := self._unlocking.get(row.agent_id)) is not None:
@@ -283,7 +283,7 @@ class Agents:
             del self._unlocking[agent_id]
 
 
-def _intended(reading: Reading, wanted: AgentVoice, *, marker: str) -> AgentRow:
+def intended_row(reading: Reading, wanted: AgentVoice, *, marker: str) -> AgentRow:
     """The row that is stored before an agent is changed.
 
     If the agent still has a value of ours, its original is the one stored with that value.

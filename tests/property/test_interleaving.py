@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloner.agents.giving import Reading, _intended
+from cloner.agents.giving import Reading, intended_row
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.registry import (
     AgentUpdate,
@@ -145,7 +145,7 @@ def planned(
     if reading.ours and reading.noted.agent.row is None:
         return None
     return AgentUpdate(
-        row=_intended(reading, wanted, marker=marker),
+        row=intended_row(reading, wanted, marker=marker),
         changes=reading.noted.agent.changes,
         caller=caller,
         others_since=world.now - PRESUMED,
