@@ -1,0 +1,102 @@
+"""What is due: intents of processes that died, agents and voices after calls, and what nobody knows of."""
+
+from cloner.provider.elevenlabs import AgentVoice
+from cloner.registry import VoiceRow, agents, calls, departures, voices
+from tests.property.interleaving.world import AFTERMATH, CALL_MAX, GRACE, KEEP, LEFT, STALE, Steps, World
+
+
+def resume(world: World, process: int, row: VoiceRow | None = None) -> Steps:
+    """Finishes the story of intents whose process died."""
+    tx = world.tx
+    for lost in voices.abandoned(tx, stale=world.now - STALE) if row is None else [row]:
+        taken = voices.take_over(
+            tx,
+            lost.marker,
+            dead=lost.owner,
+            owner=world.owner(process),
+            stale=world.now - STALE,
+            now=world.now,
+        )
+        yield
+        if not taken:
+            continue
+        made = [voice for voice, (marker, *_) in world.made.items() if marker == lost.marker]
+        if not made:
+            voices.fail(tx, lost.marker, "given up", now=world.now)
+        elif not voices.record(tx, lost.marker, made[0], now=world.now):
+            world.delete(made[0])
+        yield
+
+
+def put_back(world: World, row: agents.AgentRow, holder: str) -> Steps:
+    """Gives an agent that was claimed back what it had, where our value still stands."""
+    claimed, now = world.now, world.agents[row.agent_id]
+    yield
+    ours = row.gave_voice(now.voice_id) or voices.marker_of(world.tx, now.voice_id or "") is not None
+    voice = row.before_voice_id if ours and now.voice_id != row.before_voice_id else None
+    message = row.before_first_message if row.gave_message(now.first_message) else None
+    if world.now - claimed < LEFT:
+        world.give(row.agent_id, AgentVoice(voice, message))
+        yield
+        agents.note_restored(world.tx, row.agent_id, holder=holder)
+
+
+def restore(world: World, process: int) -> Steps:
+    """Gives an agent back what it had before a call that is over."""
+    holder = f"{world.owner(process)}_{next(world.numbers)}"
+    row = agents.claim_restore(world.tx, holder=holder, now=world.now, until=world.now + LEFT + AFTERMATH)
+    yield
+    if row is not None:
+        yield from put_back(world, row, holder)
+
+
+def remove(world: World, process: int) -> Steps:
+    """Deletes a voice that was given up, once no agent has it."""
+    tx, holder = world.tx, f"{world.owner(process)}_{next(world.numbers)}"
+    row = departures.claim_deletion(tx, now=world.now, until=world.now + 60)
+    if row is None:
+        return
+    agents.plan_restore(tx, marker=row.marker)
+    yield
+    until = world.now + LEFT + AFTERMATH
+    while (
+        agent := agents.claim_restore(tx, holder=holder, now=world.now, until=until, marker=row.marker)
+    ) is not None:
+        yield from put_back(world, agent, holder)
+    if agents.has_voice(tx, row.marker):
+        departures.postpone_deletion(tx, row.marker, due_at=world.now, untried=1)
+        return
+    yield
+    world.delete(row.voice_id or "")
+    yield
+    departures.note_lost(tx, row.marker, now=world.now)
+
+
+def close(world: World, process: int) -> Steps:
+    """Ends calls that never ended, and gives up what nobody used for long."""
+    del process
+    now, tx = world.now, world.tx
+    calls.close_old(tx, before=now - CALL_MAX, now=now)
+    yield
+    agents.plan_due_restores(tx, busy_since=now - CALL_MAX, now=now)
+    yield
+    departures.expire(tx, unused_since=now - KEEP, busy_since=now - CALL_MAX, now=now)
+
+
+def reconcile(world: World, process: int) -> Steps:
+    """Removes, or takes in, what was made without anybody's knowledge."""
+    del process
+    listed, began = dict(world.made), world.now
+    yield
+    for voice, (marker, _, made) in listed.items():
+        row = voices.get(world.tx, marker)
+        if made > began - GRACE or (row is not None and row.state in {"intended", "ready", "deleting"}):
+            continue
+        taken = (
+            row is not None
+            and row.state == "failed"
+            and voices.record(world.tx, marker, voice, now=world.now)
+        )
+        yield
+        if not taken:
+            world.delete(voice)
