@@ -1,4 +1,4 @@
-"""Reports by gRPC's health service whether calls can be served, that is whether the registry can be written."""
+"""Reports by gRPC's health service whether calls can be served: whether the registry can be written."""
 
 import asyncio
 import contextlib
@@ -40,8 +40,8 @@ class Readiness:
     """Watches the registry until it is cancelled, and sets the health by it.
 
     If the registry does not answer for `patience_seconds`, the health is NOT_SERVING until it answers. If the
-    registry's file is gone, it is NOT_SERVING at once. If nobody else writes, one row is written in every half
-    of the patience: only a write finds a full disk, a lock that is kept, or a server that is read-only.
+    registry's file is gone, it is NOT_SERVING at once. If nobody else writes, one row is written in every
+    half of the patience: only a write finds a full disk, a lock that is kept, or a server that is read-only.
     """
 
     def __init__(self, store: Store, told: Health, *, patience_seconds: float) -> None:
@@ -80,6 +80,6 @@ class Readiness:
             await self._told.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def _write(self) -> None:
-        """Writes a row: an idle process only reads, and after a failed write no call comes that would write."""
+        """Writes a row: an idle process only reads, and after a failed write no call comes to write."""
         with contextlib.suppress(RegistryUnavailable):
             await self._store.write(deployment.touch)

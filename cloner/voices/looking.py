@@ -139,8 +139,8 @@ class Looking:
     async def follow(self, watched: Watched, *, until: float) -> AsyncGenerator[Voice, None]:
         """Yields a voice, and again whenever its state changes, until it is gone or time is up.
 
-        If a caller's voice is gone at the start, the watch waits for the next one. The registry is asked for this
-        watch until the iterator is closed. Raises CallersSeveral or RegistryUnavailable.
+        If a caller's voice is gone at the start, the watch waits for the next one. The registry is asked for
+        this watch until the iterator is closed. Raises CallersSeveral or RegistryUnavailable.
         """
         target, view, alive = watched
         told: Voice | None = None
