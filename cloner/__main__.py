@@ -27,6 +27,9 @@ def main() -> int:
 
     # Imports make no garbage, and looking for it took a tenth of the time to start.
     gc.disable()
+    # httpx 0.28 and structlog 26.1 import rich if it is installed, for a command line and for tracebacks that
+    # no process here shows: that was another tenth. When they no longer do, this line can go.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     # Only now, as OpenTelemetry reads some of its variables while it is imported.
     from cloner.process import run
     from environment.memory import collect_seldom, keep_large_blocks, spare_modules
