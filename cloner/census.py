@@ -17,7 +17,7 @@ from cloner.registry import census as registry
 from cloner.voices.postponed import pause_after
 from telemetry.logs import exception_place
 
-__all__ = ["CENSUS_SECONDS", "Census"]
+__all__ = ["CENSUS_SECONDS", "CensusTaker"]
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ NOT_TOLD_SECONDS = 3_600.0
 ASKING_SECONDS = 10.0
 
 
-class Census:
+class CensusTaker:
     """Counts every `seconds` until it is cancelled. `now` tells the time, in Unix seconds.
 
     Calls that began more than `call_seconds` ago count as over.

@@ -12,7 +12,7 @@ from precall.v1.cloning_pb2_grpc import add_CloningServiceServicer_to_server
 
 from cloner.clients import Clients, clients_of
 from cloner.measures import Measures
-from cloner.rpc.access import RIGHTS, Access
+from cloner.rpc.access import RIGHTS, AccessControl
 from cloner.rpc.admission import Admission
 from cloner.rpc.contract import SERVICE
 from cloner.rpc.draining import Draining
@@ -20,8 +20,13 @@ from cloner.rpc.readiness import Health
 from cloner.rpc.reflection import serve_reflection
 from cloner.rpc.service import CloningService
 from cloner.settings import Settings
-from cloner.transport_security import Identity, health_target, identity_of, server_credentials
-from cloner.watched import Watched, watching
+from cloner.transport_security import (
+    ServerCertificate,
+    health_target,
+    server_certificate_of,
+    server_credentials,
+)
+from cloner.watched import WatchedSetting, watching
 from environment import address
 from telemetry.rpc import RpcServerTracing
 
@@ -61,25 +66,27 @@ METHODS = frozenset(method.lstrip("/") for method in RIGHTS)
 @asynccontextmanager
 async def access_of(
     settings: Settings,
-) -> AsyncIterator[tuple[Watched[Clients] | None, Watched[Identity] | None]]:
-    """The clients that may call and the TLS identity, where set; both follow changes of their files."""
+) -> AsyncIterator[tuple[WatchedSetting[Clients] | None, WatchedSetting[ServerCertificate] | None]]:
+    """The clients that may call and the TLS certificate, where set; both follow changes of their files."""
     tokens, named, pem = settings.cloner_token, settings.cloner_clients, settings.tls_documents
-    clients = identity = None
+    clients = certificate = None
     if tokens or named is not None:
         documents = {} if named is None else {"CLONER_CLIENTS": named}
-        clients = Watched(documents, lambda texts: clients_of(texts.get("CLONER_CLIENTS"), tokens))
+        clients = WatchedSetting(documents, lambda texts: clients_of(texts.get("CLONER_CLIENTS"), tokens))
     if pem:
-        identity = Watched(pem, identity_of)
-    async with watching(*(one for one in (clients, identity) if one is not None)):
-        yield clients, identity
+        certificate = WatchedSetting(pem, server_certificate_of)
+    async with watching(*(one for one in (clients, certificate) if one is not None)):
+        yield clients, certificate
 
 
-def listen(server: grpc.aio.Server, settings: Settings, identity: Watched[Identity] | None) -> int:
+def listen(
+    server: grpc.aio.Server, settings: Settings, certificate: WatchedSetting[ServerCertificate] | None
+) -> int:
     """Binds the server to its address and returns the port. Raises RuntimeError if that fails."""
     where = address(settings.cloner_host, settings.cloner_port)
-    if identity is None:
+    if certificate is None:
         return server.add_insecure_port(where)
-    shown = server_credentials(lambda: identity.current, mutual=settings.cloner_tls_client_ca is not None)
+    shown = server_credentials(lambda: certificate.current, mutual=settings.cloner_tls_client_ca is not None)
     return server.add_secure_port(where, shown)
 
 
@@ -105,7 +112,7 @@ def server_of(
     *,
     service: CloningService,
     admission: Admission,
-    clients: Watched[Clients] | None,
+    clients: WatchedSetting[Clients] | None,
     draining: Draining,
     measures: Measures,
     meters: MeterProvider,
@@ -116,7 +123,7 @@ def server_of(
         interceptors=(
             draining,
             RpcServerTracing(tracing, meters=meters, known=METHODS),
-            Access(lambda: None if clients is None else clients.current, measures),
+            AccessControl(lambda: None if clients is None else clients.current, measures),
             admission,
         ),
         options=(

@@ -14,7 +14,7 @@ from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents
 from cloner.audio.inspector import Inspector
 from cloner.calls import Calls
-from cloner.census import CENSUS_SECONDS, Census
+from cloner.census import CENSUS_SECONDS, CensusTaker
 from cloner.janitor import TICK_SECONDS, Janitor, Terms
 from cloner.listener import access_of, health_beside, listen, server_of
 from cloner.measures import Measures
@@ -43,7 +43,7 @@ from cloner.voices.key import kept_beside
 from cloner.voices.looking import Looking
 from cloner.voices.marked import Marked
 from cloner.voices.removal import Removal
-from cloner.voices.samples import Limits, Samples
+from cloner.voices.samples import SampleLimits, Samples
 from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing
 from telemetry.metrics import NOWHERE
@@ -85,7 +85,7 @@ async def serving(
         nullcontext(inspector) if inspector else _inspector(settings) as opened_inspector,
         opened(settings.database_url, name=settings.precall_deployment, now=now()) as store,
         _api(settings, tracing, meters) as api,
-        access_of(settings) as (clients, identity),
+        access_of(settings) as (clients, certificate),
         AsyncExitStack() as beside,
     ):
         store.measures = measures
@@ -112,7 +112,7 @@ async def serving(
             meters=meters,
         )
         try:
-            port = listen(server, settings, identity)
+            port = listen(server, settings, certificate)
         except RuntimeError as failure:
             raise AddressInUse from failure
         readiness = Readiness(store, health_servicer, patience_seconds=settings.registry_patience_seconds)
@@ -122,7 +122,7 @@ async def serving(
         beside_calls = [janitor, asyncio.create_task(readiness.run())]
         if measures.enabled:
             beside_calls.append(asyncio.create_task(rooms.census.run()))
-        if identity is not None:
+        if certificate is not None:
             await beside.enter_async_context(health_beside(settings, port, health_servicer))
         loop = asyncio.get_running_loop()
         try:
@@ -184,7 +184,7 @@ class _Rooms(NamedTuple):
     agents: Agents
     agent_settings: AgentSettings
     janitor: Janitor
-    census: Census
+    census: CensusTaker
 
 
 def _rooms(
@@ -229,7 +229,7 @@ def _rooms(
         keep_seconds=kept_ahead,
         now=now,
     )  # fmt: skip
-    limits = Limits(
+    limits = SampleLimits(
         max_bytes=settings.max_sample_bytes,
         min_seconds=settings.voice_clone_min_duration,
         max_seconds=settings.voice_clone_max_duration,
@@ -271,7 +271,7 @@ def _rooms(
     looking = Looking(store, identities, keep_seconds=terms.keep, call_seconds=terms.call, now=now)
     consenting = Consenting(identities, store, looking, removal, now=now)
     account = Account(provider, now=now)
-    census = Census(store, account, measures, call_seconds=terms.call, seconds=census_seconds, now=now)
+    census = CensusTaker(store, account, measures, call_seconds=terms.call, seconds=census_seconds, now=now)
     admission = Admission(
         memory,
         most_calls=settings.cloner_max_requests,
@@ -291,7 +291,7 @@ def _rooms(
     )
 
 
-def _limits(settings: Settings, sample: Limits, terms: Terms) -> pb.GetLimitsResponse:
+def _limits(settings: Settings, sample: SampleLimits, terms: Terms) -> pb.GetLimitsResponse:
     """What GetLimits answers for as long as this process runs."""
     return pb.GetLimitsResponse(
         sample=pb.SampleLimits(

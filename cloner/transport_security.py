@@ -6,11 +6,18 @@ import grpc
 
 from environment import Pem, address, pem_faults
 
-__all__ = ["Identity", "documents_of", "faults_of", "health_target", "identity_of", "server_credentials"]
+__all__ = [
+    "ServerCertificate",
+    "documents_of",
+    "faults_of",
+    "health_target",
+    "server_certificate_of",
+    "server_credentials",
+]
 
 CERTIFICATE, KEY, AUTHORITIES = "CLONER_TLS_CERT", "CLONER_TLS_KEY", "CLONER_TLS_CLIENT_CA"
 
-Identity = grpc.ServerCertificateConfiguration
+ServerCertificate = grpc.ServerCertificateConfiguration
 
 
 def documents_of(certificate: Pem | None, key: Pem | None, clients: Pem | None) -> dict[str, Pem]:
@@ -26,7 +33,7 @@ def faults_of(texts: Mapping[str, str]) -> list[str]:
     return pem_faults(texts, certificate=CERTIFICATE, key=KEY, authorities=AUTHORITIES)
 
 
-def identity_of(texts: Mapping[str, str]) -> Identity:
+def server_certificate_of(texts: Mapping[str, str]) -> ServerCertificate:
     """The server's certificate and the authorities that it trusts. Raises ValueError with all faults."""
     if faults := faults_of(texts):
         raise ValueError(*faults)
@@ -37,14 +44,14 @@ def identity_of(texts: Mapping[str, str]) -> Identity:
     )
 
 
-def server_credentials(latest: Callable[[], Identity], *, mutual: bool) -> grpc.ServerCredentials:
-    """Shows every new connection the latest identity. Existing connections stay as they are.
+def server_credentials(latest: Callable[[], ServerCertificate], *, mutual: bool) -> grpc.ServerCredentials:
+    """Shows every new connection the latest certificate. Existing connections stay as they are.
 
-    With `mutual` a client has to show a certificate, too. gRPC asks for the identity on a thread of its own.
+    With `mutual` a client has to show a certificate, too. gRPC asks for ours on a thread of its own.
     """
     shown = latest()
 
-    def changed() -> Identity | None:
+    def changed() -> ServerCertificate | None:
         nonlocal shown
         before, shown = shown, latest()
         return None if shown is before else shown

@@ -9,7 +9,7 @@ import structlog
 
 from environment import Document, text_of
 
-__all__ = ["Watched", "watching"]
+__all__ = ["WatchedSetting", "watching"]
 
 log = structlog.get_logger()
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.5
 
 
-class Watched(Generic[T]):
+class WatchedSetting(Generic[T]):
     """A setting that is made from several documents, which are named by their variables.
 
     `current` holds what `made` returned for the last good content. A change counts once two looks in a row
@@ -74,7 +74,7 @@ def _text(document: Document) -> str:
 
 
 @asynccontextmanager
-async def watching(*watched: Watched[Any]) -> AsyncIterator[None]:
+async def watching(*watched: WatchedSetting[Any]) -> AsyncIterator[None]:
     """Looks at the files of all of them for as long as the block lasts."""
     changing = [one for one in watched if one.may_change]
 

@@ -87,7 +87,7 @@ NO_SOUND = "holds no sound that can be decoded: it is damaged or cut short"
 WENT_AS_TEXT = "was taken for text on its way, and its bytes made characters of UTF-8; send them as they are"
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class InspectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much is to be found out."""
 
     most: float
@@ -97,7 +97,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Once so many seconds are sound, the rest is not measured."""
 
 
-def find_out(data: Bytes, wanted: Wanted) -> Finding:
+def find_out(data: Bytes, limits: InspectionLimits) -> Finding:
     """Decodes a sample and returns what it is; stops soon after `most` seconds. Raises Unreadable."""
     container = find_container(data)
     if container.kind in ("mp4", "quicktime"):
@@ -105,7 +105,7 @@ def find_out(data: Bytes, wanted: Wanted) -> Finding:
     fault = ""
     for reading in _readings_of_wav(len(data)) if container.kind == "wav" else READINGS:
         try:
-            return _decode(data, container, reading, wanted)
+            return _decode(data, container, reading, limits)
         except MemoryError:
             raise
         except Unreadable as error:
@@ -154,7 +154,7 @@ class _Window:
         return self._at - self._begins
 
 
-def _decode(data: Bytes, container: Container, reading: Options, wanted: Wanted) -> Finding:
+def _decode(data: Bytes, container: Container, reading: Options, limits: InspectionLimits) -> Finding:
     """Decodes the first of several tracks that can be decoded."""
     fault = NO_SOUND
     foreign: list[str] = []
@@ -173,7 +173,7 @@ def _decode(data: Bytes, container: Container, reading: Options, wanted: Wanted)
                 fault = f"has {codec.channels} channels, more than {MAX_CHANNELS}"
                 continue
             try:
-                return _listen(container, opened, stream, wanted)
+                return _listen(container, opened, stream, limits)
             except Unreadable as error:
                 fault = str(error)
     if foreign and fault == NO_SOUND:
@@ -220,14 +220,16 @@ def _refuse(*_: Any) -> NoReturn:
     raise PermissionError("a sample may not refer to other files")
 
 
-def _listen(container: Container, opened: InputContainer, stream: AudioStream, wanted: Wanted) -> Finding:
+def _listen(
+    container: Container, opened: InputContainer, stream: AudioStream, limits: InspectionLimits
+) -> Finding:
     """Counts and measures what is decoded, whatever the headers claim."""
     for other in opened.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
     codec = stream.codec_context
     codec.thread_count = 1
-    sounding = Sounding(wanted.enough)
+    sounding = Sounding(limits.enough)
     samples: Counter[int] = Counter()
     heard = 0.0
     for frame in _frames(opened, stream):
@@ -239,7 +241,7 @@ def _listen(container: Container, opened: InputContainer, stream: AudioStream, w
         sounding.hear(frame)
         samples[rate] += frame.samples
         heard += frame.samples / rate
-        if heard > wanted.most + BEYOND_SECONDS:
+        if heard > limits.most + BEYOND_SECONDS:
             break
     if not heard:
         raise Unreadable(NO_SOUND)
@@ -287,7 +289,7 @@ def _packets(opened: InputContainer, stream: AudioStream) -> "Iterator[av.Packet
         return
 
 
-def answer(sample: IO[bytes], wanted: Wanted) -> Reply:
+def answer(sample: IO[bytes], limits: InspectionLimits) -> Reply:
     """Finds out what the sample is, or why it is unreadable. Raises nothing but MemoryError."""
     if not os.fstat(sample.fileno()).st_size:
         return Reply(fault="is empty")
@@ -296,17 +298,17 @@ def answer(sample: IO[bytes], wanted: Wanted) -> Reply:
     except OSError:
         raise MemoryError from None
     with data:
-        return _answer(data, wanted)
+        return _answer(data, limits)
 
 
-def _answer(data: Bytes, wanted: Wanted) -> Reply:
+def _answer(data: Bytes, limits: InspectionLimits) -> Reply:
     try:
-        return Reply(finding=find_out(data, wanted))
+        return Reply(finding=find_out(data, limits))
     except Unreadable as error:
         return Reply(fault=WENT_AS_TEXT if went_as_text(data) else str(error))
 
 
-def serve(parent: socket.socket, wanted: Wanted, *, cpu_seconds: int) -> None:
+def serve(parent: socket.socket, limits: InspectionLimits, *, cpu_seconds: int) -> None:
     """Answers until the parent is gone, or until memory has run out, as it may never be freed again."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
@@ -315,7 +317,7 @@ def serve(parent: socket.socket, wanted: Wanted, *, cpu_seconds: int) -> None:
         _allow_cpu(cpu_seconds)
         with os.fdopen(descriptors[0], "rb", buffering=0) as sample:
             try:
-                reply, worn_out = answer(sample, wanted), False
+                reply, worn_out = answer(sample, limits), False
             except MemoryError:
                 reply, worn_out = Reply(fault="needs too much memory"), True
         parent.sendall(msgspec.json.encode(reply) + b"\n")
@@ -363,13 +365,13 @@ def main(descriptor: str, most: str, enough: str, cpu_seconds: str, memory_mb: s
     av.logging.set_level(None)
     bytearray(LEAST_ROOM)  # raises MemoryError now, not once for every sample
     with socket.socket(fileno=int(descriptor)) as parent:
-        ready = _answer(_tone(), Wanted(most=1.0, enough=1.0))
+        ready = _answer(_tone(), InspectionLimits(most=1.0, enough=1.0))
         # From here on nobody reads the messages of ffmpeg and the C library; before, a traceback is useful.
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         parent.sendall(msgspec.json.encode(ready) + b"\n")
-        serve(parent, Wanted(most=float(most), enough=float(enough)), cpu_seconds=int(cpu_seconds))
+        serve(parent, InspectionLimits(most=float(most), enough=float(enough)), cpu_seconds=int(cpu_seconds))
 
 
 if __name__ == "__main__":

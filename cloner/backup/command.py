@@ -46,7 +46,7 @@ __all__ = ["main", "reading"]
 PROGRAM = "precall-registry"
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class BackupSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the registry is, from the cloner's own variables."""
 
     database_url: str = DEFAULT_URL
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     # SIGTERM undoes what was begun, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        settings = read(Settings, os.environ)
+        settings = read(BackupSettings, os.environ)
         logs.configure(PROGRAM, level=settings.log_level, form=settings.log_format)
         match chosen.command:
             case "backup":
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _back_up(settings: Settings, name: str) -> None:
+def _back_up(settings: BackupSettings, name: str) -> None:
     with _made(name) as file, snapshot(settings.database_url) as source:
         kept = None
         if settings.key is None and is_sqlite(settings.database_url):
@@ -141,7 +141,7 @@ def _back_up(settings: Settings, name: str) -> None:
     _say(f"{name} holds {_counted(counts)} of deployment {source.name}, {_of_key(heading)}", name)
 
 
-def _restore(settings: Settings, chosen: argparse.Namespace) -> None:
+def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:
     url = settings.database_url
     with reading(chosen.file) as (heading, source):
         place = _place_of_key(settings, heading, chosen)
@@ -157,7 +157,7 @@ def _restore(settings: Settings, chosen: argparse.Namespace) -> None:
             _say(f"{restored.given_up} voices of the registry that was there are deleted by the next cloner")
 
 
-def _migrate(settings: Settings) -> None:
+def _migrate(settings: BackupSettings) -> None:
     done = migrated(settings.database_url)
     if done.before == done.after:
         _say(f"the registry is up to date, at revision {done.after}")
@@ -167,7 +167,9 @@ def _migrate(settings: Settings) -> None:
         _say(f"the registry was brought from revision {done.before} to {done.after}")
 
 
-def _place_of_key(settings: Settings, heading: archive.Heading, chosen: argparse.Namespace) -> Path | None:
+def _place_of_key(
+    settings: BackupSettings, heading: archive.Heading, chosen: argparse.Namespace
+) -> Path | None:
     """The file to write the key of the back-up to; None if it has the key, or the environment holds it.
 
     Raises KeyMissing, or KeyUnavailable if another key would be overwritten.

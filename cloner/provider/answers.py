@@ -203,7 +203,7 @@ def _count(value: object, *, most: int = LARGEST_COUNT) -> int | None:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return loose_json.decode(body, kind)
-    except loose_json.Unreadable as failure:
+    except loose_json.JsonUnreadable as failure:
         raise ProtocolBroken from failure
 
 

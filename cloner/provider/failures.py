@@ -326,7 +326,7 @@ def _about_files(body: bytes) -> bool:
 def _detail(body: bytes) -> object:
     try:
         return loose_json.decode(body, _Body).detail
-    except loose_json.Unreadable:
+    except loose_json.JsonUnreadable:
         return None
 
 

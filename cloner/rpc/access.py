@@ -17,7 +17,7 @@ from cloner.rpc.status import Ending, answer_failure, ending_of_call, reason_of
 from cloner.rpc.usage import Quota, own_quota
 from telemetry.facts import log_context, note
 
-__all__ = ["Access"]
+__all__ = ["AccessControl"]
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ OF_METHODS: Mapping[str, Right] = {
 RIGHTS: Mapping[str, Right] = {path(method.name): OF_METHODS[method.name] for method in METHODS}
 
 
-class Access(grpc.aio.ServerInterceptor):
+class AccessControl(grpc.aio.ServerInterceptor):
     """Lets in the calls of known `clients`, each within its rights and its own limit.
 
     A call shows who it is by `authorization: Bearer <token>`. Where there are no clients at all,

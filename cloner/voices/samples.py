@@ -12,8 +12,8 @@ from telemetry.facts import note
 from telemetry.parts import part
 
 __all__ = [
-    "Limits",
     "Recording",
+    "SampleLimits",
     "SampleRateTooLow",
     "SampleRefused",
     "SampleRequired",
@@ -66,7 +66,7 @@ class SampleRateTooLow(SampleRefused):
     """The sample has too few samples a second."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class SampleLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of a sample: bytes, seconds and hertz."""
 
     max_bytes: int
@@ -87,7 +87,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 class Samples:
     """Inspects samples."""
 
-    def __init__(self, inspector: Inspector, tracing: TracerProvider, *, limits: Limits) -> None:
+    def __init__(self, inspector: Inspector, tracing: TracerProvider, *, limits: SampleLimits) -> None:
         self._inspector = inspector
         self._tracer = tracing.get_tracer("precall.samples")
         self._limits = limits
@@ -127,7 +127,7 @@ class Samples:
         )
 
 
-def judge(audio: Audio, limits: Limits) -> None:
+def judge(audio: Audio, limits: SampleLimits) -> None:
     """Raises a SampleRefused if the audio is outside the limits."""
     seconds, sounding = audio.duration_seconds, audio.sounding_seconds
     if seconds < limits.min_seconds:

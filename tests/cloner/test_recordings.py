@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from cloner.audio.inspector import Audio, Inspector, SampleUnreadable
 from cloner.voices.samples import (
-    Limits,
+    SampleLimits,
     SampleRateTooLow,
     SampleRefused,
     SampleSilent,
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Each process that runs tests reads all tables, and makes few of the recordings in them.
 Making = Callable[[], bytes]
 
-LIMITS = Limits(
+LIMITS = SampleLimits(
     max_bytes=10 << 20, min_seconds=3.0, max_seconds=600.0, min_sound_seconds=1.0, min_rate=16_000
 )
 GSTREAMER = (SAMPLES / "gstreamer.webm").read_bytes()

@@ -25,7 +25,7 @@ import uvloop
 from opentelemetry.sdk.trace import TracerProvider
 
 from cloner import janitor
-from cloner.audio.inspection import Wanted
+from cloner.audio.inspection import InspectionLimits
 from cloner.server import serving
 from cloner.settings import Settings
 from environment import read
@@ -256,8 +256,8 @@ def _serve(clock: Clock, told: Connection, log: Path, environ: dict[str, str], t
     _begin([Path(os.devnull), log, log])
     logs.configure("cloner", level="INFO", form="json")
     settings = read(Settings, environ)
-    wanted = Wanted(most=settings.voice_clone_max_duration, enough=settings.voice_clone_min_sound)
-    inspector = None if "AUDIO_WORKERS" in environ else WithoutWorker(wanted)
+    limits = InspectionLimits(most=settings.voice_clone_max_duration, enough=settings.voice_clone_min_sound)
+    inspector = None if "AUDIO_WORKERS" in environ else WithoutWorker(limits)
     uvloop.run(_listen(clock, told, settings, inspector, tick_seconds))
 
 

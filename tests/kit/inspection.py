@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from cloner.audio.finding import Reply
-from cloner.audio.inspection import Wanted, _answer
+from cloner.audio.inspection import InspectionLimits, _answer
 from cloner.audio.inspector import Audio, Inspector, SampleUnreadable, _audio
 
 # What of a cloner's settings its Inspector is made of: a test that gives one of them gets one of its own.
@@ -46,12 +46,12 @@ class Inspection:
 class WithoutWorker:
     """Decodes in threads of this process."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
+    def __init__(self, limits: InspectionLimits) -> None:
+        self._limits = limits
 
     async def inspect(self, sample: bytes) -> Audio:
         """As `Inspector.inspect`."""
-        reply: Reply = await asyncio.to_thread(_answer, sample, self._wanted)
+        reply: Reply = await asyncio.to_thread(_answer, sample, self._limits)
         if reply.finding is None:
             raise SampleUnreadable(reply.fault)
         return _audio(reply.finding, sample)
