@@ -11,7 +11,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from cloner.audio.inspector import InspectionUnavailable
-from cloner.registry import RegistryNewer, RegistryUnavailable
+from cloner.registry import RegistryOfOtherRelease, RegistryUnavailable
 from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
 from cloner.voices.key import KeyUnavailable
@@ -49,7 +49,7 @@ async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvi
         return 1
     except (InspectionUnavailable, KeyUnavailable, RegistryUnavailable) as failure:
         print(f"cloner: {failure}", file=sys.stderr)
-        return 2 if isinstance(failure, RegistryNewer) else 1
+        return 2 if isinstance(failure, RegistryOfOtherRelease) else 1
     return 0
 
 

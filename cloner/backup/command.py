@@ -32,7 +32,7 @@ import msgspec
 
 from cloner.backup import archive
 from cloner.private_file import publishing
-from cloner.registry import RegistryNewer, RegistryNotOpened
+from cloner.registry import RegistryNotOpened, RegistryOfOtherRelease
 from cloner.registry.address import DEFAULT_URL, address_problem, is_sqlite
 from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
                 _migrate(settings)
     except KeyboardInterrupt:
         return 130
-    except (EnvironmentInvalid, KeyMissing, RegistryNewer) as fault:
+    except (EnvironmentInvalid, KeyMissing, RegistryOfOtherRelease) as fault:
         return _refused(str(fault), 2)
     except archive.BackupInvalid as fault:
         return _refused(f"{chosen.file} {fault}", 2)

@@ -29,8 +29,8 @@ from cloner.registry.requests import NamedRequest, RequestDiffers, RequestForgot
 from cloner.registry.store import Store
 from cloner.registry.transaction import (
     RegistryBusy,
-    RegistryNewer,
     RegistryNotOpened,
+    RegistryOfOtherRelease,
     RegistryUnavailable,
     TextNotStorable,
     Transaction,
@@ -52,8 +52,8 @@ __all__ = [
     "NewVoiceRow",
     "Noted",
     "RegistryBusy",
-    "RegistryNewer",
     "RegistryNotOpened",
+    "RegistryOfOtherRelease",
     "RegistryUnavailable",
     "RequestDiffers",
     "RequestForgotten",

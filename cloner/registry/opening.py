@@ -16,7 +16,7 @@ from cloner.registry import deployment
 from cloner.registry.address import is_sqlite, postgres_url, sqlite_file
 from cloner.registry.sqlite import SqliteStore, connected, made_private
 from cloner.registry.store import Store
-from cloner.registry.transaction import RegistryNewer, RegistryNotOpened, RegistryUnavailable
+from cloner.registry.transaction import RegistryNotOpened, RegistryOfOtherRelease, RegistryUnavailable
 
 __all__ = [
     "MIGRATIONS",
@@ -96,7 +96,7 @@ async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Sto
 def migrated(url: str) -> Migration:
     """Applies the missing migrations at the URL, even if several do so at once.
 
-    Raises RegistryNewer and RegistryNotOpened.
+    Raises RegistryOfOtherRelease and RegistryNotOpened.
     """
     with telling_problems(url):
         if is_sqlite(url):
@@ -125,7 +125,7 @@ def _up_to_date(url: str) -> Store:
 
 
 def bring_up_to_date(connection: Any) -> Migration:
-    """Applies what migrations the database lacks. Raises RegistryNewer, and what its driver raises."""
+    """Applies what migrations the database lacks. Raises RegistryOfOtherRelease and what its driver does."""
     if isinstance(connection, sqlite3.Connection):
         before = sqlite_revision(connection)
         if lacks_migrations(before):
@@ -200,10 +200,10 @@ def postgres_revision(connection: Any) -> str | None:
 
 
 def lacks_migrations(revision: str | None) -> bool:
-    """Whether a database of that revision is to be migrated. Raises RegistryNewer."""
+    """Whether a database of that revision is to be migrated. Raises RegistryOfOtherRelease."""
     known = known_revisions()
     if revision is not None and revision not in known:
-        raise RegistryNewer(
+        raise RegistryOfOtherRelease(
             f"DATABASE_URL: the database was made by another release (revision {revision}, and this one"
             f" knows {known[-1]}): run that release, or restore a back-up"
         )

@@ -87,7 +87,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 def restoring(url: str, source: Snapshot, *, replace: bool) -> Iterator[Restored]:
     """Writes the registry, and commits it when the block ends without a failure.
 
-    Raises RegistryInUse, RegistryNotEmpty unless it may `replace` what there is, RegistryNewer and
+    Raises RegistryInUse, RegistryNotEmpty unless it may `replace` what there is, RegistryOfOtherRelease and
     RegistryNotOpened.
     """
     alone = _alone_in_file(sqlite_file(url)) if is_sqlite(url) else _alone_at_server(postgres_url(url))

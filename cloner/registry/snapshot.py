@@ -78,7 +78,7 @@ class Snapshot:
 def snapshot(url: str) -> Iterator[Snapshot]:
     """The registry at the URL as it is now, without a lock that anybody else would notice.
 
-    Raises RegistryNewer, and RegistryNotOpened where there is no registry.
+    Raises RegistryOfOtherRelease, and RegistryNotOpened where there is no registry.
     """
     with telling_problems(url), closing(_read_only(url)) as connection:
         sqlite = isinstance(connection, sqlite3.Connection)

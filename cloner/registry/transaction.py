@@ -6,8 +6,8 @@ from cloner.registry.statement import Statement
 
 __all__ = [
     "RegistryBusy",
-    "RegistryNewer",
     "RegistryNotOpened",
+    "RegistryOfOtherRelease",
     "RegistryUnavailable",
     "Row",
     "TextNotStorable",
@@ -60,7 +60,7 @@ class RegistryNotOpened(RegistryUnavailable):
     """The database cannot be opened at start. The text says why, in one line without secrets."""
 
 
-class RegistryNewer(RegistryNotOpened):
+class RegistryOfOtherRelease(RegistryNotOpened):
     """The database was migrated by another release than this one."""
 
 
