@@ -13,10 +13,10 @@ from callerid import spoken
 from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents, Reading
 from cloner.agents.missed import Missed
+from cloner.call import Begun, Call, Opened, Prepared, agent_before
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentRejected
 from cloner.registry import NewCall, Noted, Store, calls
-from cloner.stages import Begun, Call, Opened, Prepared, agent_before
 from cloner.voices import callers
 from cloner.voices.callers import CallName, ConversationMismatch, Identities
 from cloner.voices.clone import Wanted

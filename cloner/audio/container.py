@@ -6,9 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from cloner.audio.finding import Unreadable
 from cloner.audio.foreign import foreign_kind, foreign_stream
 from cloner.audio.frames import Bytes, adts_frame, first_chain, first_flac_frame, mpeg_frame
+from cloner.audio.reply import Unreadable
 
 __all__ = ["WANTED", "Container", "Kind", "find_container", "find_index"]
 

@@ -30,9 +30,9 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from cloner.audio.container import WANTED, Container, Kind, find_container, find_index
-from cloner.audio.finding import Finding, Format, Reply, Unreadable
 from cloner.audio.foreign import CODECS, went_as_text
 from cloner.audio.frames import Bytes
+from cloner.audio.reply import Finding, Format, Reply, Unreadable
 from cloner.audio.sounding import Sounding
 
 # The demuxer is named, never guessed: a playlist, a concat script or an image sequence cannot be opened.

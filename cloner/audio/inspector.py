@@ -18,7 +18,7 @@ from typing import Self
 import msgspec
 import structlog
 
-from cloner.audio.finding import Finding, Format
+from cloner.audio.reply import Finding, Format
 from cloner.audio.worker import Worker
 
 __all__ = ["Audio", "InspectionUnavailable", "Inspector", "SampleUnreadable"]

@@ -8,7 +8,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
-from cloner.audio.finding import SOUND_DBFS
+from cloner.audio.reply import SOUND_DBFS
 
 __all__ = ["Sounding"]
 

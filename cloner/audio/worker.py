@@ -12,7 +12,7 @@ from typing import IO
 
 import msgspec
 
-from cloner.audio.finding import Reply
+from cloner.audio.reply import Reply
 
 __all__ = ["Worker"]
 

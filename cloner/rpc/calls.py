@@ -6,6 +6,7 @@ import structlog
 from precall.v1 import cloning_pb2 as pb
 
 from callerid import MAX_ID
+from cloner.call import Call
 from cloner.calls import Calls
 from cloner.registry import Store, views
 from cloner.rpc import messages
@@ -13,7 +14,6 @@ from cloner.rpc.answering import Context, answered
 from cloner.rpc.fields import Fields
 from cloner.rpc.pages import Pages
 from cloner.rpc.status import CallNotFound
-from cloner.stages import Call
 from cloner.voices.callers import CallName, Identities
 from cloner.voices.looking import Looking
 from telemetry.facts import add_log_context, note

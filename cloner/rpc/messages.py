@@ -8,9 +8,9 @@ from precall.v1 import cloning_pb2 as pb
 from precall.v1 import error_reason_pb2
 from precall.v1.error_reason_pb2 import ErrorReason
 
+from cloner.call import Begun
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.registry import CallView, Consent, reasons
-from cloner.stages import Begun
 from cloner.voices.voice import Voice
 
 __all__ = ["STATES", "call", "consent", "duration", "fallback", "moment", "speech", "voice"]

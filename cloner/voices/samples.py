@@ -5,8 +5,8 @@ import asyncio
 import msgspec
 from opentelemetry.sdk.trace import TracerProvider
 
-from cloner.audio.finding import SOUND_DBFS
 from cloner.audio.inspector import Audio, InspectionUnavailable, Inspector
+from cloner.audio.reply import SOUND_DBFS
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
 from telemetry.facts import note
 from telemetry.parts import part

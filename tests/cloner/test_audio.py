@@ -20,8 +20,8 @@ import pytest
 import pytest_asyncio
 
 from cloner.audio import worker
-from cloner.audio.finding import Format
 from cloner.audio.inspector import Audio, InspectionUnavailable, Inspector, SampleUnreadable
+from cloner.audio.reply import Format
 from tests.cloner.recordings import SPEECH, encoded, patched, recording
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

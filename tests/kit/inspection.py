@@ -5,9 +5,9 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from cloner.audio.finding import Reply
 from cloner.audio.inspection import InspectionLimits, _answer
 from cloner.audio.inspector import Audio, Inspector, SampleUnreadable, _audio
+from cloner.audio.reply import Reply
 
 # What of a cloner's settings its Inspector is made of: a test that gives one of them gets one of its own.
 OF_ITS_OWN = frozenset({"audio_workers", "voice_clone_max_duration", "cloner_max_requests"})
