@@ -140,11 +140,11 @@ def _take(name: str, table: Any, tables: dict[str, _Table], faults: list[str]) -
 
 def _shared(entries: Sequence[tuple[bytes, Client]]) -> Iterator[str]:
     """Reports tokens that two clients share: by such a token the two could not be told apart."""
-    owners: dict[bytes, str] = {}
+    clients: dict[bytes, str] = {}
     for digest, client in entries:
-        owner = owners.setdefault(digest, client.name)
-        if owner != client.name:
-            yield f"CLONER_CLIENTS: {owner} and {client.name} have the same token"
+        first = clients.setdefault(digest, client.name)
+        if first != client.name:
+            yield f"CLONER_CLIENTS: {first} and {client.name} have the same token"
 
 
 def _in_words(fault: msgspec.ValidationError) -> str:

@@ -30,7 +30,7 @@ class Share:
 
 
 class MemoryBudget:
-    """A budget of bytes. A request that does not fit waits its turn; when nothing is held, any size fits.
+    """A budget of bytes. What does not fit waits until it does; when nothing is held, any size fits.
 
     `left` is passed to FreedMemory.
     """
@@ -49,14 +49,14 @@ class MemoryBudget:
     async def wait(self, size: int, *, seconds: float) -> Share:
         """A share of that size, once it is free. Raises Overloaded if that takes longer than `seconds`."""
         if self._waiting or not self._fits(size):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            entry = (size, turn)
+            granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            entry = (size, granted)
             self._waiting.append(entry)
             try:
                 async with asyncio.timeout(seconds):
-                    await turn
+                    await granted
             except BaseException as end:
-                if turn.done() and not turn.cancelled():
+                if granted.done() and not granted.cancelled():
                     self.change(-size)
                 else:
                     with contextlib.suppress(ValueError):
@@ -87,10 +87,10 @@ class MemoryBudget:
         """Takes `size` more bytes, or fewer if it is negative, and lets in those who fit now."""
         self._taken += size
         while self._waiting and self._fits(self._waiting[0][0]):
-            wanted, turn = self._waiting.popleft()
-            if not turn.done():
+            wanted, granted = self._waiting.popleft()
+            if not granted.done():
                 self._taken += wanted
-                turn.set_result(None)
+                granted.set_result(None)
 
     def _fits(self, size: int) -> bool:
         return self._taken == 0 or self._taken + size <= self._size

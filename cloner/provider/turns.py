@@ -152,7 +152,7 @@ class Turns:
         came = loop.time()
         try:
             if not self._free(mine) or self._ahead_of(mine):
-                await self._turn(place, deadline)
+                await self._wait_for_turn(place, deadline)
             else:
                 self._begin(place)
         finally:
@@ -168,7 +168,7 @@ class Turns:
             self._lasts[kind] = known + NEWS * (took - known)
             self._end(place)
 
-    async def _turn(self, place: _Place, deadline: float) -> None:
+    async def _wait_for_turn(self, place: _Place, deadline: float) -> None:
         if self._ahead_of(place.whose) >= self._queue:
             raise OwnQueueFull
         self._waiting[place] = None

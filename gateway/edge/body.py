@@ -64,10 +64,10 @@ class Share:
         if self._bodies.verified + min(size, self._most) > self._bodies.capacity:
             raise BodyError("RATE_LIMITED")
 
-    async def turn(self, left: int) -> None:
+    async def wait_for_turn(self, left: int) -> None:
         """Waits until more may be read; `left` bytes are to come. With few bodies the wait is short."""
         if not self.verified:
-            await self._bodies.pacing.one(left)
+            await self._bodies.pacing.wait_for_turn(left)
 
     def hold(self, size: int) -> None:
         """Notes how many bytes are held from now on. Raises BodyError if no eviction makes room for them."""
@@ -215,7 +215,7 @@ async def read_body(
                 # While others have their turns, the sender is not at fault for being slow.
                 clock.reschedule(ends)
                 asked, waits = loop.time(), True
-                await share.turn((declared or limit) - size)
+                await share.wait_for_turn((declared or limit) - size)
                 if share.evicted:
                     raise BodyError("RATE_LIMITED")
                 waited, waits = loop.time() - asked, False

@@ -22,7 +22,7 @@ class Pacing:
         self._left = self.AT_ONCE
         self._resets = False
 
-    async def one(self, need: int) -> None:
+    async def wait_for_turn(self, need: int) -> None:
         """Waits for a turn; `need` is how much is to come, with this turn and all that follow."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

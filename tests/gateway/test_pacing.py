@@ -14,10 +14,10 @@ class Held(Pacing):
         super().__init__()
         self.asked, self.goes_on = asyncio.Event(), asyncio.Event()
 
-    async def one(self, need: int) -> None:
+    async def wait_for_turn(self, need: int) -> None:
         self.asked.set()
         await self.goes_on.wait()
-        await super().one(need)
+        await super().wait_for_turn(need)
 
 
 async def body_of_one_piece() -> Any:
@@ -40,7 +40,7 @@ async def begun(pacing: Pacing, needs: list[int]) -> list[int]:
     order: list[int] = []
 
     async def take(place: int) -> None:
-        await pacing.one(needs[place])
+        await pacing.wait_for_turn(needs[place])
         order.append(place)
 
     await asyncio.gather(*(take(place) for place in range(len(needs))))
@@ -65,7 +65,7 @@ async def test_small_before_large() -> None:
 async def test_only_so_many_each_round() -> None:
     """Between two rounds the loop does what else there is to do."""
     pacing, done = Pacing(), []
-    tasks = [asyncio.create_task(pacing.one(1)) for _ in range(100)]
+    tasks = [asyncio.create_task(pacing.wait_for_turn(1)) for _ in range(100)]
     for task in tasks:
         task.add_done_callback(done.append)
     rounds = 0
@@ -80,7 +80,7 @@ async def test_who_gives_up_holds_up_nobody() -> None:
     """A turn of somebody who has given up is the next one's, in whichever moment that was."""
     pacing = Pacing()
     for pause in range(4):
-        waiting = [asyncio.create_task(pacing.one(1)) for _ in range(40)]
+        waiting = [asyncio.create_task(pacing.wait_for_turn(1)) for _ in range(40)]
         for _ in range(pause):
             await asyncio.sleep(0)
         for task in waiting[::2]:
@@ -88,7 +88,7 @@ async def test_who_gives_up_holds_up_nobody() -> None:
 
         async with asyncio.timeout(10):
             await asyncio.gather(*waiting, return_exceptions=True)
-            await pacing.one(1)
+            await pacing.wait_for_turn(1)
 
 
 async def test_waiting_for_a_turn_is_part_of_the_time() -> None:
