@@ -44,7 +44,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     first_message: str
     agent_before: AgentVoice | None
-    refused: frozenset[str] | None
+    refused_leaves: frozenset[str] | None
     """The overrides that the agent's own settings refuse; None where those were not seen."""
 
     persons: int | None
@@ -62,7 +62,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     first_message: str
     call_id: str
     agent_before: AgentVoice | None
-    refused: frozenset[str] | None
+    refused_leaves: frozenset[str] | None
     """The overrides that the agent's own settings refuse; None where those were not seen."""
 
     @property

@@ -110,8 +110,9 @@ class Calls:
         )
         now = asyncio.get_running_loop().time()
         asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
-        voice, refused = await asyncio.gather(
-            self._usable(noted, deadline=asking), self._agent_settings.refused(agent_id, deadline=asking)
+        voice, refused_leaves = await asyncio.gather(
+            self._usable(noted, deadline=asking),
+            self._agent_settings.refused_leaves(agent_id, deadline=asking),
         )
         greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
         return Opened(
@@ -120,7 +121,7 @@ class Calls:
             name=greeted,
             first_message=callers.greeting(self._first_message, greeted) if voice is not None else "",
             agent_before=agent_before(noted),
-            refused=refused,
+            refused_leaves=refused_leaves,
             persons=noted.persons,
         )
 
@@ -291,7 +292,7 @@ class Calls:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({task}, timeout=UNNAME_SECONDS)
 
-    def refused(self, agent_id: str) -> frozenset[str] | None:
+    def refused_leaves(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent's own settings refuse; None where those were not seen."""
         return self._agent_settings.known(agent_id)
 
@@ -346,7 +347,7 @@ class Calls:
             first_message=self._greeting(begun),
             call_id=begun.call_id,
             agent_before=begun.agent_before or before,
-            refused=self.refused(begun.call.agent_id),
+            refused_leaves=self.refused_leaves(begun.call.agent_id),
         )
 
     async def _usable(self, noted: Noted, *, deadline: float) -> Voice | None:

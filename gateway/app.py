@@ -29,7 +29,7 @@ from gateway.edge.draining import Draining
 from gateway.edge.head import AnsweringHead
 from gateway.edge.limits import COUNT_SECONDS, Limits, counting
 from gateway.edge.path import legible
-from gateway.edge.problems import answered
+from gateway.edge.problems import answer_failure
 from gateway.edge.source import Sourced
 from gateway.health.route import Readiness, health_routes
 from gateway.initiation.route import initiation_route
@@ -69,7 +69,7 @@ def create_app(
             post_call(context),
             *health_routes(readiness),
         ],
-        exception_handlers={Exception: answered},
+        exception_handlers={Exception: answer_failure},
         openapi_config=_openapi(),
         # Both would otherwise come from the environment, or log in a form of their own.
         debug=False,

@@ -32,13 +32,13 @@ class AgentSettings:
         self._believed = believed_seconds
         self._now = now
         self._notices = Notices(now=now)
-        self._refused: LRUCache[str, frozenset[str]] = LRUCache(AGENTS)
+        self._refused_leaves: LRUCache[str, frozenset[str]] = LRUCache(AGENTS)
         self._until: LRUCache[str, float] = LRUCache(AGENTS)
         self._readings: dict[str, asyncio.Task[None]] = {}
 
-    def saw(self, agent_id: str, refused: frozenset[str]) -> None:
+    def saw(self, agent_id: str, refused_leaves: frozenset[str]) -> None:
         """Caches what an agent's settings said just now."""
-        self._refused[agent_id] = refused
+        self._refused_leaves[agent_id] = refused_leaves
         self._until[agent_id] = self._now() + self._believed
 
     def missed(self, agent_id: str, failure: ProviderFailure) -> None:
@@ -49,9 +49,9 @@ class AgentSettings:
 
     def known(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent refuses; None where its settings were never read."""
-        return self._refused.get(agent_id)
+        return self._refused_leaves.get(agent_id)
 
-    async def refused(self, agent_id: str, *, deadline: float) -> frozenset[str] | None:
+    async def refused_leaves(self, agent_id: str, *, deadline: float) -> frozenset[str] | None:
         """As `known`, but first reads old settings anew, until the deadline. Raises no ProviderFailure."""
         if self._until.get(agent_id, 0.0) <= self._now():
             reading = self._readings.get(agent_id)
@@ -76,7 +76,7 @@ class AgentSettings:
     async def _read(self, agent_id: str) -> None:
         try:
             deadline = asyncio.get_running_loop().time() + READ_SECONDS
-            self.saw(agent_id, (await self._provider.read_agent(agent_id, deadline=deadline)).refused)
+            self.saw(agent_id, (await self._provider.read_agent(agent_id, deadline=deadline)).refused_leaves)
         except ProviderFailure as failure:
             self._until[agent_id] = self._now() + AGAIN_SECONDS
             self.missed(agent_id, failure)

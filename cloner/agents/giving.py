@@ -131,7 +131,7 @@ class Agents:
         except ProviderFailure as failure:
             self._agent_settings.missed(agent_id, failure)
             return None
-        self._agent_settings.saw(agent_id, agent.refused)
+        self._agent_settings.saw(agent_id, agent.refused_leaves)
         if agent.voice is None:
             self._agent_settings.missed(agent_id, failures.ProtocolBroken())
             return None

@@ -92,7 +92,7 @@ class Agent(msgspec.Struct, frozen=True):
     voice: AgentVoice | None
     """None if it could not be stored and put back unchanged."""
 
-    refused: frozenset[str]
+    refused_leaves: frozenset[str]
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,7 +178,7 @@ def read_deleted(body: bytes) -> None:
 def read_agent(body: bytes) -> Agent:
     """How an agent speaks, and what its settings refuse."""
     agent = _decode(body, _Agent)
-    return Agent(_spoken(agent.conversation_config), _refused(agent.platform_settings))
+    return Agent(_spoken(agent.conversation_config), _refused_leaves(agent.platform_settings))
 
 
 def read_subscription(body: bytes) -> Subscription:
@@ -236,7 +236,7 @@ def _can_be_kept(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _refused(settings: object) -> frozenset[str]:
+def _refused_leaves(settings: object) -> frozenset[str]:
     """The overrides that are not switched on; none if the agent's settings do not say."""
     allowed = _below(settings, "overrides", "conversation_config_override")
     if not isinstance(allowed, dict):

@@ -54,7 +54,7 @@ async def prepare_call(
             prepared = await calls.prepare(begun, sample, deadline=answering.deadline)
         except BaseException:
             # The telephone call goes on without the voice, so the failure is sent with what is known for it.
-            answering.details.append(messages.fallback(begun, calls.refused(begun.call.agent_id)))
+            answering.details.append(messages.fallback(begun, calls.refused_leaves(begun.call.agent_id)))
             raise
         answering.log_facts |= {
             "voice_id": prepared.voice.voice_id,
@@ -70,8 +70,8 @@ async def prepare_call(
             agent_updated=prepared.agent_updated,
             first_message=prepared.first_message,
             call_id=prepared.call_id,
-            refused_leaves=sorted(prepared.refused or ()),
-            settings_seen=prepared.refused is not None,
+            refused_leaves=sorted(prepared.refused_leaves or ()),
+            settings_seen=prepared.refused_leaves is not None,
             agent_before=messages.speech(prepared.agent_before),
         )
     return pb.PrepareCallResponse()
@@ -106,8 +106,8 @@ async def open_call(
             name=opened.name,
             first_message=opened.first_message,
             agent_before=messages.speech(opened.agent_before),
-            refused_leaves=sorted(opened.refused or ()),
-            settings_seen=opened.refused is not None,
+            refused_leaves=sorted(opened.refused_leaves or ()),
+            settings_seen=opened.refused_leaves is not None,
             caller_match=MATCHES[opened.persons],
         )
     return pb.OpenCallResponse()

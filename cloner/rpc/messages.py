@@ -78,15 +78,15 @@ def consent(known: Consent) -> pb.Consent:
     return pb.Consent(reference=known.reference, time=moment(known.at), withdrawn=known.withdrawn)
 
 
-def fallback(begun: Begun, refused: frozenset[str] | None) -> pb.FallbackInfo:
+def fallback(begun: Begun, refused_leaves: frozenset[str] | None) -> pb.FallbackInfo:
     """What is sent with a failure, in the metadata of the call, whose size is limited."""
     before = speech(begun.agent_before)
     if before is not None and len(before.first_message.encode()) > LONGEST_TRAILING_GREETING:
         before.first_message = ""
     return pb.FallbackInfo(
         agent_before=before,
-        refused_leaves=sorted(refused or ()),
-        settings_seen=refused is not None,
+        refused_leaves=sorted(refused_leaves or ()),
+        settings_seen=refused_leaves is not None,
         call_id=begun.call_id,
     )
 

@@ -40,7 +40,7 @@ NOTHING = Speech()
 class KnownAgent(Struct, frozen=True):
     """What the cloner said last of an agent."""
 
-    refused: frozenset[str] = frozenset()
+    refused_leaves: frozenset[str] = frozenset()
     before: Speech = NOTHING
 
 
@@ -52,23 +52,23 @@ class Overrides:
         self._told: TTLCache[str, KnownAgent] = TTLCache(AGENTS, REMEMBERED_SECONDS)
         self._said: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
 
-    def update(self, agent_id: str, *, refused: Collection[str] | None, before: Speech) -> None:
+    def update(self, agent_id: str, *, refused_leaves: Collection[str] | None, before: Speech) -> None:
         """Remembers which overrides an agent refuses, and what it had before it was given a caller's voice.
 
-        `refused` is None if the settings were not read: then the former value stays. A leaf that has to be
-        left out is logged once.
+        `refused_leaves` is None if the settings were not read: then the former value stays. A leaf that has
+        to be left out is logged once.
         """
-        if refused is None:
-            refused = self._known(agent_id).refused
-        self._told[agent_id] = KnownAgent(frozenset(refused), before)
-        for leaf in sorted(self._leaves.intersection(refused)):
+        if refused_leaves is None:
+            refused_leaves = self._known(agent_id).refused_leaves
+        self._told[agent_id] = KnownAgent(frozenset(refused_leaves), before)
+        for leaf in sorted(self._leaves.intersection(refused_leaves)):
             if (agent_id, leaf) not in self._said:
                 self._said[agent_id, leaf] = True
                 log.warning("override left out", agent_id=agent_id, leaf=leaf, switch_on=f"{SWITCH}.{leaf}")
 
     def allowed(self, agent_id: str | None) -> frozenset[str]:
         """The leaves that an answer for this agent may hold."""
-        return self._leaves - self._known(agent_id).refused
+        return self._leaves - self._known(agent_id).refused_leaves
 
     def before(self, agent_id: str | None) -> Speech:
         """What the agent had before it was given a caller's voice, if it is known to have one now."""
@@ -86,4 +86,6 @@ def remember(
     if told.HasField("agent_before"):
         spoken = told.agent_before
         before = Speech(voice_id=spoken.voice_id or None, first_message=spoken.first_message or None)
-    overrides.update(agent_id, refused=told.refused_leaves if told.settings_seen else None, before=before)
+    overrides.update(
+        agent_id, refused_leaves=told.refused_leaves if told.settings_seen else None, before=before
+    )

@@ -27,7 +27,7 @@ from telemetry.facts import note
 from telemetry.logs import exception_place
 from telemetry.tracing import trace_id
 
-__all__ = ["ANSWERS", "CODES", "Problem", "Refusal", "Unauthenticated", "answer", "answered", "refusal"]
+__all__ = ["ANSWERS", "CODES", "Problem", "Refusal", "Unauthenticated", "answer", "answer_failure", "refusal"]
 
 log = structlog.get_logger()
 
@@ -215,7 +215,7 @@ def answer(refused: Refusal, conversation_id: str | None = None) -> Response[Pro
     )
 
 
-def answered(request: Request[Any, Any, Any], failure: Exception) -> Response[Problem]:
+def answer_failure(request: Request[Any, Any, Any], failure: Exception) -> Response[Problem]:
     """The error answer to a failure outside a delivery, as Litestar asks for one.
 
     A failure at a path of webhooks is logged: somebody may have mistyped a URL, and waits for requests that

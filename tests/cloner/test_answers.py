@@ -286,7 +286,7 @@ def test_greetings_that_cannot_be_kept(greeting: Any) -> None:
 
     agent = read_agent(json.dumps(told).encode())
 
-    assert (None, frozenset({"agent.first_message"})) == (agent.voice, agent.refused)
+    assert (None, frozenset({"agent.first_message"})) == (agent.voice, agent.refused_leaves)
 
 
 @pytest.mark.parametrize(

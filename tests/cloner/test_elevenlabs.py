@@ -333,4 +333,4 @@ async def test_settings_of_an_agent(
     if settings == "missing":
         del agent["platform_settings"]
 
-    assert expected == sorted((await provider.read_agent("agent_demo", deadline=soon())).refused)
+    assert expected == sorted((await provider.read_agent("agent_demo", deadline=soon())).refused_leaves)

@@ -17,9 +17,9 @@ def test_refused() -> None:
     """A leaf that an agent refuses is left out for that agent, for as long as it was said last."""
     overrides = Overrides(BOTH)
 
-    overrides.update("agent_1", refused=["tts.voice_id"], before=NOTHING)
+    overrides.update("agent_1", refused_leaves=["tts.voice_id"], before=NOTHING)
     actual = [overrides.allowed("agent_1"), overrides.allowed("agent_2")]
-    overrides.update("agent_1", refused=[], before=NOTHING)
+    overrides.update("agent_1", refused_leaves=[], before=NOTHING)
 
     assert [{"agent.first_message"}, set(BOTH), set(BOTH)] == [*actual, overrides.allowed("agent_1")]
 
@@ -28,9 +28,9 @@ def test_settings_that_were_not_seen() -> None:
     """What an agent was known to refuse holds, while nobody can say what it refuses now."""
     overrides = Overrides(BOTH)
 
-    overrides.update("agent_1", refused=["tts.voice_id"], before=NOTHING)
-    overrides.update("agent_1", refused=None, before=NOTHING)
-    overrides.update("agent_2", refused=None, before=NOTHING)
+    overrides.update("agent_1", refused_leaves=["tts.voice_id"], before=NOTHING)
+    overrides.update("agent_1", refused_leaves=None, before=NOTHING)
+    overrides.update("agent_2", refused_leaves=None, before=NOTHING)
 
     assert [{"agent.first_message"}, set(BOTH)] == [
         overrides.allowed("agent_1"),
@@ -44,8 +44,8 @@ def test_said_once() -> None:
 
     with capture_logs() as lines:
         for _ in range(3):
-            overrides.update("agent_1", refused=BOTH, before=NOTHING)
-        overrides.update("agent_2", refused=BOTH, before=NOTHING)
+            overrides.update("agent_1", refused_leaves=BOTH, before=NOTHING)
+        overrides.update("agent_2", refused_leaves=BOTH, before=NOTHING)
 
     assert [
         {
@@ -64,8 +64,8 @@ def test_before() -> None:
     overrides = Overrides(BOTH)
     own = Speech(voice_id="voice_0", first_message="Hello!")
 
-    overrides.update("agent_1", refused=[], before=own)
+    overrides.update("agent_1", refused_leaves=[], before=own)
     actual = overrides.before("agent_1")
-    overrides.update("agent_1", refused=[], before=NOTHING)
+    overrides.update("agent_1", refused_leaves=[], before=NOTHING)
 
     assert [own, NOTHING] == [actual, overrides.before("agent_1")]
