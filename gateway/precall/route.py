@@ -4,7 +4,7 @@
     verified_body()     -> VerifiedBody | SignatureError, BodyError                (answering.py)
     receive()           -> Delivery | DeliveryError
     limits              -> | OverLimit, of the source before the body is read, of the agent here
-    call_through()      -> PrepareCallResponse | PrecallError, ClientGone
+    ask_cloner()        -> PrepareCallResponse | PrecallError, ClientGone
     prepared()          -> PreparedCall, FallbackCall                              (answer.py)
     answer              -> 200, or what problems.py makes of the failure, or without_voice()
 
@@ -38,10 +38,9 @@ from gateway.edge.body import ClientGone, Receive, disconnected
 from gateway.edge.openapi import responses
 from gateway.edge.signature import VerifiedBody
 from gateway.edge.source import source
-from gateway.precall import request as delivery
 from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
 from gateway.precall.description import DeliverOperation
-from gateway.precall.request import Delivery, MediaType
+from gateway.precall.request import Delivery, MediaType, media_type, read
 from gateway.settings import Settings
 from telemetry.facts import note
 from telemetry.parts import part
@@ -75,7 +74,7 @@ async def handled(
         # Faults in the headers are refused before the body is read. The signature is checked first, so that a
         # stranger learns of no other fault.
         check = verifier(request, context)
-        media = delivery.media_type(lines(request.scope["headers"], b"content-type"))
+        media = media_type(lines(request.scope["headers"], b"content-type"))
         await context.limits.count_source(source(request.scope))
         verified = await verified_body(
             request,
@@ -86,16 +85,16 @@ async def handled(
             limit=settings.max_body_bytes,
             seconds=min(settings.body_timeout_seconds, settings.precall_budget_ms / 1000),
         )
-        call, facts = receive(verified, media, settings, progress)
+        delivery, facts = receive(verified, media, settings, progress)
         del verified, check
         # Counted after the verification, so that no stranger can use up an agent's limit.
-        await context.limits.count_agent(call.agent_id)
+        await context.limits.count_agent(delivery.agent_id)
         # Twice the sample at most: what is sent, and gRPC's copy. A large request is freed once it is sent.
-        share.become(2 * len(call.sample))
-        through = call_through(context.cloner, call, request.receive, _left(settings, progress))
-        del call
+        share.become(2 * len(delivery.sample))
+        asking = ask_cloner(context.cloner, delivery, request.receive, _left(settings, progress))
+        del delivery
         with part("cloner"):
-            response = await through
+            response = await asking
     answer = prepared(response, facts, settings, context.overrides, progress.duration_ms)
     progress.log_facts |= {
         "voice_id": response.voice.voice_id,
@@ -125,41 +124,43 @@ def receive(
     body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
 ) -> tuple[Delivery, Facts]:
     """What the cloner is sent, and what the answer needs of it. Raises DeliveryError."""
-    call = delivery.read(body, media, max_sample_bytes=settings.max_sample_bytes)
-    progress.is_about(agent_id=call.agent_id, conversation_id=call.conversation_id)
-    note(sample_bytes=len(call.sample))
+    delivery = read(body, media, max_sample_bytes=settings.max_sample_bytes)
+    progress.is_about(agent_id=delivery.agent_id, conversation_id=delivery.conversation_id)
+    note(sample_bytes=len(delivery.sample))
     facts = Facts(
-        name=call.name,
-        date_of_birth=call.date_of_birth,
-        number=call.phone_number,
+        name=delivery.name,
+        date_of_birth=delivery.date_of_birth,
+        number=delivery.phone_number,
         region=settings.default_region,
-        agent_id=call.agent_id,
-        conversation_id=call.conversation_id,
+        agent_id=delivery.agent_id,
+        conversation_id=delivery.conversation_id,
         call_id=unknown_call(),
     )
     progress.facts = facts
-    return call, facts
+    return delivery, facts
 
 
-async def call_through(
-    cloner: Precall, call: Delivery, receive: Receive, seconds: float
+async def ask_cloner(
+    cloner: Precall, delivery: Delivery, receive: Receive, seconds: float
 ) -> PrepareCallResponse:
     """The cloner's answer. Raises PrecallError, and ClientGone when the client hangs up before it.
 
     In that case the call is cancelled: no agent may be changed for a call that is gone.
     """
     caller = Caller(
-        name=call.name or "", date_of_birth=call.date_of_birth or "", phone_number=call.phone_number or ""
+        name=delivery.name or "",
+        date_of_birth=delivery.date_of_birth or "",
+        phone_number=delivery.phone_number or "",
     )
     prepare = cloner.prepare_call(
-        agent_id=call.agent_id,
-        conversation_id=call.conversation_id,
+        agent_id=delivery.agent_id,
+        conversation_id=delivery.conversation_id,
         caller=caller,
-        sample=call.sample,
-        consent=call.consent or "",
+        sample=delivery.sample,
+        consent=delivery.consent or "",
         seconds=seconds,
     )
-    del call  # its sample is as large as the request, which is all that is needed from now on
+    del delivery  # its sample is as large as the request, which is all that is needed from now on
     asked = asyncio.create_task(prepare)
     watch = asyncio.create_task(disconnected(receive))
     watch.add_done_callback(lambda _: asked.cancel())
