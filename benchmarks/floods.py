@@ -116,7 +116,7 @@ def callers(console: Console, *, callers: int, at_once: int, latency: float) -> 
         with watch.watching():
             answers = asyncio.run(deliver_all(system.url, sample, range(callers), at_once=at_once))
     title = f"{callers} new callers, {at_once} at once, a clone takes ElevenLabs {latency:g} s"
-    console.print(by_outcome(title, answers))
+    console.print(outcome_table(title, answers))
     console.print(", ".join(f"{name} {most:.0f} MB" for name, most in watch.peaks.items()))
 
 
@@ -128,7 +128,7 @@ def bodies(console: Console, *, deliveries: int, connections: int) -> None:
         with watch.watching():
             answers = asyncio.run(_beside_bodies(system.url, sample, deliveries, connections))
     title = f"honest deliveries beside {3 * connections} unsigned bodies at full rate"
-    console.print(by_outcome(title, answers))
+    console.print(outcome_table(title, answers))
     console.print(", ".join(f"{name} {most:.0f} MB" for name, most in watch.peaks.items()))
 
 
@@ -165,7 +165,7 @@ def counted(answers: list[Answer]) -> str:
     return ", ".join(f"{len(each)} {name}" for name, each in _grouped(answers).items())
 
 
-def by_outcome(title: str, answers: list[Answer]) -> Table:
+def outcome_table(title: str, answers: list[Answer]) -> Table:
     """Status and reason, how often, and how long that took."""
     table = Table(title=title, title_justify="left")
     for column in ("answer", "count", "p50", "p99", "slowest", "with Retry-After"):

@@ -81,7 +81,7 @@ def e164(text: str, region: str | None) -> str | None:
     entries = ENTRY.findall(_plain(text))
     # A display name may hold commas and numbers: only the text within brackets counts beside it.
     angled = [found[1] for entry in entries if (found := ANGLED.match(entry))]
-    numbers = {number for entry in angled or entries if (number := _of_address(entry, region))}
+    numbers = {number for entry in angled or entries if (number := _number_of_address(entry, region))}
     return numbers.pop() if len(numbers) == 1 else None
 
 
@@ -105,7 +105,7 @@ def _character(character: str) -> str:
             return character
 
 
-def _of_address(address: str, region: str | None) -> str | None:
+def _number_of_address(address: str, region: str | None) -> str | None:
     """The number of one address, or of a bare number."""
     scheme = SCHEME.match(address)
     if scheme is not None:

@@ -105,7 +105,7 @@ class Calls:
                 traceparent=traceparent(),
             ),
             apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
-            number=self._identities.by_number(phone_number),
+            number=self._identities.searchable_number(phone_number),
             require_consent=self._require_consent,
         )
         now = asyncio.get_running_loop().time()

@@ -129,7 +129,7 @@ class Measures:
             for at, name in enumerate(("used", "limit")):
                 observe(
                     self._meter, f"precall.provider.{kind}.{name}", "As ElevenLabs told last.",
-                    _at(told, at), unit=unit,
+                    _reading(told, at), unit=unit,
                 )  # fmt: skip
 
     def observe_registry(
@@ -160,7 +160,7 @@ def _ended(outcome: str, reason: str) -> dict[str, str]:
     return {OUTCOME: outcome, REASON: reason} if reason else {OUTCOME: outcome}
 
 
-def _at(told: Callable[[], tuple[int | None, int | None]], index: int) -> Callable[[], int | None]:
+def _reading(told: Callable[[], tuple[int | None, int | None]], index: int) -> Callable[[], int | None]:
     return lambda: told()[index]
 
 

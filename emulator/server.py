@@ -102,7 +102,7 @@ def _application() -> Litestar:
         route_handlers=[provider_router(), control_router(), call_router()],
         dependencies={
             **{
-                part: _of_workspace(part)
+                part: _workspace_part(part)
                 for part in ("settings", "voices", "agents", "calls", "faults", "requests", "permissions")
             },
             "received": Provide(_received, sync_to_thread=False),
@@ -171,7 +171,7 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _of_workspace(part: str) -> Provide:
+def _workspace_part(part: str) -> Provide:
     def find(scope: Scope) -> Any:
         return getattr(scope["state"]["workspace"], part)
 

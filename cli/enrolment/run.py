@@ -80,7 +80,7 @@ async def enrol(
         rows = read_callers(callers, region)
         with Report(report) as opened, _shown(console, len(rows)) as show:
             run = Run(precall, folder=within, report=opened, show=show)
-            await run.through(rows, at_once)
+            await run.work_through(rows, at_once)
     except FileInvalid as fault:
         console.print(f"precall: {fault}", highlight=False)
         return 2
@@ -118,7 +118,7 @@ class Run:
         """Why the run has stopped and begins no further row, as a sentence; empty while it goes on."""
         self.interrupted = False
 
-    async def through(self, rows: list[Row], at_once: int) -> None:
+    async def work_through(self, rows: list[Row], at_once: int) -> None:
         """Returns when every row is finished, or the run has stopped and what was under way is finished."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)

@@ -138,7 +138,7 @@ def _back_up(settings: BackupSettings, name: str) -> None:
             key_check=check_of(key) if key else None,
         )
         counts = archive.write(file, heading, source)
-    _say(f"{name} holds {_counted(counts)} of deployment {source.name}, {_of_key(heading)}", name)
+    _say(f"{name} holds {_counted(counts)} of deployment {source.name}, {_phrase_of_key(heading)}", name)
 
 
 def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:
@@ -231,7 +231,7 @@ def _counted(counts: dict[str, int]) -> str:
     return f"{counts['voices']} voices, {counts['calls']} calls and {counts['agents']} agents"
 
 
-def _of_key(heading: archive.Heading) -> str:
+def _phrase_of_key(heading: archive.Heading) -> str:
     if heading.key is not None:
         return "with its key"
     return "without its key, which is CALLER_HASH_KEY"

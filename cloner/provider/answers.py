@@ -238,13 +238,13 @@ def _can_be_kept(text: str) -> bool:
 
 def _refused_leaves(settings: object) -> frozenset[str]:
     """The overrides that are not switched on; none if the agent's settings do not say."""
-    allowed = _below(settings, "overrides", "conversation_config_override")
+    allowed = _value_at(settings, "overrides", "conversation_config_override")
     if not isinstance(allowed, dict):
         return frozenset()
-    return frozenset(leaf for leaf in OVERRIDES if _below(allowed, *leaf.split(".")) is not True)
+    return frozenset(leaf for leaf in OVERRIDES if _value_at(allowed, *leaf.split(".")) is not True)
 
 
-def _below(tree: object, *path: str) -> object:
+def _value_at(tree: object, *path: str) -> object:
     for name in path:
         tree = tree.get(name) if isinstance(tree, dict) else None
     return tree

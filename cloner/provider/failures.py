@@ -260,7 +260,7 @@ def classify(
     words for something that does not exist. Any body is accepted. What no rule knows, such as a 404 without
     ElevenLabs' own word, is ProtocolBroken.
     """
-    kind = _by_words(status, body, gone) or STATUSES.get(status)
+    kind = _kind_by_words(status, body, gone) or STATUSES.get(status)
     if status == 422 and kind is None and refused is SampleRejected and not _about_files(body):
         kind = ProtocolBroken
     if kind is None:
@@ -284,7 +284,7 @@ def word_of(body: bytes) -> str | None:
     return next((word for word in words if WORD.fullmatch(word)), None)
 
 
-def _by_words(
+def _kind_by_words(
     status: int, body: bytes, gone: Mapping[str, type[ProviderFailure]]
 ) -> type[ProviderFailure] | None:
     detail = _detail(body)

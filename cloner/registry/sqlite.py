@@ -99,7 +99,7 @@ class SqliteStore(Store):
                 if len(tasks) == 1:
                     task.outcome = task.job(transaction)
                 else:
-                    _apart(connection, transaction, task)
+                    _run_separately(connection, transaction, task)
             connection.execute("COMMIT")
             # What was committed into a file that was deleted or replaced is lost.
             self._require_file()
@@ -268,7 +268,7 @@ def _until_free(step: Callable[[], object]) -> None:
                 raise
 
 
-def _apart(connection: sqlite3.Connection, transaction: SqliteTransaction, task: _Task) -> None:
+def _run_separately(connection: sqlite3.Connection, transaction: SqliteTransaction, task: _Task) -> None:
     """Runs one of several transactions; what it changed is undone if it fails."""
     connection.execute("SAVEPOINT task")
     try:

@@ -86,7 +86,7 @@ async def get_voice(
     """Answers GetVoice."""
     async with answered(store, context):
         caller, voice_id = _which(request, Fields(identities))
-        found = await (looking.voice(voice_id) if caller is None else looking.of_caller(caller))
+        found = await (looking.voice(voice_id) if caller is None else looking.voice_of_caller(caller))
         if found is None:
             raise VoiceNotFound
         told = await consenting.history(found.person)

@@ -82,7 +82,10 @@ class Identities:
         stated = self._hash("caller", *parts[:3])
         person = stated if number else self._hash("caller", *parts[:3], sample_digest)
         return Identity(
-            caller=self._hash("caller", *parts), number=self._of_number(number), person=person, stated=stated
+            caller=self._hash("caller", *parts),
+            number=self._hash_of_number(number),
+            person=person,
+            stated=stated,
         )
 
     def row_hashes(self, caller: Caller) -> tuple[str | None, str | None]:
@@ -99,15 +102,15 @@ class Identities:
         """A hash that proves that we issued a page of a list, and for which list."""
         return self._hash("page", *parts)[:32]
 
-    def by_number(self, phone_number: str) -> str | None:
+    def searchable_number(self, phone_number: str) -> str | None:
         """The hash by which a number finds voices; None where a number may find none."""
         return None if self._reuse == "never" else self.number(phone_number)
 
     def number(self, phone_number: str) -> str | None:
         """The hash of a phone number, None for no number."""
-        return self._of_number(e164(phone_number, self.region))
+        return self._hash_of_number(e164(phone_number, self.region))
 
-    def _of_number(self, number: str | None) -> str | None:
+    def _hash_of_number(self, number: str | None) -> str | None:
         return None if number is None else self._hash("number", number)
 
     def call_id(self, agent_id: str, kind: CallName, name: str, *, number: str = "") -> str:

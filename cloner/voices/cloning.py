@@ -105,7 +105,7 @@ class Cloning:
         self._background: set[asyncio.Task[Any]] = set()
         self._heart: asyncio.Task[None] | None = None
 
-    def under_way(self, marker: str) -> Clone | None:
+    def clone_under_way(self, marker: str) -> Clone | None:
         """The clone that this process makes under the marker."""
         return self._clones.get(marker)
 
@@ -157,7 +157,7 @@ class Cloning:
             stale=now - STALE_SECONDS,
             now=now,
         )
-        if taken and not self.under_way(row.marker):
+        if taken and not self.clone_under_way(row.marker):
             clone = Clone(row, asked=True)
             self._start(clone, self._resume(clone))
             with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):

@@ -48,7 +48,7 @@ class Consenting:
         Raises VoiceNotFound, or CallersSeveral.
         """
         if caller is None:
-            person, number = await self._of_voice(voice_id)
+            person, number = await self._hashes_of_voice(voice_id)
         else:
             person = await self._looking.person(caller)
             number = self._identities.number(caller.phone_number)
@@ -65,7 +65,7 @@ class Consenting:
         will delete later. Raises VoiceNotFound.
         """
         if caller is None:
-            person, number = await self._of_voice(voice_id)
+            person, number = await self._hashes_of_voice(voice_id)
             persons = [person]
         else:
             number = self._identities.number(caller.phone_number)
@@ -89,10 +89,10 @@ class Consenting:
         deleted = 0
         for row in left:
             log_given_up(row, reasons.CONSENT_WITHDRAWN)
-            deleted += await self._removal.at_once(row, deadline=deadline)
+            deleted += await self._removal.remove_now(row, deadline=deadline)
         return every[:MOST_HISTORY], deleted, len(left) - deleted
 
-    async def _of_voice(self, voice_id: str) -> tuple[str, str | None]:
+    async def _hashes_of_voice(self, voice_id: str) -> tuple[str, str | None]:
         found = await self._looking.voice(voice_id)
         if found is None:
             raise VoiceNotFound

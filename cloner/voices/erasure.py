@@ -44,7 +44,7 @@ class Erasure:
         current = await self._store.read(voices.get, row.marker)
         if current is None or current.state != "deleting":
             return True
-        return await self._removal.at_once(current, deadline=deadline)
+        return await self._removal.remove_now(current, deadline=deadline)
 
     async def forget(self, caller: Caller, voice_id: str, *, deadline: float) -> tuple[int, int]:
         """Forgets a caller. Returns how many voices were deleted, and how many ElevenLabs will delete later.
@@ -63,6 +63,6 @@ class Erasure:
         deleted = 0
         for row in left:
             log_given_up(row, reasons.FORGOTTEN)
-            deleted += await self._removal.at_once(row, deadline=deadline)
+            deleted += await self._removal.remove_now(row, deadline=deadline)
         log.info("caller erased", voices_deleted=deleted, voices_pending=len(left) - deleted)
         return deleted, len(left) - deleted

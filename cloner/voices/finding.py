@@ -258,7 +258,7 @@ class Voices:
         """The voice of a row, ready or on its way; None if the registry must be read again."""
         if row.state == "ready":
             return await self._confirmed(row, deadline)
-        if clone := self._cloning.under_way(row.marker):
+        if clone := self._cloning.clone_under_way(row.marker):
             if urgency().call:
                 clone.urgency.hurry(urgency().until)
             get_current_span().add_link(clone.trace)

@@ -103,7 +103,7 @@ class Looking:
         """The voice of that id, whatever became of it."""
         return await self._store.read(views.voice, voice_id, busy_since=self.busy_since)
 
-    async def of_caller(self, caller: Caller) -> VoiceView | None:
+    async def voice_of_caller(self, caller: Caller) -> VoiceView | None:
         """Of a caller's voices the one that counts, if there is one. Raises CallersSeveral."""
         person = await self.person(caller)
         return chosen(await self._store.read(views.voices_of, person, busy_since=self.busy_since))
@@ -134,7 +134,7 @@ class Looking:
             return Watched(_Target(marker=view.marker), view, alive=True)
         named, number = self._identities.row_hashes(caller)
         target = _Target(person=self._identities.person(caller), number=number if named is None else None)
-        return Watched(target, await self.of_caller(caller), alive=False)
+        return Watched(target, await self.voice_of_caller(caller), alive=False)
 
     async def follow(self, watched: Watched, *, until: float) -> AsyncGenerator[Voice, None]:
         """Yields a voice, and again whenever its state changes, until it is gone or time is up.
@@ -146,7 +146,9 @@ class Looking:
         told: Voice | None = None
         with self._watching(target) as watch:
             while True:
-                voice = self._after(told, view) if alive else (None if view is None else self.seen(view))
+                voice = (
+                    self._voice_after(told, view) if alive else (None if view is None else self.seen(view))
+                )
                 if voice is not None and (told is None or _differs(told, voice)):
                     told = voice
                     yield voice
@@ -169,7 +171,7 @@ class Looking:
             self._look.cancel()
             await asyncio.gather(self._look, return_exceptions=True)
 
-    def _after(self, told: Voice | None, view: VoiceView | None) -> Voice | None:
+    def _voice_after(self, told: Voice | None, view: VoiceView | None) -> Voice | None:
         """The voice as it stands after it was reported as `told`; without a row it was forgotten."""
         if view is not None:
             return self.seen(view)

@@ -61,7 +61,7 @@ class Removal:
         await self._store.write(departures.note_lost, row.marker, now=self._now())
         return True
 
-    async def at_once(self, row: VoiceRow, *, deadline: float) -> bool:
+    async def remove_now(self, row: VoiceRow, *, deadline: float) -> bool:
         """Deletes a voice that was given up. False if that takes too long or fails: it is deleted later.
 
         Raises RegistryUnavailable.
@@ -104,7 +104,7 @@ class Removal:
         oldest = msgspec.structs.replace(oldest, reason=reasons.EVICTED)
         log_given_up(oldest, reasons.EVICTED)
         # After a call that ended a moment ago, its agent may still be being put back.
-        return await self.at_once(oldest, deadline=deadline)
+        return await self.remove_now(oldest, deadline=deadline)
 
     async def claim(self, *, marker: str | None = None) -> AgentRow | None:
         """Claims an agent that must be put back; None if there is none."""

@@ -131,7 +131,7 @@ def judge(audio: Audio, limits: SampleLimits) -> None:
     """Raises a SampleRefused if the audio is outside the limits."""
     seconds, sounding = audio.duration_seconds, audio.sounding_seconds
     if seconds < limits.min_seconds:
-        found = _below(seconds, limits.min_seconds)
+        found = _text_below(seconds, limits.min_seconds)
         raise SampleTooShort(
             f"Voice sample too short: {found} s, at least {limits.min_seconds:.1f} s needed",
             limit_seconds=limits.min_seconds,
@@ -153,7 +153,7 @@ def judge(audio: Audio, limits: SampleLimits) -> None:
             actual_hertz=audio.sample_rate,
         )
     if sounding < limits.min_sound_seconds:
-        found = _below(sounding, limits.min_sound_seconds)
+        found = _text_below(sounding, limits.min_sound_seconds)
         raise SampleSilent(
             f"Voice sample is silent: {found} s of its {seconds:.1f} s are louder than {SOUND_DBFS:.0f} dBFS,"
             f" at least {limits.min_sound_seconds:.1f} s needed",
@@ -162,7 +162,7 @@ def judge(audio: Audio, limits: SampleLimits) -> None:
         )
 
 
-def _below(seconds: float, limit: float) -> str:
+def _text_below(seconds: float, limit: float) -> str:
     """The number with one decimal, which never reads as the limit: it is below it."""
     text = f"{seconds:.1f}"
     return text if float(text) < limit else f"{int(seconds * 10) / 10:.1f}"

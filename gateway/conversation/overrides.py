@@ -70,7 +70,7 @@ class Overrides:
         """The leaves that an answer for this agent may hold."""
         return self._leaves - self._known(agent_id).refused_leaves
 
-    def before(self, agent_id: str | None) -> Speech:
+    def speech_before(self, agent_id: str | None) -> Speech:
         """What the agent had before it was given a caller's voice, if it is known to have one now."""
         return self._known(agent_id).before
 

@@ -187,7 +187,7 @@ def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) ->
             retry = failure.retry_after if isinstance(failure, OverLimit) else None
             return Refusal(reason=failure.reason, message=failure.message, headers=_retry_after(retry))
         case PrecallError():
-            return _of_call(failure, codes)
+            return _refusal_of_call(failure, codes)
         case HTTPException() if failure.status_code < 500:
             reason = STATUSES.get(failure.status_code, "MALFORMED_BODY")
             allow = (failure.headers or {}).get("allow")
@@ -229,7 +229,7 @@ def answer_failure(request: Request[Any, Any, Any], failure: Exception) -> Respo
     return answer(refused)
 
 
-def _of_call(failure: PrecallError, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
+def _refusal_of_call(failure: PrecallError, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
     code, known = failure.code, failure.told and failure.reason in ANSWERS
     if (failure.reason if known else code.name) in OUR_OWN:
         log.error("cloner refuses us, check CLONER_TOKEN", code=code.name)

@@ -65,7 +65,7 @@ def initiation_route(context: RouteContext) -> HTTPRouteHandler:
     )
     async def start_conversation(request: Request[Any, Any, Any]) -> Response[StartData]:
         attempt = await attempted(request, context, handled)
-        return answered(request, context, attempt, fallback=otherwise(context, attempt))
+        return answered(request, context, attempt, fallback=fallback_answer(context, attempt))
 
     return start_conversation
 
@@ -161,11 +161,11 @@ def nobodys_voice(context: RouteContext, facts: Facts) -> StartData:
         facts,
         variables=context.settings.dynamic_variables,
         leaves=context.overrides.allowed(facts.agent_id),
-        speech=context.overrides.before(facts.agent_id),
+        speech=context.overrides.speech_before(facts.agent_id),
     )
 
 
-def otherwise(context: RouteContext, attempt: Attempt) -> StartData | None:
+def fallback_answer(context: RouteContext, attempt: Attempt) -> StartData | None:
     """The answer to a known sender, whatever failed."""
     progress = attempt.progress
     if attempt.refused is None or not progress.verified:

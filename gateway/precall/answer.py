@@ -91,7 +91,7 @@ def fallback(
             facts,
             variables=settings.dynamic_variables,
             leaves=overrides.allowed(facts.agent_id),
-            speech=overrides.before(facts.agent_id),
+            speech=overrides.speech_before(facts.agent_id),
         ),
     )
 

@@ -6,7 +6,7 @@
     limits              -> | OverLimit, of the source before the body is read, of the agent here
     ask_cloner()        -> PrepareCallResponse | PrecallError, ClientGone
     prepared()          -> PreparedCall, FallbackCall                              (answer.py)
-    answer              -> 200, or what problems.py makes of the failure, or without_voice()
+    answer              -> 200, or what problems.py makes of the failure, or fallback_answer()
 
 Each arrow changes the type once.
 """
@@ -59,7 +59,7 @@ def webhook(context: RouteContext) -> HTTPRouteHandler:
     @post("/webhook", status_code=200, operation_class=DeliverOperation, responses=failures)
     async def deliver(request: Request[Any, Any, Any]) -> Response[PreparedCall | FallbackCall]:
         attempt = await attempted(request, context, handled)
-        return answered(request, context, attempt, fallback=without_voice(context, attempt))
+        return answered(request, context, attempt, fallback=fallback_answer(context, attempt))
 
     return deliver
 
@@ -107,7 +107,7 @@ async def handled(
     return answer
 
 
-def without_voice(context: RouteContext, attempt: Attempt) -> FallbackCall | None:
+def fallback_answer(context: RouteContext, attempt: Attempt) -> FallbackCall | None:
     """The answer to a delivery that could not be prepared, if its call may go on without the voice."""
     facts, refused = attempt.progress.facts, attempt.refused
     if refused is None or refused.status not in FALLBACK_STATUSES or facts is None or facts.agent_id is None:

@@ -9,8 +9,8 @@ def test_nothing_told() -> None:
     """What the operator lets be overridden may be, at an agent of which nothing is known."""
     overrides = Overrides(BOTH)
 
-    assert (frozenset(BOTH), NOTHING) == (overrides.allowed("agent_1"), overrides.before("agent_1"))
-    assert (frozenset(BOTH), NOTHING) == (overrides.allowed(None), overrides.before(None))
+    assert (frozenset(BOTH), NOTHING) == (overrides.allowed("agent_1"), overrides.speech_before("agent_1"))
+    assert (frozenset(BOTH), NOTHING) == (overrides.allowed(None), overrides.speech_before(None))
 
 
 def test_refused() -> None:
@@ -65,7 +65,7 @@ def test_before() -> None:
     own = Speech(voice_id="voice_0", first_message="Hello!")
 
     overrides.update("agent_1", refused_leaves=[], before=own)
-    actual = overrides.before("agent_1")
+    actual = overrides.speech_before("agent_1")
     overrides.update("agent_1", refused_leaves=[], before=NOTHING)
 
-    assert [own, NOTHING] == [actual, overrides.before("agent_1")]
+    assert [own, NOTHING] == [actual, overrides.speech_before("agent_1")]
