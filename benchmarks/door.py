@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.deliveries import SIZES, speech
 from demo.ending import end_in_order
 from demo.processes import ProcessFailed, running
-from tests.cloner.wire import Wire
+from tests.kit.wire import Wire
 
 TOKEN = "not-a-secret-at-all"  # noqa: S105 - it guards what listens on this machine's loopback
 METADATA = (("authorization", f"Bearer {TOKEN}"),)

@@ -168,7 +168,7 @@ def in_database(database: str) -> Iterator[Run]:
 def _postgres() -> Iterator[str]:
     """The server that the tests use, as a URL without a database."""
     keeper = subprocess.Popen(
-        [sys.executable, "-m", "tests.postgres"],
+        [sys.executable, "-m", "tests.kit.postgres"],
         cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert keeper.stdin is not None and keeper.stdout is not None  # noqa: S101, PT018 - both are pipes

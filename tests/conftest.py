@@ -22,9 +22,9 @@ from environment.memory import collect_seldom, spare_modules
 from telemetry.tracing import described, provider_of
 from tests.kit.databases import Databases, migrated_sqlite
 from tests.kit.inspection import Inspection
+from tests.kit.postgres import drop_database, new_database
+from tests.kit.postgres import running as running_postgres
 from tests.kit.storage import keep_in_memory
-from tests.postgres import drop_database, new_database
-from tests.postgres import running as running_postgres
 
 SAMPLES = Path(__file__).parent / "samples"
 API_KEY = "key-of-the-emulator"

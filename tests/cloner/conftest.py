@@ -12,10 +12,10 @@ from cloner.server import serving
 from cloner.settings import Settings
 from environment import Secret
 from telemetry.metrics import NOWHERE
-from tests.cloner.promises import Promises
 from tests.kit import forked
 from tests.kit.cloning import TICK_SECONDS
 from tests.kit.inspection import OF_ITS_OWN, Inspection
+from tests.kit.promises import Promises
 
 API_KEY = "key-of-the-emulator"
 Cloning = Callable[..., AbstractAsyncContextManager[CloningServiceStub]]

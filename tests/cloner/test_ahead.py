@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
 from tests.kit.cloning import TICK_SECONDS
-from tests.rows import values
+from tests.kit.rows import values
 
 API_KEY = "key-of-the-emulator"
 CREATE = "/v1/voices/add"

@@ -23,9 +23,9 @@ from cloner.registry import NewCall, Transaction, calls, opened
 from cloner.registry.statement import Statement
 from emulator import Emulator, Fault
 from tests.cloner.test_process import process, until_ready
+from tests.kit.postgres import new_database
 from tests.kit.releases import LATEST, of_next_release
-from tests.postgres import new_database
-from tests.rows import Row, rows, values
+from tests.kit.rows import Row, rows, values
 
 CREATE = "/v1/voices/add"
 KEY = "key-of-the-hashes"

@@ -10,7 +10,7 @@ from precall.v1 import error_reason_pb2
 from emulator import Emulator, Fault
 from tests.cloner.clock import StoppedClock
 from tests.cloner.test_looking import IVAN, call, failure, get
-from tests.rows import rows
+from tests.kit.rows import rows
 
 CREATE = "/v1/voices/add"
 MARIA = pb.Caller(name="Maria", phone_number="+31612345678")

@@ -16,7 +16,7 @@ from cloner.registry import (
     voice_consents,
     voices,
 )
-from tests.rows import values
+from tests.kit.rows import values
 
 NOW = 1_700_000_000.0
 IVAN = "person of Ivan"

@@ -25,7 +25,7 @@ from cloner.rpc.answering import answered
 from emulator import Emulator, Fault
 from environment import Secret
 from tests.cloner.test_process import API_KEY, process, ready
-from tests.cloner.wire import Wire
+from tests.kit.wire import Wire
 
 CREATE = "/v1/voices/add"
 SERVICE = "/precall.v1.CloningService"

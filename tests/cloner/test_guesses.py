@@ -14,7 +14,7 @@ from emulator import Emulator, Fault
 from tests.cloner.adversary import Adversary, http_answer
 from tests.cloner.clock import Clock
 from tests.cloner.test_lifecycle import AGENT, CREATE, VOICE, call, end, spoken
-from tests.rows import values
+from tests.kit.rows import values
 
 LIST = "/v2/voices"
 NOT_ITS_WORD = [

@@ -16,8 +16,8 @@ from emulator import Emulator, Fault
 from environment import Secret
 from tests.cloner.clock import Clock
 from tests.kit.cloning import TICK_SECONDS
-from tests.postgres import drop_database
-from tests.rows import values
+from tests.kit.postgres import drop_database
+from tests.kit.rows import values
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"

@@ -14,7 +14,7 @@ from cloner.registry.address import postgres_url
 from cloner.registry.statement import Statement
 from tests.cloner.test_process import process, until_ready
 from tests.kit.releases import LATEST, NEXT, of_next_release
-from tests.rows import values
+from tests.kit.rows import values
 
 KEY = "key-of-the-hashes"
 MADE = f"the registry was made, at revision {LATEST}"

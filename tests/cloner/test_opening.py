@@ -14,7 +14,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
 from tests.cloner.test_ahead import lasting
-from tests.rows import values
+from tests.kit.rows import values
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"

@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from precall.v1 import cloning_pb2 as pb
 
 from tests.cloner.test_door import channel, failure, reason
-from tests.postgres import new_database, on_server
-from tests.system.relay import Relay
+from tests.kit.postgres import new_database, on_server
+from tests.kit.relay import Relay
 
 SERVICE = "precall.v1.CloningService"
 SERVING = health_pb2.HealthCheckResponse.SERVING

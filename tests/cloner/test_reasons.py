@@ -17,9 +17,9 @@ from precall.v1.error_reason_pb2 import ErrorReason
 from cloner.rpc.status import TABLE
 from emulator import Emulator, Fault
 from tests.cloner.clock import StoppedClock
-from tests.cloner.promises import EVERY, PROMISED
 from tests.cloner.test_door import detail, reason
 from tests.cloner.test_looking import IVAN
+from tests.kit.promises import EVERY, PROMISED
 
 PROTO = Path(__file__).parents[2] / "proto" / "precall" / "v1"
 CONTRACT = (PROTO / "cloning.proto").read_text()

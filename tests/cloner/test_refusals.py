@@ -11,11 +11,11 @@ from google.rpc import error_details_pb2
 from precall.v1 import cloning_pb2 as pb
 
 from environment import Toml
-from tests.cloner.promises import EVERY, PROMISED
 from tests.cloner.test_access import entry, with_token
 from tests.cloner.test_door import MEBIBYTE, SERVICE, channel, detail
 from tests.cloner.test_reasons import CLONING, METHODS, TRIED, check, failed, request
-from tests.cloner.wire import Wire
+from tests.kit.promises import EVERY, PROMISED
+from tests.kit.wire import Wire
 
 Method = Callable[..., Any]
 ALL, NOTHING, FULL = (with_token(f"token-of-{name}") for name in ("all", "nothing", "full"))

@@ -11,7 +11,7 @@ from precall.v1 import cloning_pb2 as pb
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
-from tests.rows import rows, values
+from tests.kit.rows import rows, values
 
 CREATE = "/v1/voices/add"
 CALLER = pb.Caller(name="Ivan", date_of_birth="11.12.2007", phone_number="+31612345678")

@@ -35,10 +35,10 @@ from cloner.registry import (
 )
 from cloner.registry.postgres import PostgresStore
 from cloner.registry.statement import PARAMETER, Statement
+from tests.kit.postgres import new_database, on_server
+from tests.kit.relay import Relay
 from tests.kit.releases import LATEST
-from tests.postgres import new_database, on_server
-from tests.rows import values
-from tests.system.relay import Relay
+from tests.kit.rows import values
 
 NOW = 1_765_000_000.0
 ENDED = Statement("SELECT ended_at FROM calls WHERE id = :id")

@@ -20,7 +20,7 @@ from cloner.registry import (
 )
 from emulator import Emulator, Fault
 from tests.cloner.test_door import call
-from tests.rows import values
+from tests.kit.rows import values
 
 NOW = 1_700_000_000.0
 CREATE = "/v1/voices/add"

@@ -9,7 +9,7 @@ from emulator import NO_LATENCY, Emulator, Settings
 from tests.crash.replicas import API_KEY, World
 from tests.kit.databases import migrated_sqlite
 from tests.kit.forked import Clock
-from tests.postgres import new_database
+from tests.kit.postgres import new_database
 
 Worlds = Callable[..., AbstractAsyncContextManager[World]]
 

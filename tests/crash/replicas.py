@@ -17,7 +17,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from emulator import Emulator
 from tests.kit.cloning import TICK_SECONDS
 from tests.kit.forked import Clock, Forked
-from tests.rows import Row, rows
+from tests.kit.rows import Row, rows
 
 API_KEY = "key-of-the-emulator"
 DEPLOYMENT = "crash-test"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cloner.registry import NewCall, calls, opened
-from tests.rows import values
+from tests.kit.rows import values
 
 DEPLOYMENT = Path(__file__).parents[2] / "docs" / "DEPLOYMENT.md"
 # In the place of containers: what would run in the cloner's runs here.

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from telemetry.facts import KEYS
-from tests.documents.lines import EVERYWHERE, Line, table
+from tests.kit.lines import EVERYWHERE, Line, table
 
 ROOT = Path(__file__).parents[2]
 SHARED = {"telemetry", "environment"}

@@ -13,8 +13,8 @@ from cloner.registry import NewCall, RegistryNotOpened, calls, opened
 from cloner.registry.opening import migrated
 from environment import Secret
 from gateway.settings import Settings
-from tests.postgres import drop_database, new_database, on_server
-from tests.rows import values
+from tests.kit.postgres import drop_database, new_database, on_server
+from tests.kit.rows import values
 
 SECTION = (
     (Path(__file__).parents[2] / "docs" / "DEPLOYMENT.md")

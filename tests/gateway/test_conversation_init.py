@@ -12,7 +12,7 @@ from precall.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse, Speech
 from pydantic import BaseModel
 
 from environment import Secret
-from tests.patterns import UNKNOWN_CALL
+from tests.kit.patterns import UNKNOWN_CALL
 
 Start = Callable[..., Awaitable[str]]
 

@@ -11,7 +11,7 @@ from opentelemetry.trace import StatusCode
 from precall.v1.cloning_pb2 import FallbackInfo, PrepareCallResponse, Speech
 from structlog.testing import capture_logs
 
-from tests.patterns import UNKNOWN_CALL
+from tests.kit.patterns import UNKNOWN_CALL
 
 Start = Callable[..., Awaitable[str]]
 Deliver = Callable[..., Coroutine[Any, Any, httpx.Response]]

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from environment import CountStorage, Proxies, Rate, ip_address
 from gateway.edge.limits import COUNT_SECONDS, MOST_KEYS, Memory, OverLimit, counting
 from tests.kit.ports import free_port
-from tests.valkey import Valkey
-from tests.valkey import running as running_valkey
+from tests.kit.valkey import Valkey
+from tests.kit.valkey import running as running_valkey
 
 Start = Callable[..., Awaitable[str]]
 Deliver = Callable[..., Awaitable[httpx.Response]]

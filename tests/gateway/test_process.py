@@ -15,7 +15,7 @@ import pytest
 from precall.v1.cloning_pb2 import PrepareCallResponse
 
 from gateway.edge.limits import REST_SECONDS
-from tests.valkey import running as running_valkey
+from tests.kit.valkey import running as running_valkey
 
 SECRET = "test-webhook-secret-0001"
 MEBIBYTE = 1_048_576

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from cloner.registry.opening import _up_to_date
-from tests.postgres import drop_database, new_database
+from tests.kit.postgres import drop_database, new_database
 
 # What a test may have changed beside rows of tables: columns, indexes, triggers, functions, settings, revision.
 SHAPE = """

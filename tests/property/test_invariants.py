@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.postgres import drop_database, new_database
+from tests.kit.postgres import drop_database, new_database
 from tests.property.steps import steps
 from tests.property.world import Violated, world
 

@@ -33,6 +33,7 @@ from emulator.agents import PREMADE
 from emulator.voices import Voice
 from tests.kit.cloning import TICK_SECONDS
 from tests.kit.forked import Clock, Forked
+from tests.kit.rows import rows as rows_of
 from tests.property.judge import FOREVER, PEOPLE, Answer, Judge, Opened, Violated, sharing
 from tests.property.steps import (
     AGENTS,
@@ -58,7 +59,6 @@ from tests.property.steps import (
     Start,
     Vanish,
 )  # fmt: skip
-from tests.rows import rows as rows_of
 
 __all__ = ["Violated", "World", "world"]
 

@@ -27,9 +27,9 @@ from gateway import app as gateway
 from gateway.settings import Settings as GatewaySettings
 from tests.kit.cloning import TICK_SECONDS
 from tests.kit.inspection import Inspection
-from tests.postgres import new_database
-from tests.rows import rows
-from tests.system.relay import Relay
+from tests.kit.postgres import new_database
+from tests.kit.relay import Relay
+from tests.kit.rows import rows
 from tests.system.signing import event, signed
 
 API_KEY = "key-of-the-emulator"

@@ -10,7 +10,7 @@ import pytest
 from precall_client import connect
 
 from emulator import Emulator, Fault
-from tests.documents.lines import EVERYWHERE, table
+from tests.kit.lines import EVERYWHERE, table
 from tests.system.signing import event, signed
 from tests.system.test_privacy import Process
 

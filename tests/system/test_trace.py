@@ -11,7 +11,7 @@ from opentelemetry.trace import StatusCode
 from emulator import Fault
 from environment import Secret
 from telemetry.tracing import described, provider_of, tracing
-from tests.rows import rows
+from tests.kit.rows import rows
 
 CREATE = "/v1/voices/add"
 AGENT = "/v1/convai/agents/{agent_id}"

@@ -35,7 +35,7 @@ def running() -> Iterator[str]:
     when this process ends in any other way, since then its standard input ends.
     """
     keeper = subprocess.Popen(
-        [sys.executable, "-m", "tests.postgres"], cwd=Path(__file__).parent.parent, text=True,
+        [sys.executable, "-m", "tests.kit.postgres"], cwd=Path(__file__).parents[2], text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     with keeper:
