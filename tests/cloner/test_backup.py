@@ -22,8 +22,8 @@ from cloner.backup.command import reading
 from cloner.registry import NewCall, Transaction, calls, opened
 from cloner.registry.statement import Statement
 from emulator import Emulator, Fault
-from tests.cloner.test_process import process, until_ready
 from tests.kit.postgres import new_database
+from tests.kit.processes.cloner import process, until_ready
 from tests.kit.releases import LATEST, of_next_release
 from tests.kit.rows import Row, rows, values
 

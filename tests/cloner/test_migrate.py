@@ -12,7 +12,7 @@ from precall.v1 import cloning_pb2 as pb
 from cloner.registry import NewCall, calls, opened, opening, postgres
 from cloner.registry.address import postgres_url
 from cloner.registry.statement import Statement
-from tests.cloner.test_process import process, until_ready
+from tests.kit.processes.cloner import process, until_ready
 from tests.kit.releases import LATEST, NEXT, of_next_release
 from tests.kit.rows import values
 

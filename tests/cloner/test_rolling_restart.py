@@ -13,9 +13,9 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from precall_client import connect
 from precall_client.transport import SERVICE_CONFIG
 
-from tests.cloner.test_process import API_KEY, process, ready
 from tests.kit.connections import connected
 from tests.kit.ports import free_port
+from tests.kit.processes.cloner import API_KEY, process, ready
 
 PHASE = 125
 

@@ -1,29 +1,20 @@
 """What is deployed to watch the processes: rules, pictures and where they lead."""
 
 import asyncio
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "deploy" / "observability"
+from tests.deploy.observability import FOLDER, ROOT, panels, read
+
 LeftOut = Callable[[str], None]
 
 # Beside the project's own: what Prometheus itself adds, and OpenTelemetry's conventions.
 OF_OTHERS = {"up", "ALERTS", "traces_span_metrics_duration_milliseconds"}
 SUFFIXES = re.compile(r"_(bucket|sum|count)$")
-
-
-def read(name: str) -> Any:
-    """One file of the folder."""
-    text = (FOLDER / name).read_text()
-    return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
 
 
 def rules(kind: str) -> list[dict[str, Any]]:
@@ -45,11 +36,6 @@ def documented() -> set[str]:
         r"^\| `[a-z.]+` \| `([a-z_]+)\*?` \|", (ROOT / "docs" / "METRICS.md").read_text(), re.MULTILINE
     )
     return set(rows)
-
-
-def panels() -> list[dict[str, Any]]:
-    """The panels of the dashboard."""
-    return [one for one in read("grafana/dashboards/precall.json")["panels"] if one["type"] != "row"]
 
 
 def expressions() -> Iterator[str]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from demo.actors import Actors, Person
 from demo.system import System, start
 from tests.deploy.jaeger import CONFIGURATION, Jaeger, program, running
-from tests.deploy.test_alerts import panels
+from tests.deploy.observability import panels
 from tests.kit.ports import free_port
 
 ROOT = Path(__file__).parents[2]

@@ -1,11 +1,10 @@
 import asyncio
 import json
 import os
-import re
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,10 @@ import pytest
 from precall.v1.cloning_pb2 import PrepareCallResponse
 
 from gateway.edge.limits import REST_SECONDS
+from tests.kit.processes.gateway import SECRET, Start, ended, ready
 from tests.kit.valkey import running as running_valkey
 
-SECRET = "test-webhook-secret-0001"
 MEBIBYTE = 1_048_576
-Process = asyncio.subprocess.Process
-Start = Callable[..., Awaitable[Process]]
-
-
-async def ready(process: Process) -> str:
-    """The address in the line that says that the gateway is ready."""
-    assert process.stdout is not None
-    async with asyncio.timeout(20):
-        line = (await process.stdout.readline()).decode()
-    if line.startswith("{"):
-        told = json.loads(line)
-        assert ("gateway", f"gateway ready on {told['address']}") == (told["service.name"], told["event"])
-        return str(told["address"])
-    match = re.fullmatch(r"gateway ready on (http://(?:127\.0\.0\.1|\[::1?\]):\d+)\n", line)
-    assert match is not None, line
-    return match[1]
-
-
-async def ended(process: Process) -> tuple[int | None, str, str]:
-    """Exit status and what was written."""
-    async with asyncio.timeout(20):
-        output, errors = await process.communicate()
-    return process.returncode, output.decode(), errors.decode()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from tests.gateway.test_process import SECRET, Start, ended, ready
+from tests.kit.processes.gateway import SECRET, Start, ended, ready
 
 # Long enough for all that a test does meanwhile on a busy machine.
 DRAIN = {"DRAIN_SECONDS": "8", "SHUTDOWN_GRACE_SECONDS": "30"}

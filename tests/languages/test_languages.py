@@ -15,8 +15,8 @@ from google.rpc import error_details_pb2
 from precall.v1 import cloning_pb2 as pb
 
 from environment import Secret
-from tests.cloner.test_process import API_KEY, process, ready
 from tests.kit.ports import free_port
+from tests.kit.processes.cloner import API_KEY, process, ready
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = Path(__file__).parent

@@ -11,8 +11,8 @@ from precall_client import connect
 
 from emulator import Emulator, Fault
 from tests.kit.lines import EVERYWHERE, table
+from tests.system.processes import Process
 from tests.system.signing import event, signed
-from tests.system.test_privacy import Process
 
 SECRET, API_KEY = "secret-of-the-webhook", "key-of-the-emulator"
 QUIET = {"OTEL_TRACES_EXPORTER": "none", "LOG_LEVEL": "INFO"}

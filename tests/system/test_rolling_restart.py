@@ -4,33 +4,20 @@ import asyncio
 import base64
 import itertools
 import json
-import os
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Self
 
 import httpx
 import pytest
 
-from tests.cloner import test_process as cloner
-from tests.gateway import test_process as gateway
 from tests.kit.connections import connected
 from tests.kit.ports import free_port
-from tests.kit.python import python
+from tests.kit.processes import cloner, gateway
 from tests.system.signing import event, signed
 
-SECRET = "secret-of-the-webhook"
 CALLERS = ("Ivan", "Maria", "Tom", "Li")
 PHASE = 100
-
-
-@asynccontextmanager
-async def gateway_process(**settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A gateway with no settings but these."""
-    environ = {"PATH": os.environ["PATH"], "PRECALL_WEBHOOK_HOST": "127.0.0.1", **settings}
-    async with python("-m", "gateway", env=environ) as started:
-        yield started
 
 
 class Balancer:
@@ -100,7 +87,7 @@ class Senders:
                 body = json.dumps(fields | {"voice_sample": self._sample}).encode()
                 headers = {
                     "Content-Type": "application/json",
-                    "ElevenLabs-Signature": signed(body, secret=SECRET),
+                    "ElevenLabs-Signature": signed(body, secret=gateway.SECRET),
                 }
                 url = await self._balancer.next()
                 try:
@@ -133,11 +120,11 @@ async def test_rolling_restart(emulator_url: str, tmp_path, speech: bytes) -> No
         for each in cloners:
             await cloner.ready(each)
         of_gateway = shared | {
-            "ELEVENLABS_WEBHOOK_SECRET": SECRET, "RATE_LIMIT_AGENT": "off",
+            "ELEVENLABS_WEBHOOK_SECRET": gateway.SECRET, "RATE_LIMIT_AGENT": "off",
             "CLONER_TARGET": "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports),
         }  # fmt: skip
         gateways = [
-            await start(gateway_process(**of_gateway, PRECALL_WEBHOOK_PORT=str(free_port())))
+            await start(gateway.process(**of_gateway, PRECALL_WEBHOOK_PORT=str(free_port())))
             for _ in range(2)
         ]
         urls = [await gateway.ready(each) for each in gateways]
@@ -146,7 +133,7 @@ async def test_rolling_restart(emulator_url: str, tmp_path, speech: bytes) -> No
         for old, url in zip(gateways, urls, strict=True):
             old.terminate()
             assert 0 == await asyncio.wait_for(old.wait(), 60)
-            again = gateway_process(**of_gateway, PRECALL_WEBHOOK_PORT=url.rpartition(":")[2])
+            again = gateway.process(**of_gateway, PRECALL_WEBHOOK_PORT=url.rpartition(":")[2])
             await gateway.ready(await start(again))
             # The one that came back takes deliveries before the next goes.
             await senders.until_answered(PHASE, by=2)

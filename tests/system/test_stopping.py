@@ -10,9 +10,7 @@ import pytest
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
-from tests.cloner import test_process as cloner
-from tests.gateway import test_process as gateway
-from tests.system.test_rolling_restart import SECRET, gateway_process
+from tests.kit.processes import cloner, gateway
 
 # The SDK by itself would wait for 30 s, and its exporters for as long as they are told.
 PATIENCE = {
@@ -68,9 +66,9 @@ def telling(collector: Silent, protocol: str) -> dict[str, str]:
 async def test_gateway(collector: Silent, protocol: str) -> None:
     """A gateway that has served leaves after OTEL_BSP_EXPORT_TIMEOUT, with exit status 0."""
     settings = telling(collector, protocol) | {
-        "ELEVENLABS_WEBHOOK_SECRET": SECRET, "PRECALL_WEBHOOK_PORT": "0",
+        "ELEVENLABS_WEBHOOK_SECRET": gateway.SECRET, "PRECALL_WEBHOOK_PORT": "0",
     }  # fmt: skip
-    async with gateway_process(**settings) as process:
+    async with gateway.process(**settings) as process:
         url = await gateway.ready(process)
         async with httpx.AsyncClient(verify=False) as client:
             assert 401 == (await client.post(f"{url}/webhook", content=b"{}")).status_code
