@@ -1,7 +1,6 @@
 """Who is let in, to what, and how often at once: over real sockets."""
 
 import asyncio
-import hashlib
 import re
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import grpc
 import pytest
 import structlog
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from precall.v1 import cloning_pb2 as pb
@@ -18,7 +16,10 @@ from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from environment import Secret, Toml
-from tests.cloner.test_door import bearer, call, detail, failure, reason
+from tests.kit.changes import comes_true
+from tests.kit.clients import ALL, entry, with_token
+from tests.kit.failures import failure, reason, told
+from tests.kit.requests import call
 
 CREATE = "/v1/voices/add"
 SERVICE = "precall.v1.CloningService"
@@ -41,7 +42,6 @@ RIGHTS = {
     "ForgetCaller": "erase",
 }
 METHODS = pb.DESCRIPTOR.services_by_name["CloningService"].methods
-ALL = ("calls", "voices", "read", "erase")
 
 
 @pytest.fixture
@@ -50,22 +50,10 @@ def database(sqlite: str) -> str:
     return sqlite
 
 
-def entry(name: str, *tokens: str, may: tuple[str, ...] = ALL, most: int | None = None) -> str:
-    """A client, as TOML."""
-    hashes = [hashlib.sha256(token.encode()).hexdigest() for token in tokens]
-    bound = "" if most is None else f"max_requests = {most}\n"
-    return f"[clients.{name}]\ntoken_sha256 = {hashes}\nmay = {list(may)}\n{bound}"
-
-
 def written(path: Path, *entries: str) -> Toml:
     """Clients, in a file."""
     path.write_text("".join(entries))
     return Toml(path.read_text(), path)
-
-
-def with_token(token: str) -> tuple[tuple[str, str], ...]:
-    """The metadata of whoever has it."""
-    return bearer(f"Bearer {token}")
 
 
 async def outcome(answer: Any) -> str:
@@ -80,13 +68,6 @@ async def outcome(answer: Any) -> str:
 async def listed(cloner: Any, token: str) -> str:
     """What comes of a call that reads."""
     return await outcome(cloner.ListVoices(pb.ListVoicesRequest(), timeout=5, metadata=with_token(token)))
-
-
-async def comes_true(holds: Any) -> None:
-    """Waits for what a file that has changed brings about."""
-    async with asyncio.timeout(20):
-        while not await holds():
-            await asyncio.sleep(0.05)
 
 
 def test_table_is_complete() -> None:
@@ -111,8 +92,8 @@ async def test_rights(cloning) -> None:
                     continue
                 failed = await failure(answer)
                 assert ("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED) == reason(failed)
-                told = detail(failed, error_details_pb2.ErrorInfo).metadata
-                assert (right, RIGHTS[method.name]) == (told["client"], told["missing_right"])
+                facts = told(failed).metadata
+                assert (right, RIGHTS[method.name]) == (facts["client"], facts["missing_right"])
 
 
 async def served(port: int, version: str, metadata: Any) -> list[str]:
@@ -175,8 +156,8 @@ async def test_bound_of_a_client(cloning, emulator: Emulator, speech: bytes, eve
 
         failed = await failure(clone(3))
         assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(failed)
-        assert "2" == detail(failed, error_details_pb2.ErrorInfo).metadata["limit_requests"]
-        assert 0 < detail(failed, error_details_pb2.RetryInfo).retry_delay.seconds
+        assert "2" == told(failed).metadata["limit_requests"]
+        assert 0 < told(failed).retry.seconds
         assert ["RATE_LIMITED", "OK"] == [
             await listed(cloner, token) for token in ("token-of-enrolment", "token-of-calls")
         ]

@@ -12,8 +12,6 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from structlog.testing import capture_logs
@@ -21,7 +19,9 @@ from structlog.testing import capture_logs
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
 from tests.kit.cloning import TICK_SECONDS
+from tests.kit.failures import failure, told
 from tests.kit.rows import values
+from tests.kit.voices import lasting
 
 API_KEY = "key-of-the-emulator"
 CREATE = "/v1/voices/add"
@@ -86,12 +86,8 @@ WAYS = pytest.mark.parametrize("way", ["PrepareCall", "CloneVoice", "ReplaceVoic
 
 async def refusal(answer: Any) -> tuple[str, grpc.StatusCode, list[Message]]:
     """The reason and status code of a call that must fail, and what was told beside them."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await answer
-    info, *more = rpc_status.from_call(caught.value).details
-    reason = error_details_pb2.ErrorInfo()
-    assert info.Unpack(reason)
-    return reason.reason, caught.value.code(), more
+    found = told(await failure(answer))
+    return found.reason, found.code, found.more
 
 
 async def get(cloner: CloningServiceStub, voice_id: str) -> pb.Voice:
@@ -102,14 +98,6 @@ async def get(cloner: CloningServiceStub, voice_id: str) -> pb.Voice:
 async def listed(cloner: CloningServiceStub) -> list[pb.Voice]:
     """The voices that are there to be used, newest first."""
     return [lasting(voice) for voice in (await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)).voices]
-
-
-def lasting(voice: pb.Voice) -> pb.Voice:
-    """The voice without what changes by itself, which answers to requests do not tell."""
-    assert voice.HasField("last_use_time")
-    voice.ClearField("expire_time")
-    voice.ClearField("last_use_time")
-    return voice
 
 
 def at_provider(emulator: Emulator) -> set[str]:
@@ -405,12 +393,10 @@ async def test_consent_that_cannot_be(
     cloner: CloningServiceStub, asked: Callable[[], list[str]], speech: bytes, way: str, consent: str
 ) -> None:
     """A reference of more than 200 characters, or with others than printable ones, is refused."""
-    reason, code, (detail,) = await refusal(ways(cloner, speech, consent=consent)[way]())
-    violations = error_details_pb2.BadRequest()
+    found = told(await failure(ways(cloner, speech, consent=consent)[way]()))
 
-    assert detail.Unpack(violations)
-    assert ("FIELD_INVALID", grpc.StatusCode.INVALID_ARGUMENT) == (reason, code)
-    assert ["consent"] == [violation.field for violation in violations.field_violations]
+    assert ("FIELD_INVALID", grpc.StatusCode.INVALID_ARGUMENT) == (found.reason, found.code)
+    assert (["consent"], 1) == (found.fields, len(found.more))
     assert [] == asked()
 
 

@@ -8,8 +8,7 @@ import pytest
 from precall.v1 import cloning_pb2 as pb
 
 from emulator import Emulator, Fault
-from tests.cloner.test_looking import IVAN
-from tests.cloner.test_reasons import CLONING, METHODS, request
+from tests.kit.requests import CLONING, IVAN, METHODS, request
 
 CREATE, VOICE = "/v1/voices/add", "/v1/voices/{voice_id}"
 TRACE, SPAN = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331

@@ -11,7 +11,8 @@ from precall.v1 import cloning_pb2 as pb
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
-from tests.cloner.test_lifecycle import AGENT, SUBSCRIPTION, VOICE, call, end
+from tests.kit.provider import AGENT, SUBSCRIPTION, VOICE
+from tests.kit.requests import call, end
 
 
 class Figures:

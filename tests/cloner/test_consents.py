@@ -9,8 +9,10 @@ from precall.v1 import error_reason_pb2
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import StoppedClock
-from tests.cloner.test_looking import IVAN, call, failure, get
+from tests.kit.failures import refusal
+from tests.kit.requests import IVAN, call_of_ivan
 from tests.kit.rows import rows
+from tests.kit.voices import get
 
 CREATE = "/v1/voices/add"
 MARIA = pb.Caller(name="Maria", phone_number="+31612345678")
@@ -46,12 +48,12 @@ async def test_every_consent_is_kept(cloning, emulator: Emulator, speech: bytes)
     async with cloning(now=clock) as cloner:
         cloned = await cloner.CloneVoice(clone(speech, "form 1"), timeout=10)
         clock.now += 1
-        await cloner.PrepareCall(call(consent="form 2"), timeout=10)
+        await cloner.PrepareCall(call_of_ivan(consent="form 2"), timeout=10)
         clock.now += 1
         set_again = await given(cloner, "form 3")
         clock.now += 1
         await given(cloner, "form 3", voice_id=cloned.voice.voice_id)
-        await cloner.PrepareCall(call(consent="form 2", conversation="conv_2"), timeout=10)
+        await cloner.PrepareCall(call_of_ivan(consent="form 2", conversation="conv_2"), timeout=10)
         clock.now += 1
         gone = await withdrawn(cloner, "letter 4", voice_id=cloned.voice.voice_id)
         again = await withdrawn(cloner, "letter 5")
@@ -76,12 +78,12 @@ async def test_consent_that_was_told_before(cloning, speech: bytes) -> None:
     async with cloning() as cloner:
         made = await cloner.CloneVoice(clone(speech, caller=MARIA), timeout=10)
     async with cloning(require_consent=True) as cloner:
-        assert "CONSENT_MISSING" == (await failure(cloner.CloneVoice(clone(speech), timeout=10)))[0]
+        assert "CONSENT_MISSING" == (await refusal(cloner.CloneVoice(clone(speech), timeout=10)))[0]
         await given(cloner, "form 1")
         mine = await cloner.CloneVoice(clone(speech), timeout=10)
-        refused = await failure(cloner.PrepareCall(call(caller=MARIA), timeout=10))
+        refused = await refusal(cloner.PrepareCall(call_of_ivan(caller=MARIA), timeout=10))
         await given(cloner, "form 2", voice_id=made.voice.voice_id)
-        hers = await cloner.PrepareCall(call(caller=MARIA), timeout=10)
+        hers = await cloner.PrepareCall(call_of_ivan(caller=MARIA), timeout=10)
 
     assert ("CONSENT_MISSING", "form 1", "form 2") == (refused[0], mine.voice.consent, hers.voice.consent)
     assert mine.voice.HasField("consent_time")
@@ -91,19 +93,19 @@ async def test_consent_that_was_told_before(cloning, speech: bytes) -> None:
 async def test_withdrawn(cloning, emulator: Emulator, speech: bytes, required: bool) -> None:
     """Nothing is made of whoever withdrew before a new consent is told; an old reference is none."""
     async with cloning(require_consent=required) as one, cloning(require_consent=required) as other:
-        await one.PrepareCall(call(speech, consent="form 1"), timeout=10)
+        await one.PrepareCall(call_of_ivan(speech, consent="form 1"), timeout=10)
         assert 1 == (await withdrawn(one)).voices_deleted
         for again in (
-            one.PrepareCall(call(speech, "conv_2"), timeout=10),
-            other.PrepareCall(call(speech, "conv_2", consent="form 1"), timeout=10),
+            one.PrepareCall(call_of_ivan(speech, "conv_2"), timeout=10),
+            other.PrepareCall(call_of_ivan(speech, "conv_2", consent="form 1"), timeout=10),
             other.CloneVoice(clone(speech), timeout=10),
             one.ReplaceVoice(
                 pb.ReplaceVoiceRequest(caller=IVAN, sample=speech, consent="form 1"), timeout=10
             ),
         ):
-            assert "CONSENT_MISSING" == (await failure(again))[0]
+            assert "CONSENT_MISSING" == (await refusal(again))[0]
         assert not emulator.voices.custom
-        made = await other.PrepareCall(call(speech, "conv_2", consent="form 2"), timeout=10)
+        made = await other.PrepareCall(call_of_ivan(speech, "conv_2", consent="form 2"), timeout=10)
         assert 1 == (await withdrawn(other)).voices_deleted
         # Said by whoever keeps the records, the same form counts.
         await given(one, "form 1")
@@ -121,13 +123,13 @@ async def test_withdrawn_by_a_number(cloning, emulator: Emulator, speech: bytes)
         await given(cloner, "form 2", caller=NUMBER)
         one = await get(cloner, caller=IVAN)
         await cloner.CloneVoice(clone(speech, caller=MARIA), timeout=10)
-        several = await failure(
+        several = await refusal(
             cloner.SetConsent(pb.SetConsentRequest(caller=NUMBER, consent="form 3"), timeout=10)
         )
         answer = await withdrawn(cloner, caller=NUMBER)
         for caller in (IVAN, MARIA, NUMBER):
             again = cloner.CloneVoice(clone(speech, caller=caller), timeout=10)
-            assert "CONSENT_MISSING" == (await failure(again))[0]
+            assert "CONSENT_MISSING" == (await refusal(again))[0]
 
     assert ("form 2", ("FIELD_INVALID", ["caller.name"])) == (one.consent, several)
     assert (2, 0) == (answer.voices_deleted, answer.voices_pending)
@@ -141,12 +143,12 @@ async def test_withdrawn_while_the_voice_is_made(
     """The voice is nobody's, is deleted as soon as it is there, and whoever waits is told."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     async with cloning() as one, cloning() as other:
-        asking = asyncio.ensure_future(one.PrepareCall(call(speech), timeout=20))
+        asking = asyncio.ensure_future(one.PrepareCall(call_of_ivan(speech), timeout=20))
         await emulator.requests.wait(path=CREATE, stage="held")
         await withdrawn(other if elsewhere else one)
         failed = await get(other, caller=IVAN)
         emulator.faults.release()
-        assert "CONSENT_MISSING" == (await failure(asking))[0]
+        assert "CONSENT_MISSING" == (await refusal(asking))[0]
         await eventually(lambda: not emulator.voices.custom)
 
     assert (pb.VOICE_STATE_FAILED, error_reason_pb2.ERROR_REASON_CONSENT_MISSING) == (
@@ -163,7 +165,7 @@ async def test_withdrawn_at_the_same_time(cloning, emulator: Emulator, speech: b
             caller = pb.Caller(name="Ivan", phone_number=f"+3161234000{n}")
             await asyncio.gather(
                 *(
-                    cloner.PrepareCall(call(speech, f"conv_{n}_{m}", caller=caller), timeout=20)
+                    cloner.PrepareCall(call_of_ivan(speech, f"conv_{n}_{m}", caller=caller), timeout=20)
                     for m, cloner in enumerate((one, other))
                 ),
                 withdrawn(other, caller=caller),
@@ -183,7 +185,7 @@ async def test_withdrawn_while_elevenlabs_is_down(
             Fault(method="DELETE", path="/v1/voices/{voice_id}", times=None, error="service_unavailable")
         )
         answer = await withdrawn(cloner)
-        again = await failure(cloner.CloneVoice(clone(speech, request_id="one"), timeout=10))
+        again = await refusal(cloner.CloneVoice(clone(speech, request_id="one"), timeout=10))
         emulator.faults.clear()
         await eventually(lambda: not emulator.voices.custom)
 
@@ -230,6 +232,6 @@ async def test_fields(cloning, request_fields: dict[str, Any], fields: list[str]
     """All that is wrong is told at once."""
     async with cloning() as cloner:
         answer = cloner.SetConsent(pb.SetConsentRequest(**request_fields), timeout=10)
-        assert ("FIELD_INVALID", fields) == await failure(answer)
+        assert ("FIELD_INVALID", fields) == await refusal(answer)
         unknown = cloner.SetConsent(pb.SetConsentRequest(voice_id="nowhere", withdrawn=True), timeout=10)
-        assert "NOT_FOUND" == (await failure(unknown))[0]
+        assert "NOT_FOUND" == (await refusal(unknown))[0]

@@ -13,10 +13,7 @@ import grpc
 import psutil
 import pytest
 import structlog
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from structlog.testing import capture_logs
@@ -24,7 +21,10 @@ from structlog.testing import capture_logs
 from cloner.rpc.answering import answered
 from emulator import Emulator, Fault
 from environment import Secret
-from tests.cloner.test_process import API_KEY, process, ready
+from tests.kit.clients import bearer, channel
+from tests.kit.failures import failure, read, reason, told
+from tests.kit.processes.cloner import API_KEY, process, ready
+from tests.kit.requests import call
 from tests.kit.wire import Wire
 
 CREATE = "/v1/voices/add"
@@ -38,43 +38,6 @@ STALLED = b"\0" + (10 * MEBIBYTE).to_bytes(4) + bytes(10 * MEBIBYTE - 1)
 def database(sqlite: str) -> str:
     """SQLite alone: nothing here is about databases."""
     return sqlite
-
-
-def call(sample: bytes, number: int = 1) -> pb.PrepareCallRequest:
-    """A request of one of many callers."""
-    caller = pb.Caller(name="Ivan", phone_number=f"+3161234{number:04}")
-    return pb.PrepareCallRequest(
-        agent_id="agent_demo", conversation_id=f"conv_{number}", caller=caller, sample=sample
-    )
-
-
-def bearer(text: str) -> tuple[tuple[str, str], ...]:
-    """The metadata of a call that carries that."""
-    return (("authorization", text),)
-
-
-async def failure(answer: Any) -> Any:
-    """How a call fails that must."""
-    with pytest.raises(grpc.RpcError) as caught:
-        await answer
-    return caught.value
-
-
-def detail(failed: Any, kind: type[Message]) -> Any:
-    """One of the details of a failure."""
-    status = rpc_status.from_call(failed)
-    assert status is not None, failed
-    found = kind()
-    assert any(each.Unpack(found) for each in status.details), status
-    return found
-
-
-def reason(failed: Any) -> tuple[str, grpc.StatusCode]:
-    """What a failure tells of itself, in the one shape."""
-    info = detail(failed, error_details_pb2.ErrorInfo)
-    assert "precall" == info.domain
-    assert re.fullmatch("[0-9a-f]{32}", info.metadata["trace_id"])
-    return info.reason, failed.code()
 
 
 @pytest.mark.parametrize(
@@ -180,8 +143,8 @@ async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> Non
         assert (await cloner.PrepareCall(call(speech, 3), timeout=10)).voice.voice_id
 
     assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
-    assert 1 <= detail(refused, error_details_pb2.RetryInfo).retry_delay.seconds
-    assert "2" == detail(refused, error_details_pb2.ErrorInfo).metadata["limit_requests"]
+    assert 1 <= told(refused).retry.seconds
+    assert "2" == told(refused).metadata["limit_requests"]
     (line,) = [line for line in lines if line["event"] == "call refused"]
     assert (f"{SERVICE}/PrepareCall".lstrip("/"), "RATE_LIMITED") == (line["method"], line["reason"])
     assert re.fullmatch(r"ipv4:127\.0\.0\.1:[0-9]+", line["peer"])
@@ -232,14 +195,6 @@ def clone(sample: bytes, number: int) -> pb.CloneVoiceRequest:
     return pb.CloneVoiceRequest(caller=caller, sample=sample)
 
 
-def channel(port: int) -> grpc.aio.Channel:
-    """A channel to a server on this machine that sends messages of any size."""
-    return grpc.aio.insecure_channel(
-        f"127.0.0.1:{port}",
-        options=(("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 100_000)),
-    )
-
-
 @pytest.mark.parametrize(
     ("method", "body", "metadata", "expected"),
     [
@@ -265,8 +220,8 @@ async def test_every_refusal_has_one_shape(
     async with cloning() as cloner, channel(cloner.port) as wire:
         failed = await failure(wire.unary_unary(path)(body, timeout=10, metadata=metadata))
 
-    told, code = reason(failed)
-    assert expected == (told, code.name)
+    found, code = reason(failed)
+    assert expected == (found, code.name)
     assert not re.search(r"[a-z][A-Z]|exception|<class|Error", failed.details())
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "error" not in capsys.readouterr().out
@@ -281,9 +236,9 @@ async def test_limits_are_told(cloning, silence: Callable[..., bytes]) -> None:
         short = await failure(cloner.PrepareCall(call(silence(2.0)), timeout=10))
 
     def facts(failed: grpc.aio.AioRpcError) -> dict[str, str]:
-        told = dict(detail(failed, error_details_pb2.ErrorInfo).metadata)
-        del told["trace_id"]
-        return told
+        found = told(failed).metadata
+        del found["trace_id"]
+        return found
 
     assert {"limit_bytes": "16777216", "actual_bytes": "17825792"} == facts(large)
     assert {"limit_bytes": "10485760", "actual_bytes": "10485761"} == facts(sample)
@@ -299,11 +254,10 @@ async def test_every_field_at_fault(cloning, asked) -> None:
     async with cloning() as cloner:
         failed = await failure(cloner.PrepareCall(request, timeout=10))
 
-    violations = detail(failed, error_details_pb2.BadRequest).field_violations
     assert [
         "agent_id", "conversation_id", "consent", "client_reference", "caller.name", "caller.date_of_birth",
         "caller.phone_number",
-    ] == [violation.field for violation in violations]  # fmt: skip
+    ] == told(failed).fields  # fmt: skip
     assert [] == asked()
 
 
@@ -319,8 +273,7 @@ async def test_request_id(cloning, speech: bytes, method: str) -> None:
         )
         taken = await behavior(requests[method](caller=caller, sample=speech, request_id="a-b"), timeout=10)
 
-    (violation,) = detail(failed, error_details_pb2.BadRequest).field_violations
-    assert "request_id" == violation.field
+    assert ["request_id"] == told(failed).fields
     assert taken.voice.voice_id
 
 
@@ -360,7 +313,7 @@ async def test_short_deadline_is_no_fault_of_the_registry(
         answers = [cloner.PrepareCall(call(speech, n), timeout=seconds) for n in range(20)]
         for answer in answers:
             failed = await failure(answer)
-            if rpc_status.from_call(failed) is not None:  # else gRPC itself was the first to say so
+            if read(failed) is not None:  # else gRPC itself was the first to say so
                 told.add(reason(failed)[0])
         emulator.faults.clear()
         emulator.faults.release()
@@ -413,7 +366,7 @@ async def test_what_failed_is_told_whatever_the_registry_does(
                 emulator.faults.release()
                 failed = await failure(asked)
                 other.rollback()
-            if rpc_status.from_call(failed) is not None:
+            if read(failed) is not None:
                 break
 
     assert ("SAMPLE_REJECTED", grpc.StatusCode.FAILED_PRECONDITION) == reason(failed)

@@ -3,17 +3,16 @@
 import asyncio
 from typing import Any
 
-import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from tests.cloner.adversary import Adversary, http_answer
 from tests.cloner.clock import Clock
-from tests.cloner.test_lifecycle import AGENT, CREATE, VOICE, call, end, spoken
+from tests.kit.failures import refusal
+from tests.kit.provider import AGENT, CREATE, VOICE, spoken
+from tests.kit.requests import call, end
 from tests.kit.rows import values
 
 LIST = "/v2/voices"
@@ -29,17 +28,6 @@ NOT_ITS_WORD = [
     {"status": 200, "body": "<html>Welcome</html>"},
     {"status": 204},
 ]  # fmt: skip
-
-
-async def reason(answer: Any) -> str:
-    """The reason of a call that must fail."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await answer
-    status = rpc_status.from_call(caught.value)
-    info = error_details_pb2.ErrorInfo()
-    assert status is not None
-    assert status.details[0].Unpack(info)
-    return info.reason
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
@@ -367,9 +355,9 @@ async def test_voice_of_somebody_else(
         body = {"voice_id": first.voice.voice_id, "requires_verification": requires_verification}
         emulator.faults.set(Fault(method="POST", path=CREATE, times=None, status=200, body=body))
 
-        assert "PROVIDER_PROTOCOL" == await reason(cloner.PrepareCall(call(speech, 2), timeout=10))
+        assert "PROVIDER_PROTOCOL" == (await refusal(cloner.PrepareCall(call(speech, 2), timeout=10)))[0]
         sample = pb.CloneVoiceRequest(caller=call(b"", 3).caller, sample=speech)
-        assert "PROVIDER_PROTOCOL" == await reason(cloner.CloneVoice(sample, timeout=10))
+        assert "PROVIDER_PROTOCOL" == (await refusal(cloner.CloneVoice(sample, timeout=10)))[0]
         assert 3 == len(emulator.requests.matching(path=CREATE))
 
         emulator.faults.clear()
@@ -390,7 +378,7 @@ async def test_voice_of_the_agent_itself(
     lie = Fault(method="POST", path=CREATE, times=None, status=200, body=body)
     async with cloning(voice_clone_keep_hours=0.0) as cloner:
         emulator.faults.set(lie)
-        assert "PROVIDER_PROTOCOL" == await reason(cloner.PrepareCall(call(speech, 1), timeout=10))
+        assert "PROVIDER_PROTOCOL" == (await refusal(cloner.PrepareCall(call(speech, 1), timeout=10)))[0]
         await end(cloner)
         emulator.faults.clear()
         given = await cloner.PrepareCall(call(speech, 2), timeout=10)
@@ -398,7 +386,7 @@ async def test_voice_of_the_agent_itself(
         emulator.faults.set(lie)
         # What the agent had before its call counts, whoever the voice is said to be made for.
         sample = pb.CloneVoiceRequest(caller=call(b"", 3).caller, sample=speech)
-        assert "PROVIDER_PROTOCOL" == await reason(cloner.CloneVoice(sample, timeout=10))
+        assert "PROVIDER_PROTOCOL" == (await refusal(cloner.CloneVoice(sample, timeout=10)))[0]
         emulator.faults.clear()
         await end(cloner, 2)
         (deleted,) = await emulator.requests.wait(1, method="DELETE", stage="finished")
@@ -442,12 +430,12 @@ async def test_ids_that_do_not_fit_are_not_kept(
     async with cloning(voice_clone_keep_hours=0.0) as cloner:
         # At once, since each create that came to nothing is looked for, for two seconds.
         told = await asyncio.gather(
-            *(reason(cloner.PrepareCall(call(speech, number), timeout=20)) for number in callers)
+            *(refusal(cloner.PrepareCall(call(speech, number), timeout=20)) for number in callers)
         )
         for number in callers:
             await end(cloner, number)
 
-    assert ["PROVIDER_PROTOCOL"] * len(ids) == told
+    assert [("PROVIDER_PROTOCOL", [])] * len(ids) == told
     assert len(ids) == len(emulator.requests.matching(path=CREATE))
     assert [] == emulator.requests.matching(method="DELETE")
     assert [] == await values(database, "SELECT marker FROM voices WHERE voice_id IS NOT NULL")
@@ -563,7 +551,7 @@ async def test_key_that_may_not_clone(cloning, emulator: Emulator, speech: bytes
         await cloner.PrepareCall(call(speech, 1), timeout=10)
         emulator.permissions.take("create_instant_voice_clone")
         assert (await cloner.PrepareCall(call(speech, 1, conversation_id="c"), timeout=10)).voice_reused
-        assert "PROVIDER_UNAUTHORIZED" == await reason(cloner.PrepareCall(call(speech, 2), timeout=10))
+        assert "PROVIDER_UNAUTHORIZED" == (await refusal(cloner.PrepareCall(call(speech, 2), timeout=10)))[0]
 
 
 @pytest.mark.parametrize("reset", [None, -1, 0, 10**18, 10**400, "soon", 1.5], ids=lambda r: str(r)[:8])
@@ -579,7 +567,7 @@ async def test_month_that_ends_at_no_time(cloning, emulator: Emulator, speech: b
     )  # fmt: skip
     async with cloning(now=clock) as cloner:
         for _ in range(2):
-            assert "VOICE_MONTHLY_LIMIT" == await reason(cloner.PrepareCall(call(speech), timeout=10))
+            assert "VOICE_MONTHLY_LIMIT" == (await refusal(cloner.PrepareCall(call(speech), timeout=10)))[0]
         assert 1 == len(emulator.requests.matching(path=CREATE))
         emulator.voices.monthly_limit = None
         clock.ahead = 3_700
@@ -611,7 +599,7 @@ async def test_refused_voice_that_is_there(cloning, emulator: Emulator, speech: 
         emulator.faults.set(Fault(method="PATCH", path=AGENT, times=None, status=400, body={"detail": "no"}))
         for conversation in ("conv_1", "conv_2"):
             answer = cloner.PrepareCall(call(speech, conversation_id=conversation), timeout=10)
-            assert "AGENT_REJECTED" == await reason(answer)
+            assert "AGENT_REJECTED" == (await refusal(answer))[0]
 
     assert 1 == len(emulator.requests.matching(path=CREATE))
 
@@ -621,8 +609,8 @@ async def test_cookies_are_not_kept(cloning, speech: bytes) -> None:
     adversary = Adversary()
     adversary.answer = http_answer(b"{}", "Set-Cookie: a=1; Path=/", "Set-Cookie: b=2")
     async with adversary.listening() as url, cloning(elevenlabs_base_url=url) as cloner:
-        asked = (reason(cloner.PrepareCall(call(speech, number), timeout=20)) for number in (1, 2))
-        assert ["PROVIDER_PROTOCOL"] * 2 == await asyncio.gather(*asked)
+        asked = (refusal(cloner.PrepareCall(call(speech, number), timeout=20)) for number in (1, 2))
+        assert [("PROVIDER_PROTOCOL", [])] * 2 == await asyncio.gather(*asked)
 
     assert 4 < len(adversary.heads)
     assert [] == [head for head in adversary.heads if "\r\ncookie:" in head.lower()]

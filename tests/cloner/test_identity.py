@@ -4,13 +4,12 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator
-from tests.cloner.test_ahead import lasting
+from tests.kit.failures import failure, told
+from tests.kit.voices import lasting
 
 NUMBER = "+31612340012"
 NO_NUMBERS = [
@@ -27,14 +26,9 @@ def database(sqlite: str) -> str:
 
 async def refused(answer: Any) -> tuple[list[str], str]:
     """The fields that a call must be refused for, and what is said of them."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await answer
-    status = rpc_status.from_call(caught.value)
-    info, violations = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(info)
-    assert status.details[1].Unpack(violations)
-    assert ("FIELD_INVALID", grpc.StatusCode.INVALID_ARGUMENT) == (info.reason, caught.value.code())
-    return [violation.field for violation in violations.field_violations], status.message
+    found = told(await failure(answer))
+    assert ("FIELD_INVALID", grpc.StatusCode.INVALID_ARGUMENT) == (found.reason, found.code)
+    return found.fields, found.message
 
 
 async def cloned(cloner: CloningServiceStub, sample: bytes, **caller: str) -> str:

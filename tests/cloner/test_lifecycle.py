@@ -8,7 +8,6 @@ from typing import Any
 import grpc
 import pytest
 from precall.v1 import cloning_pb2 as pb
-from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from structlog.testing import capture_logs
 
 from cloner.settings import Settings
@@ -16,45 +15,18 @@ from emulator import Emulator, Fault
 from environment import Secret
 from tests.cloner.clock import Clock
 from tests.kit.cloning import TICK_SECONDS
+from tests.kit.failures import failure
 from tests.kit.postgres import drop_database
+from tests.kit.provider import AGENT, CREATE, SUBSCRIPTION, VOICE, spoken
+from tests.kit.requests import call, end
 from tests.kit.rows import values
 
-CREATE = "/v1/voices/add"
-VOICE = "/v1/voices/{voice_id}"
-AGENT = "/v1/convai/agents/{agent_id}"
-SUBSCRIPTION = "/v1/user/subscription"
 QUICK = {"reconcile_seconds": 0.2, "reconcile_grace_seconds": 0.0}
 
 
-def call(voice_sample: bytes, number: int = 1, **changes: Any) -> pb.PrepareCallRequest:
-    """A request of one of many callers for the demo agent."""
-    caller = pb.Caller(name="Ivan", date_of_birth="11.12.2007", phone_number=f"+3161234{number:04}")
-    fields = {
-        "agent_id": "agent_demo",
-        "conversation_id": f"conv_{number}",
-        "caller": caller,
-        "sample": voice_sample,
-    }
-    return pb.PrepareCallRequest(**{**fields, **changes})
-
-
-def spoken(emulator: Emulator) -> tuple[str, str]:
-    """How the demo agent speaks."""
-    config = emulator.agents["agent_demo"]["conversation_config"]
-    return config["tts"]["voice_id"], config["agent"]["first_message"]
-
-
-async def end(cloner: CloningServiceStub, number: int = 1) -> bool:
-    """Reports a call as ended."""
-    request = pb.CompleteCallRequest(conversation_id=f"conv_{number}", agent_id="agent_demo")
-    return (await cloner.CompleteCall(request, timeout=10)).found
-
-
 async def reason(answer: Any) -> str:
-    """Why a call failed."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await answer
-    return caught.value.details()
+    """Why a call failed, in words."""
+    return (await failure(answer)).details()
 
 
 async def let_go(database: str) -> None:

@@ -3,41 +3,18 @@
 import base64
 from typing import Any
 
-import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1 import error_reason_pb2
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import StoppedClock
+from tests.kit.failures import refusal
+from tests.kit.requests import IVAN, call_of_ivan
+from tests.kit.voices import get
 
 CREATE = "/v1/voices/add"
-IVAN = pb.Caller(name="Ivan", date_of_birth="11.12.2007", phone_number="+31612345678")
 HOUR, DAY = 3_600, 86_400
-
-
-def call(sample: bytes = b"", conversation: str = "conv_1", **changes: Any) -> pb.PrepareCallRequest:
-    """A request of Ivan's for the demo agent."""
-    fields = {"agent_id": "agent_demo", "conversation_id": conversation, "caller": IVAN, "sample": sample}
-    return pb.PrepareCallRequest(**{**fields, **changes})
-
-
-async def failure(answer: Any) -> tuple[str, list[str]]:
-    """The reason of a failure, and the fields at fault."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await answer
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in rpc_status.from_call(caught.value).details:
-        detail.Unpack(info)
-        detail.Unpack(bad)
-    return info.reason, [violation.field for violation in bad.field_violations]
-
-
-async def get(cloner: Any, **which: Any) -> pb.Voice:
-    """One voice."""
-    return (await cloner.GetVoice(pb.GetVoiceRequest(**which), timeout=10)).voice
 
 
 async def listed(cloner: Any, **filters: Any) -> list[str]:
@@ -55,7 +32,7 @@ async def test_life_of_a_voice(cloning, emulator: Emulator, speech: bytes, event
         )
         enrolled = await get(cloner, voice_id=made.voice.voice_id)
         clock.now += 23 * HOUR
-        await cloner.PrepareCall(call(), timeout=10)
+        await cloner.PrepareCall(call_of_ivan(), timeout=10)
         in_call = await get(cloner, caller=IVAN)
         clock.now += 600
         await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id="conv_1"), timeout=10)
@@ -95,10 +72,10 @@ async def test_voice_that_failed(cloning, emulator: Emulator, speech: bytes) -> 
     """Why it did stands with it, until there is another."""
     async with cloning() as cloner:
         emulator.faults.set(Fault(method="POST", path=CREATE, error="invalid_content"))
-        await failure(cloner.PrepareCall(call(speech), timeout=10))
+        await refusal(cloner.PrepareCall(call_of_ivan(speech), timeout=10))
         failed = await get(cloner, caller=IVAN)
         in_list = await cloner.ListVoices(pb.ListVoicesRequest(states=[pb.VOICE_STATE_FAILED]), timeout=10)
-        await cloner.PrepareCall(call(speech), timeout=10)
+        await cloner.PrepareCall(call_of_ivan(speech), timeout=10)
         ready = await get(cloner, caller=IVAN)
 
     assert (pb.VOICE_STATE_FAILED, error_reason_pb2.ERROR_REASON_SAMPLE_REJECTED, "") == (
@@ -129,11 +106,11 @@ async def test_which_voice(cloning, speech: bytes) -> None:
     maria = pb.Caller(name="Maria", phone_number="+31612345678")
     number = pb.Caller(phone_number="+31 6 12345678")
     async with cloning() as cloner:
-        assert "NOT_FOUND" == (await failure(cloner.GetVoice(pb.GetVoiceRequest(caller=IVAN))))[0]
+        assert "NOT_FOUND" == (await refusal(cloner.GetVoice(pb.GetVoiceRequest(caller=IVAN))))[0]
         made = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=IVAN, sample=speech), timeout=10)
         assert made.voice.voice_id == (await get(cloner, caller=number)).voice_id
         await cloner.CloneVoice(pb.CloneVoiceRequest(caller=maria, sample=speech), timeout=10)
-        several = await failure(cloner.GetVoice(pb.GetVoiceRequest(caller=number)))
+        several = await refusal(cloner.GetVoice(pb.GetVoiceRequest(caller=number)))
         nameless = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=number, sample=speech), timeout=10)
         assert nameless.voice.voice_id == (await get(cloner, caller=number)).voice_id
         for wrong, fields in (
@@ -143,14 +120,14 @@ async def test_which_voice(cloning, speech: bytes) -> None:
             ]),
             (pb.GetVoiceRequest(caller=pb.Caller(phone_number="anonymous")), ["caller.phone_number"]),
         ):  # fmt: skip
-            assert ("FIELD_INVALID", fields) == await failure(cloner.GetVoice(wrong, timeout=10))
+            assert ("FIELD_INVALID", fields) == await refusal(cloner.GetVoice(wrong, timeout=10))
             watch = cloner.WatchVoice(
                 pb.WatchVoiceRequest(
                     voice_id=wrong.voice_id, caller=wrong.caller if wrong.HasField("caller") else None
                 ),
                 timeout=10,
             )
-            assert ("FIELD_INVALID", fields) == await failure(watch.read())
+            assert ("FIELD_INVALID", fields) == await refusal(watch.read())
 
     assert ("FIELD_INVALID", ["caller.name"]) == several
 
@@ -159,9 +136,11 @@ async def test_reference(cloning, speech: bytes) -> None:
     """A sender's own reference is kept as it is, the last one counts, and voices are found by it."""
     longest = "Zoë 家族 " + "x" * 121
     async with cloning() as cloner:
-        first = await cloner.PrepareCall(call(speech, client_reference="one"), timeout=10)
-        again = await cloner.PrepareCall(call(conversation="conv_2"), timeout=10)
-        second = await cloner.PrepareCall(call(conversation="conv_3", client_reference=longest), timeout=10)
+        first = await cloner.PrepareCall(call_of_ivan(speech, client_reference="one"), timeout=10)
+        again = await cloner.PrepareCall(call_of_ivan(conversation="conv_2"), timeout=10)
+        second = await cloner.PrepareCall(
+            call_of_ivan(conversation="conv_3", client_reference=longest), timeout=10
+        )
         cloned = await cloner.CloneVoice(
             pb.CloneVoiceRequest(caller=IVAN, sample=speech, client_reference="two"), timeout=10
         )
@@ -188,16 +167,18 @@ async def test_reference_is_part_of_a_request(cloning, speech: bytes) -> None:
 
     async with cloning() as cloner:
         await cloner.CloneVoice(request("a"), timeout=10)
-        assert ("FIELD_INVALID", ["request_id"]) == await failure(cloner.CloneVoice(request("b"), timeout=10))
+        assert ("FIELD_INVALID", ["request_id"]) == await refusal(cloner.CloneVoice(request("b"), timeout=10))
 
 
 async def test_call_without_a_sample(cloning, emulator: Emulator, speech: bytes) -> None:
     """A known caller needs none; of anybody else one is asked for, and the next delivery may bring it."""
     async with cloning() as cloner:
-        required = await failure(cloner.PrepareCall(call(), timeout=10))
-        nobody = await failure(cloner.PrepareCall(call(caller=None, conversation="conv_2"), timeout=10))
-        made = await cloner.PrepareCall(call(speech), timeout=10)
-        known = await cloner.PrepareCall(call(conversation="conv_3"), timeout=10)
+        required = await refusal(cloner.PrepareCall(call_of_ivan(), timeout=10))
+        nobody = await refusal(
+            cloner.PrepareCall(call_of_ivan(caller=None, conversation="conv_2"), timeout=10)
+        )
+        made = await cloner.PrepareCall(call_of_ivan(speech), timeout=10)
+        known = await cloner.PrepareCall(call_of_ivan(conversation="conv_3"), timeout=10)
 
     assert [("SAMPLE_REQUIRED", [])] * 2 == [required, nobody]
     assert (made.voice.voice_id, True, False) == (known.voice.voice_id, known.voice_reused, made.voice_reused)
@@ -208,13 +189,13 @@ async def test_delete_voice(cloning, emulator: Emulator, speech: bytes) -> None:
     """A voice goes, its agent gets back what it had, and the caller is cloned anew."""
     before = emulator.agents["agent_demo"]["conversation_config"]["tts"]["voice_id"]
     async with cloning() as cloner:
-        made = await cloner.PrepareCall(call(speech), timeout=10)
+        made = await cloner.PrepareCall(call_of_ivan(speech), timeout=10)
         request = pb.DeleteVoiceRequest(voice_id=made.voice.voice_id)
         deleted = [(await cloner.DeleteVoice(request, timeout=10)).deleted for _ in range(2)]
         gone = await get(cloner, voice_id=made.voice.voice_id)
-        unknown = await failure(cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=before), timeout=10))
+        unknown = await refusal(cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=before), timeout=10))
         agent = emulator.agents["agent_demo"]["conversation_config"]["tts"]["voice_id"]
-        anew = await cloner.PrepareCall(call(speech, conversation="conv_2"), timeout=10)
+        anew = await cloner.PrepareCall(call_of_ivan(speech, conversation="conv_2"), timeout=10)
 
     assert [True, True] == deleted
     assert (pb.VOICE_STATE_GONE, pb.GONE_CAUSE_DELETED) == (gone.state, gone.gone_cause)
@@ -237,7 +218,7 @@ async def test_delete_voice_while_elevenlabs_is_down(
         answer = await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=made.voice.voice_id), timeout=10)
         waiting = await get(cloner, voice_id=made.voice.voice_id)
         again = pb.CloneVoiceRequest(caller=IVAN, sample=speech, request_id="one")
-        assert "NOT_FOUND" == (await failure(cloner.CloneVoice(again, timeout=10)))[0]
+        assert "NOT_FOUND" == (await refusal(cloner.CloneVoice(again, timeout=10)))[0]
         emulator.faults.clear()
         await eventually(lambda: not emulator.voices.custom)
 
@@ -251,10 +232,10 @@ async def test_calls(cloning, emulator: Emulator, speech: bytes) -> None:
     clock = StoppedClock(1_800_000_000.0)
     maria = pb.Caller(name="Maria", phone_number="+31612340002")
     async with cloning(now=clock) as cloner:
-        first = await cloner.PrepareCall(call(speech), timeout=10)
+        first = await cloner.PrepareCall(call_of_ivan(speech), timeout=10)
         clock.now += 10
         second = await cloner.PrepareCall(
-            call(speech, "conv_2", caller=maria, agent_id="agent_other"), timeout=10
+            call_of_ivan(speech, "conv_2", caller=maria, agent_id="agent_other"), timeout=10
         )
         clock.now += 10
         opened = await cloner.OpenCall(
@@ -275,9 +256,9 @@ async def test_calls(cloning, emulator: Emulator, speech: bytes) -> None:
             pb.GetCallRequest(conversation_id="conv_1", agent_id="agent_other"),
             pb.GetCallRequest(conversation_id="conv_9", agent_id="agent_demo"),
         ):
-            assert "NOT_FOUND" == (await failure(cloner.GetCall(nothing, timeout=10)))[0]
-        assert ("FIELD_INVALID", ["call_id"]) == await failure(cloner.GetCall(pb.GetCallRequest()))
-        assert ("FIELD_INVALID", ["agent_id"]) == await failure(
+            assert "NOT_FOUND" == (await refusal(cloner.GetCall(nothing, timeout=10)))[0]
+        assert ("FIELD_INVALID", ["call_id"]) == await refusal(cloner.GetCall(pb.GetCallRequest()))
+        assert ("FIELD_INVALID", ["agent_id"]) == await refusal(
             cloner.GetCall(pb.GetCallRequest(conversation_id="conv_1"))
         )
 
@@ -294,7 +275,7 @@ async def test_calls(cloning, emulator: Emulator, speech: bytes) -> None:
         assert [two] == await ids(caller=maria)
         assert [three, one] == await ids(caller=IVAN)
         assert [three, one] == await ids(caller=pb.Caller(phone_number="+31612345678"))
-        assert ("FIELD_INVALID", ["agent_id", "voice_id", "caller.phone_number"]) == await failure(
+        assert ("FIELD_INVALID", ["agent_id", "voice_id", "caller.phone_number"]) == await refusal(
             cloner.ListCalls(pb.ListCallsRequest(agent_id="../", voice_id="a b", caller=pb.Caller(name="x")))
         )
 
@@ -312,7 +293,7 @@ async def test_pages(cloning, speech: bytes, size: int) -> None:
         voices, calls = [], []
         for n in range(5):
             caller = pb.Caller(name="Ivan", phone_number=f"+3161234000{n}")
-            answer = await cloner.PrepareCall(call(speech, f"conv_{n}", caller=caller), timeout=10)
+            answer = await cloner.PrepareCall(call_of_ivan(speech, f"conv_{n}", caller=caller), timeout=10)
             voices.append(answer.voice.voice_id)
             calls.append(answer.call_id)
 
@@ -347,7 +328,7 @@ async def test_page_tokens(cloning, speech: bytes) -> None:
     async with cloning() as one, cloning() as other:
         for n in range(3):
             caller = pb.Caller(name="Ivan", phone_number=f"+3161234000{n}")
-            await one.PrepareCall(call(speech, f"conv_{n}", caller=caller), timeout=10)
+            await one.PrepareCall(call_of_ivan(speech, f"conv_{n}", caller=caller), timeout=10)
         tokens = {}
         for method, request in requests.items():
             page = await getattr(one, method)(request(page_size=1), timeout=10)
@@ -364,12 +345,12 @@ async def test_page_tokens(cloning, speech: bytes) -> None:
                 base64.urlsafe_b64encode(raw).decode(),
             ):
                 answer = getattr(one, method)(request(page_token=wrong), timeout=10)
-                assert ("FIELD_INVALID", ["page_token"]) == await failure(answer)
+                assert ("FIELD_INVALID", ["page_token"]) == await refusal(answer)
             for filters in others[method]:
                 answer = getattr(one, method)(request(page_token=token, **filters), timeout=10)
-                assert ("FIELD_INVALID", ["page_token"]) == await failure(answer)
+                assert ("FIELD_INVALID", ["page_token"]) == await refusal(answer)
         swapped = one.ListVoices(pb.ListVoicesRequest(page_token=tokens["ListCalls"]), timeout=10)
-        assert ("FIELD_INVALID", ["page_token"]) == await failure(swapped)
+        assert ("FIELD_INVALID", ["page_token"]) == await refusal(swapped)
 
     assert not any("precall-" in token or "call_" in token for token in tokens.values())
 
@@ -377,7 +358,7 @@ async def test_page_tokens(cloning, speech: bytes) -> None:
 async def test_page_size(cloning, speech: bytes) -> None:
     """A page that is too large is cut; a number that is none is refused."""
     async with cloning() as cloner:
-        await cloner.PrepareCall(call(speech), timeout=10)
+        await cloner.PrepareCall(call_of_ivan(speech), timeout=10)
         for size in (0, 100, 101, 2**31 - 1):
             voices = await cloner.ListVoices(pb.ListVoicesRequest(page_size=size), timeout=10)
             calls = await cloner.ListCalls(pb.ListCallsRequest(page_size=size), timeout=10)
@@ -386,7 +367,7 @@ async def test_page_size(cloning, speech: bytes) -> None:
             (cloner.ListVoices, pb.ListVoicesRequest(page_size=-1, states=[9])),
             (cloner.ListVoices, pb.ListVoicesRequest(page_size=-1, states=[pb.VOICE_STATE_UNSPECIFIED])),
         ):
-            assert ("FIELD_INVALID", ["states", "page_size"]) == await failure(method(request, timeout=10))
-        assert ("FIELD_INVALID", ["page_size"]) == await failure(
+            assert ("FIELD_INVALID", ["states", "page_size"]) == await refusal(method(request, timeout=10))
+        assert ("FIELD_INVALID", ["page_size"]) == await refusal(
             cloner.ListCalls(pb.ListCallsRequest(page_size=-1), timeout=10)
         )

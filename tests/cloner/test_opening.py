@@ -6,15 +6,15 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+from google.rpc.error_details_pb2 import RetryInfo
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
-from tests.cloner.test_ahead import lasting
+from tests.kit.failures import failure, told
 from tests.kit.rows import values
+from tests.kit.voices import lasting
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -74,21 +74,15 @@ async def left(cloner: CloningServiceStub, emulator: Emulator, *voices: pb.Voice
 
 async def details(answer: Any) -> tuple[str, list[Any]]:
     """The reason of a call that must fail, and what was told beside it."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await answer
-    info, *more = rpc_status.from_call(caught.value).details
-    reason = error_details_pb2.ErrorInfo()
-    assert info.Unpack(reason)
-    return reason.reason, [detail for detail in more if not detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
+    found = told(await failure(answer))
+    return found.reason, [detail for detail in found.more if not detail.Is(RetryInfo.DESCRIPTOR)]
 
 
 async def fields_at_fault(answer: Any) -> list[str]:
     """The fields that a call must be refused for, where nothing but them is told."""
-    reason, (detail,) = await details(answer)
-    violations = error_details_pb2.BadRequest()
-    assert detail.Unpack(violations)
-    assert "FIELD_INVALID" == reason
-    return [violation.field for violation in violations.field_violations]
+    found = told(await failure(answer))
+    assert ("FIELD_INVALID", 1) == (found.reason, len(found.more))
+    return found.fields
 
 
 def spoken(emulator: Emulator) -> pb.Speech:

@@ -12,7 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from precall.v1 import cloning_pb2 as pb
 
-from tests.cloner.test_door import channel, failure, reason
+from tests.kit.clients import channel
+from tests.kit.failures import failure, reason
 from tests.kit.postgres import new_database, on_server
 from tests.kit.relay import Relay
 

@@ -9,23 +9,21 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from google.rpc.error_details_pb2 import BadRequest, RetryInfo
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.error_reason_pb2 import ErrorReason
 
 from cloner.rpc.status import TABLE
 from emulator import Emulator, Fault
+from tests.cloner.causes import MADE, OF_A_CALL
 from tests.cloner.clock import StoppedClock
-from tests.cloner.test_door import detail, reason
-from tests.cloner.test_looking import IVAN
-from tests.kit.promises import EVERY, PROMISED
+from tests.kit.failures import failed, told
+from tests.kit.promises import EVERY, PROMISED, check
+from tests.kit.requests import CLONING, IVAN, METHODS, request
 
 PROTO = Path(__file__).parents[2] / "proto" / "precall" / "v1"
 CONTRACT = (PROTO / "cloning.proto").read_text()
 CREATE, AGENT = "/v1/voices/add", "/v1/convai/agents/{agent_id}"
 SERVICE = pb.DESCRIPTOR.services_by_name["CloningService"]
-METHODS = tuple(method.name for method in SERVICE.methods)
 # What only HTTP gives, or nobody as a failure.
 ELSEWHERE = {
     "UNSPECIFIED", "SIGNATURE_MISSING", "SIGNATURE_MALFORMED", "SIGNATURE_MISMATCH", "SIGNATURE_EXPIRED",
@@ -33,22 +31,8 @@ ELSEWHERE = {
 }  # fmt: skip
 # What is no call of ours.
 UNKNOWN = {"METHOD_NOT_ALLOWED"}
-CODES = {
-    name: code
-    for code, name in re.findall(
-        r"gRPC (\w+)\.\n  ERROR_REASON_(\w+) =", (PROTO / "error_reason.proto").read_text()
-    )
-}
 # When the month of the emulator's plan is over.
 MONTH_ENDS = 1_798_761_600
-WAITS = {
-    "RATE_LIMITED",
-    "PROVIDER_BUSY",
-    "PROVIDER_UNAVAILABLE",
-    "REGISTRY_UNAVAILABLE",
-    "CLONER_UNAVAILABLE",
-    "VOICE_MONTHLY_LIMIT",
-}
 
 
 @pytest.fixture
@@ -99,87 +83,6 @@ def test_every_failure_is_promised() -> None:
     assert promised >= {ErrorReason.Name(code).removeprefix("ERROR_REASON_") for code, _ in TABLE.values()}
 
 
-# How each reason comes about: settings, a fault of ElevenLabs', what the sample is made of, seconds to wait.
-MADE: dict[str, dict[str, Any]] = {
-    "SAMPLE_TOO_LARGE": {"sample": lambda _: bytes(10 * 1_048_576 + 1)},
-    "SAMPLE_TOO_SHORT": {"sample": lambda silence: silence(2.0)},
-    "SAMPLE_TOO_LONG": {"settings": {"voice_clone_max_duration": 4.0}},
-    "SAMPLE_SILENT": {"sample": lambda silence: silence(4.0)},
-    "SAMPLE_RATE_TOO_LOW": {"sample": lambda silence: silence(4.0, 8_000)},
-    "SAMPLE_UNREADABLE": {"sample": lambda _: b"<html>" * 100},
-    "SAMPLE_REJECTED": {"fault": {"error": "invalid_content"}},
-    "VOICE_NEEDS_VERIFICATION": {"fault": {"requires_verification": True}},
-    "CONSENT_MISSING": {"settings": {"require_consent": True}},
-    "PROVIDER_UNAUTHORIZED": {"fault": {"error": "invalid_api_key"}},
-    "PROVIDER_PLAN_LIMIT": {"fault": {"error": "quota_exceeded"}},
-    "VOICE_SLOTS_EXHAUSTED": {"fault": {"error": "voice_limit_reached"}},
-    "VOICE_MONTHLY_LIMIT": {"fault": {"error": "voice_add_edit_limit_reached"}},
-    "PROVIDER_PROTOCOL": {"fault": {"status": 200, "body": "?"}},
-    "PROVIDER_BUSY": {"fault": {"error": "system_busy"}},
-    "PROVIDER_UNAVAILABLE": {"fault": {"error": "service_unavailable"}},
-    "PROVIDER_TIMEOUT": {"fault": {"hold": "before"}, "seconds": 2.0},
-}
-
-
-CLONING = ("PrepareCall", "CloneVoice", "ReplaceVoice")
-OF_A_CALL = {
-    "AGENT_NOT_FOUND": {"method": "GET", "error": "agent_not_found"},
-    "AGENT_REJECTED": {"method": "PATCH", "status": 400, "body": {"detail": "no"}},
-    "CONVERSATION_MISMATCH": None,
-    "SAMPLE_REQUIRED": None,
-}
-# Of which of the calls that promise them these are tried, each by one test for all of those calls.
-OF_ALL = ("FIELD_INVALID", "NOT_FOUND", "REGISTRY_UNAVAILABLE", "DEADLINE_TOO_SHORT")
-TRIED = {
-    *((method, reason) for method in CLONING for reason in MADE),
-    *(("PrepareCall", reason) for reason in OF_A_CALL),
-    *((method, reason) for method in METHODS for reason in OF_ALL if reason in PROMISED[method]),
-}
-
-
-def request(method: str, sample: bytes = b"", **changes: Any) -> Any:
-    """A request that is well."""
-    voice = {"caller": IVAN, "sample": sample}
-    fields: dict[str, dict[str, Any]] = {
-        "PrepareCall": {"agent_id": "agent_demo", "conversation_id": "conv_1", **voice},
-        "OpenCall": {"agent_id": "agent_demo", "conversation_id": "conv_1"},
-        "CompleteCall": {"conversation_id": "conv_1"},
-        "GetCall": {"call_id": "call_1"},
-        "CloneVoice": voice,
-        "ReplaceVoice": voice,
-        "GetVoice": {"voice_id": "voice_1"},
-        "WatchVoice": {"voice_id": "voice_1"},
-        "DeleteVoice": {"voice_id": "voice_1"},
-        "ForgetCaller": {"caller": IVAN},
-        "SetConsent": {"voice_id": "voice_1", "consent": "form 1"},
-    }
-    return getattr(pb, f"{method}Request")(**{**fields.get(method, {}), **changes})
-
-
-async def failed(cloner: Any, method: str, asked: Any, seconds: float = 15) -> grpc.aio.AioRpcError:
-    """How the cloner fails a call that must fail.
-
-    On a machine that stands still for a moment the client's own clock may end it first; then it asks again.
-    """
-    for _ in range(5):
-        answer = getattr(cloner, method)(asked, timeout=seconds)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await (answer.read() if method == "WatchVoice" else answer)
-        if rpc_status.from_call(caught.value) is not None:
-            break
-    return caught.value
-
-
-def check(failure: grpc.aio.AioRpcError, expected: str) -> None:
-    """The reason, the code that goes with it, and when to come again where that helps."""
-    told, code = reason(failure)
-    assert (expected, CODES[expected]) == (told, code.name)
-    waits = [each for each in rpc_status.from_call(failure).details if each.Is(RetryInfo.DESCRIPTOR)]
-    assert (expected in WAITS) == bool(waits)
-    if waits:
-        assert detail(failure, RetryInfo).retry_delay.ToMilliseconds() >= 1_000
-
-
 @pytest.mark.parametrize("expected", MADE)
 async def test_making(
     cloning, emulator: Emulator, speech: bytes, silence: Callable[..., bytes], expected: str
@@ -215,7 +118,7 @@ async def test_month_that_is_used_up(cloning, emulator: Emulator, speech: bytes,
         for _ in range(2):
             failure = await failed(cloner, method, request(method, speech))
             check(failure, "VOICE_MONTHLY_LIMIT")
-            waits.append(clock.now + detail(failure, RetryInfo).retry_delay.ToMilliseconds() / 1000)
+            waits.append(clock.now + told(failure).retry.ToMilliseconds() / 1000)
             clock.now += 40_000
 
     assert [MONTH_ENDS] * 2 == waits
@@ -259,7 +162,7 @@ async def test_wrong_field(cloning, speech: bytes, method: str) -> None:
         failure = await failed(cloner, method, asked)
 
     check(failure, "FIELD_INVALID")
-    assert detail(failure, BadRequest).field_violations
+    assert told(failure).fields
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if "NOT_FOUND" in PROMISED[name]])

@@ -7,17 +7,18 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
 from precall.v1 import cloning_pb2 as pb
 
 from environment import Toml
-from tests.cloner.test_access import entry, with_token
-from tests.cloner.test_door import MEBIBYTE, SERVICE, channel, detail
-from tests.cloner.test_reasons import CLONING, METHODS, TRIED, check, failed, request
-from tests.kit.promises import EVERY, PROMISED
+from tests.cloner.causes import TRIED
+from tests.kit.clients import channel, entry, with_token
+from tests.kit.failures import failed, told
+from tests.kit.promises import EVERY, PROMISED, check
+from tests.kit.requests import CLONING, METHODS, request
 from tests.kit.wire import Wire
 
 Method = Callable[..., Any]
+SERVICE, MEBIBYTE = "/precall.v1.CloningService", 1_048_576
 ALL, NOTHING, FULL = (with_token(f"token-of-{name}") for name in ("all", "nothing", "full"))
 CLIENTS = (
     entry("all", "token-of-all") + entry("nothing", "token-of-nothing", may=()) + entry("full", "token-of-full", most=1)
@@ -87,8 +88,8 @@ async def test_at_the_door(cloning, asked: Any, expected: str, sent: bytes | Non
     for failure in failures:
         check(failure, expected)
     if expected == "BODY_TOO_LARGE":
-        told = [detail(failure, error_details_pb2.ErrorInfo).metadata for failure in failures]
-        assert all(int(facts["actual_bytes"]) > int(facts["limit_bytes"]) for facts in told)
+        facts = [told(failure).metadata for failure in failures]
+        assert all(int(each["actual_bytes"]) > int(each["limit_bytes"]) for each in facts)
     assert [] == asked()
 
 
@@ -105,7 +106,7 @@ async def test_too_many_of_one_client(cloning, speech: bytes) -> None:
 
     for failure in failures:
         check(failure, "RATE_LIMITED")
-        assert "1" == detail(failure, error_details_pb2.ErrorInfo).metadata["limit_requests"]
+        assert "1" == told(failure).metadata["limit_requests"]
 
 
 NOBODY = {"name": "x" * 201, "date_of_birth": "\0", "phone_number": "anonymous"}
@@ -160,8 +161,7 @@ async def test_every_field_at_fault(cloning, asked: Any) -> None:
 
     for name, failure in failures.items():
         check(failure, "FIELD_INVALID")
-        told = {each.field for each in detail(failure, error_details_pb2.BadRequest).field_violations}
-        assert FAULTS[name][1] == told, name
+        assert FAULTS[name][1] == set(told(failure).fields), name
     assert [] == asked()
 
 
@@ -243,7 +243,7 @@ async def test_packed(cloning) -> None:
             await call(bytes(17 * MEBIBYTE), timeout=20, compression=grpc.Compression.Gzip)
 
     check(caught.value, "BODY_TOO_LARGE")
-    assert "17825792" == detail(caught.value, error_details_pb2.ErrorInfo).metadata["actual_bytes"]
+    assert "17825792" == told(caught.value).metadata["actual_bytes"]
 
 
 def test_every_reason_of_every_call_is_tried() -> None:

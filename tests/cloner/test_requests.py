@@ -5,12 +5,11 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
+from tests.kit.failures import refusal
 from tests.kit.rows import rows, values
 
 CREATE = "/v1/voices/add"
@@ -31,17 +30,6 @@ def cloning_of(speech: bytes, request_id: str = "one", **changes: Any) -> pb.Clo
 def bought(emulator: Emulator) -> int:
     """How many voices ElevenLabs was asked to make."""
     return len(emulator.requests.matching(path=CREATE))
-
-
-async def told(answer: Any) -> tuple[str, list[str]]:
-    """The reason of a failure, and the fields at fault."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await answer
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in rpc_status.from_call(caught.value).details:
-        detail.Unpack(info)
-        detail.Unpack(bad)
-    return info.reason, [violation.field for violation in bad.field_violations]
 
 
 async def test_repeated(cloning, emulator: Emulator, speech: bytes) -> None:
@@ -136,8 +124,8 @@ async def test_another_request_of_that_name(cloning, emulator: Emulator, speech:
     """Another request under the name is refused, by all that it could differ in, and nothing is done."""
     async with cloning() as cloner:
         await cloner.ReplaceVoice(replacing(speech), timeout=10)
-        refused = await told(cloner.ReplaceVoice(replacing(speech, **other), timeout=10))
-        kind = await told(cloner.CloneVoice(cloning_of(speech), timeout=10))
+        refused = await refusal(cloner.ReplaceVoice(replacing(speech, **other), timeout=10))
+        kind = await refusal(cloner.CloneVoice(cloning_of(speech), timeout=10))
 
     assert ("FIELD_INVALID", ["request_id"]) == refused == kind
     assert 1 == bought(emulator)
@@ -156,7 +144,7 @@ async def test_another_request_at_once(cloning, emulator: Emulator, speech: byte
         done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED, timeout=10)
         emulator.faults.release()
         (refused,) = done
-        assert ("FIELD_INVALID", ["request_id"]) == await told(refused)
+        assert ("FIELD_INVALID", ["request_id"]) == await refusal(refused)
         (served,) = set(asking) - done
         assert (await served).voice.voice_id
 
@@ -166,9 +154,9 @@ async def test_another_request_at_once(cloning, emulator: Emulator, speech: byte
 async def test_failure_is_not_remembered(cloning, emulator: Emulator, speech: bytes, silence) -> None:
     """What failed may be repeated under its name, with the same content or, since nothing came of it, another."""
     async with cloning() as cloner:
-        assert "SAMPLE_SILENT" == (await told(cloner.ReplaceVoice(replacing(silence(5.0)), timeout=10)))[0]
+        assert "SAMPLE_SILENT" == (await refusal(cloner.ReplaceVoice(replacing(silence(5.0)), timeout=10)))[0]
         emulator.faults.set(Fault(method="POST", path=CREATE, error="invalid_content"))
-        assert "SAMPLE_REJECTED" == (await told(cloner.ReplaceVoice(replacing(speech), timeout=10)))[0]
+        assert "SAMPLE_REJECTED" == (await refusal(cloner.ReplaceVoice(replacing(speech), timeout=10)))[0]
         assert (await cloner.ReplaceVoice(replacing(speech), timeout=10)).voice.voice_id
 
 
@@ -195,7 +183,7 @@ async def test_forgotten(cloning, emulator: Emulator, speech: bytes, database: s
     async with cloning() as cloner:
         await cloner.ReplaceVoice(replacing(speech), timeout=10)
         await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=CALLER), timeout=10)
-        refused = await told(cloner.ReplaceVoice(replacing(speech), timeout=10))
+        refused = await refusal(cloner.ReplaceVoice(replacing(speech), timeout=10))
         kept = await rows(database, "SELECT content, marker FROM requests")
 
     assert ("NOT_FOUND", []) == refused
@@ -217,6 +205,6 @@ async def test_nothing_private_at_rest(cloning, speech: bytes, database: str) ->
 async def test_made_up_page_token(cloning, token: str) -> None:
     """A page token that no answer carried is the sender's mistake, also where no database could hold it."""
     async with cloning() as cloner:
-        refused = await told(cloner.ListVoices(pb.ListVoicesRequest(page_token=token), timeout=10))
+        refused = await refusal(cloner.ListVoices(pb.ListVoicesRequest(page_token=token), timeout=10))
 
     assert ("FIELD_INVALID", ["page_token"]) == refused

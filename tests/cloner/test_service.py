@@ -11,16 +11,15 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_status import rpc_status
 from opentelemetry.trace import StatusCode
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault, SearchLag
 from tests.cloner.recordings import SAMPLES
+from tests.kit.failures import failure, read, told
 
 CREATE = "/v1/voices/add"
 VOICE = "/v1/voices/{voice_id}"
@@ -70,16 +69,8 @@ def silence(seconds: float, rate: int = 44_100) -> bytes:
 
 async def refusal(answer: Any) -> tuple[str, grpc.StatusCode, str]:
     """The reason, status code and message of a call that must fail."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await answer
-    status = rpc_status.from_call(caught.value)
-    assert status is not None
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    assert "precall" == info.domain
-    assert 32 == len(info.metadata["trace_id"])
-    assert status.message == caught.value.details()
-    return info.reason, caught.value.code(), status.message
+    found = told(await failure(answer))
+    return found.reason, found.code, found.message
 
 
 async def late_reason(ask: Callable[[], Awaitable[object]]) -> str:
@@ -87,17 +78,12 @@ async def late_reason(ask: Callable[[], Awaitable[object]]) -> str:
 
     On a machine that stands still for a moment the client's own clock may be first; then it asks again.
     """
-    told = None
     for _ in range(5):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ask()
-        assert grpc.StatusCode.DEADLINE_EXCEEDED is caught.value.code()
-        if (told := rpc_status.from_call(caught.value)) is not None:
+        ended = await failure(ask())
+        assert grpc.StatusCode.DEADLINE_EXCEEDED is ended.code()
+        if read(ended) is not None:
             break
-    info = error_details_pb2.ErrorInfo()
-    assert told is not None
-    assert told.details[0].Unpack(info)
-    return info.reason
+    return told(ended).reason
 
 
 async def test_first_call(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
@@ -188,14 +174,10 @@ async def test_invalid_field(
     field: str,
 ) -> None:
     """Names the field, in the message and as google.rpc.BadRequest, and asks the provider nothing."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await cloner.PrepareCall(call(speech, **request_changes), timeout=10)
+    found = told(await failure(cloner.PrepareCall(call(speech, **request_changes), timeout=10)))
 
-    status = rpc_status.from_call(caught.value)
-    violations = error_details_pb2.BadRequest()
-    assert status.details[1].Unpack(violations)
-    assert [field] == [violation.field for violation in violations.field_violations]
-    assert status.message.startswith(field)
+    assert [field] == found.fields
+    assert found.message.startswith(field)
     assert [] == asked()
 
 
@@ -731,11 +713,10 @@ async def test_one_trace(cloner: CloningServiceStub, spans, speech: bytes) -> No
 async def test_short_deadline(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
     """Whoever has hardly any time can read why there was no answer, from us or from gRPC itself."""
     emulator.faults.set(Fault(method="POST", path="/v1/voices/add", hold="before"))
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await cloner.PrepareCall(call(speech), timeout=0.14)
+    ended = await failure(cloner.PrepareCall(call(speech), timeout=0.14))
     emulator.faults.clear()
     emulator.faults.release()
 
     # Raises where the code and the message contradict the details.
-    rpc_status.from_call(caught.value)
-    assert "Unexpected" not in caught.value.details()
+    read(ended)
+    assert "Unexpected" not in ended.details()

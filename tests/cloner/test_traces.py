@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from telemetry.logs import add_keys
-from tests.cloner.test_door import call
+from tests.kit.requests import call
 
 CREATE = "/v1/voices/add"
 PREPARE, COMPLETE = (f"precall.v1.CloningService/{name}" for name in ("PrepareCall", "CompleteCall"))

@@ -19,7 +19,7 @@ from cloner.registry import (
     voices,
 )
 from emulator import Emulator, Fault
-from tests.cloner.test_door import call
+from tests.kit.requests import call
 from tests.kit.rows import values
 
 NOW = 1_700_000_000.0

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 
 from cloner.settings import Settings
 from environment import EnvironmentInvalid, Pem, read
-from tests.cloner.test_access import comes_true
-from tests.cloner.test_process import process, ready
+from tests.kit.changes import comes_true
+from tests.kit.processes.cloner import process, ready
 
 TOKEN = "token-of-the-cloner-in-tests"
 

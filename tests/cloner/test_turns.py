@@ -1,15 +1,13 @@
 import asyncio
 
-import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 
 from cloner.provider.failures import Busy
 from cloner.provider.turns import Turns, Urgency, with_urgency, yielding_to_calls
 from cloner.refusals import Overloaded
 from emulator import Emulator, Fault
+from tests.kit.failures import failure, told
 
 CREATE = "/v1/voices/add"
 
@@ -305,14 +303,10 @@ async def test_calls_that_cannot_be_served_in_time(cloning, emulator: Emulator, 
         request = pb.PrepareCallRequest(
             agent_id="agent_demo", conversation_id=f"conv_{number}", caller=caller, sample=speech
         )
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await cloner.PrepareCall(request, timeout=5)
-        status = rpc_status.from_call(caught.value)
-        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        assert any(detail.Unpack(info) for detail in status.details)
+        found = told(await failure(cloner.PrepareCall(request, timeout=5)))
         # Who may come again soon is told when.
-        assert any(detail.Unpack(retry) for detail in status.details) == (info.reason == "RATE_LIMITED")
-        ended.append(info.reason)
+        assert (found.retry is not None) == (found.reason == "RATE_LIMITED")
+        ended.append(found.reason)
 
     async with cloning(provider_concurrency=2) as cloner:
         await asyncio.gather(*map(ask, range(6)))

@@ -10,7 +10,8 @@ from precall.v1 import cloning_pb2 as pb
 from cloner.provider.answers import Subscription, read_subscription
 from emulator import Emulator, Fault
 from tests.cloner.clock import StoppedClock
-from tests.cloner.test_looking import IVAN, failure
+from tests.kit.failures import refusal
+from tests.kit.requests import IVAN
 
 CREATE = "/v1/voices/add"
 SUBSCRIPTION = "/v1/user/subscription"
@@ -150,7 +151,7 @@ async def test_month_that_is_used_up(cloning, emulator: Emulator, speech: bytes)
     clock = StoppedClock(RESET - 1_000.0)
     emulator.voices.monthly_limit = 0
     async with cloning(now=clock, provider_attempts=1) as cloner:
-        assert "VOICE_MONTHLY_LIMIT" == (await failure(cloner.CloneVoice(clone(speech), timeout=10)))[0]
+        assert "VOICE_MONTHLY_LIMIT" == (await refusal(cloner.CloneVoice(clone(speech), timeout=10)))[0]
         emulator.faults.set(Fault(method="GET", path=SUBSCRIPTION, error="service_unavailable"))
         answer = await usage(cloner)
         clock.now += 1_001

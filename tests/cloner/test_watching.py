@@ -9,16 +9,16 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
 from precall.v1 import cloning_pb2 as pb
 from precall.v1 import error_reason_pb2
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
 from emulator import Emulator, Fault
 from environment import Secret
-from tests.cloner.test_door import channel, detail, reason
-from tests.cloner.test_looking import IVAN, call, failure
-from tests.cloner.test_process import API_KEY, process, ready
+from tests.kit.clients import channel
+from tests.kit.failures import failure, reason, refusal, told
+from tests.kit.processes.cloner import API_KEY, process, ready
+from tests.kit.requests import IVAN, call_of_ivan
 
 CREATE = "/v1/voices/add"
 SPAN = "precall.v1.CloningService/WatchVoice"
@@ -57,9 +57,7 @@ async def rest(stream: Any) -> list[str]:
 
 async def failed(stream: Any) -> grpc.aio.AioRpcError:
     """How a stream fails that must."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stream.read()
-    return caught.value
+    return await failure(stream.read())
 
 
 async def test_whole_life(cloning, emulator: Emulator, speech: bytes, asked) -> None:
@@ -96,7 +94,7 @@ async def test_failed(cloning, emulator: Emulator, speech: bytes) -> None:
         assert "CREATING" == await state(stream)
         emulator.faults.release()
         answers = await voices(stream)
-        assert "SAMPLE_REJECTED" == (await failure(asking))[0]
+        assert "SAMPLE_REJECTED" == (await refusal(asking))[0]
         later = watch(cloner)
         assert "FAILED" == await state(later)
         asking = asyncio.ensure_future(cloner.CloneVoice(clone(speech), timeout=20))
@@ -215,8 +213,8 @@ async def test_too_many(cloning, speech: bytes) -> None:
         streams[1].cancel()
 
     assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
-    assert 1 == detail(refused, error_details_pb2.RetryInfo).retry_delay.seconds
-    assert "2" == detail(refused, error_details_pb2.ErrorInfo).metadata["limit_streams"]
+    assert 1 == told(refused).retry.seconds
+    assert "2" == told(refused).metadata["limit_streams"]
 
 
 async def test_registry_that_goes(cloning, sqlite: str) -> None:
@@ -228,7 +226,7 @@ async def test_registry_that_goes(cloning, sqlite: str) -> None:
         ended = await failed(stream)
 
     assert ("REGISTRY_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE) == reason(ended)
-    assert 1 == detail(ended, error_details_pb2.RetryInfo).retry_delay.seconds
+    assert 1 == told(ended).retry.seconds
 
 
 async def test_strangers(cloning) -> None:
@@ -265,7 +263,7 @@ async def test_drain(emulator_url: str) -> None:
         await asyncio.wait_for(started.wait(), 20)
 
     assert {("CLONER_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)} == {reason(ended) for ended in ends}
-    assert {1} == {detail(ended, error_details_pb2.RetryInfo).retry_delay.seconds for ended in ends}
+    assert {1} == {told(ended).retry.seconds for ended in ends}
     assert 0 == started.returncode
 
 
@@ -330,7 +328,7 @@ async def test_work_that_outlives_its_request(cloning, emulator: Emulator, spans
     """What is done for a request that was answered has a trace of its own, which links to the request's."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     async with cloning() as cloner:
-        assert "PROVIDER_TIMEOUT" == (await failure(cloner.PrepareCall(call(speech), timeout=3)))[0]
+        assert "PROVIDER_TIMEOUT" == (await refusal(cloner.PrepareCall(call_of_ivan(speech), timeout=3)))[0]
         server = (await spans.wait("precall.v1.CloningService/PrepareCall"))[0]
         emulator.faults.release()
         (late,) = await spans.wait("finish clone")
@@ -345,7 +343,7 @@ async def test_retry_that_outlives_its_request(cloning, emulator: Emulator, span
     """Requests to ElevenLabs that come after the answer are in the trace that links to it."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", drop="before"))
     async with cloning() as cloner:
-        await failure(cloner.PrepareCall(call(speech), timeout=2))
+        await refusal(cloner.PrepareCall(call_of_ivan(speech), timeout=2))
         server = (await spans.wait("precall.v1.CloningService/PrepareCall"))[0]
         emulator.faults.release()
         await emulator.requests.wait(2, path=CREATE, stage="finished")

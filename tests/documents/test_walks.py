@@ -12,9 +12,8 @@ import pytest
 from precall.v1 import cloning_pb2 as pb
 
 from cloner.rpc.access import OF_METHODS
-from tests.cloner.test_reasons import CODES
 from tests.documents.walks import Checkout, blocks, section
-from tests.kit.promises import EVERY, PROMISED
+from tests.kit.promises import CODES, EVERY, PROMISED
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "GRPC.md").read_text()

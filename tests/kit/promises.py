@@ -1,13 +1,30 @@
 """For which reasons each call of the contract may fail, and a client that holds a server to it."""
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
-__all__ = ["EVERY", "PROMISED", "Promises"]
+from tests.kit.failures import read, told
+
+__all__ = ["CODES", "EVERY", "PROMISED", "Promises", "check"]
+
+REASONS = Path(__file__).parents[2] / "proto" / "precall" / "v1" / "error_reason.proto"
+CODES = {
+    name: code for code, name in re.findall(r"gRPC (\w+)\.\n  ERROR_REASON_(\w+) =", REASONS.read_text())
+}
+"""The status code of each reason, by its comment in the contract."""
+
+WAITS = {
+    "RATE_LIMITED",
+    "PROVIDER_BUSY",
+    "PROVIDER_UNAVAILABLE",
+    "REGISTRY_UNAVAILABLE",
+    "CLONER_UNAVAILABLE",
+    "VOICE_MONTHLY_LIMIT",
+}
 
 EVERY = frozenset(
     [
@@ -110,11 +127,18 @@ class Promises(grpc.aio.UnaryUnaryClientInterceptor):
             def trailing_metadata(self) -> Any:
                 return tuple(trailing or ())
 
-        status = rpc_status.from_call(Ended())
-        if status is None:  # gRPC itself said so: nobody was reached, or the time was up
+        found = read(Ended())
+        if found is None:  # gRPC itself said so: nobody was reached, or the time was up
             return False
-        info = error_details_pb2.ErrorInfo()
-        assert status.details[0].Unpack(info)
-        if info.reason not in EVERY | PROMISED[name]:
-            self.broken.append((name, info.reason))
+        if found.reason not in EVERY | PROMISED[name]:
+            self.broken.append((name, found.reason))
         return True
+
+
+def check(failure: grpc.aio.AioRpcError, expected: str) -> None:
+    """The reason, the code that goes with it, and when to come again where that helps."""
+    found = told(failure)
+    assert (expected, CODES[expected]) == (found.reason, found.code.name), failure
+    assert (expected in WAITS) == (found.retry is not None), failure
+    if found.retry is not None:
+        assert found.retry.ToMilliseconds() >= 1_000, failure

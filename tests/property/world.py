@@ -21,8 +21,6 @@ from typing import Any
 
 import grpc
 import msgspec
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
@@ -32,6 +30,7 @@ from emulator import Emulator, Fault, Latency, Settings
 from emulator.agents import PREMADE
 from emulator.voices import Voice
 from tests.kit.cloning import TICK_SECONDS
+from tests.kit.failures import read
 from tests.kit.forked import Clock, Forked
 from tests.kit.rows import rows as rows_of
 from tests.property.judge import FOREVER, PEOPLE, Answer, Judge, Opened, Violated, sharing
@@ -595,12 +594,11 @@ def _reason(failure: BaseException) -> str:
     if not isinstance(failure, grpc.aio.AioRpcError):
         return "NO ANSWER"
     try:
-        status = rpc_status.from_call(failure)
+        found = read(failure)
     except ValueError as unreadable:
         return f"a status that contradicts itself: {unreadable}"
-    info = error_details_pb2.ErrorInfo()
-    if status is not None and status.details and status.details[0].Unpack(info):
-        return info.reason
+    if found is not None:
+        return found.reason
     # Ours end before the deadline, unless it is as short as an impatient one's.
     lost = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
     return "NO ANSWER" if failure.code() in lost else str(failure.code())

@@ -14,8 +14,6 @@ import grpc
 import httpx
 import msgspec
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
@@ -26,6 +24,7 @@ from environment import Secret
 from gateway import app as gateway
 from gateway.settings import Settings as GatewaySettings
 from tests.kit.cloning import TICK_SECONDS
+from tests.kit.failures import read
 from tests.kit.inspection import Inspection
 from tests.kit.postgres import new_database
 from tests.kit.relay import Relay
@@ -446,8 +445,5 @@ def _heard(call: Conversation) -> str:
 
 
 def _reason(failure: grpc.aio.AioRpcError) -> str:
-    status = rpc_status.from_call(failure)
-    info = error_details_pb2.ErrorInfo()
-    if status is not None and status.details and status.details[0].Unpack(info):
-        return info.reason
-    return failure.code().name
+    found = read(failure)
+    return failure.code().name if found is None else found.reason
