@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import environment
-from cloner.backup.command import Settings as OfRegistry
+from cloner.backup.command import BackupSettings
 from cloner.settings import Settings as OfCloner
 from environment import Secret
 from gateway.settings import Settings as OfGateway
@@ -25,7 +25,7 @@ PRECALL = KUBERNETES / "precall"
 EXAMPLE = KUBERNETES / "overlays" / "example"
 # The oldest that knows all that is used here as stable, and the newest whose schemas are installed.
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
-SETTINGS = {"gateway": OfGateway, "cloner": OfCloner, "migrations": OfRegistry}
+SETTINGS = {"gateway": OfGateway, "cloner": OfCloner, "migrations": BackupSettings}
 PORTS = {"gateway": 3005, "cloner": 50051}
 # What an operator keeps in the secrets that the pods mount.
 KEPT = {
