@@ -151,7 +151,7 @@ def _behind_tags(data: Bytes, at: int) -> int:
 
 
 def _before_tags(data: Bytes, begins: int) -> int:
-    """The begin of the ID3v1 and APE tags at the end of a file; the file's end if there are none."""
+    """The beginning of the ID3v1 and APE tags at the end of a file; the file's end if there are none."""
     ends = len(data)
     if data[max(begins, ends - ID3V1) : ends].startswith(b"TAG"):
         ends -= ID3V1
