@@ -19,8 +19,8 @@ def forget(
     """
     found = voices.of_person_or_number(tx, person, number)
     whose = {who for row in found for who in (row.caller, row.replaces, row.person) if who is not None}
-    # Of some calls only the number is known.
-    for who in sorted(whose | ({number} if number is not None else set())):
+    # A call may be noted of a person, or of a number, without a voice.
+    for who in sorted(whose | {each for each in (person, number) if each is not None}):
         calls.erase_caller(tx, who)
     for each in sorted({row.person for row in found}):
         consents.erase(tx, person=each)
