@@ -10,7 +10,7 @@ from cloner.registry import agents, voices
 from cloner.registry.agents import AgentState
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
-from cloner.registry.voices import VoiceRow
+from cloner.registry.voices import NOBODY, VoiceRow
 
 __all__ = [
     "CallRow",
@@ -91,9 +91,6 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     persons: int | None = None
     """How many persons the call or its number stands for; 2 means several, None that it was not looked up."""
 
-
-# The `stated` of a call that failed after a delivery had stated its caller.
-NOBODY = "-"
 
 # In the order of the row's fields.
 FIELDS = """id, agent_id, conversation_id, caller, marker, number, stated, begun_at, ended_at,
@@ -228,13 +225,17 @@ def latest(tx: Transaction, *, call_id: str | None = None, marker: str | None = 
     return None if row is None else _call(row)
 
 
-def attach(tx: Transaction, call_id: str, marker: str, *, now: float) -> bool:
-    """Stores which voice a call has. False if that voice was given up meanwhile."""
-    tx.one(KNOWN, id=call_id)
+def attach(tx: Transaction, call_id: str, marker: str, *, now: float, stated: str | None = None) -> bool:
+    """Stores which voice a call has. False if that voice was given up meanwhile.
+
+    A call that is no longer the `stated` caller's stays as it is.
+    """
+    call = tx.one(KNOWN, id=call_id)
     voice = tx.one(ITS_VOICE, marker=marker)
     if voice is None:
         return False
-    tx.run(HAS, id=call_id, marker=marker, caller=voice[0])
+    if call is not None and not voices.is_of_another(_call(call).stated, stated):
+        tx.run(HAS, id=call_id, marker=marker, caller=voice[0])
     return voices.note_used(tx, marker, now=now)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "get",
     "in_use",
     "intend",
+    "is_of_another",
     "keep",
     "known",
     "lock",
@@ -92,6 +93,9 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     month_resets_at: float = 0.0
 
 
+# The `stated` of a call that failed after a delivery had stated its caller.
+NOBODY = "-"
+
 # In the order of the row's fields.
 FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,
     owner, {SEEN} AS alive_at, tries, reason, traceparent, consent, consent_at,
@@ -115,7 +119,7 @@ OF_NUMBER = Statement(f"""
     ORDER BY created_at DESC LIMIT 1
 """)
 PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2")
-CALL = Statement("SELECT marker FROM calls WHERE id = :call_id FOR UPDATE")
+CALL = Statement("SELECT marker, stated FROM calls WHERE id = :call_id FOR UPDATE")
 INTENDED = Statement(f"""
     INSERT INTO voices (marker, caller, replaces, number, person, greeting_name, name, owner, traceparent,
         consent, kept_until, client_reference, state, created_at, used_at, checked_at, consent_at)
@@ -222,13 +226,15 @@ def intend(
     *,
     call_id: str | None,
     now: float,
+    stated: str | None = None,
     request: requests.NamedRequest | None = None,
 ) -> Intent:
     """Stores the intent to create a voice, unless the caller, the call or the request has one.
 
     Returns the new row or the existing one. If several callers ask at once, one of them creates the row.
     While the provider's monthly limit is used up, none is created. A consent that was given earlier counts
-    for the new row. Raises RequestDiffers, RequestForgotten, or ConsentWithdrawn.
+    for the new row. A call that is no longer the `stated` caller's neither gets the voice nor decides which
+    row it is. Raises RequestDiffers, RequestForgotten, or ConsentWithdrawn.
     """
     answer = None if request is None else requests.lock(tx, request, now=now)
     if answer is not None and (made := get(tx, answer.marker)) is not None:
@@ -236,7 +242,9 @@ def intend(
     if call_id is not None:
         # The call is locked, so that it gets no second voice meanwhile.
         call = tx.one(CALL, call_id=call_id)
-        held = in_use(tx, call[0]) if call is not None and call[0] else None
+        if call is None or is_of_another(call[1], stated):
+            call_id = None
+        held = in_use(tx, call[0]) if call is not None and call_id is not None and call[0] else None
         if held is not None:
             return Intent(row=held)
     row = of_caller(tx, new.caller)
@@ -289,6 +297,14 @@ def lock(tx: Transaction, marker: str) -> VoiceRow | None:
     """Locks the row of a marker, and its calls, until the end of the transaction."""
     tx.all(CALLS_LOCKED, marker=marker)
     return one(tx, GET_LOCKED, marker=marker)
+
+
+def is_of_another(call_stated: str, stated: str | None) -> bool:
+    """Whether a call is no longer that of the caller whom its delivery has stated.
+
+    So it is where the caller was forgotten while the delivery was prepared, and the call was noted anew.
+    """
+    return stated is not None and call_stated not in {NOBODY, stated}
 
 
 def fail(tx: Transaction, marker: str, reason: str, *, now: float, owner: str | None = None) -> None:

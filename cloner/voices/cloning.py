@@ -186,7 +186,12 @@ class Cloning:
             wanted, deployment=self._store.name, owner=self._owner, keep_seconds=self._keep_seconds, now=now
         )
         intent = await self._store.write(
-            voices.intend, new, call_id=wanted.call_id, request=wanted.request, now=now
+            voices.intend,
+            new,
+            call_id=wanted.call_id,
+            stated=identity.stated,
+            request=wanted.request,
+            now=now,
         )
         if intent.row is None:
             raise failures.MonthlyLimit(retry_after=max(1.0, intent.month_resets_at - now))

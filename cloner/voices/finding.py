@@ -117,7 +117,7 @@ class Voices:
                 return None
             voice = await self._found(row, deadline)
             done = attached and voice is not None and voice.marker == row.marker and row.state == "ready"
-            if voice is not None and (done or await self._attach(wanted.call_id, voice.marker)):
+            if voice is not None and (done or await self._attach(wanted, voice.marker)):
                 return await self._kept(voice, wanted)
             row = await self._store.read(voices.of_caller, wanted.identity.caller)
         raise failures.Busy
@@ -313,9 +313,12 @@ class Voices:
             await self._store.write(voices.set_reference, voice.marker, told.reference)
         return (await self.former_voice(voice.marker, wanted) if changed else None) or voice
 
-    async def _attach(self, call_id: str | None, marker: str) -> bool:
+    async def _attach(self, wanted: Wanted, marker: str) -> bool:
         """Stores that the call has the voice; False if the voice was given up meanwhile."""
-        return call_id is None or await self._store.write(calls.attach, call_id, marker, now=self._now())
+        if wanted.call_id is None:
+            return True
+        stated = wanted.identity.stated
+        return await self._store.write(calls.attach, wanted.call_id, marker, stated=stated, now=self._now())
 
     async def _settled(self, row: VoiceRow, deadline: float) -> None:
         """Waits for another process's clone. Raises the failure with which it ended."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 
 from cloner.registry import (
@@ -39,15 +40,17 @@ def intent(marker: str, *, owner: str = "process") -> NewVoiceRow:
     )  # fmt: skip
 
 
+def call(stated: str, *, number: str = NUMBER) -> NewCall:
+    """The call of whom a delivery states, or of a number."""
+    return NewCall(
+        id="call", agent_id="agent", conversation_id="conv", caller=stated or number, number=number,
+        stated=stated, begun_at=NOW,
+    )  # fmt: skip
+
+
 def begin(tx: Transaction, marker: str) -> None:
     """A call of Ivan's, with a voice that is about to be made for it."""
-    calls.begin(
-        tx,
-        NewCall(
-            id="call", agent_id="agent", conversation_id="conv", caller=IVAN, number=NUMBER, stated=IVAN,
-            begun_at=NOW,
-        ),
-    )  # fmt: skip
+    calls.begin(tx, call(IVAN))
     voices.intend(tx, intent(marker), call_id="call", now=NOW)
 
 
@@ -106,6 +109,43 @@ async def test_forgotten_on_its_way(store: Store) -> None:
     assert not await store.write(voices.record, "marker", "voice", now=NOW)
     assert await state(store, "marker") is None
     assert await store.read(calls.latest, call_id="call") is None
+
+
+async def test_forgotten_without_a_voice(store: Store) -> None:
+    """A call that was noted of a person is forgotten, too, where no voice was begun for it."""
+    await store.write(calls.begin, call(IVAN))
+
+    await store.write(erasing.forget, IVAN, None, now=NOW)
+
+    assert await store.read(calls.latest, call_id="call") is None
+
+
+@pytest.mark.parametrize("how", ["stated", "opened"])
+async def test_forgotten_and_the_call_is_anothers(store: Store, how: str) -> None:
+    """A delivery under way, whose caller was forgotten, neither gives a voice to whose call it is nor takes one."""
+    anna = "person of Anna"
+    await made(store, "marker", "voice")
+    await store.write(erasing.forget, IVAN, None, now=NOW)
+    if how == "stated":
+        await store.write(calls.begin, call(anna))
+        theirs = msgspec.structs.replace(intent("theirs"), caller=anna, person=anna)
+        await store.write(voices.intend, theirs, call_id="call", stated=anna, now=NOW)
+    else:
+        await store.write(
+            calls.open_call,
+            call("", number="of Anna"),
+            apart="apart",
+            number="of Anna",
+            require_consent=False,
+        )
+    before = await store.read(calls.latest, call_id="call")
+
+    intended = await store.write(voices.intend, intent("late"), call_id="call", stated=IVAN, now=NOW)
+    assert await store.write(calls.attach, "call", "late", stated=IVAN, now=NOW)
+
+    assert intended.row is not None
+    assert "late" == intended.row.marker
+    assert before == await store.read(calls.latest, call_id="call")
 
 
 @pytest.mark.parametrize("whose", [(IVAN, None), (None, NUMBER)])
