@@ -2,11 +2,35 @@
 
 from collections.abc import Generator
 
+import msgspec
+
 from cloner.agents.giving import Reading, intended_row
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import AgentUpdate, NewCall, NewVoiceRow, VoiceRow, agents, calls, voices
+from cloner.registry import (
+    AgentUpdate,
+    NamedRequest,
+    NewCall,
+    NewVoiceRow,
+    Noted,
+    VoiceRow,
+    agents,
+    calls,
+    voices,
+)
+from cloner.registry.consents import ConsentWithdrawn
+from cloner.registry.requests import RequestDiffers, RequestForgotten
 from tests.property.interleaving.upkeep import resume
-from tests.property.interleaving.world import AFTERMATH, BEFORE, PATIENCE, PRESUMED, Steps, World
+from tests.property.interleaving.world import (
+    AFTERMATH,
+    AHEAD,
+    BEFORE,
+    NUMBERS,
+    PATIENCE,
+    PERSONS,
+    PRESUMED,
+    Steps,
+    World,
+)  # fmt: skip
 
 
 def delivery(world: World, process: int, caller: str, agent: str, conversation: str) -> Steps:
@@ -14,19 +38,17 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     tx, call, deadline = world.tx, f"{agent}/{conversation}", world.now + PATIENCE
     new = NewCall(
         id=call, agent_id=agent, conversation_id=conversation, caller=caller, stated=caller,
-        begun_at=world.now,
+        number=NUMBERS[caller], begun_at=world.now,
     )  # fmt: skip
     noted = calls.begin(tx, new, others_since=world.now - PRESUMED)
-    known = world.open.get(call)
-    if known is not None:
-        assert (noted is None) == (known[1] != caller), "a conversation of two callers"
+    stated = world.stated.setdefault(call, caller)
+    assert (noted is None) == (stated != caller), "a conversation of two callers"
     if noted is None or noted.call.ended_at is not None:
         return
-    world.open.setdefault(call, (agent, caller, noted.call.begun_at))
-    if world.agents[agent].voice_id != BEFORE[agent].voice_id:
-        given = noted.agent.row
-        assert given is not None, "what others must be answered is forgotten"
-        assert given.before_voice_id == BEFORE[agent].voice_id, "what the agent had is forgotten"
+    assert noted.voice is None or noted.voice.person == caller, "a call with the voice of another"
+    world.open[call] = (agent, caller, noted.call.begun_at)
+    note_voice(world, call, noted.voice)
+    check_before(world, noted)
     yield
     now = world.agents[agent]
     yield
@@ -35,10 +57,11 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     yield
     wanted = AgentVoice(None, f"Hallo {caller}")
     update = planned(world, reading, wanted, caller=caller, deadline=deadline)
-    voice, may = yield from found_or_made(world, process, caller, call, noted.voice, update, deadline)
+    new = new_voice(world, process, caller)
+    voice, may = yield from found_or_made(world, process, new, call, noted.voice, update, deadline)
     if voice is None or voice.voice_id is None:
         return
-    assert caller == world.made.get(voice.voice_id, ("", caller))[1], "an answer with another's voice"
+    check_whose(world, voice, caller)
     if update is None:
         return
     wanted = AgentVoice(voice.voice_id, wanted.first_message)
@@ -60,6 +83,78 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     yield
     if not agents.unlock(tx, agent, holder=update.holder, until=0.0, given=done) and done:
         agents.note_late_update(tx, update.row)
+
+
+def opening(world: World, agent: str, conversation: str, number: str, *, require_consent: bool) -> Steps:
+    """ElevenLabs asks about a call: it is told the voice of the one caller who is known by the number."""
+    tx, call = world.tx, f"{agent}/{conversation}"
+    persons = {row[0] for row in tx.all(PERSONS, number=number)}
+    noted = calls.open_call(
+        tx,
+        NewCall(
+            id=call, agent_id=agent, conversation_id=conversation, caller=number, number=number,
+            begun_at=world.now, confirmed=True,
+        ),
+        apart=f"{call}/{number}", number=number, require_consent=require_consent,
+    )  # fmt: skip
+    call, voice = noted.call.id, noted.voice
+    assert noted.call.named or noted.call.number == number, "a call of another number"
+    if voice is not None:
+        stated = world.stated.get(call)
+        had = voice.marker == world.voices.get(call)
+        assert had or {voice.caller} == ({stated} if stated else persons), "the voice of another"
+        assert stated or NUMBERS[voice.caller] == number, "the voice of another number"
+        assert voice.consent or not require_consent, "a voice without the consent that is required"
+        check_whose(world, voice, voice.caller)
+    elif noted.call.ended_at is None and call not in world.stated and len(persons) == 1:
+        assert require_consent or not [row for row in voices.ready(tx) if row.person in persons]
+    if noted.call.ended_at is None:
+        who = voice.caller if voice is not None else noted.call.caller
+        stored = calls.latest(tx, call_id=call)
+        assert voice is None or (stored and stored.marker) == voice.marker, "a call without its voice"
+        world.open[call] = (agent, world.stated.get(call, who), noted.call.begun_at)
+        note_voice(world, call, voice)
+        check_before(world, noted)
+    yield
+
+
+def check_whose(world: World, voice: VoiceRow, caller: str) -> None:
+    """Nobody is answered with the voice of another."""
+    assert caller == world.made.get(voice.voice_id or "", ("", caller))[1], "an answer with another's voice"
+
+
+def check_before(world: World, noted: Noted) -> None:
+    """Whoever is answered while an agent has a caller's voice is told what it had before."""
+    agent = noted.call.agent_id
+    if world.agents[agent].voice_id != BEFORE[agent].voice_id:
+        given = noted.agent.row
+        assert given is not None, "what others must be answered is forgotten"
+        assert given.before_voice_id == BEFORE[agent].voice_id, "what the agent had is forgotten"
+
+
+def check_withdrawn(world: World, caller: str) -> None:
+    """A caller who has not withdrawn a consent is not refused for it."""
+    assert caller in world.withdrawn
+
+
+def note_voice(world: World, call: str, voice: VoiceRow | None) -> None:
+    """The call has the voice from now on."""
+    if voice is None:
+        world.voices.pop(call, None)
+    else:
+        world.voices[call] = voice.marker
+
+
+def new_voice(
+    world: World, process: int, caller: str, *, consent: str = "", replaces: bool = False, kept: bool = False
+) -> NewVoiceRow:
+    """What a process writes down before it makes a voice for a caller."""
+    marker = f"marker_{next(world.numbers)}"
+    return NewVoiceRow(
+        marker=marker, caller=marker if replaces else caller, replaces=caller if replaces else None,
+        number=NUMBERS[caller], person=caller, greeting_name=caller, name=caller, owner=world.owner(process),
+        traceparent="", consent=consent, kept_until=world.now + AHEAD if kept else 0.0,
+    )  # fmt: skip
 
 
 def planned(
@@ -88,49 +183,65 @@ def check_intended(world: World, update: AgentUpdate, may: bool) -> None:
 def found_or_made(
     world: World,
     process: int,
-    caller: str,
-    call: str,
+    new: NewVoiceRow,
+    call: str | None,
     row: VoiceRow | None,
     update: AgentUpdate | None,
     deadline: float,
+    request: NamedRequest | None = None,
 ) -> Generator[None, None, tuple[VoiceRow | None, bool | None]]:
     """The row of the caller's voice, which this process makes where nobody else does.
 
-    Also whether the agent may be changed, where that was stored with a voice that was made in time.
+    Also whether the agent may be changed, where that was stored with a voice that was made in time. Nothing
+    is made where the consent was withdrawn, or the request was for another voice.
     """
-    tx = world.tx
+    tx, caller = world.tx, new.person
     for _ in range(5):
         if row is None:
-            marker = f"marker_{next(world.numbers)}"
-            new = NewVoiceRow(
-                marker=marker, caller=caller, replaces=None, number=None, person=caller, greeting_name=caller,
-                name=caller, owner=world.owner(process), traceparent="", consent="", kept_until=0.0,
-            )  # fmt: skip
-            row = voices.intend(tx, new, call_id=call, now=world.now).row
+            new = msgspec.structs.replace(new, marker=f"marker_{next(world.numbers)}")
+            if new.replaces is not None:
+                new = msgspec.structs.replace(new, caller=new.marker)
+            try:
+                row = voices.intend(tx, new, call_id=call, stated=caller, now=world.now, request=request).row
+            except ConsentWithdrawn:
+                check_withdrawn(world, caller)
+                return None, None
+            except (RequestDiffers, RequestForgotten):
+                return None, None
             assert row is not None
+            if row.marker == new.marker:
+                assert caller not in world.withdrawn or new.consent, "a voice without consent was begun"
+                world.withdrawn.discard(caller)
+                world.kept[row.marker] = new.kept_until
+            if call is not None and call in world.open and world.stated.get(call) == caller:
+                note_voice(world, call, row)
             yield
-            if row.marker == marker:
+            if row.marker == new.marker:
                 voice, may = f"voice_{next(world.numbers)}", None
-                world.made[voice] = (marker, caller, world.now)
+                world.made[voice] = (row.marker, caller, world.now)
                 yield
                 if update is None or world.now >= deadline:
-                    recorded = voices.record(tx, marker, voice, now=world.now)
+                    recorded = voices.record(tx, row.marker, voice, now=world.now)
                 else:
-                    update = update.with_voice(marker, voice)
+                    update = update.with_voice(row.marker, voice)
                     recorded, may = agents.record_and_intend(tx, update, now=world.now)
                     check_intended(world, update, may)
                     assert recorded or not may, "a voice that is not recorded was to be given to an agent"
                 if recorded:
-                    made = voices.get(tx, marker)
+                    made = voices.get(tx, row.marker)
                     yield
                     return made, may
                 world.delete(voice)
                 yield
-        if row.state == "ready" and calls.attach(tx, call, row.marker, now=world.now):
+        if row.state == "ready" and (
+            call is None or calls.attach(tx, call, row.marker, stated=caller, now=world.now)
+        ):
+            if call is not None and call in world.open and world.stated.get(call) == caller:
+                note_voice(world, call, row)
             return row, None
         if row.state == "intended":
             yield from resume(world, process, row)
-        row = voices.of_caller(tx, caller)
+        row = None if new.replaces is not None else voices.of_caller(tx, caller)
         yield
     return None, None
 
@@ -138,7 +249,8 @@ def found_or_made(
 def end(world: World, agent: str, conversation: str) -> Steps:
     """An event after a call."""
     call = f"{agent}/{conversation}"
-    world.open.pop(call, None)
+    for each in [each for each in world.open if each == call or each.startswith(f"{call}/")]:
+        del world.open[each]
     calls.complete(
         world.tx, now=world.now, conversation_id=conversation, call_id="", agent_id=agent, voice_id="",
         named_id=call,

@@ -23,6 +23,9 @@ def resume(world: World, process: int, row: VoiceRow | None = None) -> Steps:
         made = [voice for voice, (marker, *_) in world.made.items() if marker == lost.marker]
         if not made:
             voices.fail(tx, lost.marker, "given up", now=world.now)
+            world.voices = {call: marker for call, marker in world.voices.items() if marker != lost.marker}
+            if lost.replaces is not None:
+                world.revoked.add(lost.marker)
         elif not voices.record(tx, lost.marker, made[0], now=world.now):
             world.delete(made[0])
         yield
@@ -100,3 +103,25 @@ def reconcile(world: World, process: int) -> Steps:
         yield
         if not taken:
             world.delete(voice)
+
+
+def evict(world: World, process: int) -> Steps:
+    """Makes room: gives up the voice that was used the longest ago, unless a call has it by then."""
+    tx, now = world.tx, world.now
+    busy_since = now - CALL_MAX
+    oldest = departures.least_recently_used(tx, busy_since=busy_since, now=now, kept=False, replaces=None)
+    assert oldest is None or world.kept.get(oldest.marker, 0.0) <= now, "a voice that is kept was to go"
+    # However much happened since the oldest was found, the rule holds for any voice.
+    for row in voices.ready(tx)[process:]:
+        if departures.give_up_unused(tx, row.marker, departures.EVICTED, busy_since=busy_since, now=now):
+            world.revoked.add(row.marker)
+            in_call = [call for call in world.open if world.voices.get(call) == row.marker]
+            assert all(now - world.open[call][2] >= CALL_MAX for call in in_call), "given up in a call"
+            break
+    yield
+
+
+def lapse(world: World, process: int) -> Steps:
+    """All are too slow to give a sign of life, and another process takes over what they go on to do."""
+    world.now += STALE + 1
+    yield from resume(world, process)

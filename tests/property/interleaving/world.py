@@ -4,14 +4,45 @@ import itertools
 from collections.abc import Iterator
 
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import Transaction, voices
+from cloner.registry import Transaction, requests, voices
+from cloner.registry.statement import Statement
 
 PRESUMED, CALL_MAX, STALE, GRACE, KEEP = 900.0, 7_200.0, 8.0, 120.0, 3_600.0
+# How long a voice is kept that was made ahead of time.
+AHEAD = 5_000.0
 # How long a delivery waits, how long an agent is changed at the most, and how much longer it is then held.
 PATIENCE, LEFT, AFTERMATH = 20.0, 10.0, 30.0
-CALLERS, AGENTS, CONVERSATIONS, PROCESSES = 3, 2, 4, 2
+CALLERS, AGENTS, CONVERSATIONS, PROCESSES, REQUESTS = 3, 2, 4, 2, 5
 BEFORE = {f"agent_{n}": AgentVoice(f"premade_{n}", f"Welcome to {n}.") for n in range(AGENTS)}
+# Two callers share a number.
+NUMBERS = {f"caller_{n}": f"number_{n // 2}" for n in range(CALLERS)}
 Steps = Iterator[None]
+
+# Read past the product's own statements, which are what is tried.
+PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number ORDER BY person")
+PRIVATE = {
+    "voices": Statement("""
+        SELECT state FROM voices WHERE (person = :caller OR caller = :caller OR replaces = :caller) AND (
+            state <> 'deleting' OR number IS NOT NULL OR consent <> '' OR name <> '' OR greeting_name <> ''
+        )
+    """),
+    "calls": Statement("""
+        SELECT id FROM calls WHERE caller = :caller OR stated = :caller
+            OR marker IN (SELECT marker FROM voices WHERE person = :caller)
+    """),
+    "consents": Statement("SELECT reference FROM consents WHERE person = :caller"),
+    # One that led to nothing counts as a day old from the start, and is dropped with those.
+    "requests": Statement("""
+        SELECT key FROM requests WHERE (content LIKE '%' || :caller AND at > :day_ago)
+            OR marker IN (SELECT marker FROM voices WHERE person = :caller)
+    """),
+}
+OF_NUMBER = {
+    table: Statement(f"SELECT 1 FROM {table} WHERE number = :number")
+    for table in ("voices", "calls", "consents")
+}
+GREETINGS = Statement("SELECT first_message FROM agents WHERE first_message IS NOT NULL")
+OLD_ROWS = Statement("SELECT created_at FROM voices WHERE person = :caller AND created_at < :before")
 
 
 class World:
@@ -23,6 +54,19 @@ class World:
         self.made: dict[str, tuple[str, str, float]] = {}  # voice -> its marker, its caller, when
         self.agents = dict(BEFORE)
         self.open: dict[str, tuple[str, str, float]] = {}  # call -> its agent, its caller, when
+        self.stated: dict[str, str] = {}  # call -> the caller that a delivery stated
+        self.voices: dict[str, str] = {}  # call -> the marker of its voice
+        self.kept: dict[str, float] = {}  # marker -> until when its voice is kept
+        self.revoked: set[str] = set()  # markers whose voices nobody may have any more
+        self.withdrawn: set[str] = set()  # callers whose consent is withdrawn
+        self.forgotten: dict[str, float] = {}  # caller -> when
+        self.answers: dict[str, tuple[str, str, float]] = {}  # request -> its content, its voice, when
+        self.latest_call = ("agent_0", "conv_0")
+        self.latest_request = (
+            "caller_0",
+            "request_0",
+            False,
+        )  # whose voice was asked for, and by which request
         self.steps: list[tuple[int, Steps]] = []
         self.alive = [0] * PROCESSES  # how often each process was started
         self.numbers = itertools.count()
@@ -58,3 +102,26 @@ class World:
         for row in ready:
             marker, caller, _ = self.made[row.voice_id or ""]
             assert (row.marker, row.caller) == (marker, caller), "a voice of somebody else"
+            assert row.caller not in self.withdrawn, "a voice without consent"
+            assert row.marker not in self.revoked, "a voice that was given up came back"
+
+    def answer(self, request: requests.NamedRequest, marker: str, asked: float) -> None:
+        """A request is answered: within a day as before, and only to whoever asked for the same."""
+        content, before, at = self.answers.get(request.key, (request.content, marker, asked))
+        if self.now < at + requests.KEPT_SECONDS:
+            assert (content, before) == (request.content, marker), "another answer to the same request"
+        else:
+            at = asked
+        self.answers[request.key] = (request.content, marker, at)
+
+    def forget(self, *callers: str, number: str = "") -> None:
+        """They were forgotten: nothing is left but what is needed to delete their voices."""
+        for caller in callers:
+            for table, statement in PRIVATE.items():
+                left = self.tx.all(statement, caller=caller, day_ago=self.now - requests.KEPT_SECONDS)
+                assert [] == left, f"{table} of a caller who was forgotten"
+            self.forgotten[caller] = self.now
+        gone = {*callers, number}
+        self.open = {call: at for call, at in self.open.items() if at[1] not in gone}
+        self.stated = {call: caller for call, caller in self.stated.items() if caller not in gone}
+        self.withdrawn -= gone
