@@ -166,7 +166,7 @@ def begin(
     again = known and call.stated == new.stated and call.marker is not None
     if call.stated not in {"", NOBODY, new.stated}:
         return None
-    voice = voices.in_use(tx, call.marker) if call.marker else None
+    voice = voices.find_in_use(tx, call.marker) if call.marker else None
     if call.stated != new.stated:
         # The voice that was found by the number may be somebody else's.
         if voice is not None and voice.caller != new.caller:
@@ -176,7 +176,7 @@ def begin(
         tx.run(NAMED, id=call.id, **theirs)
         call = msgspec.structs.replace(call, **theirs)
     if voice is None:
-        voice = voices.of_caller(tx, new.caller)
+        voice = voices.find_by_caller(tx, new.caller)
     voice = _used(tx, call, voice, now=new.begun_at)
     if voice is not None and reference and voice.client_reference != reference:
         voices.set_reference(tx, voice.marker, reference)
@@ -206,10 +206,10 @@ def open_call(
         call, _ = _note(tx, msgspec.structs.replace(new, id=apart))
     elif new.confirmed:
         tx.run(CONFIRMED, id=call.id)
-    voice = voices.in_use(tx, call.marker) if call.marker else None
+    voice = voices.find_in_use(tx, call.marker) if call.marker else None
     persons = None if voice is None else 1
     if voice is None and not call.named and call.ended_at is None:
-        voice = None if number is None else voices.of_number(tx, number)
+        voice = None if number is None else voices.find_by_number(tx, number)
         persons = 0 if number is None else 1
         if voice is None and number is not None:
             persons = voices.persons_of(tx, number)

@@ -1,13 +1,13 @@
 """Erases what is known of a person, in one transaction: voices, calls and consents.
 
-A voice that ElevenLabs still has keeps a row, without its owner, until it is deleted there.
+A voice that ElevenLabs still has keeps a row, without its person, until it is deleted there.
 """
 
 from cloner.registry import calls, consents, departures, voices
 from cloner.registry.transaction import Transaction
 from cloner.registry.voices import VoiceRow
 
-__all__ = ["forget", "forget_owner"]
+__all__ = ["forget", "forget_person_of_voice"]
 
 
 def forget(
@@ -17,7 +17,7 @@ def forget(
 
     Returns the voices that ElevenLabs still has and that must be deleted there.
     """
-    found = voices.of_person_or_number(tx, person, number)
+    found = voices.find_by_person_or_number(tx, person, number)
     whose = {who for row in found for who in (row.caller, row.replaces, row.person) if who is not None}
     # A call may be noted of a person, or of a number, without a voice.
     for who in sorted(whose | {each for each in (person, number) if each is not None}):
@@ -32,7 +32,9 @@ def forget(
     return [row for row in left if row is not None]
 
 
-def forget_owner(tx: Transaction, voice_id: str, *, now: float, traceparent: str = "") -> list[VoiceRow]:
-    """Forgets the owner of a voice, as `forget` does; does nothing where there is no such usable voice."""
-    row = voices.by_voice_id(tx, voice_id)
+def forget_person_of_voice(
+    tx: Transaction, voice_id: str, *, now: float, traceparent: str = ""
+) -> list[VoiceRow]:
+    """Forgets the person of a voice, as `forget` does; does nothing where there is no such usable voice."""
+    row = voices.find_by_voice_id(tx, voice_id)
     return [] if row is None else forget(tx, row.person, None, now=now, traceparent=traceparent)

@@ -46,11 +46,11 @@ def withdraw(
     Returns those that ElevenLabs still has and that must be deleted there.
     """
     consents.withdraw(tx, person, consent, number=number, now=now)
-    for row in voices.of_person_or_number(tx, person, None):
+    for row in voices.find_by_person_or_number(tx, person, None):
         if row.state == "intended":
             voices.fail(tx, row.marker, CONSENT_WITHDRAWN, now=now)
         if row.state in ("intended", "ready"):
             requests.forget_voice(tx, row.marker)
     tx.run(WITHDRAWN, person=person, reason=CONSENT_WITHDRAWN, now=now, given_up_by=traceparent)
     tx.run(WITHDRAWN_TOO, person=person, reason=CONSENT_WITHDRAWN)
-    return [row for row in voices.of_person_or_number(tx, person, None) if row.state == "deleting"]
+    return [row for row in voices.find_by_person_or_number(tx, person, None) if row.state == "deleting"]

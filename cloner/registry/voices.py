@@ -16,11 +16,15 @@ __all__ = [
     "NewVoiceRow",
     "VoiceRow",
     "abandoned",
-    "by_voice_id",
     "every",
     "fail",
+    "find_by_caller",
+    "find_by_number",
+    "find_by_person_or_number",
+    "find_by_voice_id",
+    "find_in_use",
+    "find_once_by_voice_id",
     "get",
-    "in_use",
     "intend",
     "is_of_another",
     "keep",
@@ -29,10 +33,6 @@ __all__ = [
     "marker_of",
     "note_checked",
     "note_used",
-    "of_caller",
-    "of_number",
-    "of_person_or_number",
-    "once_by_voice_id",
     "one",
     "persons_of",
     "ready",
@@ -187,17 +187,17 @@ def is_anothers(tx: Transaction, voice_id: str, *, marker: str) -> bool:
     return tx.one(ANOTHERS, voice_id=voice_id, marker=marker) is not None
 
 
-def in_use(tx: Transaction, marker: str) -> VoiceRow | None:
+def find_in_use(tx: Transaction, marker: str) -> VoiceRow | None:
     """The voice of a marker, if it is ready or on its way."""
     return one(tx, IN_USE, marker=marker)
 
 
-def of_caller(tx: Transaction, caller: str) -> VoiceRow | None:
+def find_by_caller(tx: Transaction, caller: str) -> VoiceRow | None:
     """The caller's voice, ready or on its way."""
     return one(tx, OF_CALLER, caller=caller)
 
 
-def of_number(tx: Transaction, number: str) -> VoiceRow | None:
+def find_by_number(tx: Transaction, number: str) -> VoiceRow | None:
     """The newest voice of the one person who is known by this number; None where there are more.
 
     A person counts as long as a row exists, even if the voice is gone.
@@ -210,12 +210,12 @@ def persons_of(tx: Transaction, number: str) -> int:
     return len(tx.all(PERSONS, number=number))
 
 
-def by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
+def find_by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
     """The row of a voice that is there to be used."""
     return one(tx, BY_VOICE_ID, voice_id=voice_id)
 
 
-def once_by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
+def find_once_by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
     """The row of a voice, whatever became of it."""
     return one(tx, ONCE_BY_VOICE_ID, voice_id=voice_id)
 
@@ -244,10 +244,10 @@ def intend(
         call = tx.one(CALL, call_id=call_id)
         if call is None or is_of_another(call[1], stated):
             call_id = None
-        held = in_use(tx, call[0]) if call is not None and call_id is not None and call[0] else None
+        held = find_in_use(tx, call[0]) if call is not None and call_id is not None and call[0] else None
         if held is not None:
             return Intent(row=held)
-    row = of_caller(tx, new.caller)
+    row = find_by_caller(tx, new.caller)
     if row is None and (resets_at := month_resets_at(tx)) > now:
         return Intent(row=None, month_resets_at=resets_at)
     if row is None:
@@ -258,7 +258,7 @@ def intend(
     while row is None:
         # The row that prevented the insert may no longer be active when it is read.
         tx.run(INTENDED, **msgspec.structs.asdict(new), consent_at=consent_at, now=now)
-        row = of_caller(tx, new.caller)
+        row = find_by_caller(tx, new.caller)
     note_alive(tx, new.owner, now=now)
     if call_id is not None:
         tx.run(CALL_HAS, call_id=call_id, marker=row.marker, caller=row.caller)
@@ -352,7 +352,7 @@ def note_checked(tx: Transaction, marker: str, *, now: float) -> None:
     tx.run(CHECKED, marker=marker, now=now)
 
 
-def of_person_or_number(tx: Transaction, person: str | None, number: str | None) -> list[VoiceRow]:
+def find_by_person_or_number(tx: Transaction, person: str | None, number: str | None) -> list[VoiceRow]:
     """Every row of a person, or of whoever calls from a number."""
     if person is not None:
         return every(tx, OF_PERSON, person=person)

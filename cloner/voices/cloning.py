@@ -189,7 +189,7 @@ class Cloning:
             voices.intend,
             new,
             call_id=wanted.call_id,
-            stated=identity.stated,
+            stated=wanted.identity.stated,
             request=wanted.request,
             now=now,
         )

@@ -36,7 +36,7 @@ class Erasure:
 
         Raises VoiceNotFound if it was never one of ours.
         """
-        row = await self._store.read(voices.once_by_voice_id, voice_id)
+        row = await self._store.read(voices.find_once_by_voice_id, voice_id)
         if row is None:
             raise VoiceNotFound
         await self._store.write(departures.delete, row.marker, now=self._now(), traceparent=traceparent())
@@ -53,7 +53,7 @@ class Erasure:
         """
         if voice_id:
             left = await self._store.write(
-                erasing.forget_owner, voice_id, now=self._now(), traceparent=traceparent()
+                erasing.forget_person_of_voice, voice_id, now=self._now(), traceparent=traceparent()
             )
         else:
             person, number = self._identities.row_hashes(caller)

@@ -119,7 +119,7 @@ class Voices:
             done = attached and voice is not None and voice.marker == row.marker and row.state == "ready"
             if voice is not None and (done or await self._attach(wanted, voice.marker)):
                 return await self._kept(voice, wanted)
-            row = await self._store.read(voices.of_caller, wanted.identity.caller)
+            row = await self._store.read(voices.find_by_caller, wanted.identity.caller)
         raise failures.Busy
 
     async def find_or_clone(self, wanted: Wanted, recording: Recording, *, deadline: float) -> Found:
@@ -156,7 +156,7 @@ class Voices:
         """
         wanted = Wanted(identity=identity, caller=caller, request=request)
         for _ in range(CLONES):
-            row = await self._store.read(voices.of_caller, identity.caller)
+            row = await self._store.read(voices.find_by_caller, identity.caller)
             # Read after the row: whoever stored the intent of that row stored its request as well.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered
@@ -189,7 +189,7 @@ class Voices:
         await self._require(Wanted(identity=identity, caller=caller), None)
         recording: Recording | None = None
         for _ in range(ROUNDS):
-            old = await self._store.read(voices.of_caller, identity.caller)
+            old = await self._store.read(voices.find_by_caller, identity.caller)
             # As in `clone_ahead`.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered[0]

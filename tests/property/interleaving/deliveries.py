@@ -241,7 +241,7 @@ def found_or_made(
             return row, None
         if row.state == "intended":
             yield from resume(world, process, row)
-        row = None if new.replaces is not None else voices.of_caller(tx, caller)
+        row = None if new.replaces is not None else voices.find_by_caller(tx, caller)
         yield
     return None, None
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from cloner.registry import NamedRequest, departures, erasing, requests, voice_consents, voices
+from cloner.registry import NamedRequest, erasing, reasons, requests, voice_consents, voices
 from cloner.registry.requests import RequestDiffers, RequestForgotten
 from tests.property.interleaving.deliveries import check_whose, found_or_made, new_voice
 from tests.property.interleaving.upkeep import resume
@@ -14,7 +14,7 @@ def ahead(world: World, process: int, caller: str, name: str, *, replaces: bool)
     tx, asked = world.tx, world.now
     request = NamedRequest(key=name, content=f"{'replace' if replaces else 'clone'}/{caller}")
     for _ in range(3):
-        row = voices.of_caller(tx, caller)
+        row = voices.find_by_caller(tx, caller)
         yield
         try:
             found = requests.answer(tx, request, now=world.now)
@@ -24,7 +24,7 @@ def ahead(world: World, process: int, caller: str, name: str, *, replaces: bool)
             answered = voices.get(tx, found.marker)
             if answered is not None and answered.voice_id:
                 check_whose(world, answered, caller)
-                given_up = answered.marker in world.revoked and answered.reason != departures.EVICTED
+                given_up = answered.marker in world.revoked and answered.reason != reasons.EVICTED
                 assert not given_up, "an answer with a voice that nobody may have any more"
                 world.answer(request, answered.marker, asked)
                 return
@@ -67,18 +67,18 @@ def consent(world: World, caller: str, number: int) -> Steps:
     reference = f"form {number}"
     voice_consents.give(world.tx, caller, reference, number=NUMBERS[caller], now=world.now)
     world.withdrawn.discard(caller)
-    row = voices.of_caller(world.tx, caller)
+    row = voices.find_by_caller(world.tx, caller)
     assert row is None or row.consent == reference, "a voice under a former consent"
     yield
 
 
 def withdraw(world: World, caller: str) -> Steps:
     """A caller withdraws the consent: the voices go, and none is made before there is another."""
-    rows = voices.of_person_or_number(world.tx, caller, None)
+    rows = voices.find_by_person_or_number(world.tx, caller, None)
     left = voice_consents.withdraw(world.tx, caller, "", number=NUMBERS[caller], now=world.now)
     world.withdrawn.add(caller)
     world.revoked |= {row.marker for row in rows}
-    assert voices.of_caller(world.tx, caller) is None, "a voice that outlives its consent"
+    assert voices.find_by_caller(world.tx, caller) is None, "a voice that outlives its consent"
     assert {row.marker for row in rows if row.state == "ready"} <= {row.marker for row in left}
     yield
 
@@ -87,7 +87,9 @@ def forget(world: World, caller: str, *, whole_number: bool) -> Steps:
     """A caller is forgotten, or everybody who calls from the number."""
     tx, number = world.tx, NUMBERS[caller]
     callers = [each for each in NUMBERS if NUMBERS[each] == number] if whole_number else [caller]
-    world.revoked |= {row.marker for each in callers for row in voices.of_person_or_number(tx, each, None)}
+    world.revoked |= {
+        row.marker for each in callers for row in voices.find_by_person_or_number(tx, each, None)
+    }
     if whole_number:
         erasing.forget(tx, None, number, now=world.now)
         for table, statement in OF_NUMBER.items():

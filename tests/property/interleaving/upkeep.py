@@ -113,7 +113,7 @@ def evict(world: World, process: int) -> Steps:
     assert oldest is None or world.kept.get(oldest.marker, 0.0) <= now, "a voice that is kept was to go"
     # However much happened since the oldest was found, the rule holds for any voice.
     for row in voices.ready(tx)[process:]:
-        if departures.give_up_unused(tx, row.marker, departures.EVICTED, busy_since=busy_since, now=now):
+        if departures.evict(tx, row.marker, busy_since=busy_since, now=now):
             world.revoked.add(row.marker)
             in_call = [call for call in world.open if world.voices.get(call) == row.marker]
             assert all(now - world.open[call][2] >= CALL_MAX for call in in_call), "given up in a call"
