@@ -12,6 +12,7 @@ Each arrow changes the type once.
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from litestar import Request, Response, post
@@ -163,7 +164,7 @@ async def ask_cloner(
     del delivery  # its sample is as large as the request, which is all that is needed from now on
     asked = asyncio.create_task(prepare)
     watch = asyncio.create_task(disconnected(receive))
-    watch.add_done_callback(lambda _: asked.cancel())
+    watch.add_done_callback(partial(_cancel, asked))
     try:
         return await asked
     except asyncio.CancelledError:
@@ -174,6 +175,12 @@ async def ask_cloner(
         raise ClientGone from None
     finally:
         watch.cancel()
+        # A failure refers to this frame, and its task to the failure: such a cycle would keep the request.
+        del asked
+
+
+def _cancel(asked: asyncio.Task[PrepareCallResponse], _: object) -> None:
+    asked.cancel()
 
 
 def _left(settings: Settings, progress: Progress) -> float:
