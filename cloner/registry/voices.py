@@ -244,8 +244,7 @@ def intend(
         call = tx.one(CALL, call_id=call_id)
         if call is None or is_of_another(call[1], stated):
             call_id = None
-        held = find_in_use(tx, call[0]) if call is not None and call_id is not None and call[0] else None
-        if held is not None:
+        elif call[0] and (held := find_in_use(tx, call[0])) is not None:
             return Intent(row=held)
     row = find_by_caller(tx, new.caller)
     if row is None and (resets_at := month_resets_at(tx)) > now:
