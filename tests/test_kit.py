@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-IMPORTED = re.compile(r"^\s*(?:from|import) tests\.(?:.*\btest_\w+)", re.MULTILINE)
+IMPORTED = re.compile(r"^\s*(?:from|import) tests\b.*\btest_\w+", re.MULTILINE)
 
 
 def test_no_test_module_is_imported() -> None:
