@@ -15,8 +15,8 @@ from cloner.agents.giving import Agents, Reading
 from cloner.agents.missed import Missed
 from cloner.call import Begun, Call, Opened, Prepared, agent_before
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.provider.failures import AgentRejected
-from cloner.registry import NewCall, Noted, Store, calls
+from cloner.provider.failures import AgentNotFound, AgentRejected
+from cloner.registry import NewCall, Noted, RegistryUnavailable, Store, calls
 from cloner.voices import callers
 from cloner.voices.callers import CallName, ConversationMismatch, Identities
 from cloner.voices.clone import Wanted
@@ -24,6 +24,7 @@ from cloner.voices.finding import Found, Voices
 from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples
 from cloner.voices.voice import Voice
+from environment.memory import unraised
 from telemetry.facts import add_log_context
 from telemetry.parts import part
 from telemetry.tracing import traceparent
@@ -202,7 +203,7 @@ class Calls:
             return answered
         # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
         # exist.
-        reading = asyncio.create_task(self._agents.read(begun.noted, deadline=deadline))
+        reading = asyncio.create_task(self._read_agent(begun.noted, deadline=deadline))
         # If the sample is refused, nobody asks for the result of this reading.
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
@@ -216,6 +217,17 @@ class Calls:
         finally:
             reading.cancel()
         return await self._give(begun, found, agent, deadline=deadline)
+
+    async def _read_agent(self, noted: Noted, *, deadline: float) -> Reading | Exception | None:
+        """How the agent speaks now, or the failure that Agents raises.
+
+        A failure that a task raises refers to whoever waits, who refers to the task: such a cycle would keep
+        the sample.
+        """
+        try:
+            return await self._agents.read(noted, deadline=deadline)
+        except (AgentNotFound, RegistryUnavailable) as failure:
+            return unraised(failure)
 
     async def _answer_ended(self, begun: Begun, wanted: Wanted) -> Prepared | None:
         """The answer to a delivery after its call: nothing is made or changed for it any more."""
@@ -248,7 +260,7 @@ class Calls:
         begun: Begun,
         wanted: Wanted,
         sample: bytes,
-        reading: "asyncio.Task[Reading | None]",
+        reading: "asyncio.Task[Reading | Exception | None]",
         *,
         deadline: float,
     ) -> Found:
@@ -354,8 +366,11 @@ class Calls:
         return None if noted.voice is None else await self._voices.usable(noted.voice, deadline=deadline)
 
 
-async def _wait_for(reading: "asyncio.Task[Reading | None]") -> Reading | None:
+async def _wait_for(reading: "asyncio.Task[Reading | Exception | None]") -> Reading | None:
     """The result of the reading, or None if it takes too long. Raises what the reading raised."""
     if not reading.done():
         await asyncio.wait({reading}, timeout=AGENT_SECONDS)
-    return reading.result() if reading.done() else None
+    agent = reading.result() if reading.done() else None
+    if isinstance(agent, Exception):
+        raise unraised(agent)
+    return agent

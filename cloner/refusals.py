@@ -108,6 +108,7 @@ class ClientOverloaded(Refused):
 class Overloaded(Refused):
     """The limit of calls, or of bytes of samples, is reached; `facts` may hold the limit."""
 
+    reason = "RATE_LIMITED"
     sentence = "Too much is going on at once; try again in a moment."
 
 

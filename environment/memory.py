@@ -8,8 +8,11 @@ import asyncio
 import ctypes
 import gc
 from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["FreedMemory", "collect_seldom", "give_back", "keep_large_blocks", "spare_modules"]
+__all__ = ["FreedMemory", "collect_seldom", "give_back", "keep_large_blocks", "spare_modules", "unraised"]
+
+E = TypeVar("E", bound=Exception)
 
 # Parameters of mallopt(3).
 TRIM_THRESHOLD = -1
@@ -105,3 +108,14 @@ def spare_modules() -> None:
     and stops, this is a sixth of its processor time.
     """
     gc.freeze()
+
+
+def unraised(failure: E) -> E:
+    """A copy of a failure that was never raised, and so refers to no call.
+
+    Once raised, a failure refers to the calls that it passes and to all that these hold, as long as anybody
+    keeps it. What is kept to be raised later is such a copy, and what is raised is a copy of that.
+    """
+    copied = type(failure).__new__(type(failure), *failure.args)
+    copied.__dict__.update(failure.__dict__)
+    return copied

@@ -173,6 +173,8 @@ class Inspector:
         finally:
             self._unfinished.discard(job)
             job.abandon()
+            # A failure refers to this call, and its job to the failure: such a cycle would keep the sample.
+            del job
         return _audio(finding, sample)
 
     async def _tend(self, worker: Worker) -> None:

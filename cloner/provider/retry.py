@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 import tenacity
 
 from cloner.provider.failures import ProviderFailure, TimedOut
+from environment.memory import unraised
 from telemetry.facts import keyed
 from telemetry.parts import part
 
@@ -33,8 +34,25 @@ async def retrying(
     try:
         return await attempt(0)
     except ProviderFailure as failure:
-        # Without its traceback, which would keep the frames of the try alive, and with them the sample.
-        known = failure.with_traceback(None)
+        again = _again(unraised(failure), attempt, on, attempts=attempts, deadline=deadline, retried=retried)
+    try:
+        return await again
+    except ProviderFailure as failure:
+        # tenacity's objects refer to each other, and so stay for a while. They may keep the failure, but not
+        # the frames that it passed: those hold the sample.
+        raise unraised(failure.with_traceback(None)) from None
+
+
+async def _again(
+    known: ProviderFailure,
+    attempt: Callable[[int], Awaitable[T]],
+    on: tuple[type[ProviderFailure], ...],
+    *,
+    attempts: int,
+    deadline: float,
+    retried: Callable[[str], None],
+) -> T:
+    """What a later try returns. `known` is the failure of the first try."""
     loop = asyncio.get_running_loop()
 
     async def slept(seconds: float) -> None:
@@ -54,18 +72,17 @@ async def retrying(
         reraise=True,
     ):
         with trial:
-            before = trial.retry_state.attempt_number - 1
-            if before == 0:  # the try above
-                raise known
-            try:
-                return await attempt(before)
-            except TimedOut:
-                if loop.time() >= deadline:
-                    raise known from None
-                raise
-            except ProviderFailure as failure:
-                known = failure
-                raise
+            resent = trial.retry_state.attempt_number - 1
+            if resent > 0:
+                try:
+                    return await attempt(resent)
+                except TimedOut:
+                    if loop.time() < deadline:
+                        raise
+                except ProviderFailure as failure:
+                    known = unraised(failure)
+                    raise
+            raise unraised(known)
     raise AssertionError("unreachable: the loop returns or raises")
 
 

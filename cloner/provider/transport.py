@@ -114,13 +114,20 @@ def _body(request: httpx.Request) -> bytes | httpx.AsyncByteStream | None:
 def _told_as_httpx() -> Iterator[None]:
     try:
         yield
-    except aiohttp.ConnectionTimeoutError as failure:
-        raise httpx.ConnectTimeout("") from failure
-    except aiohttp.ClientConnectorError as failure:
-        raise httpx.ConnectError("") from failure
-    except TimeoutError as failure:
-        raise httpx.ReadTimeout("") from failure
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as failure:
-        raise httpx.ReadError("") from failure
-    except aiohttp.ClientError as failure:
-        raise httpx.RemoteProtocolError("") from failure
+    except (aiohttp.ClientError, TimeoutError) as failure:
+        # aiohttp keeps a failure in objects that refer to each other, and with it the request, if it may.
+        raise _kind_of(failure)("") from failure.with_traceback(None)
+
+
+def _kind_of(failure: aiohttp.ClientError | TimeoutError) -> type[httpx.TransportError]:
+    match failure:
+        case aiohttp.ConnectionTimeoutError():
+            return httpx.ConnectTimeout
+        case aiohttp.ClientConnectorError():
+            return httpx.ConnectError
+        case TimeoutError():
+            return httpx.ReadTimeout
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError():
+            return httpx.ReadError
+        case _:
+            return httpx.RemoteProtocolError

@@ -95,7 +95,9 @@ class _Place:
     whose: Urgency
     kind: str
     declinable: bool
-    turn: "asyncio.Future[None]"
+    turn: "asyncio.Future[bool]"
+    """True once it has its turn, False if it gets none."""
+
     began: float = 0.0
 
 
@@ -176,7 +178,7 @@ class Turns:
         try:
             with part("queue"), place.whose.heard_by(self._next):
                 async with asyncio.timeout_at(deadline):
-                    await place.turn
+                    has_turn = await place.turn
         except BaseException as end:
             self._waiting.pop(place, None)
             if place in self._running:
@@ -184,6 +186,8 @@ class Turns:
             if isinstance(end, TimeoutError):
                 raise OwnQueueFull from None
             raise
+        if not has_turn:
+            raise Overloaded(queue="own")
 
     def _begin(self, place: _Place) -> None:
         place.began = asyncio.get_running_loop().time()
@@ -212,7 +216,7 @@ class Turns:
             if self._free(place.whose) and not place.turn.done():
                 del self._waiting[place]
                 self._begin(place)
-                place.turn.set_result(None)
+                place.turn.set_result(True)
 
     def _decline(self) -> None:
         """Refuses requests that would end too late, and checks again in a moment while any waits."""
@@ -233,7 +237,7 @@ class Turns:
             if place.declinable and until is not None and now < until < spare + work / self._at_once + own:
                 del self._waiting[place]
                 if not place.turn.done():
-                    place.turn.set_exception(Overloaded(queue="own"))
+                    place.turn.set_result(False)
                 continue
             work += own
         if self._waiting:

@@ -119,7 +119,11 @@ class PostgresStore(Store):
             future = loop.run_in_executor(self._threads, self._carried_out, job, begin)
         except RuntimeError as failure:  # the store is closed
             raise RegistryUnavailable from failure
-        return await future
+        try:
+            return await future
+        finally:
+            # A failure refers to this call, and the future to the failure: such a cycle would keep a sample.
+            del future
 
     def _carried_out(self, job: Job, begin: bool) -> Any:  # noqa: FBT001 - from one place only
         """What the job returns. Runs in a thread."""

@@ -165,13 +165,16 @@ class _Task:
         self.failure: Exception | None = None
 
     def tell(self) -> None:
-        """Answers whoever waits, if somebody still does."""
-        if self.future.done():
+        """Answers whoever waits, if somebody still does. Nothing else can be done with the task then."""
+        future, failure = self.future, self.failure
+        # A failure refers to whoever ran this task and to whoever waits: such a cycle would keep the sample.
+        del self.future, self.failure
+        if future.done():
             return
-        if self.failure is None:
-            self.future.set_result(self.outcome)
+        if failure is None:
+            future.set_result(self.outcome)
         else:
-            self.future.set_exception(self.failure)
+            future.set_exception(failure)
 
 
 class _Lane:

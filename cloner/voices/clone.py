@@ -12,6 +12,7 @@ from cloner.provider.turns import urgency
 from cloner.registry import AgentIntended, AgentUpdate, NamedRequest, NewVoiceRow, VoiceRow
 from cloner.voices.callers import Caller, Identity, voice_label
 from cloner.voices.voice import Voice
+from environment.memory import unraised
 from telemetry.tracing import traceparent
 
 __all__ = ["Clone", "Superseded", "Wanted", "new_row"]
@@ -40,7 +41,9 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Clone:
     """A clone under way in this process, and what to answer if time runs out while somebody waits for it."""
 
-    task: "asyncio.Task[Voice]"
+    task: "asyncio.Task[Voice | Exception]"
+    """Ends with the voice, or with the failure that came instead. It is not raised here, so that it does not
+    refer to the calls that made the voice: those hold the sample, and the clone."""
 
     def __init__(
         self, row: VoiceRow, *, asked: bool = False, agent_update: AgentUpdate | None = None
@@ -65,6 +68,13 @@ class Clone:
         self.evicted = False
         # A clone that was begun ahead of time becomes urgent when a call comes to need it.
         self.urgency = urgency()
+
+    async def made(self) -> Voice:
+        """Waits for the voice. Raises the failure with which the clone ended, to each who waits a copy."""
+        ended = await asyncio.shield(self.task)
+        if isinstance(ended, Exception):
+            raise unraised(ended)
+        return ended
 
     def sent(self, *, again: bool) -> None:
         """Notes that a create is about to be sent. The failure of an earlier try is kept until the answer."""

@@ -35,6 +35,7 @@ from cloner.provider.elevenlabs import ElevenLabs, NewVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
 from cloner.provider.turns import with_urgency
+from cloner.refusals import Overloaded
 from cloner.registry import (
     AgentIntended,
     RegistryUnavailable,
@@ -52,6 +53,7 @@ from cloner.voices.monthly_limit import resets_at
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
 from cloner.voices.voice import Voice, voice_of
+from environment.memory import unraised
 from telemetry.facts import note
 from telemetry.tracing import outliving
 
@@ -122,6 +124,9 @@ class Cloning:
         except asyncio.CancelledError:
             beginning.add_done_callback(self._leave_begun)
             raise
+        finally:
+            # A failure refers to this call, and its task to the failure: such a cycle would keep the sample.
+            del beginning
 
     async def _intend_and_start(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
         # Counted here too, because the call that counts the sample may be gone before the intent is stored.
@@ -161,7 +166,7 @@ class Cloning:
             clone = Clone(row, asked=True)
             self._start(clone, self._resume(clone))
             with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):
-                await asyncio.shield(clone.task)
+                await clone.made()
 
     async def finish(self, grace_seconds: float) -> None:
         """Waits for what is under way, and abandons what is left after the grace.
@@ -236,9 +241,7 @@ class Cloning:
             await self._store.write(deployment.month_used_up, again)
             raise failures.MonthlyLimit(retry_after=max(1.0, again - self._now())) from None
         except ProviderFailure as failure:
-            # A copy: the traceback of the original would keep the sample for as long as anybody holds the
-            # clone.
-            clone.failure = type(failure)(maybe_done=failure.maybe_done, retry_after=failure.retry_after)
+            clone.failure = unraised(failure)
             log.warning("voice not created", reason=failure.reason, maybe_made=failure.maybe_done)
             if not failure.maybe_done:
                 raise
@@ -337,20 +340,21 @@ class Cloning:
             # The task serves every clone, so it is part of no request's trace.
             self._heart = asyncio.create_task(self._beat(), context=Context())
 
-    async def _finished(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice:
+    async def _finished(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice | Exception:
+        """The voice, or the failure that came instead."""
         outcome, reason = "abandoned", ""
         try:
             with with_urgency(clone.urgency):
                 voice = await work
             outcome = "success"
             return voice
-        except (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable) as failure:
+        except (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable, Overloaded) as failure:
             outcome, reason = "error", failure.reason
             await self._give_up(clone, failure.reason)
-            raise
-        except Superseded:
+            return unraised(failure)
+        except Superseded as failure:
             await self._give_up(clone, reasons.NOT_MADE)
-            raise
+            return unraised(failure)
         except Exception:
             outcome, reason = "error", "INTERNAL"
             await self._give_up(clone, reasons.NOT_MADE)

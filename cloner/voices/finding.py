@@ -30,6 +30,7 @@ from cloner.voices.cloning import STALE_SECONDS, Cloning
 from cloner.voices.marked import Marked, VoiceNeedsVerification
 from cloner.voices.samples import Recording, Samples
 from cloner.voices.voice import Voice, voice_of
+from environment.memory import unraised
 from telemetry.parts import part
 from telemetry.tracing import linked
 
@@ -248,11 +249,13 @@ class Voices:
         """Waits for a clone of this process; None if it was superseded."""
         try:
             async with asyncio.timeout_at(deadline):
-                return await asyncio.shield(clone.task)
+                return await clone.made()
         except Superseded:
             return None
         except TimeoutError:
-            raise clone.failure or (TimedOut() if clone.asked else DeadlineTooShort()) from None
+            if clone.failure is not None:
+                raise unraised(clone.failure) from None
+            raise (TimedOut() if clone.asked else DeadlineTooShort()) from None
 
     async def _found(self, row: VoiceRow, deadline: float) -> Voice | None:
         """The voice of a row, ready or on its way; None if the registry must be read again."""

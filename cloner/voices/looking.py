@@ -11,6 +11,7 @@ from cloner.provider.failures import VoiceNotFound
 from cloner.registry import RegistryUnavailable, Store, VoiceView, reasons, views
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.voice import Voice, voice_seen
+from environment.memory import unraised
 
 __all__ = ["CallersSeveral", "Looking", "Watched", "chosen"]
 
@@ -162,7 +163,7 @@ class Looking:
                     return
                 watch.looked.clear()
                 if watch.failure is not None:
-                    raise watch.failure
+                    raise unraised(watch.failure)
                 view = watch.found
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from environment import Secret
 from telemetry.metrics import NOWHERE
 from tests.kit import forked
 from tests.kit.cloning import TICK_SECONDS
+from tests.kit.figures import Figures
 from tests.kit.inspection import OF_ITS_OWN, Inspection
 from tests.kit.promises import Promises
 
@@ -66,6 +67,12 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
         assert [] == promises.broken
 
     return start
+
+
+@pytest.fixture
+def figures() -> Figures:
+    """What is measured."""
+    return Figures()
 
 
 @pytest.fixture

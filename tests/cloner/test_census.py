@@ -1,52 +1,16 @@
 """What is counted of the registry and of the account, so that metrics can tell it."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from precall.v1 import cloning_pb2 as pb
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
+from tests.kit.figures import Figures
 from tests.kit.provider import AGENT, SUBSCRIPTION, VOICE
 from tests.kit.requests import call, end
-
-
-class Figures:
-    """The metrics of a cloner, as a collector would have them."""
-
-    def __init__(self) -> None:
-        self._reader = InMemoryMetricReader()
-        self.meters = MeterProvider([self._reader], shutdown_on_exit=False)
-
-    def told(self, name: str, **attributes: str) -> float | None:
-        """What a gauge says now, for these values of its attributes; None where it says nothing."""
-        data = self._reader.get_metrics_data()
-        points = [
-            point.value
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == name
-            for point in metric.data.data_points
-            if set(attributes.values()) <= set(point.attributes.values())
-        ]
-        return points[0] if points else None
-
-    async def until(self, name: str, holds: Callable[[float | None], bool], **attributes: str) -> None:
-        """Waits until that holds of what a gauge says."""
-        async with asyncio.timeout(20):
-            while not holds(self.told(name, **attributes)):
-                await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-def figures() -> Figures:
-    """What is measured."""
-    return Figures()
 
 
 def equals(expected: float) -> Callable[[float | None], bool]:

@@ -8,6 +8,7 @@ from cloner.provider.turns import Turns, Urgency, with_urgency, yielding_to_call
 from cloner.refusals import Overloaded
 from emulator import Emulator, Fault
 from tests.kit.failures import failure, told
+from tests.kit.figures import Figures
 
 CREATE = "/v1/voices/add"
 
@@ -293,7 +294,9 @@ async def test_what_is_begun_goes_first() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_calls_that_cannot_be_served_in_time(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_calls_that_cannot_be_served_in_time(
+    cloning, emulator: Emulator, speech: bytes, figures: Figures
+) -> None:
     """Callers who would wait in vain are told while there is time, and ElevenLabs is not asked for them."""
     emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
     ended: list[str] = []
@@ -308,10 +311,11 @@ async def test_calls_that_cannot_be_served_in_time(cloning, emulator: Emulator, 
         assert (found.retry is not None) == (found.reason == "RATE_LIMITED")
         ended.append(found.reason)
 
-    async with cloning(provider_concurrency=2) as cloner:
+    async with cloning(meters=figures.meters, provider_concurrency=2) as cloner:
         await asyncio.gather(*map(ask, range(6)))
         emulator.faults.clear()
         emulator.faults.release()
 
     assert [*["RATE_LIMITED"] * 4, *["PROVIDER_TIMEOUT"] * 2] == ended
     assert 2 == len(emulator.requests.matching(path=CREATE))
+    assert 4 == figures.told("precall.clone.duration", outcome="error", reason="RATE_LIMITED")
