@@ -36,8 +36,9 @@ IN_CYCLES = 32 * 1_048_576
 class FreedMemory:
     """Gives memory back, in the background, a second after much of it or the last of it was freed.
 
-    It does so every ten seconds at most, and then also collects garbage: an exception refers to the frames
-    that it passed, which may refer to the exception and to the sample, so that such a cycle keeps the sample.
+    It does so every ten seconds at most, and before that collects all garbage: a failure refers to the calls
+    that it passed, which may refer to the failure and to the sample, so that such a cycle keeps the sample.
+    With every 32 MB that are freed it looks for new garbage, as CPython would after so many objects.
     """
 
     def __init__(self, give_back: Callable[[], None]) -> None:
@@ -59,14 +60,18 @@ class FreedMemory:
 
     def _tidy_up(self) -> None:
         self._coming, self._size = None, 0
-        self._break_cycles()
+        # What was in use whenever garbage was looked for is found by no other look. Takes 5 to 30 ms.
+        gc.collect()
         loop = asyncio.get_running_loop()
         self._last = loop.time()
         loop.run_in_executor(None, self._give_back)
 
     def _break_cycles(self) -> None:
         self._unsought = 0
-        gc.collect(0)
+        # What was in use during one look is looked at again after eleven more, by CPython's own rule. By itself
+        # it would not come to that, because it counts objects from the last look on.
+        _, looks, _ = gc.get_count()
+        gc.collect(1 if looks > gc.get_threshold()[1] else 0)
 
 
 def give_back() -> None:
