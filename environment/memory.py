@@ -68,8 +68,8 @@ class FreedMemory:
 
     def _break_cycles(self) -> None:
         self._unsought = 0
-        # What was in use during one look is looked at again after eleven more, by CPython's own rule. By itself
-        # it would not come to that, because it counts objects from the last look on.
+        # What was in use during one look is looked at again after eleven more, by CPython's own rule. Alone
+        # CPython would not come to that: it counts objects from the last look on.
         _, looks, _ = gc.get_count()
         gc.collect(1 if looks > gc.get_threshold()[1] else 0)
 
