@@ -6,6 +6,7 @@ one does it. A claim runs out, so that another one does the work if the process 
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
@@ -50,6 +51,7 @@ log = structlog.get_logger()
 TICK_SECONDS = 1.0
 WORK_SECONDS = 30.0  # for one deletion, one restoration, or one page of a list
 CLAIM_SECONDS = 60.0
+LEFT_OVER_SECONDS = 60.0  # between two times that all agents with a voice are gone through
 DELETIONS_AT_ONCE = 3
 PAGE_SIZE = 100
 # A bound for lists without an end: no account has as many voices as these pages hold.
@@ -100,6 +102,7 @@ class Janitor:
         self._measures = measures
         self._woken = woken
         self._tick_seconds = tick_seconds
+        self._found_left_over = -math.inf
 
     async def run(self) -> None:
         """Looks every tick, or when woken, and does what is due. No kind of work waits for another."""
@@ -109,6 +112,7 @@ class Janitor:
             "delete": [self._delete] * DELETIONS_AT_ONCE,
             "resume": [self._resume],
             "reconcile": [self._reconcile],
+            "left_over": [self._find_left_over],
         }
         told = {kind: [asyncio.Event() for _ in alike] for kind, alike in works.items()}
         with yielding_to_calls():
@@ -140,10 +144,12 @@ class Janitor:
             except Exception as bug:  # noqa: BLE001 - the next time it may work
                 log.error("bug", exception=exception_place(bug))
             else:
-                for kind, events in told.items():
-                    if getattr(found, kind):
-                        for event in events:
-                            event.set()
+                wanted = {kind for kind, is_due in msgspec.structs.asdict(found).items() if is_due}
+                if not 0 <= now - self._found_left_over < LEFT_OVER_SECONDS:  # also if the clock was set back
+                    wanted.add("left_over")
+                for kind in wanted:
+                    for event in told[kind]:
+                        event.set()
             # Not wait_for: before Python 3.12 it can lose a cancellation.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tick_seconds):
@@ -166,7 +172,7 @@ class Janitor:
         now, terms = self._now(), self._terms
         for call in await self._store.write(calls.close_old, before=now - terms.call, now=now):
             log.info("call ended", **ids_of(call, None), reason="presumed")
-        await self._store.write(agents.plan_due_restores, busy_since=now - terms.call, now=now)
+        await self._store.write(agents.plan_unsure_restores, now=now)
         if terms.keep is not None:
             for row in await self._store.write(
                 departures.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
@@ -178,6 +184,18 @@ class Janitor:
         await self._store.write(requests.drop_old, before=now - requests.KEPT_SECONDS)
         # The voices that were given up are due at once.
         self._woken.set()
+
+    async def _find_left_over(self) -> None:
+        """Finds agents whose voice is lost, and any that were not marked when their call ended.
+
+        No index finds them: this goes through all agents that have a voice, and so is not done every tick.
+        """
+        now = self._now()
+        found = await self._store.read(agents.any_left_over, now=now)
+        self._found_left_over = now
+        if found:
+            await self._store.write(agents.plan_left_over_restores, now=now)
+            self._woken.set()
 
     async def _restore(self) -> None:
         """Gives agents back what they had before a call that is over."""

@@ -16,14 +16,16 @@ __all__ = [
     "AgentRow",
     "AgentState",
     "AgentUpdate",
+    "any_left_over",
     "claim_restore",
     "has_voice",
     "intend",
     "lock_calls_at",
     "note_late_update",
     "note_restored",
-    "plan_due_restores",
+    "plan_left_over_restores",
     "plan_restore",
+    "plan_unsure_restores",
     "record_and_intend",
     "shared",
     "state",
@@ -151,14 +153,13 @@ UPDATED_LATE_UNDER_ANOTHER = Statement("""
 """)
 WITHDRAWN_OF_CALL = Statement("UPDATE agents SET restoring = true WHERE call_id = :call_id")
 WITHDRAWN_WITH_VOICE = Statement("UPDATE agents SET restoring = true WHERE marker = :marker")
-# The call is over, or nobody knows what the agent has, or its voice is lost.
-OVER = """
+# Nobody knows what the agent has: an update of it may have failed.
+UNSURE = "former_marker IS NOT NULL AND held_until <= :now AND NOT restoring"
+WITHDRAWN_UNSURE = Statement(f"UPDATE agents SET restoring = true WHERE {UNSURE}")
+# The call is over, or the voice is lost.
+LEFT_OVER = """
     marker IS NOT NULL AND NOT restoring AND (
-        NOT EXISTS (
-            SELECT 1 FROM calls
-            WHERE calls.id = agents.call_id AND calls.ended_at IS NULL AND calls.begun_at > :busy_since
-        )
-        OR (former_marker IS NOT NULL AND held_until <= :now)
+        NOT EXISTS (SELECT 1 FROM calls WHERE calls.id = agents.call_id AND calls.ended_at IS NULL)
         OR NOT EXISTS (
             SELECT 1 FROM voices
             WHERE voices.marker = agents.marker
@@ -166,7 +167,8 @@ OVER = """
         )
     )
 """
-WITHDRAWN_OVER = Statement(f"UPDATE agents SET restoring = true WHERE {OVER}")
+FIRST_LEFT_OVER = Statement(f"SELECT 1 FROM agents WHERE {LEFT_OVER} LIMIT 1")
+WITHDRAWN_LEFT_OVER = Statement(f"UPDATE agents SET restoring = true WHERE {LEFT_OVER}")
 CLAIM = """
     UPDATE agents SET held_until = :until, holder = :holder, changes = changes + 1
     WHERE agent_id = (
@@ -278,13 +280,22 @@ def plan_restore(tx: Transaction, *, call_id: str | None = None, marker: str | N
         tx.run(WITHDRAWN_OF_CALL, call_id=call_id)
 
 
-def plan_due_restores(tx: Transaction, *, busy_since: float, now: float) -> None:
-    """Marks agents to be put back whose call is over, or began before `busy_since`.
+def plan_unsure_restores(tx: Transaction, *, now: float) -> None:
+    """Marks agents to be put back whose last update may have failed and whose lock has ended."""
+    tx.run(WITHDRAWN_UNSURE, now=now)
 
-    An agent is also put back if its last update may have failed and its lock has ended, or if its voice was
-    lost more than LOST_SECONDS ago.
+
+def any_left_over(tx: Transaction, *, now: float) -> bool:
+    """Whether `plan_left_over_restores` would mark an agent. It goes through all that have a voice."""
+    return tx.one(FIRST_LEFT_OVER, lost_since=now - LOST_SECONDS) is not None
+
+
+def plan_left_over_restores(tx: Transaction, *, now: float) -> None:
+    """Marks agents to be put back whose voice was lost more than LOST_SECONDS ago, or whose call is over.
+
+    Whoever ends a call marks its agent at once. This also finds what was missed, as by a restored back-up.
     """
-    tx.run(WITHDRAWN_OVER, busy_since=busy_since, now=now, lost_since=now - LOST_SECONDS)
+    tx.run(WITHDRAWN_LEFT_OVER, lost_since=now - LOST_SECONDS)
 
 
 def claim_restore(

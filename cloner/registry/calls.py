@@ -23,6 +23,7 @@ __all__ = [
     "drop_ended",
     "end",
     "erase_caller",
+    "erase_with_voice",
     "latest",
     "note_ended",
     "open_call",
@@ -134,20 +135,21 @@ OF_VOICE_AT = Statement(f"""
 # The first report ends the call.
 END = """UPDATE calls SET ended_by = CASE WHEN ended_at IS NULL THEN :ended_by ELSE ended_by END,
     ended_at = coalesce(ended_at, :now)"""
-ENDED = Statement(f"{END} WHERE id = :id")
+ENDED = Statement(f"{END} WHERE id = :id RETURNING id")
 # Calls that were opened from another number, or without their conversation id, have rows of their own.
 ENDED_CONVERSATION = Statement(f"""
-    {END} WHERE conversation_id = :conversation_id AND agent_id = :agent_id
+    {END} WHERE conversation_id = :conversation_id AND agent_id = :agent_id RETURNING id
 """)
 ENDED_NAMELESS = Statement(f"""
-    {END} WHERE id = :id AND agent_id = :agent_id AND conversation_id = ''
+    {END} WHERE id = :id AND agent_id = :agent_id AND conversation_id = '' RETURNING id
 """)
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
 CLOSED_OLD = Statement(f"""
     UPDATE calls SET ended_at = :now WHERE ended_at IS NULL AND begun_at <= :before RETURNING {FIELDS}
 """)
 DROPPED = Statement("DELETE FROM calls WHERE ended_at < :before")
-ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who")
+ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who RETURNING id")
+ERASED_WITH_VOICE = Statement("DELETE FROM calls WHERE marker = :marker RETURNING id")
 
 
 def begin(
@@ -251,10 +253,11 @@ def end(
 ) -> CallRow | None:
     """Ends the call that is found by its conversation, else by its id, else by agent and voice.
 
-    Returns the call, or None if there is none. A call that has ended already keeps its time. A call is not
-    ended if it is at another agent, or if ElevenLabs uses another conversation id for it. If only a delivery
-    has used the conversation id, the call's own id and its agent are enough: the id cannot be guessed, and
-    a sender who announces a call may not know which conversation id ElevenLabs will use.
+    Its agent is marked to be put back. Returns the call, or None if there is none. A call that has ended
+    already keeps its time. A call is not ended if it is at another agent, or if ElevenLabs uses another
+    conversation id for it. If only a delivery has used the conversation id, the call's own id and its agent
+    are enough: the id cannot be guessed, and a sender who announces a call may not know which conversation
+    id ElevenLabs will use.
     """
     told = {"conversation_id": conversation_id or "", "agent_id": agent_id or ""}
     row = None
@@ -268,11 +271,13 @@ def end(
         return None
     call = _call(row)
     told_now = {"now": now, "ended_by": traceparent}
-    tx.run(ENDED, id=call.id, **told_now)
+    ended = tx.all(ENDED, id=call.id, **told_now)
     if call.conversation_id:
-        tx.run(ENDED_CONVERSATION, conversation_id=call.conversation_id, agent_id=call.agent_id, **told_now)
+        its = {"conversation_id": call.conversation_id, "agent_id": call.agent_id}
+        ended += tx.all(ENDED_CONVERSATION, **its, **told_now)
     if call_id:
-        tx.run(ENDED_NAMELESS, id=call_id, agent_id=call.agent_id, **told_now)
+        ended += tx.all(ENDED_NAMELESS, id=call_id, agent_id=call.agent_id, **told_now)
+    _plan_restores(tx, ended)
     return call
 
 
@@ -287,7 +292,7 @@ def complete(
     named_id: str,
     traceparent: str = "",
 ) -> CallRow | None:
-    """Ends a call as `end` does and has its agent put back; None if nobody had asked about the call.
+    """Ends a call as `end` does; None if nobody had asked about the call.
 
     `named_id` is the id of a call that a delivery for the conversation opens at the same agent. If no
     delivery has come yet, that call is noted as ended, so that a late delivery changes no agent.
@@ -302,7 +307,6 @@ def complete(
         traceparent=traceparent,
     )
     if call is not None:
-        agents.plan_restore(tx, call_id=call.id)
         agent_id = call.agent_id
     if agent_id and conversation_id and (call is None or not call.conversation_id):
         note_ended(
@@ -332,11 +336,17 @@ def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:
     """Notes the end of a call that nobody had asked about, so that a later delivery finds it ended."""
     _note(tx, new)
     tx.run(ENDED_UNKNOWN, id=new.id, now=now)
+    agents.plan_restore(tx, call_id=new.id)
 
 
 def close_old(tx: Transaction, *, before: float, now: float) -> list[CallRow]:
-    """Ends every open call that began before `before`, and returns these calls."""
-    return [_call(row) for row in tx.all(CLOSED_OLD, before=before, now=now)]
+    """Ends every open call that began before `before`, and returns these calls.
+
+    Their agents are marked to be put back.
+    """
+    closed = tx.all(CLOSED_OLD, before=before, now=now)
+    _plan_restores(tx, closed)
+    return [_call(row) for row in closed]
 
 
 def drop_ended(tx: Transaction, *, before: float) -> int:
@@ -345,8 +355,22 @@ def drop_ended(tx: Transaction, *, before: float) -> int:
 
 
 def erase_caller(tx: Transaction, who: str) -> None:
-    """Removes every row of the calls of a caller, of a stated caller, or of a number."""
-    tx.run(ERASED, who=who)
+    """Removes every row of the calls of a caller, of a stated caller, or of a number.
+
+    Their agents are marked to be put back.
+    """
+    _plan_restores(tx, tx.all(ERASED, who=who))
+
+
+def erase_with_voice(tx: Transaction, marker: str) -> None:
+    """Removes every row of the calls that had a voice. Their agents are marked to be put back."""
+    _plan_restores(tx, tx.all(ERASED_WITH_VOICE, marker=marker))
+
+
+def _plan_restores(tx: Transaction, over: list[Row]) -> None:
+    """Marks the agents of calls, whose rows begin with their ids, to be put back."""
+    for call_id in sorted({row[0] for row in over}):
+        agents.plan_restore(tx, call_id=call_id)
 
 
 def _note(tx: Transaction, new: NewCall) -> tuple[CallRow, bool]:

@@ -1,6 +1,6 @@
 """Voices that leave: given up, deleted by whoever claims them, and forgotten."""
 
-from cloner.registry import requests, voices
+from cloner.registry import calls, requests, voices
 from cloner.registry.reasons import DELETED, EVICTED, EXPIRED, FORGOTTEN, LOST
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
@@ -51,16 +51,21 @@ FORGET = Statement(f"""
         given_up_by = :given_up_by, {", ".join(f"{column} = :{column}" for column in NOBODYS)}
     WHERE marker = :marker
 """)
-UNUSED = f"""
-    state = 'ready' AND used_at <= :unused_since AND kept_until <= :now AND NOT {IN_CALL}
+IDLE = f"""
+    state = 'ready' AND used_at <= :unused_since AND NOT {IN_CALL}
     AND coalesce(
         (SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker), used_at
     ) <= :unused_since
 """
-EXPIRE = Statement(f"""
-    UPDATE voices SET state = 'deleting', reason = '{EXPIRED}', due_at = :now, tries = 0 WHERE {UNUSED}
-    RETURNING {voices.FIELDS}
-""")
+# Apart, so that an index finds both: most voices were never to be kept, or all still are.
+UNUSED = (f"kept_until = 0 AND {IDLE}", f"kept_until > 0 AND kept_until <= :now AND {IDLE}")
+EXPIRE = tuple(
+    Statement(f"""
+        UPDATE voices SET state = 'deleting', reason = '{EXPIRED}', due_at = :now, tries = 0 WHERE {unused}
+        RETURNING {voices.FIELDS}
+    """)
+    for unused in UNUSED
+)
 LEAST_RECENTLY_USED = Statement(f"""
     {voices.SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
 """)
@@ -81,7 +86,6 @@ DELETION_CLAIMED = Statement(f"""
 POSTPONED = Statement("""
     UPDATE voices SET due_at = :due_at, tries = tries - :untried WHERE marker = :marker AND state = 'deleting'
 """)
-CALLS_ERASED = Statement("DELETE FROM calls WHERE marker = :marker")
 ERASED = Statement("DELETE FROM voices WHERE marker = :marker AND state IN ('gone', 'failed')")
 DROPPED = Statement("DELETE FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :before")
 
@@ -133,7 +137,8 @@ def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: floa
 
     A voice that is to be kept for longer stays.
     """
-    return voices.every(tx, EXPIRE, unused_since=unused_since, busy_since=busy_since, now=now)
+    values = {"unused_since": unused_since, "busy_since": busy_since, "now": now}
+    return [row for statement in EXPIRE for row in voices.every(tx, statement, **values)]
 
 
 def least_recently_used(
@@ -163,7 +168,7 @@ def postpone_deletion(tx: Transaction, marker: str, *, due_at: float, untried: i
 
 def erase(tx: Transaction, marker: str) -> None:
     """Removes every row about a voice that is gone or never was."""
-    tx.run(CALLS_ERASED, marker=marker)
+    calls.erase_with_voice(tx, marker)
     tx.run(ERASED, marker=marker)
     requests.forget_voice(tx, marker)
 

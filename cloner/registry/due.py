@@ -28,8 +28,9 @@ WHAT_IS_DUE = Statement(f"""
         EXISTS (SELECT 1 FROM calls WHERE ended_at IS NULL AND begun_at <= :busy_since)
             OR EXISTS (SELECT 1 FROM calls WHERE ended_at < :dropped_before)
             OR EXISTS (SELECT 1 FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :dropped_before)
-            OR EXISTS (SELECT 1 FROM agents WHERE {agents.OVER})
-            OR EXISTS (SELECT 1 FROM voices WHERE {departures.UNUSED})
+            OR EXISTS (SELECT 1 FROM agents WHERE {agents.UNSURE})
+            OR EXISTS (SELECT 1 FROM voices WHERE {departures.UNUSED[0]})
+            OR EXISTS (SELECT 1 FROM voices WHERE {departures.UNUSED[1]})
             OR EXISTS (SELECT 1 FROM requests WHERE at <= :answered_before),
         EXISTS (SELECT 1 FROM agents WHERE restoring AND held_until <= :now),
         EXISTS (SELECT 1 FROM voices WHERE state = 'deleting' AND due_at <= :now),
@@ -57,7 +58,6 @@ def what_is_due(
         busy_since=busy_since,
         unused_since=float("-inf") if unused_since is None else unused_since,
         dropped_before=dropped_before,
-        lost_since=now - agents.LOST_SECONDS,
         stale=stale,
         answered_before=now - requests.KEPT_SECONDS,
     )

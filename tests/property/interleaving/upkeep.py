@@ -81,9 +81,17 @@ def close(world: World, process: int) -> Steps:
     now, tx = world.now, world.tx
     calls.close_old(tx, before=now - CALL_MAX, now=now)
     yield
-    agents.plan_due_restores(tx, busy_since=now - CALL_MAX, now=now)
+    agents.plan_unsure_restores(tx, now=now)
     yield
     departures.expire(tx, unused_since=now - KEEP, busy_since=now - CALL_MAX, now=now)
+
+
+def find_left_over(world: World, process: int) -> Steps:
+    """Finds agents whose voice is lost."""
+    del process
+    if agents.any_left_over(world.tx, now=world.now):
+        yield
+        agents.plan_left_over_restores(world.tx, now=world.now)
 
 
 def reconcile(world: World, process: int) -> Steps:

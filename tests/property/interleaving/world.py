@@ -41,6 +41,10 @@ OF_NUMBER = {
     table: Statement(f"SELECT 1 FROM {table} WHERE number = :number")
     for table in ("voices", "calls", "consents")
 }
+UNMARKED = Statement("""
+    SELECT agent_id FROM agents WHERE marker IS NOT NULL AND NOT restoring
+        AND NOT EXISTS (SELECT 1 FROM calls WHERE calls.id = agents.call_id AND calls.ended_at IS NULL)
+""")
 GREETINGS = Statement("SELECT first_message FROM agents WHERE first_message IS NOT NULL")
 OLD_ROWS = Statement("SELECT created_at FROM voices WHERE person = :caller AND created_at < :before")
 
@@ -104,6 +108,7 @@ class World:
             assert (row.marker, row.caller) == (marker, caller), "a voice of somebody else"
             assert row.caller not in self.withdrawn, "a voice without consent"
             assert row.marker not in self.revoked, "a voice that was given up came back"
+        assert [] == self.tx.all(UNMARKED), "an agent of a call that is over is not to be put back"
 
     def answer(self, request: requests.NamedRequest, marker: str, asked: float) -> None:
         """A request is answered: within a day as before, and only to whoever asked for the same."""

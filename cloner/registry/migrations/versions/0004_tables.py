@@ -30,8 +30,12 @@ INTENDED = sa.text("state = 'intended'")
 DELETING = sa.text("state = 'deleting'")
 CLOSED = sa.text("state IN ('gone', 'failed')")
 READY = sa.text("state = 'ready'")
+NEVER_KEPT = sa.text("state = 'ready' AND kept_until = 0")
+KEPT = sa.text("state = 'ready' AND kept_until > 0")
 REFERENCE = sa.text("client_reference <> ''")
 OPEN = sa.text("ended_at IS NULL")
+# Without the open calls, through which SQLite would go by this index to find the old ones.
+ENDED = sa.text("ended_at IS NOT NULL")
 BEFORE = sa.text("before_voice_id IS NOT NULL")
 FORMER = sa.text("former_marker IS NOT NULL")
 GIVEN = sa.text("marker IS NOT NULL AND NOT restoring")
@@ -105,6 +109,8 @@ def upgrade() -> None:
     for name, columns, those in (
         ("ix_voices_intended", ["marker"], INTENDED),
         ("ix_voices_used", ["used_at"], READY),
+        ("ix_voices_never_kept", ["used_at"], NEVER_KEPT),
+        ("ix_voices_kept", ["kept_until"], KEPT),
         ("ix_voices_newest", ["created_at", "marker"], READY),
         ("ix_voices_reference", ["client_reference", "created_at", "marker"], REFERENCE),
         ("ix_voices_due", ["due_at"], DELETING),
@@ -166,7 +172,7 @@ def upgrade() -> None:
     op.create_index("ix_calls_marker", "calls", ["marker"])
     op.create_index("ix_calls_conversation", "calls", ["conversation_id"])
     op.create_index("ix_calls_caller", "calls", ["caller"])
-    op.create_index("ix_calls_ended", "calls", ["ended_at"])
+    op.create_index("ix_calls_ended", "calls", ["ended_at"], sqlite_where=ENDED, postgresql_where=ENDED)
     op.create_index("ix_calls_begun", "calls", ["begun_at", "id"])
     op.create_index("ix_calls_open", "calls", ["begun_at"], sqlite_where=OPEN, postgresql_where=OPEN)
     op.create_index(
