@@ -31,7 +31,7 @@ CREATE = "/v1/voices/add"
 KEY = "key-of-the-hashes"
 TABLES = ("agents", "calls", "deployment", "voices")
 NOW = 1_700_000_000.0
-FIRST = Path(__file__).parents[1] / "backups" / "0004.backup"
+FIRST = Path(__file__).parents[1] / "backups" / "0005.backup"
 KEY_OF_FIRST = "0123456789abcdef0123456789abcdef"
 
 # Each starts several processes, which a busy machine takes its time for.
@@ -613,7 +613,7 @@ async def test_keys_are_not_told(registry, another, tmp_path: Path) -> None:
 
 
 async def test_back_up_of_the_first_release(registry, empty_database: str) -> None:
-    """What release after release wrote is taken: the file is as revision 0004 had it."""
+    """What release after release wrote is taken: the file is as revision 0005 had it."""
     restored = await registry("restore", FIRST, empty_database, CALLER_HASH_KEY=KEY_OF_FIRST)
 
     assert (0, "") == (restored[0], restored[2])

@@ -14,13 +14,13 @@ consents   every consent that was told of a person, and every one that was withd
 
 Of a caller, number and date of birth are stored as keyed hashes only.
 
-Revisions 0001 to 0003 were never released. A database of theirs is refused, as another release's is.
+Revisions 0001 to 0004 were never released. A database of theirs is refused, as another release's is.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
+revision = "0005"
 down_revision = None
 branch_labels = None
 depends_on = None
