@@ -49,8 +49,8 @@ def withdraw(
     for row in voices.find_by_person_or_number(tx, person, None):
         if row.state == "intended":
             voices.fail(tx, row.marker, CONSENT_WITHDRAWN, now=now)
-        if row.state in ("intended", "ready"):
-            requests.forget_voice(tx, row.marker)
+        # Also of a voice that was given up before: no request gets it any more.
+        requests.forget_voice(tx, row.marker)
     tx.run(WITHDRAWN, person=person, reason=CONSENT_WITHDRAWN, now=now, given_up_by=traceparent)
     tx.run(WITHDRAWN_TOO, person=person, reason=CONSENT_WITHDRAWN)
     return [row for row in voices.find_by_person_or_number(tx, person, None) if row.state == "deleting"]

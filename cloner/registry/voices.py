@@ -28,6 +28,7 @@ __all__ = [
     "intend",
     "is_of_another",
     "keep",
+    "keep_for",
     "known",
     "lock",
     "marker_of",
@@ -339,6 +340,20 @@ def set_reference(tx: Transaction, marker: str, reference: str) -> None:
 def keep(tx: Transaction, marker: str, *, until: float) -> bool:
     """Keeps a voice until then, calls or no calls. False if it was given up meanwhile."""
     return tx.run(KEPT, marker=marker, until=until) == 1
+
+
+def keep_for(
+    tx: Transaction, marker: str, request: requests.NamedRequest, *, until: float, reused: bool, now: float
+) -> requests.Answer | None:
+    """Keeps a voice as `keep` does, as the answer to a request unless that has one already.
+
+    Returns the answer that was stored first; None if the voice was given up meanwhile.
+    """
+    return (
+        requests.settle(tx, request, marker, reused=reused, now=now)
+        if keep(tx, marker, until=until)
+        else None
+    )
 
 
 def note_used(tx: Transaction, marker: str, *, now: float) -> bool:

@@ -166,12 +166,16 @@ class Voices:
                 recording = await self._samples.inspect(sample, deadline=deadline)
                 voice, reused, _ = await self.find_or_clone(wanted, recording, deadline=deadline)
             now = self._now()
-            if await self._store.write(voices.keep, voice.marker, until=now + self._keep_seconds):
-                if request is None:
+            until = now + self._keep_seconds
+            if request is None:
+                if await self._store.write(voices.keep, voice.marker, until=until):
                     return voice, reused
-                told = await self._store.write(requests.settle, request, voice.marker, reused=reused, now=now)
-                if told.marker == voice.marker:
-                    return voice, told.reused
+                continue
+            told = await self._store.write(
+                voices.keep_for, voice.marker, request, until=until, reused=reused, now=now
+            )
+            if told is not None and told.marker == voice.marker:
+                return voice, told.reused
         raise failures.Busy
 
     async def replace(
@@ -204,7 +208,9 @@ class Voices:
             wanted = Wanted(identity=identity, caller=caller, request=request, replaces=old is not None)
             _, clone = await self._cloning.begin(wanted, recording)
             if clone is not None and (voice := await self._made(clone, deadline)) is not None:
-                return voice
+                # Another process that took this one for dead may have answered with another voice.
+                answered = None if request is None else await self._answered(request, deadline)
+                return voice if answered is None else answered[0]
         raise failures.Busy
 
     async def usable(self, row: VoiceRow, *, deadline: float) -> Voice | None:

@@ -74,9 +74,14 @@ class Marked:
         return True
 
     async def discard(self, voice_id: str, marker: str, reason: str) -> None:
-        """Deletes a voice that nobody will use. If that fails, reconciliation finds it."""
+        """Deletes a voice that nobody will use. If that fails, reconciliation finds it.
+
+        If another process has recorded it meanwhile, it is left: an agent may have it.
+        """
         try:
-            if await self.is_anothers(voice_id, marker):
+            row = await self._store.read(voices.get, marker)
+            recorded = row is not None and row.voice_id == voice_id
+            if recorded or await self.is_anothers(voice_id, marker):
                 return
             deadline = asyncio.get_running_loop().time() + DELETE_SECONDS
             await self._provider.delete_voice(voice_id, deadline=deadline)

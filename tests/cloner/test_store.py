@@ -19,11 +19,13 @@ import pytest
 from cloner.registry import (
     AgentRow,
     AgentUpdate,
+    NamedRequest,
     NewCall,
     NewVoiceRow,
     RegistryBusy,
     RegistryNotOpened,
     RegistryUnavailable,
+    RequestForgotten,
     Store,
     TextNotStorable,
     Transaction,
@@ -35,6 +37,8 @@ from cloner.registry import (
     due,
     opened,
     processes,
+    requests,
+    voice_consents,
     voices,
 )
 from cloner.registry.postgres import PostgresStore
@@ -51,6 +55,7 @@ FOR_UPDATE = Statement("SELECT id FROM calls WHERE id = :id FOR UPDATE")
 END = Statement("UPDATE calls SET ended_at = coalesce(ended_at, 0) + 1 WHERE id = :id")
 WITHOUT_TLS = "Postgres lets nobody in from here without TLS: add ?sslmode=require, or see its pg_hba.conf"
 FOUND = "SELECT id FROM calls ORDER BY id"
+REQUEST = NamedRequest(key="request_1", content="clone")
 
 
 class Broken(Exception):
@@ -594,6 +599,33 @@ async def test_nothing_is_looked_through(tmp_path: Path) -> None:
 
     assert 40 < len(asked)
     assert set() == looked_through
+
+
+@pytest.fixture
+async def ready(store: Store) -> Store:
+    """A registry with a ready voice of the person "c"."""
+    await store.write(voices.intend, intent("Ivan"), call_id=None, now=NOW)
+    assert await store.write(voices.record, "Ivan", "voice_1", now=NOW)
+    return store
+
+
+async def test_withdrawn_before_a_request_is_answered(ready: Store) -> None:
+    """A request that found a voice is not answered with it once its consent is withdrawn."""
+    await ready.write(voice_consents.withdraw, "c", "", number=None, now=NOW)
+
+    assert None is await ready.write(voices.keep_for, "Ivan", REQUEST, until=NOW + 9, reused=True, now=NOW)
+    assert None is await ready.read(requests.answer, REQUEST, now=NOW)
+
+
+async def test_withdrawn_after_a_request_was_answered(ready: Store) -> None:
+    """A request is not answered again with a voice whose consent was withdrawn, even if it had gone before."""
+    told = await ready.write(voices.keep_for, "Ivan", REQUEST, until=NOW + 9, reused=False, now=NOW)
+    assert told == await ready.read(requests.answer, REQUEST, now=NOW)
+    assert await ready.write(departures.evict, "Ivan", busy_since=NOW, now=NOW)
+    await ready.write(voice_consents.withdraw, "c", "", number=None, now=NOW)
+
+    with pytest.raises(RequestForgotten):
+        await ready.read(requests.answer, REQUEST, now=NOW)
 
 
 DAY = 86_400.0

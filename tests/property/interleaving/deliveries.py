@@ -231,7 +231,9 @@ def found_or_made(
                     made = voices.get(tx, row.marker)
                     yield
                     return made, may
-                world.delete(voice)
+                left = voices.get(tx, row.marker)
+                if left is None or left.voice_id != voice:
+                    world.delete(voice)
                 yield
         if row.state == "ready" and (
             call is None or calls.attach(tx, call, row.marker, stated=caller, now=world.now)

@@ -45,20 +45,24 @@ def ahead(world: World, process: int, caller: str, name: str, *, replaces: bool)
         if made is None:
             return
         check_whose(world, made, caller)
-        if replaces and made.client_reference == new.client_reference:
-            world.answer(request, made.marker, asked)
-            return
+        yield
         # A voice that somebody else has made meanwhile does not replace.
-        if not replaces and voices.keep(tx, made.marker, until=world.now + AHEAD):
-            world.kept[made.marker] = world.now + AHEAD
-            yield
-            try:
-                told = requests.settle(tx, request, made.marker, reused=False, now=world.now)
-            except (RequestDiffers, RequestForgotten):
-                return
-            if told.marker == made.marker:
-                world.answer(request, told.marker, asked)
-                return
+        if replaces and made.client_reference != new.client_reference:
+            continue
+        until = world.now + AHEAD
+        try:
+            told = (
+                requests.answer(tx, request, now=world.now) or requests.Answer(made.marker, reused=False)
+                if replaces
+                else voices.keep_for(tx, made.marker, request, until=until, reused=False, now=world.now)
+            )
+        except (RequestDiffers, RequestForgotten):
+            return
+        if told is not None and not replaces:
+            world.kept[made.marker] = until
+        if told is not None and told.marker == made.marker:
+            world.answer(request, told.marker, asked)
+            return
         yield
 
 

@@ -1,8 +1,18 @@
 """What is due: intents of processes that died, agents and voices after calls, and what nobody knows of."""
 
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import VoiceRow, agents, calls, departures, voices
-from tests.property.interleaving.world import AFTERMATH, CALL_MAX, GRACE, KEEP, LEFT, STALE, Steps, World
+from cloner.registry import VoiceRow, agents, calls, departures, deployment, voices
+from tests.property.interleaving.world import (
+    AFTERMATH,
+    CALL_MAX,
+    GRACE,
+    KEEP,
+    LEFT,
+    RECONCILE,
+    STALE,
+    Steps,
+    World,
+)
 
 
 def resume(world: World, process: int, row: VoiceRow | None = None) -> Steps:
@@ -95,9 +105,14 @@ def find_left_over(world: World, process: int) -> Steps:
 
 
 def reconcile(world: World, process: int) -> Steps:
-    """Removes, or takes in, what was made without anybody's knowledge."""
+    """Removes, or takes in, what was made without anybody's knowledge.
+
+    It is done within the time in which no other process begins.
+    """
     del process
     listed, began = dict(world.made), world.now
+    if not deployment.claim_reconciliation(world.tx, now=began, until=began + RECONCILE):
+        return
     yield
     for voice, (marker, _, made) in listed.items():
         row = voices.get(world.tx, marker)
@@ -109,6 +124,8 @@ def reconcile(world: World, process: int) -> Steps:
             and voices.record(world.tx, marker, voice, now=world.now)
         )
         yield
+        if world.now >= began + RECONCILE:
+            return
         if not taken:
             world.delete(voice)
 

@@ -4,10 +4,12 @@ import itertools
 from collections.abc import Iterator
 
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import Transaction, requests, voices
+from cloner.registry import Transaction, deployment, requests, voices
 from cloner.registry.statement import Statement
 
 PRESUMED, CALL_MAX, STALE, GRACE, KEEP = 900.0, 7_200.0, 8.0, 120.0, 3_600.0
+# How long no other process reconciles.
+RECONCILE = 600.0
 # How long a voice is kept that was made ahead of time.
 AHEAD = 5_000.0
 # How long a delivery waits, how long an agent is changed at the most, and how much longer it is then held.
@@ -55,6 +57,7 @@ class World:
     def __init__(self, tx: Transaction) -> None:
         self.tx = tx
         self.now = 1_000_000.0
+        deployment.settle(tx, "tested", self.now)
         self.made: dict[str, tuple[str, str, float]] = {}  # voice -> its marker, its caller, when
         self.agents = dict(BEFORE)
         self.open: dict[str, tuple[str, str, float]] = {}  # call -> its agent, its caller, when
