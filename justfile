@@ -146,7 +146,7 @@ pythons:
 # Try random histories of deliveries, faults and kills for so many minutes.
 [no-exit-message]
 soak minutes="10":
-    @PRECALL_SOAK_MINUTES={{minutes}} exec {{uv}} run pytest -q -n 2 tests/property
+    @PRECALL_SOAK_MINUTES={{minutes}} exec {{uv}} run pytest -q -n 4 tests/property
 
 # This system beside a monolith that does the same, in under three minutes; --long also says what lasts.
 [no-exit-message]

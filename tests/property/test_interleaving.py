@@ -1,7 +1,8 @@
 """Transactions of deliveries and of what is due, in any order, against the rules that always hold.
 
 What one process does in a second is here a list of steps that a scheduler mixes with those of others. It
-needs no loop and no socket, so that it tries thousands of orders in the time of one real delivery.
+needs no loop and no socket, so that it tries thousands of orders in the time of one real delivery. `just soak`
+goes on with new stories.
 """
 
 import sqlite3
@@ -44,6 +45,7 @@ from tests.property.interleaving.world import (
     Steps,
     World,
 )  # fmt: skip
+from tests.property.soak import SOAK_SECONDS, as_long_as_asked
 
 WORK: dict[str, Callable[[World, int], Steps]] = {
     "restore": restore, "remove": remove, "close": close, "resume": resume, "reconcile": reconcile,
@@ -64,6 +66,7 @@ moves = st.lists(
     min_size=20,
     max_size=120,
 )
+COMMON = settings(derandomize=not SOAK_SECONDS, database=None, print_blob=True)
 Story = list[tuple[str, int, int, int]]
 
 
@@ -157,13 +160,13 @@ def settle(world: World) -> None:
         assert [] == world.tx.all(OLD_ROWS, caller=caller, before=at), "a row of who was forgotten"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 + SOAK_SECONDS)
 def test_in_any_order(migrated_file: bytes) -> None:
     """In SQLite, in memory."""
     # As the file says of itself (SQLite file format, 1.3), it has a log beside it; what is in memory has none.
     without_log = migrated_file[:18] + b"\x01\x01" + migrated_file[20:]
 
-    @settings(max_examples=340, derandomize=True, database=None, print_blob=True)
+    @settings(COMMON, max_examples=340)
     @given(story=moves)
     def lives(story: Story) -> None:
         with closing(sqlite3.connect(":memory:")) as connection:
@@ -172,15 +175,15 @@ def test_in_any_order(migrated_file: bytes) -> None:
             play(world, story)
             settle(world)
 
-    lives()
+    as_long_as_asked(lives)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 + SOAK_SECONDS)
 def test_in_any_order_in_postgres(databases: Any) -> None:
     """In Postgres, where each story is rolled back at its end."""
     url = databases.take()
 
-    @settings(max_examples=25, derandomize=True, database=None, print_blob=True)
+    @settings(COMMON, max_examples=25)
     @given(story=moves)
     def lives(story: Story) -> None:
         with psycopg.connect(url) as connection:
@@ -189,5 +192,5 @@ def test_in_any_order_in_postgres(databases: Any) -> None:
             settle(world)
             connection.rollback()
 
-    lives()
+    as_long_as_asked(lives)
     databases.give_back(url)

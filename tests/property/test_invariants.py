@@ -4,9 +4,7 @@
 """
 
 import asyncio
-import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.kit.postgres import drop_database, new_database
+from tests.property.soak import SOAK_SECONDS, as_long_as_asked
 from tests.property.steps import steps
 from tests.property.world import Violated, world
 
 COMMON = settings(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
-# `just soak` sets it. Not set, the examples are few and always the same.
-SOAK_SECONDS = 60 * float(os.environ.get("PRECALL_SOAK_MINUTES", "0"))
 PROFILE = (
     settings(COMMON, max_examples=40) if SOAK_SECONDS else settings(COMMON, derandomize=True, max_examples=9)
 )
@@ -55,10 +52,7 @@ def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:
                 if server:
                     asyncio.run(_drop(url))
 
-    until = time.monotonic() + SOAK_SECONDS
-    lives()
-    while time.monotonic() < until:
-        lives()
+    as_long_as_asked(lives)
 
 
 async def _live(url: str, folder: Path, story: list[Any], chosen: dict[str, Any]) -> None:
