@@ -73,16 +73,18 @@ async def _again(
     ):
         with trial:
             resent = trial.retry_state.attempt_number - 1
+            last = known
             if resent > 0:
                 try:
                     return await attempt(resent)
-                except TimedOut:
-                    if loop.time() < deadline:
-                        raise
                 except ProviderFailure as failure:
-                    known = unraised(failure)
-                    raise
-            raise unraised(known)
+                    last = unraised(failure)
+                if not isinstance(last, TimedOut):
+                    known = last
+                elif loop.time() >= deadline:
+                    last = known
+            # Not where it was caught: there it would refer to the failure, and to what that came from.
+            raise unraised(last)
     raise AssertionError("unreachable: the loop returns or raises")
 
 

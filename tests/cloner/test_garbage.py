@@ -26,8 +26,6 @@ FAULTS = {
     "PROVIDER_TIMEOUT": create(hold="before"),
     "AGENT_NOT_FOUND": Fault(method="GET", path=AGENT, times=None, error="agent_not_found"),
 }
-
-
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
@@ -41,7 +39,7 @@ async def reasons(cloner, asked: pb.PrepareCallRequest, *, times: int, seconds: 
 @pytest.mark.parametrize("reason", FAULTS)
 async def test_elevenlabs(cloning, emulator: Emulator, speech: bytes, reason: str) -> None:
     """Nothing of a call is left that ElevenLabs ended, nor of one that waited for the same clone."""
-    seconds = 1.5 if reason in {"PROVIDER_TIMEOUT", "PROVIDER_UNAVAILABLE"} else 20
+    seconds = 3 if reason in {"PROVIDER_TIMEOUT", "PROVIDER_UNAVAILABLE"} else 20
     async with cloning(provider_attempts=2) as cloner:
         emulator.faults.set(FAULTS[reason])
         with left_in_cycles("cloner") as left:
@@ -71,7 +69,7 @@ async def test_overloaded(cloning, emulator: Emulator, speech: bytes) -> None:
     async with cloning(provider_concurrency=1) as cloner:
         emulator.faults.set(create(hold="before"))
         with left_in_cycles("cloner") as left:
-            each = [reasons(cloner, call(speech, number), times=1, seconds=2) for number in range(4)]
+            each = [reasons(cloner, call(speech, number), times=1, seconds=3) for number in range(4)]
             found = await asyncio.gather(*each)
         emulator.faults.clear()
 
