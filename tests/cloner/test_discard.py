@@ -3,20 +3,13 @@ import asyncio
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.provider.exchange import Api
 from cloner.provider.transport import AiohttpTransport, authorities
-from cloner.registry import NewVoiceRow, opened, voices
+from cloner.registry import opened, voices
 from cloner.voices.marked import Marked
 from emulator import Emulator
 from tests.cloner.conftest import API_KEY
+from tests.kit.intents import intent
 
 NOW = 1_765_000_000.0
-
-
-def intent(marker: str) -> NewVoiceRow:
-    """A voice that is about to be made."""
-    return NewVoiceRow(
-        marker=marker, caller=marker, replaces=None, number=None, person=marker, greeting_name="", name="n",
-        owner="process", traceparent="", consent="", kept_until=0.0,
-    )  # fmt: skip
 
 
 async def test_recorded_by_another_process(
@@ -31,7 +24,7 @@ async def test_recorded_by_another_process(
         provider = ElevenLabs(api, attempts=1, concurrency=1, queue=1)
         made = {}
         for marker in ("recorded", "unwanted"):
-            await store.write(voices.intend, intent(marker), call_id=None, now=NOW)
+            await store.write(voices.intend, intent(marker, caller=marker), call_id=None, now=NOW)
             created = await provider.create_voice(
                 name="n", description=marker, labels={}, filename="sample.mp3", media_type="audio/mpeg",
                 sample=speech, deadline=asyncio.get_running_loop().time() + 20,

@@ -7,21 +7,16 @@ import socket
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
-import msgspec
 import psycopg
 import pytest
 
 from cloner.registry import (
-    AgentRow,
-    AgentUpdate,
     NamedRequest,
     NewCall,
-    NewVoiceRow,
     RegistryBusy,
     RegistryNotOpened,
     RegistryUnavailable,
@@ -42,8 +37,8 @@ from cloner.registry import (
     voices,
 )
 from cloner.registry.postgres import PostgresStore
-from cloner.registry.sqlite import SqliteTransaction
 from cloner.registry.statement import PARAMETER, Statement
+from tests.kit.intents import intent
 from tests.kit.postgres import new_database, on_server
 from tests.kit.relay import Relay
 from tests.kit.releases import LATEST
@@ -626,72 +621,3 @@ async def test_withdrawn_after_a_request_was_answered(ready: Store) -> None:
 
     with pytest.raises(RequestForgotten):
         await ready.read(requests.answer, REQUEST, now=NOW)
-
-
-DAY = 86_400.0
-UPKEEP: dict[str, Callable[[Transaction], object]] = {
-    "what_is_due": lambda tx: due.what_is_due(
-        tx,
-        now=NOW,
-        busy_since=NOW - 7_200,
-        unused_since=NOW - DAY,
-        dropped_before=NOW - 30 * DAY,
-        stale=NOW - 8,
-    ),
-    "close_old": lambda tx: calls.close_old(tx, before=NOW - 7_200, now=NOW),
-    "plan_unsure_restores": lambda tx: agents.plan_unsure_restores(tx, now=NOW),
-    "expire": lambda tx: departures.expire(tx, unused_since=NOW - DAY, busy_since=NOW - 7_200, now=NOW),
-    "drop_ended": lambda tx: calls.drop_ended(tx, before=NOW - 30 * DAY),
-    "drop_closed": lambda tx: departures.drop_closed(tx, before=NOW - 30 * DAY),
-    "claim_restore": lambda tx: agents.claim_restore(tx, holder="p", now=NOW, until=NOW + 60),
-    "claim_deletion": lambda tx: departures.claim_deletion(tx, now=NOW, until=NOW + 60),
-}
-
-
-def steps_of_upkeep(migrated_file: bytes, callers: int) -> dict[str, int]:
-    """How many steps of SQLite's machine each takes while so many callers are in calls, and as many enrolled."""
-    without_log = migrated_file[:18] + b"\x01\x01" + migrated_file[20:]
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        connection.deserialize(without_log)
-        tx = SqliteTransaction(connection)
-        for number in range(callers):
-            begin_call(tx, number)
-            enrolled = msgspec.structs.replace(
-                intent(f"enrolled_{number}", caller=f"e{number}"), kept_until=NOW + 28 * DAY
-            )
-            voices.intend(tx, enrolled, call_id=None, now=NOW - 2 * DAY)
-            assert voices.record(tx, enrolled.marker, f"voice_e{number}", now=NOW - 2 * DAY)
-        found = {}
-        for name, work in UPKEEP.items():
-            steps: list[None] = []
-            connection.set_progress_handler(partial(steps.append, None), 1)
-            work(tx)
-            connection.set_progress_handler(None, 0)
-            found[name] = len(steps)
-        return found
-
-
-def begin_call(tx: Transaction, number: int) -> None:
-    """A caller is in a call, and the agent has the caller's voice."""
-    call, agent, caller, marker = (f"{what}_{number}" for what in ("call", "agent", "caller", "marker"))
-    calls.begin(tx, NewCall(id=call, agent_id=agent, conversation_id=call, caller=caller, begun_at=NOW - 60))
-    voices.intend(tx, intent(marker, caller=caller), call_id=call, now=NOW - 60)
-    row = AgentRow(agent, marker, call, f"voice_{number}", "Hello", "before", "Welcome", None, None, None, "")
-    update = AgentUpdate(
-        row=row, changes=0, caller=caller, others_since=None, holder="process", until=NOW - 30
-    )
-    assert (True, True) == agents.record_and_intend(tx, update, now=NOW - 60)
-    assert agents.unlock(tx, agent, holder="process", given=True)
-
-
-def test_upkeep_costs_the_same(migrated_file: bytes) -> None:
-    """What is done every second costs the same, however many callers are in calls or enrolled."""
-    assert steps_of_upkeep(migrated_file, 3) == steps_of_upkeep(migrated_file, 300)
-
-
-def intent(marker: str, *, caller: str = "c", owner: str = "process") -> NewVoiceRow:
-    """A voice that is about to be made."""
-    return NewVoiceRow(
-        marker=marker, caller=caller, replaces=None, number=None, person=caller, greeting_name="", name="n",
-        owner=owner, traceparent="", consent="", kept_until=0.0,
-    )  # fmt: skip

@@ -11,7 +11,6 @@ from cloner.registry import (
     AgentRow,
     AgentUpdate,
     NewCall,
-    NewVoiceRow,
     agents,
     calls,
     departures,
@@ -19,6 +18,7 @@ from cloner.registry import (
     voices,
 )
 from emulator import Emulator, Fault
+from tests.kit.intents import intent
 from tests.kit.requests import call
 from tests.kit.rows import values
 
@@ -142,7 +142,7 @@ async def test_new_voice_and_its_agent(
     )
     async with opened(database, name="tested", now=NOW) as store:
         await store.write(calls.begin, new("call", "Ivan"))
-        await store.write(voices.intend, intent("marker"), call_id="call", now=NOW)
+        await store.write(voices.intend, intent("marker", caller="Ivan"), call_id="call", now=NOW)
         match meanwhile:
             case "the call ended":
                 await store.write(calls.end, now=NOW, call_id="call", agent_id="agent")
@@ -150,7 +150,7 @@ async def test_new_voice_and_its_agent(
                 await store.write(calls.begin, new("another", "Maria"))
             case "the voice was lost to another":
                 await store.write(voices.fail, "marker", "unanswered", now=NOW)
-                await store.write(voices.intend, intent("later"), call_id="call", now=NOW)
+                await store.write(voices.intend, intent("later", caller="Ivan"), call_id="call", now=NOW)
                 assert await store.write(voices.record, "later", "voice of later", now=NOW)
             case "the voice was forgotten":
                 await store.write(departures.forget, "marker", now=NOW)
@@ -165,11 +165,3 @@ def new(name: str, caller: str) -> NewCall:
     return NewCall(
         id=name, agent_id="agent", conversation_id=name, caller=caller, stated=caller, begun_at=NOW
     )
-
-
-def intent(marker: str) -> NewVoiceRow:
-    """A voice of Ivan's that is about to be made."""
-    return NewVoiceRow(
-        marker=marker, caller="Ivan", replaces=None, number=None, person="Ivan", greeting_name="Ivan",
-        name="Ivan_Clone", owner="process", traceparent="", consent="", kept_until=0.0,
-    )  # fmt: skip

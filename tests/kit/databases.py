@@ -1,8 +1,11 @@
 """Databases with their tables and nothing in them: migrated once, and copied or emptied for each test."""
 
 import asyncio
+import sqlite3
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -88,6 +91,16 @@ def migrated_sqlite() -> bytes:
         path = Path(folder) / "precall.sqlite3"
         migrate(f"sqlite:///{path}")
         return path.read_bytes()
+
+
+@contextmanager
+def in_memory(file: bytes) -> Iterator[sqlite3.Connection]:
+    """A connection to what a SQLite file holds, in memory, which begins no transaction by itself."""
+    # As the file says of itself (SQLite file format, 1.3), it has a log beside it; what is in memory has none.
+    without_log = file[:18] + b"\x01\x01" + file[20:]
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.deserialize(without_log)
+        yield connection
 
 
 def migrate(url: str) -> None:
