@@ -465,6 +465,7 @@ async def test_idle_cloner_writes_nothing(
 async def test_replays_are_answered_from_what_is_known(cloning, emulator: Emulator, speech: bytes) -> None:
     """A delivery that comes again in its call has the same answer, and ElevenLabs is not asked anew."""
     async with cloning() as cloner:
+        await emulator.requests.wait(path="/v2/voices", stage="finished")
         first = await cloner.PrepareCall(call(speech), timeout=10)
         asked = len(emulator.requests.matching())
 
