@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from callerid import region_fault
 from cloner.clients import clients_of
-from cloner.registry.address import DEFAULT_URL, address_problem, is_sqlite
+from cloner.database_url import DEFAULT_URL, address_problem, is_sqlite
 from cloner.transport_security import documents_of, faults_of
 from environment import (
     MEBIBYTE,

@@ -234,10 +234,11 @@ class Agents:
 
 def merged(below: Json, above: Json) -> Json:
     """A new object: objects merged at every depth, anything else (lists, null) replaced by what is above."""
-    result = copy.deepcopy(below)
+    result = {name: copy.deepcopy(value) for name, value in below.items() if name not in above}
     for name, value in above.items():
-        if isinstance(value, dict) and isinstance(result.get(name), dict):
-            result[name] = merged(result[name], value)
+        beneath = below.get(name)
+        if isinstance(value, dict) and isinstance(beneath, dict):
+            result[name] = merged(beneath, value)
         else:
             result[name] = copy.deepcopy(value)
     return result

@@ -31,9 +31,9 @@ from typing import IO, Literal
 import msgspec
 
 from cloner.backup import archive
+from cloner.database_url import DEFAULT_URL, address_problem, is_sqlite
 from cloner.private_file import publishing
 from cloner.registry import RegistryNotOpened, RegistryOfOtherRelease
-from cloner.registry.address import DEFAULT_URL, address_problem, is_sqlite
 from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot

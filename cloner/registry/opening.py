@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from cloner.database_url import is_sqlite, postgres_url, sqlite_file
 from cloner.registry import deployment
-from cloner.registry.address import is_sqlite, postgres_url, sqlite_file
 from cloner.registry.sqlite import SqliteStore, connected, made_private
 from cloner.registry.store import Store
 from cloner.registry.transaction import RegistryNotOpened, RegistryOfOtherRelease, RegistryUnavailable

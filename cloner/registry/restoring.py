@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from cloner.database_url import is_sqlite, postgres_url, sqlite_file
 from cloner.registry import departures
-from cloner.registry.address import is_sqlite, postgres_url, sqlite_file
 from cloner.registry.opening import (
     MIGRATION_LOCK,
     bring_up_to_date,

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from cloner.registry.address import is_sqlite, postgres_url, sqlite_file
+from cloner.database_url import is_sqlite, postgres_url, sqlite_file
 from cloner.registry.opening import (
     known_revisions,
     lacks_migrations,

@@ -6,8 +6,8 @@ import hmac
 import secrets
 from pathlib import Path
 
+from cloner.database_url import sqlite_file
 from cloner.private_file import publishing
-from cloner.registry.address import sqlite_file
 from environment import Key
 from environment.secret import file_text
 

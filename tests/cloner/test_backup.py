@@ -24,6 +24,7 @@ from cloner.registry.statement import Statement
 from emulator import Emulator, Fault
 from tests.kit.postgres import new_database
 from tests.kit.processes.cloner import process, until_ready
+from tests.kit.python import python
 from tests.kit.releases import LATEST, of_next_release
 from tests.kit.rows import Row, rows, values
 
@@ -358,6 +359,16 @@ async def test_file_that_is_there(registry, kept: Path, another) -> None:
         status, out, err = await registry("backup", file, another("sqlite"))
         assert (1, "", f"precall-registry: {file}: File exists\n") == (status, out, err)
     assert before == kept.read_bytes()
+
+
+async def test_faulty_telemetry() -> None:
+    """A variable of OpenTelemetry that cannot be used is nothing to a command that traces nothing."""
+    environ = {"PATH": os.environ["PATH"], "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many"}
+    async with python("-m", "cloner.backup", "check", str(FIRST), env=environ) as started:
+        out, err = await started.communicate()
+
+    assert (0, b"") == (started.returncode, err)
+    assert out.startswith(f"{FIRST} is whole".encode())
 
 
 @pytest.mark.parametrize("place", ["full", "missing/kept"])

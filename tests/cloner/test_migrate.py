@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from precall.v1 import cloning_pb2 as pb
 
+from cloner.database_url import postgres_url
 from cloner.registry import NewCall, calls, opened, opening, postgres
-from cloner.registry.address import postgres_url
 from cloner.registry.statement import Statement
 from tests.kit.processes.cloner import process, until_ready
 from tests.kit.releases import LATEST, NEXT, of_next_release

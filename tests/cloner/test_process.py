@@ -36,6 +36,7 @@ async def test_faulty_telemetry() -> None:
         OTEL_BSP_MAX_QUEUE_SIZE="256", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
         OTEL_EXPORTER_OTLP_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_COMPRESSION="zstd",
         OTEL_EXPORTER_OTLP_TIMEOUT="10s", OTEL_BSP_EXPORT_TIMEOUT="500",
+        OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="many", OTEL_PYTHON_CONTEXT="smoke",
     ) as started:  # fmt: skip
         lines = await until_ready(started)
         started.terminate()
@@ -44,7 +45,7 @@ async def test_faulty_telemetry() -> None:
     assert (0, b"") == (started.returncode, err)
     assert [
         "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TIMEOUT",
-        "OTEL_TRACES_EXPORTER",
+        "OTEL_PYTHON_CONTEXT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_TRACES_EXPORTER",
     ] == sorted(re.search(r"variable=(\S+)", line)[1] for line in lines if "cannot be used" in line)  # fmt: skip
 
 

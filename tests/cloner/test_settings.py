@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from cloner.registry.address import address_problem
+from cloner.database_url import address_problem
 from cloner.settings import Settings
 from environment import EnvironmentInvalid, Secret, read
 

@@ -3,7 +3,6 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -27,7 +26,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceServicer, add_CloningServi
 from environment import Secret
 from gateway.app import listening, serving
 from gateway.settings import Settings
-from tests.kit.python import python
+from tests.kit.processes.gateway import Process, Start, process
 
 SECRET = "test-webhook-secret-0001"
 JSON = "application/json"
@@ -231,13 +230,12 @@ def connected() -> Callable[[str], AbstractAsyncContextManager[Streams]]:
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Callable[..., Awaitable[asyncio.subprocess.Process]]]:
+async def start() -> AsyncIterator[Start]:
     """Starts gateways as processes of their own and ends those that the test has not."""
     async with AsyncExitStack() as stack:
 
-        async def run(**environ: str) -> asyncio.subprocess.Process:
-            own = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-            own |= {"PRECALL_WEBHOOK_HOST": "127.0.0.1", "PRECALL_WEBHOOK_PORT": "0", "DRAIN_SECONDS": "0"}
-            return await stack.enter_async_context(python("-W", "error", "-m", "gateway", env=own | environ))
+        async def run(*, imports: bool = False, **settings: str) -> Process:
+            own = {"PRECALL_WEBHOOK_PORT": "0", "DRAIN_SECONDS": "0"} | settings
+            return await stack.enter_async_context(process(imports=imports, **own))
 
         yield run

@@ -23,7 +23,7 @@ MEBIBYTE = 1_048_576
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 async def test_idle(start: Start, signum: signal.Signals) -> None:
     """Serves when it says so, and ends well when it is told to."""
-    process = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET)
+    process = await start(imports=True, ELEVENLABS_WEBHOOK_SECRET=SECRET)
     async with httpx.AsyncClient(verify=False) as client:
         answer = await client.get(f"{await ready(process)}/health")
     process.send_signal(signum)
@@ -162,7 +162,7 @@ async def test_memory_goes_back(
 
     cloner.reply = wait
     process = await start(
-        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, LOG_LEVEL="WARNING",
+        imports=True, ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, LOG_LEVEL="WARNING",
         PRECALL_BUDGET_MS="60000", BODY_TIMEOUT_SECONDS="60",
     )  # fmt: skip
     url, memory = await ready(process), psutil.Process(process.pid)

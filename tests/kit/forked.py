@@ -15,6 +15,8 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from multiprocessing.connection import Connection
@@ -31,8 +33,19 @@ from cloner.settings import Settings
 from environment import read
 from telemetry import logs
 from tests.kit.inspection import WithoutWorker
+from tests.kit.python import python
 
-__all__ = ["Clock", "Forked", "Program", "completed", "import_everything", "program"]
+__all__ = ["Clock", "Forked", "Program", "completed", "import_everything", "program", "started"]
+
+# What OpenTelemetry reads while it is imported. All else is read when something is made of it.
+READ_BY_IMPORTS = (
+    "OTEL_SPAN_",
+    "OTEL_ATTRIBUTE_",
+    "OTEL_EVENT_",
+    "OTEL_LINK_",
+    "OTEL_PROPAGATORS",
+    "OTEL_PYTHON_",
+)
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.kit.preloaded"])
@@ -144,6 +157,20 @@ class Program:
 
 
 @asynccontextmanager
+async def started(
+    module: str, *, environ: Mapping[str, str], folder: Path | None = None, imports: bool = False
+) -> AsyncIterator[Process | Program]:
+    """`python -m module`, forked unless a test wants `imports` or sets what they read."""
+    imports = imports or any(name.startswith(READ_BY_IMPORTS) for name in environ)
+    async with (
+        python("-m", module, env=environ, cwd=folder)
+        if imports
+        else program(module, environ=environ, folder=folder) as begun
+    ):
+        yield begun
+
+
+@asynccontextmanager
 async def program(
     module: str, *, environ: Mapping[str, str], folder: Path | None = None
 ) -> AsyncIterator[Program]:
@@ -248,6 +275,8 @@ def _become(module: str, arguments: tuple[str, ...], environ: dict[str, str], fo
     os.environ.update(environ)
     if folder is not None:
         os.chdir(folder)
+    if environ.get("PYTHONWARNINGS") == "error":
+        warnings.simplefilter("error")
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.kit.databases import migrated_sqlite
-from tests.kit.forked import Program, program
-from tests.kit.python import python
+from tests.kit.forked import Program, started
 
 __all__ = ["API_KEY", "process", "ready", "until_ready"]
 
@@ -23,19 +22,13 @@ async def process(
     """A cloner with these settings, in a folder of its own.
 
     A start need not be shown to do everything each time: it has one audio worker, finds the tables made, and is
-    forked from a process that has imported its modules, unless a test wants `imports` or tells OpenTelemetry
-    something, which is read by them.
+    forked from a process that has imported its modules, unless a test wants `imports`.
     """
     environ = {"PATH": os.environ["PATH"], "AUDIO_WORKERS": "1", **settings}
-    imports = imports or any(name.startswith("OTEL_") for name in settings)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "precall.sqlite3").write_bytes(migrated_sqlite())
-        async with (
-            python("-m", "cloner", env=environ, cwd=folder)
-            if imports
-            else program("cloner", environ=environ, folder=Path(folder)) as started
-        ):
-            yield started
+        async with started("cloner", environ=environ, folder=Path(folder), imports=imports) as process:
+            yield process
 
 
 async def until_ready(started: asyncio.subprocess.Process) -> list[str]:

@@ -7,21 +7,26 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from tests.kit.python import python
+from tests.kit.forked import Program, started
 
 __all__ = ["SECRET", "Process", "Start", "ended", "process", "ready"]
 
 SECRET = "test-webhook-secret-0001"
-Process = asyncio.subprocess.Process
+Process = asyncio.subprocess.Process | Program
 Start = Callable[..., Awaitable[Process]]
 
 
 @asynccontextmanager
-async def process(**settings: str) -> AsyncIterator[Process]:
-    """A gateway with no settings but these."""
-    environ = {"PATH": os.environ["PATH"], "PRECALL_WEBHOOK_HOST": "127.0.0.1", **settings}
-    async with python("-m", "gateway", env=environ) as started:
-        yield started
+async def process(*, imports: bool = False, **settings: str) -> AsyncIterator[Process]:
+    """A gateway with no settings but these, to which a warning is an error.
+
+    It is forked from a process that has imported its modules, unless a test wants `imports`.
+    """
+    environ = {
+        "PATH": os.environ["PATH"], "PYTHONWARNINGS": "error", "PRECALL_WEBHOOK_HOST": "127.0.0.1", **settings,
+    }  # fmt: skip
+    async with started("gateway", environ=environ, imports=imports) as begun:
+        yield begun
 
 
 async def ready(process: Process) -> str:
