@@ -134,10 +134,13 @@ coverage:
 pythons:
     #!/usr/bin/env bash
     set -euo pipefail
+    made=$(mktemp -d)
+    trap 'rm -r "$made"' EXIT
     for version in 3.11 3.12 3.13; do
         if {{uv}} python find --no-project "$version" > /dev/null 2>&1; then
             echo "== Python $version"
-            {{uv}} run --isolated --python "$version" pytest -q -n 6 --dist worksteal
+            # Not --isolated: the recipes that tests run use this environment as well, and so this Python.
+            UV_PROJECT_ENVIRONMENT="$made/$version" {{uv}} run --python "$version" pytest -q -n 6 --dist worksteal
         else
             echo "== Python $version is not here: {{uv}} python install $version"
         fi
@@ -145,8 +148,8 @@ pythons:
 
 # Try random histories of deliveries, faults and kills for so many minutes.
 [no-exit-message]
-soak minutes="10":
-    @PRECALL_SOAK_MINUTES={{minutes}} exec {{uv}} run pytest -q -n 4 tests/property
+soak minutes="10" workers="4":
+    @PRECALL_SOAK_MINUTES={{minutes}} exec {{uv}} run pytest -q -n {{workers}} tests/property
 
 # This system beside a monolith that does the same, in under three minutes; --long also says what lasts.
 [no-exit-message]

@@ -36,7 +36,7 @@ def environ(uv: str, folder: Path) -> dict[str, str]:
 def test_soak(number: signal.Signals, uv: str, folder: Path) -> None:
     """Stopped in the middle, `just soak` leaves no Postgres, no cloner and no folder behind."""
     process = subprocess.Popen(
-        ["just", "soak", "1"], cwd=ROOT, env=environ(uv, folder), start_new_session=True,
+        ["just", "soak", "1", "1"], cwd=ROOT, env=environ(uv, folder), start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:

@@ -14,8 +14,9 @@ class Relay:
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Not an asyncio.Server: before Python 3.13 one that closes leaves open what it has just accepted.
+        self._listener: socket.socket | None = None
+        self._accepted: dict[asyncio.Task[None], socket.socket] = {}
         # Keeps the port from all others while nobody listens: connections to it are refused.
         self._kept = socket.socket()
         self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -30,7 +31,7 @@ class Relay:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator["Relay"]:
         """Listens until the block ends."""
-        await self._listen()
+        self._listen()
         try:
             yield self
         finally:
@@ -48,24 +49,33 @@ class Relay:
     async def mend(self) -> None:
         """Passes on again what was held up."""
         self._open.set()
-        if self._server is None:
-            await self._listen()
+        if self._listener is None:
+            self._listen()
 
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port, reuse_port=True)
+    def _listen(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port), reuse_port=True)
+        self._listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            accepted, _ = self._listener.accept()
+            self._accepted[asyncio.create_task(self._relay(accepted))] = accepted
 
     async def _hang_up(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in self._tasks:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        cut, self._accepted = self._accepted, {}
+        for task in cut:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*cut, return_exceptions=True)
+        for accepted in cut.values():
+            accepted.close()
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def _relay(self, accepted: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=accepted)
         try:
             with contextlib.suppress(OSError):
                 await self._open.wait()
@@ -82,7 +92,6 @@ class Relay:
             pass
         finally:
             writer.transport.abort()
-            self._tasks.discard(task)
 
     async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65_536):
