@@ -95,6 +95,9 @@ async def answered(
             outcome, reason = "error", reason_of(failure)
             answering.log_facts |= _failure_facts(failure)
             answer_failure(context, failure, *answering.details)
+            # From Python 3.12 on, the frame in which a context manager ends a failure refers to the one that
+            # holds it. The failure would so refer to itself by way of its traceback.
+            failure.__traceback__ = None
         finally:
             facts: dict[str, Any] = {
                 "outcome": outcome,
