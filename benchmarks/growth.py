@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -146,12 +146,11 @@ def _tables(run: Run, *, sqlite: bool) -> dict[str, dict[str, bool]]:
 def in_database(database: str) -> Iterator[Run]:
     """Runs statements in a database that nobody serves from."""
     if database.startswith("sqlite"):
-        file = sqlite3.connect(database.removeprefix("sqlite:///"))
-        # It is filled once and thrown away.
-        file.execute("PRAGMA synchronous = OFF")
-        yield lambda statement: file.execute(statement).fetchall()
-        file.commit()
-        file.close()
+        with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
+            # It is filled once and thrown away.
+            file.execute("PRAGMA synchronous = OFF")
+            yield lambda statement: file.execute(statement).fetchall()
+            file.commit()
         return
     with psycopg.connect(database, autocommit=True) as connection:
 

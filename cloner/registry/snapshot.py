@@ -80,7 +80,7 @@ def snapshot(url: str) -> Iterator[Snapshot]:
 
     Raises RegistryOfOtherRelease, and RegistryNotOpened where there is no registry.
     """
-    with telling_problems(url), closing(_read_only(url)) as connection:
+    with telling_problems(url), _read_only(url) as connection:
         sqlite = isinstance(connection, sqlite3.Connection)
         revision = sqlite_revision(connection) if sqlite else postgres_revision(connection)
         lacks_migrations(revision)
@@ -89,7 +89,7 @@ def snapshot(url: str) -> Iterator[Snapshot]:
         )
         if revision is None or deployment is None:
             raise RegistryNotOpened("DATABASE_URL: the database holds no registry")
-        with closing(_empty(revision)) as pattern:
+        with _empty(revision) as pattern:
             tables = _tables_of(pattern)
         yield Snapshot(connection, revision=revision, name=str(deployment[0]), tables=tables)
 
@@ -104,7 +104,7 @@ def assembled(
     """
     if revision not in known_revisions():
         raise RowsInvalid
-    with closing(_empty(revision)) as connection:
+    with _empty(revision) as connection:
         known = {table.name: table for table in _tables_of(connection)}
         try:
             connection.execute("BEGIN")
@@ -141,32 +141,37 @@ def _tables_of(connection: sqlite3.Connection) -> list[Table]:
     return tables
 
 
-def _read_only(url: str) -> Any:
+@contextmanager
+def _read_only(url: str) -> Iterator[Any]:
     """A connection within a transaction that sees one state of the database."""
     if is_sqlite(url):
         path = sqlite_file(url)
         if not path.is_file():
             raise RegistryNotOpened(f"DATABASE_URL: {path} does not exist")
         # Opened for writing: SQLite may first have to take in what a killed cloner had committed to the log.
-        connection = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_MS / 1000
-        )
-        connection.execute("PRAGMA query_only=ON")
-        connection.execute("BEGIN")
-        return connection
+        with closing(
+            sqlite3.connect(
+                f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_MS / 1000
+            )
+        ) as connection:
+            connection.execute("PRAGMA query_only=ON")
+            connection.execute("BEGIN")
+            yield connection
+        return
 
     from cloner.registry import postgres
 
-    server = postgres.connected(postgres_url(url))
-    server.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = 0")
-    return server
+    with closing(postgres.connected(postgres_url(url))) as server:
+        server.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = 0")
+        yield server
 
 
-def _empty(revision: str) -> sqlite3.Connection:
+@contextmanager
+def _empty(revision: str) -> Iterator[sqlite3.Connection]:
     """A registry of that revision without a row, in a file that has no name."""
-    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-    _migrated(connection, revision)
-    return connection
+    with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as connection:
+        _migrated(connection, revision)
+        yield connection
 
 
 def _migrated(connection: sqlite3.Connection, revision: str) -> None:

@@ -62,11 +62,15 @@ class SqliteStore(Store):
         super().__init__()
         self._path = path
         self._missing = False
-        self._writing, self._reading = connected(path), connected(path)
-        self._reading.execute("PRAGMA query_only=ON")
-        # The writer waits in short turns of its own; a reader leaves the waiting to SQLite.
-        self._reading.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
-        self._files = self._seen()
+        with contextlib.ExitStack() as begun:
+            self._writing, self._reading = (
+                begun.enter_context(contextlib.closing(connected(path))) for _ in range(2)
+            )
+            self._reading.execute("PRAGMA query_only=ON")
+            # The writer waits in short turns of its own; a reader leaves the waiting to SQLite.
+            self._reading.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+            self._files = self._seen()
+            begun.pop_all()
         self._write_lane = _Lane("registry-write", self._write_all)
         self._read_lane = _Lane("registry-read", self._read_all)
 
@@ -220,16 +224,19 @@ class _Lane:
 
 def connected(path: Path) -> sqlite3.Connection:
     """A connection that begins no transaction by itself."""
-    connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
-    )
-    connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
-    _until_free(lambda: connection.execute("PRAGMA journal_mode=WAL"))
-    # What was committed is on the disk, also after a power cut.
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-    # The first read creates the log beside the file.
-    connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    with contextlib.ExitStack() as begun:
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
+        )
+        begun.callback(connection.close)
+        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+        _until_free(lambda: connection.execute("PRAGMA journal_mode=WAL"))
+        # What was committed is on the disk, also after a power cut.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        # The first read creates the log beside the file.
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        begun.pop_all()
     return connection
 
 

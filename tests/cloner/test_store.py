@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -448,7 +449,7 @@ async def test_database_of_another_release(database: str) -> None:
     ],
 )
 async def test_file_that_cannot_be_opened(tmp_path: Path, place: str, problem: str) -> None:
-    """Whatever is in the way of a file is told in one line."""
+    """Whatever is in the way of a file is told in one line, and it is not kept open as long as that is."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("This is a letter and no database. " * 100)
     os.mkfifo(tmp_path / "pipe")
@@ -458,6 +459,7 @@ async def test_file_that_cannot_be_opened(tmp_path: Path, place: str, problem: s
             pass
 
     assert f"DATABASE_URL: {problem.format(tmp_path)}" == str(caught.value)
+    assert str(tmp_path / place) not in [file.path for file in psutil.Process().open_files()]
     assert not (tmp_path / "missing").exists()
 
 
