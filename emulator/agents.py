@@ -234,11 +234,11 @@ class Agents:
 
 def merged(below: Json, above: Json) -> Json:
     """A new object: objects merged at every depth, anything else (lists, null) replaced by what is above."""
-    result = {name: copy.deepcopy(value) for name, value in below.items() if name not in above}
-    for name, value in above.items():
-        beneath = below.get(name)
-        if isinstance(value, dict) and isinstance(beneath, dict):
-            result[name] = merged(beneath, value)
+    result = {}
+    for name, value in {**below, **above}.items():
+        beneath, over = below.get(name), above.get(name)
+        if isinstance(beneath, dict) and isinstance(over, dict):
+            result[name] = merged(beneath, over)
         else:
             result[name] = copy.deepcopy(value)
     return result

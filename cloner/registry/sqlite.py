@@ -70,6 +70,7 @@ class SqliteStore(Store):
             # The writer waits in short turns of its own; a reader leaves the waiting to SQLite.
             self._reading.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
             self._files = self._seen()
+            # Nothing failed, so they stay open.
             begun.pop_all()
         self._write_lane = _Lane("registry-write", self._write_all)
         self._read_lane = _Lane("registry-read", self._read_all)
@@ -236,6 +237,7 @@ def connected(path: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         # The first read creates the log beside the file.
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        # Nothing failed, so it stays open.
         begun.pop_all()
     return connection
 
