@@ -77,7 +77,11 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Has one Postgres serve the tests of all workers. One for each took 1.4 s of processor time."""
+    """Has one Postgres serve the tests of all workers. One for each took 1.4 s of processor time.
+
+    And gives workers that are told to end as long as a busy machine needs for that, before they are killed.
+    """
+    node.nodemanager.EXIT_TIMEOUT = LONG_SECONDS
     if POSTGRES not in node.config.stash:
         with contextlib.ExitStack() as opened:
             node.config.stash[POSTGRES] = opened.enter_context(running_postgres())
