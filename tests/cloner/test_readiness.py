@@ -21,6 +21,8 @@ SERVICE = "precall.v1.CloningService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 OPENING = pb.OpenCallRequest(agent_id="agent_demo", conversation_id="conv_1")
+# Longer than a busy machine lets a registry wait that is well.
+PATIENCE_SECONDS = 3.0
 
 
 class Health:
@@ -47,12 +49,6 @@ class Health:
         async with asyncio.timeout(seconds):
             await asyncio.gather(watch(""), watch(SERVICE))
         assert {status} == await self.both()
-
-
-def told_once(out: str) -> bool:
-    """Whether each time that the registry was away was told once: on a busy machine it may be once more."""
-    away = out.count("registry does not answer; the health says so")
-    return 0 < away <= out.count("registry answers again; the health says so") + 1
 
 
 @asynccontextmanager
@@ -91,7 +87,7 @@ async def test_deleted_file(cloning, database: str, tmp_path: Path, capsys) -> N
 @pytest.mark.parametrize("calls", [False, True], ids=["idle", "under calls"])
 async def test_locked_file(cloning, database: str, tmp_path: Path, calls: bool, capsys) -> None:
     """A file that somebody else keeps locked is told of once, also where nobody calls, and is well again later."""
-    async with watched(cloning, database, registry_patience_seconds=1.0) as (cloner, health):
+    async with watched(cloning, database, registry_patience_seconds=PATIENCE_SECONDS) as (cloner, health):
         with closing(sqlite3.connect(tmp_path / "precall.sqlite3", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             if calls:
@@ -101,7 +97,7 @@ async def test_locked_file(cloning, database: str, tmp_path: Path, calls: bool, 
         await health.until(SERVING)
         await cloner.OpenCall(OPENING, timeout=5)
 
-    assert told_once(capsys.readouterr().out)
+    assert 1 == capsys.readouterr().out.count("[error")
 
 
 @pytest.mark.parametrize("how", ["hang", "down"])
@@ -111,14 +107,14 @@ async def test_unreachable_server(cloning, postgres: str, how: str, capsys) -> N
     user, _, target = server.rpartition("@")
     async with Relay(target).listening() as relay:
         url = f"{user}@{relay.address}/{name}"
-        async with watched(cloning, url, registry_patience_seconds=1.0) as (cloner, health):
+        async with watched(cloning, url, registry_patience_seconds=PATIENCE_SECONDS) as (cloner, health):
             await getattr(relay, how)()
             await health.until(NOT_SERVING)
             await relay.mend()
             await health.until(SERVING, seconds=40)
             await cloner.OpenCall(OPENING, timeout=10)
 
-    assert told_once(capsys.readouterr().out)
+    assert 1 == capsys.readouterr().out.count("[error")
 
 
 async def test_server_that_may_only_be_read(cloning, postgres: str) -> None:

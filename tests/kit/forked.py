@@ -1,4 +1,4 @@
-"""Cloners and commands of ours in processes of their own that start fast.
+"""Cloners, gateways and commands of ours in processes of their own that start fast.
 
 They are forked from a process that has imported everything, which takes a tenth of the processor time of
 `python -m cloner`. What that does beside is tested where processes are. A cloner is killed for real, and goes by a

@@ -1,4 +1,4 @@
-"""What the process from which cloners and commands are forked has ready for them, beside what they import."""
+"""What the process from which cloners, gateways and commands are forked has ready for them, beside what they import."""
 
 import gc
 import os

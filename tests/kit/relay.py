@@ -14,7 +14,7 @@ class Relay:
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
-        # Not an asyncio.Server: before Python 3.13 one that closes leaves open what it has just accepted.
+        # Not an asyncio.Server: one that closes leaves open what it has just accepted (python/cpython#109564).
         self._listener: socket.socket | None = None
         self._accepted: dict[asyncio.Task[None], socket.socket] = {}
         # Keeps the port from all others while nobody listens: connections to it are refused.

@@ -27,8 +27,8 @@ async def process(
     environ = {"PATH": os.environ["PATH"], "AUDIO_WORKERS": "1", **settings}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "precall.sqlite3").write_bytes(migrated_sqlite())
-        async with started("cloner", environ=environ, folder=Path(folder), imports=imports) as process:
-            yield process
+        async with started("cloner", environ=environ, folder=Path(folder), imports=imports) as begun:
+            yield begun
 
 
 async def until_ready(started: asyncio.subprocess.Process) -> list[str]:
