@@ -7,12 +7,14 @@ import shutil
 import signal
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import psutil
 import pytest
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -20,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from emulator import NO_LATENCY, Emulator, Settings
 from environment.memory import collect_seldom, spare_modules
 from telemetry.tracing import described, provider_of
+from tests.kit import forkserver
 from tests.kit.databases import Databases, migrated_sqlite
 from tests.kit.inspection import Inspection
 from tests.kit.postgres import drop_database, new_database
@@ -34,7 +37,7 @@ BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adop
 LONG_SECONDS = 30
 
 LEFT_OUT = "left out"
-POSTGRES: pytest.StashKey[str] = pytest.StashKey()
+SHARED: pytest.StashKey[dict[str, str]] = pytest.StashKey()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -45,7 +48,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(f"left out: {what} ({report.nodeid})")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Keeps files in memory, and lets SIGTERM and SIGHUP end the tests as Ctrl-C does.
 
     What the tests started stops then, and what they made goes.
@@ -56,7 +59,9 @@ def pytest_configure() -> None:
         "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("any machine")
-    worker = "PYTEST_XDIST_WORKER" in os.environ
+    worker = hasattr(config, "workerinput")
+    if worker:
+        forkserver.use(config.workerinput["forkserver"])
 
     def interrupt(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_IGN)
@@ -77,16 +82,19 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Has one Postgres serve the tests of all workers. One for each took 1.4 s of processor time.
+    """Has one Postgres and one fork server serve the tests of all workers. Each takes a second of processor time.
 
     And gives workers that are told to end as long as a busy machine needs for that, before they are killed.
     """
     node.nodemanager.EXIT_TIMEOUT = LONG_SECONDS
-    if POSTGRES not in node.config.stash:
+    if SHARED not in node.config.stash:
         with contextlib.ExitStack() as opened:
-            node.config.stash[POSTGRES] = opened.enter_context(running_postgres())
+            node.config.stash[SHARED] = {
+                "forkserver": opened.enter_context(forkserver.running()),
+                "postgres": opened.enter_context(running_postgres()),
+            }
             node.config.add_cleanup(opened.pop_all().close)
-    node.workerinput["postgres"] = node.config.stash[POSTGRES]
+    node.workerinput.update(node.config.stash[SHARED])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -126,6 +134,12 @@ def pytest_collection_finish() -> None:
     collect_seldom()
 
 
+@cache
+def described_once(service: str) -> Resource:
+    """What a process says of itself in each span. Finding that out takes a thread for each who knows a part of it."""
+    return described(service, {})
+
+
 class Spans:
     """What was traced, by every process that shares this exporter."""
 
@@ -134,7 +148,7 @@ class Spans:
 
     def provider(self, service: str) -> TracerProvider:
         """A tracer provider whose spans end up here at once."""
-        provider = provider_of(described(service, {}))
+        provider = provider_of(described_once(service))
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         return provider
 

@@ -1,17 +1,16 @@
 """Databases with their tables and nothing in them: migrated once, and copied or emptied for each test."""
 
-import asyncio
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
 import psycopg
 
-from cloner.registry.opening import _up_to_date
+from cloner.registry.opening import migrated
+from tests.kit.forkserver import Child
 from tests.kit.postgres import drop_database, new_database
 
 # What a test may have changed beside rows of tables: columns, indexes, triggers, functions, settings, revision.
@@ -104,15 +103,13 @@ def in_memory(file: bytes) -> Iterator[sqlite3.Connection]:
 
 
 def migrate(url: str) -> None:
-    """Gives an empty database its tables, as a cloner does when it starts."""
-    # In a thread: the one that runs the tests may have a loop.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, _migrate(url)).result()
+    """Gives an empty database its tables, as a cloner does when it starts.
 
-
-async def _migrate(url: str) -> None:
-    store = await asyncio.to_thread(_up_to_date, url)
-    await store.close()
+    In another process, which has imported Alembic.
+    """
+    with closing(Child(migrated, url, files=[None, None, None])) as child:
+        child.wait()
+    assert 0 == child.returncode
 
 
 def _one(connection: psycopg.Connection, query: str) -> object:

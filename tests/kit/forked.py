@@ -7,21 +7,19 @@ those takes as much as all the rest.
 """
 
 import asyncio
-import multiprocessing
+import mmap
 import os
 import runpy
+import select
 import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from multiprocessing.connection import Connection
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import uvloop
 from opentelemetry.sdk.trace import TracerProvider
@@ -32,6 +30,7 @@ from cloner.server import serving
 from cloner.settings import Settings
 from environment import read
 from telemetry import logs
+from tests.kit.forkserver import Child
 from tests.kit.inspection import WithoutWorker
 from tests.kit.python import python
 
@@ -47,31 +46,41 @@ READ_BY_IMPORTS = (
     "OTEL_PYTHON_",
 )
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.kit.preloaded"])
-
 
 class Clock:
     """The time of everybody in one test: the real one and what was jumped so far, unless it stands still."""
 
     def __init__(self) -> None:
-        self._offset: Any = CONTEXT.Value("d", 0.0, lock=False)
-        self._stands: Any = CONTEXT.Value("d", 0.0, lock=False)
+        with tempfile.TemporaryFile(prefix="precall-clock-") as made:
+            made.truncate(mmap.PAGESIZE)
+            self._open(os.dup(made.fileno()))
+
+    def _open(self, file: int) -> None:
+        self.file = file
+        # How far it was moved, and when it stands.
+        self._told = memoryview(mmap.mmap(file, mmap.PAGESIZE)).cast("d")
+
+    @classmethod
+    def of_file(cls, file: int) -> "Clock":
+        """The same clock, in a process that has its file."""
+        clock = cls.__new__(cls)
+        clock._open(file)
+        return clock
 
     def __call__(self) -> float:
-        return (self._stands.value or time.time()) + self._offset.value
+        return (self._told[1] or time.time()) + self._told[0]
 
     def jump(self, seconds: float) -> None:
         """Moves the time of every process at once."""
-        self._offset.value += seconds
+        self._told[0] += seconds
 
     @contextmanager
     def standing(self) -> Iterator[float]:
         """A block in which no time passes, unless it jumps. Yields the time at which it begins."""
-        self._stands.value = began = time.time()
+        self._told[1] = began = time.time()
         yield self()
-        self._offset.value -= time.time() - began
-        self._stands.value = 0.0
+        self._told[0] -= time.time() - began
+        self._told[1] = 0.0
 
 
 class Forked:
@@ -80,26 +89,26 @@ class Forked:
     def __init__(
         self, clock: Clock, log: Path, environ: dict[str, str], *, tick_seconds: float = janitor.TICK_SECONDS
     ) -> None:
-        self._answers, told = CONTEXT.Pipe(duplex=False)
-        self._process = CONTEXT.Process(
-            target=_serve, args=(clock, told, log, environ, tick_seconds), daemon=True
-        )
-        self._process.start()
-        self.pid: int = self._process.pid
-        told.close()
+        self._answers, told = os.pipe()
+        with log.open("ab") as written:
+            files = [None, written.fileno(), written.fileno(), told, clock.file]
+            self._child = Child(_serve, environ, tick_seconds, files=files)
+        os.close(told)
+        self.pid = self._child.pid
 
     async def port(self, seconds: float = 30.0) -> int:
         """Where it listens, once it does."""
         async with asyncio.timeout(seconds):
-            while not self._answers.poll():
-                assert self.alive, "a cloner died by itself"
+            while not select.select([self._answers], [], [], 0)[0]:
                 await asyncio.sleep(0.005)
-        return self._answers.recv()
+        told = os.read(self._answers, 16)
+        assert told, "a cloner died by itself"
+        return int(told)
 
     @property
     def alive(self) -> bool:
         """Whether it was not killed."""
-        return self._process.is_alive()
+        return self._child.returncode is None
 
     def send(self, number: signal.Signals) -> None:
         """Sends it a signal."""
@@ -107,32 +116,35 @@ class Forked:
 
     def kill(self) -> None:
         """SIGKILL: whatever it was at, it is at no more."""
-        if not self._answers.closed:
-            self._process.kill()
-            self._process.join()
-            self._answers.close()
+        if self.alive:
+            self._child.kill()
+            self._child.close()
+            os.close(self._answers)
 
 
 class Program:
     """`python -m module` under way, with as much of `asyncio.subprocess.Process` as tests use."""
 
-    def __init__(self, process: Any, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
-        self._process = process
+    def __init__(self, child: Child, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
+        self._child = child
         self._ended = asyncio.Event()
-        asyncio.get_running_loop().add_reader(process.sentinel, self._ended.set)
-        self.pid: int = process.pid
+        asyncio.get_running_loop().add_reader(child, self._end)
+        self.pid = child.pid
         self.stdout = stdout
         self.stderr = stderr
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._child)
+        self._ended.set()
 
     @property
     def returncode(self) -> int | None:
         """Its exit status, or the number of the signal that ended it, below zero; None while it runs."""
-        return self._process.exitcode
+        return self._child.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
         """Sends it a signal, unless it has ended."""
-        if self.returncode is None:
-            os.kill(self.pid, number)
+        self._child.send(number)
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -145,8 +157,6 @@ class Program:
     async def wait(self) -> int | None:
         """Waits until it has ended; its `returncode`."""
         await self._ended.wait()
-        asyncio.get_running_loop().remove_reader(self._process.sentinel)
-        self._process.join()
         return self.returncode
 
     async def communicate(self) -> tuple[bytes, bytes]:
@@ -177,16 +187,12 @@ async def program(
     """`python -m module`, with nothing in its environment but this. Killed if it still runs as the block ends."""
     import_everything()
     async with AsyncExitStack() as stack:
-        pipes = [CONTEXT.Pipe(duplex=False) for _ in range(2)]
-        process = CONTEXT.Process(
-            target=_run_piped,
-            args=(module, dict(environ), folder, [theirs for _, theirs in pipes]),
-            daemon=True,
-        )
-        process.start()
+        pipes = [os.pipe() for _ in range(2)]
+        files = [None, *(theirs for _, theirs in pipes)]
+        child = stack.enter_context(closing(Child(_become, module, (), dict(environ), folder, files=files)))
         for _, theirs in pipes:
-            theirs.close()
-        started = Program(process, *[await _reader(ours, stack) for ours, _ in pipes])
+            os.close(theirs)
+        started = Program(child, *[await _reader(ours, stack) for ours, _ in pipes])
         try:
             yield started
         finally:
@@ -194,10 +200,12 @@ async def program(
             await started.communicate()
 
 
-async def _reader(ours: Connection, stack: AsyncExitStack) -> asyncio.StreamReader:
+async def _reader(ours: int, stack: AsyncExitStack) -> asyncio.StreamReader:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), ours)
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
+    )
     stack.callback(transport.close)
     return reader
 
@@ -206,68 +214,38 @@ async def completed(
     module: str, *arguments: str, environ: dict[str, str], folder: Path | None = None, told: bytes = b""
 ) -> tuple[int, str, str]:
     """Exit status, output and errors of `python -m module`, which finds what it is told on standard input."""
-    with tempfile.TemporaryDirectory(prefix="precall-streams-") as made:
-        streams = [Path(made) / name for name in ("in", "out", "err")]
-        streams[0].write_bytes(told)
-        process = CONTEXT.Process(
-            target=_run, args=(module, arguments, environ, folder, streams), daemon=True
-        )
-        process.start()
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+    ):
+        given.write(told)
+        given.seek(0)
+        files = [each.fileno() for each in (given, output, errors)]
+        child = Child(_become, module, arguments, environ, folder, files=files)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(process.sentinel, ended.set)
+        loop.add_reader(child, ended.set)
         try:
             await ended.wait()
         finally:
-            loop.remove_reader(process.sentinel)
-            process.kill()
-            process.join()
-        return process.exitcode, streams[1].read_text(), streams[2].read_text()
+            loop.remove_reader(child)
+            child.kill()
+            child.close()
+        written = []
+        for each in (output, errors):
+            each.seek(0)
+            written.append(each.read().decode())
+        return child.returncode, *written
 
 
 def import_everything() -> None:
     """Returns once there is a process to fork from. The first fork waits for it, and would hold up a loop."""
-    process = CONTEXT.Process()
-    process.start()
-    process.join()
+    with closing(Child(_nothing, files=[])) as child:
+        child.wait()
 
 
-def _begin(streams: list[Path]) -> None:
-    _begin_with(
-        [
-            os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            for number, path in enumerate(streams)
-        ]
-    )
-
-
-def _begin_with(streams: list[int]) -> None:
-    threading.Thread(target=_end_with_the_tests, daemon=True).start()
-    for number, opened in enumerate(streams):
-        os.dup2(opened, number)
-        os.close(opened)
-    sys.stdin, sys.stdout, sys.stderr = (
-        os.fdopen(number, "w" if number else "r", buffering=1, closefd=False) for number in range(3)
-    )
-
-
-def _end_with_the_tests() -> None:
-    # However they end. What they are forked from stays as long as any fork.
-    multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _run(
-    module: str, arguments: tuple[str, ...], environ: dict[str, str], folder: Path | None, streams: list[Path]
-) -> None:
-    _begin(streams)
-    _become(module, arguments, environ, folder)
-
-
-def _run_piped(module: str, environ: dict[str, str], folder: Path | None, written: list[Connection]) -> None:
-    _begin_with([os.open(os.devnull, os.O_RDONLY), *(os.dup(each.fileno()) for each in written)])
-    for each in written:
-        each.close()
-    _become(module, (), environ, folder)
+def _nothing() -> None:
+    pass
 
 
 def _become(module: str, arguments: tuple[str, ...], environ: dict[str, str], folder: Path | None) -> None:
@@ -281,19 +259,18 @@ def _become(module: str, arguments: tuple[str, ...], environ: dict[str, str], fo
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _serve(clock: Clock, told: Connection, log: Path, environ: dict[str, str], tick_seconds: float) -> None:
-    _begin([Path(os.devnull), log, log])
+def _serve(environ: dict[str, str], tick_seconds: float, told: int, clock: int) -> None:
     logs.configure("cloner", level="INFO", form="json")
     settings = read(Settings, environ)
     limits = InspectionLimits(most=settings.voice_clone_max_duration, enough=settings.voice_clone_min_sound)
     inspector = None if "AUDIO_WORKERS" in environ else WithoutWorker(limits)
-    uvloop.run(_listen(clock, told, settings, inspector, tick_seconds))
+    uvloop.run(_listen(Clock.of_file(clock), told, settings, inspector, tick_seconds))
 
 
 async def _listen(
-    clock: Clock, told: Connection, settings: Settings, inspector: WithoutWorker | None, tick_seconds: float
+    clock: Clock, told: int, settings: Settings, inspector: WithoutWorker | None, tick_seconds: float
 ) -> None:
     tracing = TracerProvider(shutdown_on_exit=False)
     async with serving(settings, tracing, now=clock, inspector=inspector, tick_seconds=tick_seconds) as port:
-        told.send(port)
+        os.write(told, str(port).encode())
         await asyncio.Event().wait()

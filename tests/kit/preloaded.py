@@ -6,12 +6,14 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as a cloner does before it imports gRPC
 
 import alembic.command  # noqa: F401 - imported by a cloner that finds an empty database
+import litestar.plugins.pydantic  # noqa: F401 - imported by Litestar, as pydantic is here
 import sqlalchemy  # noqa: F401 - as above
 
 import cli.enrolment  # noqa: F401 - imported by `precall enrol`
 import cloner.backup.command  # `precall-registry`
 import cloner.process  # `python -m cloner`
 import cloner.registry.postgres  # noqa: F401 - imported by a cloner whose database is one
+import gateway.process  # noqa: F401 - `python -m gateway`
 import tests.kit.forked  # noqa: F401 - what they run
 from cloner.provider.transport import authorities
 

@@ -1,0 +1,233 @@
+"""A process that has imported everything, from which tests fork others: that takes a tenth of a start.
+
+One serves all workers of pytest: `multiprocessing` has one for each, and importing takes each a second.
+"""
+
+import atexit
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+__all__ = ["Child", "running", "use"]
+
+NUMBER = struct.Struct("i")
+FILES = 8
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_address: list[str] = []
+
+
+def use(address: str) -> None:
+    """Has this process fork from the server at that address, instead of one of its own."""
+    _address[:] = [address]
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """Starts a server, and yields its address while it still imports. Who asks it then has to wait for it.
+
+    It ends when this block ends, and also when this process ends in any other way.
+    """
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.kit.forkserver"], cwd=Path(__file__).parents[2], text=True,
+        # Its threads would take processor time, and those of others do not live on in a fork.
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    with server:
+        yield server.stdout.readline().strip() or pytest.fail("nothing to fork from did start")
+        server.stdin.close()
+
+
+class Child:
+    """A process that runs a function. It is killed when this process ends, or closes this, before it has ended."""
+
+    def __init__(
+        self, function: Callable[..., None], *arguments: object, files: Sequence[int | None]
+    ) -> None:
+        """Its standard streams are the first three of these files, with None for nothing.
+
+        The function is given the others behind its arguments.
+        """
+        if not _address:
+            server = ExitStack()
+            atexit.register(server.close)
+            use(server.enter_context(running()))
+        self._returncode: int | None = None
+        self._connection = socket.socket(socket.AF_UNIX)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        try:
+            self._connection.connect(_address[0])
+            socket.send_fds(self._connection, [b" "], [nothing if file is None else file for file in files])
+            self._connection.sendall(pickle.dumps((function, arguments)))
+            self.pid = self._told()
+        except BaseException:
+            self._connection.close()
+            raise
+        finally:
+            os.close(nothing)
+
+    def fileno(self) -> int:
+        """Readable once the process has ended."""
+        return self._connection.fileno()
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, or the number of the signal that ended it, below zero; None while it runs."""
+        if self._returncode is None and select.select([self], [], [], 0)[0]:
+            self.wait()
+        return self._returncode
+
+    def wait(self) -> None:
+        """Returns once it has ended."""
+        if self._returncode is None:
+            self._returncode = self._told()
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal, unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL. Returns once it has ended."""
+        self.send(signal.SIGKILL)
+        self.wait()
+
+    def _told(self) -> int:
+        told = self._connection.recv(NUMBER.size, socket.MSG_WAITALL)
+        assert NUMBER.size == len(told), "what tests fork from is gone"
+        return NUMBER.unpack(told)[0]
+
+    def close(self) -> None:
+        """Kills it unless it has ended, without waiting for that."""
+        self._connection.close()
+
+
+class Server:
+    """Forks whatever is asked for, and tells each who asked how it ended."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._children: dict[int, socket.socket] = {}
+        self._woken, self._wakes = socket.socketpair()
+        for end in (self._woken, self._wakes):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wakes.fileno())
+        self._poll = select.poll()
+        for readable in (self._listener, self._woken, sys.stdin):
+            self._poll.register(readable, select.POLLIN)
+
+    def serve(self) -> None:
+        """Serves until standard input ends; then kills what still runs."""
+        while True:
+            ready = {number for number, _ in self._poll.poll()}
+            if sys.stdin.fileno() in ready:
+                break
+            for pid, connection in list(self._children.items()):
+                if connection.fileno() in ready:
+                    # Who asked for it is gone.
+                    self._poll.unregister(connection)
+                    os.kill(pid, signal.SIGKILL)
+            if self._woken.fileno() in ready:
+                self._woken.recv(512)
+                self._tell_ends()
+            if self._listener.fileno() in ready:
+                self._fork()
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+
+    def _tell_ends(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            with self._children.pop(pid) as connection:
+                with suppress(KeyError):
+                    self._poll.unregister(connection)
+                with suppress(OSError):
+                    connection.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
+
+    def _fork(self) -> None:
+        connection, _ = self._listener.accept()
+        pid = os.fork()
+        if not pid:
+            for each in (self._listener, self._woken, self._wakes, *self._children.values()):
+                each.close()
+            _become(connection)
+        self._children[pid] = connection
+        # Of no event but the one that is always told: the other end is closed.
+        self._poll.register(connection, 0)
+        with suppress(OSError):
+            connection.sendall(NUMBER.pack(pid))
+
+
+def _become(connection: socket.socket) -> NoReturn:
+    """Runs the function that is asked for in this process, and ends it."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        with connection, connection.makefile("rb") as asked:
+            _, files, _, _ = socket.recv_fds(connection, 1, FILES)
+            function, arguments = pickle.load(asked)
+        for number, file in enumerate(files[:3]):
+            os.dup2(file, number)
+            os.close(file)
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(number, "w" if number else "r", buffering=1, closefd=False) for number in range(3)
+        )
+        try:
+            function(*arguments, *files[3:])
+            status = 0
+        finally:
+            # As at the end of a program: waits for threads that are no daemons.
+            threading._shutdown()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 - as the end of any program tells it
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    """Listens, says where, imports what is forked, and forks it."""
+    # What ends the tests is sent to whatever they started; this ends after them.
+    for number in (*ENDINGS, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    with (
+        tempfile.TemporaryDirectory(prefix="precall-forks-") as folder,
+        socket.socket(socket.AF_UNIX) as here,
+    ):
+        address = f"{folder}/socket"
+        here.bind(address)
+        here.listen(128)
+        sys.stdout.write(f"{address}\n")
+        sys.stdout.flush()
+        server = Server(here)
+        import tests.kit.preloaded  # noqa: F401
+
+        server.serve()
+
+
+if __name__ == "__main__":
+    main()
