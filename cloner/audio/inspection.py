@@ -363,7 +363,7 @@ def main(descriptor: str, most: str, enough: str, cpu_seconds: str, memory_mb: s
     """Gets ready, says so, and serves."""
     _bind(int(memory_mb))
     av.logging.set_level(None)
-    bytearray(LEAST_ROOM)  # raises MemoryError now, not once for every sample
+    bytes(LEAST_ROOM)  # MemoryError now, not once for every sample; bytearray would clear it
     with socket.socket(fileno=int(descriptor)) as parent:
         ready = _answer(_tone(), InspectionLimits(most=1.0, enough=1.0))
         # From here on nobody reads the messages of ffmpeg and the C library; before, a traceback is useful.
