@@ -1,6 +1,5 @@
-import asyncio
 import os
-import sys
+from collections.abc import Awaitable, Callable
 
 import pytest
 from precall.v1 import cloning_pb2 as pb
@@ -10,20 +9,21 @@ from environment import Secret
 
 TOKEN = "token-of-the-cloner"
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
+Command = Callable[..., Awaitable[tuple[int, str, str]]]
 CALLER = pb.Caller(phone_number="+31612345678", name="Ivan")
 
 
-async def command(
-    port: int, *arguments: str, told: str = "", token: str = TOKEN, **environ: str
-) -> tuple[int, str, str]:
+@pytest.fixture
+def command(completed) -> Command:
     """Exit status and output of the command, asked of the cloner on that port."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cli", *arguments,
-        env={"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": token} | environ,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate(told.encode())
-    return process.returncode, out.decode(), err.decode()
+
+    async def run(
+        port: int, *arguments: str, told: str = "", token: str = TOKEN, **environ: str
+    ) -> tuple[int, str, str]:
+        known = {"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{port}", "CLONER_TOKEN": token}
+        return await completed("cli", *arguments, environ=known | environ, told=told.encode())
+
+    return run
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def cloner(cloning):
         yield stub
 
 
-async def test_forget(cloner, emulator: Emulator, speech: bytes) -> None:
+async def test_forget(cloner, command: Command, emulator: Emulator, speech: bytes) -> None:
     """A caller told on standard input is forgotten, and listed no more."""
     voice = (
         await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
@@ -57,7 +57,7 @@ async def test_forget(cloner, emulator: Emulator, speech: bytes) -> None:
     assert [] == emulator.voices.custom
 
 
-async def test_region(cloner, speech: bytes) -> None:
+async def test_region(cloner, command: Command, speech: bytes) -> None:
     """A number without its country is read in the one that the command is told, and only in a real one."""
     await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
     told = '{"phone_number": "06 12345678", "name": "Ivan"}'
@@ -69,7 +69,7 @@ async def test_region(cloner, speech: bytes) -> None:
     )
 
 
-async def test_consent(cloner, speech: bytes, samples) -> None:
+async def test_consent(cloner, command: Command, speech: bytes, samples) -> None:
     """Shows the consent to a voice and when it was told; replacing the voice takes another."""
     request = pb.CloneVoiceRequest(caller=CALLER, sample=speech, consent="form 17")
     voice = (await cloner.CloneVoice(request, metadata=METADATA)).voice
@@ -83,7 +83,7 @@ async def test_consent(cloner, speech: bytes, samples) -> None:
     assert after.endswith("Z  form 18, page 2\n")
 
 
-async def test_forget_by_voice(cloner, emulator: Emulator, speech: bytes) -> None:
+async def test_forget_by_voice(cloner, command: Command, emulator: Emulator, speech: bytes) -> None:
     """Whoever a voice belongs to is forgotten."""
     voice = (
         await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
@@ -94,7 +94,9 @@ async def test_forget_by_voice(cloner, emulator: Emulator, speech: bytes) -> Non
     assert (0, []) == (status, emulator.voices.custom)
 
 
-async def test_replace(cloner, emulator: Emulator, speech: bytes, samples, eventually) -> None:
+async def test_replace(
+    cloner, command: Command, emulator: Emulator, speech: bytes, samples, eventually
+) -> None:
     """A new recording makes a new voice."""
     old = (
         await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
@@ -122,7 +124,7 @@ async def test_replace(cloner, emulator: Emulator, speech: bytes, samples, event
     ],
 )
 async def test_refused(
-    cloner, arguments: tuple[str, ...], told: str, token: str, status: int, says: str
+    cloner, command: Command, arguments: tuple[str, ...], told: str, token: str, status: int, says: str
 ) -> None:
     """A wrong call, and one that the cloner refuses, are told in one line."""
     found, out, err = await command(cloner.port, *arguments, told=told, token=token)

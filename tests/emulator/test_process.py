@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from emulator.settings import Latency, Settings, SettingsError, from_environ, oddities
-from tests.kit.python import python
+from tests.kit import forked
+from tests.kit.forked import Program
 
 KEY = "key-that-no-log-may-show"
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt sample-that-no-log-may-show"
@@ -25,13 +26,14 @@ VARIABLES = {
 
 
 @asynccontextmanager
-async def started(**variables: str) -> AsyncIterator[Process]:
-    """Run the process, and leave none behind."""
-    async with python("-W", "error", "-m", "emulator", env=os.environ | variables) as emulator:
+async def started(*, imports: bool = False, **variables: str) -> AsyncIterator[Process | Program]:
+    """Run the process, to which a warning is an error, and leave none behind."""
+    environ = {"PATH": os.environ["PATH"], "PYTHONWARNINGS": "error", **variables}
+    async with forked.started("emulator", environ=environ, imports=imports) as emulator:
         yield emulator
 
 
-async def ready(process: Process) -> str:
+async def ready(process: Process | Program) -> str:
     """Wait for the line that says it serves, and return the address in it."""
     assert process.stdout is not None
     line = (await process.stdout.readline()).decode()
@@ -43,7 +45,7 @@ async def ready(process: Process) -> str:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_signal(number: signal.Signals) -> None:
     """Ends quickly and quietly with status 0, a request under way or not."""
-    async with started(**VARIABLES) as process:
+    async with started(imports=number == signal.SIGTERM, **VARIABLES) as process:
         url = await ready(process)
         async with httpx.AsyncClient(verify=False, base_url=url, headers={"xi-api-key": KEY}) as http:
             await http.post(

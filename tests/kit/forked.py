@@ -19,6 +19,7 @@ import warnings
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 import uvloop
@@ -238,6 +239,7 @@ async def completed(
         return child.returncode, *written
 
 
+@cache
 def import_everything() -> None:
     """Returns once there is a process to fork from. The first fork waits for it, and would hold up a loop."""
     with closing(Child(_nothing, files=[])) as child:

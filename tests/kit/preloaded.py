@@ -13,6 +13,7 @@ import cli.enrolment  # noqa: F401 - imported by `precall enrol`
 import cloner.backup.command  # `precall-registry`
 import cloner.process  # `python -m cloner`
 import cloner.registry.postgres  # noqa: F401 - imported by a cloner whose database is one
+import emulator  # noqa: F401 - `python -m emulator`
 import gateway.process  # noqa: F401 - `python -m gateway`
 import tests.kit.forked  # noqa: F401 - what they run
 from cloner.provider.transport import authorities

@@ -18,7 +18,7 @@ from precall_client import PrecallError, connect
 from prometheus_client.parser import text_string_to_metric_families
 
 from emulator import NO_LATENCY, Emulator, Fault, Settings
-from tests.kit.python import python
+from tests.kit.forked import started
 from tests.system.signing import event, signed
 
 SECRET = "secret-of-the-webhook"
@@ -121,13 +121,13 @@ async def running(emulator_url: str, sqlite: str, speech: bytes) -> AsyncIterato
         async def process(name: str, told: str, **settings: str) -> tuple[Any, list[str]]:
             """Starts one; returns it and what the lines say up to the one that says that it serves."""
             environ = {"PATH": os.environ["PATH"], **settings}
-            started = await stack.enter_async_context(python("-m", name, env=environ, cwd=ROOT, stderr=None))
+            begun = await stack.enter_async_context(started(name, environ=environ))
             lines: list[str] = []
             async with asyncio.timeout(60):
                 while not lines or told not in lines[-1]:
-                    lines.append((await started.stdout.readline()).decode())
+                    lines.append((await begun.stdout.readline()).decode())
                     assert lines[-1], lines
-            return started, lines
+            return begun, lines
 
         async def start(**settings: str) -> System:
             http = await stack.enter_async_context(httpx.AsyncClient(timeout=30, verify=False))
