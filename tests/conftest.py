@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from emulator import NO_LATENCY, Emulator, Settings
 from environment.memory import collect_seldom, spare_modules
 from telemetry.tracing import described, provider_of
-from tests.kit import forkserver
+from tests.kit import forkserver, worker
 from tests.kit.databases import Databases, migrated_sqlite
 from tests.kit.inspection import Inspection
 from tests.kit.postgres import drop_database, new_database
@@ -59,13 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("any machine")
-    worker = hasattr(config, "workerinput")
-    if worker:
+    is_worker = hasattr(config, "workerinput")
+    if is_worker:
         forkserver.use(config.workerinput["forkserver"])
 
     def interrupt(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_IGN)
-        if not worker:
+        if not is_worker:
             for child in psutil.Process().children():
                 child.send_signal(number)
         raise KeyboardInterrupt
@@ -81,20 +81,36 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Has all workers, and what they fork, forked from one process that has imported everything.
+
+    Importing takes a second of processor time each time. Whoever measures what runs has Python start for each.
+    """
+    address = _while_tests_run(config, forkserver.running())
+    config.stash[SHARED] = {"forkserver": address}
+    if "COVERAGE_PROCESS_START" not in os.environ:
+        specs[:] = [type(spec)(f"{spec}//python={worker.interpreter(address)}") for spec in specs]
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Has one Postgres and one fork server serve the tests of all workers. Each takes a second of processor time.
+    """Has one Postgres serve the tests of all workers. One for each took 1.4 s of processor time.
 
     And gives workers that are told to end as long as a busy machine needs for that, before they are killed.
     """
     node.nodemanager.EXIT_TIMEOUT = LONG_SECONDS
-    if SHARED not in node.config.stash:
-        with contextlib.ExitStack() as opened:
-            node.config.stash[SHARED] = {
-                "forkserver": opened.enter_context(forkserver.running()),
-                "postgres": opened.enter_context(running_postgres()),
-            }
-            node.config.add_cleanup(opened.pop_all().close)
-    node.workerinput.update(node.config.stash[SHARED])
+    shared = node.config.stash[SHARED]
+    if "postgres" not in shared:
+        shared["postgres"] = _while_tests_run(node.config, running_postgres())
+    node.workerinput.update(shared)
+
+
+def _while_tests_run(config: pytest.Config, block: contextlib.AbstractContextManager[str]) -> str:
+    """What the block yields, which is left when all tests are done."""
+    with contextlib.ExitStack() as opened:
+        entered = opened.enter_context(block)
+        config.add_cleanup(opened.pop_all().close)
+    return entered
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -41,8 +41,8 @@ def test_soak(number: signal.Signals, uv: str, folder: Path) -> None:
     )  # fmt: skip
     try:
         started: list[psutil.Process] = []
-        # One that cloners are forked from, and a cloner. By then there is a Postgres.
-        while sum("forkserver" in command for command in commands(started)) < 2:
+        # A worker, where the provider is, and a cloner. By then there is a Postgres.
+        while serving(started) < 2:
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.1)
             started = psutil.Process(process.pid).children(recursive=True)
@@ -92,6 +92,17 @@ def commands(processes: list[psutil.Process]) -> Iterator[str]:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             yield " ".join(process.cmdline())
+
+
+def serving(processes: list[psutil.Process]) -> int:
+    """How many of them are ours, forked, and listen."""
+    found = 0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += any("forkserver" in part for part in process.cmdline()) and any(
+                psutil.CONN_LISTEN == each.status for each in process.net_connections("tcp")
+            )
+    return found
 
 
 def left(folder: Path) -> list[str]:

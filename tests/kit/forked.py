@@ -118,7 +118,6 @@ class Forked:
     def kill(self) -> None:
         """SIGKILL: whatever it was at, it is at no more."""
         if self.alive:
-            self._child.kill()
             self._child.close()
             os.close(self._answers)
 
@@ -230,7 +229,6 @@ async def completed(
             await ended.wait()
         finally:
             loop.remove_reader(child)
-            child.kill()
             child.close()
         written = []
         for each in (output, errors):

@@ -7,6 +7,7 @@ import atexit
 import os
 import pickle
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -20,9 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-import pytest
-
-__all__ = ["Child", "running", "use"]
+__all__ = ["ENDINGS", "Child", "running", "use"]
 
 NUMBER = struct.Struct("i")
 FILES = 8
@@ -49,7 +48,9 @@ def running() -> Iterator[str]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     with server:
-        yield server.stdout.readline().strip() or pytest.fail("nothing to fork from did start")
+        address = server.stdout.readline().strip()
+        assert address, "nothing to fork from did start"
+        yield address
         server.stdin.close()
 
 
@@ -113,8 +114,11 @@ class Child:
         return NUMBER.unpack(told)[0]
 
     def close(self) -> None:
-        """Kills it unless it has ended, without waiting for that."""
-        self._connection.close()
+        """Kills it unless it has ended."""
+        try:
+            self.kill()
+        finally:
+            self._connection.close()
 
 
 class Server:
@@ -196,8 +200,9 @@ def _become(connection: socket.socket) -> NoReturn:
             function(*arguments, *files[3:])
             status = 0
         finally:
-            # As at the end of a program: waits for threads that are no daemons.
+            # As at the end of a program: waits for threads that are no daemons, and does what was put off to this.
             threading._shutdown()
+            atexit._run_exitfuncs()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - as the end of any program tells it
@@ -214,19 +219,20 @@ def main() -> None:
     # What ends the tests is sent to whatever they started; this ends after them.
     for number in (*ENDINGS, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
-    with (
-        tempfile.TemporaryDirectory(prefix="precall-forks-") as folder,
-        socket.socket(socket.AF_UNIX) as here,
-    ):
-        address = f"{folder}/socket"
-        here.bind(address)
-        here.listen(128)
-        sys.stdout.write(f"{address}\n")
-        sys.stdout.flush()
-        server = Server(here)
-        import tests.kit.preloaded  # noqa: F401
+    # Not a TemporaryDirectory, which a fork would remove when it ends.
+    folder = Path(tempfile.mkdtemp(prefix="precall-forks-"))
+    try:
+        with socket.socket(socket.AF_UNIX) as here:
+            here.bind(f"{folder}/socket")
+            here.listen(128)
+            sys.stdout.write(f"{folder}/socket\n")
+            sys.stdout.flush()
+            server = Server(here)
+            import tests.kit.preloaded  # noqa: F401
 
-        server.serve()
+            server.serve()
+    finally:
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
