@@ -25,7 +25,7 @@ from telemetry.tracing import described, provider_of
 from tests.kit import forkserver, worker
 from tests.kit.databases import Databases, migrated_sqlite
 from tests.kit.inspection import Inspection
-from tests.kit.postgres import drop_database, new_database
+from tests.kit.postgres import drop_database, new_database, url_in
 from tests.kit.postgres import running as running_postgres
 from tests.kit.storage import keep_in_memory
 
@@ -244,10 +244,10 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[str]:
     """A Postgres server, as a URL without a database. Other workers of pytest may use it, too."""
     workerinput = getattr(request.config, "workerinput", None)
     if workerinput is not None:
-        yield workerinput["postgres"]
+        yield url_in(workerinput["postgres"])
         return
-    with running_postgres() as url:
-        yield url
+    with running_postgres() as file:
+        yield url_in(file)
 
 
 @pytest.fixture(scope="session")

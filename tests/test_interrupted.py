@@ -41,8 +41,8 @@ def test_soak(number: signal.Signals, uv: str, folder: Path) -> None:
     )  # fmt: skip
     try:
         started: list[psutil.Process] = []
-        # A worker, where the provider is, and a cloner. By then there is a Postgres.
-        while serving(started) < 2:
+        # A worker, where the provider is, and a cloner; and a Postgres.
+        while serving(started) < 2 or not list(folder.glob("precall-postgres-*/url")):
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.1)
             started = psutil.Process(process.pid).children(recursive=True)

@@ -11,6 +11,8 @@ from tests.kit.garbage import left_in_cycles
 from tests.kit.provider import AGENT, CREATE
 from tests.kit.requests import call, request
 
+pytestmark = pytest.mark.long
+
 
 def create(**fault: str | int) -> Fault:
     """What every create meets."""

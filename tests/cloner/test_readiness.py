@@ -17,6 +17,9 @@ from tests.kit.failures import failure, reason
 from tests.kit.postgres import new_database, on_server
 from tests.kit.relay import Relay
 
+pytestmark = pytest.mark.long
+
+
 SERVICE = "precall.v1.CloningService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -20,6 +20,9 @@ from tests.kit.failures import failure, reason, refusal, told
 from tests.kit.processes.cloner import API_KEY, process, ready
 from tests.kit.requests import IVAN, call_of_ivan
 
+pytestmark = pytest.mark.long
+
+
 CREATE = "/v1/voices/add"
 SPAN = "precall.v1.CloningService/WatchVoice"
 

@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cloner.registry import NewCall, calls, opened
 from tests.kit.rows import values
+
+pytestmark = pytest.mark.long
+
 
 DEPLOYMENT = Path(__file__).parents[2] / "docs" / "DEPLOYMENT.md"
 # In the place of containers: what would run in the cloner's runs here.

