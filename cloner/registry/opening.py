@@ -111,17 +111,28 @@ def migrated(url: str) -> Migration:
 
 
 def _up_to_date(url: str) -> Store:
+    if not is_sqlite(url):
+        with telling_problems(url):
+            return _postgres_store(postgres_url(url))
     migrated(url)
     with telling_problems(url):
-        if is_sqlite(url):
-            try:
-                return SqliteStore(sqlite_file(url))
-            except FileNotFoundError as failure:
-                raise RegistryNotOpened(f"DATABASE_URL: {sqlite_file(url)} was just deleted") from failure
+        try:
+            return SqliteStore(sqlite_file(url))
+        except FileNotFoundError as failure:
+            raise RegistryNotOpened(f"DATABASE_URL: {sqlite_file(url)} was just deleted") from failure
 
-        from cloner.registry import postgres
 
-        return postgres.PostgresStore(postgres_url(url))
+def _postgres_store(url: str) -> Store:
+    from cloner.registry import postgres
+
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(contextlib.closing(postgres.connected(url)))
+        migration = bring_up_to_date(first)
+        if migration.before != migration.after:
+            # SQLAlchemy has made that connection its own.
+            return postgres.PostgresStore(url)
+        stack.pop_all()
+        return postgres.PostgresStore(url, first)
 
 
 def bring_up_to_date(connection: Any) -> Migration:

@@ -34,6 +34,8 @@ LONGEST_SECONDS = 10.0
 # How often a transaction that was in conflict with another is run anew.
 ATTEMPTS = 8
 WATCH_SECONDS = 1.0
+# Whoever finds none free waits so long before making another. Most transactions are over before one is made.
+WAIT_SECONDS = 0.01
 # Defaults, which the URL may override.
 DEFAULTS: dict[str, str | int] = {
     "application_name": "precall",
@@ -79,22 +81,28 @@ class PostgresTransaction:
 class PostgresStore(Store):
     """A registry in a database that several machines may share.
 
-    If a connection proves dead before anything was committed, it is replaced, once. A transaction that was in
-    conflict with another is run anew, a bounded number of times.
+    If a connection proves dead before anything was committed, it is replaced by a new one, once. A
+    transaction that was in conflict with another is run anew, a bounded number of times. `first` is a
+    connection to begin with, which is the store's from then on.
     """
 
     postgres = True
 
-    def __init__(self, url: str, *, longest_seconds: float = LONGEST_SECONDS) -> None:
+    def __init__(
+        self, url: str, first: Connection | None = None, *, longest_seconds: float = LONGEST_SECONDS
+    ) -> None:
         super().__init__()
         self._url = url
         self._longest_seconds = longest_seconds
         self._threads = ThreadPoolExecutor(CONNECTIONS, "registry")
         # The connection that was used last is taken first, so that those that nobody needs stay idle.
-        self._free: list[Connection] = []
+        self._free = [] if first is None else [first]
         self._running: dict[Connection, float] = {}
         self._cut: set[Connection] = set()
+        # How many there are, or are being made.
+        self._open = len(self._free)
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._watch: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
@@ -149,6 +157,7 @@ class PostgresStore(Store):
                 nothing_done = connection is not None and not (committing and begin)
                 if nothing_done and not usable and not cut and not reconnected:
                     reconnected = True
+                    self._drop_free()
                     continue
                 # The text may hold values and addresses; the type says enough.
                 log.warning("registry not available", reason=type(failure).__name__)
@@ -161,10 +170,18 @@ class PostgresStore(Store):
 
     def _taken(self) -> Connection:
         """A connection that nobody else has until it is given back."""
-        try:
-            connection = self._free.pop()
-        except IndexError:
-            connection = connected(self._url)
+        with self._changed:
+            if self._open:
+                self._changed.wait_for(lambda: self._free, WAIT_SECONDS)
+            connection = self._free.pop() if self._free else None
+            self._open += connection is None
+        if connection is None:
+            try:
+                connection = connected(self._url)
+            except BaseException:
+                with self._lock:
+                    self._open -= 1
+                raise
         with self._lock:
             self._running[connection] = time.monotonic() + self._longest_seconds
         return connection
@@ -186,9 +203,18 @@ class PostgresStore(Store):
             usable = keep and not cut and not connection.closed
             if usable:
                 self._free.append(connection)
+                self._changed.notify()
             else:
                 connection.close()
+                self._open -= 1
         return usable, cut
+
+    def _drop_free(self) -> None:
+        """Closes the connections that nobody has. Whatever ended one has most likely ended them all."""
+        with self._lock:
+            self._open -= len(self._free)
+            while self._free:
+                self._free.pop().close()
 
     def _watched(self) -> None:
         """Cuts off connections that no longer answer, so that no thread waits for ever."""

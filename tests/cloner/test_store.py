@@ -330,8 +330,11 @@ async def test_held_by_another_process_for_a_while(tmp_path: Path) -> None:
 async def test_connections_that_died(postgres: str) -> None:
     """After Postgres was restarted, the first request is served as if nothing had been."""
     database = new_database(postgres)
+    together = threading.Barrier(3)
     async with opened(database, name="tested", now=NOW) as store:
         await store.write(calls.begin, new("call"))
+        # So that there are three.
+        await asyncio.gather(*(store.read(lambda _: together.wait(30)) for _ in range(3)))
         name = database.rpartition("/")[2]
         on_server(
             postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
@@ -344,6 +347,19 @@ async def test_connections_that_died(postgres: str) -> None:
         assert None is await store.read(ended, "another")
 
     assert [("another",), ("call",)] == await values(database, FOUND)
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_one_connection_while_one_is_enough(database: str) -> None:
+    """A registry that is up to date is used with the connection that found it so."""
+    address, _, name = database.partition("@")[2].partition("/")
+    async with (
+        Relay(address).listening() as relay,
+        opened(f"postgresql://precall@{relay.address}/{name}", name="tested", now=NOW) as store,
+    ):
+        await store.write(calls.begin, new("call"))
+
+        assert (None, 1) == (await store.read(ended, "call"), relay.taken)
 
 
 async def test_connection_that_dies_within(postgres: str) -> None:

@@ -11,6 +11,7 @@ class Relay:
     """Passes bytes on in both directions, from a port of its own to `target`."""
 
     def __init__(self, target: str) -> None:
+        self.taken = 0  # connections, so far
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
@@ -60,6 +61,7 @@ class Relay:
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
             accepted, _ = self._listener.accept()
+            self.taken += 1
             self._accepted[asyncio.create_task(self._relay(accepted))] = accepted
 
     async def _hang_up(self) -> None:
