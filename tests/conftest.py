@@ -84,12 +84,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
     """Has all workers, and what they fork, forked from one process that has imported everything.
 
-    Importing takes a second of processor time each time. Whoever measures what runs has Python start for each.
+    Importing took each of them a second of processor time.
     """
     address = _while_tests_run(config, forkserver.running())
     config.stash[SHARED] = {"forkserver": address}
-    if "COVERAGE_PROCESS_START" not in os.environ:
-        specs[:] = [type(spec)(f"{spec}//python={worker.interpreter(address)}") for spec in specs]
+    specs[:] = [type(spec)(f"{spec}//python={worker.interpreter(address)}") for spec in specs]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -10,7 +10,6 @@ import asyncio
 import mmap
 import os
 import runpy
-import select
 import signal
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import time
 import warnings
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -91,6 +90,7 @@ class Forked:
         self, clock: Clock, log: Path, environ: dict[str, str], *, tick_seconds: float = janitor.TICK_SECONDS
     ) -> None:
         self._answers, told = os.pipe()
+        os.set_blocking(self._answers, False)
         with log.open("ab") as written:
             files = [None, written.fileno(), written.fileno(), told, clock.file]
             self._child = Child(_serve, environ, tick_seconds, files=files)
@@ -100,11 +100,12 @@ class Forked:
     async def port(self, seconds: float = 30.0) -> int:
         """Where it listens, once it does."""
         async with asyncio.timeout(seconds):
-            while not select.select([self._answers], [], [], 0)[0]:
+            while True:
+                with suppress(BlockingIOError):
+                    told = os.read(self._answers, 16)
+                    assert told, "a cloner died by itself"
+                    return int(told)
                 await asyncio.sleep(0.005)
-        told = os.read(self._answers, 16)
-        assert told, "a cloner died by itself"
-        return int(told)
 
     @property
     def alive(self) -> bool:
@@ -117,9 +118,10 @@ class Forked:
 
     def kill(self) -> None:
         """SIGKILL: whatever it was at, it is at no more."""
-        if self.alive:
-            self._child.close()
+        self._child.close()
+        if self._answers >= 0:
             os.close(self._answers)
+            self._answers = -1
 
 
 class Program:

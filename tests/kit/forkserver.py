@@ -89,8 +89,10 @@ class Child:
     @property
     def returncode(self) -> int | None:
         """Its exit status, or the number of the signal that ended it, below zero; None while it runs."""
-        if self._returncode is None and select.select([self], [], [], 0)[0]:
-            self.wait()
+        if self._returncode is None:
+            with suppress(BlockingIOError):
+                self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                self.wait()
         return self._returncode
 
     def wait(self) -> None:
