@@ -4,6 +4,7 @@ Importing what all tests need takes a worker a second.
 """
 
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ __all__ = ["interpreter"]
 def interpreter(address: str) -> str:
     """What pytest-xdist takes for Python, to fork from the server at that address."""
     # Without `site`, which takes as long as all the rest.
-    return f"{sys.executable} -S {__file__} {address}"
+    return shlex.join([sys.executable, "-S", __file__, address])
 
 
 def main(address: str, *_: str) -> None:
