@@ -19,7 +19,6 @@ from tests.kit.relay import Relay
 
 pytestmark = pytest.mark.long
 
-
 SERVICE = "precall.v1.CloningService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

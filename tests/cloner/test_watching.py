@@ -22,7 +22,6 @@ from tests.kit.requests import IVAN, call_of_ivan
 
 pytestmark = pytest.mark.long
 
-
 CREATE = "/v1/voices/add"
 SPAN = "precall.v1.CloningService/WatchVoice"
 

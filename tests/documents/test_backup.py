@@ -14,7 +14,6 @@ from tests.kit.rows import values
 
 pytestmark = pytest.mark.long
 
-
 DEPLOYMENT = Path(__file__).parents[2] / "docs" / "DEPLOYMENT.md"
 # In the place of containers: what would run in the cloner's runs here.
 DOCKER = """#!/bin/sh

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+import weakref
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
@@ -57,6 +58,7 @@ class Clock:
 
     def _open(self, file: int) -> None:
         self.file = file
+        weakref.finalize(self, os.close, file)
         # How far it was moved, and when it stands.
         self._told = memoryview(mmap.mmap(file, mmap.PAGESIZE)).cast("d")
 

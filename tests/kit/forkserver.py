@@ -11,21 +11,21 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["ENDINGS", "Child", "running", "use"]
+from tests.kit.keeper import kept, outlast
+
+__all__ = ["Child", "running", "use"]
 
 NUMBER = struct.Struct("i")
-FILES = 8
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MOST_FILES = 8
 
 _address: list[str] = []
 
@@ -35,23 +35,13 @@ def use(address: str) -> None:
     _address[:] = [address]
 
 
-@contextmanager
-def running() -> Iterator[str]:
+def running() -> AbstractContextManager[str]:
     """Starts a server, and yields its address while it still imports. Who asks it then has to wait for it.
 
     It ends when this block ends, and also when this process ends in any other way.
     """
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.kit.forkserver"], cwd=Path(__file__).parents[2], text=True,
-        # Its threads would take processor time, and those of others do not live on in a fork.
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    with server:
-        address = server.stdout.readline().strip()
-        assert address, "nothing to fork from did start"
-        yield address
-        server.stdin.close()
+    # Threads of its own would take processor time, and none lives on in a fork.
+    return kept("tests.kit.forkserver", OPENBLAS_NUM_THREADS="1")
 
 
 class Child:
@@ -186,11 +176,10 @@ def _become(connection: socket.socket) -> NoReturn:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         with connection, connection.makefile("rb") as asked:
-            _, files, _, _ = socket.recv_fds(connection, 1, FILES)
+            _, files, _, _ = socket.recv_fds(connection, 1, MOST_FILES)
             function, arguments = pickle.load(asked)
         for number, file in enumerate(files[:3]):
             os.dup2(file, number)
@@ -218,9 +207,9 @@ def _become(connection: socket.socket) -> NoReturn:
 
 def main() -> None:
     """Listens, says where, imports what is forked, and forks it."""
-    # What ends the tests is sent to whatever they started; this ends after them.
-    for number in (*ENDINGS, signal.SIGCHLD):
-        signal.signal(number, lambda *_: None)
+    outlast()
+    # So that it wakes the poll.
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     # Not a TemporaryDirectory, which a fork would remove when it ends.
     folder = Path(tempfile.mkdtemp(prefix="precall-forks-"))
     try:

