@@ -102,8 +102,8 @@ class PostgresStore(Store):
         self._cut: set[Connection] = set()
         # How many there are, or are being made.
         self._open = len(self._free)
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        # Guards all of these, and is notified of each that becomes free.
+        self._lock = threading.Condition()
         self._watch: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
@@ -171,11 +171,12 @@ class PostgresStore(Store):
 
     def _taken(self) -> Connection:
         """A connection that nobody else has until it is given back."""
-        with self._changed:
+        with self._lock:
             if self._open:
-                self._changed.wait_for(lambda: self._free, WAIT_SECONDS)
+                self._lock.wait_for(lambda: self._free, WAIT_SECONDS)
             connection = self._free.pop() if self._free else None
-            self._open += connection is None
+            if connection is None:
+                self._open += 1
         if connection is None:
             try:
                 connection = connected(self._url)
@@ -204,7 +205,7 @@ class PostgresStore(Store):
             usable = keep and not cut and not connection.closed
             if usable:
                 self._free.append(connection)
-                self._changed.notify()
+                self._lock.notify()
             else:
                 connection.close()
                 self._open -= 1
