@@ -102,8 +102,8 @@ class PostgresStore(Store):
         self._cut: set[Connection] = set()
         # How many there are, or are being made.
         self._open = len(self._free)
-        # Guards all of these, and is notified of each that becomes free.
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
+        self._becomes_free = threading.Condition(self._lock)
         self._watch: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
@@ -171,22 +171,27 @@ class PostgresStore(Store):
 
     def _taken(self) -> Connection:
         """A connection that nobody else has until it is given back."""
-        with self._lock:
-            if self._open:
-                self._lock.wait_for(lambda: self._free, WAIT_SECONDS)
-            connection = self._free.pop() if self._free else None
-            if connection is None:
-                self._open += 1
-        if connection is None:
-            try:
-                connection = connected(self._url)
-            except BaseException:
-                with self._lock:
-                    self._open -= 1
-                raise
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._awaited()
         with self._lock:
             self._running[connection] = time.monotonic() + self._longest_seconds
         return connection
+
+    def _awaited(self) -> Connection:
+        """A connection that becomes free in a moment, or a new one."""
+        with self._becomes_free:
+            if self._open and self._becomes_free.wait_for(lambda: self._free, WAIT_SECONDS):
+                with contextlib.suppress(IndexError):  # somebody else was faster
+                    return self._free.pop()
+            self._open += 1
+        try:
+            return connected(self._url)
+        except BaseException:
+            with self._lock:
+                self._open -= 1
+            raise
 
     def _given_back(self, connection: Connection | None, *, keep: bool) -> tuple[bool, bool]:
         """Whether the connection can be used again, and whether it was cut off for taking too long."""
@@ -205,7 +210,7 @@ class PostgresStore(Store):
             usable = keep and not cut and not connection.closed
             if usable:
                 self._free.append(connection)
-                self._lock.notify()
+                self._becomes_free.notify()
             else:
                 connection.close()
                 self._open -= 1
