@@ -218,10 +218,10 @@ class PostgresStore(Store):
 
     def _drop_free(self) -> None:
         """Closes the connections that nobody has. Whatever ended one has most likely ended them all."""
-        with self._lock:
-            self._open -= len(self._free)
-            while self._free:
+        with self._lock, contextlib.suppress(IndexError):  # none is left
+            while True:
                 self._free.pop().close()
+                self._open -= 1
 
     def _watched(self) -> None:
         """Cuts off connections that no longer answer, so that no thread waits for ever."""
