@@ -3,7 +3,7 @@
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import psycopg
 
 from cloner.registry.opening import migrated
 from tests.kit.forkserver import Child
-from tests.kit.postgres import drop_database, new_database
+from tests.kit.postgres import drop_database, entered, new_database
 
 # What a test may have changed beside rows of tables: columns, indexes, triggers, functions, settings, revision.
 SHAPE = """
@@ -59,9 +59,9 @@ class Databases:
         self._free: list[str] = []
         self._free.append(self.take())
         # Not of the template: nothing can be made of one that somebody is connected to.
-        with psycopg.connect(self._free[0]) as connection:
-            self._shape = _one(connection, SHAPE)
-            self._emptying = _one(connection, EMPTYING)
+        connection = entered(self._free[0])
+        self._shape = _one(connection, SHAPE)
+        self._emptying = _one(connection, EMPTYING)
 
     def take(self) -> str:
         """The URL of one, for one test alone."""
@@ -71,15 +71,13 @@ class Databases:
 
     def give_back(self, url: str) -> None:
         """Empties it, or removes it if it is not what it was."""
-        try:
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute(OTHERS)
-                if self._shape == _one(connection, SHAPE):
-                    connection.execute(self._emptying)
-                    self._free.append(url)
-                    return
-        except psycopg.Error:
-            pass  # it is gone, or cannot be entered any more
+        with suppress(psycopg.Error):  # it is gone, or cannot be entered any more
+            connection = entered(url)
+            connection.execute(OTHERS)
+            if self._shape == _one(connection, SHAPE):
+                connection.execute(self._emptying)
+                self._free.append(url)
+                return
         drop_database(url)
 
 

@@ -5,8 +5,9 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
-import psycopg
 from psycopg.rows import dict_row
+
+from tests.kit.postgres import entered
 
 Row = dict[str, Any]
 
@@ -30,5 +31,4 @@ def _of_sqlite(path: str, query: str) -> list[Row]:
 
 
 def _of_postgres(url: str, query: str) -> list[Row]:
-    with psycopg.connect(url, row_factory=dict_row) as connection:
-        return connection.execute(query).fetchall()
+    return entered(url).cursor(row_factory=dict_row).execute(query).fetchall()
