@@ -27,7 +27,7 @@ from demo.processes import ProcessFailed
 
 SHORT = Length(3, 0.7)
 LONG = Length(5, 4.0)
-TINY = Length(1, 1.0, most=4, aftermath=0.02)
+TINY = Length(1, 1.0, most=2, aftermath=0.02, warm=2)
 # Where a few requests tell no peak: in a second, on any machine.
 TINY_PEAK = 20.0
 
@@ -59,7 +59,7 @@ def _run(length: Length, console: Console) -> None:
         status = stack.enter_context(console.status("starting"))
         elevenlabs = stack.enter_context(provider())
         theirs, ours = stack.enter_context(peer(elevenlabs)), stack.enter_context(system(elevenlabs))
-        comparison.warm(theirs, ours)
+        comparison.warm(length, theirs, ours)
         status.update("idle")
         # Before thousands of agents are in a call: that is not idle.
         idle = costs.idle(ours, IDLE_SECONDS[length])
@@ -95,7 +95,7 @@ def _run(length: Length, console: Console) -> None:
 def _traced(
     off: Subject, peer_on: Subject, on: Subject, length: Length
 ) -> tuple[list[Row], list[report.Figure]]:
-    comparison.warm(peer_on, on)
+    comparison.warm(length, peer_on, on)
     rows, _ = comparison.new_rows(peer_on, on, length, ("200 KB",) if length is SHORT else tuple(SIZES))
     comparison.make_known(on)
     more, figures = costs.telemetry(off, on, length)

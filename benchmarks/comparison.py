@@ -33,16 +33,15 @@ OVERRIDE = b'"conversation_config_override"'
 CALLERS = 16
 SMALL = SIZES["200 KB"]
 FORMS: tuple[Form, ...] = ("JSON", "form")
-WARM = 24
 FAST = 1_500  # initiations in a second that nobody reaches
 
 
-def warm(*subjects: Subject) -> None:
+def warm(length: Length, *subjects: Subject) -> None:
     """Sends each some deliveries, so that what is done once is done."""
     sample = speech(SMALL)
     for subject in subjects:
         for form in FORMS:
-            requests = islice(deliveries(sample, form), WARM)
+            requests = islice(deliveries(sample, form), length.warm)
             uvloop.run(send(subject.url, requests, at_once=8, seconds=60, expected=VOICE))
 
 

@@ -21,12 +21,14 @@ class Length(msgspec.Struct, frozen=True):
     """How long is measured: so many rounds of so many seconds, and no more requests than `most` in each.
 
     After a round what was begun and not awaited has `aftermath` seconds to end, before the CPU time is read.
+    Before the first round each side is sent `warm` requests of each form, so that what is done once is done.
     """
 
     rounds: int
     seconds: float
     most: int | None = None
     aftermath: float = 0.2
+    warm: int = 24
 
     def requests(self, fastest: float) -> int:
         """How many requests to have ready for a round."""
