@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Self
 
 import grpc
@@ -17,7 +16,7 @@ from tests.kit.connections import connected
 from tests.kit.ports import free_port
 from tests.kit.processes.cloner import API_KEY, process, ready
 
-PHASE = 125
+PHASE = 75
 
 
 class Callers:
@@ -58,18 +57,18 @@ class Callers:
                 )
                 self.answered += 2
                 # Often enough to meet every moment of a restart, and other tests need the processor, too.
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.03)
             except grpc.aio.AioRpcError as lost:
                 self.lost[f"{lost.code().name}: {lost.details()}"] += 1
                 await asyncio.sleep(0.01)
 
 
 @pytest.mark.long
-async def test_rolling_restart(emulator_url: str, tmp_path: Path) -> None:
+async def test_rolling_restart(emulator_url: str, sqlite: str) -> None:
     """No call is lost: of a gateway, nor of a client that has nothing of ours but the service config."""
     settings = {
         "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
-        "DATABASE_URL": f"sqlite:///{tmp_path}/precall.sqlite3", "CALLER_HASH_KEY": "key-of-the-hashes",
+        "DATABASE_URL": sqlite, "CALLER_HASH_KEY": "key-of-the-hashes",
         "LOG_LEVEL": "ERROR",  # nobody reads what they write, and a full pipe would hold them up
     }  # fmt: skip
     async with AsyncExitStack() as stack:

@@ -206,7 +206,7 @@ async def test_java(cloning, emulator: Any, samples: Path, tmp_path: Path, left_
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_rolling_restart(emulator_url: str, tmp_path: Path, left_out: LeftOut) -> None:
+async def test_rolling_restart(emulator_url: str, sqlite: str, tmp_path: Path, left_out: LeftOut) -> None:
     """A client in Go with gRPC's defaults, which knows nothing of retries or health, loses no call."""
     if lacking := missing("go"):
         left_out(f"a rolling restart under a client in Go: there is no {lacking}")
@@ -218,7 +218,7 @@ async def test_rolling_restart(emulator_url: str, tmp_path: Path, left_out: Left
     await built(module, ("go", "build", *LINKING, "-o", "calling", "./steady"))
     settings = {
         "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
-        "DATABASE_URL": f"sqlite:///{tmp_path}/precall.sqlite3", "CALLER_HASH_KEY": "key-of-the-hashes",
+        "DATABASE_URL": sqlite, "CALLER_HASH_KEY": "key-of-the-hashes",
         "LOG_LEVEL": "ERROR",  # nobody reads what they write, and a full pipe would hold them up
         "DRAIN_SECONDS": "0",  # such a client does not look at the health
     }  # fmt: skip

@@ -17,7 +17,7 @@ from tests.kit.processes import cloner, gateway
 from tests.system.signing import event, signed
 
 CALLERS = ("Ivan", "Maria", "Tom", "Li")
-PHASE = 100
+PHASE = 50
 
 
 class Balancer:
@@ -49,7 +49,7 @@ class Balancer:
                     self._ready[url] = (await client.get(f"{url}/health/ready")).status_code == 200
                 except httpx.TransportError:
                     self._ready[url] = False
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.15)
 
 
 class Senders:
@@ -100,17 +100,17 @@ class Senders:
                 else:
                     self.lost[answer.text] += 1
                 # Often enough to meet every moment of a restart, and other tests need the processor, too.
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.15)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_rolling_restart(emulator_url: str, tmp_path, speech: bytes) -> None:
+async def test_rolling_restart(emulator_url: str, sqlite: str, speech: bytes) -> None:
     """No delivery is refused, cut off or answered 5xx while each of two gateways and two cloners goes and comes."""
     shared = {"LOG_LEVEL": "ERROR"}  # nobody reads what they write, and a full pipe would hold them up
     of_cloner = shared | {
         "ELEVENLABS_API_KEY": cloner.API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
-        "DATABASE_URL": f"sqlite:///{tmp_path}/precall.sqlite3", "CALLER_HASH_KEY": "key-of-the-hashes",
+        "DATABASE_URL": sqlite, "CALLER_HASH_KEY": "key-of-the-hashes",
     }  # fmt: skip
     async with AsyncExitStack() as stack:
         start = stack.enter_async_context

@@ -39,7 +39,7 @@ func main() {
 	var ended atomic.Bool
 	tell := func(err error) {
 		if err == nil {
-			if answered.Add(1)%250 == 0 {
+			if answered.Add(1)%100 == 0 {
 				fmt.Println("answered", answered.Load())
 			}
 			return
@@ -60,7 +60,7 @@ func main() {
 				tell(err)
 				cancel()
 				// Often enough to meet every moment of a restart, and other tests need the processor, too.
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(60 * time.Millisecond)
 			}
 		})
 	}
