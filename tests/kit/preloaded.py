@@ -1,13 +1,12 @@
-"""What the process from which cloners, gateways and commands are forked has ready for them, beside what they import."""
+"""What the process from which tests, cloners, gateways and commands are forked has ready for them."""
 
 import gc
+import importlib
 import os
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as a cloner does before it imports gRPC
 
-import alembic.command  # noqa: F401 - imported by a cloner that finds an empty database
-import litestar.plugins.pydantic  # noqa: F401 - imported by Litestar, as pydantic is here
-import sqlalchemy  # noqa: F401 - as above
+import litestar
 
 import cli.enrolment  # noqa: F401 - imported by `precall enrol`
 import cloner.backup.command  # `precall-registry`
@@ -18,6 +17,26 @@ import gateway.process  # noqa: F401 - `python -m gateway`
 import tests.kit.forked  # noqa: F401 - what they run
 from cloner.provider.transport import authorities
 
+# What they import when they come to need it, and what most of the tests do.
+LATER = (
+    "alembic.command",
+    "anyio._backends._asyncio",
+    "encodings.idna",
+    "hypothesis",
+    "kubernetes_validate",
+    "litestar.plugins.pydantic",
+    "prometheus_client",
+    "pytest_asyncio",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite.pysqlite",
+    "trustme",
+    "valkey.asyncio",
+    "xdist.remote",
+)
+for name in LATER:
+    importlib.import_module(name)
+# Litestar imports a tenth of itself while it makes an application.
+litestar.Litestar(logging_config=None)
 authorities()
 # To look through all this as garbage would make each of them a copy of it.
 gc.collect()
