@@ -36,6 +36,9 @@ BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adop
 # Nobody waits as long on a machine that does nothing else; a busy one may stand still for seconds.
 LONG_SECONDS = 30
 
+# Long tests begin while this part of the others is done.
+LONG_WITHIN = 0.4
+
 LEFT_OUT = "left out"
 SHARED: pytest.StashKey[dict[str, str]] = pytest.StashKey()
 
@@ -113,10 +116,12 @@ def _while_tests_run(config: pytest.Config, block: contextlib.AbstractContextMan
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lays the long tests in front of the others, as many for each worker as for the next.
+    """Lays the long tests among the others, as many for each worker as for the next.
 
-    pytest-xdist gives each worker a run of tests that stand side by side, in the same order to all. The others
-    stay beside those of their module, so that few workers import and start what they share.
+    pytest-xdist gives each worker a run of tests that stand side by side, in the same order to all. Most of a long
+    test is waiting, for which others may use the processor; so not all workers wait at once, and none begins a long
+    one when the others are done. The others stay beside those of their module, so that few workers import and
+    start what they share.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     long = [item for item in items if item.get_closest_marker("long")]
@@ -125,9 +130,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [
         item
         for worker in range(workers)
-        for run in (long[worker::workers], short[ends[worker] : ends[worker + 1]])
-        for item in run
+        for item in _mixed(long[worker::workers], short[ends[worker] : ends[worker + 1]])
     ]
+
+
+def _mixed(long: list[pytest.Item], short: list[pytest.Item]) -> Iterator[pytest.Item]:
+    step = int(len(short) * LONG_WITHIN / max(1, len(long)))
+    for number, item in enumerate(long):
+        yield item
+        yield from short[number * step : (number + 1) * step]
+    yield from short[len(long) * step :]
 
 
 @pytest.hookimpl(wrapper=True)
