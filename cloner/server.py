@@ -28,7 +28,7 @@ from cloner.provider.transport import AiohttpTransport, authorities
 from cloner.registry import Store, opened, requests
 from cloner.rpc import pages
 from cloner.rpc.admission import Admission
-from cloner.rpc.draining import Draining
+from cloner.rpc.draining import STILL_SECONDS, Draining
 from cloner.rpc.messages import duration
 from cloner.rpc.readiness import Readiness
 from cloner.rpc.service import CloningService
@@ -68,12 +68,13 @@ async def serving(
     inspector: Inspector | None = None,
     tick_seconds: float = TICK_SECONDS,
     census_seconds: float = CENSUS_SECONDS,
+    still_seconds: float = STILL_SECONDS,
     meters: MeterProvider = NOWHERE,
 ) -> AsyncIterator[int]:
     """Serves until the block ends, then finishes what is in flight. Yields the port.
 
     Every `tick_seconds` it looks for what has become due. If `meters` export metrics, it counts every
-    `census_seconds` what there is.
+    `census_seconds` what there is. It stops when no new call came for `still_seconds`.
 
     An `inspector` that is passed must be open and is not closed here, so that several cloners, one after the
     other, can share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, and what the
@@ -100,7 +101,7 @@ async def serving(
             census_seconds=census_seconds,
             now=now,
         )
-        draining = Draining()
+        draining = Draining(still_seconds=still_seconds)
         server, health_servicer = server_of(
             settings,
             tracing,

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-__all__ = ["Draining"]
+__all__ = ["STILL_SECONDS", "Draining"]
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # The type stubs of grpc's handlers leave out aio.
@@ -32,10 +32,12 @@ HEADROOM_SECONDS = 0.05
 class Draining(grpc.aio.ServerInterceptor):
     """Holds answers back between `hold` and `release`. It stands before all else that handles calls.
 
-    Streams are left alone. A held answer occupies no place of its client and is outside its span.
+    Streams are left alone. A held answer occupies no place of its client and is outside its span. All calls
+    that were sent are taken to have arrived when no new one came for `still_seconds`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, still_seconds: float = STILL_SECONDS) -> None:
+        self._still_seconds = still_seconds
         self._came = 0
         self._held_back = 0
         self._holding = False
@@ -51,8 +53,8 @@ class Draining(grpc.aio.ServerInterceptor):
         began, most = loop.time(), HELD_SECONDS
         while loop.time() - began < min(seconds, most):
             came, paused = self._came, loop.time()
-            await asyncio.sleep(STILL_SECONDS)
-            busy = self._held_back > 0 and loop.time() - paused > STILL_SECONDS + LATE_SECONDS
+            await asyncio.sleep(self._still_seconds)
+            busy = self._held_back > 0 and loop.time() - paused > self._still_seconds + LATE_SECONDS
             if came == self._came and not busy:
                 return
             most = BUSY_SECONDS if busy else HELD_SECONDS

@@ -56,6 +56,7 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
                 now=now,
                 tick_seconds=TICK_SECONDS,
                 census_seconds=TICK_SECONDS,
+                still_seconds=0.0,  # no client is connected any more
                 meters=meters,
                 inspector=None if settings.keys() & OF_ITS_OWN else inspection,
             ) as port,

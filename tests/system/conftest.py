@@ -85,6 +85,7 @@ def running(spans, emulator: Emulator, emulator_url: str, sqlite: str, inspectio
             cloner_settings,
             tracing or spans.provider("cloner"),
             tick_seconds=TICK_SECONDS,
+            still_seconds=0.0,  # the gateway is not connected any more
             inspector=None if (of_cloner or {}).keys() & OF_ITS_OWN else inspection,
         ) as port:
             gateway_settings = GatewaySettings(
