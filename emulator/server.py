@@ -33,6 +33,9 @@ HTTPRequest = Request[Any, Any, Any]
 
 logger = logging.getLogger("emulator")
 
+# What asyncio has just accepted is known to uvicorn after three turns of the loop.
+TURNS_TO_ACCEPT = 5
+
 
 class Emulator:
     """One workspace of the provider, in memory.
@@ -139,16 +142,28 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         del sockets  # closed with their servers
+        # An asyncio.Server that closes leaves open what it has just accepted (python/cpython#109564). When none
+        # of the Pythons that we support does that any more, this loop and its turns can go.
+        for server in self.servers:
+            for listener in server.sockets:
+                asyncio.get_running_loop().remove_reader(listener.fileno())
+        await _turns(TURNS_TO_ACCEPT)
         for server in self.servers:
             server.close()
         await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0)  # one turn of the loop, in which each is told that it is closed
+        await _turns(1)  # in which each is told that it is closed
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+async def _turns(count: int) -> None:
+    """Lets the loop do so many turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 class _Protocol(HttpToolsProtocol):
