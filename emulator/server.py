@@ -142,8 +142,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         del sockets  # closed with their servers
-        # An asyncio.Server that closes leaves open what it has just accepted (python/cpython#109564). When none
-        # of the Pythons that we support does that any more, this loop and its turns can go.
+        # An asyncio.Server that closes leaves open what it has just accepted (python/cpython#109564). When no
+        # Python that we support does that any more, this loop and its turns can go.
         for server in self.servers:
             for listener in server.sockets:
                 asyncio.get_running_loop().remove_reader(listener.fileno())
