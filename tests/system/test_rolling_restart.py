@@ -49,7 +49,7 @@ class Balancer:
                     self._ready[url] = (await client.get(f"{url}/health/ready")).status_code == 200
                 except httpx.TransportError:
                     self._ready[url] = False
-                await asyncio.sleep(0.15)
+                await asyncio.sleep(0.05)
 
 
 class Senders:
@@ -100,7 +100,7 @@ class Senders:
                 else:
                     self.lost[answer.text] += 1
                 # Often enough to meet every moment of a restart, and other tests need the processor, too.
-                await asyncio.sleep(0.15)
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.long
