@@ -32,8 +32,7 @@ async def of_next_release(folder: Path, *arguments: str, **environ: str) -> tupl
     Its code is a copy of ours, in the folder.
     """
     if not (folder / "cloner").exists():
-        # With what is compiled, but for what another process is just writing.
-        shutil.copytree(CLONER, folder / "cloner", ignore=shutil.ignore_patterns("*.pyc.*"))
+        shutil.copytree(CLONER, folder / "cloner", ignore=shutil.ignore_patterns("__pycache__"))
         versions = folder / MIGRATIONS.relative_to(CLONER.parent) / "versions"
         (versions / f"{NEXT}_told.py").write_text(MIGRATION)
     environ = {"PATH": os.environ["PATH"], "LOG_LEVEL": "ERROR"} | environ
