@@ -249,7 +249,7 @@ async def _restarted(module: Path, settings: dict[str, str]) -> str:
         said: list[str] = []
 
         async def until_answered(times: int) -> None:
-            """Waits until it has said so often more that 100 calls were answered."""
+            """Waits until it has said so often more that 250 calls were answered."""
             while times:
                 said.append((await caller.stdout.readline()).decode())
                 assert said[-1], said

@@ -17,7 +17,7 @@ from tests.kit.processes import cloner, gateway
 from tests.system.signing import event, signed
 
 CALLERS = ("Ivan", "Maria", "Tom", "Li")
-PHASE = 50
+PHASE = 100
 
 
 class Balancer:

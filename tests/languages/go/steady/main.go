@@ -39,7 +39,7 @@ func main() {
 	var ended atomic.Bool
 	tell := func(err error) {
 		if err == nil {
-			if answered.Add(1)%100 == 0 {
+			if answered.Add(1)%250 == 0 {
 				fmt.Println("answered", answered.Load())
 			}
 			return
