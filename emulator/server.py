@@ -33,7 +33,7 @@ HTTPRequest = Request[Any, Any, Any]
 
 logger = logging.getLogger("emulator")
 
-# What asyncio has just accepted is known to uvicorn after three turns of the loop.
+# Turns of the loop after which what asyncio has just accepted is surely known to uvicorn.
 TURNS_TO_ACCEPT = 5
 
 

@@ -35,7 +35,7 @@ LATER = (
 )
 for name in LATER:
     importlib.import_module(name)
-# Litestar imports a tenth of itself while it makes an application.
+# Litestar imports some of itself only while it makes an application.
 litestar.Litestar(logging_config=None)
 authorities()
 # To look through all this as garbage would make each of them a copy of it.
