@@ -197,7 +197,7 @@ async def test_refused_by_the_provider(
 
 
 async def test_who_deleted_a_voice(
-    running: Any, emulator: Emulator, spans: Any, found: Found, lines: Lines, speech: bytes, eventually: Any
+    running: Any, emulator: Emulator, found: Found, lines: Lines, speech: bytes, eventually: Any
 ) -> None:
     """Somebody deleted a voice: who, and why, also where ElevenLabs did it later."""
     token = "token-of-the-crm"
@@ -213,19 +213,21 @@ async def test_who_deleted_a_voice(
         voice = (await system.deliver(speech)).json()["voice_id"]
         await system.end()
         await eventually(lambda: lines("agent restored", {CONVERSATION: "conv_1"}))
-        emulator.faults.set(Fault(method="DELETE", path=VOICE, error="service_unavailable"))
+        emulator.faults.set(Fault(method="DELETE", path=VOICE, times=None, error="service_unavailable"))
         async with connect(system.cloner, token=token) as client:
             assert not (await client.delete_voice(voice)).deleted
+        emulator.faults.clear()
         await eventually(lambda: lines("voice deleted"))
-        await spans.wait("delete voice")
 
     (asked,) = found(DELETE, {"precall.client": "crm", VOICE_ID: voice})
-    (deleted,) = found("delete voice", {VOICE_ID: voice})
+    # The cloner may have tried by itself, too, while ElevenLabs refused.
+    *_, deleted = found("delete voice", {VOICE_ID: voice})
     (used,), (ended,) = (found(name, {CONVERSATION: "conv_1"}) for name in (PREPARE, COMPLETE))
     assert {span.context.trace_id for span in (used, ended, asked)} == traces_of(deleted.links)
-    assert [503, 200] == [
+    refused, *others, done = (
         span.attributes["http.response.status_code"] for span in found(f"DELETE {VOICE}", {VOICE_ID: voice})
-    ]
+    )
+    assert ({503}, 200) == ({refused, *others}, done)
 
     (given_up,), (gone,) = (lines(event, {VOICE_ID: voice}) for event in ("voice given up", "voice deleted"))
     assert ("crm", DELETE, "deleted", "deleted") == (
