@@ -138,8 +138,7 @@ async def serving(
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # uvicorn would trust the proxies that a variable of its own names
-                # A proxy in front must close an idle connection before this, or lose a request to it.
-                timeout_keep_alive=5,
+                timeout_keep_alive=settings.precall_keep_alive_seconds,
                 timeout_graceful_shutdown=math.ceil(grace - drain),
             )
         )

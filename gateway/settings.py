@@ -123,6 +123,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     precall_max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
     """For one more than these, the connection that is idle longest is closed."""
 
+    precall_keep_alive_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 75
+    """A connection that is idle for so long is closed. Whoever sends should close it before, or may send a
+    delivery at that very moment."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 30.0

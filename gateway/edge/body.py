@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Literal
 
 from environment.memory import FreedMemory, give_back
+from gateway.edge.clock import Clock, end
 from gateway.edge.pacing import Pacing
 
 __all__ = ["Bodies", "BodyError", "ClientGone", "Receive", "disconnected", "has_body", "read_body"]
@@ -208,19 +209,20 @@ async def read_body(
     waits = False
     ends = loop.time() + seconds
     due = loop.time() + GRACE_SECONDS
+    clock = Clock()
     try:
-        async with asyncio.timeout_at(ends) as clock:
-            share.interrupt = partial(_ring, clock)
+        async with asyncio.timeout(None) as reading:
+            share.interrupt = partial(end, reading)
             while True:
                 # While others have their turns, the sender is not at fault for being slow.
-                clock.reschedule(ends)
+                clock.set(ends, share.interrupt)
                 asked, waits = loop.time(), True
                 await share.wait_for_turn((declared or limit) - size)
                 if share.evicted:
                     raise BodyError("RATE_LIMITED")
                 waited, waits = loop.time() - asked, False
                 due += waited
-                clock.reschedule(min(ends, due))
+                clock.set(min(ends, due), share.interrupt)
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
@@ -238,11 +240,7 @@ async def read_body(
         raise BodyError("RATE_LIMITED" if share.evicted or waits else "BODY_TIMEOUT") from None
     finally:
         share.interrupt = lambda: None
-
-
-def _ring(clock: asyncio.Timeout) -> None:
-    if not clock.expired():
-        clock.reschedule(asyncio.get_running_loop().time())
+        clock.stop()
 
 
 async def disconnected(receive: Receive) -> None:

@@ -5,10 +5,13 @@ see the answer that was on its way. So what the client still sends is first read
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 
 from gateway.edge.body import has_body
+from gateway.edge.clock import Clock, end
 
 __all__ = ["Application", "LingeringClose", "Receive", "Send"]
 
@@ -20,8 +23,6 @@ Application = Callable[[Any, Receive, Send], Awaitable[None]]
 # Time for a sender that reads the answer only when it has sent everything. One that pauses has read it.
 LINGER_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
-# If the end of a pause is noticed so late, this process itself was blocked.
-LATE_SECONDS = 0.2
 LINGER_BYTES = 64 * 1_048_576
 
 
@@ -69,15 +70,13 @@ async def _drain(receive: Receive) -> None:
     size = 0
     loop = asyncio.get_running_loop()
     ends = loop.time() + LINGER_SECONDS
-    while size < LINGER_BYTES:
-        due = min(ends, loop.time() + PAUSE_SECONDS)
-        try:
-            async with asyncio.timeout_at(due):
+    clock = Clock()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(None) as reading:
+            while size < LINGER_BYTES:
+                clock.set(min(ends, loop.time() + PAUSE_SECONDS), partial(end, reading))
                 message = await receive()
-        except TimeoutError:
-            if due == ends or loop.time() < due + LATE_SECONDS:
-                return
-            continue  # it was not the sender who paused
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            return
-        size += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    break
+                size += len(message.get("body", b""))
+    clock.stop()

@@ -6,7 +6,6 @@ text, loses the body of a request that offers an upgrade, and waits for ever for
 its answer. When uvicorn (0.54 as of writing) has such limits itself, this module can go.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.edge.body import has_body
+from gateway.edge.clock import Clock
 from gateway.edge.pacing import Pacing
 from gateway.edge.places import EXTENSION, Activity, Places
 from gateway.edge.problems import ANSWERS, Problem
@@ -92,8 +92,8 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connections = connections
-        self._deadline: asyncio.TimerHandle | None = None
-        self._stalled: asyncio.TimerHandle | None = None
+        # How long it may be idle, may take for headers, and may leave an answer unread.
+        self._idle, self._heading, self._stalled = Clock(), Clock(), Clock()
         self._pipelined = b""
         # Of the request that is being read: the size of its headers, whether they are complete, what is left
         # of a body of known length, the pieces of one of unknown length, and whether that is complete.
@@ -130,14 +130,14 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.flow = Flow(transport)
-        self._start_clock()
+        self._await_head()
         if not self._connections.places.enter(self):
             self._connections.measures.connection_refused("full")
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_clock()
-        self._stop_stalled()
+        for clock in (self._idle, self._heading, self._stalled):
+            clock.stop()
         self._forget_pipelined()
         self._connections.places.leave(self)
         super().connection_lost(exc)
@@ -153,7 +153,7 @@ class Connection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_stalled()
+        self._stalled.stop()
         if self.transport.is_closing():
             self._start_stalled(CLOSE_SECONDS)
 
@@ -167,7 +167,7 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = self._idle_bytes = 0
         self._headed = self._whole = False
         self._chunks = self._chunked_bytes = 0
-        self._start_clock()
+        self._await_head()
         self._connections.places.note(self, Activity.BEGINNING)
 
     def on_url(self, url: bytes) -> None:
@@ -190,7 +190,7 @@ class Connection(HttpToolsProtocol):
             return
         self._headed = True
         self._left = next((int(value) for name, value in self.headers if name == b"content-length"), None)
-        self._stop_clock()
+        self._heading.stop()
         self._connections.places.note(self, Activity.ASKING)
         super().on_headers_complete()
 
@@ -229,12 +229,13 @@ class Connection(HttpToolsProtocol):
             self._take(pipelined)
 
     def timeout_keep_alive_handler(self) -> None:
-        self._leave()
+        self._idle.set(self.loop.time(), self._leave)
 
     def shutdown(self) -> None:
-        super().shutdown()
-        if self.transport.is_closing():
-            self._start_stalled(CLOSE_SECONDS)
+        if self._under_way():
+            super().shutdown()
+        elif not self.transport.is_closing():
+            self._idle.set(self.loop.time(), self._leave)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's own text is not told.
         """Answers what is not HTTP, unless another answer has begun."""
@@ -249,6 +250,10 @@ class Connection(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._leave()
+
+    def _unset_keepalive_if_required(self) -> None:
+        super()._unset_keepalive_if_required()
+        self._idle.stop()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         begin = super()._start_asgi_task
@@ -276,9 +281,9 @@ class Connection(HttpToolsProtocol):
                     self.send_400_response("")
         except httptools.HttpParserError:
             self.send_400_response("")
-        if self._deadline is None and not self._under_way() and not self.transport.is_closing():
+        if not (self._heading.runs or self._under_way() or self.transport.is_closing()):
             # Bytes arrived that are no request yet, such as empty lines.
-            self._start_clock()
+            self._await_head()
 
     def _end(self, data: bytes, at: int) -> int:
         """How far the data may be read without reading into another request."""
@@ -342,23 +347,11 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         self._start_stalled(CLOSE_SECONDS)
 
-    def _start_clock(self) -> None:
-        self._stop_clock()
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self._leave)
-
-    def _stop_clock(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _await_head(self) -> None:
+        self._heading.set(self.loop.time() + HEADER_SECONDS, self._leave)
 
     def _start_stalled(self, seconds: float) -> None:
-        self._stop_stalled()
-        self._stalled = self.loop.call_later(seconds, self.transport.abort)
-
-    def _stop_stalled(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+        self._stalled.set(self.loop.time() + seconds, self.transport.abort)
 
 
 def _answer() -> tuple[bytes, bytes]:

@@ -1,0 +1,112 @@
+"""A gateway that stood still, as in a container that is held: what arrived in time is answered."""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import httpx
+import pytest
+import uvloop
+
+from gateway.edge.clock import Clock
+from tests.kit.processes.gateway import SECRET, Process, Start, ended, ready
+
+# Not less: a busy machine may keep a test from stopping the gateway for so long.
+SECONDS = 3
+
+
+async def stood_still(process: Process, meanwhile: Coroutine[Any, Any, Any]) -> Any:
+    """What comes of something that begins while the process stands still for longer than any of its times."""
+    process.send_signal(signal.SIGSTOP)
+    begun = asyncio.create_task(meanwhile)
+    await asyncio.sleep(SECONDS + 0.2)
+    process.send_signal(signal.SIGCONT)
+    return await begun
+
+
+async def test_connection_that_was_idle(
+    start: Start, cloner_target: str, client: httpx.AsyncClient, deliver: Any, document: Callable[..., bytes]
+) -> None:
+    """A delivery on a connection whose time was over when the gateway went on is answered."""
+    process = await start(
+        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target,
+        PRECALL_KEEP_ALIVE_SECONDS=str(SECONDS),
+    )  # fmt: skip
+    url = await ready(process)
+    await client.get(f"{url}/health")
+
+    answer = await stood_still(process, deliver(url, document()))
+
+    assert 200 == answer.status_code
+
+
+async def test_end_of_the_pause(
+    start: Start, cloner_target: str, client: httpx.AsyncClient, deliver: Any, document: Callable[..., bytes]
+) -> None:
+    """So is one that arrived before the gateway was to take no more, and it ends well."""
+    process = await start(
+        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, DRAIN_SECONDS=str(SECONDS)
+    )
+    url = await ready(process)
+    await client.get(f"{url}/health")
+    process.terminate()
+
+    answer = await stood_still(process, deliver(url, document()))
+
+    assert (200, "close") == (answer.status_code, answer.headers.get("connection"))
+    assert (0, "") == (await ended(process))[::2]
+
+
+async def test_body(
+    start: Start, cloner_target: str, client: httpx.AsyncClient, sign: Any, document: Callable[..., bytes]
+) -> None:
+    """So is one whose body arrived while the gateway stood still."""
+    process = await start(
+        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, BODY_TIMEOUT_SECONDS=str(SECONDS)
+    )
+    url = await ready(process)
+    body = document()
+    half, rest = asyncio.Event(), asyncio.Event()
+
+    async def sent() -> AsyncIterator[bytes]:
+        yield body[:100]
+        half.set()
+        await rest.wait()
+        yield body[100:]
+
+    headers = {"Content-Type": "application/json", "ElevenLabs-Signature": sign(body)}
+    delivery = asyncio.create_task(client.post(f"{url}/webhook", content=sent(), headers=headers))
+    await half.wait()
+    # Whoever answers this has read what came before it.
+    await client.get(f"{url}/health")
+
+    async def send_rest() -> None:
+        rest.set()
+
+    await stood_still(process, send_rest())
+
+    assert 200 == (await delivery).status_code
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_clock(arrived: bool) -> None:
+    """It rings after its time, unless something had arrived by then that stops it."""
+    rung = asyncio.Event()
+
+    async def stands_still() -> bool:
+        clock, loop = Clock(), asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            loop.add_reader(ours, clock.stop)
+            clock.set(loop.time() + 0.01, rung.set)
+            if arrived:
+                theirs.send(b"x")
+            time.sleep(0.1)  # noqa: ASYNC251 - it stands still
+            await asyncio.sleep(0.2)
+            loop.remove_reader(ours)
+            return rung.is_set()
+
+    assert uvloop.run(stands_still()) is not arrived
