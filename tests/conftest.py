@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from emulator import NO_LATENCY, Emulator, Settings
 from environment.memory import collect_seldom, spare_modules
 from telemetry.tracing import described, provider_of
-from tests.kit import forkserver, worker
+from tests.kit import forkserver, golang, worker
 from tests.kit.databases import Databases, migrated_sqlite
 from tests.kit.inspection import Inspection
 from tests.kit.postgres import drop_database, new_database, url_in
@@ -248,6 +248,12 @@ def silence() -> Callable[..., bytes]:
 def uv() -> str:
     """The uv that runs these tests, or the one on the path."""
     return os.environ.get("UV") or shutil.which("uv") or pytest.fail("no uv: run the tests by `just test`")
+
+
+@pytest.fixture
+def compiling_go(tmp_path_factory: pytest.TempPathFactory) -> contextlib.AbstractAsyncContextManager[None]:
+    """A block in which no other test compiles in Go."""
+    return golang.alone(tmp_path_factory.getbasetemp().parent)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 import base64
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from precall.v1 import cloning_pb2 as pb
 
 from cloner.rpc.access import OF_METHODS
 from tests.documents.walks import Checkout, blocks, section
+from tests.kit.golang import GENERATOR
 from tests.kit.promises import CODES, EVERY, PROMISED
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +54,9 @@ async def test_python(checkout: Checkout) -> None:
     assert without_ids(printed.text) == without_ids(said)
 
 
-async def test_go(checkout: Checkout, left_out: Callable[[str], None]) -> None:
+async def test_go(
+    checkout: Checkout, compiling_go: AbstractAsyncContextManager[None], left_out: Callable[[str], None]
+) -> None:
     """From nothing to a cloned voice, as a team does that writes Go; it is told the same."""
     if shutil.which("go") is None:
         left_out("the walk for a team that writes Go: there is no go")
@@ -68,7 +73,8 @@ async def test_go(checkout: Checkout, left_out: Callable[[str], None]) -> None:
         return
     for block in (generating, program):
         checkout.write(block, "caller")
-    async with checkout.serving(SERVER.text):
+    async with compiling_go, checkout.serving(SERVER.text):
+        await checkout.run(shlex.join(GENERATOR), folder="caller")
         said = await checkout.run(commands.text, folder="caller")
 
     assert without_ids(printed.text) == without_ids(said)

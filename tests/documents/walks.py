@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.kit.golang import CHEAPLY
 from tests.kit.ports import free_port
 
 __all__ = ["Block", "Checkout", "blocks", "section"]
@@ -74,7 +75,7 @@ class Checkout:
             "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "EMULATOR_PORT": self._ports["8090"], "CLONER_PORT": self._ports["50051"],
             "CLONER_TARGET": f"localhost:{self._ports['50051']}", "PRECALL_WEBHOOK_PORT": self._ports["3005"],
-            "AUDIO_WORKERS": "1", "GOTOOLCHAIN": "local",
+            "AUDIO_WORKERS": "1", **CHEAPLY,
             # No document says how long ElevenLabs takes.
             "EMULATOR_CREATE_LATENCY_SECONDS": "0.3", "EMULATOR_LATENCY_SECONDS": "0.01",
         }  # fmt: skip

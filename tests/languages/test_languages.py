@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2
 from precall.v1 import cloning_pb2 as pb
 
 from environment import Secret
+from tests.kit.golang import CHEAPLY, GENERATOR
 from tests.kit.ports import free_port
 from tests.kit.processes.cloner import API_KEY, process, ready
 
@@ -34,12 +35,13 @@ LINKING = ("-ldflags=-s",)
 # What is not here after that long is not to be had. Nothing is downloaded twice: it stays where its tool keeps it.
 FETCH_SECONDS = 120
 LeftOut = Callable[[str], None]
+Alone = AbstractAsyncContextManager[None]
 
 
 async def run(*command: str, cwd: Path | None = None) -> tuple[int | None, str, str]:
     """What a program says, and how it ends."""
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=cwd, env=os.environ | {"GOTOOLCHAIN": "local", "JAVA_TOOL_OPTIONS": JVM},
+        *command, cwd=cwd, env=os.environ | CHEAPLY | {"JAVA_TOOL_OPTIONS": JVM},
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -77,6 +79,13 @@ async def built(folder: Path, *commands: tuple[str, ...]) -> None:
         assert 0 == status, (command, out, err)
 
 
+async def built_alone(alone: Alone, module: Path, *commands: tuple[str, ...]) -> None:
+    """As `built`, for what is in Go."""
+    async with alone:
+        assert 0 == (await run(*GENERATOR, cwd=module))[0]
+        await built(module, *commands)
+
+
 async def clones(cloning: Any, emulator: Any, sample: Path, *command: str, cwd: Path, told: str) -> None:
     """A caller of another language clones a voice, and reads why a failure is one."""
     async with cloning(cloner_token=(Secret(TOKEN),)) as cloner:
@@ -101,11 +110,14 @@ async def module_of_go(folder: Path, what: str, left_out: LeftOut) -> Path | Non
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_go(cloning, emulator: Any, samples: Path, tmp_path: Path, left_out: LeftOut) -> None:
+async def test_go(
+    cloning, emulator: Any, samples: Path, tmp_path: Path, compiling_go: Alone, left_out: LeftOut
+) -> None:
     """The package that buf generates for Go compiles under its own name, and clones a voice with gRPC's defaults."""
     if (module := await module_of_go(tmp_path, "a client in Go", left_out)) is None:
         return
-    await built(module, ("go", "vet", "./..."), ("go", "build", *LINKING, "-o", "caller", "."))
+    compiling = ("go", "vet", "./..."), ("go", "build", *LINKING, "-o", "caller", ".")
+    await built_alone(compiling_go, module, *compiling)
 
     await clones(
         cloning,
@@ -119,11 +131,13 @@ async def test_go(cloning, emulator: Any, samples: Path, tmp_path: Path, left_ou
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_trace_of_go(cloning, spans: Any, samples: Path, tmp_path: Path, left_out: LeftOut) -> None:
+async def test_trace_of_go(
+    cloning, spans: Any, samples: Path, tmp_path: Path, compiling_go: Alone, left_out: LeftOut
+) -> None:
     """A trace that OpenTelemetry began in Go goes on here, in a call of one answer and in a stream."""
     if (module := await module_of_go(tmp_path, "a trace that begins in Go", left_out)) is None:
         return
-    await built(module, ("go", "build", *LINKING, "-o", "calling", "./traced"))
+    await built_alone(compiling_go, module, ("go", "build", *LINKING, "-o", "calling", "./traced"))
 
     async with cloning() as cloner:
         command = (str(module / "calling"), f"localhost:{cloner.port}", str(samples / "speech.mp3"))
@@ -206,16 +220,13 @@ async def test_java(cloning, emulator: Any, samples: Path, tmp_path: Path, left_
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_rolling_restart(emulator_url: str, sqlite: str, tmp_path: Path, left_out: LeftOut) -> None:
+async def test_rolling_restart(
+    emulator_url: str, sqlite: str, tmp_path: Path, compiling_go: Alone, left_out: LeftOut
+) -> None:
     """A client in Go with gRPC's defaults, which knows nothing of retries or health, loses no call."""
-    if lacking := missing("go"):
-        left_out(f"a rolling restart under a client in Go: there is no {lacking}")
+    if (module := await module_of_go(tmp_path, "a rolling restart under a client in Go", left_out)) is None:
         return
-    module = laid("go", tmp_path)
-    if not await fetched("go", "mod", "download", cwd=module):
-        left_out("a rolling restart under a client in Go: its modules cannot be had")
-        return
-    await built(module, ("go", "build", *LINKING, "-o", "calling", "./steady"))
+    await built_alone(compiling_go, module, ("go", "build", *LINKING, "-o", "calling", "./steady"))
     settings = {
         "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
         "DATABASE_URL": sqlite, "CALLER_HASH_KEY": "key-of-the-hashes",
