@@ -209,16 +209,16 @@ def _decode(body: bytes, kind: type[T]) -> T:
 
 def _listed(entry: object) -> ListedVoice | None:
     try:
-        voice = msgspec.convert(entry, ListedVoice)
-    except msgspec.ValidationError:
+        voice = loose_json.converted(entry, ListedVoice)
+    except loose_json.JsonUnreadable:
         return None
     return voice if VOICE_ID.fullmatch(voice.voice_id) else None
 
 
 def _spoken(config: object) -> AgentVoice | None:
     try:
-        told = msgspec.convert(config, _Config)
-    except msgspec.ValidationError:
+        told = loose_json.converted(config, _Config)
+    except loose_json.JsonUnreadable:
         return None
     voice_id = told.tts.voice_id if told.tts else None
     first_message = told.agent.first_message if told.agent else None

@@ -1,13 +1,16 @@
 """Reads JSON leniently: a broken part that is not needed does not make the rest unreadable."""
 
 import json
+import re
 from typing import TypeVar
 
 import msgspec
 
-__all__ = ["JsonUnreadable", "decode"]
+__all__ = ["JsonUnreadable", "converted", "decode"]
 
 T = TypeVar("T")
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class JsonUnreadable(Exception):
@@ -27,6 +30,21 @@ def decode(text: bytes, kind: type[T]) -> T:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass  # strict, as it is fast: the slow way may still read it
     try:
-        return msgspec.convert(json.loads(text.decode("utf-8-sig", "surrogateescape")), kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as failure:
+        read = json.loads(text.decode("utf-8-sig", "surrogateescape"), object_hook=_named)
+    except (ValueError, RecursionError) as failure:
         raise JsonUnreadable from failure
+    return converted(read, kind)
+
+
+def converted(value: object, kind: type[T]) -> T:
+    """A part of what was read, as that type. Raises JsonUnreadable and nothing else."""
+    try:
+        return msgspec.convert(value, kind)
+    # msgspec (0.22) encodes a text that should be something else, which a lone surrogate makes impossible.
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as failure:
+        raise JsonUnreadable from failure
+
+
+def _named(members: dict[str, object]) -> dict[str, object]:
+    """The members, without those whose names hold lone surrogates: no field has such a name."""
+    return {name: value for name, value in members.items() if not SURROGATE.search(name)}

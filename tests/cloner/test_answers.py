@@ -294,6 +294,7 @@ def test_greetings_that_cannot_be_kept(greeting: Any) -> None:
     [
         '{"prompt": "half an emoji \\ud83d", %s}',
         '{"temperature": NaN, "limit": -Infinity, %s}',
+        '{"half an emoji \\ud83d": 1, %s}',
         "\ufeff{%s}",
     ],
     ids=repr,
@@ -304,6 +305,17 @@ def test_what_nobody_needs_hides_nothing(text: str) -> None:
 
     assert AgentVoice("v", "Hi") == read_agent(body.encode()).voice
     assert AgentVoice("v", "Hi") == read_agent(body.encode().replace(b"half", b"\xff")).voice
+
+
+@pytest.mark.parametrize("part", ["\ud83d", ["\ud83d"], {"tts": "\ud83d"}, {"\ud83d": 1, "tts": 7}], ids=repr)
+def test_half_an_emoji_where_something_else_should_be(part: Any) -> None:
+    """Is what any other text is there: an agent of which the voice is not told, a voice that is not listed."""
+    agent = AGENT | {"conversation_config": part}
+    listed = [{"voice_id": "v", "voice_verification": "\ud83d"}, {"voice_id": "w"}]
+    page = {"voices": listed, "has_more": False}
+
+    assert read_agent(json.dumps(agent).encode()).voice is None
+    assert ["w"] == [voice.voice_id for voice in read_page(json.dumps(page).encode()).voices]
 
 
 def test_bytes_that_are_no_text_are_no_greeting() -> None:
@@ -345,7 +357,7 @@ json_values = st.recursive(
              "conversation_config", "tts", "agent", "first_message", "platform_settings", "overrides", "detail",
              "conversation_config_override", "next_character_count_reset_unix", "created_at_unix", "code", "loc",
              "voice_verification", "message", "type"]
-        ) | st.text(max_size=5),
+        ) | st.text(st.characters(), max_size=5),
         inner, max_size=5,
     ),
     max_leaves=25,

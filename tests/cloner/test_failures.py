@@ -71,6 +71,12 @@ FASTAPI_NAME = {"detail": [{"loc": ["body", "name"], "msg": "Field required", "t
         (400, b"\xff\xfe", failures.SampleRejected),
         (400, b'{"detail": {"status": 7, "code": null, "message": ["x"]}}', failures.SampleRejected),
         (400, b'{"detail": null}', failures.SampleRejected),
+        (
+            400,
+            b'{"\\udc00": 1, "detail": {"\\ud83d": 1, "status": "voice_limit_reached"}}',
+            failures.SlotsExhausted,
+        ),
+        (400, b'{"detail": {"status": "\\ud83d", "message": "\\ud83d"}}', failures.SampleRejected),
         (400, b"null", failures.SampleRejected),
         (422, b'{"detail": [7, {"loc": null}]}', failures.ProtocolBroken),
     ],
