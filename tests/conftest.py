@@ -37,7 +37,7 @@ BY_ITSELF = {"reconcile", "delete voice", "restore agent", "resume clone", "adop
 LONG_SECONDS = 30
 
 # Long tests begin while this part of the others is done.
-LONG_WITHIN = 0.4
+LONG_WITHIN = 0.7
 
 LEFT_OUT = "left out"
 SHARED: pytest.StashKey[dict[str, str]] = pytest.StashKey()
@@ -130,16 +130,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [
         item
         for worker in range(workers)
-        for item in _mixed(long[worker::workers], short[ends[worker] : ends[worker + 1]])
+        for item in _mixed(
+            long[worker::workers], short[ends[worker] : ends[worker + 1]], later=worker / workers
+        )
     ]
 
 
-def _mixed(long: list[pytest.Item], short: list[pytest.Item]) -> Iterator[pytest.Item]:
-    step = int(len(short) * LONG_WITHIN / max(1, len(long)))
+def _mixed(long: list[pytest.Item], short: list[pytest.Item], *, later: float) -> Iterator[pytest.Item]:
+    """Each long test begins so much of the time between two of them later."""
+    step = len(short) * LONG_WITHIN / max(1, len(long))
+    begin = 0
     for number, item in enumerate(long):
+        end = int((number + later) * step)
+        yield from short[begin:end]
         yield item
-        yield from short[number * step : (number + 1) * step]
-    yield from short[len(long) * step :]
+        begin = end
+    yield from short[begin:]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# To ask for all processes and their sockets takes 20 ms of processor time.
+LOOK_SECONDS = 0.3
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_soak(number: signal.Signals, uv: str, folder: Path) -> None:
         # A worker, where the provider is, and a cloner; and a Postgres.
         while serving(started) < 2 or not list(folder.glob("precall-postgres-*/url")):
             assert process.poll() is None, process.stdout.read()
-            time.sleep(0.1)
+            time.sleep(LOOK_SECONDS)
             started = psutil.Process(process.pid).children(recursive=True)
         (pid,) = folder.glob("precall-postgres-*/data/postmaster.pid")
         started.append(psutil.Process(int(pid.read_text().split()[0])))
@@ -77,7 +79,7 @@ def test_measurements(recipe: str, number: signal.Signals, uv: str, folder: Path
     try:
         while not any("cloner" in command for command in commands(started)):
             assert process.poll() is None, process.stdout.read()
-            time.sleep(0.1)
+            time.sleep(LOOK_SECONDS)
             started = psutil.Process(process.pid).children(recursive=True)
     finally:
         (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
