@@ -209,20 +209,21 @@ async def read_body(
     waits = False
     ends = loop.time() + seconds
     due = loop.time() + GRACE_SECONDS
-    clock = Clock()
+    whole, pace = Clock(), Clock()
     try:
         async with asyncio.timeout(None) as reading:
             share.interrupt = partial(end, reading)
+            whole.set(ends, share.interrupt)
             while True:
                 # While others have their turns, the sender is not at fault for being slow.
-                clock.set(ends, share.interrupt)
+                pace.stop()
                 asked, waits = loop.time(), True
                 await share.wait_for_turn((declared or limit) - size)
                 if share.evicted:
                     raise BodyError("RATE_LIMITED")
                 waited, waits = loop.time() - asked, False
                 due += waited
-                clock.set(min(ends, due), share.interrupt)
+                pace.set(due, share.interrupt)
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
@@ -236,11 +237,15 @@ async def read_body(
                 if not message.get("more_body", False):
                     return began
                 due = min(due + len(chunk) / least_rate, now + GRACE_SECONDS)
+                if due < now:
+                    # A chunk is all that had arrived by then, or so large that it gives more time.
+                    raise BodyError("BODY_TIMEOUT")
     except TimeoutError:
         raise BodyError("RATE_LIMITED" if share.evicted or waits else "BODY_TIMEOUT") from None
     finally:
         share.interrupt = lambda: None
-        clock.stop()
+        whole.stop()
+        pace.stop()
 
 
 async def disconnected(receive: Receive) -> None:

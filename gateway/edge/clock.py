@@ -18,6 +18,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._handle: asyncio.TimerHandle | None = None
+        self._looking = False
 
     @property
     def runs(self) -> bool:
@@ -25,7 +26,12 @@ class Clock:
         return self._handle is not None
 
     def set(self, when: float, ring: Callable[[], object]) -> None:
-        """Calls `ring` soon after `when`, in the running loop's time."""
+        """Calls `ring` soon after `when`, in the running loop's time.
+
+        To be set again to a time that is over changes nothing, so that nobody is looked for again and again.
+        """
+        if self._looking and when <= asyncio.get_running_loop().time():
+            return
         self.stop()
         self._handle = asyncio.get_running_loop().call_at(when, self._look, ring)
 
@@ -34,12 +40,14 @@ class Clock:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        self._looking = False
 
     def _look(self, ring: Callable[[], object]) -> None:
+        self._looking = True
         self._handle = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._over, ring)
 
     def _over(self, ring: Callable[[], object]) -> None:
-        self._handle = None
+        self.stop()
         ring()
 
 

@@ -149,10 +149,14 @@ async def flood(
     return sent
 
 
-async def test_dribble(gateway: Start, connected: Any, sign: Any, document: Document) -> None:
-    """Cuts off a sender that never stops but hardly sends."""
-    body = document()
-    url = await gateway(body_timeout_seconds=0.5)
+@pytest.mark.parametrize("pause", [0.05, 0.005])
+@pytest.mark.parametrize("limits", [{"body_timeout_seconds": 0.5}, {"body_timeout_seconds": 600.0}], ids=str)
+async def test_dribble(
+    gateway: Start, connected: Any, sign: Any, document: Document, limits: dict[str, float], pause: float
+) -> None:
+    """Cuts off a sender that never stops but hardly sends, by the time for all or by the rate."""
+    body = document() + b" " * 10_000
+    url = await gateway(**limits, precall_budget_ms=600_000)
     async with connected(url) as (reader, writer):
         writer.write(head(sign(body), f"Content-Length: {len(body)}"))
         reading = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
@@ -160,7 +164,7 @@ async def test_dribble(gateway: Start, connected: Any, sign: Any, document: Docu
         while not reading.done():
             writer.write(body[sent : sent + 1])
             sent += 1
-            await asyncio.wait([reading], timeout=0.05)
+            await asyncio.wait([reading], timeout=pause)
 
         status_line, _, _ = (await reading).partition(b"\r\n")
         answer = await reader.read()

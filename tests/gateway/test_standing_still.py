@@ -110,3 +110,16 @@ def test_clock(arrived: bool) -> None:
             return rung.is_set()
 
     assert uvloop.run(stands_still()) is not arrived
+
+
+async def test_clock_that_is_set_again() -> None:
+    """It rings, however often it is set to a time that is over."""
+    rung = asyncio.Event()
+    clock, loop = Clock(), asyncio.get_running_loop()
+    over = loop.time()
+    async with asyncio.timeout(20):
+        while not rung.is_set():
+            clock.set(over, rung.set)
+            await asyncio.sleep(0.001)
+
+    assert not clock.runs
