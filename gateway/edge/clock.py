@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 __all__ = ["Clock", "end"]
 
-# One look at all sockets lies between two timers, however short the time between them is.
+# libuv looks at all sockets between two timers, however short the time between them is, unless it is none.
 LOOK_SECONDS = 0.05
 
 

@@ -5,7 +5,6 @@ see the answer that was on its way. So what the client still sends is first read
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
@@ -71,7 +70,7 @@ async def _drain(receive: Receive) -> None:
     loop = asyncio.get_running_loop()
     ends = loop.time() + LINGER_SECONDS
     clock = Clock()
-    with contextlib.suppress(TimeoutError):
+    try:
         async with asyncio.timeout(None) as reading:
             while size < LINGER_BYTES:
                 clock.set(min(ends, loop.time() + PAUSE_SECONDS), partial(end, reading))
@@ -79,4 +78,7 @@ async def _drain(receive: Receive) -> None:
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     break
                 size += len(message.get("body", b""))
-    clock.stop()
+    except TimeoutError:
+        pass
+    finally:
+        clock.stop()

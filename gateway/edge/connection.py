@@ -232,10 +232,9 @@ class Connection(HttpToolsProtocol):
         self._idle.set(self.loop.time(), self._leave)
 
     def shutdown(self) -> None:
-        if self._under_way():
-            super().shutdown()
-        elif not self.transport.is_closing():
-            self._idle.set(self.loop.time(), self._leave)
+        super().shutdown()
+        if self.transport.is_closing():
+            self._start_stalled(CLOSE_SECONDS)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's own text is not told.
         """Answers what is not HTTP, unless another answer has begun."""

@@ -11,8 +11,9 @@ import httpx
 import pytest
 import uvloop
 
-from gateway.edge.clock import Clock
-from tests.kit.processes.gateway import SECRET, Process, Start, ended, ready
+from gateway.edge.clock import LOOK_SECONDS, Clock
+from gateway.edge.closing import PAUSE_SECONDS, LingeringClose
+from tests.kit.processes.gateway import SECRET, Process, Start, ready
 
 # Not less: a busy machine may keep a test from stopping the gateway for so long.
 SECONDS = 3
@@ -41,23 +42,6 @@ async def test_connection_that_was_idle(
     answer = await stood_still(process, deliver(url, document()))
 
     assert 200 == answer.status_code
-
-
-async def test_end_of_the_pause(
-    start: Start, cloner_target: str, client: httpx.AsyncClient, deliver: Any, document: Callable[..., bytes]
-) -> None:
-    """So is one that arrived before the gateway was to take no more, and it ends well."""
-    process = await start(
-        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, DRAIN_SECONDS=str(SECONDS)
-    )
-    url = await ready(process)
-    await client.get(f"{url}/health")
-    process.terminate()
-
-    answer = await stood_still(process, deliver(url, document()))
-
-    assert (200, "close") == (answer.status_code, answer.headers.get("connection"))
-    assert (0, "") == (await ended(process))[::2]
 
 
 async def test_body(
@@ -94,18 +78,26 @@ async def test_body(
 @pytest.mark.parametrize("arrived", [True, False])
 def test_clock(arrived: bool) -> None:
     """It rings after its time, unless something had arrived by then that stops it."""
-    rung = asyncio.Event()
 
     async def stands_still() -> bool:
         clock, loop = Clock(), asyncio.get_running_loop()
+        rung = asyncio.Event()
         ours, theirs = socket.socketpair()
-        with ours, theirs:
-            loop.add_reader(ours, clock.stop)
-            clock.set(loop.time() + 0.01, rung.set)
+        waking, woken = socket.socketpair()
+
+        def stand_still() -> None:
+            loop.remove_reader(woken)
             if arrived:
                 theirs.send(b"x")
-            time.sleep(0.1)  # noqa: ASYNC251 - it stands still
-            await asyncio.sleep(0.2)
+            time.sleep(0.1)
+
+        with ours, theirs, waking, woken:
+            loop.add_reader(ours, clock.stop)
+            # While sockets are looked at: timers come next.
+            loop.add_reader(woken, stand_still)
+            clock.set(loop.time() + 0.05, rung.set)
+            waking.send(b"x")
+            await asyncio.sleep(0.3)
             loop.remove_reader(ours)
             return rung.is_set()
 
@@ -123,3 +115,30 @@ async def test_clock_that_is_set_again() -> None:
             await asyncio.sleep(0.001)
 
     assert not clock.runs
+
+
+async def test_answer_before_the_body_that_is_cut_short() -> None:
+    """Nothing rings once nobody waits any more for what a client still sends."""
+    waits = asyncio.Event()
+
+    async def receive() -> Any:
+        waits.set()
+        await asyncio.Event().wait()
+
+    async def send(_: Any) -> None:
+        pass
+
+    async def refuse(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    scope = {"type": "http", "headers": [(b"content-length", b"5")]}
+    answering = asyncio.create_task(LingeringClose(refuse)(scope, receive, send))
+    await waits.wait()
+    answering.cancel()
+    await asyncio.wait([answering])
+    await asyncio.sleep(PAUSE_SECONDS + 2 * LOOK_SECONDS)
+
+    assert [] == told
