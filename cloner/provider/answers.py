@@ -233,7 +233,7 @@ def _can_be_kept(text: str) -> bool:
     """Whether a database and an override can hold the text: it has no NUL and no lone surrogate."""
     if len(text) > LONGEST_GREETING or "\0" in text:
         return False
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return loose_json.SURROGATE.search(text) is None
 
 
 def _refused_leaves(settings: object) -> frozenset[str]:

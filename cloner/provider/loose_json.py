@@ -6,11 +6,12 @@ from typing import TypeVar
 
 import msgspec
 
-__all__ = ["JsonUnreadable", "converted", "decode"]
+__all__ = ["SURROGATE", "JsonUnreadable", "converted", "decode"]
 
 T = TypeVar("T")
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+"""A lone surrogate, which UTF-8 cannot hold."""
 
 
 class JsonUnreadable(Exception):

@@ -10,8 +10,8 @@ __all__ = ["CHEAPLY", "GENERATOR", "alone"]
 
 LOOK_SECONDS = 0.1
 
-# What was compiled with another CGO_ENABLED is compiled anew. With it, and with the compiler's usual care for its
-# memory, compiling took a sixth more processor time.
+# The same for all, since what was compiled with cgo is compiled anew without. Compiling took a sixth more processor
+# time with cgo and with the compiler's usual care for its memory.
 CHEAPLY = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOGC": "400"}
 """What the environment of each of Go's commands has here."""
 
