@@ -47,7 +47,7 @@ COMPLETE_SECONDS = 5.0  # what the gateway gives the cloner for the end of a cal
 LONG_SECONDS, SHORT_SECONDS = 30.0, 1.0
 ROUND_SECONDS = 1.0  # what a busy machine may add
 LEISURE_MS = 20_000  # where nothing is down, and it is not about time
-ATTEMPTS = 3
+ATTEMPTS = 6
 PARTS = ("gateway", "cloner", "provider", "database")
 
 
