@@ -23,6 +23,7 @@ from emulator import NO_LATENCY, Emulator, Settings
 from environment.memory import collect_seldom, spare_modules
 from telemetry.tracing import described, provider_of
 from tests.kit import forkserver, golang, worker
+from tests.kit.child import fork_from
 from tests.kit.databases import Databases, migrated_sqlite
 from tests.kit.inspection import Inspection
 from tests.kit.postgres import drop_database, new_database, url_in
@@ -64,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("any machine")
     is_worker = hasattr(config, "workerinput")
     if is_worker:
-        forkserver.use(config.workerinput["forkserver"])
+        fork_from(config.workerinput["forkserver"])
 
     def interrupt(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_IGN)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 
 from cloner.registry.opening import migrated
-from tests.kit.forkserver import Child
+from tests.kit.child import Child
 from tests.kit.postgres import drop_database, entered, new_database
 
 # What a test may have changed beside rows of tables: columns, indexes, triggers, functions, settings, revision.

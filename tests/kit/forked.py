@@ -31,7 +31,8 @@ from cloner.server import serving
 from cloner.settings import Settings
 from environment import read
 from telemetry import logs
-from tests.kit.forkserver import Child
+from tests.kit import audio_worker
+from tests.kit.child import Child
 from tests.kit.inspection import WithoutWorker
 from tests.kit.python import python
 
@@ -259,6 +260,8 @@ def _become(module: str, arguments: tuple[str, ...], environ: dict[str, str], fo
         os.chdir(folder)
     if environ.get("PYTHONWARNINGS") == "error":
         warnings.simplefilter("error")
+    if module == "cloner":
+        sys.executable = audio_worker.python()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

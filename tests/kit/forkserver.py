@@ -10,29 +10,21 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from tests.kit import audio_worker
+from tests.kit.child import NUMBER, fork_from
 from tests.kit.keeper import kept, outlast
 
-__all__ = ["Child", "running", "use"]
+__all__ = ["running", "started"]
 
-NUMBER = struct.Struct("i")
 MOST_FILES = 8
-
-_address: list[str] = []
-
-
-def use(address: str) -> None:
-    """Has this process fork from the server at that address, instead of one of its own."""
-    _address[:] = [address]
 
 
 def running() -> AbstractContextManager[str]:
@@ -44,73 +36,11 @@ def running() -> AbstractContextManager[str]:
     return kept("tests.kit.forkserver", OPENBLAS_NUM_THREADS="1")
 
 
-class Child:
-    """A process that runs a function. It is killed when this process ends, or closes this, before it has ended."""
-
-    def __init__(
-        self, function: Callable[..., None], *arguments: object, files: Sequence[int | None]
-    ) -> None:
-        """Its standard streams are the first three of these files, with None for nothing.
-
-        The function is given the others behind its arguments.
-        """
-        if not _address:
-            server = ExitStack()
-            atexit.register(server.close)
-            use(server.enter_context(running()))
-        self._returncode: int | None = None
-        self._connection = socket.socket(socket.AF_UNIX)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        try:
-            self._connection.connect(_address[0])
-            socket.send_fds(self._connection, [b" "], [nothing if file is None else file for file in files])
-            self._connection.sendall(pickle.dumps((function, arguments)))
-            self.pid = self._told()
-        except BaseException:
-            self._connection.close()
-            raise
-        finally:
-            os.close(nothing)
-
-    def fileno(self) -> int:
-        """Readable once the process has ended."""
-        return self._connection.fileno()
-
-    @property
-    def returncode(self) -> int | None:
-        """Its exit status, or the number of the signal that ended it, below zero; None while it runs."""
-        if self._returncode is None:
-            with suppress(BlockingIOError):
-                self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-                self.wait()
-        return self._returncode
-
-    def wait(self) -> None:
-        """Returns once it has ended."""
-        if self._returncode is None:
-            self._returncode = self._told()
-
-    def send(self, number: signal.Signals) -> None:
-        """Sends it a signal, unless it has ended."""
-        if self.returncode is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """SIGKILL. Returns once it has ended."""
-        self.send(signal.SIGKILL)
-        self.wait()
-
-    def _told(self) -> int:
-        told = self._connection.recv(NUMBER.size, socket.MSG_WAITALL)
-        assert NUMBER.size == len(told), "what tests fork from is gone"
-        return NUMBER.unpack(told)[0]
-
-    def close(self) -> None:
-        """Kills it unless it has ended."""
-        try:
-            self.kill()
-        finally:
-            self._connection.close()
+def started() -> str:
+    """Starts a server that ends with this process, and returns its address."""
+    server = ExitStack()
+    atexit.register(server.close)
+    return server.enter_context(running())
 
 
 class Server:
@@ -216,6 +146,9 @@ def main() -> None:
         with socket.socket(socket.AF_UNIX) as here:
             here.bind(f"{folder}/socket")
             here.listen(128)
+            # What is forked may fork others from here.
+            fork_from(f"{folder}/socket")
+            audio_worker.stand_in()
             sys.stdout.write(f"{folder}/socket\n")
             sys.stdout.flush()
             server = Server(here)

@@ -12,7 +12,7 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.kit.forkserver import Child, use
+from tests.kit.child import Child, fork_from
 
 __all__ = ["interpreter"]
 
@@ -28,7 +28,7 @@ def interpreter(address: str) -> str:
 def main(address: str, *_: str) -> None:
     """Becomes the worker, as far as whoever started this can tell."""
     program = sys.argv[-1]  # python -u -c PROGRAM
-    use(address)
+    fork_from(address)
     child = Child(run, program, str(Path.cwd()), files=[0, 1, 2])
 
     def pass_on(number: int, _: FrameType | None) -> None:
