@@ -445,8 +445,8 @@ async def test_last_known_reason_of_a_busy_process(
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
 
     async def prepare() -> None:
-        # It answers 0.15 s before the deadline, or at last half as long after that.
-        asyncio.get_running_loop().call_later(1.83, time.sleep, 0.11)
+        # Requests to ElevenLabs end 0.225 s before the deadline, and all else 0.075 s after that.
+        asyncio.get_running_loop().call_later(1.755, time.sleep, 0.11)
         await cloner.PrepareCall(call(speech), timeout=2)
 
     assert "PROVIDER_TIMEOUT" == await late_reason(prepare)
@@ -464,7 +464,7 @@ async def test_last_known_reason_with_a_busy_registry(
         async def prepare() -> None:
             loop.call_later(1.7, other.execute, "BEGIN IMMEDIATE")
             # It hears late that its time is over, and would wait for the registry until no answer is in time.
-            loop.call_later(1.84, time.sleep, 0.05)
+            loop.call_later(1.765, time.sleep, 0.05)
             try:
                 await once.PrepareCall(call(speech), timeout=2)
             finally:
