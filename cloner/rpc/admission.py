@@ -28,6 +28,7 @@ from cloner.refusals import (
     TooManyWatch,
 )
 from cloner.rpc.contract import HEALTH, METHODS, path
+from cloner.rpc.late import extended_if_late
 from cloner.rpc.status import answer_failure, reason_of
 from cloner.rpc.usage import Quota
 from telemetry.facts import note
@@ -49,6 +50,9 @@ WATCH_VOICE = path("WatchVoice")
 
 # How long a request waits for room in memory before it is refused.
 ROOM_SECONDS = 2.0
+# How much longer a body may take if this process stood still as its time ended: what came meanwhile is read
+# by then, and what its sender could not send.
+LATE_SECONDS = 0.5
 # How many requests without a sample are read at once, and how many streams are open.
 SMALL_READS = 4
 MOST_STREAMS = 64
@@ -266,7 +270,10 @@ class Admission(grpc.aio.ServerInterceptor):
 
     async def _read(self, context: Context) -> bytes:
         try:
-            async with asyncio.timeout(self._body_seconds):
+            async with (
+                asyncio.timeout(self._body_seconds) as clock,
+                extended_if_late(clock, LATE_SECONDS),
+            ):
                 raw = await context.read()
         except TimeoutError:
             raise BodyTimeout from None

@@ -16,6 +16,7 @@ from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort, OwnQueueFul
 from cloner.provider.turns import Urgency, with_urgency
 from cloner.refusals import Overloaded
 from cloner.registry import Store
+from cloner.rpc.late import extended_if_late
 from cloner.rpc.status import answer_failure, ending_of_call, reason_of
 from telemetry.facts import log_context, note
 from telemetry.parts import measured
@@ -31,8 +32,6 @@ LONGEST_SECONDS = 60.0
 # still waits is given up, so that the answer leaves 0.15 s before the deadline: half of that is too little on
 # a busy machine.
 HEADROOM_SECONDS = 0.225
-# By how much the loop's clock may be off.
-CLOCK_SECONDS = 0.002
 
 
 class Answering(msgspec.Struct):
@@ -80,7 +79,7 @@ async def answered(
             try:
                 async with (
                     asyncio.timeout_at(answering.deadline + headroom / 3) as clock,
-                    _extended_if_late(clock, headroom / 6),
+                    extended_if_late(clock, headroom / 6),
                 ):
                     yield answering
             except (TimeoutError, Overloaded) as failure:
@@ -113,27 +112,6 @@ async def answered(
                 ending.parts = parts.seconds
             note(**facts)
             log.info("request answered", **facts)
-
-
-@asynccontextmanager
-async def _extended_if_late(clock: asyncio.Timeout, seconds: float) -> AsyncIterator[None]:
-    """Extends the time limit by so many seconds if the event loop was blocked past it.
-
-    Then requests to ElevenLabs, which end by themselves before the limit, can still report why they failed;
-    the limit alone would only say that time is up.
-    """
-    loop, due = asyncio.get_running_loop(), clock.when() or 0.0
-
-    def look() -> None:
-        # A limit that had passed from the start has expired by now.
-        if loop.time() > due and not clock.expired():
-            clock.reschedule(loop.time() + seconds)
-
-    handle = loop.call_at(due - CLOCK_SECONDS, look)
-    try:
-        yield
-    finally:
-        handle.cancel()
 
 
 def _failure_facts(failure: Exception) -> dict[str, str]:
