@@ -261,6 +261,7 @@ def _become(module: str, arguments: tuple[str, ...], environ: dict[str, str], fo
     if environ.get("PYTHONWARNINGS") == "error":
         warnings.simplefilter("error")
     if module == "cloner":
+        # What starts its audio workers.
         sys.executable = audio_worker.python()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
