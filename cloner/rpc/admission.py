@@ -50,9 +50,9 @@ WATCH_VOICE = path("WatchVoice")
 
 # How long a request waits for room in memory before it is refused.
 ROOM_SECONDS = 2.0
-# How much longer a body may take if this process stood still as its time ended: what came meanwhile is read
-# by then, and what its sender could not send.
-LATE_SECONDS = 0.5
+# How much longer a body may take if this process stood still as its time ended: enough to read what came
+# meanwhile, and what its sender could not send then.
+STOOD_STILL_SECONDS = 0.5
 # How many requests without a sample are read at once, and how many streams are open.
 SMALL_READS = 4
 MOST_STREAMS = 64
@@ -272,7 +272,7 @@ class Admission(grpc.aio.ServerInterceptor):
         try:
             async with (
                 asyncio.timeout(self._body_seconds) as clock,
-                extended_if_late(clock, LATE_SECONDS),
+                extended_if_late(clock, STOOD_STILL_SECONDS),
             ):
                 raw = await context.read()
         except TimeoutError:

@@ -3,6 +3,7 @@ import contextlib
 import io
 import logging
 import re
+import selectors
 import sqlite3
 import wave
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from tests.kit.wire import Wire
 CREATE = "/v1/voices/add"
 SERVICE = "/precall.v1.CloningService"
 TOKEN = "token-of-the-cloner-in-tests"
+GRPC = Path(__file__).parents[2] / "docs" / "GRPC.md"
 MEBIBYTE = 1_048_576
 STALLED = b"\0" + (10 * MEBIBYTE).to_bytes(4) + bytes(10 * MEBIBYTE - 1)
 
@@ -321,13 +323,16 @@ async def test_short_deadline_is_no_fault_of_the_registry(
     assert {"DEADLINE_TOO_SHORT", "PROVIDER_TIMEOUT", "PROVIDER_BUSY"} >= told
 
 
-class Expired:
-    """The context of a call whose time was over before it was begun."""
+class Told:
+    """The context of a call that has so many seconds from the start."""
 
     code: Any = None
 
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
     def time_remaining(self) -> float:
-        return 0.0
+        return self._seconds
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self.code = code
@@ -343,12 +348,39 @@ async def test_deadline_that_had_passed() -> None:
     """A call that had no time from the start is an answer, and no error of the process."""
     errors: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, error: errors.append(error))
-    context = Expired()
+    context = Told(0.0)
 
     async with answered(cast("Any", None), cast("Any", context)):
         await asyncio.sleep(60)
 
     assert (grpc.StatusCode.DEADLINE_EXCEEDED, []) == (context.code, errors)
+
+
+class Instantly(selectors.DefaultSelector):
+    """Has no loop wait: what it would wait for its timers passes at once."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+def test_answers_leave_before_the_deadline() -> None:
+    """By what docs/GRPC.md says, whatever they wait for; a machine that is busy with them takes of that."""
+    passing = Instantly()
+    loop = asyncio.SelectorEventLoop(passing)
+    loop.time = lambda: passing.now
+
+    async def hangs() -> None:
+        async with answered(cast("Any", None), cast("Any", Told(0.9))):
+            await asyncio.Event().wait()
+
+    with contextlib.closing(loop):
+        loop.run_until_complete(hangs())
+
+    (promised,) = re.findall(r"leaves (\S+) s before it", GRPC.read_text())
+    assert float(promised) == pytest.approx(0.9 - passing.now, abs=0.001)
 
 
 async def test_what_failed_is_told_whatever_the_registry_does(
