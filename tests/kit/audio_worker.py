@@ -39,8 +39,7 @@ def main(address: str, *arguments: str) -> None:
     fork_from(address)
     child = Child(run, limits, files=[0, 1, 2, int(descriptor)])
     os.close(int(descriptor))
-    child.wait()
-    sys.exit(child.returncode if child.returncode >= 0 else 128 - child.returncode)
+    child.exit_with_it()
 
 
 def run(limits: list[str], descriptor: int) -> None:

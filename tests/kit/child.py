@@ -8,6 +8,7 @@ import pickle
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -42,9 +43,9 @@ class Child:
 
         The function is given the others behind its arguments.
         """
+        server = server_address()
         self._returncode: int | None = None
         self._connection = socket.socket(socket.AF_UNIX)
-        server = server_address()
         nothing = os.open(os.devnull, os.O_RDWR)
         try:
             self._connection.connect(server)
@@ -74,6 +75,11 @@ class Child:
         """Returns once it has ended."""
         if self._returncode is None:
             self._returncode = self._told()
+
+    def exit_with_it(self) -> None:
+        """Ends this process once it has ended, with the status that a shell tells of it."""
+        self.wait()
+        sys.exit(self._returncode if self._returncode >= 0 else 128 - self._returncode)
 
     def send(self, number: signal.Signals) -> None:
         """Sends it a signal, unless it has ended."""

@@ -37,8 +37,7 @@ def main(address: str, *_: str) -> None:
     for number in ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, pass_on)
-    child.wait()
-    sys.exit(child.returncode if child.returncode >= 0 else 128 - child.returncode)
+    child.exit_with_it()
 
 
 def run(program: str, folder: str) -> None:
