@@ -221,7 +221,9 @@ def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
     return in_progress and voice is not None and voice[0] == "ready" and _intend(tx, update, now=now)
 
 
-def record_and_intend(tx: Transaction, update: AgentUpdate, *, now: float) -> tuple[bool, bool]:
+def record_and_intend(
+    tx: Transaction, update: AgentUpdate, *, stated: str | None = None, now: float
+) -> tuple[bool, bool]:
     """Records a new voice as `voices.record` does, and stores as `intend` does that an agent is given it.
 
     Returns whether the voice was recorded and whether the agent may be changed. A voice that was not recorded
@@ -229,7 +231,7 @@ def record_and_intend(tx: Transaction, update: AgentUpdate, *, now: float) -> tu
     """
     row = update.row
     in_progress = _lock_call(tx, row)
-    recorded = voices.record(tx, row.marker, row.voice_id, now=now)
+    recorded = voices.record(tx, row.marker, row.voice_id, now=now, call_id=row.call_id, stated=stated)
     return recorded, recorded and in_progress and _intend(tx, update, now=now)
 
 

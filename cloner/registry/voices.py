@@ -267,11 +267,22 @@ def intend(
     return Intent(row=row)
 
 
-def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
+def record(
+    tx: Transaction,
+    marker: str,
+    voice_id: str,
+    *,
+    now: float,
+    call_id: str | None = None,
+    stated: str | None = None,
+) -> bool:
     """Makes an intended or failed voice ready; a voice that another process has recorded stays ready.
 
-    False if it can no longer become ready: then nobody will use the voice, and its maker removes it.
+    False if it can no longer become ready: then nobody will use the voice, and its maker removes it. A call
+    that lost the voice when its intent failed has it again, if it is still the `stated` caller's call and has
+    no other voice.
     """
+    call = None if call_id is None else tx.one(CALL, call_id=call_id)
     row = one(tx, GET_LOCKED, marker=marker)
     if row is None:
         return False
@@ -290,6 +301,8 @@ def record(tx: Transaction, marker: str, voice_id: str, *, now: float) -> bool:
             return False
         tx.run(FORMER_REPLACED, caller=caller, now=now)
     tx.run(RECORDED, marker=marker, voice_id=voice_id, caller=caller, now=now)
+    if late and call is not None and call[0] is None and not is_of_another(call[1], stated):
+        tx.run(CALL_HAS, call_id=call_id, marker=marker, caller=caller)
     return True
 
 

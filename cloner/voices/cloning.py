@@ -219,7 +219,7 @@ class Cloning:
                 deadline=deadline,
                 retried=partial(self._measures.provider_retried, "clone"),
             )
-        return await self._record(clone, voice_id)
+        return await self._record(clone, voice_id, call_id=wanted.call_id, stated=wanted.identity.stated)
 
     async def _attempt(
         self, clone: Clone, wanted: Wanted, recording: Recording, *, deadline: float, resent: int
@@ -311,15 +311,21 @@ class Cloning:
         clone.row = row
         return await self._record(clone, found.voice_id)
 
-    async def _record(self, clone: Clone, voice_id: str) -> Voice:
+    async def _record(
+        self, clone: Clone, voice_id: str, *, call_id: str | None = None, stated: str | None = None
+    ) -> Voice:
         with outliving(self._tracer, LATE):
             note(voice_id=voice_id)
             row, now = clone.row, self._now()
             if clone.agent_update is None:
-                recorded = await self._store.write(voices.record, row.marker, voice_id, now=now)
+                recorded = await self._store.write(
+                    voices.record, row.marker, voice_id, now=now, call_id=call_id, stated=stated
+                )
             else:
                 update = clone.agent_update.with_voice(row.marker, voice_id)
-                recorded, held = await self._store.write(agents.record_and_intend, update, now=now)
+                recorded, held = await self._store.write(
+                    agents.record_and_intend, update, stated=stated, now=now
+                )
                 clone.agent_intended = AgentIntended(update, held)
                 if clone.agent_update is None:
                     self._let_go(clone.agent_intended)

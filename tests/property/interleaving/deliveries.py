@@ -221,10 +221,12 @@ def found_or_made(
                 world.made[voice] = (row.marker, caller, world.now)
                 yield
                 if update is None or world.now >= deadline:
-                    recorded = voices.record(tx, row.marker, voice, now=world.now)
+                    recorded = voices.record(
+                        tx, row.marker, voice, now=world.now, call_id=call, stated=caller
+                    )
                 else:
                     update = update.with_voice(row.marker, voice)
-                    recorded, may = agents.record_and_intend(tx, update, now=world.now)
+                    recorded, may = agents.record_and_intend(tx, update, stated=caller, now=world.now)
                     check_intended(world, update, may)
                     assert recorded or not may, "a voice that is not recorded was to be given to an agent"
                 if recorded:
