@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,7 +80,10 @@ class Calls:
         self._require_consent = require_consent
         self._due = due
         self._now = now
-        self._under_way: dict[str, UnderWay] = {}
+        self._under_way: dict[tuple[str, str], UnderWay] = {}
+        """By the call and whom its delivery has stated: no answer is another caller's."""
+
+        self._preparing: Counter[tuple[str, str]] = Counter()
         self._unnaming: set[asyncio.Task[None]] = set()
 
     async def open(
@@ -164,38 +168,59 @@ class Calls:
         delivery of a call that is still being prepared gets the answer of the first. Raises what Voices,
         Samples and Agents raise.
         """
-        first = self._under_way.get(begun.call_id)
+        key = begun.call_id, begun.identity.stated
+        wanted = Wanted(identity=begun.identity, caller=begun.call.caller, call_id=begun.call_id)
+        self._preparing[key] += 1
+        try:
+            await self._voices.note_consent(begun.noted.voice, wanted)
+            return await self._prepare_once(key, begun, wanted, sample, deadline=deadline)
+        except Exception:
+            # While another delivery of the caller is under way, nobody else may have the call.
+            if self._preparing[key] == 1:
+                await self._unname(begun)
+            raise
+        finally:
+            self._preparing[key] -= 1
+            if not self._preparing[key]:
+                del self._preparing[key]
+
+    async def _prepare_once(
+        self, key: tuple[str, str], begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float
+    ) -> Prepared:
+        """Answers what the first delivery of the caller is answered, while that one is under way."""
+        first = self._under_way.get(key)
         if first is not None:
             get_current_span().add_link(first.trace)
             left = deadline - asyncio.get_running_loop().time()
             with part("another_clone", links=[Link(first.trace)]):
                 await asyncio.wait({first.answer}, timeout=max(0.0, left))
             if first.answer.done() and not first.answer.cancelled():
-                return msgspec.structs.replace(first.answer.result(), voice_reused=True)
+                answered = first.answer.result()
+                voice = await self._voices.keep_told(answered.voice, wanted)
+                return msgspec.structs.replace(answered, voice=voice, voice_reused=True)
             begun = await self.begin(begun.call, sample)
         # Later deliveries wait for the first one only: one that waited in vain may have less time left.
         answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         if first is None:
-            self._under_way[begun.call_id] = UnderWay(answer, get_current_span().get_span_context())
+            self._under_way[key] = UnderWay(answer, get_current_span().get_span_context())
         try:
             try:
-                prepared = await self._prepare(begun, sample, deadline=deadline)
+                prepared = await self._prepare(begun, wanted, sample, deadline=deadline)
             except AgentRejected:
                 refused = (await self.begin(begun.call, sample)).noted.voice
                 if refused is None or not await self._voices.is_lost(refused, deadline=deadline):
                     raise
                 # Noted again: the call has no voice any more, and the agent was changed, or may have been.
                 anew = await self.begin(begun.call, sample)
-                prepared = await self._prepare(anew, sample, deadline=deadline)
+                prepared = await self._prepare(anew, wanted, sample, deadline=deadline)
             answer.set_result(prepared)
             return prepared
         finally:
             answer.cancel()
             if first is None:
-                del self._under_way[begun.call_id]
+                del self._under_way[key]
 
-    async def _prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
-        wanted = Wanted(identity=begun.identity, caller=begun.call.caller, call_id=begun.call_id)
+    async def _prepare(self, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float) -> Prepared:
         answered = await self._answer_ended(begun, wanted)
         if answered is None:
             answered = await self._answer_repeated(begun, wanted, deadline=deadline)
@@ -211,9 +236,6 @@ class Calls:
             if found is None:
                 found = await self._clone_new(begun, wanted, sample, reading, deadline=deadline)
             agent = await _wait_for(reading)
-        except Exception:
-            await self._unname(begun.call_id)
-            raise
         finally:
             reading.cancel()
         return await self._give(begun, found, agent, deadline=deadline)
@@ -234,7 +256,10 @@ class Calls:
         if begun.noted.call.ended_at is None:
             return None
         voice = await self._voices.former_voice(begun.noted.call.marker, wanted)
-        return None if voice is None else self._answer(begun, voice, reused=True, missed=Missed.CALL_ENDED)
+        if voice is None:
+            return None
+        voice = await self._voices.keep_told(voice, wanted)
+        return self._answer(begun, voice, reused=True, missed=Missed.CALL_ENDED)
 
     async def _answer_repeated(self, begun: Begun, wanted: Wanted, *, deadline: float) -> Prepared | None:
         """The answer to a delivery that is repeated during its call.
@@ -291,12 +316,14 @@ class Calls:
         before = agent.now if agent is not None and missed is None else None
         return self._answer(begun, found.voice, reused=found.reused, missed=missed, before=before)
 
-    async def _unname(self, call_id: str) -> None:
+    async def _unname(self, begun: Begun) -> None:
         """Forgets the caller of a call that failed, so that the next delivery may state another one.
 
         Waits for UNNAME_SECONDS at most, so that the failure is answered in time.
         """
-        task = asyncio.create_task(self._store.write(calls.unname, call_id))
+        task = asyncio.create_task(
+            self._store.write(calls.unname, begun.call_id, stated=begun.identity.stated)
+        )
         self._unnaming.add(task)
         task.add_done_callback(self._unnaming.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())

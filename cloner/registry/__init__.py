@@ -22,7 +22,7 @@ from cloner.registry import (
 )
 from cloner.registry.agents import AgentIntended, AgentRow, AgentState, AgentUpdate
 from cloner.registry.calls import CallRow, NewCall, Noted
-from cloner.registry.consents import Consent, ConsentWithdrawn
+from cloner.registry.consents import CallerForgotten, Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
 from cloner.registry.ownership import is_ours
 from cloner.registry.requests import NamedRequest, RequestDiffers, RequestForgotten
@@ -45,6 +45,7 @@ __all__ = [
     "AgentUpdate",
     "CallRow",
     "CallView",
+    "CallerForgotten",
     "Consent",
     "ConsentWithdrawn",
     "NamedRequest",

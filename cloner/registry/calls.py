@@ -114,7 +114,9 @@ KNOWN = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
 NAMED = Statement("""
     UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated WHERE id = :id
 """)
-UNNAMED = Statement("UPDATE calls SET stated = :nobody WHERE id = :id AND marker IS NULL")
+UNNAMED = Statement("""
+    UPDATE calls SET stated = :nobody WHERE id = :id AND stated = :stated AND marker IS NULL
+""")
 CONFIRMED = Statement("UPDATE calls SET confirmed = true WHERE id = :id")
 HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :id")
 ITS_VOICE = Statement(f"SELECT caller FROM voices WHERE marker = :marker AND {voices.ACTIVE} FOR UPDATE")
@@ -324,12 +326,13 @@ def complete(
     return None if call is None or call.ended_at == call.begun_at else call
 
 
-def unname(tx: Transaction, call_id: str) -> None:
+def unname(tx: Transaction, call_id: str, *, stated: str) -> None:
     """After a failure, lets a delivery state another caller, unless the call has a voice or one on its way.
 
-    The number still finds no voice for the call.
+    Only the `stated` caller whose delivery has failed is taken back. The number still finds no voice for the
+    call.
     """
-    tx.run(UNNAMED, id=call_id, nobody=NOBODY)
+    tx.run(UNNAMED, id=call_id, stated=stated, nobody=NOBODY)
 
 
 def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:

@@ -9,6 +9,7 @@ from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
 __all__ = [
+    "CallerForgotten",
     "Consent",
     "ConsentWithdrawn",
     "counting",
@@ -28,6 +29,15 @@ class ConsentWithdrawn(Exception):
     def __init__(self) -> None:
         super().__init__(
             "The consent to this voice was withdrawn: a new one is needed, with its own reference."
+        )
+
+
+class CallerForgotten(Exception):
+    """The caller was forgotten after the request had come. No voice is left of it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The caller was forgotten while the voice was being made: another needs a new request."
         )
 
 

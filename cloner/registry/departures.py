@@ -107,6 +107,8 @@ def evict(tx: Transaction, marker: str, *, busy_since: float, now: float, tracep
     It stays where an open call that began since `busy_since` uses it. `traceparent` is the request that gives
     it up.
     """
+    # Postgres looks for the calls once it has the voice: a call that took it meanwhile counts.
+    tx.one(voices.GET_LOCKED, marker=marker)
     values = {"marker": marker, "reason": EVICTED, "now": now, "given_up_by": traceparent}
     return tx.run(GIVEN_UP_UNLESS_IN_CALL, **values, busy_since=busy_since) == 1
 

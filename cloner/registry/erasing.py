@@ -35,6 +35,9 @@ def forget(
 def forget_person_of_voice(
     tx: Transaction, voice_id: str, *, now: float, traceparent: str = ""
 ) -> list[VoiceRow]:
-    """Forgets the person of a voice, as `forget` does; does nothing where there is no such usable voice."""
-    row = voices.find_by_voice_id(tx, voice_id)
+    """Forgets the person of a voice, also of one that is gone, as `forget` does.
+
+    Does nothing where no such voice is remembered.
+    """
+    row = voices.find_once_by_voice_id(tx, voice_id)
     return [] if row is None else forget(tx, row.person, None, now=now, traceparent=traceparent)

@@ -27,7 +27,12 @@ WITHDRAWN_TOO = Statement("UPDATE voices SET reason = :reason WHERE person = :pe
 def take_in(
     tx: Transaction, marker: str, consent: str, *, person: str, number: str | None, now: float
 ) -> None:
-    """Stores a consent that came with a request, also in the row of a voice that has none yet."""
+    """Stores a consent that came with a request, also in the row of a voice that has none yet.
+
+    Stores nothing if the row is gone: the person was forgotten since.
+    """
+    if voices.get(tx, marker) is None:
+        return
     consents.note(tx, person, consent, number=number, now=now)
     tx.run(CONSENTED, marker=marker, consent=consent, now=now)
 
@@ -46,8 +51,10 @@ def withdraw(
     Returns those that ElevenLabs still has and that must be deleted there.
     """
     consents.withdraw(tx, person, consent, number=number, now=now)
-    for row in voices.find_by_person_or_number(tx, person, None):
-        if row.state == "intended":
+    found = voices.find_by_person_or_number(tx, person, None)
+    for row in sorted(found, key=lambda row: row.marker):
+        # Locked first: another process may be about to record it.
+        if (locked := voices.lock(tx, row.marker)) is not None and locked.state == "intended":
             voices.fail(tx, row.marker, CONSENT_WITHDRAWN, now=now)
         # Also of a voice that was given up before: no request gets it any more.
         requests.forget_voice(tx, row.marker)

@@ -235,7 +235,8 @@ def intend(
     Returns the new row or the existing one. If several callers ask at once, one of them creates the row.
     While the provider's monthly limit is used up, none is created. A consent that was given earlier counts
     for the new row. A call that is no longer the `stated` caller's neither gets the voice nor decides which
-    row it is. Raises RequestDiffers, RequestForgotten, or ConsentWithdrawn.
+    row it is. Raises RequestDiffers, RequestForgotten, ConsentWithdrawn, or, if there is no such call any
+    more, CallerForgotten.
     """
     answer = None if request is None else requests.lock(tx, request, now=now)
     if answer is not None and (made := get(tx, answer.marker)) is not None:
@@ -243,7 +244,9 @@ def intend(
     if call_id is not None:
         # The call is locked, so that it gets no second voice meanwhile.
         call = tx.one(CALL, call_id=call_id)
-        if call is None or is_of_another(call[1], stated):
+        if call is None:
+            raise consents.CallerForgotten
+        if is_of_another(call[1], stated):
             call_id = None
         elif call[0] and (held := find_in_use(tx, call[0])) is not None:
             return Intent(row=held)
@@ -251,20 +254,28 @@ def intend(
     if row is None and (resets_at := month_resets_at(tx)) > now:
         return Intent(row=None, month_resets_at=resets_at)
     if row is None:
-        consent, consent_at = consents.counting(
-            tx, new.person, told=new.consent, number=new.number, now=now
-        ) or ("", None)
-        new = msgspec.structs.replace(new, consent=consent)
-    while row is None:
-        # The row that prevented the insert may no longer be active when it is read.
-        tx.run(INTENDED, **msgspec.structs.asdict(new), consent_at=consent_at, now=now)
-        row = find_by_caller(tx, new.caller)
+        row = _insert(tx, new, now=now)
     note_alive(tx, new.owner, now=now)
     if call_id is not None:
         tx.run(CALL_HAS, call_id=call_id, marker=row.marker, caller=row.caller)
     if request is not None and row.marker == new.marker:
         requests.note_voice(tx, request, row.marker, reused=False, now=now)
     return Intent(row=row)
+
+
+def _insert(tx: Transaction, new: NewVoiceRow, *, now: float) -> VoiceRow:
+    """Stores a new intent, unless another one of the caller is stored first. Returns the row that counts."""
+    consent, consent_at = consents.counting(tx, new.person, told=new.consent, number=new.number, now=now) or (
+        "",
+        None,
+    )
+    new = msgspec.structs.replace(new, consent=consent)
+    row = None
+    while row is None:
+        # The row that prevented the insert may no longer be active when it is read.
+        tx.run(INTENDED, **msgspec.structs.asdict(new), consent_at=consent_at, now=now)
+        row = find_by_caller(tx, new.caller)
+    return row
 
 
 def record(

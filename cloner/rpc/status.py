@@ -22,6 +22,7 @@ from cloner import refusals
 from cloner.audio.inspector import InspectionUnavailable, SampleUnreadable
 from cloner.provider import failures
 from cloner.registry import (
+    CallerForgotten,
     ConsentWithdrawn,
     RegistryBusy,
     RegistryUnavailable,
@@ -102,6 +103,7 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     samples.SampleRateTooLow: (E.ERROR_REASON_SAMPLE_RATE_TOO_LOW, C.INVALID_ARGUMENT),
     SampleUnreadable: (E.ERROR_REASON_SAMPLE_UNREADABLE, C.INVALID_ARGUMENT),
     ConsentMissing: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
+    CallerForgotten: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
     ConsentWithdrawn: (E.ERROR_REASON_CONSENT_MISSING, C.FAILED_PRECONDITION),
     CallNotFound: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     ConversationMismatch: (E.ERROR_REASON_CONVERSATION_MISMATCH, C.ALREADY_EXISTS),

@@ -2,20 +2,39 @@
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from itertools import chain, repeat
+from typing import TypeVar
 
 import msgspec
+import structlog
 from opentelemetry.trace import get_current_span
 
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.turns import urgency
-from cloner.registry import AgentIntended, AgentUpdate, NamedRequest, NewVoiceRow, VoiceRow
+from cloner.registry import (
+    AgentIntended,
+    AgentUpdate,
+    CallerForgotten,
+    NamedRequest,
+    NewVoiceRow,
+    RegistryUnavailable,
+    VoiceRow,
+)
 from cloner.voices.callers import Caller, Identity, voice_label
 from cloner.voices.voice import Voice
 from environment.memory import unraised
 from telemetry.tracing import traceparent
 
 __all__ = ["Clone", "Superseded", "Wanted", "new_row"]
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+# Between two tries to store what became of a clone; the last one again and again.
+STORE_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Superseded(Exception):
@@ -37,6 +56,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     agent_voice_id: str | None = None
     agent_update: AgentUpdate | None = None
 
+    def check_row(self, row: VoiceRow | None) -> None:
+        """Raises CallerForgotten if the row of the intent is gone; a named request is told otherwise."""
+        if row is None and self.request is None:
+            raise CallerForgotten
+
 
 class Clone:
     """A clone under way in this process, and what to answer if time runs out while somebody waits for it."""
@@ -53,7 +77,7 @@ class Clone:
         """When it began, and when its intent was last known to be ours."""
 
         self.trace = get_current_span().get_span_context()
-        self.failure: ProviderFailure | None = None
+        self.failure: ProviderFailure | RegistryUnavailable | None = None
         """What went wrong last, or OwnQueueFull while it waits for its turn."""
 
         self.asked = asked
@@ -75,6 +99,21 @@ class Clone:
         if isinstance(ended, Exception):
             raise unraised(ended)
         return ended
+
+    async def stored(self, write: Callable[[], Awaitable[T]]) -> T:
+        """The result of a write to the registry, tried again for as long as that cannot be written.
+
+        An intent that stayed open would keep others waiting for as long as this process gives signs of life.
+        """
+        for pause in chain(STORE_PAUSES, repeat(STORE_PAUSES[-1])):
+            try:
+                return await write()
+            except RegistryUnavailable as failure:
+                if self.failure is None:
+                    self.failure = unraised(failure)
+                log.warning("clone not stored yet", reason=failure.reason, next_try_seconds=pause)
+            await asyncio.sleep(pause)
+        raise AssertionError("the pauses have no end")
 
     def sent(self, *, again: bool) -> None:
         """Notes that a create is about to be sent. The failure of an earlier try is kept until the answer."""

@@ -31,14 +31,17 @@ from opentelemetry.sdk.trace import TracerProvider
 from cloner.measures import Measures
 from cloner.memory_budget import MemoryBudget
 from cloner.provider import failures
-from cloner.provider.elevenlabs import ElevenLabs, NewVoice
+from cloner.provider.elevenlabs import ElevenLabs, ListedVoice, NewVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
 from cloner.provider.turns import with_urgency
 from cloner.refusals import Overloaded
 from cloner.registry import (
     AgentIntended,
+    CallerForgotten,
+    ConsentWithdrawn,
     RegistryUnavailable,
+    RequestForgotten,
     Store,
     VoiceRow,
     agents,
@@ -48,7 +51,7 @@ from cloner.registry import (
     voices,
 )
 from cloner.voices.clone import Clone, Superseded, Wanted, new_row
-from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
+from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, NotLookedFor, VoiceNeedsVerification
 from cloner.voices.monthly_limit import resets_at
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
@@ -135,7 +138,7 @@ class Cloning:
             if not new:
                 return row, None
             clone = Clone(row, agent_update=wanted.agent_update)
-            self._start(clone, self._make(clone, wanted, recording))
+            self._start(clone, self._make(clone, wanted, recording), wanted)
             return row, clone
 
     def _leave_begun(self, beginning: "asyncio.Task[tuple[VoiceRow, Clone | None]]") -> None:
@@ -202,8 +205,8 @@ class Cloning:
             raise failures.MonthlyLimit(retry_after=max(1.0, intent.month_resets_at - now))
         return intent.row, intent.row.marker == new.marker
 
-    async def _make(self, clone: Clone, wanted: Wanted, recording: Recording) -> Voice:
-        """Creates the voice and records it."""
+    async def _make(self, clone: Clone, wanted: Wanted, recording: Recording) -> str:
+        """Creates the voice, and returns its id."""
         deadline = asyncio.get_running_loop().time() + self._timeout
 
         async def attempt(resent: int) -> str:
@@ -212,14 +215,13 @@ class Cloning:
 
         # Counted separately, because the clone may outlive the request that began it.
         with self._memory.holding(len(recording.sample)):
-            voice_id = await retrying(
+            return await retrying(
                 attempt,
                 (failures.Busy, failures.Unavailable),
                 attempts=self._attempts,
                 deadline=deadline,
                 retried=partial(self._measures.provider_retried, "clone"),
             )
-        return await self._record(clone, voice_id, call_id=wanted.call_id, stated=wanted.identity.stated)
 
     async def _attempt(
         self, clone: Clone, wanted: Wanted, recording: Recording, *, deadline: float, resent: int
@@ -243,15 +245,9 @@ class Cloning:
         except ProviderFailure as failure:
             clone.failure = unraised(failure)
             log.warning("voice not created", reason=failure.reason, maybe_made=failure.maybe_done)
-            if not failure.maybe_done:
-                raise
-            with outliving(self._tracer, LATE):
-                found = await self._marked.look_for(clone.row.marker)
+            found = await self._look_for(clone) if failure.maybe_done else None
             if found is None:
-                # The next create uses a new marker; reconciliation finds what this one made.
-                await self._store.write(voices.fail, clone.row.marker, reasons.UNANSWERED, now=self._now())
                 raise
-            log.info("voice found by its marker", voice_id=found.voice_id)
             created = NewVoice(found.voice_id, found.requires_verification)
         if created.voice_id == wanted.agent_voice_id:
             log.error(
@@ -264,6 +260,18 @@ class Cloning:
             self._discard(created.voice_id, clone.row.marker, VoiceNeedsVerification.reason)
             raise VoiceNeedsVerification
         return created.voice_id
+
+    async def _look_for(self, clone: Clone) -> ListedVoice | None:
+        """The voice of a create that got no answer. Raises NotLookedFor."""
+        marker = clone.row.marker
+        with outliving(self._tracer, LATE):
+            found = await self._marked.look_for(marker)
+        if found is None:
+            # The next create uses a new marker; reconciliation finds what this one made.
+            await self._store.write(voices.fail, marker, reasons.UNANSWERED, now=self._now())
+        else:
+            log.info("voice found by its marker", voice_id=found.voice_id)
+        return found
 
     async def _create(
         self, clone: Clone, wanted: Wanted, recording: Recording, *, deadline: float, resent: int
@@ -288,9 +296,10 @@ class Cloning:
             )
 
     async def _renew(self, clone: Clone, wanted: Wanted) -> None:
-        """Continues under a new marker if the intent is no longer ours. Raises Superseded."""
+        """Continues under a new marker if the intent is no longer ours. Raises what `_intend` raises, too."""
         former = clone.row
         row = await self._store.read(voices.get, former.marker)
+        wanted.check_row(row)
         if row is None or row.state != "intended" or row.owner != self._owner:
             row, new = await self._intend(wanted)
             if not new:
@@ -298,8 +307,8 @@ class Cloning:
             self._clones[row.marker] = self._clones.pop(former.marker, clone)
         clone.row, clone.seen = row, asyncio.get_running_loop().time()
 
-    async def _resume(self, clone: Clone) -> Voice:
-        """Looks for the voice of an intent whose process died; records it, or closes the intent."""
+    async def _resume(self, clone: Clone) -> str:
+        """The id of the voice of an intent whose process died. Raises Superseded if none is found."""
         row = await self._store.read(voices.get, clone.row.marker)
         found = None if row is None else await self._marked.look_for(row.marker)
         if row is None or found is None:
@@ -309,11 +318,10 @@ class Cloning:
             raise Superseded
         log.info("voice found by its marker", voice_id=found.voice_id)
         clone.row = row
-        return await self._record(clone, found.voice_id)
+        return found.voice_id
 
-    async def _record(
-        self, clone: Clone, voice_id: str, *, call_id: str | None = None, stated: str | None = None
-    ) -> Voice:
+    async def _record(self, clone: Clone, voice_id: str, wanted: Wanted | None) -> Voice:
+        call_id, stated = (None, None) if wanted is None else (wanted.call_id, wanted.identity.stated)
         with outliving(self._tracer, LATE):
             note(voice_id=voice_id)
             row, now = clone.row, self._now()
@@ -334,31 +342,43 @@ class Cloning:
                     raise failures.ProtocolBroken
                 log.warning("voice no longer wanted", voice_id=voice_id)
                 self._discard(voice_id, row.marker, "no_longer_wanted")
+                if wanted is not None:
+                    wanted.check_row(await self._store.read(voices.get, row.marker))
                 raise Superseded
             log.info("voice created", voice_id=voice_id)
             return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
 
-    def _start(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> None:
+    def _start(self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None = None) -> None:
         """Begins the task of a clone. Its intent is closed if nothing comes of it."""
         self._clones[clone.row.marker] = clone
-        clone.task = self._begin(self._finished(clone, work))
+        clone.task = self._begin(self._finished(clone, work, wanted))
         if self._heart is None or self._heart.done():
             # The task serves every clone, so it is part of no request's trace.
             self._heart = asyncio.create_task(self._beat(), context=Context())
 
-    async def _finished(self, clone: Clone, work: Coroutine[Any, Any, Voice]) -> Voice | Exception:
+    async def _finished(
+        self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None
+    ) -> Voice | Exception:
         """The voice, or the failure that came instead."""
         outcome, reason = "abandoned", ""
         try:
             with with_urgency(clone.urgency):
-                voice = await work
+                voice_id = await work
+            voice = await clone.stored(lambda: self._record(clone, voice_id, wanted))
             outcome = "success"
             return voice
         except (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable, Overloaded) as failure:
             outcome, reason = "error", failure.reason
             await self._give_up(clone, failure.reason)
             return unraised(failure)
-        except Superseded as failure:
+        except NotLookedFor:
+            # Nobody knows whether there is a voice, so another one may be made only for another request.
+            unanswered = clone.failure
+            if unanswered is not None:
+                outcome, reason = "error", unanswered.reason
+            await self._give_up(clone, reasons.UNANSWERED)
+            return unanswered or Superseded()
+        except (Superseded, CallerForgotten, ConsentWithdrawn, RequestForgotten) as failure:
             await self._give_up(clone, reasons.NOT_MADE)
             return unraised(failure)
         except Exception:
@@ -372,7 +392,10 @@ class Cloning:
 
     async def _give_up(self, clone: Clone, reason: str) -> None:
         """Closes the intent of a clone, unless another process has taken it over."""
-        await self._store.write(voices.fail, clone.row.marker, reason, owner=self._owner, now=self._now())
+        marker, owner = clone.row.marker, self._owner
+        await clone.stored(
+            lambda: self._store.write(voices.fail, marker, reason, owner=owner, now=self._now())
+        )
 
     def _let_go(self, intended: AgentIntended) -> None:
         """Unlocks an agent that will not be changed. If this fails, the lock ends at its own time."""

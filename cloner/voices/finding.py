@@ -119,7 +119,7 @@ class Voices:
             voice = await self._found(row, deadline)
             done = attached and voice is not None and voice.marker == row.marker and row.state == "ready"
             if voice is not None and (done or await self._attach(wanted, voice.marker)):
-                return await self._kept(voice, wanted)
+                return await self.keep_told(voice, wanted)
             row = await self._store.read(voices.find_by_caller, wanted.identity.caller)
         raise failures.Busy
 
@@ -158,6 +158,7 @@ class Voices:
         wanted = Wanted(identity=identity, caller=caller, request=request)
         for _ in range(CLONES):
             row = await self._store.read(voices.find_by_caller, identity.caller)
+            await self.note_consent(row, wanted)
             # Read after the row: whoever stored the intent of that row stored its request as well.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered
@@ -192,6 +193,7 @@ class Voices:
         A repeated `request` gets the same voice as before. Raises what `clone_ahead` raises.
         """
         await self._require(Wanted(identity=identity, caller=caller), None)
+        await self.note_consent(None, Wanted(identity=identity, caller=caller))
         recording: Recording | None = None
         for _ in range(ROUNDS):
             old = await self._store.read(voices.find_by_caller, identity.caller)
@@ -231,6 +233,37 @@ class Voices:
             return None
         await self._require(wanted, row)
         return voice_of(row, state="ready")
+
+    async def note_consent(self, row: VoiceRow | None, wanted: Wanted) -> None:
+        """Stores the consent that a request brought, if `row`, the caller's voice, does not have it.
+
+        It is stored before anything is done under it, so that a withdrawal which comes after it counts.
+        """
+        told = wanted.caller.consent
+        if told and (row is None or row.consent != told):
+            identity = wanted.identity
+            await self._store.write(
+                consents.note, identity.person, told, number=identity.number, now=self._now()
+            )
+
+    async def keep_told(self, voice: Voice, wanted: Wanted) -> Voice:
+        """Stores the consent and the reference that the request brought, and returns the voice with them."""
+        told, changed = wanted.caller, False
+        if told.consent and told.consent != voice.consent:
+            changed = True
+            log.info("consent given", voice_id=voice.voice_id)
+            await self._store.write(
+                voice_consents.take_in,
+                voice.marker,
+                told.consent,
+                person=wanted.identity.person,
+                number=wanted.identity.number,
+                now=self._now(),
+            )
+        if told.reference and told.reference != voice.reference:
+            changed = True
+            await self._store.write(voices.set_reference, voice.marker, told.reference)
+        return (await self.former_voice(voice.marker, wanted) if changed else None) or voice
 
     async def close(self) -> None:
         """Stops looking at clones of other processes."""
@@ -302,25 +335,6 @@ class Voices:
             return
         if await self._store.read(consents.standing, wanted.identity.person) is None:
             raise ConsentMissing
-
-    async def _kept(self, voice: Voice, wanted: Wanted) -> Voice:
-        """Stores the consent and the reference that the request brought, and returns the voice with them."""
-        told, changed = wanted.caller, False
-        if told.consent and told.consent != voice.consent:
-            changed = True
-            log.info("consent given", voice_id=voice.voice_id)
-            await self._store.write(
-                voice_consents.take_in,
-                voice.marker,
-                told.consent,
-                person=wanted.identity.person,
-                number=wanted.identity.number,
-                now=self._now(),
-            )
-        if told.reference and told.reference != voice.reference:
-            changed = True
-            await self._store.write(voices.set_reference, voice.marker, told.reference)
-        return (await self.former_voice(voice.marker, wanted) if changed else None) or voice
 
     async def _attach(self, wanted: Wanted, marker: str) -> bool:
         """Stores that the call has the voice; False if the voice was given up meanwhile."""

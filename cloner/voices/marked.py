@@ -14,7 +14,14 @@ from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.registry import RegistryUnavailable, Store, VoiceRow, voices
 
-__all__ = ["DEPLOYMENT_LABEL", "MARKER_LABEL", "Marked", "VoiceNeedsVerification", "marker_in"]
+__all__ = [
+    "DEPLOYMENT_LABEL",
+    "MARKER_LABEL",
+    "Marked",
+    "NotLookedFor",
+    "VoiceNeedsVerification",
+    "marker_in",
+]
 
 log = structlog.get_logger()
 
@@ -36,6 +43,10 @@ class VoiceNeedsVerification(Exception):
         super().__init__("ElevenLabs wants this voice verified before it may speak; it was removed again.")
 
 
+class NotLookedFor(Exception):
+    """Nobody can say whether a voice carries the marker. A create of that marker may not be sent again."""
+
+
 class Marked:
     """Voices of the deployment of the store."""
 
@@ -44,7 +55,11 @@ class Marked:
         self._store = store
 
     async def look_for(self, marker: str) -> ListedVoice | None:
-        """The voice that carries the marker. A list may lag behind, so it is searched for two seconds."""
+        """The voice that carries the marker. A list may lag behind, so it is searched for two seconds.
+
+        Raises NotLookedFor if ElevenLabs has answered no search.
+        """
+        answered = False
         for pause in LOOKS:
             await asyncio.sleep(pause)
             try:
@@ -53,9 +68,12 @@ class Marked:
             except ProviderFailure as failure:
                 log.warning("marker not looked for", reason=failure.reason)
                 continue
+            answered = True
             for voice in page.voices:
                 if marker_in(voice) == marker or marker in (voice.description or ""):
                     return voice
+        if not answered:
+            raise NotLookedFor
         return None
 
     async def is_there(self, row: VoiceRow, *, deadline: float) -> bool:

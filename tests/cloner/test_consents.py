@@ -10,7 +10,8 @@ from precall.v1 import error_reason_pb2
 from emulator import Emulator, Fault
 from tests.cloner.clock import StoppedClock
 from tests.kit.failures import refusal
-from tests.kit.requests import IVAN, call_of_ivan
+from tests.kit.provider import AGENT
+from tests.kit.requests import IVAN, call_of_ivan, end
 from tests.kit.rows import rows
 from tests.kit.voices import get
 
@@ -235,3 +236,41 @@ async def test_fields(cloning, request_fields: dict[str, Any], fields: list[str]
         assert ("FIELD_INVALID", fields) == await refusal(answer)
         unknown = cloner.SetConsent(pb.SetConsentRequest(voice_id="nowhere", withdrawn=True), timeout=10)
         assert "NOT_FOUND" == (await refusal(unknown))[0]
+
+
+async def test_withdrawn_before_the_intent(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A consent that came with a delivery is withdrawn by whoever withdraws it while its agent is read."""
+    emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
+    async with cloning(require_consent=True) as cloner:
+        asked = asyncio.ensure_future(
+            refusal(cloner.PrepareCall(call_of_ivan(speech, consent="form 1"), timeout=20))
+        )
+        await emulator.requests.wait(path=AGENT, stage="held")
+        assert (await withdrawn(cloner, caller=IVAN)).consents[0].withdrawn
+        emulator.faults.release()
+        assert "CONSENT_MISSING" == (await asked)[0]
+
+    assert [] == emulator.requests.matching(path=CREATE)
+
+
+async def test_told_by_a_repeat(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A consent counts that comes with a repeated delivery, while the first is prepared or after the call."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    of_ivan = pb.GetVoiceRequest(caller=IVAN)
+    async with cloning() as cloner:
+        first = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        again = call_of_ivan(speech, consent="form 9", client_reference="ours")
+        repeated = asyncio.ensure_future(cloner.PrepareCall(again, timeout=20))
+        while not (await cloner.GetVoice(of_ivan, timeout=10)).consents:
+            await asyncio.sleep(0.01)
+        emulator.faults.release()
+        assert "" == (await first).voice.consent
+        told = (await repeated).voice
+        await end(cloner)
+        late = (await cloner.PrepareCall(call_of_ivan(speech, consent="form 11"), timeout=20)).voice
+        consents = (await cloner.GetVoice(of_ivan, timeout=10)).consents
+
+    assert ("form 9", "ours") == (told.consent, told.client_reference)
+    assert "form 9" == late.consent
+    assert ["form 11", "form 9"] == [consent.reference for consent in consents]

@@ -1,6 +1,8 @@
 """Voices that go: whatever happens at the same moment, none comes back, and nobody's name stays behind."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ from cloner.registry import (
     departures,
     erasing,
     opened,
+    reasons,
     voice_consents,
     voices,
 )
@@ -22,6 +25,9 @@ from tests.kit.rows import values
 NOW = 1_700_000_000.0
 IVAN = "person of Ivan"
 NUMBER = "number of Ivan"
+WAITING = """
+    SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = current_database()
+"""
 
 
 @pytest.fixture
@@ -208,3 +214,64 @@ async def stored_texts(database: str) -> set[str]:
     """Every text in the table of voices."""
     found = await values(database, "SELECT * FROM voices")
     return {value for row in found for value in row if isinstance(value, str)}
+
+
+async def meanwhile(
+    database: str, store: Store, first: Callable[[Transaction], object], then: Awaitable[object]
+) -> tuple[object, object]:
+    """The results of two transactions, of which the second comes while the first is not committed yet."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(tx: Transaction) -> object:
+        result = first(tx)
+        begun.set()
+        assert go_on.wait(30)
+        return result
+
+    slow = asyncio.ensure_future(store.write(slowly))
+    await asyncio.to_thread(begun.wait)
+    quick = asyncio.ensure_future(then)
+    if store.postgres:
+        # SQLite has them wait in its queue, where nothing can be seen of it.
+        async with asyncio.timeout(30):
+            while not await values(database, WAITING):
+                await asyncio.sleep(0.01)
+    go_on.set()
+    return await slow, await quick
+
+
+@pytest.mark.parametrize("way", ["begin", "attach"])
+async def test_evicted_while_a_call_gets_it(database: str, store: Store, way: str) -> None:
+    """A voice that a call is just given is not given up for want of room."""
+    await store.write(voices.intend, intent("marker"), call_id=None, now=NOW)
+    assert await store.write(voices.record, "marker", "voice", now=NOW)
+    if way == "attach":
+        await store.write(calls.begin, msgspec.structs.replace(call(IVAN), caller="not known by then"))
+
+    def given(tx: Transaction) -> object:
+        if way == "begin":
+            return calls.begin(tx, call(IVAN))
+        return calls.attach(tx, "call", "marker", now=NOW, stated=IVAN)
+
+    evicting = store.write(departures.evict, "marker", busy_since=NOW - 7200, now=NOW)
+    has, evicted = await meanwhile(database, store, given, evicting)
+
+    row = await store.read(voices.get, "marker")
+    assert row is not None
+    assert (True, False, "ready") == (bool(has), evicted, row.state)
+
+
+@pytest.mark.parametrize("reason", [reasons.UNANSWERED, reasons.NOT_MADE])
+async def test_withdrawn_while_it_turns_up(database: str, store: Store, reason: str) -> None:
+    """A voice that is recorded late, just as its person withdraws the consent, goes with the others."""
+    await store.write(voices.intend, intent("marker"), call_id=None, now=NOW)
+    await store.write(voices.fail, "marker", reason, now=NOW)
+
+    withdrawing = store.write(voice_consents.withdraw, IVAN, "", number=None, now=NOW)
+    recorded, _ = await meanwhile(
+        database, store, lambda tx: voices.record(tx, "marker", "voice", now=NOW), withdrawing
+    )
+
+    row = await store.read(voices.get, "marker")
+    assert row is not None
+    assert (True, "deleting") == (recorded, row.state)

@@ -17,7 +17,7 @@ from cloner.registry import (
     calls,
     voices,
 )
-from cloner.registry.consents import ConsentWithdrawn
+from cloner.registry.consents import CallerForgotten, ConsentWithdrawn
 from cloner.registry.requests import RequestDiffers, RequestForgotten
 from tests.property.interleaving.upkeep import resume
 from tests.property.interleaving.world import (
@@ -206,7 +206,7 @@ def found_or_made(
             except ConsentWithdrawn:
                 check_withdrawn(world, caller)
                 return None, None
-            except (RequestDiffers, RequestForgotten):
+            except (RequestDiffers, RequestForgotten, CallerForgotten):
                 return None, None
             assert row is not None
             if row.marker == new.marker:

@@ -1,0 +1,75 @@
+"""What is under way for a caller who is forgotten meanwhile comes to nothing, and a voice forgets its caller."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from precall.v1 import cloning_pb2 as pb
+
+from emulator import Emulator, Fault
+from tests.kit.failures import failure, told
+from tests.kit.provider import CREATE, VOICE
+from tests.kit.requests import CLONING, IVAN, call, request
+from tests.kit.rows import rows
+
+EVERYTHING = ("SELECT greeting_name FROM voices WHERE greeting_name <> ''", "SELECT reference FROM consents")
+
+
+@pytest.mark.parametrize("method", CLONING)
+async def test_before_another_try(
+    cloning, emulator: Emulator, speech: bytes, database: str, spans: Any, method: str
+) -> None:
+    """A create that is to be sent again, and for which nobody waits any more, is not."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, status=429, headers={"Retry-After": "1"}))
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(getattr(cloner, method)(request(method, speech), timeout=20))
+        await emulator.requests.wait(path=CREATE, stage="finished")
+        asked.cancel()
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+        assert [] == await rows(database, "SELECT * FROM voices")
+        # What the clone asks before the next try.
+        await spans.wait("registry voices.get")
+
+    assert [] == await rows(database, "SELECT * FROM voices")
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+@pytest.mark.parametrize("method", CLONING)
+async def test_while_the_voice_is_made(
+    cloning, emulator: Emulator, speech: bytes, database: str, eventually, method: str
+) -> None:
+    """Whoever waits is told so, the voice goes, and no second one is made."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(
+            failure(getattr(cloner, method)(request(method, speech, consent="form 1"), timeout=20))
+        )
+        await emulator.requests.wait(path=CREATE, stage="held")
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+        emulator.faults.release()
+        refused = told(await asked)
+        await eventually(lambda: not emulator.voices.custom)
+
+    assert ("CONSENT_MISSING", True) == (refused.reason, "forgotten" in refused.message)
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+    assert [] == [row for query in EVERYTHING for row in await rows(database, query)]
+
+
+@pytest.mark.parametrize("state", ["deleting", "gone"])
+async def test_by_a_voice_that_went(
+    cloning, emulator: Emulator, speech: bytes, database: str, state: str
+) -> None:
+    """Somebody without a number can be forgotten by the voice alone, also when that is gone."""
+    caller = pb.Caller(name="Ivan the Nameless")
+    async with cloning(provider_attempts=1) as cloner:
+        made = await cloner.PrepareCall(call(speech, caller=caller, consent="signed by Ivan"), timeout=10)
+        voice_id = made.voice.voice_id
+        if state == "deleting":
+            emulator.faults.set(Fault(method="DELETE", path=VOICE, times=None, status=500))
+        await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=voice_id), timeout=10)
+        assert [{"state": state}] == await rows(database, "SELECT state FROM voices")
+        forgotten = await cloner.ForgetCaller(pb.ForgetCallerRequest(voice_id=voice_id), timeout=10)
+
+    assert (0, state == "deleting") == (forgotten.voices_deleted, forgotten.voices_pending)
+    assert [] == [row for query in EVERYTHING for row in await rows(database, query)]
+    assert [] == await rows(database, "SELECT id FROM calls")
