@@ -201,7 +201,8 @@ class VoiceNeedsVerification(PrecallError):
 class ConsentMissing(PrecallError):
     """The caller's consent to the clone is missing.
 
-    The server is set to require one; or it was withdrawn, and no new one was given.
+    The server is set to require one; or it was withdrawn, and no new one was given; or the caller was
+    forgotten while the voice was being made.
     """
 
     REASON = "CONSENT_MISSING"

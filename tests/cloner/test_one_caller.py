@@ -60,10 +60,10 @@ async def test_forgotten(cloning, emulator: Emulator, speech: bytes, eventually)
         anna = asyncio.ensure_future(cloner.PrepareCall(call(speech, caller=ANNA), timeout=20))
         await emulator.requests.wait(2, path=CREATE, stage="held")
         emulator.faults.release()
-        hers = await anna
+        hers, his = await anna, told(await ivan)
         await eventually(lambda: len(emulator.voices.custom) == 1)
 
-    assert "CONSENT_MISSING" == told(await ivan).reason
+    assert "CONSENT_MISSING" == his.reason
     assert [hers.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
     assert hers.voice.name.startswith("Anna")
 
