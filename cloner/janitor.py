@@ -252,16 +252,16 @@ class Janitor:
             return
         with self._span("reconcile", {}):
             listed = await self._listed()
-            known = await self._store.read(rows.known, list(listed))
+            known = await self._store.read(rows.known, sorted({marker for marker, _ in listed}))
             removed = adopted = 0
-            for marker, voice in listed.items():
+            for marker, voice in listed:
                 match await self._judged(marker, known.get(marker), voice, now):
                     case "adopted":
                         adopted += 1
                     case "removed":
                         removed += 1
             lost = 0
-            present = {voice.voice_id for voice in listed.values()}
+            present = {voice.voice_id for _, voice in listed}
             for row in await self._store.read(rows.ready):
                 old_enough = row.checked_at < now - self._terms.grace
                 if row.voice_id not in present and old_enough and not await self._is_there(row):
@@ -269,12 +269,26 @@ class Janitor:
                     await self._store.write(departures.note_lost, row.marker, now=now)
                     await self._store.write(agents.plan_restore, marker=row.marker)
                     lost += 1
+            await self._reopen_month(now)
             self._measures.reconciled()
             log.info("reconciled", voices=len(listed), removed=removed, adopted=adopted, lost=lost)
 
-    async def _listed(self) -> dict[str, ListedVoice]:
-        """The voices of this deployment at ElevenLabs, by their markers."""
-        found: dict[str, ListedVoice] = {}
+    async def _reopen_month(self, now: float) -> None:
+        """Lets voices be made again before the month is over, where a larger plan has room for them."""
+        if await self._store.read(deployment.month_resets_at) <= now:
+            return
+        with contextlib.suppress(ProviderFailure):
+            account = await self._provider.subscription(deadline=_soon(WORK_SECONDS))
+            used, limit = account.month_used, account.month_limit
+            if used is not None and limit is not None and used < limit:
+                await self._store.write(deployment.month_used_up, now)
+
+    async def _listed(self) -> list[tuple[str, ListedVoice]]:
+        """The voices of this deployment at ElevenLabs, each with its marker.
+
+        Two have one marker if something on the way to ElevenLabs has sent a create twice.
+        """
+        found: list[tuple[str, ListedVoice]] = []
         tokens: set[str | None] = set()
         token: str | None = None
         while token not in tokens and len(tokens) < MOST_PAGES:
@@ -287,7 +301,8 @@ class Janitor:
             for voice in page.voices:
                 if marker := marker_in(voice, self._store.name):
                     # The other fields are not needed here, and may be as long as a whole page.
-                    found[marker] = msgspec.structs.replace(voice, name=None, labels=None, description=None)
+                    short = msgspec.structs.replace(voice, name=None, labels=None, description=None)
+                    found.append((marker, short))
             token = page.next_page_token
             if not page.has_more or not token:
                 return found
@@ -300,7 +315,8 @@ class Janitor:
         made = voice.created_at_unix
         if made is None or made < int(self._store.created_at) or made > now - self._terms.grace:
             return None
-        if row is not None and row.state in ("intended", "ready", "deleting"):
+        its_own = row is not None and row.voice_id == voice.voice_id and row.state in ("ready", "deleting")
+        if its_own or (row is not None and row.state == "intended"):
             return None
         if await self._marked.is_anothers(voice.voice_id, marker):
             return None
