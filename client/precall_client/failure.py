@@ -40,8 +40,11 @@ SENTENCES: Mapping[str, str] = {
     "PROVIDER_TIMEOUT": "There was no answer in time.",
     "SAMPLE_TOO_LARGE": "The recording is larger than can be sent.",
 }
-# After these statuses it is certain that nothing was done.
-UNBEGUN = frozenset({"RATE_LIMITED", "PROVIDER_BUSY", "DEADLINE_TOO_SHORT", "BODY_TIMEOUT"})
+# The server refused the request and began nothing: always if it gives one of these reasons; for RATE_LIMITED
+# only if the metadata name a limit or the queue. After PROVIDER_BUSY and DEADLINE_TOO_SHORT a clone that was
+# begun may still be waiting, and goes on.
+REFUSED = frozenset({"CLONER_UNAVAILABLE", "BODY_TIMEOUT"})
+LIMITS = frozenset({"limit_requests", "limit_bytes_at_once", "queue"})
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,9 @@ def error_of(failure: grpc.aio.AioRpcError, *, repeatable: bool = True) -> Preca
 
 
 def _unbegun(reason: str, told: Told) -> bool:
-    return reason in UNBEGUN or (reason == "CLONER_UNAVAILABLE" and told.told)
+    return told.told and (
+        reason in REFUSED or (reason == "RATE_LIMITED" and not LIMITS.isdisjoint(told.metadata))
+    )
 
 
 def _read(failure: grpc.aio.AioRpcError) -> tuple[str, Told]:

@@ -142,8 +142,15 @@ def test_newer_server() -> None:
 @pytest.mark.parametrize(
     ("failure", "harmless", "otherwise"),
     [
-        (failed(C.RESOURCE_EXHAUSTED, info("RATE_LIMITED")), True, True),
-        (failed(C.UNAVAILABLE, info("PROVIDER_BUSY")), True, True),
+        (failed(C.RESOURCE_EXHAUSTED, info("RATE_LIMITED", limit_requests="4")), True, True),
+        (failed(C.RESOURCE_EXHAUSTED, info("RATE_LIMITED", limit_bytes_at_once="9")), True, True),
+        (failed(C.RESOURCE_EXHAUSTED, info("RATE_LIMITED", queue="own")), True, True),
+        (failed(C.RESOURCE_EXHAUSTED, info("RATE_LIMITED")), True, False),  # the registry, after a clone
+        (failed(C.RESOURCE_EXHAUSTED), True, False),
+        (failed(C.DEADLINE_EXCEEDED, info("BODY_TIMEOUT")), True, True),
+        (failed(C.DEADLINE_EXCEEDED, info("DEADLINE_TOO_SHORT")), True, False),
+        (failed(C.UNAVAILABLE, info("PROVIDER_BUSY")), True, False),
+        (failed(C.UNAVAILABLE, info("PROVIDER_BUSY", queue="own")), True, False),  # it may still be waiting
         (failed(C.UNAVAILABLE, info("CLONER_UNAVAILABLE")), True, True),  # it said that it is stopping
         (failed(C.UNAVAILABLE), True, False),  # a connection that broke tells nothing
         (failed(C.DEADLINE_EXCEEDED), True, False),
