@@ -109,7 +109,8 @@ class AccessControl(grpc.aio.ServerInterceptor):
                     ):
                         calling.set(client)
                         if client.max_requests is not None:
-                            own_quota.set(Quota(self._under_way[client.name], client.max_requests))
+                            others = self._under_way[client.name] - 1
+                            own_quota.set(Quota(others, client.max_requests))
                         return await behavior(requests, context)
                 except Refused as failure:
                     _refuse(context, failure)

@@ -9,7 +9,9 @@ from precall.v1 import cloning_pb2 as pb
 
 from cloner.provider.answers import Subscription, read_subscription
 from emulator import Emulator, Fault
+from environment import Toml
 from tests.cloner.clock import StoppedClock
+from tests.kit.clients import entry, with_token
 from tests.kit.failures import refusal
 from tests.kit.requests import IVAN
 
@@ -105,6 +107,25 @@ async def test_usage(cloning, emulator: Emulator, speech: bytes) -> None:
     # Work that no call waits for leaves one turn free.
     assert (1, 1) == (busy.provider_queue.running, busy.provider_queue.waiting)
     assert pb.Quota(in_use=2, limit=5) == busy.quota
+
+
+async def test_own_quota(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A client with a bound of its own is told what it has under way, without the call that asks."""
+    clients = Toml(entry("crm", "token-of-the-crm", most=3) + entry("erp", "token-of-the-erp"))
+    asked, crm = pb.GetUsageRequest(), with_token("token-of-the-crm")
+    async with cloning(cloner_clients=clients, cloner_max_requests=5) as cloner:
+        idle = await cloner.GetUsage(asked, timeout=10, metadata=crm)
+        emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+        asking = asyncio.ensure_future(cloner.CloneVoice(clone(speech), timeout=20, metadata=crm))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        busy = await cloner.GetUsage(asked, timeout=10, metadata=crm)
+        other = await cloner.GetUsage(asked, timeout=10, metadata=with_token("token-of-the-erp"))
+        emulator.faults.clear()
+        emulator.faults.release()
+        await asking
+
+    assert [pb.Quota(in_use=0, limit=3), pb.Quota(in_use=1, limit=3)] == [idle.quota, busy.quota]
+    assert pb.Quota(in_use=1, limit=5) == other.quota
 
 
 async def test_account_is_asked_once_a_minute(cloning, emulator: Emulator) -> None:
