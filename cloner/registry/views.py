@@ -12,9 +12,6 @@ from cloner.registry.voices import PERSONS
 
 __all__ = ["CallView", "VoiceView", "call", "calls", "persons_of", "voice", "voices", "voices_of", "watched"]
 
-MOST_OF_PERSON = 20
-"""How many of a caller's voices are read to find the one that counts."""
-
 
 class VoiceView(msgspec.Struct, frozen=True):
     """A voice, whatever became of it."""
@@ -82,7 +79,14 @@ def _both(text: str) -> Statement:
 
 
 BY_VOICE_ID = Statement(f"{VOICE} WHERE voice_id = :voice_id")
-OF_PERSON = Statement(f"{VOICE} WHERE person = :person ORDER BY created_at DESC, marker DESC LIMIT :most")
+NEWEST_OF_PERSON = Statement(f"""
+    {VOICE} WHERE marker IN (
+        SELECT marker FROM (
+            SELECT marker, row_number() OVER (PARTITION BY state ORDER BY created_at DESC, marker DESC) AS nth
+            FROM voices WHERE person = :person
+        ) AS numbered WHERE nth = 1
+    )
+""")
 IS_KNOWN = Statement("SELECT 1 FROM voices WHERE person = :person LIMIT 1")
 WATCHED = _both(
     f"{VOICE} WHERE marker IN (:markers[]) UNION {VOICE} WHERE person IN (:persons[])"
@@ -129,9 +133,8 @@ def voice(tx: Transaction, voice_id: str, *, busy_since: float) -> VoiceView | N
 
 
 def voices_of(tx: Transaction, person: str, *, busy_since: float) -> list[VoiceView]:
-    """The newest voices of a person, newest first."""
-    rows = tx.all(OF_PERSON, person=person, busy_since=busy_since, most=MOST_OF_PERSON)
-    return [_voice(row) for row in rows]
+    """The newest voice of a person in each state in which there are any."""
+    return [_voice(row) for row in tx.all(NEWEST_OF_PERSON, person=person, busy_since=busy_since)]
 
 
 def persons_of(tx: Transaction, number: str, *, exactly: str) -> list[str]:

@@ -68,6 +68,18 @@ async def test_kept_for_good(cloning, speech: bytes) -> None:
     assert not voice.HasField("expire_time")
 
 
+async def test_voice_that_others_failed_to_replace(cloning, emulator: Emulator, speech: bytes) -> None:
+    """The voice that is ready counts, however many that should have taken its place have failed since."""
+    async with cloning() as cloner:
+        made = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=IVAN, sample=speech), timeout=10)
+        emulator.faults.set(Fault(method="POST", path=CREATE, times=None, error="invalid_content"))
+        for _ in range(20):
+            await refusal(cloner.ReplaceVoice(pb.ReplaceVoiceRequest(caller=IVAN, sample=speech), timeout=10))
+        told = await get(cloner, caller=IVAN)
+
+    assert (made.voice.voice_id, pb.VOICE_STATE_READY) == (told.voice_id, told.state)
+
+
 async def test_voice_that_failed(cloning, emulator: Emulator, speech: bytes) -> None:
     """Why it did stands with it, until there is another."""
     async with cloning() as cloner:

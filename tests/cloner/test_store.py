@@ -34,6 +34,7 @@ from cloner.registry import (
     opened,
     processes,
     requests,
+    views,
     voice_consents,
     voices,
 )
@@ -587,7 +588,7 @@ async def test_nothing_is_looked_through(tmp_path: Path) -> None:
         pass
     asked = {
         f"{module.__name__.rpartition('.')[2]}.{name}": statement.sqlite
-        for module in (agents, calls, census, departures, due, voices)
+        for module in (agents, calls, census, departures, due, views, voices)
         for name, found in vars(module).items()
         for statement in (found if isinstance(found, tuple) else (found,))
         if isinstance(statement, Statement) and statement is not agents.ALONE
