@@ -9,6 +9,7 @@ from precall.v1 import error_reason_pb2
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import StoppedClock
+from tests.kit.changes import comes_true
 from tests.kit.failures import refusal
 from tests.kit.requests import IVAN, call_of_ivan
 from tests.kit.voices import get
@@ -296,6 +297,28 @@ async def test_calls(cloning, emulator: Emulator, speech: bytes) -> None:
         got.call_id, got.agent_id, got.conversation_id, got.voice_id,
     )  # fmt: skip
     assert (1_800_000_000, 1_800_000_030) == (got.begin_time.seconds, got.end_time.seconds)
+
+
+async def test_call_that_was_never_ended(cloning) -> None:
+    """It ended as long after its begin as a call may take, however much later anybody looked."""
+    clock = StoppedClock(1_800_000_000.0)
+    async with cloning(now=clock, call_max_minutes=30.0) as cloner:
+        opened = await cloner.OpenCall(
+            pb.OpenCallRequest(agent_id="agent_demo", conversation_id="conv_1"), timeout=10
+        )
+    clock.now += 5 * HOUR
+    async with cloning(now=clock, call_max_minutes=30.0) as cloner:
+
+        async def told() -> pb.Call:
+            return (await cloner.GetCall(pb.GetCallRequest(call_id=opened.call_id), timeout=10)).call
+
+        async def is_over() -> bool:
+            return (await told()).HasField("end_time")
+
+        await comes_true(is_over)
+        over = await told()
+
+    assert 1_800_000_000 + 30 * 60 == over.end_time.ToSeconds()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
