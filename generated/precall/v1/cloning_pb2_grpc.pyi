@@ -49,7 +49,9 @@ class CloningServiceStub:
     A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
     time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
 
-    A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
+    A failure of PrepareCall also holds one FallbackInfo, once the registry has told how the agent stands. Where
+    there is none, as after FIELD_INVALID, CONVERSATION_MISMATCH and while the registry does not answer, what was
+    told of the agent last still counts.
 
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
     passes before anybody was asked is answered DEADLINE_TOO_SHORT.
@@ -259,7 +261,9 @@ class CloningServiceAsyncStub(CloningServiceStub):
     A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
     time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
 
-    A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
+    A failure of PrepareCall also holds one FallbackInfo, once the registry has told how the agent stands. Where
+    there is none, as after FIELD_INVALID, CONVERSATION_MISMATCH and while the registry does not answer, what was
+    told of the agent last still counts.
 
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
     passes before anybody was asked is answered DEADLINE_TOO_SHORT.
@@ -465,7 +469,9 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
     time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
 
-    A failure of PrepareCall that came after its fields were checked also holds one FallbackInfo.
+    A failure of PrepareCall also holds one FallbackInfo, once the registry has told how the agent stands. Where
+    there is none, as after FIELD_INVALID, CONVERSATION_MISMATCH and while the registry does not answer, what was
+    told of the agent last still counts.
 
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
     passes before anybody was asked is answered DEADLINE_TOO_SHORT.
