@@ -329,9 +329,9 @@ class VoiceNotActivated(PrecallError):
 
 
 class DeadlineTooShort(Temporary):
-    """The caller's deadline passed before anybody was asked.
+    """The caller's deadline passed before ElevenLabs was asked, or before the registry had answered.
 
-    Send a longer one.
+    What the registry was asked to note may be noted all the same. Send a longer one.
     """
 
     REASON = "DEADLINE_TOO_SHORT"

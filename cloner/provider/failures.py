@@ -167,10 +167,10 @@ class TimedOut(ProviderFailure):
 
 
 class DeadlineTooShort(TimedOut):
-    """The caller's deadline passed before anybody was asked."""
+    """The caller's deadline passed before ElevenLabs was asked, or before the registry had answered."""
 
     reason = "DEADLINE_TOO_SHORT"
-    sentence = "The deadline passed before anybody was asked; send a longer one."
+    sentence = "The deadline was too short for an answer; send a longer one."
 
 
 # The words of `detail.status` and `detail.code` (API reference, "Errors"), status first, as the

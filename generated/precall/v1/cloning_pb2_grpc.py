@@ -52,8 +52,9 @@ class CloningServiceStub:
     there is none, as after FIELD_INVALID, CONVERSATION_MISMATCH and while the registry does not answer, what was
     told of the agent last still counts.
 
-    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
-    passes before anybody was asked is answered DEADLINE_TOO_SHORT.
+    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that passes
+    before ElevenLabs was asked, or before the registry had answered, is answered DEADLINE_TOO_SHORT. What the
+    registry was asked to note, such as a call or a consent, may be noted all the same.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
@@ -171,8 +172,9 @@ class CloningServiceServicer:
     there is none, as after FIELD_INVALID, CONVERSATION_MISMATCH and while the registry does not answer, what was
     told of the agent last still counts.
 
-    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
-    passes before anybody was asked is answered DEADLINE_TOO_SHORT.
+    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that passes
+    before ElevenLabs was asked, or before the registry had answered, is answered DEADLINE_TOO_SHORT. What the
+    registry was asked to note, such as a call or a consent, may be noted all the same.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
@@ -523,8 +525,9 @@ class CloningService:
     there is none, as after FIELD_INVALID, CONVERSATION_MISMATCH and while the registry does not answer, what was
     told of the agent last still counts.
 
-    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that
-    passes before anybody was asked is answered DEADLINE_TOO_SHORT.
+    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that passes
+    before ElevenLabs was asked, or before the registry had answered, is answered DEADLINE_TOO_SHORT. What the
+    registry was asked to note, such as a call or a consent, may be noted all the same.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:

@@ -182,7 +182,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP -, gRPC -.
     """
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 39
-    """The caller's deadline passed before anybody was asked. Send a longer one.
+    """The caller's deadline passed before ElevenLabs was asked, or before the registry had answered. What the
+    registry was asked to note may be noted all the same. Send a longer one.
     HTTP 504, gRPC DEADLINE_EXCEEDED.
     """
 
@@ -354,7 +355,8 @@ ERROR_REASON_VOICE_NOT_ACTIVATED: ErrorReason.ValueType  # 37
 HTTP -, gRPC -.
 """
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 39
-"""The caller's deadline passed before anybody was asked. Send a longer one.
+"""The caller's deadline passed before ElevenLabs was asked, or before the registry had answered. What the
+registry was asked to note may be noted all the same. Send a longer one.
 HTTP 504, gRPC DEADLINE_EXCEEDED.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
