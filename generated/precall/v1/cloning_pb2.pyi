@@ -894,7 +894,9 @@ class CompleteCallResponse(_message.Message):
 
     FOUND_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
-    """Whether such a call was known, ended before or not."""
+    """Whether such a call was known, ended before or not. One is known if PrepareCall or OpenCall was asked about it
+    before its end was told first.
+    """
     def __init__(
         self,
         *,
@@ -910,7 +912,7 @@ Global___CompleteCallResponse: _TypeAlias = CompleteCallResponse  # noqa: Y015
 
 @_typing.final
 class Call(_message.Message):
-    """Call is a call that PrepareCall or OpenCall was asked about."""
+    """Call is a call that PrepareCall or OpenCall was asked about before its end was told."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -302,7 +302,7 @@ class CloningServiceServicer:
         over is known for as long as the server is set to remember it, 30 days by default.
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
-        about is answered NOT_FOUND.
+        about before its end was told is answered NOT_FOUND, also where somebody asked later.
 
         Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
@@ -311,7 +311,8 @@ class CloningServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCalls(self, request, context):
-        """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first.
+        """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. One whose end was told
+        before is not among them.
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 

@@ -159,12 +159,13 @@ class CloningServiceStub:
     over is known for as long as the server is set to remember it, 30 days by default.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
-    about is answered NOT_FOUND.
+    about before its end was told is answered NOT_FOUND, also where somebody asked later.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ListCalls: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ListCallsRequest, _cloning_pb2.ListCallsResponse]
-    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first.
+    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. One whose end was told
+    before is not among them.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
@@ -369,12 +370,13 @@ class CloningServiceAsyncStub(CloningServiceStub):
     over is known for as long as the server is set to remember it, 30 days by default.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
-    about is answered NOT_FOUND.
+    about before its end was told is answered NOT_FOUND, also where somebody asked later.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ListCalls: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ListCallsRequest, _cloning_pb2.ListCallsResponse]  # type: ignore[assignment]
-    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first.
+    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. One whose end was told
+    before is not among them.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
@@ -624,7 +626,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         over is known for as long as the server is set to remember it, 30 days by default.
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
-        about is answered NOT_FOUND.
+        about before its end was told is answered NOT_FOUND, also where somebody asked later.
 
         Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
@@ -635,7 +637,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.ListCallsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.ListCallsResponse, _abc.Awaitable[_cloning_pb2.ListCallsResponse]]:
-        """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first.
+        """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. One whose end was told
+        before is not among them.
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
