@@ -14,9 +14,18 @@ import grpc
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS, CLIENT_PORT
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    get_current_span,
+    use_span,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from telemetry.facts import KEYS
@@ -53,6 +62,7 @@ UNTRACED = frozenset(
     }
 )
 W3C = TraceContextTextMapPropagator()
+IDS = RandomIdGenerator()
 
 
 class RpcServerTracing(grpc.aio.ServerInterceptor):
@@ -61,8 +71,9 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
     The request may be a message or a stream of one message.
 
     gRPC is spoken inside our own network, so the caller's trace context is accepted; its baggage is not.
-    Calls of services for tools, such as health checks, get no span, and are not measured. A method that is
-    not `known` is measured as `_OTHER`.
+    Calls of services for tools, such as health checks, get no span, and are not measured; what they log and
+    answer still has a trace id, the caller's if there is one. A method that is not `known` is measured as
+    `_OTHER`.
     """
 
     def __init__(
@@ -84,8 +95,9 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         name = _text(handler_call_details.method).lstrip("/")
-        if handler is None or name in UNTRACED:
-            return handler
+        if handler is None:
+            return None
+        wrapped = self._named if name in UNTRACED else self._traced
         if handler.response_streaming:
             made = (
                 grpc.stream_stream_rpc_method_handler
@@ -94,31 +106,43 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
             )
             behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
             return made(
-                self._traced(name, _piped(behavior), handler_call_details.invocation_metadata),
+                wrapped(name, _piped(behavior), handler_call_details.invocation_metadata),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                self._traced(name, handler.stream_unary, handler_call_details.invocation_metadata),
+                wrapped(name, handler.stream_unary, handler_call_details.invocation_metadata),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._traced(name, handler.unary_unary, handler_call_details.invocation_metadata),
+            wrapped(name, handler.unary_unary, handler_call_details.invocation_metadata),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _traced(self, name: str, behavior: Any, metadata: Any) -> Any:
-        carrier = {key: value for key, value in metadata or () if key in W3C.fields}
+    @staticmethod
+    def _named(_name: str, behavior: Any, metadata: Any) -> Any:
+        """Gives a call a trace id without making a span."""
 
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            known = get_current_span(_callers(metadata)).get_span_context()
+            named = SpanContext(
+                known.trace_id or IDS.generate_trace_id(), IDS.generate_span_id(), is_remote=False
+            )
+            with use_span(NonRecordingSpan(named)):
+                return await behavior(request, context)
+
+        return call
+
+    def _traced(self, name: str, behavior: Any, metadata: Any) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with (
                 traced_by(self._of_parts),
                 self._tracer.start_as_current_span(
                     name,
-                    context=W3C.extract(carrier, context=Context()),
+                    context=_callers(metadata),
                     kind=SpanKind.SERVER,
                     attributes={RPC_SYSTEM: "grpc", RPC_METHOD: name},
                     record_exception=False,
@@ -155,6 +179,12 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
                 return response
 
         return call
+
+
+def _callers(metadata: Any) -> Context:
+    """The trace context that the caller sent; an empty one if there is none."""
+    carrier = {key: value for key, value in metadata or () if key in W3C.fields}
+    return W3C.extract(carrier, context=Context())
 
 
 def _client(peer: str) -> dict[str, str | int]:

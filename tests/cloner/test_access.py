@@ -132,6 +132,22 @@ async def test_open_and_closed(cloning) -> None:
             assert ("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED) == refused
 
 
+async def test_trace_of_a_refusal(cloning, spans) -> None:
+    """A refusal of what gets no span is told with a trace id: the caller's, or else one of its own."""
+    theirs = (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
+    asked = health_pb2.HealthCheckRequest(service="nothing")
+    async with cloning() as cloner, grpc.aio.insecure_channel(f"127.0.0.1:{cloner.port}") as wire:
+        check = health_pb2_grpc.HealthStub(wire).Check
+        refusals = [await failure(check(asked, timeout=5, metadata=metadata)) for metadata in (None, theirs)]
+    async with cloning(cloner_clients=Toml(entry("crm", "token-of-the-crm"))) as cloner:
+        refusals += [await failure(served(cloner.port, "v1", metadata)) for metadata in (None, theirs)]
+    ids = [told(refusal).metadata["trace_id"] for refusal in refusals]
+
+    assert ["0af7651916cd43dd8448eb211c80319c"] * 2 == [ids[1], ids[3]]
+    assert 3 == len({*ids} - {"0" * 32})
+    assert [] == [span.name for span in spans.finished() if span.name.startswith("grpc.")]
+
+
 async def test_no_reflection(cloning) -> None:
     """Where it is switched off, what is served is told to nobody."""
     async with cloning(cloner_reflection=False) as cloner:

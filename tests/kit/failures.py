@@ -44,6 +44,7 @@ def read(failed: Any) -> Failure | None:
     assert status.details[0].Unpack(info), status
     assert "precall" == info.domain, status
     assert re.fullmatch("[0-9a-f]{32}", info.metadata["trace_id"]), status
+    assert int(info.metadata["trace_id"], 16), "the trace id of no trace"
     more = list(status.details[1:])
     kinds = [detail.type_url for detail in status.details]
     assert len(set(kinds)) == len(kinds), f"told twice: {kinds}"
