@@ -23,6 +23,9 @@ __all__ = ["Precall", "connect"]
 SECONDS = 60.0
 LARGEST_MESSAGE = 257 * 1_048_576
 
+# What a header can carry. The cloner takes no other tokens.
+TOKEN = re.compile("[ -~]*")
+
 URL = re.compile(r"\s*(?:$|(?:https?|grpcs?|tcp)://)", re.IGNORECASE)
 
 Token = str | Callable[[], str]
@@ -283,9 +286,17 @@ class Precall:
 
     def _shown(self, metadata: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if self._token is not None:
-            token = self._token if isinstance(self._token, str) else self._token()
+            token = self._token if isinstance(self._token, str) else _checked(self._token())
             metadata.append(("authorization", f"Bearer {token}"))
         return metadata
+
+
+def _checked(token: str) -> str:
+    """The token without a BOM and a line end, as its file may have. Raises ValueError, without it."""
+    token = token.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
+    if not TOKEN.fullmatch(token):
+        raise ValueError("token must be one line of printable ASCII, as a header can carry it")
+    return token
 
 
 @asynccontextmanager
@@ -302,11 +313,14 @@ async def connect(
 
     `target` is a gRPC target such as `host:port` or `dns:///host:port`, whose addresses share the calls; the
     URL of another protocol raises ValueError. `token` is sent with every call; if it is a function, it is
-    called each time. Without `tls` plain text is spoken. Spans go to `tracer_provider` and the times of calls
-    to `meter_provider`, by default the process's own.
+    called each time. A BOM and one line end at its end are no part of it; what a header cannot carry raises
+    ValueError, here or at the call. Without `tls` plain text is spoken. Spans go to `tracer_provider` and the
+    times of calls to `meter_provider`, by default the process's own.
     """
     if URL.match(target):  # gRPC would take the scheme for the name of a host, and never find it
         raise ValueError("target must be host:port, or a gRPC target such as dns:///host:port, and no URL")
+    if isinstance(token, str):
+        token = _checked(token)
     if tls is not None:
         tls.check()
     tracing = Tracing(tracer_provider, meter_provider, target)

@@ -142,6 +142,30 @@ async def test_failures(cloning, samples: Path, silence: Any) -> None:
     assert ("erase", 32) == (denied.value.metadata["missing_right"], len(denied.value.trace_id))
 
 
+@pytest.mark.parametrize("text", [f"{TOKEN}\n", f"{TOKEN}\r\n", f"\ufeff{TOKEN}"], ids=repr)
+async def test_token_of_a_file(cloning, text: str) -> None:
+    """A byte order mark and one line end at its end are no part of a token, told or asked for."""
+    async with cloning(cloner_token=(Secret(TOKEN),)) as cloner:
+        for token in (text, lambda: text):
+            async with connect(target(cloner), token=token) as precall:
+                assert [] == list((await precall.list_voices()).voices)
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "caf\u00e9", "nul\0", "two line ends\n\n"], ids=repr)
+async def test_token_that_cannot_be(text: str) -> None:
+    """A token that no header can carry is refused as such, and not shown; also one that is asked for."""
+    with pytest.raises(ValueError, match="token must be") as told:
+        async with connect("127.0.0.1:1", token=text):
+            pass
+    async with connect("127.0.0.1:1", token=lambda: text) as precall:
+        with pytest.raises(ValueError, match="token must be"):
+            await precall.list_voices()
+        with pytest.raises(ValueError, match="token must be"):
+            await anext(precall.watch_voice("voice_1"))
+
+    assert text not in str(told.value)
+
+
 async def test_deadline(cloning, emulator: Emulator, speech: bytes) -> None:
     """Every call ends when its time has come, whoever holds it up; nobody at all is told so as well."""
     emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
