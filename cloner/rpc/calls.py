@@ -119,12 +119,12 @@ async def complete_call(
     """Answers CompleteCall."""
     async with answered(store, context, conversation_id=request.conversation_id):
         fields = Fields(identities)
-        if not request.conversation_id and not request.call_id and not request.voice_id:
-            fields.wrong("conversation_id", "is required, unless call_id or voice_id is given")
         conversation_id = fields.conversation("conversation_id", request.conversation_id)
         call_id = fields.text("call_id", request.call_id, most=64)
         agent_id = fields.text("agent_id", request.agent_id, most=MAX_ID)
         voice_id = fields.text("voice_id", request.voice_id, most=MAX_ID)
+        if not conversation_id and not call_id and not voice_id:
+            fields.wrong("conversation_id", "is required, unless call_id or voice_id is given")
         fields.check()
         if agent_id:
             add_log_context(agent_id=agent_id)

@@ -23,7 +23,7 @@ from cloner.rpc.answering import answered
 from emulator import Emulator, Fault
 from environment import Secret
 from tests.kit.clients import bearer, channel
-from tests.kit.failures import failure, read, reason, told
+from tests.kit.failures import failure, read, reason, refusal, told
 from tests.kit.processes.cloner import API_KEY, process, ready
 from tests.kit.requests import call
 from tests.kit.wire import Wire
@@ -261,6 +261,19 @@ async def test_every_field_at_fault(cloning, asked) -> None:
         "caller.phone_number",
     ] == told(failed).fields  # fmt: skip
     assert [] == asked()
+
+
+async def test_nothing_but_blanks(cloning) -> None:
+    """Where one of several fields is required, blanks alone are none."""
+    async with cloning() as cloner:
+        for blank in ("", "  ", "\t"):
+            ended = cloner.CompleteCall(
+                pb.CompleteCallRequest(conversation_id=blank, call_id=blank, agent_id="agent_demo"),
+                timeout=10,
+            )
+            assert ("FIELD_INVALID", ["conversation_id"]) == await refusal(ended)
+            asked = cloner.GetCall(pb.GetCallRequest(call_id=blank), timeout=10)
+            assert ("FIELD_INVALID", ["call_id"]) == await refusal(asked)
 
 
 @pytest.mark.parametrize("method", ["CloneVoice", "ReplaceVoice"])
