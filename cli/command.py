@@ -19,7 +19,9 @@ numbers without a country.
 
 import argparse
 import asyncio
+import io
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from environment import EnvironmentInvalid, Pem, Target, Token, read
 __all__ = ["main"]
 
 PROGRAM = "precall"
+CLOSED = 128 + signal.SIGPIPE
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +62,10 @@ class CallerText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0 if it was done, 1 if the cloner refused or cannot be reached, 2 for a wrong call."""
+    """The exit status: 0 if it was done, 1 if the cloner refused or cannot be reached, 2 for a wrong call.
+
+    It is 141 if nobody reads the output any more, as when a shell ends a program for it.
+    """
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -82,24 +88,30 @@ def main(arguments: list[str] | None = None) -> int:
         "--at-once", type=int, default=3, choices=range(1, 21), metavar="N", help="1 to 20, by default 3"
     )
     chosen = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it may be unable to hold every letter
+        sys.stdout.reconfigure(errors="backslashreplace")
+    told = ""
     try:
-        return asyncio.run(_run(chosen, read(Access, os.environ)))
+        status = asyncio.run(_run(chosen, read(Access, os.environ)))
+        print(end="", flush=True)
     except EnvironmentInvalid as fault:
-        print(f"{PROGRAM}: {fault}", file=sys.stderr)
-        return 2
+        status, told = 2, str(fault)
     except msgspec.MsgspecError:
-        print(f'{PROGRAM}: expected a caller on standard input: {{"phone_number": ...}}', file=sys.stderr)
-        return 2
+        status, told = 2, 'expected a caller on standard input: {"phone_number": ...}'
+    except BrokenPipeError:
+        status = CLOSED
+        _drop_output()
     except OSError as failure:
-        where = failure.filename or "standard output"
-        print(f"{PROGRAM}: {where}: {failure.strerror}", file=sys.stderr)
-        return 2
+        status, told = 2, f"{failure.filename or 'standard output'}: {failure.strerror}"
+        if not failure.filename:
+            _drop_output()
     except TlsInvalid as fault:
-        print(f"{PROGRAM}: CLONER_TLS: {fault}", file=sys.stderr)
-        return 2
+        status, told = 2, f"CLONER_TLS: {fault}"
     except PrecallError as failure:
-        print(f"{PROGRAM}: {failure}", file=sys.stderr)
-        return 1
+        status, told = 1, str(failure)
+    if told:
+        print(f"{PROGRAM}: {told}", file=sys.stderr)
+    return status
 
 
 async def _run(chosen: argparse.Namespace, access: Access) -> int:
@@ -139,6 +151,13 @@ def _tls(access: Access) -> Tls | None:
         for pem in (access.cloner_tls_ca, access.cloner_tls_client_cert, access.cloner_tls_client_key)
     )
     return None if ca is None and cert is None and key is None else Tls(ca=ca, cert=cert, key=key)
+
+
+def _drop_output() -> None:
+    """Sends what is left of the output nowhere, because Python would fail again to write it at its end."""
+    if sys.stdout is not None:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _shown(voice: Voice) -> str:

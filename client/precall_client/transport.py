@@ -19,6 +19,9 @@ SERVICE_CONFIG = Path(__file__).parent / "service_config.json"
 # gRPC does not keep larger requests for another try once it has begun to send them.
 KEPT_BYTES = 2 * 1_048_576
 
+# What the label of a PEM says that the part needs.
+LABELS = {"ca": "CERTIFICATE", "cert": "CERTIFICATE", "key": "PRIVATE KEY"}
+
 OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.per_rpc_retry_buffer_size", KEPT_BYTES),
     # A proxy from the environment is for the internet, and the server is not there.
@@ -119,4 +122,6 @@ def _pem(name: str, part: Pem) -> bytes:
         raise TlsInvalid(f"{name} cannot be read ({failure.strerror})") from None
     if b"-----BEGIN " not in content:
         raise TlsInvalid(f"{name} is not PEM")
+    if f"{LABELS[name]}-----".encode() not in content:
+        raise TlsInvalid(f"{name} holds no {LABELS[name].lower()}")
     return content

@@ -1,4 +1,5 @@
 import os
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -6,6 +7,7 @@ from precall.v1 import cloning_pb2 as pb
 
 from emulator import Emulator
 from environment import Secret
+from tests.kit.python import python
 
 TOKEN = "token-of-the-cloner"
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
@@ -131,3 +133,46 @@ async def test_refused(
 
     assert (status, "", 1) == (found, out, len(err.splitlines()))
     assert says in err
+
+
+async def written(cloner, stdout: int, **environ: str) -> tuple[int | None, str, str]:
+    """Exit status, output and errors of a list of all voices that is written there."""
+    known = {"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{cloner.port}", "CLONER_TOKEN": TOKEN}
+    async with python("-m", "cli", "voices", env=known | environ, stdout=stdout) as listing:
+        out, err = await listing.communicate()
+    return listing.returncode, (out or b"").decode(), err.decode()
+
+
+async def test_output_of_few_letters(cloner, speech: bytes) -> None:
+    """What the output cannot show is written with escapes, and everything else as it is."""
+    request = pb.CloneVoiceRequest(caller=CALLER, sample=speech, consent="formulier \u20ac 17")
+    await cloner.CloneVoice(request, metadata=METADATA)
+
+    status, out, err = await written(cloner, PIPE, PYTHONIOENCODING="ascii")
+
+    assert (0, "") == (status, err)
+    assert out.endswith("  formulier \\u20ac 17\n")
+
+
+async def test_output_that_cannot_be_written(cloner, speech: bytes) -> None:
+    """A full disk is told in one line; whoever reads no further is left alone."""
+    await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
+    full, (reader, writer) = os.open("/dev/full", os.O_WRONLY), os.pipe()
+    os.close(reader)
+    try:
+        on_full_disk, unread = await written(cloner, full), await written(cloner, writer)
+    finally:
+        os.close(full)
+        os.close(writer)
+
+    assert (2, "", "precall: standard output: No space left on device\n") == on_full_disk
+    assert (141, "", "") == unread
+
+
+async def test_key_for_an_authority(cloner, command: Command) -> None:
+    """A key where a certificate should be is told, and not that nobody can be reached."""
+    key = "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n"
+
+    status, _, err = await command(cloner.port, "voices", CLONER_TLS_CA=key)
+
+    assert (2, "precall: CLONER_TLS: ca holds no certificate\n") == (status, err)

@@ -483,6 +483,11 @@ def test_tls_that_cannot_be(tmp_path: Path) -> None:
         Tls(cert=cert, key=key).check()
     with pytest.raises(TlsInvalid, match="ca is not PEM"):
         Tls(ca=b"/etc/ca.pem").read()
+    for part in (key, key.read_bytes()):
+        with pytest.raises(TlsInvalid, match="ca holds no certificate"):
+            Tls(ca=part).read()
+    with pytest.raises(TlsInvalid, match="key holds no private key"):
+        Tls(cert=cert, key=cert).read()
     with pytest.raises(TlsInvalid, match="ca cannot be read"):
         Tls(ca=tmp_path / "nothing").read()
 

@@ -10,11 +10,15 @@ from pathlib import Path
 
 @asynccontextmanager
 async def python(
-    *arguments: str, env: Mapping[str, str], cwd: Path | str | None = None, stderr: int | None = PIPE
+    *arguments: str,
+    env: Mapping[str, str],
+    cwd: Path | str | None = None,
+    stdout: int = PIPE,
+    stderr: int | None = PIPE,
 ) -> AsyncIterator[Process]:
     """Python with these arguments, under way. Killed if it still is when the block ends."""
     started = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, env=env, cwd=cwd, stdout=PIPE, stderr=stderr
+        sys.executable, *arguments, env=env, cwd=cwd, stdout=stdout, stderr=stderr
     )
     try:
         yield started
