@@ -346,7 +346,8 @@ class PrepareCallRequest(_message.Message):
     client_reference: _builtins.str
     """Optional. A reference of the sender's own for the voice, such as the id of a customer: at most 128
     printable characters. It is kept with the voice, in the place of one that was told before, and given
-    back as it is; it should name nobody who must not be named, since it is stored in clear.
+    back without spaces around it, otherwise as it is; it should name nobody who must not be named, since it is
+    stored in clear.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
