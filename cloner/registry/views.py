@@ -6,6 +6,7 @@ from collections.abc import Collection
 import msgspec
 
 from cloner.registry.departures import IN_CALL
+from cloner.registry.reasons import UNANSWERED
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
 from cloner.registry.voices import PERSONS
@@ -95,8 +96,11 @@ WATCHED = _both(
 WHOSE = {"": "", "person": "AND person = :who", "number": "AND number = :who"}
 # The condition is repeated because the index leaves out rows without a reference.
 REFERENCE = {False: "", True: "AND client_reference = :reference AND client_reference <> ''"}
+# How it is told: a voice whose creation got no answer may yet turn out to be made.
+TOLD = f"""CASE WHEN state = 'failed' AND reason = '{UNANSWERED}' AND closed_at > :unsure_since
+    THEN 'intended' ELSE state END"""
 # Most lists are of ready voices, for which there is an index of their own.
-IN_STATE = {True: "AND state = 'ready'", False: "AND state IN (:states[])"}
+IN_STATE = {True: "AND state = 'ready'", False: f"AND {TOLD} IN (:states[])"}
 PAGES = {
     (whose, referred, ready): _both(
         f"{VOICE} WHERE (created_at, marker) < (:at, :below) {IN_STATE[ready]} {WHOSE[whose]}"
@@ -154,10 +158,12 @@ def voices(
     number: str | None = None,
     reference: str = "",
     busy_since: float,
+    unsure_since: float,
 ) -> list[VoiceView]:
     """Voices in these states, newest first, beginning below the given creation time and marker.
 
-    All of them, those of a person, or those of whoever calls from a number.
+    All of them, those of a person, or those of whoever calls from a number. One whose creation got no answer
+    after `unsure_since` counts as intended.
     """
     at, below = before or (float("inf"), "")
     whose, who = _who(person, number)
@@ -165,7 +171,7 @@ def voices(
     rows = tx.all(
         PAGES[whose, bool(reference), ready],
         at=at, below=below, size=size, busy_since=busy_since,
-        **({} if ready else {"states": json.dumps(sorted(states))}),
+        **({} if ready else {"states": json.dumps(sorted(states)), "unsure_since": unsure_since}),
         **({"who": who} if whose else {}),
         **({"reference": reference} if reference else {}),
     )  # fmt: skip

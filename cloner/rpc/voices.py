@@ -142,10 +142,11 @@ async def list_voices(
             number=number,
             reference=reference,
             busy_since=looking.busy_since,
+            unsure_since=looking.unsure_since,
         )
         shown = [messages.voice(looking.seen(found)) for found in page]
         return pb.ListVoicesResponse(
-            # In the registry a voice may have failed, and be shown as on its way because it may yet appear.
+            # Time has gone on since they were read, so that one on its way may have failed by now.
             voices=[voice for voice in shown if voice.state in told],
             next_page_token=pages.token(page[-1].created_at, page[-1].marker) if len(page) == size else "",
         )

@@ -10,7 +10,7 @@ import msgspec
 from cloner.provider.failures import VoiceNotFound
 from cloner.registry import RegistryUnavailable, Store, VoiceView, reasons, views
 from cloner.voices.callers import Caller, Identities
-from cloner.voices.voice import Voice, voice_seen
+from cloner.voices.voice import MADE_OUT_SECONDS, Voice, voice_seen
 from environment.memory import unraised
 
 __all__ = ["CallersSeveral", "Looking", "Watched", "chosen"]
@@ -95,6 +95,11 @@ class Looking:
     def busy_since(self) -> float:
         """A call that began before then counts as over."""
         return self._now() - self._call_seconds
+
+    @property
+    def unsure_since(self) -> float:
+        """A create that got no answer after then may yet turn out to have made a voice."""
+        return self._now() - MADE_OUT_SECONDS
 
     def seen(self, view: VoiceView) -> Voice:
         """The voice as it stands now."""

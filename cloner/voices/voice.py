@@ -6,7 +6,7 @@ import msgspec
 
 from cloner.registry import VoiceRow, VoiceView, reasons
 
-__all__ = ["Voice", "voice_of", "voice_seen"]
+__all__ = ["MADE_OUT_SECONDS", "Voice", "voice_of", "voice_seen"]
 
 # After so many seconds it is known whether a create without an answer has made a voice.
 MADE_OUT_SECONDS = 10.0

@@ -69,6 +69,28 @@ async def test_kept_for_good(cloning, speech: bytes) -> None:
     assert not voice.HasField("expire_time")
 
 
+async def test_voice_that_may_yet_be_made(cloning, emulator: Emulator, speech: bytes) -> None:
+    """While GetVoice tells that it is on its way, a list of those has it; then the list of those that failed."""
+    clock = StoppedClock(1_800_000_000.0)
+
+    async def told(cloner: Any) -> tuple[str, dict[str, int]]:
+        voice = await get(cloner, caller=IVAN)
+        lists = {
+            name: len(await listed(cloner, states=[state])) for name, state in pb.VoiceState.items() if state
+        }
+        return pb.VoiceState.Name(voice.state), {name: length for name, length in lists.items() if length}
+
+    async with cloning(now=clock, provider_attempts=1) as cloner:
+        emulator.faults.set(Fault(method="POST", path=CREATE, times=None, drop="before"))
+        await refusal(cloner.CloneVoice(pb.CloneVoiceRequest(caller=IVAN, sample=speech), timeout=10))
+        at_first = await told(cloner)
+        clock.now += 11
+        later = await told(cloner)
+
+    assert ("VOICE_STATE_CREATING", {"VOICE_STATE_CREATING": 1}) == at_first
+    assert ("VOICE_STATE_FAILED", {"VOICE_STATE_FAILED": 1}) == later
+
+
 async def test_voice_that_others_failed_to_replace(cloning, emulator: Emulator, speech: bytes) -> None:
     """The voice that is ready counts, however many that should have taken its place have failed since."""
     async with cloning() as cloner:
