@@ -11,7 +11,18 @@ from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
 from cloner.registry.voices import PERSONS
 
-__all__ = ["CallView", "VoiceView", "call", "calls", "persons_of", "voice", "voices", "voices_of", "watched"]
+__all__ = [
+    "CallView",
+    "VoiceView",
+    "call",
+    "calls",
+    "consenters_of",
+    "persons_of",
+    "voice",
+    "voices",
+    "voices_of",
+    "watched",
+]
 
 
 class VoiceView(msgspec.Struct, frozen=True):
@@ -89,6 +100,11 @@ NEWEST_OF_PERSON = Statement(f"""
     )
 """)
 IS_KNOWN = Statement("SELECT 1 FROM voices WHERE person = :person LIMIT 1")
+# A withdrawal for a number alone is stored for whoever has no name, too, and makes nobody known.
+CONSENTERS = Statement("""
+    SELECT person FROM consents WHERE number = :number AND (person <> :exactly OR NOT withdrawn)
+    GROUP BY person ORDER BY CASE WHEN person = :exactly THEN 0 ELSE 1 END LIMIT 2
+""")
 WATCHED = _both(
     f"{VOICE} WHERE marker IN (:markers[]) UNION {VOICE} WHERE person IN (:persons[])"
     f" UNION {VOICE} WHERE number IN (:numbers[])"
@@ -146,6 +162,14 @@ def persons_of(tx: Transaction, number: str, *, exactly: str) -> list[str]:
     if tx.one(IS_KNOWN, person=exactly) is not None:
         return [exactly]
     return [row[0] for row in tx.all(PERSONS, number=number)]
+
+
+def consenters_of(tx: Transaction, number: str, *, exactly: str) -> list[str]:
+    """As `persons_of`; where no voice is known by the number, those who are known by a consent."""
+    if known := persons_of(tx, number, exactly=exactly):
+        return known
+    known = [row[0] for row in tx.all(CONSENTERS, number=number, exactly=exactly)]
+    return [exactly] if exactly in known else known
 
 
 def voices(

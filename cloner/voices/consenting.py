@@ -50,7 +50,7 @@ class Consenting:
         if caller is None:
             person, number = await self._hashes_of_voice(voice_id)
         else:
-            person = await self._looking.person(caller)
+            person = await self._looking.person(caller, consents=True)
             number = self._identities.number(caller.phone_number)
         await self._store.write(voice_consents.give, person, consent, number=number, now=self._now())
         log.info("consent given")

@@ -114,16 +114,18 @@ class Looking:
         person = await self.person(caller)
         return chosen(await self._store.read(views.voices_of, person, busy_since=self.busy_since))
 
-    async def person(self, caller: Caller) -> str:
+    async def person(self, caller: Caller, *, consents: bool = False) -> str:
         """The person hash of a caller. A number alone stands for the one person known by it, if there is one.
 
+        With `consents`, somebody of whom only a consent is known counts, too, where nobody has a voice.
         Raises CallersSeveral.
         """
         exactly = self._identities.person(caller)
         named, number = self._identities.row_hashes(caller)
         if named is not None or number is None:
             return exactly
-        known = await self._store.read(views.persons_of, number, exactly=exactly)
+        known_by = views.consenters_of if consents else views.persons_of
+        known = await self._store.read(known_by, number, exactly=exactly)
         if len(known) > 1:
             raise CallersSeveral
         return known[0] if known else exactly

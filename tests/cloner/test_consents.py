@@ -90,6 +90,28 @@ async def test_consent_that_was_told_before(cloning, speech: bytes) -> None:
     assert mine.voice.HasField("consent_time")
 
 
+async def test_given_by_a_number_alone(cloning, speech: bytes) -> None:
+    """Whoever is known by the number by a consent alone is meant, unless there are several."""
+    async with cloning() as cloner:
+        await given(cloner, "form 1", caller=MARIA)
+        await withdrawn(cloner, caller=NUMBER)
+        hers = await given(cloner, "form 2", caller=NUMBER)
+        made = await cloner.CloneVoice(clone(speech, caller=MARIA), timeout=10)
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=NUMBER), timeout=10)
+        await given(cloner, "form 3", caller=NUMBER)
+        await given(cloner, "form 4", caller=MARIA)
+        nobodys = await given(cloner, "form 5", caller=NUMBER)
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=NUMBER), timeout=10)
+        for one in (MARIA, IVAN):
+            await given(cloner, "form 6", caller=one)
+        several = cloner.SetConsent(pb.SetConsentRequest(caller=NUMBER, consent="form 7"), timeout=10)
+        assert ("FIELD_INVALID", ["caller.name"]) == await refusal(several)
+
+    assert ["form 2", "", "form 1"] == [each.reference for each in hers.consents]
+    assert "form 2" == made.voice.consent
+    assert ["form 5", "form 3"] == [each.reference for each in nobodys.consents]
+
+
 @pytest.mark.parametrize("required", [False, True])
 async def test_withdrawn(cloning, emulator: Emulator, speech: bytes, required: bool) -> None:
     """Nothing is made of whoever withdrew before a new consent is told; an old reference is none."""

@@ -1291,7 +1291,8 @@ class SetConsentRequest(_message.Message):
     def caller(self) -> Global___Caller:
         """The caller, told as for the voice; one of whom nothing is known yet is taken as told. What is no phone
         number is FIELD_INVALID. With a phone number alone: to give a consent, whom it means in
-        GetVoiceRequest.caller; to withdraw it, everybody who called from it. Required unless `voice_id` is given.
+        GetVoiceRequest.caller or, where no voice is known by it, of whom a consent is; to withdraw it, everybody who
+        called from it. Required unless `voice_id` is given.
         """
 
     def __init__(
