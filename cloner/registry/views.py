@@ -131,10 +131,12 @@ CALL_OF_CONVERSATION = Statement(f"""
     {CALL} WHERE conversation_id = :conversation_id AND agent_id = :agent_id AND {ASKED_ABOUT}
     ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1
 """)
+# A call that nobody has stated the caller of is that of whoever has its voice.
+CALLERS = "AND (stated = :who OR caller = :who OR marker IN (SELECT marker FROM voices WHERE person = :who))"
 CALLS = {
     (whose, voiced): Statement(
         f"{CALL} WHERE (begun_at, id) < (:at, :below) AND {ASKED_ABOUT}"
-        f" {'AND (stated = :who OR caller = :who)' if whose == 'person' else ''}"
+        f" {CALLERS if whose == 'person' else ''}"
         f" {'AND number = :who' if whose == 'number' else ''}"
         f" {'AND marker = (SELECT marker FROM voices WHERE voice_id = :voice_id)' if voiced else ''}"
         " AND (:agent_id = '' OR agent_id = :agent_id)"

@@ -321,6 +321,21 @@ async def test_calls(cloning, emulator: Emulator, speech: bytes) -> None:
     assert (1_800_000_000, 1_800_000_030) == (got.begin_time.seconds, got.end_time.seconds)
 
 
+@pytest.mark.parametrize("reuse", ["caller", "sample"])
+async def test_calls_of_a_caller(cloning, speech: bytes, reuse: str) -> None:
+    """Those that were opened from the caller's number and got the caller's voice are among them."""
+    async with cloning(voice_reuse=reuse) as cloner:
+        prepared = await cloner.PrepareCall(call_of_ivan(speech), timeout=10)
+        opened = await cloner.OpenCall(
+            pb.OpenCallRequest(agent_id="agent_demo", call_sid="sid_1", phone_number=IVAN.phone_number),
+            timeout=10,
+        )
+        page = await cloner.ListCalls(pb.ListCallsRequest(caller=IVAN), timeout=10)
+
+    assert prepared.voice.voice_id == opened.voice.voice_id
+    assert [opened.call_id, prepared.call_id] == [each.call_id for each in page.calls]
+
+
 async def test_call_that_was_never_ended(cloning) -> None:
     """It ended as long after its begin as a call may take, however much later anybody looked."""
     clock = StoppedClock(1_800_000_000.0)
