@@ -57,10 +57,11 @@ def prepared(
     """
     agent_id = facts.agent_id or ""
     remember(overrides, agent_id, response)
+    # The id that ends the call, whoever is heard in it.
+    facts = structs.replace(facts, call_id=response.call_id)
     leaves = overrides.allowed(agent_id)
     if not response.agent_updated and VOICE not in leaves:
         return fallback(NOT_ACTIVATED, facts, settings, overrides, duration_ms)
-    heard = structs.replace(facts, call_id=response.call_id, voice_id=response.voice.voice_id)
     return PreparedCall(
         conversation_id=facts.conversation_id or "",
         voice_id=response.voice.voice_id,
@@ -70,7 +71,7 @@ def prepared(
         processing_time_ms=duration_ms,
         voice_reused=response.voice_reused,
         conversation_initiation_client_data=build_start_data(
-            heard,
+            structs.replace(facts, voice_id=response.voice.voice_id),
             variables=settings.dynamic_variables,
             leaves=leaves,
             speech=Speech(voice_id=response.voice.voice_id, first_message=response.first_message),
