@@ -86,6 +86,9 @@ class Progress(Struct, kw_only=True):
     conversation_id: str | None = None
     """The conversation that the delivery names, if the sender is known."""
 
+    cloner_asked: bool = False
+    """Whether the cloner was sent what the delivery asks for."""
+
     reason: str | None = None
     """Why the outcome was no plain success, in a word: the reason of a refusal, or what was unusual."""
 

@@ -14,7 +14,7 @@ from precall.v1.cloning_pb2 import FallbackInfo, OpenCallResponse, PrepareCallRe
 
 from gateway.settings import Leaf
 
-__all__ = ["GREETING", "NOTHING", "NOT_ACTIVATED", "VOICE", "Overrides", "Speech", "remember"]
+__all__ = ["AGENTS", "GREETING", "NOTHING", "NOT_ACTIVATED", "VOICE", "Overrides", "Speech", "remember"]
 
 log = structlog.get_logger()
 

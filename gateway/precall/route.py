@@ -6,6 +6,7 @@
     limits              -> | OverLimit, of the source before the body is read, of the agent here
     ask_cloner()        -> PrepareCallResponse | PrecallError, ClientGone
     prepared()          -> PreparedCall, FallbackCall                              (answer.py)
+    ask_agent()         -> how the agent speaks, for a call that goes on although it was refused here
     answer              -> 200, or what problems.py makes of the failure, or fallback_answer()
 
 Each arrow changes the type once.
@@ -41,6 +42,7 @@ from gateway.edge.signature import VerifiedBody
 from gateway.edge.source import source
 from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
 from gateway.precall.description import DeliverOperation
+from gateway.precall.questions import AgentQuestions
 from gateway.precall.request import Delivery, MediaType, media_type, read
 from gateway.settings import Settings
 from telemetry.facts import note
@@ -56,10 +58,12 @@ FALLBACK_STATUSES = frozenset({422, 429, 500, 502, 503, 504})
 def webhook(context: RouteContext) -> HTTPRouteHandler:
     """The route `POST /webhook`."""
     failures = responses(problems.Problem)
+    questions = AgentQuestions(context.cloner, context.overrides)
 
     @post("/webhook", status_code=200, operation_class=DeliverOperation, responses=failures)
     async def deliver(request: Request[Any, Any, Any]) -> Response[PreparedCall | FallbackCall]:
         attempt = await attempted(request, context, handled)
+        await ask_agent(context, questions, attempt)
         return answered(request, context, attempt, fallback=fallback_answer(context, attempt))
 
     return deliver
@@ -94,6 +98,7 @@ async def handled(
         share.become(2 * len(delivery.sample))
         asking = ask_cloner(context.cloner, delivery, request.receive, _left(settings, progress))
         del delivery
+        progress.cloner_asked = True
         with part("cloner"):
             response = await asking
     answer = prepared(response, facts, settings, context.overrides, progress.duration_ms)
@@ -108,15 +113,40 @@ async def handled(
     return answer
 
 
+async def ask_agent(context: RouteContext, questions: AgentQuestions, attempt: Attempt) -> None:
+    """Finds out how the agent speaks if its call goes on and the cloner has not heard of it."""
+    progress = attempt.progress
+    facts = progress.facts
+    if not falls_back(context, attempt) or facts is None or progress.cloner_asked:
+        return
+    call_id = await questions.ask(
+        facts.agent_id or "", facts.conversation_id or "", seconds=_left(context.settings, progress)
+    )
+    if call_id is not None:
+        progress.facts = structs.replace(facts, call_id=call_id)
+        progress.log_facts["call_id"] = call_id
+
+
+def falls_back(context: RouteContext, attempt: Attempt) -> bool:
+    """Whether the call of a delivery that was refused goes on without the caller's voice."""
+    return (
+        context.settings.precall_fallback == "default_voice"
+        and attempt.progress.facts is not None
+        and attempt.refused is not None
+        and attempt.refused.status in FALLBACK_STATUSES
+    )
+
+
 def fallback_answer(context: RouteContext, attempt: Attempt) -> FallbackCall | None:
     """The answer to a delivery that could not be prepared, if its call may go on without the voice."""
     facts, refused = attempt.progress.facts, attempt.refused
-    if refused is None or refused.status not in FALLBACK_STATUSES or facts is None or facts.agent_id is None:
+    if facts is None or refused is None:
         return None
     if refused.fallback is not None:
-        remember(context.overrides, facts.agent_id, refused.fallback)
+        # Whatever becomes of this call, the next one may have to do without the cloner.
+        remember(context.overrides, facts.agent_id or "", refused.fallback)
         facts = structs.replace(facts, call_id=refused.fallback.call_id or facts.call_id)
-    if context.settings.precall_fallback == "error":
+    if not falls_back(context, attempt):
         return None
     return fallback(refused.reason, facts, context.settings, context.overrides, attempt.progress.duration_ms)
 

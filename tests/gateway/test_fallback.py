@@ -203,6 +203,21 @@ async def test_agent_is_remembered(start: Start, deliver: Deliver, document: Doc
     assert OWN == answer.json()["conversation_initiation_client_data"]["conversation_config_override"]
 
 
+async def test_agent_of_a_mismatch_is_remembered(
+    start: Start, deliver: Deliver, document: Document, cloner: Any
+) -> None:
+    """What was told of the agent holds for the next answer also where the delivery itself was refused."""
+    url = await start()
+    info = FallbackInfo(agent_before=BEFORE)
+    cloner.reply = failing(grpc.StatusCode.ALREADY_EXISTS, "CONVERSATION_MISMATCH", info)
+    mismatch = await deliver(url, document())
+    cloner.reply = failing(grpc.StatusCode.UNAVAILABLE, "CLONER_UNAVAILABLE")
+    answer = await deliver(url, document())
+
+    data = answer.json()["conversation_initiation_client_data"]
+    assert (409, OWN) == (mismatch.status_code, data.get("conversation_config_override"))
+
+
 @pytest.mark.parametrize("mode", ["error", "default_voice"])
 @pytest.mark.parametrize(
     ("refused", "leaves"),

@@ -1,0 +1,130 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from precall.v1.cloning_pb2 import OpenCallRequest, OpenCallResponse, Speech
+from precall_client import Precall, connect
+
+from environment import Rate
+from gateway.conversation.overrides import NOTHING, Overrides
+from gateway.conversation.overrides import Speech as Spoken
+from gateway.precall.questions import ANSWER_SECONDS, AgentQuestions
+from tests.kit.patterns import UNKNOWN_CALL
+
+Start = Callable[..., Awaitable[str]]
+Deliver = Callable[..., Awaitable[httpx.Response]]
+Document = Callable[..., bytes]
+
+AGENT = "agent_def456uvw"
+ONE = Rate("1/day")
+OWN = {"agent": {"first_message": "Hello!"}, "tts": {"voice_id": "voice_0"}}
+
+
+async def with_a_callers_voice(_context: Any) -> OpenCallResponse:
+    """What a cloner says of a call at an agent that speaks with another caller's voice."""
+    before = Speech(voice_id="voice_0", first_message="Hello!")
+    return OpenCallResponse(call_id="call_2", agent_before=before, settings_seen=True)
+
+
+async def failing(context: Any) -> Any:
+    """A cloner that has no answer."""
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
+def started(answer: httpx.Response) -> dict[str, Any]:
+    """What the answer says for the start of the conversation."""
+    data: dict[str, Any] = answer.json()["conversation_initiation_client_data"]
+    return data
+
+
+@pytest.fixture
+async def asker(cloner_target: str) -> AsyncIterator[Precall]:
+    """A client of the cloner."""
+    async with connect(cloner_target) as client:
+        yield client
+
+
+async def test_over_the_limit(gateway: Start, deliver: Deliver, document: Document, cloner: Any) -> None:
+    """A call that is over its agent's limit is not heard in the voice that another gateway gave the agent."""
+    url = await gateway(rate_limit_agent=ONE, precall_fallback="default_voice")
+    cloner.opening = with_a_callers_voice
+    cloner.reply = failing
+    await deliver(url, document())
+
+    answer = await deliver(url, document(conversation_id="conv_2"))
+
+    assert ("fallback", "RATE_LIMITED") == (answer.json()["status"], answer.json()["reason"])
+    assert OWN == started(answer).get("conversation_config_override")
+    assert "call_2" == started(answer)["dynamic_variables"]["precall_call_id"]
+    assert [OpenCallRequest(agent_id=AGENT, call_sid="conv_2")] == cloner.opened
+
+
+async def test_error(gateway: Start, deliver: Deliver, document: Document, cloner: Any) -> None:
+    """Where calls do not go on, nobody is asked about one that is over the limit."""
+    url = await gateway(rate_limit_agent=ONE)
+    await deliver(url, document())
+
+    answer = await deliver(url, document())
+
+    assert (429, []) == (answer.status_code, cloner.opened)
+
+
+async def test_cloner_was_asked(gateway: Start, deliver: Deliver, document: Document, cloner: Any) -> None:
+    """A cloner that failed is not asked again."""
+    url = await gateway(precall_fallback="default_voice")
+    cloner.reply = failing
+
+    answer = await deliver(url, document())
+
+    assert ("CLONER_UNAVAILABLE", []) == (answer.json()["reason"], cloner.opened)
+
+
+@pytest.mark.parametrize("says", ["nothing", "failure"])
+async def test_no_answer(
+    gateway: Start, deliver: Deliver, document: Document, cloner: Any, says: str
+) -> None:
+    """A cloner that hangs or fails keeps no call from going on."""
+
+    async def hang(_context: Any) -> OpenCallResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    url = await gateway(rate_limit_agent=ONE, precall_fallback="default_voice")
+    cloner.opening = hang if says == "nothing" else failing
+    await deliver(url, document())
+
+    answer = await deliver(url, document())
+
+    assert ("fallback", "RATE_LIMITED") == (answer.json()["status"], answer.json()["reason"])
+    assert UNKNOWN_CALL == started(answer)["dynamic_variables"]["precall_call_id"]
+
+
+async def test_bounded(asker: Precall, cloner: Any) -> None:
+    """However many ask about an agent there is one question in a second, and each call has its own id."""
+    time = 0.0
+    overrides = Overrides(("tts.voice_id",))
+    questions = AgentQuestions(asker, overrides, lambda: time)
+    cloner.opening = with_a_callers_voice
+
+    first = await asyncio.gather(*(questions.ask(AGENT, f"conv_{n % 3}", seconds=20) for n in range(6)))
+    before = overrides.speech_before(AGENT)
+    time = 2 * ANSWER_SECONDS
+    later = await questions.ask(AGENT, "conv_9", seconds=20)
+
+    assert ["call_2", None, None, "call_2", None, None] == first
+    assert [Spoken(voice_id="voice_0", first_message="Hello!"), "call_2"] == [before, later]
+    assert ["conv_0", "conv_9"] == [request.call_sid for request in cloner.opened]
+
+
+async def test_no_time(asker: Precall, cloner: Any) -> None:
+    """Who has no time left waits for no answer."""
+    overrides = Overrides(("tts.voice_id",))
+    questions = AgentQuestions(asker, overrides)
+    cloner.opening = with_a_callers_voice
+
+    assert (None, NOTHING) == (
+        await questions.ask(AGENT, "conv_1", seconds=-1.0), overrides.speech_before(AGENT),
+    )  # fmt: skip
