@@ -5,8 +5,8 @@ This takes two numbers for each agent, however high the limit; a moving window w
 delivery. The clock is that of the storage, so that gateways whose clocks differ count alike. A delivery that
 is refused is not counted.
 
-Counting never holds up a call: if the storage fails or is slow, the delivery goes on uncounted, and so do
-later ones until the storage answers again.
+Counting holds no call up for long: if the storage fails or is slow, the delivery goes on uncounted, and so
+do later ones until the storage answers again.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from environment import Address, CountStorage, Rate
 from gateway.edge.source import network
 
-__all__ = ["COUNT_SECONDS", "Limits", "OverLimit", "counting"]
+__all__ = ["COUNT_SECONDS", "COUNT_SHARE", "Limits", "OverLimit", "counting"]
 
 log = structlog.get_logger()
 
@@ -34,6 +34,8 @@ Whose = Literal["agent", "source"]
 # How long a delivery waits for the storage, and how long no delivery asks a storage that failed.
 COUNT_SECONDS = 0.5
 REST_SECONDS = 5.0
+# The share of the time that a delivery has left for which it waits at most: the rest is for its call.
+COUNT_SHARE = 1 / 3
 CONNECTIONS = 32
 # How many agents, or sources, one process counts for at once, and how often it drops expired counts.
 MOST_KEYS = 10_000
@@ -93,35 +95,42 @@ class Limits:
         self._failing = False
         self._rests_until = 0.0
 
-    async def count_agent(self, agent_id: str) -> None:
-        """Counts a delivery for an agent; its sender must be known. Raises OverLimit."""
-        await self._count("agent", agent_id)
+    async def count_agent(self, agent_id: str, *, left: float) -> None:
+        """Counts a delivery for an agent; its sender must be known. Raises OverLimit.
 
-    async def count_source(self, address: Address | None) -> None:
-        """Counts a delivery from an address. Raises OverLimit."""
-        await self._count("source", network(address))
+        Waits for no more than a share of the seconds that are left for the delivery.
+        """
+        await self._count("agent", agent_id, left * COUNT_SHARE)
 
-    async def _count(self, whose: Whose, key: str) -> None:
+    async def count_source(self, address: Address | None, *, left: float) -> None:
+        """Counts a delivery from an address, as long as count_agent waits. Raises OverLimit."""
+        await self._count("source", network(address), left * COUNT_SHARE)
+
+    async def _count(self, whose: Whose, key: str, most: float) -> None:
         rate, window = self._rates[whose], self._windows[whose]
         if rate is None:
             return
-        if await self._asked(lambda: window.hit(rate, whose, key)) is not False:
+        until = asyncio.get_running_loop().time() + most
+        if await self._asked(lambda: window.hit(rate, whose, key), until) is not False:
             return
-        stats = await self._asked(lambda: window.get_window_stats(rate, whose, key))
+        stats = await self._asked(lambda: window.get_window_stats(rate, whose, key), until)
         seconds = 0.0 if stats is None else stats.reset_time - time.time()
         raise OverLimit(whose, max(1, math.ceil(seconds)))
 
-    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T | None:
+    async def _asked(self, ask: Callable[[], Awaitable[T]], until: float) -> T | None:
         """What the storage answers; None if it does not answer, or did not a moment ago."""
         now = time.monotonic()
         if self._failing:
             if now < self._rests_until:
                 return None
             self._rests_until = now + REST_SECONDS  # this delivery finds out for all others
+        ends = asyncio.get_running_loop().time() + self._seconds
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout_at(min(until, ends)):
                 answer = await ask()
         except Exception as failure:  # noqa: BLE001  Whatever it is about counting that fails, the call goes on.
+            if isinstance(failure, TimeoutError) and until < ends:
+                return None  # The delivery had no time: this says nothing of the storage.
             self._rests_until = time.monotonic() + REST_SECONDS
             if not self._failing:
                 self._failing = True

@@ -27,7 +27,17 @@ from telemetry.facts import note
 from telemetry.logs import exception_place
 from telemetry.tracing import trace_id
 
-__all__ = ["ANSWERS", "CODES", "Problem", "Refusal", "Unauthenticated", "answer", "answer_failure", "refusal"]
+__all__ = [
+    "ANSWERS",
+    "CODES",
+    "DeadlineTooShort",
+    "Problem",
+    "Refusal",
+    "Unauthenticated",
+    "answer",
+    "answer_failure",
+    "refusal",
+]
 
 log = structlog.get_logger()
 
@@ -172,6 +182,13 @@ class Unauthenticated(Exception):
     """The request lacks the credential that its path requires."""
 
 
+class DeadlineTooShort(Exception):
+    """The time for the answer was used up, by the body or by ourselves, before anybody was asked."""
+
+    reason = "DEADLINE_TOO_SHORT"
+    message = ""
+
+
 def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) -> Refusal:
     """What the answer says of a failure. A failure that nobody expected is logged.
 
@@ -183,7 +200,7 @@ def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) ->
             return Refusal(reason=failure.reason, headers=_retry_after(retry))
         case Unauthenticated():
             return Refusal(reason="UNAUTHENTICATED", headers={"WWW-Authenticate": "Bearer"})
-        case DeliveryError() | OverLimit() | SourceRefused():
+        case DeliveryError() | OverLimit() | SourceRefused() | DeadlineTooShort():
             retry = failure.retry_after if isinstance(failure, OverLimit) else None
             return Refusal(reason=failure.reason, message=failure.message, headers=_retry_after(retry))
         case PrecallError():

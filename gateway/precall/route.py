@@ -4,6 +4,7 @@
     verified_body()     -> VerifiedBody | SignatureError, BodyError                (answering.py)
     receive()           -> Delivery | DeliveryError
     limits              -> | OverLimit, of the source before the body is read, of the agent here
+    _enough()            -> the seconds that are left | DeadlineTooShort
     ask_cloner()        -> PrepareCallResponse | PrecallError, ClientGone
     prepared()          -> PreparedCall, FallbackCall                              (answer.py)
     ask_agent()         -> how the agent speaks, for a call that goes on although it was refused here
@@ -38,6 +39,7 @@ from gateway.conversation.start_data import Facts, unknown_call
 from gateway.edge import problems
 from gateway.edge.body import ClientGone, Receive, disconnected
 from gateway.edge.openapi import responses
+from gateway.edge.problems import DeadlineTooShort
 from gateway.edge.signature import VerifiedBody
 from gateway.edge.source import source
 from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
@@ -53,6 +55,8 @@ __all__ = ["webhook"]
 
 # The failures after which a call may go on with the agent's own voice. All others are the sender's fault.
 FALLBACK_STATUSES = frozenset({422, 429, 500, 502, 503, 504})
+# In less the cloner's answer may not arrive, and nobody would know whether it had asked anybody.
+LEAST_SECONDS = 0.05
 
 
 def webhook(context: RouteContext) -> HTTPRouteHandler:
@@ -80,7 +84,9 @@ async def handled(
         # stranger learns of no other fault.
         check = verifier(request, context)
         media = media_type(lines(request.scope["headers"], b"content-type"))
-        await context.limits.count_source(source(request.scope))
+        asked = asyncio.get_running_loop().time()
+        await context.limits.count_source(source(request.scope), left=_left(settings, progress))
+        counted = asyncio.get_running_loop().time() - asked
         verified = await verified_body(
             request,
             context,
@@ -88,15 +94,18 @@ async def handled(
             share,
             progress,
             limit=settings.max_body_bytes,
-            seconds=min(settings.body_timeout_seconds, settings.precall_budget_ms / 1000),
+            seconds=max(0.0, min(settings.body_timeout_seconds, _left(settings, progress))),
         )
+        # Bytes may have arrived while the source was counted.
+        progress.began -= counted
         delivery, facts = receive(verified, media, settings, progress)
         del verified, check
         # Counted after the verification, so that no stranger can use up an agent's limit.
-        await context.limits.count_agent(delivery.agent_id)
+        await context.limits.count_agent(delivery.agent_id, left=_enough(_left(settings, progress)))
         # Twice the sample at most: what is sent, and gRPC's copy. A large request is freed once it is sent.
         share.become(2 * len(delivery.sample))
-        asking = ask_cloner(context.cloner, delivery, request.receive, _left(settings, progress))
+        left = _enough(_left(settings, progress))
+        asking = ask_cloner(context.cloner, delivery, request.receive, left)
         del delivery
         progress.cloner_asked = True
         with part("cloner"):
@@ -213,8 +222,15 @@ def _cancel(asked: asyncio.Task[PrepareCallResponse], _: object) -> None:
     asked.cancel()
 
 
+def _enough(left: float) -> float:
+    """The seconds that are left. Raises DeadlineTooShort where the cloner could not even refuse in them."""
+    if left < LEAST_SECONDS:
+        raise DeadlineTooShort
+    return left
+
+
 def _left(settings: Settings, progress: Progress) -> float:
-    """How many seconds the cloner may take."""
+    """How many seconds are left until the answer has to leave."""
     return (
         progress.began
         + settings.precall_budget_ms / 1000

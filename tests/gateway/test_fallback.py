@@ -155,7 +155,7 @@ async def test_cloner_hangs(start: Start, deliver: Deliver, document: Document, 
         raise AssertionError
 
     cloner.reply = hang
-    answer = await deliver(await start(precall_budget_ms=1_000), document())
+    answer = await deliver(await start(precall_budget_ms=2_000), document())
 
     assert (200, expected("PROVIDER_TIMEOUT")) == (answer.status_code, timed(answer))
     assert answer.elapsed.total_seconds() < 10.0, "unless told otherwise, the budget is fifteen seconds"

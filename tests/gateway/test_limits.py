@@ -261,6 +261,33 @@ async def test_storage_away(
     assert "s3cret-of-redis" not in str(lines)
 
 
+@pytest.mark.parametrize("whose", ["source", "agent"])
+async def test_waiting_is_part_of_the_budget(
+    gateway: Start, deliver: Deliver, document: Document, odd: Any, cloner: Any, whose: str
+) -> None:
+    """A storage that hangs takes a sixth of the budget, and the cloner is given what is left of it."""
+    storage = CountStorage(f"redis://127.0.0.1:{await odd(b'')}")
+    rates = {"rate_limit_agent": OFF, "rate_limit_source": OFF} | {f"rate_limit_{whose}": ONE}
+    url = await gateway(**rates, rate_limit_storage=storage, precall_budget_ms=6_000)
+
+    answer = await deliver(url, document())
+
+    assert 200 == answer.status_code
+    assert 2.0 < cloner.remaining[0] < 5.0
+
+
+async def test_no_time_to_count(odd: Any) -> None:
+    """A delivery that has no time to wait for the storage says nothing of the storage."""
+    storage = CountStorage(f"redis://127.0.0.1:{await odd(b'')}")
+    async with counting(ONE, OFF, storage, seconds=0.2) as counted:
+        with capture_logs() as lines:
+            await counted.count_agent("agent_1", left=0.01)
+        with capture_logs() as later:
+            await counted.count_agent("agent_1", left=20)
+
+    assert ([], 1) == (lines, len(later))
+
+
 async def test_storage_comes_back(
     gateway: Start, deliver: Deliver, document: Document, valkey: Valkey
 ) -> None:
@@ -294,15 +321,15 @@ async def test_at_once(gateway: Start, deliver: Deliver, document: Document, val
 async def test_memory_is_bounded() -> None:
     """Whoever comes from everywhere is not remembered everywhere, and makes nobody forget the agents."""
     async with counting(ONE, ONE, MEMORY) as limits:
-        await limits.count_agent("agent_1")
+        await limits.count_agent("agent_1", left=20)
         for number in range(MOST_KEYS + 10):
-            await limits.count_source(ip_address(f"10.0.{number // 256}.{number % 256}"))
+            await limits.count_source(ip_address(f"10.0.{number // 256}.{number % 256}"), left=20)
         (sources, agents) = (limits._windows[whose].storage.storage for whose in ("source", "agent"))
 
         assert 10 == len(sources)
         assert 1 == len(agents)
         with pytest.raises(OverLimit):
-            await limits.count_agent("agent_1")
+            await limits.count_agent("agent_1", left=20)
 
 
 async def test_memory_forgets() -> None:
@@ -324,8 +351,8 @@ async def test_memory_forgets() -> None:
 async def test_no_address() -> None:
     """Whoever has no address, as behind a Unix socket, is one source."""
     async with counting(OFF, ONE, MEMORY) as limits:
-        await limits.count_source(None)
+        await limits.count_source(None, left=20)
 
         with pytest.raises(OverLimit) as refused:
-            await limits.count_source(None)
+            await limits.count_source(None, left=20)
     assert 1 <= refused.value.retry_after <= DAY

@@ -44,35 +44,51 @@ async def test_connection_that_was_idle(
     assert 200 == answer.status_code
 
 
-async def test_body(
+@pytest.fixture
+def halted(
     start: Start, cloner_target: str, client: httpx.AsyncClient, sign: Any, document: Callable[..., bytes]
-) -> None:
+) -> Callable[..., Coroutine[Any, Any, httpx.Response]]:
+    """Starts a gateway, has it stand still in the middle of a body, and returns its answer."""
+
+    async def run(**settings: str) -> httpx.Response:
+        process = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, **settings)
+        url = await ready(process)
+        body = document()
+        half, rest = asyncio.Event(), asyncio.Event()
+
+        async def sent() -> AsyncIterator[bytes]:
+            yield body[:100]
+            half.set()
+            await rest.wait()
+            yield body[100:]
+
+        headers = {"Content-Type": "application/json", "ElevenLabs-Signature": sign(body)}
+        delivery = asyncio.create_task(client.post(f"{url}/webhook", content=sent(), headers=headers))
+        await half.wait()
+        # Whoever answers this has read what came before it.
+        await client.get(f"{url}/health")
+
+        async def send_rest() -> None:
+            rest.set()
+
+        await stood_still(process, send_rest())
+        return await delivery
+
+    return run
+
+
+async def test_body(halted: Callable[..., Coroutine[Any, Any, httpx.Response]]) -> None:
     """So is one whose body arrived while the gateway stood still."""
-    process = await start(
-        ELEVENLABS_WEBHOOK_SECRET=SECRET, CLONER_TARGET=cloner_target, BODY_TIMEOUT_SECONDS=str(SECONDS)
-    )
-    url = await ready(process)
-    body = document()
-    half, rest = asyncio.Event(), asyncio.Event()
+    answer = await halted(BODY_TIMEOUT_SECONDS=str(SECONDS))
 
-    async def sent() -> AsyncIterator[bytes]:
-        yield body[:100]
-        half.set()
-        await rest.wait()
-        yield body[100:]
+    assert 200 == answer.status_code
 
-    headers = {"Content-Type": "application/json", "ElevenLabs-Signature": sign(body)}
-    delivery = asyncio.create_task(client.post(f"{url}/webhook", content=sent(), headers=headers))
-    await half.wait()
-    # Whoever answers this has read what came before it.
-    await client.get(f"{url}/health")
 
-    async def send_rest() -> None:
-        rest.set()
+async def test_budget(halted: Callable[..., Coroutine[Any, Any, httpx.Response]], cloner: Any) -> None:
+    """A body that used up the time for its answer is told so: it was no provider who took the time."""
+    answer = await halted(PRECALL_BUDGET_MS=str(SECONDS * 1000))
 
-    await stood_still(process, send_rest())
-
-    assert 200 == (await delivery).status_code
+    assert (504, "DEADLINE_TOO_SHORT", []) == (answer.status_code, answer.json()["reason"], cloner.asked)
 
 
 @pytest.mark.parametrize("arrived", [True, False])
