@@ -12,7 +12,7 @@ __all__ = ["CompleteOperation"]
 EVENT_BODY = RequestBody(
     required=True,
     description="The event as ElevenLabs sends it. Unknown fields are ignored. `conversation_id`, "
-    "`precall_call_id`, or `agent_id` with `voice_id`: one of them names the call.",
+    "or `agent_id` with `precall_call_id` or `voice_id`: one of them names the call.",
     content={"application/json": OpenAPIMediaType(schema=sent(SentEvent))},
 )
 

@@ -117,6 +117,8 @@ class Event(Struct, frozen=True, kw_only=True):
 
     conversation_id: str | None
     call_id: str | None
+    """None without an agent, too."""
+
     agent_id: str | None
     voice_id: str | None
 
@@ -144,11 +146,13 @@ def read(body: VerifiedBody) -> Event:
     kind, data = sent.type or None, sent.data or SentData()
     if not kind and data.full_audio is not UNSET:
         kind = AUDIO
+    agent_id = identifier(data.agent_id)
     event = Event(
         type=kind if kind in ENDING or kind == AUDIO else None,
         conversation_id=conversation(data.conversation_id),
-        call_id=identifier(data.call_id),
-        agent_id=identifier(data.agent_id),
+        # What is echoed is a stranger's to set, so it names a call only together with the call's agent.
+        call_id=None if agent_id is None else identifier(data.call_id),
+        agent_id=agent_id,
         voice_id=identifier(data.voice_id),
     )
     if kind and (event.names_call or not event.ends_call):
@@ -175,6 +179,8 @@ def _missing(sent: SentEvent, event: Event) -> DeliveryError:
         field, must = "type", "must be a string" if sent.type is None else "is required"
     elif not sent.data:
         field, must = "data", "must be an object" if sent.data is None else "is required"
+    elif sent.data.call_id and not event.agent_id:
+        field, must = "data.agent_id", "is required where only precall_call_id names the call"
     else:
         field, must = "data.conversation_id", "is required"
     return DeliveryError(

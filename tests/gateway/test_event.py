@@ -115,16 +115,29 @@ def test_unknown(kind: str, size: int) -> None:
     [
         ({"conversation_id": "conv_y"}, ("conv_y", None, None, None)),
         (
-            {"conversation_id": 5, "conversation_initiation_client_data": START},
-            (None, "call_1", None, "voice_1"),
+            {"conversation_id": 5, "agent_id": "agent_x", "conversation_initiation_client_data": START},
+            (None, "call_1", "agent_x", "voice_1"),
         ),
         (
-            {"conversation_id": "", "conversation_initiation_client_data": START},
-            (None, "call_1", None, "voice_1"),
+            {"conversation_id": "", "agent_id": "agent_x", "conversation_initiation_client_data": START},
+            (None, "call_1", "agent_x", "voice_1"),
         ),
         (
-            {"conversation_id": "a\nb", "conversation_initiation_client_data": START},
-            (None, "call_1", None, "voice_1"),
+            {"conversation_id": "a\nb", "agent_id": "agent_x", "conversation_initiation_client_data": START},
+            (None, "call_1", "agent_x", "voice_1"),
+        ),
+        # Echoed by a call at an agent that nobody knows: it names no call of ours.
+        (
+            {"conversation_id": "conv_y", "conversation_initiation_client_data": START},
+            ("conv_y", None, None, "voice_1"),
+        ),
+        (
+            {
+                "conversation_id": "conv_y",
+                "agent_id": "agent.x",
+                "conversation_initiation_client_data": START,
+            },
+            ("conv_y", None, None, "voice_1"),
         ),
         (
             {
@@ -190,6 +203,7 @@ def test_lenient(data: dict[str, Any], expected: tuple[str | None, ...]) -> None
         (event(agent_id="agent_x"), "FIELD_INVALID", "data.conversation_id"),
         (event(agent_id="agent_x", conversation_id=" "), "FIELD_INVALID", "data.conversation_id"),
         (event(conversation_id="c" * 257), "FIELD_INVALID", "data.conversation_id"),
+        (event(conversation_initiation_client_data=START), "FIELD_INVALID", "data.agent_id"),
     ],
 )
 def test_refused(body: bytes, reason: str, field: str | None) -> None:
