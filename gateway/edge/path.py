@@ -1,15 +1,22 @@
-"""Decides how much of a request's path may be logged: a mistyped URL must be seen, but nothing private."""
+"""Decides how much of a request's path may be logged: a mistyped URL must be seen, and nothing else."""
 
-import re
+from os.path import commonprefix
 
 __all__ = ["legible"]
 
-LONGEST = 64
-OURS = re.compile(r"/webhook[A-Za-z0-9/_.-]*")
-NUMBER = re.compile(r"[0-9]{4,}")
+# A slash at the end is often written, and says nothing of anybody.
+OURS = ("/webhook/", "/webhook/conversation-init/", "/webhook/post-call/")
+BEGINNING = "/webhook"
+MASK = "#"
 
 
 def legible(path: str) -> str | None:
-    """The path without its numbers, if it may be one of ours, mistyped; None for any other."""
-    found = OURS.match(path[:LONGEST])
-    return NUMBER.sub("#", found[0]) if found else None
+    """The path for as long as it is one of ours, and a mask for its rest.
+
+    None for a path that does not begin as ours do: nobody mistyped it.
+    """
+    if not path.startswith(BEGINNING):
+        return None
+    # By characters, so that it shows where a URL was mistyped.
+    shown = max((commonprefix((path, ours)) for ours in OURS), key=len)  # noqa: RUF071
+    return shown if shown == path else shown + MASK
