@@ -5,10 +5,20 @@ from collections.abc import Collection
 
 import multipart
 
-__all__ = ["FormBroken", "PartRepeated", "options", "parts"]
+__all__ = [
+    "MAX_HEADER",
+    "MAX_HEADERS",
+    "MAX_PARTS",
+    "FormBroken",
+    "FormTooLarge",
+    "PartRepeated",
+    "options",
+    "parts",
+]
 
-MAX_PARTS = 16
-MAX_HEADERS = 8
+# More than anybody sends: a sender may pass on everything that a telephone line told it of a call.
+MAX_PARTS = 128
+MAX_HEADERS = 32
 MAX_HEADER = 4096
 MAX_BOUNDARY = 200  # RFC 2046 allows 70.
 # The name, if it comes first, as nearly everybody sends it: then nothing in the filename can be mistaken for
@@ -18,6 +28,10 @@ NAME_FIRST = re.compile(r'form-data *; *name *= *(?:"([^"\\]*)"|([^\s;"]+)) *(?:
 
 class FormBroken(Exception):
     """The body is not the form that its header announces, or it is cut short."""
+
+
+class FormTooLarge(Exception):
+    """The form has more parts or headers than are read, or a header is too long."""
 
 
 class PartRepeated(Exception):
@@ -37,8 +51,8 @@ def options(header: str) -> tuple[str, dict[str, str]]:
 def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes]:
     """The content of each named part that the form holds; other parts are skipped.
 
-    Only the name in a part's headers counts: the filename may be missing, or be anything. Raises FormBroken
-    and PartRepeated.
+    Only the name in a part's headers counts: the filename may be missing, or be anything. Raises FormBroken,
+    FormTooLarge and PartRepeated.
     """
     if not 0 < len(boundary) <= MAX_BOUNDARY:
         raise FormBroken
@@ -63,6 +77,8 @@ def parts(body: bytes, boundary: str, names: Collection[str]) -> dict[str, bytes
                         found[name] = b""
                 elif name and event:
                     found[name] += event
+    except multipart.ParserLimitReached:
+        raise FormTooLarge from None
     except multipart.MultipartError:
         raise FormBroken from None
     return found

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, Operation, RequestBody
 
+from gateway.edge.form import MAX_PARTS
 from gateway.edge.openapi import SIGNATURE, fields, sent, text
 from gateway.precall.request import SentDelivery, SentMetadata
 
@@ -11,7 +12,8 @@ __all__ = ["DeliverOperation"]
 
 BODY = RequestBody(
     required=True,
-    description="The signature covers the raw body in both forms. Unknown fields are ignored.",
+    description="The signature covers the raw body in both forms. Unknown fields are ignored. A form has at "
+    f"most {MAX_PARTS} parts.",
     content={
         "application/json": OpenAPIMediaType(schema=sent(SentDelivery)),
         "multipart/form-data": OpenAPIMediaType(

@@ -172,6 +172,12 @@ def _from_form(content: bytes, boundary: str, max_sample_bytes: int) -> Delivery
         raise DeliveryError(
             "MALFORMED_BODY", "The body is not the multipart form that its Content-Type announces."
         ) from None
+    except form.FormTooLarge:
+        raise DeliveryError(
+            "MALFORMED_BODY",
+            f"The multipart form is too large: at most {form.MAX_PARTS} parts are read, each with at most "
+            f"{form.MAX_HEADERS} headers of at most {form.MAX_HEADER} bytes.",
+        ) from None
     except form.PartRepeated as repeated:
         raise _invalid(repeated.name, "must be sent once") from None
     if "metadata" not in parts:
