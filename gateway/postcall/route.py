@@ -20,6 +20,7 @@ from precall_client import Precall
 
 from gateway.answering import Progress, RouteContext, answered, attempted, verified_body, verifier
 from gateway.edge import problems
+from gateway.edge.aside import Aside
 from gateway.edge.openapi import responses
 from gateway.postcall import request as event
 from gateway.postcall.description import CompleteOperation
@@ -45,19 +46,20 @@ class Acknowledgement(Struct, frozen=True, kw_only=True):
 def post_call(context: RouteContext) -> HTTPRouteHandler:
     """The route `POST /webhook/post-call`."""
     failures = responses(problems.Problem, STATUSES)
+    handle = partial(handled, Aside())
 
     @post("/webhook/post-call", status_code=200, operation_class=CompleteOperation, responses=failures)
     async def tell_end(request: Request[Any, Any, Any]) -> Response[Acknowledgement]:
-        return answered(request, context, await attempted(request, context, handled, codes=CODES))
+        return answered(request, context, await attempted(request, context, handle, codes=CODES))
 
     return tell_end
 
 
 async def handled(
-    request: Request[Any, Any, Any], context: RouteContext, progress: Progress
+    aside: Aside, request: Request[Any, Any, Any], context: RouteContext, progress: Progress
 ) -> Acknowledgement:
     """One event, from its bytes to its answer."""
-    told = await received(request, context, progress)
+    told = await received(aside, request, context, progress)
     progress.is_about(agent_id=told.agent_id, conversation_id=told.conversation_id)
     if told.type:
         progress.log_facts["event_type"] = told.type
@@ -73,7 +75,9 @@ async def handled(
     return Acknowledgement(conversation_id=told.conversation_id)
 
 
-async def received(request: Request[Any, Any, Any], context: RouteContext, progress: Progress) -> Event:
+async def received(
+    aside: Aside, request: Request[Any, Any, Any], context: RouteContext, progress: Progress
+) -> Event:
     """What the event says; its bytes are freed."""
     settings = context.settings
     most = settings.max_held_event_bytes
@@ -88,7 +92,7 @@ async def received(request: Request[Any, Any, Any], context: RouteContext, progr
             seconds=settings.post_call_timeout_seconds,
             trim=partial(event.trim, most=most),
         )
-        return event.read(body)
+        return await aside.read(len(body.content), partial(event.read, body))
 
 
 async def complete(cloner: Precall, told: Event) -> bool:

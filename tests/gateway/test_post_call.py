@@ -268,6 +268,20 @@ async def test_trace(gateway: Start, tell: Tell, spans: Any) -> None:
     }
 
 
+async def test_large_event_holds_nobody_up(gateway: Start, client: httpx.AsyncClient, tell: Tell) -> None:
+    """Others are answered while an event is read that takes long to read."""
+    # What only the loose reader can read, and reads slowest.
+    slow = b'{"type":"post_call_transcription","data":{"transcript":[' + b'[{"":[0]}],' * 200_000 + b"NaN]}}"
+    url = await gateway()
+    telling = asyncio.create_task(tell(url, slow))
+    answered = 0
+    while not telling.done():
+        await client.get(f"{url}/schema/openapi.json")
+        answered += 1
+
+    assert ("FIELD_INVALID", True) == ((await telling).json()["reason"], answered > 10)
+
+
 async def test_nothing_private_is_told(gateway: Start, tell: Tell, cloner: Any, spans: Any) -> None:
     """Writes one line for each event; nothing of a caller or of what was said gets out."""
     bodies = [
