@@ -25,7 +25,9 @@ __all__ = [
 SHORTEST = 16
 
 BOM = b"\xef\xbb\xbf"
-QUOTES = ("\"'`\u2018\u201c", "\"'`\u2019\u201d")
+PLAIN_QUOTES = "\"'`"
+# In every language another pair of them, and some use one of them twice.
+TYPOGRAPHIC_QUOTES = "\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u2039\u203a\u00ab\u00bb"
 # Letters, marks and symbols that are drawn as nothing at all.
 BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
 # What docker-compose.yml holds, and what documents of all kinds say in place of a secret.
@@ -152,8 +154,13 @@ def check_ends(text: str) -> None:
 
 
 def check_quotes(text: str) -> None:
-    """Raises ValueError for quotes that a shell would have taken away."""
-    if len(text) > 1 and (text[0], text[-1]) in zip(*QUOTES, strict=True):
+    """Raises ValueError for quotes that a shell would have taken away, or an editor has put around a text."""
+    if len(text) < 2:
+        return
+    first, last = text[0], text[-1]
+    if (first in TYPOGRAPHIC_QUOTES and last in TYPOGRAPHIC_QUOTES) or (
+        first == last and first in PLAIN_QUOTES
+    ):
         raise ValueError("must not stand in quotes: they would be part of it")
 
 

@@ -33,7 +33,15 @@ DAMAGED = {
     "variation selector": f"{GOOD}\ufe0f",
     "quotes": f'"{GOOD}"',
     "single quotes": f"'{GOOD}'",
-    "typographic quotes": f"\u201c{GOOD}\u201d",
+    "English quotes": f"\u201c{GOOD}\u201d",
+    "single English quotes": f"\u2018{GOOD}\u2019",
+    "German quotes": f"\u201e{GOOD}\u201c",
+    "single German quotes": f"\u201a{GOOD}\u2018",
+    "Polish quotes": f"\u201e{GOOD}\u201d",
+    "Swedish quotes": f"\u201d{GOOD}\u201d",
+    "French quotes": f"\u00ab{GOOD}\u00bb",
+    "Danish quotes": f"\u00bb{GOOD}\u00ab",
+    "single French quotes": f"\u2039{GOOD}\u203a",
     "not UTF-8": f"{GOOD}\udcff",
 }
 
