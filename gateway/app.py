@@ -23,6 +23,7 @@ from precall_client import Precall, Tls, connect
 
 from environment import Pem, address
 from gateway.answering import make_context
+from gateway.edge.clock import LOOK_SECONDS
 from gateway.edge.closing import Application, LingeringClose
 from gateway.edge.connection import Connection, Connections
 from gateway.edge.draining import Draining
@@ -140,7 +141,8 @@ async def serving(
                 server_header=False,
                 proxy_headers=False,  # uvicorn would trust the proxies that a variable of its own names
                 timeout_keep_alive=settings.precall_keep_alive_seconds,
-                timeout_graceful_shutdown=math.ceil(grace - drain),
+                # With 0 uvicorn does not look before it says that requests had to be cancelled.
+                timeout_graceful_shutdown=math.ceil(grace - drain) or LOOK_SECONDS,  # type: ignore[arg-type]
             )
         )
         host, port = listener.getsockname()[:2]

@@ -51,7 +51,8 @@ class HttpServerTracing:
     """Wraps an ASGI application: a span, and a `traceresponse` header on every answer.
 
     The span fails on a status from 500 up, on an exception and on a client that hangs up before its answer is
-    sent. Its time is measured. Paths in `untraced` get neither span nor header, and are not measured.
+    sent. Its time is measured. Paths in `untraced` get neither span nor header, and are not measured. Where
+    tracing is off there is no header either.
     `legible` returns the part of an unknown path that may be shown.
     """
 
@@ -119,8 +120,9 @@ class HttpServerTracing:
             nonlocal answered
             if message["type"] == "http.response.start":
                 request.begin_answer(message["status"])
-                traceresponse = (b"traceresponse", _traceresponse(request.span))
-                message["headers"] = [*message.get("headers", ()), traceresponse]
+                if request.span.get_span_context().is_valid:
+                    traceresponse = (b"traceresponse", _traceresponse(request.span))
+                    message["headers"] = [*message.get("headers", ()), traceresponse]
             elif message["type"] == "http.response.body" and not message.get("more_body"):
                 answered = True
             await send(message)

@@ -35,6 +35,28 @@ async def test_idle(start: Start, signum: signal.Signals) -> None:
     assert "Traceback" not in output
 
 
+async def test_no_grace(start: Start) -> None:
+    """Without any time to finish in it says nothing of requests that had to go, as there are none."""
+    process = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, SHUTDOWN_GRACE_SECONDS="0")
+    await ready(process)
+    process.terminate()
+
+    assert (0, "", "") == await ended(process)
+
+
+async def test_no_tracing(start: Start, client: httpx.AsyncClient) -> None:
+    """Where tracing is switched off, no answer names a trace."""
+    process = await start(ELEVENLABS_WEBHOOK_SECRET=SECRET, OTEL_SDK_DISABLED="true")
+
+    answer = await client.post(f"{await ready(process)}/webhook", content=b"{}")
+
+    assert (401, None, False) == (
+        answer.status_code,
+        answer.json()["trace_id"],
+        "traceresponse" in answer.headers,
+    )
+
+
 async def test_open_files(start: Start) -> None:
     """May open as many files as there may be connections, or takes fewer of these and says so."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
