@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+from gateway.edge.problems import DeadlineTooShort
+
 __all__ = ["Aside"]
 
 # Reading less takes a few hundredths of a second at worst.
@@ -21,9 +23,23 @@ class Aside:
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
 
-    async def read(self, size: int, read: Callable[[], T]) -> T:
-        """What `read` returns, or raises, for a body of so many bytes."""
+    async def read(self, size: int, read: Callable[[], T], *, seconds: float | None = None) -> T:
+        """What `read` returns, or raises, for a body of so many bytes.
+
+        Raises DeadlineTooShort if that takes longer than so many seconds.
+        """
         if size <= LARGE_BYTES:
             return read()
-        async with self._turn:
-            return await asyncio.to_thread(read)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._turn.acquire()
+                return await asyncio.shield(self._begun(read))
+        except TimeoutError:
+            raise DeadlineTooShort from None
+
+    def _begun(self, read: Callable[[], T]) -> asyncio.Task[T]:
+        """Reads in a thread. The turn lasts until that is done, for nothing can end it before."""
+        # Whoever waits keeps no reference to the task: a failure would refer to it, and it to the failure.
+        reading = asyncio.create_task(asyncio.to_thread(read))
+        reading.add_done_callback(lambda _: self._turn.release())
+        return reading

@@ -33,6 +33,7 @@ from gateway.precall.base64_sample import NotBase64, decode
 __all__ = [
     "Delivery",
     "MediaType",
+    "NotStrict",
     "media_type",
     "read",
 ]
@@ -46,6 +47,10 @@ MISSING = re.compile(r"^Object missing required field `([a-z_]+)`")
 
 NULL = Raw(b"null")
 HINT = "A hint. What the audio says counts."
+
+
+class NotStrict(Exception):
+    """Only the loose reader can read the body, which may take long."""
 
 
 class MediaType(Struct, frozen=True, kw_only=True):
@@ -144,15 +149,15 @@ def media_type(lines: Sequence[str]) -> MediaType:
     )
 
 
-def read(body: VerifiedBody, media: MediaType, *, max_sample_bytes: int) -> Delivery:
-    """What the body says. Raises DeliveryError."""
+def read(body: VerifiedBody, media: MediaType, *, max_sample_bytes: int, loosely: bool = True) -> Delivery:
+    """What the body says. Raises DeliveryError, and NotStrict where it would have to be read loosely."""
     if media.boundary is None:
-        return _from_json(body.content, max_sample_bytes)
-    return _from_form(body.content, media.boundary, max_sample_bytes)
+        return _from_json(body.content, max_sample_bytes, loosely=loosely)
+    return _from_form(body.content, media.boundary, max_sample_bytes, loosely=loosely)
 
 
-def _from_json(content: bytes, max_sample_bytes: int) -> Delivery:
-    document = _decoded(content, SentDelivery, "The body")
+def _from_json(content: bytes, max_sample_bytes: int, *, loosely: bool) -> Delivery:
+    document = _decoded(content, SentDelivery, "The body", loosely=loosely)
     try:
         given = document.voice_sample
         if given is None or given.data == NULL:
@@ -165,7 +170,7 @@ def _from_json(content: bytes, max_sample_bytes: int) -> Delivery:
         raise
 
 
-def _from_form(content: bytes, boundary: str, max_sample_bytes: int) -> Delivery:
+def _from_form(content: bytes, boundary: str, max_sample_bytes: int, *, loosely: bool) -> Delivery:
     try:
         parts = form.parts(content, boundary, ("metadata", "voice_sample"))
     except form.FormBroken:
@@ -182,7 +187,7 @@ def _from_form(content: bytes, boundary: str, max_sample_bytes: int) -> Delivery
         raise _invalid(repeated.name, "must be sent once") from None
     if "metadata" not in parts:
         raise _invalid("metadata", "is required")
-    metadata = _decoded(parts["metadata"], SentMetadata, "The part metadata")
+    metadata = _decoded(parts["metadata"], SentMetadata, "The part metadata", loosely=loosely)
     try:
         if "voice_sample" not in parts:
             raise _invalid("voice_sample", "is required")
@@ -239,12 +244,14 @@ def _from_base64(token: Raw) -> bytes:
         raise _invalid(SAMPLE, f"must be the recording in standard base64, a string; it is {found}") from None
 
 
-def _decoded(content: bytes, kind: type[M], what: str) -> M:
+def _decoded(content: bytes, kind: type[M], what: str, *, loosely: bool) -> M:
     """Parses a JSON object. Fields that we do not know are ignored, whatever they hold."""
     try:
         return _strictly(content, kind, what)
     except (ValueError, RecursionError):
         pass
+    if not loosely:
+        raise NotStrict
     try:
         return _strictly(distilled(content, kept_by(kind)), kind, what)
     except (NotJson, ValueError):

@@ -37,6 +37,7 @@ from gateway.answering import (
 from gateway.conversation.overrides import remember
 from gateway.conversation.start_data import Facts, unknown_call
 from gateway.edge import problems
+from gateway.edge.aside import Aside
 from gateway.edge.body import ClientGone, Receive, disconnected
 from gateway.edge.openapi import responses
 from gateway.edge.problems import DeadlineTooShort
@@ -45,7 +46,7 @@ from gateway.edge.source import source
 from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
 from gateway.precall.description import DeliverOperation
 from gateway.precall.questions import AgentQuestions
-from gateway.precall.request import Delivery, MediaType, media_type, read
+from gateway.precall.request import Delivery, MediaType, NotStrict, media_type, read
 from gateway.settings import Settings
 from telemetry.facts import note
 from telemetry.parts import part
@@ -63,10 +64,11 @@ def webhook(context: RouteContext) -> HTTPRouteHandler:
     """The route `POST /webhook`."""
     failures = responses(problems.Problem)
     questions = AgentQuestions(context.cloner, context.overrides)
+    handle = partial(handled, Aside())
 
     @post("/webhook", status_code=200, operation_class=DeliverOperation, responses=failures)
     async def deliver(request: Request[Any, Any, Any]) -> Response[PreparedCall | FallbackCall]:
-        attempt = await attempted(request, context, handled)
+        attempt = await attempted(request, context, handle)
         await ask_agent(context, questions, attempt)
         return answered(request, context, attempt, fallback=fallback_answer(context, attempt))
 
@@ -74,7 +76,7 @@ def webhook(context: RouteContext) -> HTTPRouteHandler:
 
 
 async def handled(
-    request: Request[Any, Any, Any], context: RouteContext, progress: Progress
+    aside: Aside, request: Request[Any, Any, Any], context: RouteContext, progress: Progress
 ) -> PreparedCall | FallbackCall:
     """One delivery, from its bytes to its answer."""
     settings = context.settings
@@ -98,7 +100,7 @@ async def handled(
         )
         # Bytes may have arrived while the source was counted.
         progress.began -= counted
-        delivery, facts = receive(verified, media, settings, progress)
+        delivery, facts = await receive(aside, verified, media, settings, progress)
         del verified, check
         # Counted after the verification, so that no stranger can use up an agent's limit.
         await context.limits.count_agent(delivery.agent_id, left=_enough(_left(settings, progress)))
@@ -160,11 +162,15 @@ def fallback_answer(context: RouteContext, attempt: Attempt) -> FallbackCall | N
     return fallback(refused.reason, facts, context.settings, context.overrides, attempt.progress.duration_ms)
 
 
-def receive(
-    body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
+async def receive(
+    aside: Aside, body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
 ) -> tuple[Delivery, Facts]:
-    """What the cloner is sent, and what the answer needs of it. Raises DeliveryError."""
-    delivery = read(body, media, max_sample_bytes=settings.max_sample_bytes)
+    """What the cloner is sent, and what the answer needs of it. Raises DeliveryError and DeadlineTooShort."""
+    loosely = partial(read, body, media, max_sample_bytes=settings.max_sample_bytes)
+    try:
+        delivery = loosely(loosely=False)
+    except NotStrict:
+        delivery = await aside.read(len(body.content), loosely, seconds=_left(settings, progress))
     progress.is_about(agent_id=delivery.agent_id, conversation_id=delivery.conversation_id)
     note(sample_bytes=len(delivery.sample))
     facts = Facts(

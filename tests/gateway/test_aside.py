@@ -4,6 +4,7 @@ import threading
 import pytest
 
 from gateway.edge.aside import LARGE_BYTES, Aside
+from gateway.edge.problems import DeadlineTooShort
 
 
 async def test_large() -> None:
@@ -49,3 +50,16 @@ async def test_failure() -> None:
 
     with pytest.raises(ValueError, match="unreadable"):
         await Aside().read(LARGE_BYTES + 1, read)
+
+
+async def test_no_time() -> None:
+    """Who has no time left does not wait, and the next body is read once the one before it was read."""
+    goes_on = threading.Event()
+    aside = Aside()
+    with pytest.raises(DeadlineTooShort):
+        await aside.read(LARGE_BYTES + 1, lambda: goes_on.wait(20), seconds=0.01)
+    next_one = asyncio.create_task(aside.read(LARGE_BYTES + 1, goes_on.is_set))
+    await asyncio.sleep(0)
+    goes_on.set()
+
+    assert await next_one

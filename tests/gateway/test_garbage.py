@@ -68,16 +68,18 @@ async def test_abandoned(
 
 
 async def test_events(gateway: Start, client: httpx.AsyncClient, tell: Deliver, cloner: Any) -> None:
-    """Nothing is left of ElevenLabs' own webhooks that the cloner refused."""
+    """Nothing is left of ElevenLabs' own webhooks that could not be read, or that the cloner refused."""
     cloner.completed = cloner.opening = full
     url = await gateway(conversation_init_token=(Secret("test-token-0001"),))
     with left_in_cycles("gateway", "client") as left:
         ended = await tell(url, transcription())
+        unreadable = await tell(url, transcription()[:-1] + b" " * 100_000)
         begun = await client.post(
             f"{url}/webhook/conversation-init",
             json={"caller_id": "+31612345678", "agent_id": "agent_def456uvw"},
             headers={"Authorization": "Bearer test-token-0001"},
         )
 
-    assert (429, 200, []) == (ended.status_code, begun.status_code, left)
+    assert [429, 400, 200] == [answer.status_code for answer in (ended, unreadable, begun)]
+    assert [] == left
     assert cloner.opened

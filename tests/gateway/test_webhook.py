@@ -265,6 +265,22 @@ async def test_cloner_returns(gateway: Start, deliver: Deliver, document: Docume
         await server.stop(0)
 
 
+async def test_delivery_that_is_slow_to_read(
+    gateway: Start, client: httpx.AsyncClient, deliver: Deliver, document: Document
+) -> None:
+    """Others are answered while a delivery is read that takes long to read, and it is answered as well."""
+    # What only the loose reader can read, and reads slowest.
+    slow = document()[:-1] + b',"more":[' + b'[{"":[0]}],' * 200_000 + b"NaN]}"
+    url = await gateway(precall_budget_ms=600_000)
+    delivery = asyncio.create_task(deliver(url, slow))
+    answered = 0
+    while not delivery.done():
+        await client.get(f"{url}/schema/openapi.json")
+        answered += 1
+
+    assert (200, True) == ((await delivery).status_code, answered > 10)
+
+
 async def test_budget(gateway: Start, deliver: Deliver, document: Document, cloner: Any) -> None:
     """Answers within the budget, whatever the cloner does."""
     never = asyncio.Event()
