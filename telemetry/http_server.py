@@ -51,8 +51,8 @@ class HttpServerTracing:
     """Wraps an ASGI application: a span, and a `traceresponse` header on every answer.
 
     The span fails on a status from 500 up, on an exception and on a client that hangs up before its answer is
-    sent. Its time is measured. Paths in `untraced` get neither span nor header, and are not measured. Where
-    tracing is off there is no header either.
+    sent. Its time is measured. Paths in `untraced` are not measured, and get span and header only for an
+    answer from 400 up, which names its trace. Where tracing is off there is no header.
     `legible` returns the part of an unknown path that may be shown.
     """
 
@@ -77,9 +77,10 @@ class HttpServerTracing:
         self._untraced = frozenset(untraced)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._untraced:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        quiet = scope["path"] in self._untraced
         # A pipelined request begins in the task of the request before it.
         forget()
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
@@ -98,14 +99,23 @@ class HttpServerTracing:
                 },
                 record_exception=False,
                 set_status_on_exception=False,
+                # A span that is not ended is never seen.
+                end_on_exit=False,
             ) as span,
         ):
-            request = _Request(span, {HTTP_REQUEST_METHOD: method, URL_SCHEME: scope.get("scheme", "http")})
+            measured: dict[str, str | int] = {
+                HTTP_REQUEST_METHOD: method,
+                URL_SCHEME: scope.get("scheme", "http"),
+            }
+            request = _Request(span, measured, quiet=quiet)
             began = time.perf_counter()
             try:
                 await self._traced(request, scope, receive, send)
             finally:
-                self._seconds.record(time.perf_counter() - began, request.measured)
+                if not quiet:
+                    self._seconds.record(time.perf_counter() - began, request.measured)
+                if request.is_told:
+                    span.end()
 
     async def _traced(self, request: "_Request", scope: Any, receive: Receive, send: Send) -> None:
         answered = False
@@ -120,7 +130,7 @@ class HttpServerTracing:
             nonlocal answered
             if message["type"] == "http.response.start":
                 request.begin_answer(message["status"])
-                if request.span.get_span_context().is_valid:
+                if request.is_told and request.span.get_span_context().is_valid:
                     traceresponse = (b"traceresponse", _traceresponse(request.span))
                     message["headers"] = [*message.get("headers", ()), traceresponse]
             elif message["type"] == "http.response.body" and not message.get("more_body"):
@@ -152,9 +162,11 @@ class HttpServerTracing:
 class _Request:
     """A request as its span and its measurement see it."""
 
-    def __init__(self, span: Span, measured: dict[str, str | int]) -> None:
+    def __init__(self, span: Span, measured: dict[str, str | int], *, quiet: bool) -> None:
         self.span = span
         self.measured = measured
+        self.is_told = not quiet
+        """Whether the trace is known outside. Of a quiet request only an answer from 400 up is."""
 
     def tell(self, key: str, value: str | int) -> None:
         self.span.set_attribute(key, value)
@@ -162,6 +174,7 @@ class _Request:
 
     def begin_answer(self, status: int) -> None:
         self.tell(HTTP_RESPONSE_STATUS_CODE, status)
+        self.is_told = self.is_told or status >= 400
         if status >= 500:
             self.fail(str(status))
 

@@ -69,8 +69,14 @@ UNREADY = {
     "reason": "CLONER_UNAVAILABLE",
     "error_message": "The cloner cannot be reached. Try again later.",
     "conversation_id": None,
-    "trace_id": None,
 }
+
+
+def without_trace(answer: httpx.Response) -> dict[str, Any]:
+    """The JSON of an answer without its trace, which the header names as well."""
+    body: dict[str, Any] = answer.json()
+    assert answer.headers["traceresponse"].split("-")[1] == body.pop("trace_id")
+    return body
 
 
 async def test_not_serving(url: str, health: Health, client: httpx.AsyncClient) -> None:
@@ -79,14 +85,14 @@ async def test_not_serving(url: str, health: Health, client: httpx.AsyncClient) 
 
     answer = await client.get(f"{url}/health/ready")
 
-    assert (503, UNREADY) == (answer.status_code, answer.json())
+    assert (503, UNREADY) == (answer.status_code, without_trace(answer))
 
 
 async def test_no_cloner(gateway: Callable[..., Awaitable[str]], client: httpx.AsyncClient) -> None:
     """Is not ready without a cloner."""
     answer = await client.get(await gateway(cloner_target="127.0.0.1:1") + "/health/ready")
 
-    assert (503, UNREADY) == (answer.status_code, answer.json())
+    assert (503, UNREADY) == (answer.status_code, without_trace(answer))
 
 
 async def test_silent_cloner(url: str, health: Health, client: httpx.AsyncClient) -> None:
@@ -114,8 +120,19 @@ async def test_asked_once(url: str, health: Health, client: httpx.AsyncClient) -
 
 
 async def test_untraced(url: str, client: httpx.AsyncClient, spans: Any) -> None:
-    """Nothing about health is traced, on either side of the gateway."""
+    """Nothing about health is traced while all is well, on either side of the gateway."""
     for path in ("/health", "/health/live", "/health/ready"):
-        await client.get(url + path)
+        assert "traceresponse" not in (await client.get(url + path)).headers
 
     assert [] == spans.finished()
+
+
+async def test_failure_is_traced(url: str, health: Health, client: httpx.AsyncClient, spans: Any) -> None:
+    """An answer that names its trace has one."""
+    health.status = NOT_SERVING
+    answers = [await client.get(f"{url}/health/ready"), await client.post(f"{url}/health")]
+
+    told = [f"{span.context.trace_id:032x}" for span in spans.finished()]
+    assert ([503, 405], told) == (
+        [answer.status_code for answer in answers], [answer.json()["trace_id"] for answer in answers],
+    )  # fmt: skip
