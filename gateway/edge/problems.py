@@ -108,7 +108,7 @@ ANSWERS: Mapping[str, tuple[int, ErrorCode, str]] = {
     "CLONER_UNAVAILABLE": (503, "PROVIDER_ERROR", "The cloner cannot be reached. Try again later."),
     "REGISTRY_UNAVAILABLE": (503, "PROVIDER_ERROR", "The voice registry cannot be reached. Try again later."),
     "PROVIDER_TIMEOUT": (504, "PROVIDER_ERROR", "There was no answer in time."),
-    "DEADLINE_TOO_SHORT": (504, "PROVIDER_ERROR", "The time ran out before anybody was asked."),
+    "DEADLINE_TOO_SHORT": (504, "PROVIDER_ERROR", "The time was too short for an answer."),
     "INTERNAL": (500, "INTERNAL_ERROR", "Something is wrong on our side."),
 }
 

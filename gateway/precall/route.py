@@ -166,11 +166,11 @@ async def receive(
     aside: Aside, body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
 ) -> tuple[Delivery, Facts]:
     """What the cloner is sent, and what the answer needs of it. Raises DeliveryError and DeadlineTooShort."""
-    loosely = partial(read, body, media, max_sample_bytes=settings.max_sample_bytes)
+    reading = partial(read, body, media, max_sample_bytes=settings.max_sample_bytes)
     try:
-        delivery = loosely(loosely=False)
+        delivery = reading(loosely=False)
     except NotStrict:
-        delivery = await aside.read(len(body.content), loosely, seconds=_left(settings, progress))
+        delivery = await aside.read(len(body.content), reading, seconds=_left(settings, progress))
     progress.is_about(agent_id=delivery.agent_id, conversation_id=delivery.conversation_id)
     note(sample_bytes=len(delivery.sample))
     facts = Facts(
