@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -40,6 +40,10 @@ AGENT_SECONDS = 1.0
 ASKING_SHARE = 0.5
 # How long a failure may be delayed by what is stored about it.
 UNNAME_SECONDS = 0.05
+# How long an answer may be delayed by what a repeated delivery tells beside it.
+TOLD_SECONDS = 0.5
+
+T = TypeVar("T")
 
 
 class UnderWay(NamedTuple):
@@ -84,7 +88,10 @@ class Calls:
         """By the call and whom its delivery has stated: no answer is another caller's."""
 
         self._preparing: Counter[tuple[str, str]] = Counter()
-        self._unnaming: set[asyncio.Task[None]] = set()
+        self._failed: set[tuple[str, str]] = set()
+        """Those of `_preparing` of which a delivery has failed."""
+
+        self._background: set[asyncio.Task[Any]] = set()
 
     async def open(
         self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
@@ -175,14 +182,16 @@ class Calls:
             await self._voices.note_consent(begun.noted.voice, wanted)
             return await self._prepare_once(key, begun, wanted, sample, deadline=deadline)
         except Exception:
-            # While another delivery of the caller is under way, nobody else may have the call.
-            if self._preparing[key] == 1:
-                await self._unname(begun)
+            self._failed.add(key)
             raise
         finally:
             self._preparing[key] -= 1
+            # While another delivery of the caller is under way, nobody else may have the call.
             if not self._preparing[key]:
                 del self._preparing[key]
+                if key in self._failed:
+                    self._failed.discard(key)
+                    await self._unname(begun)
 
     async def _prepare_once(
         self, key: tuple[str, str], begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float
@@ -196,7 +205,10 @@ class Calls:
                 await asyncio.wait({first.answer}, timeout=max(0.0, left))
             if first.answer.done() and not first.answer.cancelled():
                 answered = first.answer.result()
-                voice = await self._voices.keep_told(answered.voice, wanted)
+                told = self._begin(self._voices.keep_told(answered.voice, wanted))
+                # The answer is there, and does not wait for a registry that cannot be written.
+                await asyncio.wait({told}, timeout=TOLD_SECONDS)
+                voice = told.result() if told.done() and not told.exception() else answered.voice
                 return msgspec.structs.replace(answered, voice=voice, voice_reused=True)
             begun = await self.begin(begun.call, sample)
         # Later deliveries wait for the first one only: one that waited in vain may have less time left.
@@ -321,15 +333,18 @@ class Calls:
 
         Waits for UNNAME_SECONDS at most, so that the failure is answered in time.
         """
-        task = asyncio.create_task(
-            self._store.write(calls.unname, begun.call_id, stated=begun.identity.stated)
-        )
-        self._unnaming.add(task)
-        task.add_done_callback(self._unnaming.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task = self._begin(self._store.write(calls.unname, begun.call_id, stated=begun.identity.stated))
         # If time runs out here, the answer is still the failure, which `prepare` then raises.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({task}, timeout=UNNAME_SECONDS)
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Begins work that goes on if nobody waits for it any more."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
 
     def refused_leaves(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent's own settings refuse; None where those were not seen."""

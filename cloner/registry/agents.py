@@ -128,6 +128,7 @@ INTENDED = Statement(f"""
         holder = excluded.holder, changes = excluded.changes
     WHERE agents.held_until <= :now AND agents.changes = :changes
 """)
+INTENDED_BEFORE = Statement("SELECT 1 FROM agents WHERE agent_id = :agent_id AND holder = :holder")
 UNLOCKED = Statement("""
     UPDATE agents SET held_until = :until, holder = '' WHERE agent_id = :agent_id AND holder = :holder
 """)
@@ -338,4 +339,7 @@ def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
     if since is not None and shared(tx, agent_id, caller=update.caller, since=since):
         return False
     values = msgspec.structs.asdict(update.row) | {"holder": update.holder, "until": update.until}
-    return tx.run(INTENDED, **values, changes=update.changes, now=now) == 1
+    if tx.run(INTENDED, **values, changes=update.changes, now=now) == 1:
+        return True
+    # Stored before, by a transaction whose commit was not heard of.
+    return tx.one(INTENDED_BEFORE, agent_id=agent_id, holder=update.holder) is not None

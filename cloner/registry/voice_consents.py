@@ -1,12 +1,12 @@
 """What a consent or a withdrawal does to the voices of the person."""
 
 from cloner.registry import consents, requests, voices
-from cloner.registry.reasons import CONSENT_WITHDRAWN
+from cloner.registry.reasons import CONSENT_WITHDRAWN, FORGOTTEN
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 from cloner.registry.voices import VoiceRow
 
-__all__ = ["give", "take_in", "withdraw"]
+__all__ = ["give", "note", "take_in", "withdraw"]
 
 CONSENTED = Statement("""
     UPDATE voices SET consent = :consent, consent_at = :now WHERE marker = :marker AND consent = ''
@@ -24,14 +24,24 @@ WITHDRAWN = Statement("""
 WITHDRAWN_TOO = Statement("UPDATE voices SET reason = :reason WHERE person = :person AND state = 'failed'")
 
 
+def note(
+    tx: Transaction, person: str, consent: str, *, number: str | None, call_id: str | None, now: float
+) -> None:
+    """Stores a consent that came with a request. Raises CallerForgotten if its call is gone by now."""
+    if call_id is not None and tx.one(voices.CALL, call_id=call_id) is None:
+        raise consents.CallerForgotten
+    consents.note(tx, person, consent, number=number, now=now)
+
+
 def take_in(
     tx: Transaction, marker: str, consent: str, *, person: str, number: str | None, now: float
 ) -> None:
     """Stores a consent that came with a request, also in the row of a voice that has none yet.
 
-    Stores nothing if the row is gone: the person was forgotten since.
+    Stores nothing if the person was forgotten since.
     """
-    if voices.get(tx, marker) is None:
+    row = voices.get(tx, marker)
+    if row is None or row.reason == FORGOTTEN:
         return
     consents.note(tx, person, consent, number=number, now=now)
     tx.run(CONSENTED, marker=marker, consent=consent, now=now)
@@ -51,13 +61,12 @@ def withdraw(
     Returns those that ElevenLabs still has and that must be deleted there.
     """
     consents.withdraw(tx, person, consent, number=number, now=now)
-    found = voices.find_by_person_or_number(tx, person, None)
-    for row in sorted(found, key=lambda row: row.marker):
-        # Locked first: another process may be about to record it.
-        if (locked := voices.lock(tx, row.marker)) is not None and locked.state == "intended":
+    for row in voices.find_by_person_or_number(tx, person, None):
+        if row.state == "intended":
             voices.fail(tx, row.marker, CONSENT_WITHDRAWN, now=now)
         # Also of a voice that was given up before: no request gets it any more.
         requests.forget_voice(tx, row.marker)
-    tx.run(WITHDRAWN, person=person, reason=CONSENT_WITHDRAWN, now=now, given_up_by=traceparent)
+    # First, because this waits for a voice that is just recorded after all: then it is ready, and goes next.
     tx.run(WITHDRAWN_TOO, person=person, reason=CONSENT_WITHDRAWN)
+    tx.run(WITHDRAWN, person=person, reason=CONSENT_WITHDRAWN, now=now, given_up_by=traceparent)
     return [row for row in voices.find_by_person_or_number(tx, person, None) if row.state == "deleting"]

@@ -109,8 +109,7 @@ class Clone:
             try:
                 return await write()
             except RegistryUnavailable as failure:
-                if self.failure is None:
-                    self.failure = unraised(failure)
+                self.failure = unraised(failure)
                 log.warning("clone not stored yet", reason=failure.reason, next_try_seconds=pause)
             await asyncio.sleep(pause)
         raise AssertionError("the pauses have no end")

@@ -41,6 +41,7 @@ from cloner.registry import (
     CallerForgotten,
     ConsentWithdrawn,
     RegistryUnavailable,
+    RequestDiffers,
     RequestForgotten,
     Store,
     VoiceRow,
@@ -68,6 +69,12 @@ log = structlog.get_logger()
 LATE = "finish clone"
 ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
 STALE_SECONDS = 8.0  # a process without a sign of life for so long counts as dead
+# How long a failure waits until its intent is closed, so that the caller may be tried again at once.
+CLOSING_SECONDS = 1.0
+
+# What an intent comes to because others want no voice of it any more.
+GIVEN_UP = (Superseded, CallerForgotten, ConsentWithdrawn, RequestDiffers, RequestForgotten)
+FAILED = (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable, Overloaded)
 
 
 class Cloning:
@@ -268,7 +275,9 @@ class Cloning:
             found = await self._marked.look_for(marker)
         if found is None:
             # The next create uses a new marker; reconciliation finds what this one made.
-            await self._store.write(voices.fail, marker, reasons.UNANSWERED, now=self._now())
+            await clone.stored(
+                lambda: self._store.write(voices.fail, marker, reasons.UNANSWERED, now=self._now())
+            )
         else:
             log.info("voice found by its marker", voice_id=found.voice_id)
         return found
@@ -360,42 +369,59 @@ class Cloning:
         self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None
     ) -> Voice | Exception:
         """The voice, or the failure that came instead."""
-        outcome, reason = "abandoned", ""
+        try:
+            ended = await self._came_to(clone, work, wanted)
+        except asyncio.CancelledError:
+            self._end(clone, "abandoned")
+            raise
+        except Exception:
+            self._measure(clone, "error", "INTERNAL")
+            self._begin(self._give_up(clone, reasons.NOT_MADE))
+            raise
+        if isinstance(ended, Voice):
+            self._end(clone, "success")
+            return ended
+        outcome, reason, why = "abandoned", "", reasons.NOT_MADE
+        if isinstance(ended, NotLookedFor):
+            # Nobody knows whether there is a voice, so only another request may have one made.
+            ended, why = clone.failure or Superseded(), reasons.UNANSWERED
+        if isinstance(ended, FAILED):
+            outcome, reason = "error", ended.reason
+            why = why if why == reasons.UNANSWERED else reason
+        self._measure(clone, outcome, reason)
+        closing = self._begin(self._give_up(clone, why))
+        await asyncio.wait({closing}, timeout=CLOSING_SECONDS)
+        return ended
+
+    async def _came_to(
+        self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None
+    ) -> Voice | Exception:
+        """The recorded voice, or the failure, which refers to nothing that holds the sample."""
         try:
             with with_urgency(clone.urgency):
                 voice_id = await work
-            voice = await clone.stored(lambda: self._record(clone, voice_id, wanted))
-            outcome = "success"
-            return voice
-        except (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable, Overloaded) as failure:
-            outcome, reason = "error", failure.reason
-            await self._give_up(clone, failure.reason)
+            return await clone.stored(lambda: self._record(clone, voice_id, wanted))
+        except (*FAILED, *GIVEN_UP, NotLookedFor) as failure:
             return unraised(failure)
-        except NotLookedFor:
-            # Nobody knows whether there is a voice, so another one may be made only for another request.
-            unanswered = clone.failure
-            if unanswered is not None:
-                outcome, reason = "error", unanswered.reason
-            await self._give_up(clone, reasons.UNANSWERED)
-            return unanswered or Superseded()
-        except (Superseded, CallerForgotten, ConsentWithdrawn, RequestForgotten) as failure:
-            await self._give_up(clone, reasons.NOT_MADE)
-            return unraised(failure)
-        except Exception:
-            outcome, reason = "error", "INTERNAL"
-            await self._give_up(clone, reasons.NOT_MADE)
-            raise
-        finally:
-            self._clones.pop(clone.row.marker, None)
-            seconds = asyncio.get_running_loop().time() - clone.begun
-            self._measures.clone_ended(outcome, reason, seconds=seconds)
 
     async def _give_up(self, clone: Clone, reason: str) -> None:
         """Closes the intent of a clone, unless another process has taken it over."""
         marker, owner = clone.row.marker, self._owner
-        await clone.stored(
-            lambda: self._store.write(voices.fail, marker, reason, owner=owner, now=self._now())
-        )
+        try:
+            await clone.stored(
+                lambda: self._store.write(voices.fail, marker, reason, owner=owner, now=self._now())
+            )
+        finally:
+            self._clones.pop(marker, None)
+
+    def _end(self, clone: Clone, outcome: str) -> None:
+        """Lets go of a clone whose intent is closed, or is left to another process."""
+        self._clones.pop(clone.row.marker, None)
+        self._measure(clone, outcome, "")
+
+    def _measure(self, clone: Clone, outcome: str, reason: str) -> None:
+        seconds = asyncio.get_running_loop().time() - clone.begun
+        self._measures.clone_ended(outcome, reason, seconds=seconds)
 
     def _let_go(self, intended: AgentIntended) -> None:
         """Unlocks an agent that will not be changed. If this fails, the lock ends at its own time."""

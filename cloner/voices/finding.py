@@ -158,10 +158,10 @@ class Voices:
         wanted = Wanted(identity=identity, caller=caller, request=request)
         for _ in range(CLONES):
             row = await self._store.read(voices.find_by_caller, identity.caller)
-            await self.note_consent(row, wanted)
             # Read after the row: whoever stored the intent of that row stored its request as well.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered
+            await self.note_consent(row, wanted)
             voice, reused = await self.follow(row, wanted, deadline=deadline), True
             if voice is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
@@ -193,7 +193,6 @@ class Voices:
         A repeated `request` gets the same voice as before. Raises what `clone_ahead` raises.
         """
         await self._require(Wanted(identity=identity, caller=caller), None)
-        await self.note_consent(None, Wanted(identity=identity, caller=caller))
         recording: Recording | None = None
         for _ in range(ROUNDS):
             old = await self._store.read(voices.find_by_caller, identity.caller)
@@ -201,6 +200,7 @@ class Voices:
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered[0]
             if recording is None:
+                await self.note_consent(None, Wanted(identity=identity, caller=caller))
                 recording = await self._samples.inspect(sample, deadline=deadline)
                 # The same request may have come again during the inspection.
                 continue
@@ -235,15 +235,19 @@ class Voices:
         return voice_of(row, state="ready")
 
     async def note_consent(self, row: VoiceRow | None, wanted: Wanted) -> None:
-        """Stores the consent that a request brought, if `row`, the caller's voice, does not have it.
+        """Stores the consent that a request brought, unless `row`, the caller's voice, is ready.
 
-        It is stored before anything is done under it, so that a withdrawal which comes after it counts.
+        It is stored before a voice is made under it, so that a withdrawal which comes after it counts. Raises
+        CallerForgotten.
         """
-        told = wanted.caller.consent
-        if told and (row is None or row.consent != told):
-            identity = wanted.identity
+        if wanted.caller.consent and (row is None or row.state != "ready"):
             await self._store.write(
-                consents.note, identity.person, told, number=identity.number, now=self._now()
+                voice_consents.note,
+                wanted.identity.person,
+                wanted.caller.consent,
+                number=wanted.identity.number,
+                call_id=wanted.call_id,
+                now=self._now(),
             )
 
     async def keep_told(self, voice: Voice, wanted: Wanted) -> Voice:

@@ -11,7 +11,7 @@ from emulator import Emulator, Fault
 from tests.cloner.clock import StoppedClock
 from tests.kit.failures import refusal
 from tests.kit.provider import AGENT
-from tests.kit.requests import IVAN, call_of_ivan, end
+from tests.kit.requests import IVAN, call_of_ivan, end, request
 from tests.kit.rows import rows
 from tests.kit.voices import get
 
@@ -273,6 +273,44 @@ async def test_withdrawn_before_the_intent(cloning, emulator: Emulator, speech: 
         assert "CONSENT_MISSING" == (await asked)[0]
 
     assert [] == emulator.requests.matching(path=CREATE)
+
+
+@pytest.mark.parametrize("method", ["CloneVoice", "ReplaceVoice"])
+async def test_of_a_request_that_does_nothing(cloning, database: str, speech: bytes, method: str) -> None:
+    """A request that is refused for its id, as its caller was forgotten or as it is another's, stores no consent."""
+    async with cloning() as cloner:
+        asked = request(method, speech, request_id="one", consent="form 1")
+        await getattr(cloner, method)(asked, timeout=20)
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+        again = await refusal(getattr(cloner, method)(asked, timeout=20))
+        await getattr(cloner, method)(request(method, speech, request_id="two"), timeout=20)
+        anothers = request(method, speech, request_id="two", caller=MARIA, consent="form 2")
+        differs = await refusal(getattr(cloner, method)(anothers, timeout=20))
+
+    assert ("NOT_FOUND", "FIELD_INVALID") == (again[0], differs[0])
+    assert [] == await rows(database, "SELECT * FROM consents")
+
+
+async def test_of_a_caller_who_was_forgotten(
+    cloning, emulator: Emulator, database: str, speech: bytes
+) -> None:
+    """A repeat that waits for the first delivery stores nothing of a caller who is forgotten meanwhile."""
+    emulator.faults.set(
+        Fault(method="PATCH", path=AGENT, hold="before"),
+        Fault(method="DELETE", path="/v1/voices/{voice_id}", status=500),
+    )
+    async with cloning() as cloner:
+        first = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=25))
+        await emulator.requests.wait(path=AGENT, count=2)
+        again = call_of_ivan(speech, consent="form 2", client_reference="ours")
+        second = asyncio.ensure_future(cloner.PrepareCall(again, timeout=25))
+        while not await rows(database, "SELECT 1 FROM voices WHERE client_reference = 'ours'"):
+            await asyncio.sleep(0.01)
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=2)
+        emulator.faults.release()
+        await asyncio.gather(first, second, return_exceptions=True)
+
+    assert [] == await rows(database, "SELECT * FROM consents")
 
 
 async def test_told_by_a_repeat(cloning, emulator: Emulator, speech: bytes) -> None:

@@ -126,6 +126,7 @@ async def test_agent_of_another_callers_call(cloning: Any, spans: Any, speech: b
     ("meanwhile", "expected", "given"),
     [
         ("nothing", (True, True), ["new"]),
+        ("it was stored, and nobody heard of it", (True, True), ["new"]),
         ("the call ended", (True, False), []),
         ("another caller began", (True, False), []),
         ("the voice was lost to another", (False, False), []),
@@ -144,6 +145,8 @@ async def test_new_voice_and_its_agent(
         await store.write(calls.begin, new("call", "Ivan"))
         await store.write(voices.intend, intent("marker", caller="Ivan"), call_id="call", now=NOW)
         match meanwhile:
+            case "it was stored, and nobody heard of it":
+                await store.write(agents.record_and_intend, update.with_voice("marker", "new"), now=NOW)
             case "the call ended":
                 await store.write(calls.end, now=NOW, call_id="call", agent_id="agent")
             case "another caller began":

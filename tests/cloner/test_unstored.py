@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from tests.kit.failures import failure, told
-from tests.kit.provider import CREATE
+from tests.kit.provider import AGENT, CREATE
 from tests.kit.relay import Relay
 from tests.kit.requests import call
 from tests.kit.rows import values
@@ -49,6 +49,51 @@ async def test_server_that_is_away(
     assert 1 + bool(fault) == len(emulator.requests.matching(path=CREATE))
     # Once at the start, and three times for a create without an answer: nobody took over what was under way.
     assert 1 + 3 * bool(fault) == len(emulator.requests.matching(path=LIST))
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ([{"hold": "before", "error": "can_not_use_instant_voice_cloning"}], "PROVIDER_PLAN_LIMIT"),
+        ([{"error": "concurrent_limit_exceeded"}, {"hold": "after"}], "REGISTRY_UNAVAILABLE"),
+    ],
+    ids=["refused", "made after another try"],
+)
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_reason(
+    cloning, emulator: Emulator, speech: bytes, database: str, faults: list[dict[str, str]], reason: str
+) -> None:
+    """Whoever waits is told what is at fault: ElevenLabs at once, the registry alone where the voice was made."""
+    address = database.split("@")[1].split("/", maxsplit=1)[0]
+    async with Relay(address).listening() as relay:
+        emulator.faults.set(*(Fault(method="POST", path=CREATE, **fault) for fault in faults))
+        there = database.replace(address, relay.address)
+        async with cloning(database_url=there, shutdown_grace_seconds=0.5) as cloner:
+            asked = asyncio.ensure_future(failure(cloner.PrepareCall(call(speech), timeout=6)))
+            await emulator.requests.wait(path=CREATE, stage="held")
+            await relay.down()
+            emulator.faults.release()
+            assert reason == told(await asked).reason
+            await relay.mend()
+
+
+async def test_repeat_of_a_delivery(cloning, emulator: Emulator, speech: bytes, sqlite: str) -> None:
+    """What a repeat tells of the voice costs it no answer where it cannot be stored."""
+    emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
+    async with cloning(database_url=sqlite) as cloner:
+        first = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=10))
+        await emulator.requests.wait(path=AGENT, count=2, stage="arrived")
+        again = call(speech, client_reference="ours", consent="form 1")
+        second = asyncio.ensure_future(cloner.PrepareCall(again, timeout=10))
+        while not await values(sqlite, "SELECT 1 FROM voices WHERE client_reference = 'ours'"):
+            await asyncio.sleep(0.01)
+        with closing(sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            emulator.faults.release()
+            one, another = await asyncio.gather(first, second)
+            other.execute("COMMIT")
+
+    assert one.voice.voice_id == another.voice.voice_id
 
 
 async def test_file_that_is_locked(
