@@ -28,7 +28,7 @@ from gateway.edge.closing import Application, LingeringClose
 from gateway.edge.connection import Connection, Connections
 from gateway.edge.draining import Draining
 from gateway.edge.head import AnsweringHead
-from gateway.edge.limits import COUNT_SECONDS, COUNT_SHARE, Limits, counting
+from gateway.edge.limits import COUNT_SECONDS, Limits, counting
 from gateway.edge.path import legible
 from gateway.edge.problems import answer_failure
 from gateway.edge.source import Sourced
@@ -112,8 +112,7 @@ async def serving(
             settings.rate_limit_agent,
             settings.rate_limit_source,
             settings.rate_limit_storage,
-            # With half of the budget or more to go, a delivery waits until the storage counts as failing.
-            seconds=min(count_seconds, settings.precall_budget_ms / 1000 * COUNT_SHARE / 2),
+            seconds=count_seconds,
         ) as limits,
     ):
         readiness = Readiness(lambda: cloner.channel)

@@ -1,6 +1,7 @@
 """Reads large bodies in a thread, so that other answers go on meanwhile.
 
-A body of some megabytes that only the loose reader of JSON can read takes it seconds.
+A body of some megabytes that only the loose reader of JSON can read takes it seconds. Others then wait for
+some tenths of a second at most, which is how long one step of it lasts.
 """
 
 import asyncio
@@ -42,4 +43,6 @@ class Aside:
         # Whoever waits keeps no reference to the task: a failure would refer to it, and it to the failure.
         reading = asyncio.create_task(asyncio.to_thread(read))
         reading.add_done_callback(lambda _: self._turn.release())
+        # If nobody waits any more, asyncio must not log its failure as never retrieved.
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         return reading

@@ -111,26 +111,33 @@ class Limits:
         if rate is None:
             return
         until = asyncio.get_running_loop().time() + most
-        if await self._asked(lambda: window.hit(rate, whose, key), until) is not False:
+        if await self._waited(lambda: window.hit(rate, whose, key), until) is not False:
             return
-        stats = await self._asked(lambda: window.get_window_stats(rate, whose, key), until)
+        stats = await self._waited(lambda: window.get_window_stats(rate, whose, key), until)
         seconds = 0.0 if stats is None else stats.reset_time - time.time()
         raise OverLimit(whose, max(1, math.ceil(seconds)))
 
-    async def _asked(self, ask: Callable[[], Awaitable[T]], until: float) -> T | None:
+    async def _waited(self, ask: Callable[[], Awaitable[T]], until: float) -> T | None:
+        """What the storage answers until then; None if it has not answered by then.
+
+        It is asked to the end, so that a connection to it is made, and a storage that hangs is noticed,
+        however little time each delivery has.
+        """
+        asking = asyncio.create_task(self._asked(ask))
+        await asyncio.wait({asking}, timeout=until - asyncio.get_running_loop().time())
+        return asking.result() if asking.done() else None
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T | None:
         """What the storage answers; None if it does not answer, or did not a moment ago."""
         now = time.monotonic()
         if self._failing:
             if now < self._rests_until:
                 return None
             self._rests_until = now + REST_SECONDS  # this delivery finds out for all others
-        ends = asyncio.get_running_loop().time() + self._seconds
         try:
-            async with asyncio.timeout_at(min(until, ends)):
+            async with asyncio.timeout(self._seconds):
                 answer = await ask()
         except Exception as failure:  # noqa: BLE001  Whatever it is about counting that fails, the call goes on.
-            if isinstance(failure, TimeoutError) and until < ends:
-                return None  # The delivery had no time: this says nothing of the storage.
             self._rests_until = time.monotonic() + REST_SECONDS
             if not self._failing:
                 self._failing = True

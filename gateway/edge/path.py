@@ -1,4 +1,4 @@
-"""Decides how much of a request's path may be logged: a mistyped URL must be seen, and nothing else."""
+"""Decides how much of a request's path may be logged: as much as shows where a URL of ours was mistyped."""
 
 from os.path import commonprefix
 

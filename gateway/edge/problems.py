@@ -160,7 +160,7 @@ class Problem(Struct, frozen=True, kw_only=True):
     error_message: str
     conversation_id: str | None
     trace_id: str | None
-    """None for a path that is not traced."""
+    """None where tracing is switched off."""
 
 
 class Refusal(Struct, frozen=True, kw_only=True):

@@ -58,6 +58,8 @@ __all__ = ["webhook"]
 FALLBACK_STATUSES = frozenset({422, 429, 500, 502, 503, 504})
 # In less the cloner's answer may not arrive, and nobody would know whether it had asked anybody.
 LEAST_SECONDS = 0.05
+# A body that is there already begins to be read within so long.
+AT_ONCE_SECONDS = 0.01
 
 
 def webhook(context: RouteContext) -> HTTPRouteHandler:
@@ -86,9 +88,8 @@ async def handled(
         # stranger learns of no other fault.
         check = verifier(request, context)
         media = media_type(lines(request.scope["headers"], b"content-type"))
-        asked = asyncio.get_running_loop().time()
         await context.limits.count_source(source(request.scope), left=_left(settings, progress))
-        counted = asyncio.get_running_loop().time() - asked
+        began, counted = progress.began, asyncio.get_running_loop().time()
         verified = await verified_body(
             request,
             context,
@@ -98,8 +99,9 @@ async def handled(
             limit=settings.max_body_bytes,
             seconds=max(0.0, min(settings.body_timeout_seconds, _left(settings, progress))),
         )
-        # Bytes may have arrived while the source was counted.
-        progress.began -= counted
+        if progress.began - counted < AT_ONCE_SECONDS:
+            # The body had begun to arrive while its source was counted.
+            progress.began = began
         delivery, facts = await receive(aside, verified, media, settings, progress)
         del verified, check
         # Counted after the verification, so that no stranger can use up an agent's limit.
@@ -128,14 +130,14 @@ async def ask_agent(context: RouteContext, questions: AgentQuestions, attempt: A
     """Finds out how the agent speaks if its call goes on and the cloner has not heard of it."""
     progress = attempt.progress
     facts = progress.facts
-    if not falls_back(context, attempt) or facts is None or progress.cloner_asked:
-        return
-    call_id = await questions.ask(
-        facts.agent_id or "", facts.conversation_id or "", seconds=_left(context.settings, progress)
-    )
-    if call_id is not None:
-        progress.facts = structs.replace(facts, call_id=call_id)
-        progress.log_facts["call_id"] = call_id
+    left = _left(context.settings, progress)
+    if (
+        falls_back(context, attempt)
+        and facts is not None
+        and not progress.cloner_asked
+        and left >= LEAST_SECONDS
+    ):
+        await questions.ask(facts.agent_id or "", facts.conversation_id or "", seconds=left)
 
 
 def falls_back(context: RouteContext, attempt: Attempt) -> bool:

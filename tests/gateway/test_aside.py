@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import threading
+from typing import Any
 
 import pytest
 
@@ -50,6 +52,25 @@ async def test_failure() -> None:
 
     with pytest.raises(ValueError, match="unreadable"):
         await Aside().read(LARGE_BYTES + 1, read)
+
+
+async def test_failure_that_nobody_waits_for() -> None:
+    """A body that turns out to be unreadable once nobody waits for it is no bug, and is not told as one."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    goes_on, aside = threading.Event(), Aside()
+
+    def read() -> None:
+        goes_on.wait(20)
+        raise ValueError("unreadable")
+
+    with pytest.raises(DeadlineTooShort):
+        await aside.read(LARGE_BYTES + 1, read, seconds=0.01)
+    goes_on.set()
+    await aside.read(LARGE_BYTES + 1, goes_on.is_set)
+    gc.collect()
+
+    assert [] == told
 
 
 async def test_no_time() -> None:

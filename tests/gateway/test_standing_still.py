@@ -91,6 +91,15 @@ async def test_budget(halted: Callable[..., Coroutine[Any, Any, httpx.Response]]
     assert (504, "DEADLINE_TOO_SHORT", []) == (answer.status_code, answer.json()["reason"], cloner.asked)
 
 
+async def test_budget_of_a_call_that_goes_on(
+    halted: Callable[..., Coroutine[Any, Any, httpx.Response]], cloner: Any
+) -> None:
+    """Where the time is over, nobody is asked how the agent speaks either: the answer would come too late."""
+    answer = await halted(PRECALL_BUDGET_MS=str(SECONDS * 1000), PRECALL_FALLBACK="default_voice")
+
+    assert (200, "DEADLINE_TOO_SHORT", []) == (answer.status_code, answer.json()["reason"], cloner.opened)
+
+
 @pytest.mark.parametrize("arrived", [True, False])
 def test_clock(arrived: bool) -> None:
     """It rings after its time, unless something had arrived by then that stops it."""
