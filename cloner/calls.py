@@ -2,19 +2,20 @@
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from opentelemetry.trace import Link, SpanContext, get_current_span
+from opentelemetry.trace import Link, get_current_span
 
 from callerid import spoken
 from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents, Reading
 from cloner.agents.missed import Missed
 from cloner.call import Begun, Call, Opened, Prepared, agent_before
+from cloner.deliveries import Deliveries, Key
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentNotFound, AgentRejected
 from cloner.registry import NewCall, Noted, RegistryUnavailable, Store, calls
@@ -44,13 +45,6 @@ UNNAME_SECONDS = 0.05
 TOLD_SECONDS = 0.5
 
 T = TypeVar("T")
-
-
-class UnderWay(NamedTuple):
-    """A delivery that is being prepared, for those of the same call that arrive meanwhile."""
-
-    answer: "asyncio.Future[Prepared]"
-    trace: SpanContext
 
 
 class Calls:
@@ -84,13 +78,7 @@ class Calls:
         self._require_consent = require_consent
         self._due = due
         self._now = now
-        self._under_way: dict[tuple[str, str], UnderWay] = {}
-        """By the call and whom its delivery has stated: no answer is another caller's."""
-
-        self._preparing: Counter[tuple[str, str]] = Counter()
-        self._failed: set[tuple[str, str]] = set()
-        """Those of `_preparing` of which a delivery has failed."""
-
+        self._deliveries = Deliveries()
         self._background: set[asyncio.Task[Any]] = set()
 
     async def open(
@@ -177,27 +165,16 @@ class Calls:
         """
         key = begun.call_id, begun.identity.stated
         wanted = Wanted(identity=begun.identity, caller=begun.call.caller, call_id=begun.call_id)
-        self._preparing[key] += 1
-        try:
+        # While another delivery of the caller is under way, nobody else may have the call.
+        async with self._deliveries.counted(key, failed=partial(self._unname, begun)):
             await self._voices.note_consent(begun.noted.voice, wanted)
             return await self._prepare_once(key, begun, wanted, sample, deadline=deadline)
-        except Exception:
-            self._failed.add(key)
-            raise
-        finally:
-            self._preparing[key] -= 1
-            # While another delivery of the caller is under way, nobody else may have the call.
-            if not self._preparing[key]:
-                del self._preparing[key]
-                if key in self._failed:
-                    self._failed.discard(key)
-                    await self._unname(begun)
 
     async def _prepare_once(
-        self, key: tuple[str, str], begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float
+        self, key: Key, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float
     ) -> Prepared:
         """Answers what the first delivery of the caller is answered, while that one is under way."""
-        first = self._under_way.get(key)
+        first = self._deliveries.first(key)
         if first is not None:
             get_current_span().add_link(first.trace)
             left = deadline - asyncio.get_running_loop().time()
@@ -211,11 +188,7 @@ class Calls:
                 voice = told.result() if told.done() and not told.exception() else answered.voice
                 return msgspec.structs.replace(answered, voice=voice, voice_reused=True)
             begun = await self.begin(begun.call, sample)
-        # Later deliveries wait for the first one only: one that waited in vain may have less time left.
-        answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
-        if first is None:
-            self._under_way[key] = UnderWay(answer, get_current_span().get_span_context())
-        try:
+        with self._deliveries.as_first(key, waited=first is not None) as answer:
             try:
                 prepared = await self._prepare(begun, wanted, sample, deadline=deadline)
             except AgentRejected:
@@ -227,10 +200,6 @@ class Calls:
                 prepared = await self._prepare(anew, wanted, sample, deadline=deadline)
             answer.set_result(prepared)
             return prepared
-        finally:
-            answer.cancel()
-            if first is None:
-                del self._under_way[key]
 
     async def _prepare(self, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float) -> Prepared:
         answered = await self._answer_ended(begun, wanted)

@@ -35,7 +35,8 @@ from cloner.registry import (
     requests,
 )
 from cloner.registry import voices as rows
-from cloner.voices.cloning import STALE_SECONDS, Cloning
+from cloner.voices.alive import STALE_SECONDS
+from cloner.voices.cloning import Cloning
 from cloner.voices.marked import Marked, marker_in
 from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
 from cloner.voices.removal import Removal, log_given_up

@@ -18,9 +18,7 @@ one transaction. A clone itself changes no agent.
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable, Coroutine
-from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -47,10 +45,10 @@ from cloner.registry import (
     VoiceRow,
     agents,
     deployment,
-    processes,
     reasons,
     voices,
 )
+from cloner.voices.alive import ALIVE_SECONDS, STALE_SECONDS, SignsOfLife
 from cloner.voices.clone import Clone, Superseded, Wanted, new_row
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, NotLookedFor, VoiceNeedsVerification
 from cloner.voices.monthly_limit import resets_at
@@ -61,14 +59,12 @@ from environment.memory import unraised
 from telemetry.facts import note
 from telemetry.tracing import outliving
 
-__all__ = ["STALE_SECONDS", "Cloning"]
+__all__ = ["Cloning"]
 
 log = structlog.get_logger()
 
 # The trace of work that goes on after its request was answered.
 LATE = "finish clone"
-ALIVE_SECONDS = 2.0  # between two signs of life of a process that is at intents
-STALE_SECONDS = 8.0  # a process without a sign of life for so long counts as dead
 # How long a failure waits until its intent is closed, so that the caller may be tried again at once.
 CLOSING_SECONDS = 1.0
 
@@ -110,12 +106,10 @@ class Cloning:
         self._attempts = attempts
         self._keep_seconds = keep_seconds
         self._now = now
-        self._owner = secrets.token_hex(8)
-        """Names this process in the registry."""
-
         self._clones: dict[str, Clone] = {}
+        self._alive = SignsOfLife(store, needed=lambda: self._clones, now=now)
+        self._owner = self._alive.owner
         self._background: set[asyncio.Task[Any]] = set()
-        self._heart: asyncio.Task[None] | None = None
 
     def clone_under_way(self, marker: str) -> Clone | None:
         """The clone that this process makes under the marker."""
@@ -187,10 +181,11 @@ class Cloning:
             async with asyncio.timeout(grace_seconds):
                 while self._background:
                     await asyncio.wait(self._background)
-        left = [*self._background, *([self._heart] if self._heart else [])]
+        left = [*self._background]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        await self._alive.stop()
         if self._clones:
             log.warning("stopped with clones under way at the provider", clones=len(self._clones))
 
@@ -361,9 +356,7 @@ class Cloning:
         """Begins the task of a clone. Its intent is closed if nothing comes of it."""
         self._clones[clone.row.marker] = clone
         clone.task = self._begin(self._finished(clone, work, wanted))
-        if self._heart is None or self._heart.done():
-            # The task serves every clone, so it is part of no request's trace.
-            self._heart = asyncio.create_task(self._beat(), context=Context())
+        self._alive.begin()
 
     async def _finished(
         self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None
@@ -440,10 +433,3 @@ class Cloning:
         # Those who wait get the exception. If nobody waits, asyncio must not log it as never retrieved.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
-
-    async def _beat(self) -> None:
-        """Gives signs of life for the intents of this process."""
-        while self._clones:
-            await asyncio.sleep(ALIVE_SECONDS)
-            with contextlib.suppress(Exception):  # logged by whatever else needs the registry
-                await self._store.write(processes.note_alive, self._owner, now=self._now())

@@ -24,9 +24,10 @@ from cloner.registry import (
     voice_consents,
     voices,
 )
+from cloner.voices.alive import STALE_SECONDS
 from cloner.voices.callers import Caller, Identities, Identity
 from cloner.voices.clone import Clone, Superseded, Wanted
-from cloner.voices.cloning import STALE_SECONDS, Cloning
+from cloner.voices.cloning import Cloning
 from cloner.voices.marked import Marked, VoiceNeedsVerification
 from cloner.voices.samples import Recording, Samples
 from cloner.voices.voice import Voice, voice_of

@@ -1,0 +1,69 @@
+"""The deliveries that this process prepares: which one the others of the same call wait for."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import NamedTuple, TypeAlias
+
+from opentelemetry.trace import SpanContext, get_current_span
+
+from cloner.call import Prepared
+
+__all__ = ["Deliveries", "Key", "UnderWay"]
+
+Key: TypeAlias = tuple[str, str]
+"""A call, and whom its delivery has stated: no delivery gets another caller's answer."""
+
+
+class UnderWay(NamedTuple):
+    """A delivery that is being prepared, for those of the same call that arrive meanwhile."""
+
+    answer: "asyncio.Future[Prepared]"
+    trace: SpanContext
+
+
+class Deliveries:
+    """Knows the deliveries under way by their keys."""
+
+    def __init__(self) -> None:
+        self._first: dict[Key, UnderWay] = {}
+        self._counts: Counter[Key] = Counter()
+        self._failed: set[Key] = set()
+
+    def first(self, key: Key) -> UnderWay | None:
+        """The delivery that later ones wait for."""
+        return self._first.get(key)
+
+    @contextmanager
+    def as_first(self, key: Key, *, waited: bool) -> Iterator["asyncio.Future[Prepared]"]:
+        """Has later ones wait for the answer that is given within the block.
+
+        They do not wait for one that has `waited` itself, in vain: it may have less time left than they.
+        """
+        answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        if not waited:
+            self._first[key] = UnderWay(answer, get_current_span().get_span_context())
+        try:
+            yield answer
+        finally:
+            answer.cancel()
+            if not waited:
+                del self._first[key]
+
+    @asynccontextmanager
+    async def counted(self, key: Key, *, failed: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Counts a delivery for the block. Once none is left, and one of them has failed, calls `failed`."""
+        self._counts[key] += 1
+        try:
+            yield
+        except Exception:
+            self._failed.add(key)
+            raise
+        finally:
+            self._counts[key] -= 1
+            if not self._counts[key]:
+                del self._counts[key]
+                if key in self._failed:
+                    self._failed.discard(key)
+                    await failed()
