@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -14,6 +13,7 @@ from callerid import spoken
 from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents, Reading
 from cloner.agents.missed import Missed
+from cloner.background import Background
 from cloner.call import Begun, Call, Opened, Prepared, agent_before
 from cloner.deliveries import Deliveries, Key
 from cloner.provider.elevenlabs import AgentVoice
@@ -43,8 +43,6 @@ ASKING_SHARE = 0.5
 UNNAME_SECONDS = 0.05
 # How long an answer may be delayed by what a repeated delivery tells beside it.
 TOLD_SECONDS = 0.5
-
-T = TypeVar("T")
 
 
 class Calls:
@@ -79,7 +77,7 @@ class Calls:
         self._due = due
         self._now = now
         self._deliveries = Deliveries()
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background = Background()
 
     async def open(
         self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
@@ -182,7 +180,7 @@ class Calls:
                 await asyncio.wait({first.answer}, timeout=max(0.0, left))
             if first.answer.done() and not first.answer.cancelled():
                 answered = first.answer.result()
-                told = self._begin(self._voices.keep_told(answered.voice, wanted))
+                told = self._background.begin(self._voices.keep_told(answered.voice, wanted))
                 # The answer is there, and does not wait for a registry that cannot be written.
                 await asyncio.wait({told}, timeout=TOLD_SECONDS)
                 voice = told.result() if told.done() and not told.exception() else answered.voice
@@ -302,18 +300,12 @@ class Calls:
 
         Waits for UNNAME_SECONDS at most, so that the failure is answered in time.
         """
-        task = self._begin(self._store.write(calls.unname, begun.call_id, stated=begun.identity.stated))
+        task = self._background.begin(
+            self._store.write(calls.unname, begun.call_id, stated=begun.identity.stated)
+        )
         # If time runs out here, the answer is still the failure, which `prepare` then raises.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({task}, timeout=UNNAME_SECONDS)
-
-    def _begin(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Begins work that goes on if nobody waits for it any more."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
 
     def refused_leaves(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent's own settings refuse; None where those were not seen."""

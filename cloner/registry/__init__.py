@@ -21,11 +21,12 @@ from cloner.registry import (
     voices,
 )
 from cloner.registry.agents import AgentIntended, AgentRow, AgentState, AgentUpdate
-from cloner.registry.calls import CallRow, NewCall, Noted
+from cloner.registry.calls import Noted
 from cloner.registry.consents import CallerForgotten, Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
 from cloner.registry.ownership import is_ours
 from cloner.registry.requests import NamedRequest, RequestDiffers, RequestForgotten
+from cloner.registry.rows import CallRow, NewCall, NewVoiceRow, VoiceRow
 from cloner.registry.store import Store
 from cloner.registry.transaction import (
     RegistryBusy,
@@ -36,7 +37,6 @@ from cloner.registry.transaction import (
     Transaction,
 )
 from cloner.registry.views import CallView, VoiceView
-from cloner.registry.voices import NewVoiceRow, VoiceRow
 
 __all__ = [
     "AgentIntended",

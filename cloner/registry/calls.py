@@ -8,13 +8,12 @@ import msgspec
 
 from cloner.registry import agents, voices
 from cloner.registry.agents import AgentState
+from cloner.registry.rows import CallRow, NewCall, VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
-from cloner.registry.voices import NOBODY, VoiceRow
+from cloner.registry.voices import NOBODY
 
 __all__ = [
-    "CallRow",
-    "NewCall",
     "Noted",
     "attach",
     "begin",
@@ -29,49 +28,6 @@ __all__ = [
     "open_call",
     "unname",
 ]
-
-
-class CallRow(msgspec.Struct, frozen=True):
-    """One call."""
-
-    id: str
-    agent_id: str
-    conversation_id: str
-    caller: str
-    marker: str | None
-    number: str | None
-    stated: str
-    begun_at: float
-    ended_at: float | None
-    traceparent: str
-    """The span of the request that asked about it first."""
-
-    ended_by: str
-    """The span of the request that ended it."""
-
-    @property
-    def named(self) -> bool:
-        """Whether a delivery has stated the caller. Else `caller` is whoever the number found, or nobody."""
-        return bool(self.stated)
-
-
-class NewCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call that is about to be noted."""
-
-    id: str
-    agent_id: str
-    conversation_id: str
-    caller: str
-    number: str | None = None
-    stated: str = ""
-    """Who is calling, where a delivery says so."""
-
-    begun_at: float
-    confirmed: bool = False
-    """Whether ElevenLabs has used this conversation id itself, or only a delivery has."""
-
-    traceparent: str = ""
-    """The span of the request."""
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,9 +2,9 @@
 
 from cloner.registry import calls, requests, voices
 from cloner.registry.reasons import DELETED, EVICTED, EXPIRED, FORGOTTEN, LOST
+from cloner.registry.rows import VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
-from cloner.registry.voices import VoiceRow
 
 __all__ = [
     "NOBODYS",

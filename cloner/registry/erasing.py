@@ -4,8 +4,8 @@ A voice that ElevenLabs still has keeps a row, without its person, until it is d
 """
 
 from cloner.registry import calls, consents, departures, voices
+from cloner.registry.rows import VoiceRow
 from cloner.registry.transaction import Transaction
-from cloner.registry.voices import VoiceRow
 
 __all__ = ["forget", "forget_person_of_voice"]
 

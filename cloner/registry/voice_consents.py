@@ -2,9 +2,9 @@
 
 from cloner.registry import consents, requests, voices
 from cloner.registry.reasons import CONSENT_WITHDRAWN, FORGOTTEN
+from cloner.registry.rows import VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
-from cloner.registry.voices import VoiceRow
 
 __all__ = ["give", "note", "take_in", "withdraw"]
 

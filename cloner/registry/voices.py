@@ -8,13 +8,12 @@ from cloner.registry import consents, requests
 from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, note_alive
 from cloner.registry.reasons import CONSENT_WITHDRAWN, REPLACED
+from cloner.registry.rows import NewVoiceRow, VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
 __all__ = [
     "Intent",
-    "NewVoiceRow",
-    "VoiceRow",
     "abandoned",
     "every",
     "fail",
@@ -41,50 +40,6 @@ __all__ = [
     "set_reference",
     "take_over",
 ]
-
-
-class VoiceRow(msgspec.Struct, frozen=True):
-    """One voice, or the intent to make one."""
-
-    marker: str
-    state: str
-    caller: str
-    person: str
-    replaces: str | None
-    greeting_name: str
-    voice_id: str | None
-    name: str
-    created_at: float
-    checked_at: float
-    owner: str
-    alive_at: float
-    tries: int
-    reason: str | None
-    traceparent: str
-    """The span of the request that had it made."""
-
-    consent: str
-    consent_at: float | None
-    client_reference: str
-    given_up_by: str
-    """The span of the request that gave it up."""
-
-
-class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A voice that is about to be made. `consent` is empty if none came with the request."""
-
-    marker: str
-    caller: str
-    replaces: str | None
-    number: str | None
-    person: str
-    greeting_name: str
-    name: str
-    owner: str
-    traceparent: str
-    consent: str
-    kept_until: float
-    client_reference: str = ""
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):

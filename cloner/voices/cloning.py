@@ -26,6 +26,7 @@ import msgspec
 import structlog
 from opentelemetry.sdk.trace import TracerProvider
 
+from cloner.background import Background
 from cloner.measures import Measures
 from cloner.memory_budget import MemoryBudget
 from cloner.provider import failures
@@ -33,14 +34,8 @@ from cloner.provider.elevenlabs import ElevenLabs, ListedVoice, NewVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
 from cloner.provider.turns import with_urgency
-from cloner.refusals import Overloaded
 from cloner.registry import (
     AgentIntended,
-    CallerForgotten,
-    ConsentWithdrawn,
-    RegistryUnavailable,
-    RequestDiffers,
-    RequestForgotten,
     Store,
     VoiceRow,
     agents,
@@ -50,7 +45,8 @@ from cloner.registry import (
 )
 from cloner.voices.alive import ALIVE_SECONDS, STALE_SECONDS, SignsOfLife
 from cloner.voices.clone import Clone, Superseded, Wanted, new_row
-from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, NotLookedFor, VoiceNeedsVerification
+from cloner.voices.ending import ENDINGS, ending_of
+from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
 from cloner.voices.monthly_limit import resets_at
 from cloner.voices.removal import Removal
 from cloner.voices.samples import Recording
@@ -67,10 +63,6 @@ log = structlog.get_logger()
 LATE = "finish clone"
 # How long a failure waits until its intent is closed, so that the caller may be tried again at once.
 CLOSING_SECONDS = 1.0
-
-# What an intent comes to because others want no voice of it any more.
-GIVEN_UP = (Superseded, CallerForgotten, ConsentWithdrawn, RequestDiffers, RequestForgotten)
-FAILED = (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable, Overloaded)
 
 
 class Cloning:
@@ -109,7 +101,7 @@ class Cloning:
         self._clones: dict[str, Clone] = {}
         self._alive = SignsOfLife(store, needed=lambda: self._clones, now=now)
         self._owner = self._alive.owner
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background = Background()
 
     def clone_under_way(self, marker: str) -> Clone | None:
         """The clone that this process makes under the marker."""
@@ -122,7 +114,7 @@ class Cloning:
         `voices.intend` raises. If the call is cancelled meanwhile, the clone still starts: a stored intent
         without a worker would block the next call.
         """
-        beginning = self._begin(self._intend_and_start(wanted, recording))
+        beginning = self._background.begin(self._intend_and_start(wanted, recording))
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
@@ -177,14 +169,7 @@ class Cloning:
 
         An abandoned intent is found by its marker, by another process or at the next start.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_seconds):
-                while self._background:
-                    await asyncio.wait(self._background)
-        left = [*self._background]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await self._background.finish(grace_seconds)
         await self._alive.stop()
         if self._clones:
             log.warning("stopped with clones under way at the provider", clones=len(self._clones))
@@ -265,14 +250,11 @@ class Cloning:
 
     async def _look_for(self, clone: Clone) -> ListedVoice | None:
         """The voice of a create that got no answer. Raises NotLookedFor."""
-        marker = clone.row.marker
         with outliving(self._tracer, LATE):
-            found = await self._marked.look_for(marker)
+            found = await self._marked.look_for(clone.row.marker)
         if found is None:
             # The next create uses a new marker; reconciliation finds what this one made.
-            await clone.stored(
-                lambda: self._store.write(voices.fail, marker, reasons.UNANSWERED, now=self._now())
-            )
+            await self._fail(clone, reasons.UNANSWERED)
         else:
             log.info("voice found by its marker", voice_id=found.voice_id)
         return found
@@ -355,7 +337,7 @@ class Cloning:
     def _start(self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None = None) -> None:
         """Begins the task of a clone. Its intent is closed if nothing comes of it."""
         self._clones[clone.row.marker] = clone
-        clone.task = self._begin(self._finished(clone, work, wanted))
+        clone.task = self._background.begin(self._finished(clone, work, wanted))
         self._alive.begin()
 
     async def _finished(
@@ -363,28 +345,24 @@ class Cloning:
     ) -> Voice | Exception:
         """The voice, or the failure that came instead."""
         try:
-            ended = await self._came_to(clone, work, wanted)
+            came = await self._came_to(clone, work, wanted)
         except asyncio.CancelledError:
-            self._end(clone, "abandoned")
+            # The intent is left to another process.
+            self._clones.pop(clone.row.marker, None)
+            self._measure(clone, "abandoned")
             raise
         except Exception:
             self._measure(clone, "error", "INTERNAL")
-            self._begin(self._give_up(clone, reasons.NOT_MADE))
+            self._background.begin(self._give_up(clone, reasons.NOT_MADE))
             raise
-        if isinstance(ended, Voice):
-            self._end(clone, "success")
-            return ended
-        outcome, reason, why = "abandoned", "", reasons.NOT_MADE
-        if isinstance(ended, NotLookedFor):
-            # Nobody knows whether there is a voice, so only another request may have one made.
-            ended, why = clone.failure or Superseded(), reasons.UNANSWERED
-        if isinstance(ended, FAILED):
-            outcome, reason = "error", ended.reason
-            why = why if why == reasons.UNANSWERED else reason
-        self._measure(clone, outcome, reason)
-        closing = self._begin(self._give_up(clone, why))
-        await asyncio.wait({closing}, timeout=CLOSING_SECONDS)
-        return ended
+        ending = ending_of(came, clone.failure)
+        self._measure(clone, ending.outcome, ending.reason)
+        if ending.why is None:
+            self._clones.pop(clone.row.marker, None)
+        else:
+            closing = self._background.begin(self._give_up(clone, ending.why))
+            await asyncio.wait({closing}, timeout=CLOSING_SECONDS)
+        return ending.told
 
     async def _came_to(
         self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None
@@ -394,25 +372,21 @@ class Cloning:
             with with_urgency(clone.urgency):
                 voice_id = await work
             return await clone.stored(lambda: self._record(clone, voice_id, wanted))
-        except (*FAILED, *GIVEN_UP, NotLookedFor) as failure:
+        except ENDINGS as failure:
             return unraised(failure)
 
     async def _give_up(self, clone: Clone, reason: str) -> None:
         """Closes the intent of a clone, unless another process has taken it over."""
-        marker, owner = clone.row.marker, self._owner
         try:
-            await clone.stored(
-                lambda: self._store.write(voices.fail, marker, reason, owner=owner, now=self._now())
-            )
+            await self._fail(clone, reason, owner=self._owner)
         finally:
-            self._clones.pop(marker, None)
+            self._clones.pop(clone.row.marker, None)
 
-    def _end(self, clone: Clone, outcome: str) -> None:
-        """Lets go of a clone whose intent is closed, or is left to another process."""
-        self._clones.pop(clone.row.marker, None)
-        self._measure(clone, outcome, "")
+    async def _fail(self, clone: Clone, reason: str, *, owner: str | None = None) -> None:
+        write = partial(self._store.write, voices.fail, clone.row.marker, reason, owner=owner)
+        await clone.stored(lambda: write(now=self._now()))
 
-    def _measure(self, clone: Clone, outcome: str, reason: str) -> None:
+    def _measure(self, clone: Clone, outcome: str, reason: str = "") -> None:
         seconds = asyncio.get_running_loop().time() - clone.begun
         self._measures.clone_ended(outcome, reason, seconds=seconds)
 
@@ -420,16 +394,7 @@ class Cloning:
         """Unlocks an agent that will not be changed. If this fails, the lock ends at its own time."""
         if intended.may:
             row, holder = intended.update.row, intended.update.holder
-            self._begin(self._store.write(agents.unlock, row.agent_id, holder=holder))
+            self._background.begin(self._store.write(agents.unlock, row.agent_id, holder=holder))
 
     def _discard(self, voice_id: str, marker: str, reason: str) -> None:
-        self._begin(self._marked.discard(voice_id, marker, reason))
-
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Starts work that nobody needs to wait for."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        # Those who wait get the exception. If nobody waits, asyncio must not log it as never retrieved.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
+        self._background.begin(self._marked.discard(voice_id, marker, reason))

@@ -1,0 +1,37 @@
+"""Work that goes on when whoever began it is answered, or gone."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["Background"]
+
+T = TypeVar("T")
+
+
+class Background:
+    """Tasks that nobody needs to wait for."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begins work, and returns its task for whoever waits for a while."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # Those who wait get the exception. If nobody waits, asyncio must not log it as never retrieved.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def finish(self, grace_seconds: float) -> None:
+        """Waits for what was begun, and cancels what is left after the grace."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        left = [*self._tasks]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)

@@ -1,0 +1,92 @@
+"""The rows of voices and calls, as they are read, and as they are written first."""
+
+import msgspec
+
+__all__ = ["CallRow", "NewCall", "NewVoiceRow", "VoiceRow"]
+
+
+class VoiceRow(msgspec.Struct, frozen=True):
+    """One voice, or the intent to make one."""
+
+    marker: str
+    state: str
+    caller: str
+    person: str
+    replaces: str | None
+    greeting_name: str
+    voice_id: str | None
+    name: str
+    created_at: float
+    checked_at: float
+    owner: str
+    alive_at: float
+    tries: int
+    reason: str | None
+    traceparent: str
+    """The span of the request that had it made."""
+
+    consent: str
+    consent_at: float | None
+    client_reference: str
+    given_up_by: str
+    """The span of the request that gave it up."""
+
+
+class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A voice that is about to be made. `consent` is empty if none came with the request."""
+
+    marker: str
+    caller: str
+    replaces: str | None
+    number: str | None
+    person: str
+    greeting_name: str
+    name: str
+    owner: str
+    traceparent: str
+    consent: str
+    kept_until: float
+    client_reference: str = ""
+
+
+class CallRow(msgspec.Struct, frozen=True):
+    """One call."""
+
+    id: str
+    agent_id: str
+    conversation_id: str
+    caller: str
+    marker: str | None
+    number: str | None
+    stated: str
+    begun_at: float
+    ended_at: float | None
+    traceparent: str
+    """The span of the request that asked about it first."""
+
+    ended_by: str
+    """The span of the request that ended it."""
+
+    @property
+    def named(self) -> bool:
+        """Whether a delivery has stated the caller. Else `caller` is whoever the number found, or nobody."""
+        return bool(self.stated)
+
+
+class NewCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that is about to be noted."""
+
+    id: str
+    agent_id: str
+    conversation_id: str
+    caller: str
+    number: str | None = None
+    stated: str = ""
+    """Who is calling, where a delivery says so."""
+
+    begun_at: float
+    confirmed: bool = False
+    """Whether ElevenLabs has used this conversation id itself, or only a delivery has."""
+
+    traceparent: str = ""
+    """The span of the request."""
