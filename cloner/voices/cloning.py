@@ -100,7 +100,6 @@ class Cloning:
         self._now = now
         self._clones: dict[str, Clone] = {}
         self._alive = SignsOfLife(store, needed=lambda: self._clones, now=now)
-        self._owner = self._alive.owner
         self._background = Background()
 
     def clone_under_way(self, marker: str) -> Clone | None:
@@ -154,7 +153,7 @@ class Cloning:
             voices.take_over,
             row.marker,
             dead=row.owner,
-            owner=self._owner,
+            owner=self._alive.owner,
             stale=now - STALE_SECONDS,
             now=now,
         )
@@ -178,7 +177,11 @@ class Cloning:
         """The row of the caller's voice, and whether it is a new intent, which this process works at."""
         now = self._now()
         new = new_row(
-            wanted, deployment=self._store.name, owner=self._owner, keep_seconds=self._keep_seconds, now=now
+            wanted,
+            deployment=self._store.name,
+            owner=self._alive.owner,
+            keep_seconds=self._keep_seconds,
+            now=now,
         )
         intent = await self._store.write(
             voices.intend,
@@ -286,7 +289,7 @@ class Cloning:
         former = clone.row
         row = await self._store.read(voices.get, former.marker)
         wanted.check_row(row)
-        if row is None or row.state != "intended" or row.owner != self._owner:
+        if row is None or row.state != "intended" or row.owner != self._alive.owner:
             row, new = await self._intend(wanted)
             if not new:
                 raise Superseded
@@ -378,13 +381,14 @@ class Cloning:
     async def _give_up(self, clone: Clone, reason: str) -> None:
         """Closes the intent of a clone, unless another process has taken it over."""
         try:
-            await self._fail(clone, reason, owner=self._owner)
+            await self._fail(clone, reason, owner=self._alive.owner)
         finally:
             self._clones.pop(clone.row.marker, None)
 
     async def _fail(self, clone: Clone, reason: str, *, owner: str | None = None) -> None:
-        write = partial(self._store.write, voices.fail, clone.row.marker, reason, owner=owner)
-        await clone.stored(lambda: write(now=self._now()))
+        await clone.stored(
+            lambda: self._store.write(voices.fail, clone.row.marker, reason, owner=owner, now=self._now())
+        )
 
     def _measure(self, clone: Clone, outcome: str, reason: str = "") -> None:
         seconds = asyncio.get_running_loop().time() - clone.begun
