@@ -100,6 +100,7 @@ class Cloning:
         self._now = now
         self._clones: dict[str, Clone] = {}
         self._alive = SignsOfLife(store, needed=lambda: self._clones, now=now)
+        self._owner = self._alive.owner
         self._background = Background()
 
     def clone_under_way(self, marker: str) -> Clone | None:
@@ -153,7 +154,7 @@ class Cloning:
             voices.take_over,
             row.marker,
             dead=row.owner,
-            owner=self._alive.owner,
+            owner=self._owner,
             stale=now - STALE_SECONDS,
             now=now,
         )
@@ -177,11 +178,7 @@ class Cloning:
         """The row of the caller's voice, and whether it is a new intent, which this process works at."""
         now = self._now()
         new = new_row(
-            wanted,
-            deployment=self._store.name,
-            owner=self._alive.owner,
-            keep_seconds=self._keep_seconds,
-            now=now,
+            wanted, deployment=self._store.name, owner=self._owner, keep_seconds=self._keep_seconds, now=now
         )
         intent = await self._store.write(
             voices.intend,
@@ -289,7 +286,7 @@ class Cloning:
         former = clone.row
         row = await self._store.read(voices.get, former.marker)
         wanted.check_row(row)
-        if row is None or row.state != "intended" or row.owner != self._alive.owner:
+        if row is None or row.state != "intended" or row.owner != self._owner:
             row, new = await self._intend(wanted)
             if not new:
                 raise Superseded
@@ -350,8 +347,7 @@ class Cloning:
         try:
             came = await self._came_to(clone, work, wanted)
         except asyncio.CancelledError:
-            # The intent is left to another process.
-            self._clones.pop(clone.row.marker, None)
+            self._clones.pop(clone.row.marker, None)  # the intent is left to another process
             self._measure(clone, "abandoned")
             raise
         except Exception:
@@ -381,7 +377,7 @@ class Cloning:
     async def _give_up(self, clone: Clone, reason: str) -> None:
         """Closes the intent of a clone, unless another process has taken it over."""
         try:
-            await self._fail(clone, reason, owner=self._alive.owner)
+            await self._fail(clone, reason, owner=self._owner)
         finally:
             self._clones.pop(clone.row.marker, None)
 
