@@ -103,8 +103,7 @@ ENDED_NAMELESS = Statement(f"""
 """)
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
 CLOSED_OLD = Statement(f"""
-    UPDATE calls SET ended_at = begun_at + (:now - :before)
-    WHERE ended_at IS NULL AND begun_at <= :before RETURNING {FIELDS}
+    UPDATE calls SET ended_at = :now WHERE ended_at IS NULL AND begun_at <= :before RETURNING {FIELDS}
 """)
 DROPPED = Statement("DELETE FROM calls WHERE ended_at < :before")
 ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who RETURNING id")
@@ -300,9 +299,9 @@ def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:
 
 
 def close_old(tx: Transaction, *, before: float, now: float) -> list[CallRow]:
-    """Ends every open call that began before `before`, as long after its begin as `before` is before `now`.
+    """Ends every open call that began before `before`, and returns these calls.
 
-    Returns these calls. Their agents are marked to be put back.
+    They end now, so that their rows stay as long as others. Their agents are marked to be put back.
     """
     closed = tx.all(CLOSED_OLD, before=before, now=now)
     _plan_restores(tx, closed)

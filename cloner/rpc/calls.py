@@ -136,7 +136,7 @@ async def complete_call(
 
 
 async def get_call(
-    request: pb.GetCallRequest, context: Context, store: Store, identities: Identities
+    request: pb.GetCallRequest, context: Context, store: Store, looking: Looking, identities: Identities
 ) -> pb.GetCallResponse:
     """Answers GetCall."""
     async with answered(store, context, conversation_id=request.conversation_id):
@@ -152,7 +152,7 @@ async def get_call(
         )
         if found is None:
             raise CallNotFound
-        return pb.GetCallResponse(call=messages.call(found))
+        return pb.GetCallResponse(call=messages.call(found, looking.ended_at(found)))
     return pb.GetCallResponse()
 
 
@@ -184,7 +184,7 @@ async def list_calls(
             busy_since=looking.busy_since,
         )
         return pb.ListCallsResponse(
-            calls=[messages.call(found) for found in page],
+            calls=[messages.call(found, looking.ended_at(found)) for found in page],
             next_page_token=pages.token(page[-1].begun_at, page[-1].id) if len(page) == size else "",
         )
     return pb.ListCallsResponse()

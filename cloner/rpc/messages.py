@@ -60,8 +60,8 @@ def voice(known: Voice) -> pb.Voice:
     )
 
 
-def call(known: CallView) -> pb.Call:
-    """A call."""
+def call(known: CallView, ended_at: float | None) -> pb.Call:
+    """A call, and when it ended."""
     return pb.Call(
         call_id=known.id,
         agent_id=known.agent_id,
@@ -69,7 +69,7 @@ def call(known: CallView) -> pb.Call:
         voice_id=known.voice_id or "",
         agent_updated=known.agent_updated,
         begin_time=moment(known.begun_at),
-        end_time=None if known.ended_at is None else moment(known.ended_at),
+        end_time=None if ended_at is None else moment(ended_at),
     )
 
 

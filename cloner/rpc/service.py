@@ -68,7 +68,7 @@ class CloningService(CloningServiceServicer):
         return calls.complete_call(request, context, self._store, self._calls, self._identities)
 
     def GetCall(self, request: pb.GetCallRequest, context: Context) -> Awaitable[pb.GetCallResponse]:
-        return calls.get_call(request, context, self._store, self._identities)
+        return calls.get_call(request, context, self._store, self._looking, self._identities)
 
     def ListCalls(self, request: pb.ListCallsRequest, context: Context) -> Awaitable[pb.ListCallsResponse]:
         return calls.list_calls(request, context, self._store, self._looking, self._identities)

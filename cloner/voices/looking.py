@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import RegistryUnavailable, Store, VoiceView, reasons, views
+from cloner.registry import CallView, RegistryUnavailable, Store, VoiceView, reasons, views
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.voice import MADE_OUT_SECONDS, Voice, voice_seen
 from environment.memory import unraised
@@ -104,6 +104,13 @@ class Looking:
     def seen(self, view: VoiceView) -> Voice:
         """The voice as it stands now."""
         return voice_seen(view, keep_seconds=self._keep_seconds, now=self._now())
+
+    def ended_at(self, view: CallView) -> float | None:
+        """When a call ended: when its end was told, or as long after its begin as a call may take.
+
+        The registry learns of the latter only when a process looks.
+        """
+        return None if view.ended_at is None else min(view.ended_at, view.begun_at + self._call_seconds)
 
     async def voice(self, voice_id: str) -> VoiceView | None:
         """The voice of that id, whatever became of it."""

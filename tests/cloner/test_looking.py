@@ -336,14 +336,15 @@ async def test_calls_of_a_caller(cloning, speech: bytes, reuse: str) -> None:
     assert [opened.call_id, prepared.call_id] == [each.call_id for each in page.calls]
 
 
-async def test_call_that_was_never_ended(cloning) -> None:
-    """It ended as long after its begin as a call may take, however much later anybody looked."""
+@pytest.mark.parametrize("hours", [5, 40 * 24])
+async def test_call_that_was_never_ended(cloning, hours: int) -> None:
+    """It ended as long after its begin as a call may take, however much later anybody looked, and is told then."""
     clock = StoppedClock(1_800_000_000.0)
     async with cloning(now=clock, call_max_minutes=30.0) as cloner:
         opened = await cloner.OpenCall(
             pb.OpenCallRequest(agent_id="agent_demo", conversation_id="conv_1"), timeout=10
         )
-    clock.now += 5 * HOUR
+    clock.now += hours * HOUR
     async with cloning(now=clock, call_max_minutes=30.0) as cloner:
 
         async def told() -> pb.Call:
