@@ -106,7 +106,7 @@ class PermissionDenied(PrecallError):
 
 
 class NotFound(PrecallError):
-    """There is no such path, or no such voice of ours."""
+    """There is no such path, or no such voice or call of ours."""
 
     REASON = "NOT_FOUND"
 
@@ -224,7 +224,7 @@ class AgentRejected(PrecallError):
 
 
 class RateLimited(Temporary):
-    """This system is handling all that it may at once.
+    """This system handles all that it may at once, or more came for one agent or from one address than may.
 
     Try again after `Retry-After`.
     """
@@ -329,9 +329,10 @@ class VoiceNotActivated(PrecallError):
 
 
 class DeadlineTooShort(Temporary):
-    """The caller's deadline passed before ElevenLabs was asked, or before the registry had answered.
+    """The caller's deadline passed before ElevenLabs was asked.
 
-    What the registry was asked to note may be noted all the same. Send a longer one.
+    One of less than a second may also have passed before the registry had answered. What the registry was
+    asked to note may be noted all the same. Send a longer one.
     """
 
     REASON = "DEADLINE_TOO_SHORT"

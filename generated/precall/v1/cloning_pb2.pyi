@@ -334,8 +334,8 @@ class PrepareCallRequest(_message.Message):
     none, since it stands for one that was lost.
     """
     sample: _builtins.bytes
-    """The recording as received, never re-encoded: WAV, MP3, OGG (Vorbis or Opus), FLAC,
-    M4A or WebM, by default 3 to 600 seconds, at least 16 kHz and at most 10 MiB. Required unless the
+    """The recording as received, never re-encoded: WAV, MP3, OGG (Vorbis, Opus or FLAC), FLAC,
+    M4A, MP4 or WebM, by default 3 to 600 seconds, at least 16 kHz and at most 10 MiB. Required unless the
     caller's voice is known: where it turns out not to be, the answer is SAMPLE_REQUIRED. Without a phone
     number nobody is known without a sample, unless the conversation has a voice already.
     """

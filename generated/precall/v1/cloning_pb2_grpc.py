@@ -53,8 +53,10 @@ class CloningServiceStub:
     told of the agent last still counts.
 
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that passes
-    before ElevenLabs was asked, or before the registry had answered, is answered DEADLINE_TOO_SHORT. What the
-    registry was asked to note, such as a call or a consent, may be noted all the same.
+    before ElevenLabs was asked is answered DEADLINE_TOO_SHORT. One of less than a second that passes before the
+    registry has answered is so, too; a longer one is answered REGISTRY_UNAVAILABLE, or RATE_LIMITED where the
+    registry is only busy. What the registry was asked to note, such as a call or a consent, may be noted all the
+    same.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
@@ -173,8 +175,10 @@ class CloningServiceServicer:
     told of the agent last still counts.
 
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that passes
-    before ElevenLabs was asked, or before the registry had answered, is answered DEADLINE_TOO_SHORT. What the
-    registry was asked to note, such as a call or a consent, may be noted all the same.
+    before ElevenLabs was asked is answered DEADLINE_TOO_SHORT. One of less than a second that passes before the
+    registry has answered is so, too; a longer one is answered REGISTRY_UNAVAILABLE, or RATE_LIMITED where the
+    registry is only busy. What the registry was asked to note, such as a call or a consent, may be noted all the
+    same.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
@@ -527,8 +531,10 @@ class CloningService:
     told of the agent last still counts.
 
     Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that passes
-    before ElevenLabs was asked, or before the registry had answered, is answered DEADLINE_TOO_SHORT. What the
-    registry was asked to note, such as a call or a consent, may be noted all the same.
+    before ElevenLabs was asked is answered DEADLINE_TOO_SHORT. One of less than a second that passes before the
+    registry has answered is so, too; a longer one is answered REGISTRY_UNAVAILABLE, or RATE_LIMITED where the
+    registry is only busy. What the registry was asked to note, such as a call or a consent, may be noted all the
+    same.
     A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:

@@ -57,7 +57,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 403, gRPC PERMISSION_DENIED.
     """
     ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 9
-    """There is no such path, or no such voice of ours.
+    """There is no such path, or no such voice or call of ours.
     HTTP 404, gRPC NOT_FOUND.
     """
     ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 10
@@ -130,7 +130,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 422, gRPC FAILED_PRECONDITION.
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 25
-    """This system is handling all that it may at once. Try again after `Retry-After`.
+    """This system handles all that it may at once, or more came for one agent or from one address than may.
+    Try again after `Retry-After`.
     HTTP 429, gRPC RESOURCE_EXHAUSTED.
     """
     ERROR_REASON_PROVIDER_UNAUTHORIZED: _ErrorReason.ValueType  # 26
@@ -182,8 +183,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP -, gRPC -.
     """
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 39
-    """The caller's deadline passed before ElevenLabs was asked, or before the registry had answered. What the
-    registry was asked to note may be noted all the same. Send a longer one.
+    """The caller's deadline passed before ElevenLabs was asked. One of less than a second may also have passed before
+    the registry had answered. What the registry was asked to note may be noted all the same. Send a longer one.
     HTTP 504, gRPC DEADLINE_EXCEEDED.
     """
 
@@ -230,7 +231,7 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 8
 HTTP 403, gRPC PERMISSION_DENIED.
 """
 ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 9
-"""There is no such path, or no such voice of ours.
+"""There is no such path, or no such voice or call of ours.
 HTTP 404, gRPC NOT_FOUND.
 """
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 10
@@ -303,7 +304,8 @@ ERROR_REASON_AGENT_REJECTED: ErrorReason.ValueType  # 24
 HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 25
-"""This system is handling all that it may at once. Try again after `Retry-After`.
+"""This system handles all that it may at once, or more came for one agent or from one address than may.
+Try again after `Retry-After`.
 HTTP 429, gRPC RESOURCE_EXHAUSTED.
 """
 ERROR_REASON_PROVIDER_UNAUTHORIZED: ErrorReason.ValueType  # 26
@@ -355,8 +357,8 @@ ERROR_REASON_VOICE_NOT_ACTIVATED: ErrorReason.ValueType  # 37
 HTTP -, gRPC -.
 """
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 39
-"""The caller's deadline passed before ElevenLabs was asked, or before the registry had answered. What the
-registry was asked to note may be noted all the same. Send a longer one.
+"""The caller's deadline passed before ElevenLabs was asked. One of less than a second may also have passed before
+the registry had answered. What the registry was asked to note may be noted all the same. Send a longer one.
 HTTP 504, gRPC DEADLINE_EXCEEDED.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
