@@ -1,12 +1,14 @@
 """Asks how an agent speaks, for a delivery that is refused here before the cloner hears of it.
 
 The agent may have another caller's voice by then, which another gateway was told. OpenCall is asked, which
-makes nothing and changes no agent. The call that it notes is ended at once: the event after the telephone
-call would not find it, and as long as it lasted the agent would be given nobody's voice. What is asked is
-bounded: one question about an agent at a time, and one a second, however many deliveries are refused.
+makes nothing and changes no agent, about a conversation that nobody else has. Its end is told first, so that
+no call is in progress for it at any time: as long as one was, the agent would be given nobody's voice. What
+is asked is bounded: one question about an agent at a time, and one a second, however many deliveries are
+refused.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 
@@ -19,6 +21,8 @@ __all__ = ["AgentQuestions"]
 
 # How long an answer counts, and how long the cloner may take for one.
 ANSWER_SECONDS = 1.0
+# What the conversation of a question is called in the cloner's log lines and spans.
+CONVERSATION = "question_{}"
 
 
 class AgentQuestions:
@@ -29,25 +33,35 @@ class AgentQuestions:
     ) -> None:
         self._cloner = cloner
         self._overrides = overrides
-        self._asked: TTLCache[str, asyncio.Task[None]] = TTLCache(AGENTS, ANSWER_SECONDS, now)
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._asked: TTLCache[str, bool] = TTLCache(AGENTS, ANSWER_SECONDS, now)
 
-    async def ask(self, agent_id: str, conversation_id: str, *, seconds: float) -> None:
+    async def ask(self, agent_id: str, *, seconds: float) -> None:
         """Waits for so long until it is known how the agent speaks, if nobody asked a moment ago."""
-        asking = self._asked.get(agent_id)
+        asking = self._asking.get(agent_id)
         if asking is None:
-            asking = asyncio.create_task(self._ask(agent_id, conversation_id))
-            self._asked[agent_id] = asking
+            if agent_id in self._asked:
+                return
+            asking = self._asking[agent_id] = asyncio.create_task(self._ask(agent_id))
         await asyncio.wait({asking}, timeout=seconds)
 
-    async def _ask(self, agent_id: str, conversation_id: str) -> None:
+    async def _ask(self, agent_id: str) -> None:
+        ends = asyncio.get_running_loop().time() + ANSWER_SECONDS
+        conversation = CONVERSATION.format(secrets.token_hex(16))
         try:
-            # Not as a conversation, whose own call this must not end.
+            # Told after OpenCall, the end might never be told: an answer can be late or lost, and this
+            # process can stop.
+            await self._cloner.complete_call(
+                agent_id=agent_id, conversation_id=conversation, seconds=ANSWER_SECONDS
+            )
             response = await self._cloner.open_call(
-                agent_id=agent_id, call_sid=conversation_id, seconds=ANSWER_SECONDS
+                agent_id=agent_id,
+                conversation_id=conversation,
+                seconds=ends - asyncio.get_running_loop().time(),
             )
             remember(self._overrides, agent_id, response)
-            await self._cloner.complete_call(
-                agent_id=agent_id, call_id=response.call_id, seconds=ANSWER_SECONDS
-            )
         except PrecallError:
             return
+        finally:
+            self._asked[agent_id] = True
+            del self._asking[agent_id]

@@ -137,7 +137,7 @@ async def ask_agent(context: RouteContext, questions: AgentQuestions, attempt: A
         and not progress.cloner_asked
         and left >= LEAST_SECONDS
     ):
-        await questions.ask(facts.agent_id or "", facts.conversation_id or "", seconds=left)
+        await questions.ask(facts.agent_id or "", seconds=left)
 
 
 def falls_back(context: RouteContext, attempt: Attempt) -> bool:

@@ -665,6 +665,20 @@ async def test_call_that_ended_before_it_was_known(
     assert (await cloner.PrepareCall(call(speech, conversation="conv_2"), timeout=10)).agent_updated
 
 
+@ON_SQLITE
+async def test_opened_after_the_end(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
+    """A conversation whose end was told first is told how its agent speaks, and no call is in progress."""
+    before = spoken(emulator)
+    await cloner.PrepareCall(call(speech), timeout=10)
+    assert not await end(cloner, "conv_2", agent_id="agent_demo")
+
+    opened = await cloner.OpenCall(opening("", "conv_2"), timeout=10)
+    calls = (await cloner.ListCalls(pb.ListCallsRequest(), timeout=10)).calls
+
+    assert before == opened.agent_before
+    assert ["conv_1"] == [known.conversation_id for known in calls]
+
+
 async def test_forget_a_number(cloner: CloningServiceStub, database: str) -> None:
     """Of a number that nobody is known by, the calls are forgotten too, and no other's."""
     await cloner.OpenCall(opening(), timeout=10)

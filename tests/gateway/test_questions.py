@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from precall.v1.cloning_pb2 import CompleteCallRequest, OpenCallRequest, OpenCallResponse, Speech
+from precall.v1.cloning_pb2 import OpenCallResponse, Speech
 from precall_client import Precall, connect
 
 from environment import Rate
@@ -40,6 +40,16 @@ def started(answer: httpx.Response) -> dict[str, Any]:
     return data
 
 
+def opened(cloner: Any) -> list[tuple[str, str]]:
+    """The agents and conversations that were asked about."""
+    return [(request.agent_id, request.conversation_id) for request in cloner.opened]
+
+
+def ended(cloner: Any) -> list[tuple[str, str]]:
+    """The agents and conversations whose end was told."""
+    return [(request.agent_id, request.conversation_id) for request in cloner.ended]
+
+
 @pytest.fixture
 async def asker(cloner_target: str) -> AsyncIterator[Precall]:
     """A client of the cloner."""
@@ -59,8 +69,7 @@ async def test_over_the_limit(gateway: Start, deliver: Deliver, document: Docume
     assert ("fallback", "RATE_LIMITED") == (answer.json()["status"], answer.json()["reason"])
     assert OWN == started(answer).get("conversation_config_override")
     assert UNKNOWN_CALL == started(answer)["dynamic_variables"]["precall_call_id"]
-    assert [OpenCallRequest(agent_id=AGENT, call_sid="conv_2")] == cloner.opened
-    assert [CompleteCallRequest(agent_id=AGENT, call_id="call_2")] == cloner.ended
+    assert [AGENT] == [request.agent_id for request in cloner.opened]
 
 
 async def test_error(gateway: Start, deliver: Deliver, document: Document, cloner: Any) -> None:
@@ -101,6 +110,59 @@ async def test_no_answer(
 
     assert ("fallback", "RATE_LIMITED") == (answer.json()["status"], answer.json()["reason"])
     assert UNKNOWN_CALL == started(answer)["dynamic_variables"]["precall_call_id"]
+    assert set(ended(cloner)) == set(opened(cloner))  # gRPC itself repeats what a cloner left unanswered
+
+
+async def test_own_conversation(asker: Precall, cloner: Any) -> None:
+    """The conversation of a question is over before it is opened, and is nobody's but that question's."""
+    known_then: list[list[tuple[str, str]]] = []
+
+    async def opening(_context: Any) -> OpenCallResponse:
+        known_then.append(ended(cloner))
+        return OpenCallResponse()
+
+    time = 0.0
+    questions = AgentQuestions(asker, Overrides(()), lambda: time)
+    cloner.opening = opening
+    await questions.ask(AGENT, seconds=20)
+    time = 2 * ANSWER_SECONDS
+    await questions.ask(AGENT, seconds=20)
+
+    first, second = opened(cloner)
+    assert first != second
+    assert [[first], [first, second]] == known_then
+
+
+async def test_end_that_was_not_told(asker: Precall, cloner: Any) -> None:
+    """No call is opened whose end the cloner may not know."""
+    cloner.completed = failing
+
+    await AgentQuestions(asker, Overrides(())).ask(AGENT, seconds=20)
+
+    assert (1, []) == (len(set(ended(cloner))), opened(cloner))
+
+
+async def test_slow(asker: Precall, cloner: Any) -> None:
+    """Nobody asks about an agent while a question about it is under way, however long that takes."""
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def slow(_context: Any) -> OpenCallResponse:
+        asked.set()
+        await answers.wait()
+        return OpenCallResponse()
+
+    time = 0.0
+    questions = AgentQuestions(asker, Overrides(()), lambda: time)
+    cloner.opening = slow
+    first = asyncio.create_task(questions.ask(AGENT, seconds=20))
+    await asked.wait()
+    time = 2 * ANSWER_SECONDS
+    second = asyncio.create_task(questions.ask(AGENT, seconds=20))
+    await asyncio.sleep(0)
+    answers.set()
+    await asyncio.gather(first, second)
+
+    assert 1 == len(cloner.opened)
 
 
 async def test_bounded(asker: Precall, cloner: Any) -> None:
@@ -110,11 +172,11 @@ async def test_bounded(asker: Precall, cloner: Any) -> None:
     questions = AgentQuestions(asker, overrides, lambda: time)
     cloner.opening = with_a_callers_voice
 
-    await asyncio.gather(*(questions.ask(AGENT, f"conv_{n % 3}", seconds=20) for n in range(6)))
-    before = overrides.speech_before(AGENT)
+    await asyncio.gather(*(questions.ask(AGENT, seconds=20) for _ in range(6)))
+    await questions.ask(AGENT, seconds=20)
+    before, within = overrides.speech_before(AGENT), len(cloner.opened)
     time = 2 * ANSWER_SECONDS
-    await questions.ask(AGENT, "conv_9", seconds=20)
+    await questions.ask(AGENT, seconds=20)
 
     assert Spoken(voice_id="voice_0", first_message="Hello!") == before
-    assert ["conv_0", "conv_9"] == [request.call_sid for request in cloner.opened]
-    assert 2 == len(cloner.ended)
+    assert (1, 2) == (within, len(cloner.opened))
