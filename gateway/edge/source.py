@@ -5,7 +5,8 @@
 
 Read from the end: the first address that is no trusted proxy is the source. A sender can forge everything
 before it. If an entry is not an address, the source is the proxy that wrote it. If the two headers disagree,
-both are ignored, because most proxies pass on the one that they do not write themselves.
+the source is unknown, because most proxies pass on the one that they do not write themselves. It is not taken
+for the proxy then, whose own address may be one that is let in.
 """
 
 import ipaddress
@@ -35,7 +36,10 @@ class SourceRefused(Exception):
 
 
 class Sourced:
-    """Wraps an ASGI application: its scope's client is the source, with port 0 if a proxy reported it."""
+    """Wraps an ASGI application: its scope's client is the source, with port 0 if a proxy reported it.
+
+    It is None where nobody can tell the source.
+    """
 
     def __init__(self, app: Application, trusted: Networks | None) -> None:
         self._app = app
@@ -44,34 +48,39 @@ class Sourced:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         # A server on a Unix socket has no peer's address.
         if scope["type"] == "http" and scope["client"] and (peer := ip_address(scope["client"][0])):
-            found = peer
+            found: Address | None = peer
             if self._trusted is not None and peer in self._trusted:
                 found = _reported(scope["headers"], peer, self._trusted)
-            scope["client"] = (str(found), scope["client"][1] if found is peer else 0)
+            port = scope["client"][1] if found is peer else 0
+            scope["client"] = None if found is None else (str(found), port)
         await self._app(scope, receive, send)
 
 
 def source(scope: Any) -> Address | None:
-    """The source of a request, where it has an address."""
+    """The source of a request, where it has an address that is known."""
     client = scope.get("client")
     return ip_address(client[0]) if client else None
 
 
 def admit(scope: Any, allowed: Networks | None) -> None:
-    """Raises SourceRefused for a request from outside the allowed networks."""
-    if allowed is not None and source(scope) not in allowed:
+    """Raises SourceRefused for a request from outside the allowed networks, or from nobody knows where."""
+    address = source(scope)
+    if allowed is not None and (address is None or address not in allowed):
         raise SourceRefused
 
 
 def network(address: Address | None) -> str:
-    """The text by which a source is counted: for IPv6 its network, in which it may choose any address."""
+    """The text by which a source is counted: for IPv6 its network, in which it may choose any address.
+
+    All sources that are not known count as one.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((address, V6_PREFIX), strict=False))
     return str(address)
 
 
-def _reported(headers: Iterable[tuple[bytes, bytes]], peer: Address, trusted: Networks) -> Address:
-    """The source of the request, as the trusted peer reports it."""
+def _reported(headers: Iterable[tuple[bytes, bytes]], peer: Address, trusted: Networks) -> Address | None:
+    """The source of the request, as the trusted peer reports it; None where two headers disagree."""
     headers = list(headers)
     chains = [_hops(headers, b"x-forwarded-for"), _hops(headers, b"forwarded")]
     told = {
@@ -79,7 +88,9 @@ def _reported(headers: Iterable[tuple[bytes, bytes]], peer: Address, trusted: Ne
         for hops, read in zip(chains, (_address, _forwarded), strict=True)
         if hops
     }
-    return told.pop() if len(told) == 1 else peer
+    if len(told) > 1:
+        return None
+    return told.pop() if told else peer
 
 
 def _hops(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
