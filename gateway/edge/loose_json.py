@@ -2,7 +2,7 @@
 
     convert()     the struct behind a document, each of whose fields is read by itself
     distilled()   the same document with nothing but the fields that count, for a strict reader
-    fields()      the fields of an object; none for anything else
+    fields()      some fields of an object; none for anything else
     text()        the text behind a JSON string; None for anything else
 
 This accepts what makes a strict reader refuse the whole document: a byte order mark, bytes that are not
@@ -27,7 +27,7 @@ from itertools import islice
 from typing import Any, TypeVar, Union, get_args
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 __all__ = ["BOM", "Kept", "NotJson", "NotObject", "convert", "distilled", "fields", "kept_by", "text"]
 
@@ -143,13 +143,13 @@ def kept_by(kind: type[Struct]) -> Kept:
     }
 
 
-def fields(token: bytes | Raw | None) -> dict[str, Raw]:
-    """The fields of an object; none for anything else.
+def fields(content: bytes, *names: str) -> dict[str, Raw]:
+    """The fields of an object that have these names; none for anything else.
 
     Raises ValueError and RecursionError for what only `distilled` can read.
     """
     try:
-        return msgspec.json.decode(token or NULL, type=dict[str, Raw])
+        return _members(content, names)
     except msgspec.ValidationError:
         return {}
 
@@ -187,6 +187,22 @@ def _fields(kind: type[Struct]) -> dict[str, _Field]:
     return found
 
 
+@cache
+def _picker(names: tuple[str, ...]) -> msgspec.json.Decoder[Struct]:
+    """A decoder that takes the fields of these names from an object and leaves them as they are.
+
+    It passes over all others, of which a document may have a million.
+    """
+    fields = [(name, Raw | UnsetType, UNSET) for name in names]
+    return msgspec.json.Decoder(msgspec.defstruct("Picked", fields))
+
+
+def _members(token: bytes | Raw, names: tuple[str, ...]) -> dict[str, Raw]:
+    """The fields of these names. Raises ValidationError for what is no object, and as fields() does."""
+    picked = _picker(names).decode(token)
+    return {name: value for name in names if (value := getattr(picked, name)) is not UNSET}
+
+
 def _alternatives(kind: Any) -> list[type]:
     """The types of which a field may be, without what is said of them."""
     if isinstance(kind, type):
@@ -197,7 +213,7 @@ def _alternatives(kind: Any) -> list[type]:
 def _converted(token: bytes | Raw, kind: type[S]) -> S:
     """What convert() returns. Raises NotObject, and ValueError and RecursionError as fields() does."""
     try:
-        members = msgspec.json.decode(token, type=dict[str, Raw])
+        members = _members(token, tuple(_fields(kind)))
     except msgspec.ValidationError:
         raise NotObject from None
     values: dict[str, Any] = {}

@@ -267,7 +267,7 @@ def _strictly(content: bytes, kind: type[M], what: str) -> M:
         if failure is None:
             raise DeliveryError("MALFORMED_BODY", f"{what} must be a JSON object.") from None
         # Reads the body a second time, which only such a fault causes.
-        told = fields(content)
+        told = fields(content, "type", "conversation_id")
         if MISSING.search(str(fault)) and text(told.get("type")) not in (None, EVENT):
             # An event for another address lacks what is needed here, and its type says why.
             failure = _invalid("type", f'must be "{EVENT}"')

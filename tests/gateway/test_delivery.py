@@ -1,5 +1,6 @@
 import base64
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -598,3 +599,17 @@ def test_another_event(refused: Callable[..., DeliveryError]) -> None:
     body = json.dumps({"type": "post_call_transcription", "data": {"conversation_id": "conv_1"}})
 
     assert 'type must be "pre_call".' == refused(body).message
+
+
+def test_misfit_among_many_fields(refused: Callable[..., DeliveryError]) -> None:
+    """However many fields there are, only those that count are looked at to say which one is at fault."""
+    body = json.dumps({"type": 5, "conversation_id": "conv_1"} | {f"k{n}": n for n in range(20_000)})
+    tracemalloc.start()
+    try:
+        failure = refused(body)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert ("type", "conv_1") == (failure.field, failure.conversation_id)
+    assert most < 3 * len(body)

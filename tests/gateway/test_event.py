@@ -1,6 +1,7 @@
 import hashlib
 import hmac
 import json
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -54,6 +55,21 @@ LONG = [{"role": "user", "message": 'conversation_id": "conv_other"}, \\ ' + "x"
 def test_all() -> None:
     """Finds all that names a call."""
     assert KNOWN == read(received(event(**FULL)))
+
+
+def test_among_many_fields() -> None:
+    """However many fields there are, only those that count are looked at."""
+    body = event(**FULL)[:-1] + b"".join(b',"k%d":1' % n for n in range(8_000)) + b"}"
+    whole = received(body)
+    tracemalloc.start()
+    try:
+        found = read(whole)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert KNOWN == found
+    assert most < 3 * len(body)
 
 
 @pytest.mark.parametrize("order", [1, -1])
