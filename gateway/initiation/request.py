@@ -6,6 +6,7 @@ Nothing here is an error: a call that nobody can be found for starts all the sam
 `caller_id` is a number of our own and `called_number` the person's.
 """
 
+import re
 from collections.abc import Collection
 from typing import Annotated
 
@@ -16,6 +17,10 @@ from gateway.edge.described import described
 from gateway.edge.loose_json import NotJson, convert
 
 __all__ = ["NOTHING", "Initiation", "SentInitiation", "read"]
+
+
+# How WhatsApp writes a number: with its country, and without a plus.
+USER_ID = re.compile("[1-9][0-9]*")
 
 
 class SentInitiation(Struct):
@@ -74,6 +79,8 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
         return NOTHING
     caller, called = _number(sent.caller_id), _number(sent.called_number)
     outbound = bool(own_numbers) and caller is not None and e164(caller, region) in own_numbers
+    if sent.call_sid == "" and not sent.call_id and caller is not None and USER_ID.fullmatch(caller):
+        caller = _messenger(caller, called, region)
     return Initiation(
         agent_id=identifier(sent.agent_id),
         conversation_id=conversation(sent.conversation_id),
@@ -81,6 +88,18 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
         sip_call_id=conversation(sent.call_id),
         phone_number=called if outbound else caller,
     )
+
+
+def _messenger(digits: str, called: str | None, region: str | None) -> str | None:
+    """The number of somebody whom no telephone line brings; None where it may be one of two people's.
+
+    On WhatsApp an id that is a number is one with its country, never a national one.
+    """
+    international = e164(digits, None)
+    if called is not None and USER_ID.fullmatch(called) and e164(called, region) is None:
+        # On WhatsApp what is called is an id of digits. On any other line it is a number.
+        return international
+    return None if international not in (None, e164(digits, region)) else digits
 
 
 def _number(written: str | int | None) -> str | None:

@@ -75,6 +75,37 @@ def test_person(changes: dict[str, Any], expected: str | None) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        # WhatsApp calls a person by the digits of an international number, and what is called by an id.
+        ({}, "+6598765432"),
+        ({"caller_id": 6598765432}, "+6598765432"),
+        ({"caller_id": "31612345678"}, "+31612345678"),
+        ({"caller_id": "2025550123"}, None),
+        ({"caller_id": "US.13491208655302741918"}, "US.13491208655302741918"),
+        # Where a number is called it should not be WhatsApp: what may be two people's is nobody's.
+        ({"called_number": "+12025550100"}, None),
+        ({"called_number": None}, None),
+        ({"called_number": "+12025550100", "caller_id": "31612345678"}, "31612345678"),
+        ({"called_number": "+12025550100", "caller_id": "2025550123"}, "2025550123"),
+        ({"called_number": "sip:desk@10.0.0.1", "caller_id": "2025550123"}, "2025550123"),
+        # An SMS has no line either, and the number's plus.
+        ({"called_number": "+12025550100", "caller_id": "+16598765432"}, "+16598765432"),
+        # A line of its own: a telephone call, whose number is read as they are written where we are.
+        ({"call_sid": "CA1"}, "6598765432"),
+        ({"call_sid": None}, "6598765432"),
+        ({"call_id": "sip-1"}, "6598765432"),
+    ],
+)
+def test_whatsapp(changes: dict[str, Any], expected: str | None) -> None:
+    """The digits that WhatsApp sends are no national number, which would be somebody else's."""
+    sent = {"caller_id": "6598765432", "called_number": "106540352242922", "call_sid": ""} | changes
+    content = json.dumps({name: value for name, value in sent.items() if value is not None}).encode()
+
+    assert expected == read(content, own_numbers=OWN, region="US").phone_number
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
         ({}, ("conv_1", "CA0123456789abcdef0123456789abcdef", None)),
         ({"conversation_id": None}, (None, "CA0123456789abcdef0123456789abcdef", None)),
         ({"conversation_id": "", "call_sid": "", "call_id": "sip-1"}, (None, None, "sip-1")),
