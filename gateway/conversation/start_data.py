@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from callerid import e164
+from callerid import e164, spoken
 from gateway.conversation.overrides import GREETING, NOTHING, VOICE, Speech
 from gateway.settings import PLACEHOLDER, RESERVED
 
@@ -20,6 +20,10 @@ Value = str | int | float | bool
 
 # A variable that is empty may fail the conversation, as a missing one does.
 UNKNOWN = "unknown"
+
+# What somebody says of the caller, and what is dropped from it.
+OF_THE_CALLER = frozenset({"name", "date_of_birth", "phone_number"})
+BRACES = str.maketrans("", "", "{}")
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -106,6 +110,13 @@ def _filled(value: Value, facts: Facts) -> Value:
     """The variable's value, its placeholders replaced; never an empty text."""
     if not isinstance(value, str):
         return value
-    # In one pass, so that a caller called "{phone_number}" is greeted by just that name.
-    text = PLACEHOLDER.sub(lambda found: getattr(facts, found[1]) or found[2] or "", value)
-    return text if text.strip() else UNKNOWN
+    # In one pass, so that a caller called "{phone_number}" does not become that.
+    text = PLACEHOLDER.sub(lambda found: _known(facts, found[1]) or found[2] or "", value)
+    return text if spoken(text) else UNKNOWN
+
+
+def _known(facts: Facts, name: str) -> str:
+    """What is known of that name; empty where nothing of it can be seen."""
+    text = getattr(facts, name) or ""
+    # Ids are given back as they are. An agent reads `{{...}}` as a variable of its own.
+    return spoken(text.translate(BRACES)) if name in OF_THE_CALLER else text

@@ -98,13 +98,37 @@ def test_variables(template: Any, known: Any, unknown: Any) -> None:
     assert [known, unknown] == actual
 
 
-def test_names_are_not_templates() -> None:
-    """A caller whose name looks like a placeholder is greeted by just that."""
-    facts = msgspec.structs.replace(KNOWN, name="{phone_number}")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Neither our own templates nor the agent's, which have two braces, find a placeholder in it.
+        ("{phone_number}", "phone_number"),
+        ("{{system__agent_id}}", "system__agent_id"),
+        ("Zoe\u0308  \u200d", "Zo\u00eb \u200d"),
+        # What nobody can see is no name, as in the greeting.
+        ("\u200b", "friend"),
+        ("\u200d \ufeff", "friend"),
+        ("\u3164", "friend"),
+        ("\u202e", "friend"),
+        ("{}", "friend"),
+    ],
+)
+def test_name(name: str, expected: str) -> None:
+    """A name is what can be seen of it, without what makes a variable of it."""
+    facts = msgspec.structs.replace(KNOWN, name=name)
 
-    actual = built(facts, variables={"who": "{name}"})
+    actual = built(facts, variables={"who": "{name|friend}"})
 
-    assert "{phone_number}" == actual["dynamic_variables"]["who"]
+    assert expected == actual["dynamic_variables"]["who"]
+
+
+def test_nothing_to_see() -> None:
+    """A variable of which nothing can be seen is as good as empty; an id is given back as it is."""
+    facts = msgspec.structs.replace(KNOWN, name="\u200b", date_of_birth="\u2800", conversation_id="{c}")
+
+    actual = built(facts, variables={"a": "{name}", "b": "{date_of_birth|\u200b}", "c": "{conversation_id}"})
+
+    assert ["unknown", "unknown", "{c}"] == [actual["dynamic_variables"][name] for name in "abc"]
 
 
 def test_unknown_call() -> None:
