@@ -95,7 +95,8 @@ async def serving(
     """Serves on the socket for as long as the block lasts, and yields the address.
 
     At its end it reports that it is not ready, and serves on for DRAIN_SECONDS, so that load balancers can
-    choose others. Then it takes nothing more, and finishes what is in flight within SHUTDOWN_GRACE_SECONDS.
+    choose others. Then it takes nothing more, and finishes what is in flight within SHUTDOWN_GRACE_SECONDS,
+    and a body whose sender is still unknown within BODY_TIMEOUT_SECONDS.
     """
     measures = Measures(meters)
     connections = Connections(settings.precall_max_connections, measures)
@@ -156,7 +157,12 @@ async def serving(
             app.begin()
             await asyncio.sleep(drain)
             server.leave.set()
+            # An event may take longer than any stranger may hold up the stop.
+            hurry = asyncio.get_running_loop().call_later(
+                settings.body_timeout_seconds, connections.places.refuse_unknown
+            )
             await task
+            hurry.cancel()
 
 
 def listening(settings: Settings) -> socket.socket:

@@ -86,6 +86,12 @@ class Places:
             del self._orders[activity][occupant]
         self._leaving.discard(occupant)
 
+    def refuse_unknown(self) -> None:
+        """Refuses every request under way whose sender is not known by now."""
+        for occupant in list(self._orders[Activity.ASKING]):
+            if occupant.refuse is not None:
+                occupant.refuse()
+
     def _make_room(self) -> bool:
         orders = [self._orders[activity] for activity in (Activity.IDLE, Activity.BEGINNING, Activity.ASKING)]
         longest = [next(iter(order.items())) for order in orders if order]

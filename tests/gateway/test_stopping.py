@@ -1,11 +1,15 @@
 """A gateway that is told to stop: whoever balances hears of it before anything is refused."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 
+from gateway.app import listening, serving
+from gateway.settings import Settings
 from tests.kit.processes.gateway import SECRET, Start, ended, ready
 
 # Long enough for all that a test does meanwhile on a busy machine.
@@ -44,6 +48,32 @@ async def test_serves_while_it_says_that_it_goes(
     assert [["close"]] * 5 == [answer.headers.get_list("connection") for answer in (alive, *during, refused)]
     assert (0, "") == (status, errors)
     assert "Traceback" not in output
+
+
+async def test_stranger(
+    settings: Callable[..., Settings],
+    cloner_target: str,
+    client: httpx.AsyncClient,
+    connected: Any,
+    spans: Any,
+) -> None:
+    """Who may be a stranger, and sends slowly, holds up the stop no longer than a delivery may take."""
+    chosen = settings(cloner_target=cloner_target, body_timeout_seconds=0.1, post_call_timeout_seconds=60.0)
+    head = f"ElevenLabs-Signature: t={int(time.time())},v0={'0' * 64}\r\nContent-Length: 1000000\r\n\r\n"
+
+    async def sent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(f"POST /webhook/post-call HTTP/1.1\r\nHost: x\r\n{head}begin".encode())
+        line = await reader.readline()
+        writer.close()
+        return line
+
+    async with AsyncExitStack() as stack:
+        async with serving(chosen, spans.provider("gateway"), listening(chosen)) as url:
+            answer = asyncio.create_task(sent(*await stack.enter_async_context(connected(url))))
+            # Whoever answers this has read what came before it.
+            await client.get(f"{url}/health")
+
+        assert (await answer).startswith(b"HTTP/1.1 429 ")
 
 
 async def test_pause_is_part_of_the_grace(start: Start, cloner_target: str) -> None:
