@@ -53,7 +53,7 @@ class HttpServerTracing:
     The span fails on a status from 500 up, on an exception and on a client that hangs up before its answer is
     sent. Its time is measured. Paths in `untraced` are not measured, and get span and header only for an
     answer from 400 up, which names its trace. Where tracing is off there is no header.
-    `legible` returns the part of an unknown path that may be shown.
+    `legible` returns the part that may be shown of a path that is no route by itself.
     """
 
     def __init__(
@@ -154,8 +154,8 @@ class HttpServerTracing:
         if route:
             request.span.update_name(f"{scope['method']} {route}")
             request.tell(HTTP_ROUTE, route)
-        # A path without a route is a stranger's text.
-        if path := scope["path"] if route else self._legible(scope["path"]):
+        # What a route does not say itself is a stranger's text.
+        if path := scope["path"] if route == scope["path"] else self._legible(scope["path"]):
             request.span.set_attribute(URL_PATH, path)
 
 

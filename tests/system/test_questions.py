@@ -259,10 +259,12 @@ async def test_mistyped_url(system: Any, found: Found, lines: Lines) -> None:
         await system.end(path=path) for path in ("/webhook/post-cal", "/webhook/+31612345678", "/elsewhere")
     ]
     answers.append(await system.http.get("/webhook/post-call"))
+    answers.append(await system.http.get("/schema/Ivan +31612345678"))
 
-    assert [404, 404, 404, 405] == [answer.status_code for answer in answers]
+    assert [404, 404, 404, 405, 404] == [answer.status_code for answer in answers]
     assert ["/webhook/post-cal", "/webhook/#", "/webhook/post-call"] == [
         line["url.path"] for line in lines("request refused")
     ]
-    told = [span.attributes.get("url.path") for span in (*found("POST"), *found("GET"))]
-    assert ["/webhook/post-cal", "/webhook/#", None, "/webhook/post-call"] == told
+    schema = found("GET /schema/{path}")
+    told = [span.attributes.get("url.path") for span in (*found("POST"), *found("GET"), *schema)]
+    assert ["/webhook/post-cal", "/webhook/#", None, "/webhook/post-call", None] == told
