@@ -103,7 +103,7 @@ class Progress(Struct, kw_only=True):
         """The milliseconds since it began."""
         return int((asyncio.get_running_loop().time() - self.began) * 1000)
 
-    def is_about(self, *, agent_id: str | None, conversation_id: str | None) -> None:
+    def note_ids(self, *, agent_id: str | None, conversation_id: str | None) -> None:
         """Notes the agent and conversation of a delivery whose sender is known."""
         self.conversation_id = conversation_id
         named = {"agent_id": agent_id, "conversation_id": conversation_id}
@@ -205,7 +205,7 @@ def answered(
 def _refused(failure: Exception, progress: Progress, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
     """The refusal for a failure; its facts are noted in `progress`."""
     if isinstance(failure, DeliveryError):
-        progress.is_about(agent_id=None, conversation_id=failure.conversation_id)
+        progress.note_ids(agent_id=failure.agent_id, conversation_id=failure.conversation_id)
     if isinstance(failure, OverLimit):
         progress.log_facts["limit"] = failure.whose
     if isinstance(failure, PrecallError) and failure.metadata.get("queue") == "own":

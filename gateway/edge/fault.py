@@ -19,11 +19,18 @@ class DeliveryError(Exception):
     """The delivery cannot be used as it is."""
 
     def __init__(
-        self, reason: Reason, message: str, *, field: str | None = None, conversation_id: str | None = None
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        field: str | None = None,
+        agent_id: str | None = None,
+        conversation_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.field = field
-        # Known where it could be read, so that the sender finds the call that the failure is about.
+        # Known where they could be read, so that the call is found that the failure is about.
+        self.agent_id = agent_id
         self.conversation_id = conversation_id

@@ -127,7 +127,7 @@ async def received(
 
 def known(context: RouteContext, call: Initiation, progress: Progress) -> Facts:
     """What is known of the call before the cloner is asked."""
-    progress.is_about(agent_id=call.agent_id, conversation_id=call.conversation_id)
+    progress.note_ids(agent_id=call.agent_id, conversation_id=call.conversation_id)
     progress.facts = Facts(
         name=None,
         date_of_birth=None,

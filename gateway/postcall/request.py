@@ -184,5 +184,9 @@ def _missing(sent: SentEvent, event: Event) -> DeliveryError:
     else:
         field, must = "data.conversation_id", "is required"
     return DeliveryError(
-        "FIELD_INVALID", f"{field} {must}.", field=field, conversation_id=event.conversation_id
+        "FIELD_INVALID",
+        f"{field} {must}.",
+        field=field,
+        agent_id=event.agent_id,
+        conversation_id=event.conversation_id,
     )

@@ -60,7 +60,7 @@ async def handled(
 ) -> Acknowledgement:
     """One event, from its bytes to its answer."""
     told = await received(aside, request, context, progress)
-    progress.is_about(agent_id=told.agent_id, conversation_id=told.conversation_id)
+    progress.note_ids(agent_id=told.agent_id, conversation_id=told.conversation_id)
     if told.type:
         progress.log_facts["event_type"] = told.type
     try:

@@ -166,7 +166,7 @@ def _from_json(content: bytes, max_sample_bytes: int, *, loosely: bool) -> Deliv
             raise _invalid("voice_sample.format", 'must be "base64"')
         return _delivery(document, _from_base64(given.data), SAMPLE, max_sample_bytes)
     except DeliveryError as failure:
-        failure.conversation_id = conversation(document.conversation_id)
+        _note_call(failure, document.agent_id, document.conversation_id)
         raise
 
 
@@ -193,7 +193,7 @@ def _from_form(content: bytes, boundary: str, max_sample_bytes: int, *, loosely:
             raise _invalid("voice_sample", "is required")
         return _delivery(metadata, parts["voice_sample"], "voice_sample", max_sample_bytes)
     except DeliveryError as failure:
-        failure.conversation_id = conversation(metadata.conversation_id)
+        _note_call(failure, metadata.agent_id, metadata.conversation_id)
         raise
 
 
@@ -267,12 +267,17 @@ def _strictly(content: bytes, kind: type[M], what: str) -> M:
         if failure is None:
             raise DeliveryError("MALFORMED_BODY", f"{what} must be a JSON object.") from None
         # Reads the body a second time, which only such a fault causes.
-        told = fields(content, "type", "conversation_id")
+        told = fields(content, "type", "agent_id", "conversation_id")
         if MISSING.search(str(fault)) and text(told.get("type")) not in (None, EVENT):
             # An event for another address lacks what is needed here, and its type says why.
             failure = _invalid("type", f'must be "{EVENT}"')
-        failure.conversation_id = conversation(text(told.get("conversation_id")))
+        _note_call(failure, text(told.get("agent_id")), text(told.get("conversation_id")))
         raise failure from None
+
+
+def _note_call(failure: DeliveryError, agent_id: str | None, conversation_id: str | None) -> None:
+    """Notes which call the failure is about, as far as the delivery says."""
+    failure.agent_id, failure.conversation_id = identifier(agent_id), conversation(conversation_id)
 
 
 def _misfit(fault: str) -> DeliveryError | None:

@@ -173,7 +173,7 @@ async def receive(
         delivery = reading(loosely=False)
     except NotStrict:
         delivery = await aside.read(len(body.content), reading, seconds=_left(settings, progress))
-    progress.is_about(agent_id=delivery.agent_id, conversation_id=delivery.conversation_id)
+    progress.note_ids(agent_id=delivery.agent_id, conversation_id=delivery.conversation_id)
     note(sample_bytes=len(delivery.sample))
     facts = Facts(
         name=delivery.name,

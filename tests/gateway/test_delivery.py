@@ -558,6 +558,7 @@ def test_sample_too_large(refused: Callable[..., DeliveryError], as_form: bool) 
         failure = refused(written(voice_sample__data=base64.b64encode(sample).decode()))
 
     assert ("SAMPLE_TOO_LARGE", "conv_abc123xyz") == (failure.reason, failure.conversation_id)
+    assert "agent_def456uvw" == failure.agent_id
     assert "The voice sample has 1001 bytes, at most 1000 are allowed." == failure.message
 
 
@@ -603,7 +604,9 @@ def test_another_event(refused: Callable[..., DeliveryError]) -> None:
 
 def test_misfit_among_many_fields(refused: Callable[..., DeliveryError]) -> None:
     """However many fields there are, only those that count are looked at to say which one is at fault."""
-    body = json.dumps({"type": 5, "conversation_id": "conv_1"} | {f"k{n}": n for n in range(20_000)})
+    body = json.dumps(
+        {"type": 5, "conversation_id": "conv_1", "agent_id": "agent_1"} | {f"k{n}": n for n in range(20_000)}
+    )
     tracemalloc.start()
     try:
         failure = refused(body)
@@ -611,5 +614,5 @@ def test_misfit_among_many_fields(refused: Callable[..., DeliveryError]) -> None
     finally:
         tracemalloc.stop()
 
-    assert ("type", "conv_1") == (failure.field, failure.conversation_id)
+    assert ("type", "conv_1", "agent_1") == (failure.field, failure.conversation_id, failure.agent_id)
     assert most < 3 * len(body)

@@ -109,12 +109,15 @@ async def test_large(gateway: Start, deliver: Deliver, document: Document, clone
     assert (200, size) == (answer.status_code, len(cloner.asked[0].sample))
 
 
-async def test_sample_too_large(gateway: Start, deliver: Deliver, document: Document, cloner: Any) -> None:
+async def test_sample_too_large(
+    gateway: Start, deliver: Deliver, document: Document, cloner: Any, spans: Any
+) -> None:
     """Refuses a sample of one byte more, without troubling the cloner."""
     answer = await deliver(await gateway(), document(bytes(10 * 1_048_576 + 1)))
 
     assert (413, "SAMPLE_TOO_LARGE") == (answer.status_code, answer.json()["reason"])
     assert "conv_abc123xyz" == answer.json()["conversation_id"]
+    assert "agent_def456uvw" == (await spans.wait("POST /webhook"))[0].attributes["gen_ai.agent.id"]
     assert [] == cloner.asked
 
 
