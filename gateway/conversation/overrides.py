@@ -4,7 +4,8 @@ An override that the agent's own settings refuse makes the conversation fail. Th
 remembered, for answers that are given without it.
 """
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from typing import get_args
 
 import structlog
@@ -22,8 +23,9 @@ VOICE, GREETING = get_args(Leaf)
 # The reason of a fallback for a voice that nobody would hear.
 NOT_ACTIVATED = "VOICE_NOT_ACTIVATED"
 AGENTS = 10_000
-# As long as the cloner presumes by default that a call is still in progress.
-REMEMBERED_SECONDS = 900
+# As long as a call takes at most where the cloner is not told its end and is set to nothing else: for so long
+# an agent may have the caller's voice, also while it is no longer kept from other callers.
+REMEMBERED_SECONDS = 7_200
 SWITCH = "platform_settings.overrides.conversation_config_override"
 
 
@@ -45,11 +47,14 @@ class KnownAgent(Struct, frozen=True):
 
 
 class Overrides:
-    """Decides what an answer may override. `leaves` are those that the operator allows."""
+    """Decides what an answer may override.
 
-    def __init__(self, leaves: Collection[str]) -> None:
+    `leaves` are those that the operator allows. `now` tells the seconds.
+    """
+
+    def __init__(self, leaves: Collection[str], now: Callable[[], float] = time.monotonic) -> None:
         self._leaves = frozenset(leaves)
-        self._told: TTLCache[str, KnownAgent] = TTLCache(AGENTS, REMEMBERED_SECONDS)
+        self._told: TTLCache[str, KnownAgent] = TTLCache(AGENTS, REMEMBERED_SECONDS, now)
         self._said: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
 
     def update(self, agent_id: str, *, refused_leaves: Collection[str] | None, before: Speech) -> None:
