@@ -5,7 +5,8 @@
     "06 1234 0012"                                 a national form, where DEFAULT_REGION says of which country
     "tel:+31-6-12340012;ext=5"                     RFC 3966, phone-context included
     "sip:+31612340012;npdi@10.0.0.1;user=phone"    the user part, never the host
-    "whatsapp:+31612340012", "31612340012@s.whatsapp.net"
+    "whatsapp:31612340012", "31612340012@s.whatsapp.net"
+                                                   an id of WhatsApp: the digits begin with the country
     '"Anna" <sip:+31612340012@example.com>;tag=1'  the address, never the display name
 
 Only a number that is possible in its numbering plan counts. Any other text in its place ("anonymous", zeros,
@@ -14,7 +15,13 @@ identifies nobody. The plans are those of libphonenumber, which learns of a new 
 opened. Until then a number in that range counts as none: its caller may get no voice, but is never confused
 with another.
 
-An extension is dropped: the number means the line, and the name says who speaks on it.
+Some plans have numbers as short as an extension or as a local number without its area, so few digits count
+only where little is left to guess: `SHORTEST` and `SHORTEST_GUESS`.
+
+Numbers of Mexico, Brazil and Benin are also read in the form that they had before their plans changed,
+because WhatsApp still uses it for its ids: `FORMER`.
+
+An extension behind a number is dropped: the number means the line, and the name says who speaks on it.
 """
 
 import re
@@ -34,7 +41,9 @@ LONGEST_ADDRESS = 256
 # How telephone networks and Twilio write "anonymous", "restricted", "blocked", "unknown" and "unavailable".
 WITHHELD = frozenset({"266696687", "7378742833", "2562533", "8656696", "86282452253"})
 # After these words behind its "@", a WhatsApp id is no person's number, even if its digits look like one.
-NO_PERSON = frozenset({"lid", "g.us", "broadcast", "newsletter"})
+NO_PERSON = frozenset({"lid", "hosted.lid", "g.us", "broadcast", "newsletter"})
+# After these it is a number whose plus is left out.
+WHATSAPP = frozenset({"s.whatsapp.net", "whatsapp.net", "c.us", "wa.meta.vc"})
 
 # Blanks that Unicode does not count as spaces, and invisible marks.
 BLANK = dict.fromkeys(map(ord, "\t\n\v\f\r\x85\u2800\u115f\u1160\u3164\uffa0"), " ")
@@ -53,6 +62,19 @@ PLAIN = re.compile(r"\+[1-9][0-9]{1,23}")
 WRITTEN = re.compile(r"[\s(]*(\+[\s+]*)?([0-9\s./()~-]+)")
 ADDRESS = re.compile(r"\s*[0-9]{1,3}(?:\.[0-9]{1,3}){3}\s*")
 MOST_DIGITS = 24
+
+# Fewer digits without a plus are an extension of some switchboard, in every country.
+SHORTEST = 6
+# Fewer digits are not taken for a number that lacks its plus or its leading 0.
+SHORTEST_GUESS = 8
+
+# What became of each number, one by one, when its plan was changed. Brazil put a 9 before mobile numbers
+# alone, and not before all of those with 7; fixed ones begin with 2 to 5.
+FORMER = (
+    (re.compile("521([0-9]{10})"), r"52\1"),
+    (re.compile("(55[0-9]{2})([689][0-9]{7})"), r"\g<1>9\2"),
+    (re.compile("229([0-9]{8})"), r"22901\1"),
+)
 
 
 def longest(text: str) -> int:
@@ -113,16 +135,22 @@ def _number_of_address(address: str, region: str | None) -> str | None:
             return None
         address = address[scheme.end() :]
     user, at, host = address.partition("@")
-    if re.split("[;:?>]", host, maxsplit=1)[0].strip().lower() in NO_PERSON:
+    domain = re.split("[;:?>]", host, maxsplit=1)[0].strip().lower()
+    if domain in NO_PERSON:
         return None
+    if domain in WHATSAPP:
+        user = user.partition(".")[0]  # "31612340012.0:12" is a device of that number
+    if domain in WHATSAPP or (scheme is not None and scheme[1].lower() == "whatsapp"):
+        region = None
     context = CONTEXT.search(address)
     if scheme is not None or at:
         # Parameters, and in a SIP address a password, follow the number.
-        user = _plain(unquote(re.split("[;:?]", user, maxsplit=1)[0]))
-    elif "%" in user:
-        user = _plain(unquote(user))
-    written = EXTENSION.sub("", user.partition(";")[0])
-    return _read(written, region, context[1] if context else None)
+        user = re.split("[;:?]", user, maxsplit=1)[0]
+    # Without a scheme, what follows may as well be another number.
+    parts = _plain(unquote(user)).split(";")
+    prefix = context[1] if context else None
+    numbers = {number for part in parts if (number := _read(EXTENSION.sub("", part), region, prefix))}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def _read(written: str, region: str | None, context: str | None) -> str | None:
@@ -133,7 +161,7 @@ def _read(written: str, region: str | None, context: str | None) -> str | None:
     international = found[1] is not None
     if not international and context is not None:
         international, digits = True, _digits(context) + digits
-    number = _international(digits) if international else _bare(digits, region)
+    number = (_international(digits) if international else _bare(digits, region)) or _former(digits)
     return None if number is None else phonenumbers.format_number(number, PhoneNumberFormat.E164)
 
 
@@ -145,13 +173,26 @@ def _bare(digits: str, region: str | None) -> PhoneNumber | None:
     """The number of digits without a plus sign."""
     if digits.startswith("00") and (number := _international(digits)) is not None:
         return number
+    if len(digits) < SHORTEST:
+        return None
     national = _valid(digits, region) if region is not None else None
     if national is not None:
         written = phonenumbers.format_number(national, PhoneNumberFormat.NATIONAL)
         if _digits(written) == digits:
             return national
+    if len(digits) < SHORTEST_GUESS:
+        return None
     # It is no national form of the country, so the plus is missing rather than the leading 0.
     return _international(digits) or national
+
+
+def _former(digits: str) -> PhoneNumber | None:
+    """The number of digits that nobody has any more, but had before the plan of their country was changed."""
+    digits = digits.removeprefix("00")
+    for pattern, now in FORMER:
+        if found := pattern.fullmatch(digits):
+            return _international(found.expand(now))
+    return None
 
 
 def _is_ip_address(written: str) -> bool:

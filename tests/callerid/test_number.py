@@ -1,3 +1,4 @@
+import phonenumbers
 import pytest
 
 from callerid import LONGEST, LONGEST_ADDRESS, e164, longest, region_fault
@@ -33,8 +34,9 @@ PERSON = "+31612340012"
         "sip:+31612340012@host, tel:+31612340012",
         "+31612340012@host", "31612340012@203.0.113.7", "+31612340012@host:5060;user=phone",
         "whatsapp:+31612340012", "whatsapp:31612340012", "31612340012@s.whatsapp.net", "31612340012:12@s.whatsapp.net",
-        "31612340012@c.us", "sms:+31612340012", "%2B31612340012",
+        "31612340012@c.us", "sms:+31612340012", "%2B31612340012", "31612340012.0:12@s.whatsapp.net",
         "+31612340012 ext 5", "+31612340012 ext. 5", "+31612340012x5", "+31612340012#5", "+31612340012,,5", "+31612340012;ext=5",
+        "+31612340012;5", "+31612340012; +31 6 1234 0012", "+31612340012;rn=+31600000001",
     ],
 )  # fmt: skip
 def test_one_person(text: str) -> None:
@@ -89,7 +91,6 @@ def test_national(text: str) -> None:
         ("HU", "06 20 123 4567", "+36201234567"),
         ("MX", "55 1234 5678", "+525512345678"),
         ("NL", "0800 1234", "+318001234"),
-        ("NL", "14 020", "+3114020"),
         ("NL", "097 012345678", "+3197012345678"),
     ],
 )
@@ -101,7 +102,7 @@ def test_of_a_country(region: str, text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "number",
     [
-        "+31201234567", "+31850123456", "+31881234567", "+318001234", "+31900123456", "+3197012345678", "+3114020",
+        "+31201234567", "+31850123456", "+31881234567", "+318001234", "+31900123456", "+3197012345678",
         "+12025550123", "+18005551212", "+18885551212", "+442071838750", "+443001234567", "+448001111111",
         "+33612345678", "+33912345678", "+4930123456", "+4915112345678", "+4932221234567", "+436641234567", "+32470123456",
         "+41791234567", "+35312345678", "+390612345678", "+393331234567", "+34612345678", "+46701234567", "+4520123456",
@@ -135,6 +136,7 @@ def test_every_kind_of_number(number: str) -> None:
         "US.13491208655302741918", "123456789012345@lid", "31612340012@lid", "31612340012-1600000000@g.us", "120363041234567890@g.us",
         "+266696687", "266696687", "+7378742833", "7378742833", "+2562533", "+8656696", "+86282452253", "86282452253", "sip:+266696687@twilio",
         "+1-800-FLOWERS", "0800-FLOWERS", "#31#0612340012", "*31#0612340012", "call +31612340012", "+31612340012 or so",
+        "020 1234567; 06 12340012", "+31612340012; +31687654321", "0612340012%3B0687654321",
         "+31612340012, +31687654321", "<sip:+31612340012@host>, <tel:+31687654321>", "+31612340012 +31687654321",
         "+316\x0012345678", "+316\x7f12340012", "\ud800", "+31612340012\ud800", "½", "①②③", "+3161234001", "+316123400123",
         "1" * 64, "+" * 64, "9" * 10_000, "+31612340012" + " " * 60, "<" * 200, '"' * 200, "(" * 64, "a:" * 120, "%" * 60, "tel:" + "%2B" * 60, "x5" * 30,
@@ -144,6 +146,94 @@ def test_every_kind_of_number(number: str) -> None:
 def test_nobodys_number(text: str, region: str | None) -> None:
     """What many share, or nobody can have, is no number, wherever it is read."""
     assert e164(text, region) is None
+
+
+@pytest.mark.parametrize(
+    ("region", "digits", "expected"),
+    [
+        ("US", "6598765432", "+6598765432"),
+        ("MX", "4520123456", "+4520123456"),
+        ("MX", "4791234567", "+4791234567"),
+        ("IT", "3725123456", "+3725123456"),
+        ("DE", "491701234567", "+491701234567"),
+        ("NL", "0031612340012", PERSON),
+        ("NL", "612340012", None),
+        ("NL", "0612340012", None),
+        ("US", "2025550123", None),
+    ],
+)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "whatsapp:{}", "WhatsApp: {}", "{}@s.whatsapp.net", "{}@C.US", "{}@whatsapp.net", "sip:{}@wa.meta.vc;transport=tls",
+        "{}:12@s.whatsapp.net", "{}.0:1@s.whatsapp.net", '"Bob" <whatsapp:{}>', "<{}@c.us>;x=1", "whatsapp:{}@host",
+    ],
+)  # fmt: skip
+def test_whatsapp(address: str, region: str, digits: str, expected: str | None) -> None:
+    """An id of WhatsApp begins with its country, whatever numbers the default country has."""
+    assert expected == e164(address.format(digits), region)
+
+
+@pytest.mark.parametrize(
+    ("former", "expected"),
+    [
+        ("5215512345678", "+525512345678"),
+        ("551181234567", "+5511981234567"),
+        ("555191234567", "+5551991234567"),
+        ("558568123456", "+5585968123456"),
+        ("22997123456", "+2290197123456"),
+        ("22921301234", "+2290121301234"),
+        # These are numbers as they stand: fixed ones, and mobile ones that kept their eight digits.
+        ("551131234567", "+551131234567"),
+        ("551151234567", "+551151234567"),
+        ("551178123456", "+551178123456"),
+        # And these were none before, either.
+        ("551111234567", None),
+        ("552081234567", None),
+        ("521551234567", None),
+        ("5211512345678", None),
+        ("2299712345", None),
+    ],
+)
+def test_former(former: str, expected: str | None) -> None:
+    """A number from before its plan was changed is the one that it became."""
+    forms = (
+        f"+{former}",
+        former,
+        f"00{former}",
+        f"whatsapp:+{former}",
+        f"{former}@c.us",
+        f"sip:{former}@host",
+    )
+
+    assert [expected] * 6 == [e164(form, None) for form in forms]
+
+
+@pytest.mark.parametrize(
+    ("region", "digits", "expected", "with_plus"),
+    [
+        ("LU", "2022", None, "+3522022"),
+        ("LU", "22022", None, "+35222022"),
+        ("LU", "224567", "+352224567", "+352224567"),
+        ("FI", "12345", None, None),
+        ("FI", "912345", None, "+358912345"),
+        ("FI", "0912345", "+358912345", "+358912345"),
+        ("FO", "212345", "+298212345", "+298212345"),
+        ("FK", "22345", None, "+50022345"),
+        ("DE", "301234", None, "+49301234"),
+        ("DE", "03012345", "+493012345", "+493012345"),
+        ("NL", "14020", None, "+3114020"),
+        ("US", "3522022", None, None),
+        (None, "3522022", None, None),
+    ],
+)
+def test_short(region: str | None, digits: str, expected: str | None, with_plus: str | None) -> None:
+    """Digits as few as an extension or a local number has are nobody's, unless their country or form is told."""
+    country = f"+{phonenumbers.country_code_for_region(region)}" if region else ""
+    national = [e164(form.format(digits), region) for form in ("{}", "tel:{}", "sip:{}@pbx.example")]
+
+    assert [expected] * 3 == national
+    assert with_plus == e164(f"{country}{digits.removeprefix('0')}", region)
 
 
 def test_longest() -> None:

@@ -65,6 +65,11 @@ async def test_region(cloner, command: Command, speech: bytes) -> None:
     told = '{"phone_number": "06 12345678", "name": "Ivan"}'
     status, _, err = await command(cloner.port, "forget", told=told, DEFAULT_REGION="31")
     assert (2, True) == (status, "DEFAULT_REGION" in err)
+    # An id of WhatsApp begins with its country, so this is not Ivan's.
+    status, _, err = await command(
+        cloner.port, "forget", told='{"phone_number": "whatsapp:612345678"}', DEFAULT_REGION="NL"
+    )
+    assert (1, True) == (status, "caller.phone_number" in err)
 
     assert (0, "1 voices deleted, 0 to be deleted later\n", "") == await command(
         cloner.port, "forget", told=told, DEFAULT_REGION="NL"

@@ -152,7 +152,8 @@ class Caller(_message.Message):
     phone_number: _builtins.str
     """Optional. The phone number, best in E.164 form such as "+31612345678"; at most 64 characters, or 256
     as a `tel:`, `sip:` or `whatsapp:` address, with or without a display name. What no numbering plan
-    has, such as "anonymous" or zeros, counts as no number. Without one the bytes of the sample help to
+    has, such as "anonymous" or zeros, counts as no number, and so do fewer than six digits without a plus.
+    Write an id of WhatsApp as `whatsapp:` and its digits. Without a number the bytes of the sample help to
     tell callers apart.
     """
     def __init__(
