@@ -19,6 +19,7 @@ numbers without a country.
 
 import argparse
 import asyncio
+import codecs
 import io
 import os
 import signal
@@ -29,7 +30,7 @@ import msgspec
 from precall_client import Caller, PrecallError, Tls, TlsInvalid, Voice, connect
 
 from callerid import e164, region_fault
-from environment import EnvironmentInvalid, Pem, Target, Token, read
+from environment import EnvironmentInvalid, Pem, Target, Token, drop_output, read
 
 __all__ = ["main"]
 
@@ -100,11 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
         status, told = 2, 'expected a caller on standard input: {"phone_number": ...}'
     except BrokenPipeError:
         status = CLOSED
-        _drop_output()
+        drop_output()
     except OSError as failure:
         status, told = 2, f"{failure.filename or 'standard output'}: {failure.strerror}"
         if not failure.filename:
-            _drop_output()
+            drop_output()
     except TlsInvalid as fault:
         status, told = 2, f"CLONER_TLS: {fault}"
     except PrecallError as failure:
@@ -153,20 +154,14 @@ def _tls(access: Access) -> Tls | None:
     return None if ca is None and cert is None and key is None else Tls(ca=ca, cert=cert, key=key)
 
 
-def _drop_output() -> None:
-    """Sends what is left of the output nowhere, because Python would fail again to write it at its end."""
-    if sys.stdout is not None:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
 def _shown(voice: Voice) -> str:
     told = f"{voice.voice_id}  {voice.create_time.ToJsonString()}  {voice.name}"
     return f"{told}  {voice.consent_time.ToJsonString()}  {voice.consent}" if voice.consent else told
 
 
 def _told() -> CallerText:
-    return msgspec.json.decode(sys.stdin.buffer.read(), type=CallerText)
+    # Editors and shells of Windows begin a text with a BOM.
+    return msgspec.json.decode(sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8), type=CallerText)
 
 
 def _caller(told: CallerText, access: Access) -> Caller:

@@ -8,6 +8,7 @@ same name. A secret, a PEM or a TOML may also come from a file that `<NAME>_FILE
 from environment.address import BaseUrl, Host, Port, Target, address, is_loopback
 from environment.document import Document, Pem, Toml
 from environment.network import Address, Networks, Proxies, Sources, ip_address
+from environment.output import drop_output
 from environment.pem import pem_faults
 from environment.rate import CountStorage, Rate
 from environment.reading import EnvironmentInvalid, read
@@ -37,6 +38,7 @@ __all__ = [
     "Token",
     "Toml",
     "address",
+    "drop_output",
     "ip_address",
     "is_loopback",
     "message_bytes",

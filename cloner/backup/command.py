@@ -38,7 +38,7 @@ from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
 from cloner.voices.key import KeyUnavailable, check_of, file_beside, found_beside, put
-from environment import EnvironmentInvalid, Key, read
+from environment import EnvironmentInvalid, Key, drop_output, read
 from telemetry import logs
 
 __all__ = ["main", "reading"]
@@ -202,8 +202,9 @@ def _place_of_key(
 @contextlib.contextmanager
 def _made(name: str) -> Iterator[IO[bytes]]:
     if name == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with _telling_output():
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
         return
     with publishing(Path(name)) as file:
         yield file
@@ -239,7 +240,20 @@ def _phrase_of_key(heading: archive.Heading) -> str:
 
 def _say(sentence: str, name: str = "") -> None:
     # What is written to standard output must be nothing but the back-up.
-    print(sentence, file=sys.stderr if name == "-" else sys.stdout, flush=True)
+    with _telling_output():
+        print(sentence, file=sys.stderr if name == "-" else sys.stdout, flush=True)
+
+
+@contextlib.contextmanager
+def _telling_output() -> Iterator[None]:
+    """Names standard output as what an OSError is about, unless that names a file."""
+    try:
+        yield
+    except OSError as failure:
+        if not failure.filename:
+            drop_output()
+            failure.filename = "standard output"
+        raise
 
 
 def _refused(reason: str, status: int) -> int:

@@ -406,6 +406,30 @@ async def test_file_that_cannot_be_written(another, tmp_path: Path, place: str) 
     assert [] == list(folder.iterdir())
 
 
+async def test_output_that_cannot_be_written(another) -> None:
+    """An output that is full, or that nobody reads, is told in one line."""
+    source = another("sqlite")
+    async with opened(source, name="tested", now=NOW) as store:
+        await store.write(begin, 1)
+    environ = {"PATH": os.environ["PATH"], "DATABASE_URL": source, "CALLER_HASH_KEY": KEY}
+
+    async def ended(stdout: int, *arguments: str) -> tuple[int | None, str]:
+        async with python("-m", "cloner.backup", *arguments, env=environ, stdout=stdout) as started:
+            _, err = await started.communicate()
+        return started.returncode, err.decode()
+
+    full, (reader, writer) = os.open("/dev/full", os.O_WRONLY), os.pipe()
+    os.close(reader)
+    try:
+        on_full_disk, unread = await asyncio.gather(ended(full, "backup", "-"), ended(writer, "migrate"))
+    finally:
+        os.close(full)
+        os.close(writer)
+
+    assert (1, "precall-registry: standard output: No space left on device\n") == on_full_disk
+    assert (1, "precall-registry: standard output: Broken pipe\n") == unread
+
+
 async def test_consents_and_requests_stay(
     registry, cloning, database: str, speech: bytes, emulator: Emulator, tmp_path: Path
 ) -> None:
