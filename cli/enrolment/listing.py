@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ __all__ = ["FileInvalid", "Row", "read_callers"]
 
 COLUMNS = ("file", "phone_number", "name", "date_of_birth", "consent")
 REQUIRED = ("file", "phone_number")
+# The first line by which Excel is told, and tells, what stands between the columns.
+SEPARATOR = re.compile(r'"?sep=([;,\t])"?\s*', re.IGNORECASE)
 NO_NUMBER = "phone_number is not a phone number: write it with its country, as +31612345678"
 
 
@@ -50,6 +53,7 @@ def read_callers(path: Path, region: str | None = None) -> list[Row]:
 
     records = _records(path, text)
     first, header = next(records, (1, []))
+    header = [column.casefold() for column in header]
     _check_header(f"{path}, line {first}", header)
     rows: list[Row] = []
     lines: dict[tuple[str, str, str], int] = {}
@@ -74,14 +78,18 @@ def read_callers(path: Path, region: str | None = None) -> list[Row]:
 
 def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Each record that is not empty, with the number of the line that it begins on."""
-    delimiter = ";" if ";" in text.lstrip().partition("\n")[0] else ","
+    head = next(iter(text.lstrip().splitlines()), "")
+    told = SEPARATOR.fullmatch(head)
+    delimiter = told[1] if told else next((each for each in ";,\t" if each in head), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
         for record in reader:
             cells = [cell.strip() for cell in record]
-            if any(cells):
+            if any(cells) and told is None:
                 yield line, cells
+            elif any(cells):
+                told = None  # this was the line that tells the delimiter
             line = reader.line_num + 1
     except csv.Error:
         raise FileInvalid(f"{path}, line {line}: a quotation mark is not closed, or not doubled") from None
@@ -91,7 +99,8 @@ def _check_header(where: str, header: list[str]) -> None:
     # If the file has no header, this line holds a caller: only known column names are repeated.
     for number, column in enumerate(header, 1):
         if column not in COLUMNS:
-            raise FileInvalid(f"{where}: column {number} must be named one of {', '.join(COLUMNS)}, or go")
+            names = f"must be named one of {', '.join(COLUMNS)}, or go"
+            raise FileInvalid(f"{where}: column {number} {names}; between columns stands , or ; or a tab")
         if column in header[: number - 1]:
             raise FileInvalid(f"{where}: column {number} is {column} once more; one of them must go")
     for column in REQUIRED:

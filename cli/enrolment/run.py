@@ -7,6 +7,7 @@ import hmac
 import os
 import signal
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -192,7 +193,7 @@ def _recording(folder: Path, row: Row) -> tuple[bytes, str]:
     if row.fault:
         raise RowRefused("FIELD_INVALID", row.fault)
     try:
-        path = Path(os.path.realpath(folder / row.file))
+        path = Path(os.path.realpath(_named(folder, row.file)))
         if not path.is_relative_to(folder):
             raise RowRefused("FIELD_INVALID", "file must stay inside the folder")
         if not path.exists():
@@ -210,6 +211,12 @@ def _recording(folder: Path, row: Row) -> tuple[bytes, str]:
     told = f"{row.phone_number}\0{row.name}\0{row.date_of_birth}\0{row.consent}"
     key = hashlib.sha256(sample).digest()
     return sample, hmac.new(key, told.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def _named(folder: Path, file: str) -> Path:
+    """The file of that name, however its letters are encoded: a Mac writes "é" as two characters."""
+    forms = (file, unicodedata.normalize("NFC", file), unicodedata.normalize("NFD", file))
+    return next((path for form in forms if (path := folder / form).exists()), folder / file)
 
 
 def _why(failure: PrecallError) -> tuple[str, str]:

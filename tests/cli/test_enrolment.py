@@ -112,6 +112,17 @@ async def test_enrolled(enrol, cloner, emulator: Emulator, folder: Path, callers
     assert ["", "form 17", "form 18"] == await consents(cloner)
 
 
+async def test_name_of_a_file(enrol, cloner, folder: Path, callers) -> None:
+    """Finds a file by its name, whether "é" is one character or two."""
+    (folder / "ada.mp3").rename(folder / "zo\u00e9.mp3")
+    (folder / "ben.mp3").rename(folder / "re\u0301my.mp3")
+    path = callers(["zoe\u0301.mp3", *ADA[1:]], ["r\u00e9my.mp3", *BEN[1:]])
+
+    status, out, _ = await enrol(cloner.port, folder, path)
+
+    assert (0, "2 enrolled, 0 known, 0 refused, 0 left\n") == (status, out)
+
+
 async def test_report(enrol, cloner, emulator: Emulator, folder: Path, callers) -> None:
     """Says of each line what became of it, to the owner of the report alone."""
     path = callers(ADA, ["short.wav", "+31612345604", "", "", ""])
@@ -403,8 +414,10 @@ async def test_terminal(cloner, folder: Path, callers) -> None:
     [
         (b"", "line 1: a column file is missing; this line names the columns"),
         (b"file,name\nada.mp3,Ada\n", "line 1: a column phone_number is missing; this line names the columns"),
-        (b"ada.mp3,+31612345601\n", "line 1: column 1 must be named one of file, phone_number, name, date_of_birth, consent, or go"),
-        (b"\n\nfile,phone_number,e-mail\n", "line 3: column 3 must be named one of file, phone_number, name, date_of_birth, consent, or go"),
+        (b"ada.mp3,+31612345601\n", "line 1: column 1 must be named one of file, phone_number, name, date_of_birth, consent, or go; between columns stands , or ; or a tab"),
+        (b"\n\nfile,phone_number,e-mail\n", "line 3: column 3 must be named one of file, phone_number, name, date_of_birth, consent, or go; between columns stands , or ; or a tab"),
+        (b"sep=;\r\nada.mp3;1\r\n", "line 2: column 1 must be named one of file, phone_number, name, date_of_birth, consent, or go; between columns stands , or ; or a tab"),
+        (b"sep=;\r\n", "line 1: a column file is missing; this line names the columns"),
         (b"file,phone_number,file\n", "line 1: column 3 is file once more; one of them must go"),
         (b"file,phone_number\n\n,\n", ": there is no caller below the header line"),
         (b"file,phone_number\nada.mp3,1\nb\xe9.mp3,1\n", "line 3: save the file as CSV in UTF-8, which this is not"),
@@ -432,6 +445,11 @@ def test_malformed(tmp_path, content: bytes, says: str) -> None:
         "\ufefffile;phone_number;name\r\nada.mp3;+31612345601;Ada\r\n",
         ' name , file,phone_number\n\n"Ada"," ada.mp3 ",+31612345601\n,,\n',
         "file;phone_number;name\rada.mp3;+31612345601;Ada",
+        "file\tphone_number\tname\nada.mp3\t+31612345601\tAda\n",
+        "File,\tPhone_Number,\tNAME\nada.mp3,\t+31612345601,\tAda\n",
+        "\ufeffsep=;\r\nfile;phone_number;name\r\nada.mp3;+31612345601;Ada\r\n",
+        '"SEP=,"\nfile,phone_number,name\nada.mp3,+31612345601,Ada\n',
+        "\nsep=\t\n\nfile\tphone_number\tname\nada.mp3\t+31612345601\tAda\n",
     ],
 )
 def test_forms(tmp_path, content: str) -> None:
