@@ -141,7 +141,7 @@ def _number_of_address(address: str, region: str | None) -> str | None:
     if domain in WHATSAPP:
         user = user.partition(".")[0]  # "31612340012.0:12" is a device of that number
     if domain in WHATSAPP or (scheme is not None and scheme[1].lower() == "whatsapp"):
-        region = None
+        user = f"+{user}"
     context = CONTEXT.search(address)
     if scheme is not None or at:
         # Parameters, and in a SIP address a password, follow the number.
