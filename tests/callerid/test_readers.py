@@ -58,25 +58,3 @@ def test_alike(tmp_path: Path, region: str, text: str, expected: str | None) -> 
     assert (expected is None) == bool(row.fault)
     found = identified(expected, None)
     assert [found] * 3 == [identified(each, region) for each in (text, told, row.phone_number)]
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"caller_id": "6598765432", "call_sid": ""}, "+6598765432"),
-        ({"caller_id": " 6598765432\n", "call_sid": ""}, "+6598765432"),
-        ({"caller_id": "+16598765432", "call_sid": ""}, "+16598765432"),
-        ({"caller_id": "(202) 555-0123", "call_sid": ""}, "+12025550123"),
-        ({"caller_id": "2025550123", "call_sid": ""}, None),
-        # Digits of a telephone line are as its country writes them.
-        ({"caller_id": "2025550123", "call_sid": "CA1"}, "+12025550123"),
-        ({"caller_id": "2025550123"}, "+12025550123"),
-        ({"caller_id": "2025550123", "call_sid": "", "call_id": "sip-1"}, "+12025550123"),
-        # An id of another kind is nobody's.
-        ({"caller_id": "106540352242922", "call_sid": ""}, None),
-        ({"caller_id": "US.13491208655302741918", "call_sid": ""}, None),
-    ],
-)
-def test_call_over_whatsapp(fields: dict[str, str], expected: str | None) -> None:
-    """Bare digits without an id of the telephone line are an id of WhatsApp, which begins with its country."""
-    assert identified(expected, None) == identified(opened("US", **fields), "US")
