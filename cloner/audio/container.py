@@ -12,7 +12,10 @@ from cloner.audio.reply import Unreadable
 
 __all__ = ["WANTED", "Container", "Kind", "find_container", "find_index"]
 
-WANTED = "send WAV, MP3, OGG (Vorbis, Opus or FLAC), FLAC, M4A, MP4 or WebM"
+WANTED = (
+    "send WAV (16, 24 or 32 bit PCM), MP3, OGG (Vorbis, Opus or FLAC), FLAC, M4A or MP4 (AAC, ALAC or Opus),"
+    " or WebM"
+)
 
 Kind = Literal["wav", "mpeg", "ogg", "flac", "mp4", "quicktime", "webm", "matroska"]
 

@@ -6,7 +6,7 @@ import codecs
 import re
 from mmap import mmap
 
-__all__ = ["CODECS", "foreign_kind", "foreign_stream", "went_as_text"]
+__all__ = ["CODECS", "foreign_kind", "foreign_stream", "is_ascii", "went_as_text"]
 
 # First bytes of files, and the formats they mean. The first match counts.
 MARKS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
@@ -34,7 +34,7 @@ MARKS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"NIST_1A", "NIST SPHERE"),
         (rb"\.ra\xfd|\.RMF", "RealAudio"),
         (rb"ADIF", "a bare AAC stream (ADIF) in no container"),
-        (rb"\x56[\xe0-\xff]..\x20", "a bare AAC stream (LATM) in no container"),
+        (rb"\x56[\xe0-\xff].\x20\x00", "a bare AAC stream (LATM) in no container"),
         (rb"\x7f\xfe\x80\x01|\xfe\x7f\x01\x80|\x1f\xff\xe8\x00|\xff\x1f\x00\xe8", "DTS"),
         (rb"FLV\x01", "Flash Video (FLV)"),
         (rb"\x47.{187}\x47.{187}\x47", "an MPEG transport stream"),
@@ -141,15 +141,21 @@ def foreign_stream(data: mmap | bytes, at: int) -> str | None:
 
 
 def went_as_text(data: mmap | bytes) -> bool:
-    """Whether binary data was converted to UTF-8 as if it were text, which damages it."""
+    """Whether binary data was converted to UTF-8 or ASCII as if it were text, which damages it."""
     head = data[:BEYOND_PADDING]
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(head, len(head) == len(data))
     except UnicodeDecodeError:
         return False
     # Zeros and quiet samples without a header may be valid UTF-8 too, but hold fewer characters beyond ASCII.
-    beyond = len(text) - sum(map(str.isascii, text))
+    # In ASCII a question mark stands for each of them.
+    beyond = len(text) - sum(map(str.isascii, text)) or text.count("?")
     return CONTROLS.search(text) is not None and beyond >= max(LEAST_CHARACTERS, len(text) // 20)
+
+
+def is_ascii(data: mmap | bytes) -> bool:
+    """Whether no byte has its highest bit set, as in no sound unless something took these bytes away."""
+    return all(data[at : at + BEYOND_PADDING].isascii() for at in range(0, len(data), BEYOND_PADDING))
 
 
 def _text_kind(head: bytes, *, whole: bool) -> str | None:

@@ -30,8 +30,9 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from cloner.audio.container import WANTED, Container, Kind, find_container, find_index
-from cloner.audio.foreign import CODECS, went_as_text
+from cloner.audio.foreign import CODECS, is_ascii, went_as_text
 from cloner.audio.frames import Bytes
+from cloner.audio.joined import check_joined
 from cloner.audio.reply import Finding, Format, Reply, Unreadable
 from cloner.audio.sounding import Sounding
 
@@ -84,7 +85,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
 
 NO_SOUND = "holds no sound that can be decoded: it is damaged or cut short"
-WENT_AS_TEXT = "was taken for text on its way, and its bytes made characters of UTF-8; send them as they are"
+WENT_AS_TEXT = "was taken for text on its way, which changed its bytes; send them as they are"
 
 
 class InspectionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +103,8 @@ def find_out(data: Bytes, limits: InspectionLimits) -> Finding:
     container = find_container(data)
     if container.kind in ("mp4", "quicktime"):
         _check_index(data, container)
+    elif container.kind in ("ogg", "flac"):
+        check_joined(data, container.kind, container.begins)
     fault = ""
     for reading in _readings_of_wav(len(data)) if container.kind == "wav" else READINGS:
         try:
@@ -167,10 +170,10 @@ def _decode(data: Bytes, container: Container, reading: Options, limits: Inspect
             stream = opened.streams.audio[track]
             codec = stream.codec_context
             if codec is None or codec.name not in DECODERS.split(","):
-                foreign.append(_name(codec.name if codec else ""))
+                foreign.append(_foreign_name(codec.name if codec else ""))
                 continue
             if codec.channels > MAX_CHANNELS:
-                fault = f"has {codec.channels} channels, more than {MAX_CHANNELS}"
+                fault = _too_many(_name(codec.name), codec.channels)
                 continue
             try:
                 return _listen(container, opened, stream, limits)
@@ -206,6 +209,16 @@ def _has_pictures(opened: InputContainer) -> bool:
     return any(not stream.disposition & Disposition.attached_pic for stream in opened.streams.video)
 
 
+def _foreign_name(codec: str) -> str:
+    """The name of a codec that is not taken; some PCM is."""
+    name = _name(codec)
+    return f"{name} of the kind {codec}" if name == "PCM" else name
+
+
+def _too_many(codec: str, channels: int) -> str:
+    return f"holds {codec} in {channels} channels, more than {MAX_CHANNELS}; send mono or stereo"
+
+
 def _name(codec: str) -> str:
     """What people call the codec."""
     if codec in CODECS:
@@ -235,9 +248,9 @@ def _listen(
     for frame in _frames(opened, stream):
         rate = frame.sample_rate
         if rate not in SAMPLE_RATES:
-            raise Unreadable(f"has an absurd sample rate: {rate} Hz")
+            raise Unreadable(f"has an absurd sample rate: {rate} Hz; send 44100 Hz")
         if frame.layout.nb_channels not in range(1, MAX_CHANNELS + 1):
-            raise Unreadable(f"has {frame.layout.nb_channels} channels, more than {MAX_CHANNELS}")
+            raise Unreadable(_too_many(_name(codec.name), frame.layout.nb_channels))
         sounding.hear(frame)
         samples[rate] += frame.samples
         heard += frame.samples / rate
@@ -255,7 +268,7 @@ def _listen(
         # Not `heard`, whose rounding errors would make three seconds fall short of three seconds.
         duration_seconds=sum(count / rate for rate, count in samples.items()),
         sounding_seconds=sounding.seconds,
-        # It may change on the way: HE-AAC starts at half of it, joined OGG files at anything.
+        # It may change on the way: HE-AAC starts at half of it, joined MP3 files at anything.
         sample_rate=max(samples, key=lambda rate: samples[rate] / rate),
     )
 
@@ -303,9 +316,12 @@ def answer(sample: IO[bytes], limits: InspectionLimits) -> Reply:
 
 def _answer(data: Bytes, limits: InspectionLimits) -> Reply:
     try:
-        return Reply(finding=find_out(data, limits))
+        finding = find_out(data, limits)
     except Unreadable as error:
         return Reply(fault=WENT_AS_TEXT if went_as_text(data) else str(error))
+    if finding.sounding_seconds and is_ascii(data):  # PCM is decoded, whatever became of its numbers
+        return Reply(fault=WENT_AS_TEXT)
+    return Reply(finding=finding)
 
 
 def serve(parent: socket.socket, limits: InspectionLimits, *, cpu_seconds: int) -> None:

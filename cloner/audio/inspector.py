@@ -52,9 +52,6 @@ WITH_PICTURES: dict[Format, tuple[str, str]] = {
     "matroska": ("video/x-matroska", "mkv"),
 }
 
-# The formats that often have a tag in front, so that every decoder expects it.
-TAGGED: frozenset[Format] = frozenset({"mp3", "mp2", "flac"})
-
 
 class SampleUnreadable(Exception):
     """Not a recording that can be decoded, or not within the limits. The text can be shown."""
@@ -77,7 +74,8 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
     audio in MP4), mov (in QuickTime), webm or matroska. `codec` is the everyday name of the codec.
     `media_type` and `extension` are those to upload it with. `sample_rate` is the decoder's, so 48000 for
     Opus. `sounding_seconds` are the seconds louder than SOUND_DBFS, as far as was measured. `begins` is the
-    number of bytes in front that other decoders could not read: a foreign tag, a piece of a frame.
+    number of bytes in front that are no part of the recording, and stop other decoders: a tag, a piece of a
+    frame.
     """
 
     format: Format
@@ -175,7 +173,7 @@ class Inspector:
             job.abandon()
             # A failure refers to this call, and its job to the failure: such a cycle would keep the sample.
             del job
-        return _audio(finding, sample)
+        return _audio(finding)
 
     async def _tend(self, worker: Worker) -> None:
         """Gives jobs to a worker, and replaces the worker when it must be."""
@@ -304,16 +302,15 @@ def enough_cpu_seconds(max_seconds: float) -> int:
     return min(5 + math.ceil(max_seconds / 20), MOST_CPU_SECONDS)
 
 
-def _audio(finding: Finding, sample: bytes) -> Audio:
+def _audio(finding: Finding) -> Audio:
     names = WITH_PICTURES if finding.pictures else UPLOADED_AS
     media_type, extension = names.get(finding.format) or UPLOADED_AS[finding.format]
-    tagged = finding.format in TAGGED and sample.startswith(b"ID3")
     return Audio(
         format=finding.format,
         codec=finding.codec,
         media_type=media_type,
         extension=extension,
-        begins=0 if tagged else finding.begins,
+        begins=finding.begins,
         duration_seconds=finding.duration_seconds,
         sounding_seconds=finding.sounding_seconds,
         sample_rate=finding.sample_rate,

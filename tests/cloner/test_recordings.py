@@ -124,14 +124,17 @@ async def test_something_in_front(inspector: Inspector, front: bytes, name: str)
         ("webm", id3(300, version=4, footer=True), 320),
         ("m4a", bytes(7), 7),
         ("ogg", b"\r\n", 2),
-        ("mp3", id3(300), 0),
-        ("flac", id3(300), 0),
+        ("mp3", id3(300), 310),
+        ("mp3", id3(300).replace(b"\x00\x02\x2c", b"\x7f\x02\x2c", 1), 310),  # it claims more than it has
         ("mp3", bytes(300), 300),
+        ("flac", id3(300), 310),
+        ("flac", id3(300) + bytes(100), 410),
+        ("flac", id3(300) + ape(header=True), 393),
         ("wav", b"", 0),
     ],
 )
 async def test_where_it_begins(inspector: Inspector, name: str, front: bytes, begins: int) -> None:
-    """Says what to leave out when it is sent on; a tag in front of MP3 or FLAC is at home there."""
+    """Says what to leave out when it is sent on, tags among it: some decoders know none, or only a first one."""
     assert begins == (await inspector.inspect(front + SPEECH[name])).begins
 
 
@@ -173,11 +176,49 @@ async def test_ogg_cut_into(inspector: Inspector) -> None:
     assert "a piece of an OGG stream without its beginning" in (await refusal(inspector, page))[1]
 
 
-async def test_chained_ogg(inspector: Inspector) -> None:
-    """Joined OGG files are one recording."""
-    found = await verdict(inspector, SPEECH["ogg"] * 2)
+@pytest.mark.parametrize("name", ["ogg", "flac"])
+async def test_joined(inspector: Inspector, name: str) -> None:
+    """Joined files of one kind are one recording."""
+    found = await verdict(inspector, SPEECH[name] * 2)
 
     assert pytest.approx(2 * 6.0866, abs=0.05) == found.duration_seconds
+
+
+def flac(rate: int = 44_100, layout: str = "mono") -> bytes:
+    """Noise."""
+    return encoded("flac", "flac", rate=rate, layout=layout)
+
+
+DIFFERING = {
+    "channels": (
+        lambda: SPEECH["opus"] + encoded("ogg", "libopus", rate=48_000, layout="stereo"),
+        "first Opus (mono), then Opus (stereo)",
+    ),
+    "rate, at last": (
+        lambda: SPEECH["ogg"] * 2 + patched(SPEECH["ogg"], b"\x01vorbis", 5, struct.pack("<I", 22_050)),
+        "first Vorbis (44100 Hz, mono), then Vorbis (22050 Hz, mono)",
+    ),
+    "codec": (lambda: SPEECH["ogg"] + SPEECH["opus"], "first Vorbis (44100 Hz, mono), then Opus (mono)"),
+    "foreign codec": (lambda: SPEECH["opus"] + SPEEX, "first Opus (mono), then Speex"),
+    "FLAC": (
+        lambda: repacked(SPEECH["flac"], "ogg") + repacked(flac(), "ogg"),
+        "first FLAC (44100 Hz, mono, 16 bit, blocks of 4096), then FLAC (44100 Hz, mono, 16 bit, blocks of 4608)",
+    ),
+    "bare FLAC": (
+        lambda: flac() + id3() + flac(48_000, "stereo"),
+        "first FLAC (44100 Hz, mono, 16 bit, blocks of 4608), then FLAC (48000 Hz, stereo, 16 bit, blocks of 4608)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("sample", "told"), DIFFERING.values(), ids=DIFFERING)
+async def test_joined_that_differ(inspector: Inspector, sample: Making, told: str) -> None:
+    """Joined files of which some decoders hear the first alone are refused, not measured wrongly."""
+    kind, message = await refusal(inspector, sample())
+
+    assert "SampleUnreadable" == kind
+    assert f"it is joined recordings that differ, {told}: many decoders hear only the first" in message
+    assert message.endswith("; send a single recording")
 
 
 async def test_layer_two(inspector: Inspector) -> None:
@@ -502,7 +543,10 @@ WAV_OF = {
     "G.722": recording(np.zeros(60_000, "u1"), rate=16_000, width=1, code=0x028F),
     "GSM": recording(np.zeros(60_000, "u1"), rate=8_000, width=1, code=0x1234),
 }
-TAKEN = "send WAV, MP3, OGG (Vorbis, Opus or FLAC), FLAC, M4A, MP4 or WebM"
+TAKEN = (
+    "send WAV (16, 24 or 32 bit PCM), MP3, OGG (Vorbis, Opus or FLAC), FLAC, M4A or MP4 (AAC, ALAC or Opus),"
+    " or WebM"
+)
 FOREIGN = {
     "AMR": (lambda: b"#!AMR\n" + bytes(2_000), f"is AMR; {TAKEN}"),
     "AMR-WB": (lambda: b"#!AMR-WB\n" + bytes(2_000), f"is AMR-WB; {TAKEN}"),
@@ -525,6 +569,7 @@ FOREIGN = {
     "FLV": (lambda: encoded("flv", "libmp3lame"), f"is Flash Video (FLV); {TAKEN}"),
     "MPEG-TS": (lambda: encoded("mpegts", "aac"), f"is an MPEG transport stream; {TAKEN}"),
     "bare AAC": (lambda: encoded("adts", "aac"), f"is a bare AAC stream (ADTS) in no container; {TAKEN}"),
+    "bare AAC in LATM": (lambda: encoded("latm", "aac"), f"is a bare AAC stream (LATM) in no container; {TAKEN}"),
     "tagged bare AAC": (lambda: id3() + encoded("adts", "aac"), f"is a bare AAC stream (ADTS) in no container; {TAKEN}"),
     "MIDI": (lambda: b"MThd\x00\x00\x00\x06\x00\x01\x00\x02\x01\xe0MTrk" + bytes(50), "is MIDI, which is notes and no sound"),
     "video without sound": (lambda: encoded("mp4", "aac", streams=0, video=True), f"is a video without sound; {TAKEN}"),
@@ -559,11 +604,20 @@ FOREIGN = {
         for how, made in (
             ("read as UTF-8", lambda sample: sample.decode(errors="replace")),
             ("read as Latin-1", lambda sample: sample.decode("latin-1")),
+            ("written as ASCII", lambda sample: sample.decode("latin-1").encode("ascii", "replace").decode()),
         )
     },
     "a piece of WebM": (lambda: SPEECH["webm"][SPEECH["webm"].index(b"\x1f\x43\xb6\x75") :], "is a piece of a WebM recording"),
     "WebM that is cut short": (lambda: SPEECH["webm"][:300], "cannot be decoded: it is damaged or cut short"),
     "an unknown codec": (lambda: WAV_OF["GSM"], f"holds an unknown codec, which is not taken here; {TAKEN}"),
+    "PCM of another kind": (
+        lambda: recording(np.zeros(60_000, "<i4"), width=4).replace(b"\x20\x00data", b"\x18\x00data", 1),
+        f"holds PCM of the kind pcm_f24le, which is not taken here; {TAKEN}",
+    ),
+    "nine channels": (
+        lambda: recording(np.zeros(90_000, "<i2"), channels=9),
+        "holds PCM in 9 channels, more than 8; send mono or stereo",
+    ),
     "nothing": (lambda: b"", "is empty"),
 }  # fmt: skip
 

@@ -54,4 +54,4 @@ class WithoutWorker:
         reply: Reply = await asyncio.to_thread(_answer, sample, self._limits)
         if reply.finding is None:
             raise SampleUnreadable(reply.fault)
-        return _audio(reply.finding, sample)
+        return _audio(reply.finding)
