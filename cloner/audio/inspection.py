@@ -333,11 +333,11 @@ def serve(parent: socket.socket, limits: InspectionLimits, *, cpu_seconds: int) 
         _allow_cpu(cpu_seconds)
         with os.fdopen(descriptors[0], "rb", buffering=0) as sample:
             try:
-                reply, worn_out = answer(sample, limits), False
+                reply = answer(sample, limits)
             except MemoryError:
-                reply, worn_out = Reply(fault="needs too much memory"), True
+                reply = Reply(fault="needs too much memory", worn_out=True)
         parent.sendall(msgspec.json.encode(reply) + b"\n")
-        if worn_out:
+        if reply.worn_out:
             return
 
 

@@ -97,7 +97,8 @@ class Inspector:
 
     A sample that costs more than `cpu_seconds` of processor time or `memory_mb` of addresses is refused. How
     long that takes depends on the load of the machine, which is not the sample's fault: a sample that waits
-    longer than `wall_seconds` for a worker, or for its answer, fails with InspectionUnavailable. At most
+    longer than `wall_seconds` for a worker, or for its answer, fails with InspectionUnavailable. So does one
+    whose second worker, too, was killed from outside, as the kernel does where memory is short. At most
     `waiting` samples wait for their turn. Once `enough_sound` seconds are sound, no more is measured.
     """
 
@@ -182,12 +183,13 @@ class Inspector:
         try:
             while True:
                 if worker.gone:
-                    log.warning("inspection worker replaced", exit_status=await self._stop(worker))
+                    status = await self._stop(worker)
+                    log.warning("inspection worker replaced", cause=worker.gone, exit_status=status)
                     worker = await self._replacement()
                 if job is None:
                     await asyncio.wait((coming, worker.line), return_when=asyncio.FIRST_COMPLETED)
                     if worker.line.done():  # nothing was asked, so this is its end
-                        worker.gone = True
+                        worker.gone = worker.gone or "nonsense"
                         continue
                     job = coming.result()
                     coming = asyncio.create_task(self._jobs.get())
@@ -213,16 +215,23 @@ class Inspector:
             job.fail(
                 InspectionUnavailable("This machine is too busy to look at the voice sample; try again later")
             )
-            worker.gone = True
+            worker.gone = "no answer in time"
             return False
         reply = worker.heard()
         if reply is None:
-            worker.gone = True
+            worker.gone = worker.gone or "nonsense"
             if await self._stop(worker) == -signal.SIGXCPU:
                 job.fail(SampleUnreadable("takes too much processor time to decode"))
             elif job.tries > 1:
-                job.fail(SampleUnreadable("cannot be decoded"))
+                # No sample sends SIGKILL: the kernel does, where memory is short, or somebody.
+                job.fail(
+                    InspectionUnavailable("What looks at voice samples was killed here; try again later")
+                    if worker.was_killed
+                    else SampleUnreadable("cannot be decoded")
+                )
             return not job.done.done()
+        if reply.worn_out:
+            worker.gone = "memory used up"
         if reply.finding is None:
             job.fail(SampleUnreadable(reply.fault))
         else:

@@ -35,7 +35,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line from a worker: a finding, or the fault of the sample, as the end of a sentence."""
+    """One line from a worker: a finding, or the fault of the sample, as the end of a sentence.
+
+    `worn_out` says that the worker ends now, as the sample took all of its memory.
+    """
 
     finding: Finding | None = None
     fault: str = "cannot be decoded"
+    worn_out: bool = False

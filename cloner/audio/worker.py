@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from cloner.audio.reply import Reply
 __all__ = ["Worker"]
 
 LONGEST_REPLY = 4_096
+# How long a worker that has closed its socket may take to end, so that its exit status says why it did.
+ENDING_SECONDS = 1.0
 # How long a sample stays in its file after the inspection, if no next one is written there.
 KEPT_SECONDS = 1.0
 
@@ -26,12 +29,16 @@ INHERITED = frozenset({"PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PA
 
 
 class Worker:
-    """A process and our end of the socket to it. `line` is done when the process has answered or ended."""
+    """A process and our end of the socket to it. `line` is done when the process has answered or ended.
+
+    `gone` says why it must be replaced, as the log does; it is empty as long as it need not.
+    """
 
     def __init__(self, arguments: tuple[str, ...]) -> None:
         self._loop = asyncio.get_running_loop()
         self._said = b""
-        self.gone = False
+        self.gone = ""
+        self._ended = False
         self.line: asyncio.Future[bytes] = self._loop.create_future()
         self._sample = SampleFile()
         self._forgetting: asyncio.TimerHandle | None = None
@@ -79,17 +86,29 @@ class Worker:
         self._forgetting = self._loop.call_later(KEPT_SECONDS, self._sample.forget)
         return _reply(line)
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether something else killed it with SIGKILL. To be asked after `stop`."""
+        return self._ended and self._process.returncode == -signal.SIGKILL
+
     async def stop(self) -> int:
-        """Kills the process unless it is dead, and returns its exit status. May be repeated."""
+        """Ends the process unless it has ended, and returns its exit status. May be repeated."""
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._socket.close()
-        self.gone = True
+        self.gone = self.gone or "stopped"
         self._keep()
         self._sample.close()
-        self._process.kill()
+        if not self._ended:
+            self._process.kill()
         # Giving back a gigabyte takes the kernel a moment, in which a wait would hold up the loop.
-        return await asyncio.to_thread(self._process.wait)
+        return await asyncio.to_thread(self._wait)
+
+    def _wait(self) -> int:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(ENDING_SECONDS)
+        self._process.kill()
+        return self._process.wait()
 
     def _keep(self) -> None:
         """Keeps what the last sample was written into, until `heard` is called."""
@@ -107,7 +126,8 @@ class Worker:
         self._said += said
         if not said or len(self._said) > LONGEST_REPLY:
             self._loop.remove_reader(self._socket)
-            self.gone = True
+            self._ended = not said
+            self.gone = "ended" if self._ended else "nonsense"
             self._said = b"\n"
         line, newline, rest = self._said.partition(b"\n")
         if newline and not self.line.done():
