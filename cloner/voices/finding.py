@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
+from cachetools import LRUCache
 from opentelemetry.trace import Link, get_current_span
 
 from cloner.provider import failures
@@ -40,6 +41,10 @@ __all__ = ["ConsentMissing", "Found", "Voices"]
 log = structlog.get_logger()
 
 WATCH_SECONDS = 0.2
+# How long a call waits for ElevenLabs to say whether it has a voice still; then the registry counts. And how
+# long a voice is not asked for again after that.
+CHECK_SECONDS, AGAIN_SECONDS = 1.0, 5.0
+VOICES = 10_000
 # How often one request looks again because others changed what it had found, and how many clones it may
 # begin. No request needs so many; without a bound, wrong answers could make us clone for ever.
 ROUNDS = 10
@@ -96,6 +101,7 @@ class Voices:
         self._keep_seconds = keep_seconds
         self._require_consent = require_consent
         self._now = now
+        self._ask_again_at: LRUCache[str, float] = LRUCache(VOICES)
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     async def identify(self, caller: Caller, sample: bytes, *, call_id: str = "") -> Identity:
@@ -316,8 +322,12 @@ class Voices:
 
     async def _confirmed(self, row: VoiceRow, deadline: float) -> Voice | None:
         """The voice of a ready row; None if the provider turns out to have lost it."""
-        if self._now() - row.checked_at > self._check_seconds and await self._seen(row, deadline) is False:
-            return None
+        now = self._now()
+        if now - row.checked_at > self._check_seconds and self._ask_again_at.get(row.marker, now) <= now:
+            if urgency().call:
+                deadline = min(deadline, asyncio.get_running_loop().time() + CHECK_SECONDS)
+            if await self._seen(row, deadline) is False:
+                return None
         return voice_of(row)
 
     async def _seen(self, row: VoiceRow, deadline: float) -> bool | None:
@@ -326,6 +336,7 @@ class Voices:
             found = await self._marked.is_there(row, deadline=deadline)
         except ProviderFailure as failure:
             log.warning("voice not checked", voice_id=row.voice_id, reason=failure.reason)
+            self._ask_again_at[row.marker] = self._now() + AGAIN_SECONDS
             return None
         if found:
             await self._store.write(voices.note_checked, row.marker, now=self._now())

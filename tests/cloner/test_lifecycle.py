@@ -248,6 +248,21 @@ async def test_voice_deleted_by_hand(cloning, emulator: Emulator, speech: bytes)
     assert [second.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
 
 
+async def test_voice_that_nobody_tells_of(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A call waits only for a moment to hear whether its voice is there still; then it counts as there."""
+    clock = Clock()
+    async with cloning(now=clock, reconcile_seconds=10_000) as cloner:
+        first = await cloner.PrepareCall(call(speech), timeout=10)
+        clock.ahead = 601
+        emulator.faults.set(Fault(method="GET", path=VOICE, times=None, hold="before"))
+        second = await cloner.PrepareCall(call(speech), timeout=5)
+        emulator.faults.clear()
+
+    assert (first.voice.voice_id, True, True) == (
+        second.voice.voice_id, second.voice_reused, second.agent_updated,
+    )  # fmt: skip
+
+
 async def test_slots_are_made_free(cloning, emulator: Emulator, speech: bytes) -> None:
     """A full account gives up the voice that was used the longest ago and is in no call."""
     emulator.voices.limit = 2
@@ -286,10 +301,10 @@ async def test_monthly_counter_is_remembered(cloning, emulator: Emulator, speech
 async def test_back_pressure(cloning, emulator: Emulator, speech: bytes) -> None:
     """So many requests at once, so many waiting, and beyond that the provider counts as busy at once.
 
-    One place of the three is kept for calls that are starting.
+    Of the four, one place is kept for calls that are starting, and one for what is short.
     """
     emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
-    async with cloning(provider_concurrency=3, provider_queue=1, provider_attempts=1) as cloner:
+    async with cloning(provider_concurrency=4, provider_queue=1, provider_attempts=1) as cloner:
         asked = [
             asyncio.ensure_future(
                 cloner.CloneVoice(pb.CloneVoiceRequest(caller=call(b"", n).caller, sample=speech))
