@@ -16,6 +16,7 @@ from cloner.agents.missed import Missed
 from cloner.background import Background
 from cloner.call import Begun, Call, Opened, Prepared, agent_before
 from cloner.deliveries import Deliveries, Key
+from cloner.provider.awaited import Awaited
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentNotFound, AgentRejected
 from cloner.registry import NewCall, Noted, RegistryUnavailable, Store, calls
@@ -35,7 +36,8 @@ __all__ = ["Calls"]
 
 log = structlog.get_logger()
 
-# How long a call waits for its agent to be read before it goes on without.
+# How long a call waits for its agent to be read before it goes on without. What is read while its voice is
+# made counts as well.
 AGENT_SECONDS = 1.0
 # The share of its time that an opened call may spend on asking ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
@@ -207,9 +209,7 @@ class Calls:
             return answered
         # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
         # exist.
-        reading = asyncio.create_task(self._read_agent(begun.noted, deadline=deadline))
-        # If the sample is refused, nobody asks for the result of this reading.
-        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        reading = Awaited(self._read_agent(begun.noted, deadline=deadline))
         try:
             found = await self._find_known(begun, wanted, deadline=deadline)
             if found is None:
@@ -264,7 +264,7 @@ class Calls:
         begun: Begun,
         wanted: Wanted,
         sample: bytes,
-        reading: "asyncio.Task[Reading | Exception | None]",
+        reading: "Awaited[Reading | Exception | None]",
         *,
         deadline: float,
     ) -> Found:
@@ -369,11 +369,9 @@ class Calls:
         return None if noted.voice is None else await self._voices.usable(noted.voice, deadline=deadline)
 
 
-async def _wait_for(reading: "asyncio.Task[Reading | Exception | None]") -> Reading | None:
+async def _wait_for(reading: "Awaited[Reading | Exception | None]") -> Reading | None:
     """The result of the reading, or None if it takes too long. Raises what the reading raised."""
-    if not reading.done():
-        await asyncio.wait({reading}, timeout=AGENT_SECONDS)
-    agent = reading.result() if reading.done() else None
+    agent = await reading.result(until=reading.begun + AGENT_SECONDS)
     if isinstance(agent, Exception):
         raise unraised(agent)
     return agent

@@ -11,6 +11,7 @@ import structlog
 from cachetools import LRUCache
 
 from cloner.agents.notices import Notices
+from cloner.provider.awaited import Awaited
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.provider.failures import ProviderFailure, Unauthorized
 
@@ -34,7 +35,7 @@ class AgentSettings:
         self._notices = Notices(now=now)
         self._refused_leaves: LRUCache[str, frozenset[str]] = LRUCache(AGENTS)
         self._until: LRUCache[str, float] = LRUCache(AGENTS)
-        self._readings: dict[str, asyncio.Task[None]] = {}
+        self._readings: dict[str, Awaited[None]] = {}
 
     def saw(self, agent_id: str, refused_leaves: frozenset[str]) -> None:
         """Caches what an agent's settings said just now."""
@@ -55,13 +56,10 @@ class AgentSettings:
         """As `known`, but first reads old settings anew, until the deadline. Raises no ProviderFailure."""
         if self._until.get(agent_id, 0.0) <= self._now():
             reading = self._readings.get(agent_id)
-            if reading is None:
-                reading = self._readings[agent_id] = asyncio.create_task(self._read(agent_id))
-                reading.add_done_callback(lambda _: self._readings.pop(agent_id, None))
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await asyncio.shield(reading)
-            except TimeoutError:
+            if reading is None or reading.over:
+                reading = self._readings[agent_id] = Awaited(self._read(agent_id))
+            await reading.result(until=deadline)
+            if not reading.over:
                 # The next call does not wait for this reading; its result is cached when it comes.
                 self._until[agent_id] = self._now() + AGAIN_SECONDS
         return self.known(agent_id)
@@ -71,7 +69,7 @@ class AgentSettings:
         readings = list(self._readings.values())
         for reading in readings:
             reading.cancel()
-        await asyncio.gather(*readings, return_exceptions=True)
+            await reading.ended()
 
     async def _read(self, agent_id: str) -> None:
         try:
@@ -80,3 +78,5 @@ class AgentSettings:
         except ProviderFailure as failure:
             self._until[agent_id] = self._now() + AGAIN_SECONDS
             self.missed(agent_id, failure)
+        finally:
+            self._readings.pop(agent_id, None)

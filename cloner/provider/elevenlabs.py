@@ -65,7 +65,7 @@ class ElevenLabs:
 
     @property
     def full(self) -> bool:
-        """Whether the next request would have to wait for its turn."""
+        """Whether the next create would have to wait for its turn."""
         return self._turns.full
 
     @property
@@ -76,11 +76,11 @@ class ElevenLabs:
     def turn(
         self, deadline: float, *, kind: str, declinable: bool = False
     ) -> AbstractAsyncContextManager[None]:
-        """A turn to send one request, as `Turns.one` gives it.
+        """A turn to send one create, as `Turns.one` gives it.
 
         Raises OwnQueueFull, and Overloaded if declinable.
         """
-        return self._turns.one(deadline, kind=kind, declinable=declinable)
+        return self._turns.one(deadline, kind=kind, declinable=declinable, lasting=True)
 
     async def create_voice(
         self,
@@ -202,7 +202,7 @@ class ElevenLabs:
         async def attempt(resent: int) -> bytes:
             request = self._api.request(method, path, template=template, resent=resent, **content)
             one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
-            async with self.turn(one, kind=f"{method} {template}"):
+            async with self._turns.one(one, kind=f"{method} {template}"):
                 return await self._send(
                     request, one, most=most, refused=refused, gone=gone, changes=method != "GET"
                 )

@@ -10,6 +10,7 @@ from cachetools import LRUCache
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
+from cloner.provider.turns import Urgency, with_urgency
 from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, is_ours, reasons, voices
 from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
 from telemetry.facts import log_context
@@ -114,12 +115,15 @@ class Removal:
         )
 
     async def restore(self, row: AgentRow, *, deadline: float) -> None:
-        """Puts a claimed agent back.
+        """Puts a claimed agent back, as urgently as a call: until then the next callers hear our voice.
 
         Raises a ProviderFailure, after which the agent is tried again later; the log says when.
         """
         try:
-            with log_context(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id):
+            with (
+                log_context(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id),
+                with_urgency(Urgency(call=True)),
+            ):
                 await self._restore(row, deadline)
         except failures.ProviderFailure as failure:
             await self._postpone(row, failure)

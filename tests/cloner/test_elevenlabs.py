@@ -281,6 +281,20 @@ async def test_connections_are_bounded(provider: ElevenLabs, emulator: Emulator)
     assert [] == emulator.requests.matching(path=AGENT)
 
 
+async def test_more_creates_than_the_plan_allows(
+    provider: ElevenLabs, emulator: Emulator, speech: bytes
+) -> None:
+    """After ElevenLabs' word for that, a create waits until another has ended, though there is a turn."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, error="concurrent_limit_exceeded"))
+    async with provider.turn(soon(), kind="create"):
+        with pytest.raises(failures.Busy):
+            async with provider.turn(soon(), kind="create"):
+                await create(provider, speech)
+        during = provider.full
+
+    assert (True, False) == (during, provider.full)
+
+
 TTS_VOICE, GREETING = "tts.voice_id", "agent.first_message"
 BOTH = [GREETING, TTS_VOICE]
 

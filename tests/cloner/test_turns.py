@@ -3,14 +3,15 @@ import asyncio
 import pytest
 from precall.v1 import cloning_pb2 as pb
 
+from cloner.provider.awaited import Awaited
 from cloner.provider.failures import Busy
 from cloner.provider.turns import Turns, Urgency, with_urgency, yielding_to_calls
 from cloner.refusals import Overloaded
 from emulator import Emulator, Fault
 from tests.kit.failures import failure, told
 from tests.kit.figures import Figures
-
-CREATE = "/v1/voices/add"
+from tests.kit.provider import AGENT, CREATE, spoken
+from tests.kit.requests import call, end
 
 
 @pytest.fixture
@@ -22,10 +23,13 @@ def database(sqlite: str) -> str:
 class Work:
     """Pieces of work that take a turn each, and end when they are told to."""
 
-    def __init__(self, turns: Turns, *, kind: str = "", declinable: bool = False) -> None:
+    def __init__(
+        self, turns: Turns, *, kind: str = "", declinable: bool = False, lasting: bool = False
+    ) -> None:
         self._turns = turns
-        self._what = {"kind": kind, "declinable": declinable}
+        self._what = {"kind": kind, "declinable": declinable, "lasting": lasting}
         self._ends: dict[str, asyncio.Event] = {}
+        self._failures: dict[str, Exception] = {}
         self.begun: list[str] = []
 
     async def begin(self, name: str, *, urgency: Urgency, seconds: float = 30) -> "asyncio.Task[None]":
@@ -36,14 +40,18 @@ class Work:
                 async with self._turns.one(asyncio.get_running_loop().time() + seconds, **self._what):
                     self.begun.append(name)
                     await self._ends[name].wait()
+                    if name in self._failures:
+                        raise self._failures[name]
 
         self._ends[name] = asyncio.Event()
         task = asyncio.create_task(work())
         await settled()
         return task
 
-    async def end(self, name: str) -> None:
-        """Ends a piece that has its turn."""
+    async def end(self, name: str, failure: Exception | None = None) -> None:
+        """Ends a piece that has its turn, with a failure if there is one."""
+        if failure is not None:
+            self._failures[name] = failure
         self._ends[name].set()
         await settled()
 
@@ -106,6 +114,22 @@ async def test_work_that_a_call_comes_to_need() -> None:
     assert ["ahead", "needed"] == work.begun
 
 
+async def test_creates_leave_a_turn() -> None:
+    """What is short waits for no create, and a call's create for none that is sent ahead of time."""
+    turns = Turns(3, 100)
+    creates, short = Work(turns, lasting=True), Work(turns)
+    await creates.begin("ahead 1", urgency=idle())
+    await creates.begin("ahead 2", urgency=idle())
+    await creates.begin("call 1", urgency=urgent())
+    await creates.begin("call 2", urgency=urgent())
+
+    await short.begin("short", urgency=urgent())
+
+    assert (["ahead 1", "call 1"], ["short"]) == (creates.begun, short.begun)
+    await creates.end("ahead 1")
+    assert ["ahead 1", "call 1", "call 2"] == creates.begun
+
+
 async def test_queue_is_bounded_for_each() -> None:
     """Work ahead of time that fills its queue leaves a call its own."""
     work = Work(Turns(1, 1))
@@ -153,7 +177,7 @@ async def test_work_begun_there_is_as_urgent() -> None:
 async def test_call_among_enrolments(cloning, emulator: Emulator, speech: bytes) -> None:
     """While sixty voices are being cloned ahead of time, a new caller waits for none of them."""
     # As many as are cloned ahead of time at once, none of which ends before the call is answered.
-    emulator.faults.set(Fault(method="POST", path=CREATE, times=4, hold="before"))
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=3, hold="before"))
     async with cloning(provider_concurrency=5, shutdown_grace_seconds=0.2) as cloner:
         enrolling = [
             asyncio.ensure_future(
@@ -164,7 +188,7 @@ async def test_call_among_enrolments(cloning, emulator: Emulator, speech: bytes)
             )
             for n in range(60)
         ]
-        await emulator.requests.wait(4, path=CREATE, stage="held")
+        await emulator.requests.wait(3, path=CREATE, stage="held")
         prepared = await cloner.PrepareCall(
             pb.PrepareCallRequest(
                 agent_id="agent_demo", conversation_id="conv_1", sample=speech,
@@ -172,7 +196,7 @@ async def test_call_among_enrolments(cloning, emulator: Emulator, speech: bytes)
             ),
             timeout=30,
         )  # fmt: skip
-        assert 5 == len(emulator.requests.matching(path=CREATE))
+        assert 4 == len(emulator.requests.matching(path=CREATE))
         for each in enrolling:
             each.cancel()
 
@@ -215,6 +239,108 @@ async def test_call_that_needs_an_enrolment(cloning, emulator: Emulator, speech:
         for request in emulator.requests.matching(path=CREATE)
     ]
     assert names[1].startswith("Ivan")
+
+
+def too_many() -> Busy:
+    """ElevenLabs says that there are more requests at once than the plan allows."""
+    failure = Busy()
+    failure.code = "concurrent_limit_exceeded"
+    return failure
+
+
+async def test_plan_that_allows_fewer() -> None:
+    """A create that was one too many is sent again when another has ended, and so are those that come then."""
+    creates = Work(Turns(6, 100), lasting=True)
+    for name in ("one", "two", "three"):
+        await creates.begin(name, urgency=urgent())
+
+    await creates.end("three", too_many())
+    await creates.begin("three again", urgency=urgent())
+    await creates.begin("four", urgency=urgent())
+    assert ["one", "two", "three"] == creates.begun
+
+    await creates.end("one")
+    await creates.end("two")
+    assert ["three again", "four"] == creates.begun[3:]
+
+
+class Hasty(asyncio.SelectorEventLoop):
+    """A loop that can be told that time has passed."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        """The time, and what it is ahead."""
+        return super().time() + self.ahead
+
+
+def test_plan_is_tried_again() -> None:
+    """After a while one more is sent at once: others may have left, or the plan may allow more by now."""
+
+    async def sent() -> list[str]:
+        creates = Work(Turns(6, 100), lasting=True)
+        for name in ("one", "two"):
+            await creates.begin(name, urgency=urgent())
+        await creates.end("two", too_many())
+        for name in ("three", "four"):
+            await creates.begin(name, urgency=urgent())
+        assert ["one", "two"] == creates.begun
+        loop.ahead = 5.0
+        async with asyncio.timeout(60):
+            while len(creates.begun) < 3:
+                await asyncio.sleep(0.01)
+        return creates.begun
+
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, Hasty)
+        begun = runner.run(sent())
+
+    assert ["one", "two", "three"] == begun
+
+
+async def test_what_nobody_waits_for_any_more() -> None:
+    """It goes on while its turn is free, and ends as soon as a call wants that."""
+    turns = Turns(2, 100)
+    work, now = Work(turns), asyncio.get_running_loop().time()
+
+    async def endless() -> None:
+        async with turns.one(now + 60):
+            await asyncio.Event().wait()
+
+    left, awaited = Awaited(endless()), Awaited(endless())
+    assert None is await left.result(until=now)
+    waiting = asyncio.create_task(awaited.result(until=now + 60))
+    await settled()
+    assert not left.over
+
+    await work.begin("call", urgency=urgent())
+
+    assert (["call"], True, False) == (work.begun, left.over, awaited.over)
+    waiting.cancel()
+    await work.begin("another", urgency=urgent())
+    assert (["call", "another"], True) == (work.begun, awaited.over)
+
+
+async def test_what_is_waited_for_again() -> None:
+    """It keeps its turn, and who waits gets what comes of it."""
+    turns, answer = Turns(1, 100), asyncio.get_running_loop().create_future()
+    work, now = Work(turns), asyncio.get_running_loop().time()
+
+    async def asked() -> str:
+        async with turns.one(now + 60):
+            return await answer
+
+    awaited = Awaited(asked())
+    assert None is await awaited.result(until=now)
+    again = asyncio.create_task(awaited.result(until=now + 60))
+    await settled()
+    await work.begin("call", urgency=urgent())
+    assert [] == work.begun
+
+    answer.set_result("read")
+
+    assert "read" == await again
 
 
 async def taught(turns: Turns) -> None:
@@ -319,3 +445,46 @@ async def test_calls_that_cannot_be_served_in_time(
     assert [*["RATE_LIMITED"] * 4, *["PROVIDER_TIMEOUT"] * 2] == ended
     assert 2 == len(emulator.requests.matching(path=CREATE))
     assert 4 == figures.told("precall.clone.duration", outcome="error", reason="RATE_LIMITED")
+
+
+async def test_agents_that_are_not_read(cloning, emulator: Emulator, speech: bytes) -> None:
+    """If ElevenLabs tells nothing of agents, new callers get their voices all the same."""
+    emulator.faults.set(Fault(method="GET", path=AGENT, times=None, hold="before"))
+    async with cloning(provider_concurrency=2) as cloner:
+        asked = (cloner.PrepareCall(call(speech, number), timeout=5) for number in range(3))
+        answers = await asyncio.gather(*asked)
+        emulator.faults.clear()
+
+    assert 3 == len({answer.voice.voice_id for answer in answers})
+
+
+async def test_agent_of_a_call_that_was_opened(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Its settings are read in the background, and in nobody's way."""
+    emulator.agents.put("agent_other", {})
+    emulator.faults.set(Fault(method="GET", path="/v1/convai/agents/agent_other", times=None, hold="before"))
+    async with cloning(provider_concurrency=1) as cloner:
+        opened = pb.OpenCallRequest(agent_id="agent_other", conversation_id="conv_9")
+        await cloner.OpenCall(opened, timeout=0.5)
+        prepared = await cloner.PrepareCall(call(speech), timeout=5)
+        emulator.faults.clear()
+
+    assert prepared.agent_updated
+
+
+async def test_agent_is_put_back_while_creates_last(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """An agent loses a caller's voice when the call is over, however long voices are being made by then."""
+    before = spoken(emulator)
+    async with cloning(provider_concurrency=3, shutdown_grace_seconds=0.2) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+        asked = [asyncio.ensure_future(cloner.PrepareCall(call(speech, n), timeout=30)) for n in (2, 3, 4)]
+        await emulator.requests.wait(2, path=CREATE, stage="held")
+
+        await end(cloner)
+        await eventually(lambda: before == spoken(emulator))
+
+        for each in asked:
+            each.cancel()
+        emulator.faults.clear()
