@@ -248,8 +248,9 @@ async def test_voice_deleted_by_hand(cloning, emulator: Emulator, speech: bytes)
     assert [second.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_voice_that_nobody_tells_of(cloning, emulator: Emulator, speech: bytes) -> None:
-    """A call waits only for a moment to hear whether its voice is there still; then it counts as there."""
+    """A call waits once, for a moment, to hear whether its voice is there still; then it counts as there."""
     clock = Clock()
     async with cloning(now=clock, reconcile_seconds=10_000) as cloner:
         first = await cloner.PrepareCall(call(speech), timeout=10)
@@ -261,6 +262,7 @@ async def test_voice_that_nobody_tells_of(cloning, emulator: Emulator, speech: b
     assert (first.voice.voice_id, True, True) == (
         second.voice.voice_id, second.voice_reused, second.agent_updated,
     )  # fmt: skip
+    assert 1 == len(emulator.requests.matching(method="GET", path=VOICE))
 
 
 async def test_slots_are_made_free(cloning, emulator: Emulator, speech: bytes) -> None:
