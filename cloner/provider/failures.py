@@ -200,7 +200,6 @@ WORDS: Mapping[str, type[ProviderFailure]] = {
     "invalid_content": SampleRejected,
     "invalid_file_type": SampleRejected,
     "request_too_large": SampleRejected,
-    # A conflict says "retry with the latest version"; nothing was done.
     "already_processing": Busy,
     "concurrent_limit_exceeded": Busy,
     "concurrent_modification": Busy,
@@ -266,8 +265,11 @@ def classify(
     if kind is None:
         unknown = refused if status in (400, 413, 422) else ProtocolBroken
         kind = Unavailable if status >= 500 else unknown
-    # After a server's own error the work may have been done; every other refusal came before it.
-    failure = kind(maybe_done=status >= 500, retry_after=_retry_after(headers))
+    # A refusal comes before the work, and a 429 is one. After a server's own error the work may have been
+    # done. So it may after another answer that says to come later: the time-out of a proxy (408), or a
+    # conflict (409) with the very work that was asked for.
+    unsure = status >= 500 or (issubclass(kind, (Busy, Unavailable)) and status != 429)
+    failure = kind(maybe_done=unsure, retry_after=_retry_after(headers))
     failure.code, failure.status = word_of(body), status
     if isinstance(failure, Unauthorized):
         failure.permission = _permission(body)

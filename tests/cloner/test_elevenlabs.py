@@ -181,6 +181,25 @@ async def test_reason_known_before_time_ran_out(provider: ElevenLabs, emulator: 
     assert 2 == len(emulator.requests.matching(path=AGENT))
 
 
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [({"drop": "after"}, {"error": "system_busy"}), ({"error": "system_busy"}, {"hold": "after"})],
+    ids=str,
+)
+async def test_update_that_another_try_may_have_made(
+    provider: ElevenLabs, emulator: Emulator, first: dict, later: dict
+) -> None:
+    """That one try was refused says nothing of the other, whose answer is lost."""
+    emulator.faults.set(
+        Fault(method="PATCH", path=AGENT, **first), Fault(method="PATCH", path=AGENT, times=None, **later)
+    )
+
+    with pytest.raises(failures.Busy) as caught:
+        await provider.update_agent("agent_demo", AgentVoice(None, "Hi"), deadline=soon(0.9))
+
+    assert caught.value.maybe_done
+
+
 async def test_agent_update_changes_voice_and_greeting_only(
     provider: ElevenLabs, emulator: Emulator, speech: bytes
 ) -> None:

@@ -100,10 +100,24 @@ def test_retry_after(header: str, expected: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "maybe_done"), [(400, False), (403, False), (429, False), (500, True), (504, True)]
+    ("status", "word", "maybe_done"),
+    [
+        (400, "", False),
+        (403, "", False),
+        (403, "maintenance", True),
+        (408, "", True),
+        (409, "already_processing", True),
+        (409, "voice_already_exists", True),
+        (429, "", False),
+        (429, "system_busy", False),
+        (500, "", True),
+        (504, "", True),
+    ],
 )
-def test_maybe_done(status: int, maybe_done: bool) -> None:
-    """Only after the provider's own failure may the work have been done."""
-    failure = classify(status, {}, b"", refused=failures.SampleRejected, gone=GONE)
+def test_maybe_done(status: int, word: str, maybe_done: bool) -> None:
+    """Work that may be asked for again may have been done, unless a 429 refused it."""
+    body = json.dumps({"detail": {"code": word}}).encode()
+
+    failure = classify(status, {}, body, refused=failures.SampleRejected, gone=GONE)
 
     assert maybe_done is failure.maybe_done

@@ -448,9 +448,22 @@ async def test_ids_that_do_not_fit_are_not_kept(
     assert [] == await values(database, "SELECT marker FROM voices WHERE voice_id IS NOT NULL")
 
 
-async def test_unreadable_create_that_made_a_voice(cloning, emulator: Emulator, speech: bytes) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 200, "body": "<html>OK</html>"},
+        {"status": 408, "body": "<html>408 Request Time-out</html>"},
+        {"error": "already_processing"},
+        {"error": "voice_already_exists"},
+        {"status": 403, "body": {"detail": {"code": "maintenance"}}},
+    ],
+    ids=str,
+)
+async def test_odd_answer_to_a_create_that_made_a_voice(
+    cloning, emulator: Emulator, speech: bytes, fault: dict[str, Any]
+) -> None:
     """The voice is found by its marker, so it is used and paid for once."""
-    emulator.faults.set(Fault(method="POST", path=CREATE, status=200, body="<html>OK</html>", work_done=True))
+    emulator.faults.set(Fault(method="POST", path=CREATE, work_done=True, **fault))
     async with cloning() as cloner:
         answer = await cloner.PrepareCall(call(speech), timeout=10)
 
