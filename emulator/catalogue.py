@@ -84,21 +84,25 @@ class VoicePage(msgspec.Struct, kw_only=True):
     next_page_token: str | None
 
 
-def search(voices: Voices, query: VoiceQuery) -> VoicePage:
+def search(voices: Voices, query: VoiceQuery, *, default_voices: bool = False) -> VoicePage:
     """One page of what matches.
 
     A token stands for the last voice shown, so voices that come and go between two pages shift nothing.
     Premade voices, unless they were asked for, come on top of `page_size` on the first page, as they do at
-    the provider.
+    the provider: those that match, or with `default_voices` all of them.
     """
     found = voices.listed(query.matches)
-    added = [] if query.asks_for_premade() else [voice for voice in found if voice.is_premade]
+    asked_for = query.asks_for_premade()
     descending = query.sort_direction == "desc"
-    paged = sorted(found[len(added) :], key=query.rank, reverse=descending)
+    paged = sorted(
+        (voice for voice in found if asked_for or not voice.is_premade), key=query.rank, reverse=descending
+    )
+    added: list[Voice] = []
     if query.next_page_token is not None:
-        added = []
         last = _read_token(query.next_page_token, query)
         paged = [v for v in paged if (query.rank(v) < last if descending else query.rank(v) > last)]
+    elif not asked_for:
+        added = [voice for voice in (voices if default_voices else found) if voice.is_premade]
     shown = paged[: query.page_size]
     has_more = len(paged) > len(shown)
     return VoicePage(

@@ -11,8 +11,8 @@ may be combined; it happens in this order:
 6. `drop: "after"`: the connection is closed, the work done
 7. `truncate`: the answer's head and half of its body, then the connection is closed
 
-`requires_verification` and `search_lag` change the work of `POST /v1/voices/add` itself. Faults take effect
-before the API key is checked, as those of a proxy do.
+`requires_verification` and `search_lag` change the work of `POST /v1/voices/add` itself, `default_voices`
+that of `GET /v2/voices`. Faults take effect before the API key is checked, as those of a proxy do.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ Moment = Literal["before", "after"]
 Duration = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 
 CREATE = ("POST", "/v1/voices/add")
+SEARCH = ("GET", "/v2/voices")
 NO_BODY = (204, 304)
 
 
@@ -65,6 +66,8 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     truncate: bool = False
     requires_verification: bool = False
     search_lag: SearchLag | None = None
+    default_voices: bool = False
+    """Premade voices are added to the first page whatever the search asks for, also for a category."""
 
     def __post_init__(self) -> None:
         """Refuse a fault that could not do what it says."""
@@ -83,6 +86,8 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("headers must be printable ASCII")
         if (self.requires_verification or self.search_lag) and (self.method, self.path) != CREATE:
             raise ValueError("requires_verification and search_lag are for POST /v1/voices/add")
+        if self.default_voices and (self.method, self.path) != SEARCH:
+            raise ValueError("default_voices is for GET /v2/voices")
 
     def answer(self, trace_id: str) -> Answer | None:
         """What is answered instead of doing the work; None to do the work."""

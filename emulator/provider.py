@@ -64,9 +64,12 @@ async def get_voices(voices: NamedDependency[Voices]) -> dict[str, list[Voice]]:
 
 
 @get("/v2/voices", permission="voices_read")
-async def search_voices(received: NamedDependency[Received], voices: NamedDependency[Voices]) -> VoicePage:
+async def search_voices(
+    received: NamedDependency[Received], fault: NamedDependency[Fault], voices: NamedDependency[Voices]
+) -> VoicePage:
     """One page of the voices that match."""
-    return search(voices, query(received.query, VoiceQuery, lists=LISTS))
+    asked = query(received.query, VoiceQuery, lists=LISTS)
+    return search(voices, asked, default_voices=fault.default_voices)
 
 
 @get("/v1/voices/{voice_id:str}", permission="voices_read")

@@ -32,6 +32,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 VOICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NOT_CLONED = ("premade", "generated", "professional", "famous", "high_quality")
 PAGE_TOKEN = re.compile(r"[!-~]{1,2048}")
 # The overrides that we may send in a conversation.
 OVERRIDES = ("tts.voice_id", "agent.first_message")
@@ -72,7 +73,7 @@ class ListedVoice(msgspec.Struct, frozen=True):
 
 
 class VoicePage(msgspec.Struct, frozen=True):
-    """One page of a search, without entries that cannot be read or exceed the number that was asked for."""
+    """One page of cloned voices, without entries that cannot be read or exceed the number asked for."""
 
     voices: list[ListedVoice]
     has_more: bool = False
@@ -159,13 +160,14 @@ def read_voice(body: bytes, voice_id: str) -> ListedVoice:
 
 
 def read_page(body: bytes, *, most: int = 100) -> VoicePage:
-    """One page of a search for that many voices at most."""
+    """One page of a search for that many cloned voices at most."""
     page = _decode(body, _Page)
     if page.next_page_token and not PAGE_TOKEN.fullmatch(page.next_page_token):
         raise ProtocolBroken
-    voices = [voice for entry in page.voices[:most] if (voice := _listed(entry)) is not None]
-    if len(voices) < len(page.voices):
-        log.warning("voices of a list not readable", voices=len(page.voices) - len(voices))
+    entries = [entry for entry in page.voices if not _added(entry)]
+    voices = [voice for entry in entries[:most] if (voice := _listed(entry)) is not None]
+    if len(voices) < len(entries):
+        log.warning("voices of a list not readable", voices=len(entries) - len(voices))
     return VoicePage(voices, page.has_more, page.next_page_token or None)
 
 
@@ -205,6 +207,11 @@ def _decode(body: bytes, kind: type[T]) -> T:
         return loose_json.decode(body, kind)
     except loose_json.JsonUnreadable as failure:
         raise ProtocolBroken from failure
+
+
+def _added(entry: object) -> bool:
+    """Whether a voice was added to the page: default voices are, on top of the number that was asked for."""
+    return isinstance(entry, dict) and entry.get("category") in NOT_CLONED
 
 
 def _listed(entry: object) -> ListedVoice | None:

@@ -252,6 +252,18 @@ def test_ids_that_do_not_fit(voice_id: Any) -> None:
     assert spoken == (AgentVoice(None, "Hi") if voice_id in ("", None) else None)
 
 
+def test_voices_that_were_added_to_a_page() -> None:
+    """Default voices in front count for nothing: they hide no voice that was asked for."""
+    added = [{"voice_id": f"default{number}", "category": "premade"} for number in range(21)]
+    asked = [{"voice_id": f"cloned{number}", "category": "cloned"} for number in range(5)]
+    # A category that nobody knows yet is no reason to miss a voice; one that is none is no category.
+    odd = [{"voice_id": "odd1", "category": "new"}, {"voice_id": "odd2", "category": ["premade"]}]
+
+    page = read_page(json.dumps({"voices": [*added, *odd, *asked]}).encode(), most=4)
+
+    assert ["odd1", "odd2", "cloned0", "cloned1"] == [voice.voice_id for voice in page.voices]
+
+
 @pytest.mark.parametrize("fits", ["x", "x" * 64, "c38kUX8pkfYO2kHyqfFy", "_-_", "..."], ids=repr)
 def test_ids_that_fit(fits: str) -> None:
     """The shortest and the longest id are taken, and dots alone are none."""

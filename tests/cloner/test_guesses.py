@@ -1,6 +1,7 @@
 """Nothing irreversible follows from an answer that nobody can read, and nobody's voice is taken for another's."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from precall.v1 import cloning_pb2 as pb
 from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
+from emulator.voices import Voice
 from tests.cloner.adversary import Adversary, http_answer
 from tests.cloner.clock import Clock
 from tests.kit.failures import refusal
@@ -350,6 +352,30 @@ async def test_lists_of_more_than_was_asked_for(cloning, emulator: Emulator) -> 
 
     assert [300] == [line["voices"] for line in told]
     assert [] == emulator.requests.matching(method="DELETE")
+
+
+async def test_default_voices_on_the_first_page(cloning, emulator: Emulator, speech: bytes) -> None:
+    """They come on top of what was asked for, and hide neither a voice that is looked for nor an orphan."""
+    clock, made = Clock(), int(time.time()) + 1
+    for number in range(200):
+        emulator.voices.put(Voice(voice_id=f"default{number}", name="Default", category="premade"))
+    emulator.faults.set(
+        Fault(method="GET", path=LIST, times=None, default_voices=True),
+        Fault(method="POST", path=CREATE, drop="after"),
+    )
+    async with cloning(
+        now=clock, precall_deployment="ours", reconcile_seconds=0.1, reconcile_grace_seconds=0.0
+    ) as cloner:
+        with capture_logs() as logs:
+            found = await cloner.PrepareCall(call(speech), timeout=10)
+            labels = {"precall": "precall-ours-nobody", "precall_deployment": "ours"}
+            emulator.voices.put(Voice(voice_id="orphan", name="o", labels=labels, created_at_unix=made))
+            clock.ahead = 10
+            await emulator.requests.wait(method="DELETE", stage="finished")
+
+    assert [found.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+    assert [] == [line for line in logs if line["event"] == "voices of a list not readable"]
 
 
 @pytest.mark.parametrize("requires_verification", [False, True])

@@ -233,6 +233,24 @@ async def test_search_lag_in_searches(http: httpx.AsyncClient, emulator: Emulato
     assert (200, [0, 0, 1]) == (direct, found)
 
 
+async def test_default_voices_of_any_search(http: httpx.AsyncClient, emulator: Emulator) -> None:
+    """Adds premade voices to the first page and to no other, also where a category was asked for."""
+    emulator.faults.set(Fault(method="GET", path="/v2/voices", times=None, default_voices=True))
+    for _ in range(2):
+        await create(http)
+    asked = {"category": "cloned", "search": "ana", "page_size": 1}
+
+    first = (await http.get("/v2/voices", params=asked)).json()
+    second = (
+        await http.get("/v2/voices", params={**asked, "next_page_token": first["next_page_token"]})
+    ).json()
+
+    assert (["premade"] * 3 + ["cloned"], ["cloned"]) == (
+        [voice["category"] for voice in first["voices"]],
+        [voice["category"] for voice in second["voices"]],
+    )
+
+
 def test_search_lag_in_seconds() -> None:
     """Misses a new voice for so many seconds."""
     now = [1_000.0]
