@@ -22,6 +22,7 @@ is our own fixed sentence, never ElevenLabs' words, which can repeat what was se
 
 import re
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import ClassVar
 
 import msgspec
@@ -333,8 +334,14 @@ def _detail(body: bytes) -> object:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that `Retry-After` asks for, an hour at most. This API does not use its form of a date."""
+    """The seconds that `Retry-After` asks for, an hour at most; ElevenLabs' own clock counts for a date."""
     text = headers.get("retry-after", "")
-    if not (text.isascii() and text.isdigit() and len(text) < 6):
+    try:
+        if text.isascii() and text.isdigit():
+            seconds = float(text)
+        else:
+            wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers.get("date", ""))
+            seconds = max(0.0, wait.total_seconds())
+    except (ValueError, TypeError, OverflowError, IndexError):  # what the parser raises for no date
         return None
-    return min(float(text), LONGEST_RETRY_AFTER_SECONDS)
+    return min(seconds, LONGEST_RETRY_AFTER_SECONDS)

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloner.provider import failures
 from cloner.provider.failures import classify
@@ -88,15 +90,44 @@ def test_other_bodies(status: int, body: bytes, expected: type[failures.Provider
     assert expected is type(failure)
 
 
+DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
+
+
 @pytest.mark.parametrize(
-    ("header", "expected"),
-    [("3", 3.0), ("0", 0.0), ("", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("9" * 50, None), ("²", None)],
+    ("header", "date", "expected"),
+    [
+        ("3", "", 3.0), ("0", "", 0.0), ("030", "", 30.0), ("99999", "", 3_600.0), ("604800", "", 3_600.0),
+        ("9" * 8_000, "", 3_600.0),
+        ("Wed, 21 Oct 2026 07:28:30 GMT", DATE, 30.0),
+        ("Wednesday, 21-Oct-26 07:28:30 GMT", DATE, 30.0),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", DATE, 0.0),
+        ("Thu, 22 Oct 2026 07:28:00 GMT", DATE, 3_600.0),
+        ("Wed, 21 Oct 2026 07:28:30 GMT", "", None), ("Wed, 21 Oct 2026 07:28:30 GMT", "today", None),
+        ("Wed, 21 Oct 2026 07:28:30 -0000", DATE, None),
+        ("Wed, 99 Oct 2026 07:28:30 GMT", DATE, None),
+        ("Wed, 21 Oct 2026 07:28:30 +9999999999999999999", DATE, None),
+        ("", "", None), ("", DATE, None), ("-1", DATE, None), ("1.5", DATE, None), ("3, 4", DATE, None),
+        ("²", DATE, None), ("x" * 8_000, DATE, None),
+    ],
+    ids=lambda text: str(text)[:40],
 )  # fmt: skip
-def test_retry_after(header: str, expected: float | None) -> None:
-    """Takes the seconds of Retry-After, and nothing that is not a small number."""
-    failure = classify(429, {"retry-after": header}, b"", refused=failures.SampleRejected, gone=GONE)
+def test_retry_after(header: str, date: str, expected: float | None) -> None:
+    """Takes seconds and dates, an hour at most; a date counts from that of the answer."""
+    headers = {"retry-after": header, "date": date}
+
+    failure = classify(429, headers, b"", refused=failures.SampleRejected, gone=GONE)
 
     assert expected == failure.retry_after
+
+
+@given(text=st.text(st.sampled_from('Wed, 21 Oct 2026 07:28:00 GMT+-:;/\t"()\\é'), max_size=60))
+def test_retry_after_of_any_text(text: str) -> None:
+    """Whatever it is, the failure is the one that it is without it."""
+    failure = classify(
+        429, {"retry-after": text, "date": DATE}, b"", refused=failures.SampleRejected, gone=GONE
+    )
+
+    assert failures.Busy is type(failure)
 
 
 @pytest.mark.parametrize(
