@@ -234,7 +234,7 @@ class Janitor:
                     continue
                 except ProviderFailure as refused:
                     failure = refused
-                pause = pause_after(row.tries)
+                pause = pause_after(row.tries, failure)
                 await self._store.write(departures.postpone_deletion, row.marker, due_at=self._now() + pause)
                 log_postponed("voice not deleted yet", failure, ids, tries=row.tries, next_try_seconds=pause)
 

@@ -59,16 +59,19 @@ class Marked:
 
         Raises NotLookedFor if ElevenLabs has answered no search.
         """
-        answered = False
+        answered, asked = False, 0.0
         for pause in LOOKS:
-            await asyncio.sleep(pause)
+            await asyncio.sleep(max(pause, asked))
             try:
                 deadline = asyncio.get_running_loop().time() + LOOK_SECONDS
                 page = await self._provider.search_voices(marker, deadline=deadline)
             except ProviderFailure as failure:
                 log.warning("marker not looked for", reason=failure.reason)
+                asked = failure.retry_after or 0.0
+                if asked > LOOK_SECONDS:
+                    break
                 continue
-            answered = True
+            answered, asked = True, 0.0
             for voice in page.voices:
                 if marker_in(voice) == marker or marker in (voice.description or ""):
                     return voice

@@ -23,9 +23,10 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 300.0)
 MANY_TRIES = 5
 
 
-def pause_after(tries: int) -> float:
-    """How many seconds to wait after so many tries."""
-    return PAUSES[min(tries, len(PAUSES)) - 1]
+def pause_after(tries: int, failure: ProviderFailure | None = None) -> float:
+    """How many seconds to wait after so many tries, and no less than ElevenLabs asks for with the failure."""
+    asked = 0.0 if failure is None else failure.retry_after or 0.0
+    return max(PAUSES[min(tries, len(PAUSES)) - 1], asked)
 
 
 def ids_of(call: CallRow | None, voice: VoiceRow | None) -> dict[str, str]:

@@ -22,8 +22,9 @@ log = structlog.get_logger()
 
 # How long an agent that is being put back is locked.
 HOLD_SECONDS = 30.0
-# The longest pause before an agent is tried again; it stays locked meanwhile.
-LONGEST_AGENT_SECONDS = 60.0
+# The longest pause before an agent is tried again, and the longest that `Retry-After` can make of it.
+# Meanwhile the agent stays locked, and has a caller's voice and name.
+LONGEST_AGENT_SECONDS, LONGEST_ASKED_SECONDS = 60.0, 300.0
 AGENTS = 10_000
 # How long a deletion waits for an agent that is being put back, and how often it looks.
 SOON_SECONDS, LOOK_SECONDS = 2.0, 0.1
@@ -79,7 +80,13 @@ class Removal:
                     current = await self._store.read(voices.get, row.marker)
                     if current is None or current.state == "gone":
                         return True
-        except (failures.ProviderFailure, TimeoutError):
+        except failures.ProviderFailure as failure:
+            if failure.retry_after is not None:
+                # The janitor would ask again at its next tick.
+                due_at = self._now() + failure.retry_after
+                await self._store.write(departures.postpone_deletion, row.marker, due_at=due_at)
+            return False
+        except TimeoutError:
             return False
         return True
 
@@ -133,7 +140,8 @@ class Removal:
 
     async def _postpone(self, row: AgentRow, failure: failures.ProviderFailure) -> None:
         tries = self._tries[row.agent_id] = self._tries.get(row.agent_id, 0) + 1
-        pause = min(pause_after(tries), LONGEST_AGENT_SECONDS)
+        longest = LONGEST_AGENT_SECONDS if failure.retry_after is None else LONGEST_ASKED_SECONDS
+        pause = min(pause_after(tries, failure), longest)
         await self._store.write(agents.unlock, row.agent_id, holder=self._holder, until=self._now() + pause)
         call = await self._store.read(calls.latest, call_id=row.call_id)
         voice = await self._store.read(voices.get, row.marker)

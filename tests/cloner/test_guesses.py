@@ -80,6 +80,66 @@ async def test_agent_is_put_back_in_the_end(
         assert id_ == span.attributes[name]
 
 
+LATER = {"error": "system_busy", "headers": {"Retry-After": "120"}}
+
+
+@pytest.mark.parametrize(("asked", "pause"), [("120", 120.0), ("3600", 300.0)])
+async def test_put_back_when_elevenlabs_says(
+    cloning, emulator: Emulator, speech: bytes, eventually, asked: str, pause: float
+) -> None:
+    """Retry-After is kept to in the background as well; an agent waits for five minutes at most."""
+    before, clock = spoken(emulator), Clock()
+
+    async with cloning(now=clock) as cloner:
+        with capture_logs() as logs:
+            await cloner.PrepareCall(call(speech), timeout=10)
+            emulator.faults.set(
+                Fault(method="PATCH", path=AGENT, error="system_busy", headers={"Retry-After": asked})
+            )
+            await end(cloner)
+            await eventually(clock.passing_pauses(logs, lambda: before == spoken(emulator)))
+
+    told = [line for line in logs if line["event"] == "agent not put back yet"]
+    assert [pause] == [line["next_try_seconds"] for line in told]
+
+
+async def test_deletion_when_elevenlabs_says(
+    cloning, emulator: Emulator, speech: bytes, database: str, eventually
+) -> None:
+    """Retry-After is kept to, whether the janitor was told or the request that had the voice deleted."""
+    clock = Clock()
+
+    async with cloning(now=clock, voice_clone_keep_hours=0.0) as cloner:
+        with capture_logs() as logs:
+            await cloner.PrepareCall(call(speech), timeout=10)
+            emulator.faults.set(Fault(method="DELETE", path=VOICE, **LATER))
+            await end(cloner)
+            await eventually(clock.passing_pauses(logs, lambda: not emulator.voices.custom))
+        sample = pb.CloneVoiceRequest(caller=call(b"", 2).caller, sample=speech)
+        made = (await cloner.CloneVoice(sample, timeout=10)).voice.voice_id
+        emulator.faults.set(Fault(method="DELETE", path=VOICE, times=None, **LATER))
+        await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=made), timeout=10)
+        ((due_at,),) = await values(database, f"SELECT due_at FROM voices WHERE voice_id = '{made}'")
+
+    (told,) = [line for line in logs if line["event"] == "voice not deleted yet"]
+    assert 120.0 == told["next_try_seconds"]
+    assert 100.0 < due_at - clock()
+
+
+async def test_marker_that_is_not_to_be_looked_for_yet(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Where Retry-After is longer than anybody waits, nothing more is asked, and nothing made twice."""
+    async with cloning(precall_deployment="ours") as cloner:
+        # The list that every start asks for.
+        await emulator.requests.wait(path=LIST, stage="finished")
+        emulator.faults.set(
+            Fault(method="POST", path=CREATE, drop="after"),
+            Fault(method="GET", path=LIST, times=None, **LATER),
+        )
+        assert "PROVIDER_UNAVAILABLE" == (await refusal(cloner.PrepareCall(call(speech), timeout=10)))[0]
+
+    assert [1, 2] == [len(emulator.requests.matching(path=path)) for path in (CREATE, LIST)]
+
+
 @pytest.mark.parametrize(
     "error", ["agent_not_found", {"status": 400, "body": {"detail": {"code": "agent_not_found"}}}]
 )
