@@ -94,6 +94,8 @@ class Agent(msgspec.Struct, frozen=True):
     """None if it could not be stored and put back unchanged."""
 
     refused_leaves: frozenset[str]
+    on_main_branch: bool
+    """Whether this is the version that calls get; assumed where the answer names no branches."""
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +131,8 @@ class _Config(msgspec.Struct):
 class _Agent(msgspec.Struct):
     conversation_config: object
     platform_settings: object = None
+    branch_id: object = None
+    main_branch_id: object = None
 
 
 class _Deleted(msgspec.Struct):
@@ -180,7 +184,12 @@ def read_deleted(body: bytes) -> None:
 def read_agent(body: bytes) -> Agent:
     """How an agent speaks, and what its settings refuse."""
     agent = _decode(body, _Agent)
-    return Agent(_spoken(agent.conversation_config), _refused_leaves(agent.platform_settings))
+    branches = agent.branch_id, agent.main_branch_id
+    return Agent(
+        _spoken(agent.conversation_config),
+        _refused_leaves(agent.platform_settings),
+        on_main_branch=branches[0] == branches[1] or not all(isinstance(name, str) for name in branches),
+    )
 
 
 def read_subscription(body: bytes) -> Subscription:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 import msgspec
+import structlog
 
 from callerid import identifier
 from cloner.measures import UNMEASURED, Measures
@@ -27,6 +28,8 @@ from cloner.provider.turns import Queue, Turns
 from telemetry.parts import part
 
 __all__ = ["Agent", "AgentVoice", "ElevenLabs", "ListedVoice", "NewVoice", "VoicePage"]
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -163,7 +166,10 @@ class ElevenLabs:
         return answers.read_agent(answer)
 
     async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
-        """Gives the agent a voice, a greeting or both, and changes nothing else. Returns what it has then."""
+        """Gives the agent a voice, a greeting or both, and changes nothing else. Returns what it has then.
+
+        If ElevenLabs changed another branch than the main one, nothing is known of what calls get.
+        """
         config: dict[str, dict[str, str]] = {}
         if wanted.voice_id is not None:
             config["tts"] = {"voice_id": wanted.voice_id}
@@ -175,10 +181,13 @@ class ElevenLabs:
             gone={**NO_AGENT, "voice_not_found": failures.AgentRejected},
             json={"conversation_config": config},
         )  # fmt: skip
-        after = _read_done(answer, answers.read_agent).voice
-        if after is None:
+        after = _read_done(answer, answers.read_agent)
+        if after.voice is None:
             raise ProtocolBroken(maybe_done=True)
-        return after
+        if not after.on_main_branch:
+            log.warning("agent changed on a branch that is not its main one", agent_id=agent_id)
+            return AgentVoice(None, None)
+        return after.voice
 
     async def subscription(self, *, deadline: float) -> Subscription:
         """How much of the account is used."""

@@ -173,6 +173,32 @@ async def test_update_that_is_not_what_was_asked_for(
     assert before == spoken(emulator)
 
 
+@pytest.mark.parametrize(
+    ("branch", "told"), [("agtbrch_other", 1), (None, 0), (7, 0)], ids=["other", "none", "not a name"]
+)
+async def test_agent_that_is_changed_on_a_branch(
+    cloning, emulator: Emulator, speech: bytes, eventually, branch: Any, told: int
+) -> None:
+    """An update of another branch than calls get is none; what it wrote there is put back all the same."""
+    before = spoken(emulator)
+    emulator.agents["agent_demo"]["branch_id"] = branch
+
+    async with cloning() as cloner:
+        with capture_logs() as logs:
+            answer = await cloner.PrepareCall(call(speech), timeout=10)
+            written = spoken(emulator)
+            await end(cloner)
+            await eventually(lambda: before == spoken(emulator))
+            await eventually(lambda: [line for line in logs if line["event"] == "agent restored"])
+
+    assert (answer.voice.voice_id, answer.agent_updated) == (written[0], not told)
+    assert [("warning", "agent_demo")] * 2 * told == [
+        (line["log_level"], line["agent_id"])
+        for line in logs
+        if line["event"] == "agent changed on a branch that is not its main one"
+    ]
+
+
 async def test_agent_with_a_voice_of_ours_that_nobody_noted(
     cloning, emulator: Emulator, speech: bytes, database: str
 ) -> None:
