@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from emulator.errors import refused
+from emulator.errors import not_found, refused
 from emulator.inputs import checked
 from emulator.voices import PREMADE, Fraction, Voices
 
@@ -168,7 +168,7 @@ class Agents:
         try:
             return self._agents[agent_id]
         except KeyError:
-            raise refused("agent_not_found") from None
+            raise not_found("agent_not_found", agent_id) from None
 
     def put(self, agent_id: str, parts: Json) -> Json:
         """Place an agent: the given parts over the defaults, unchecked, in place of any of the same id."""

@@ -12,12 +12,15 @@ wire, it is here as it was seen; where only its code is documented, it has the c
 made of the code.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from emulator.answer import Answer
+
+ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,11 @@ def refused(name: str, message: str | None = None) -> Refused:
     """The refusal of that name, with a message of its own if one is given."""
     error = ERRORS[name]
     return Refused(error if message is None else error.saying(message))
+
+
+def not_found(name: str, resource_id: str, message: str | None = None) -> Refused:
+    """The refusal of that name for an id that nothing has, or of an id that nothing can have."""
+    return refused(name, message) if ID.fullmatch(resource_id) else refused("invalid_uid")
 
 
 def unprocessable(*entries: dict[str, Any]) -> Refused:

@@ -18,6 +18,10 @@ EXPECTED = {
     "array": ("list_type", "Input should be a valid list"),
     "object": ("dict_type", "Input should be a valid dictionary"),
 }
+BOUNDS = {
+    "<=": ("less_than_equal", "less than or equal to", "le"),
+    ">=": ("greater_than_equal", "greater than or equal to", "ge"),
+}
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -55,6 +59,10 @@ def _refusal(message: str, place: str) -> Refused:
     loc += [int(index) if index else name for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]", where)]
     if missing := re.fullmatch(r"Object missing required field `(.+)`", what):
         return unprocessable(entry("missing", [*loc, missing[1]], "Field required"))
+    if bound := re.fullmatch(r"Expected `(?:int|float)` ([<>]=) (\S+)", what):
+        kind, words, name = BOUNDS[bound[1]]
+        told = entry(kind, loc, f"Input should be {words} {bound[2]}")
+        return unprocessable({**told, "ctx": {name: msgspec.json.decode(bound[2])}})
     expected = re.match(r"Expected `(\w+)", what)
     kind, msg = EXPECTED.get(expected[1] if expected else "", ("value_error", what.replace("`", "'")))
     return unprocessable(entry(kind, loc, msg))

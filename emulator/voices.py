@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from emulator.errors import MONTHLY_LIMIT, VOICE_LIMIT, refused
+from emulator.errors import MONTHLY_LIMIT, VOICE_LIMIT, not_found, refused
 from emulator.faults import SearchLag
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -147,7 +147,8 @@ class Voices:
         try:
             return self._voices[voice_id]
         except KeyError:
-            raise refused("voice_not_found", f"A voice with the voice_id {voice_id} was not found.") from None
+            message = f"A voice with the voice_id {voice_id} was not found."
+            raise not_found("voice_not_found", voice_id, message) from None
 
     def owned(self, voice_id: str) -> Voice:
         """The voice of that id if it may be changed, or the provider's refusal."""

@@ -229,6 +229,37 @@ async def test_malformed_patch(http: httpx.AsyncClient, content: bytes, loc: lis
     assert (422, loc) == (reply.status_code, reply.json()["detail"][0]["loc"])
 
 
+@pytest.mark.parametrize(
+    ("query", "kind", "message"),
+    [
+        ({"page_size": 101}, "less_than_equal", "Input should be less than or equal to 100"),
+        ({"page_size": 0}, "greater_than_equal", "Input should be greater than or equal to 1"),
+        ({"page_size": "x"}, "int_type", "Input should be a valid integer"),
+    ],
+    ids=str,
+)
+async def test_number_in_a_query(
+    http: httpx.AsyncClient, query: dict[str, Any], kind: str, message: str
+) -> None:
+    """Says of a number that is out of bounds which bound it is, and of what is no number that it is none."""
+    reply = await http.get("/v2/voices", params=query)
+
+    (told,) = reply.json()["detail"]
+    assert (422, kind, message, ["query", "page_size"]) == (
+        reply.status_code, told["type"], told["msg"], told["loc"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/v1/voices/a%20b", "/v1/voices/a.b", "/v1/convai/agents/%C3%A9"])
+async def test_malformed_id(http: httpx.AsyncClient, path: str) -> None:
+    """Tells an id that nothing can have from one that nothing has."""
+    reply = await http.get(path)
+
+    assert (400, "bad_request", "invalid_uid") == (
+        reply.status_code, reply.json()["detail"]["code"], reply.json()["detail"]["status"],
+    )  # fmt: skip
+
+
 async def test_bad_page_token(http: httpx.AsyncClient) -> None:
     """Refuses a page token that it did not give."""
     reply = await http.get("/v2/voices", params={"next_page_token": "x"})
