@@ -30,12 +30,14 @@ def main() -> int:
         from cloner.process import run
         from telemetry import logs
         from telemetry.metrics import observing
+        from telemetry.output import Output
 
-    logs.configure("cloner", level=settings.log_level, form=settings.log_format)
-    logs.log_remarks(odd)
-    keep_large_blocks()
-    with observing("cloner", os.environ) as (tracers, meters):
-        return run(settings, tracers, meters)
+    with Output() as output:
+        logs.configure("cloner", level=settings.log_level, form=settings.log_format, output=output)
+        logs.log_remarks(odd)
+        keep_large_blocks()
+        with observing("cloner", os.environ) as (tracers, meters):
+            return run(settings, tracers, meters, output)
 
 
 if __name__ == "__main__":

@@ -17,19 +17,20 @@ from cloner.settings import Settings
 from cloner.voices.key import KeyUnavailable
 from environment import address
 from telemetry import logs
+from telemetry.output import Output
 
 __all__ = ["run"]
 
 
-def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider) -> int:
+def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status.
 
     2 if the database is another release's, 1 if nothing can be served.
     """
-    return uvloop.run(_serve(settings, tracers, meters))
+    return uvloop.run(_serve(settings, tracers, meters, output))
 
 
-async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvider) -> int:
+async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -40,7 +41,9 @@ async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvi
             checking_api_key(settings, tracers),
         ):
             structlog.get_logger().info("speaking to", url=settings.elevenlabs_base_url)
-            logs.log_ready("cloner", address(settings.cloner_host, port), form=settings.log_format)
+            logs.log_ready(
+                "cloner", address(settings.cloner_host, port), form=settings.log_format, output=output
+            )
             await stopped.wait()
     except AddressInUse:
         where = address(settings.cloner_host, settings.cloner_port)

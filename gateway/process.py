@@ -15,6 +15,7 @@ from environment import address
 from gateway.app import listening, serving
 from gateway.settings import Settings
 from telemetry import logs
+from telemetry.output import Output
 
 __all__ = ["run"]
 
@@ -25,9 +26,9 @@ log = structlog.get_logger()
 RESERVED_DESCRIPTORS = 128
 
 
-def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider) -> int:
+def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status."""
-    return uvloop.run(_serve(_with_descriptors(settings), tracers, meters))
+    return uvloop.run(_serve(_with_descriptors(settings), tracers, meters, output))
 
 
 def _with_descriptors(settings: Settings) -> Settings:
@@ -45,7 +46,7 @@ def _with_descriptors(settings: Settings) -> Settings:
     return structs.replace(settings, precall_max_connections=most)
 
 
-async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvider) -> int:
+async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
     stopped = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
@@ -57,6 +58,6 @@ async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvi
         print(f"gateway: cannot listen on {where}: {why}", file=sys.stderr)
         return 1
     async with serving(settings, tracers, listener, meters=meters) as url:
-        logs.log_ready("gateway", url, form=settings.log_format)
+        logs.log_ready("gateway", url, form=settings.log_format, output=output)
         await stopped.wait()
     return 0

@@ -4,11 +4,9 @@ The text of a foreign exception can hold anything, even a caller's name or a req
 is logged as its type and the place where it was raised, never as its text.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal
 
@@ -18,15 +16,22 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from environment import Remark
 from telemetry.facts import keyed
+from telemetry.output import Output
 
 __all__ = ["add_keys", "add_trace", "configure", "exception_place", "log_ready", "log_remarks"]
 
 # These log for every request what the spans say better, or show the values of an SQL statement.
 NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
+READY = "ready"
 
 
-def configure(service: str, *, level: str, form: Literal["text", "json"]) -> None:
-    """Sends every log line of this process, libraries' included, to standard output in one form."""
+def configure(
+    service: str, *, level: str, form: Literal["text", "json"], output: logging.Handler | None = None
+) -> None:
+    """Sends every log line of this process, libraries' included, to standard output in one form.
+
+    Without an `output`, whoever logs waits until standard output has taken the line.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -54,7 +59,7 @@ def configure(service: str, *, level: str, form: Literal["text", "json"]) -> Non
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = output or logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_first_line, *shared],
@@ -80,14 +85,15 @@ def log_remarks(remarks: Iterable[Remark]) -> None:
         )
 
 
-def log_ready(service: str, address: str, *, form: Literal["text", "json"]) -> None:
+def log_ready(process: str, address: str, *, form: Literal["text", "json"], output: Output) -> None:
     """Writes, at any log level, the one line that says that a process serves, and at which address."""
-    sentence = f"{service} ready on {address}"
-    if form == "json":
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        told = {"event": sentence, "address": address, "service": service, "level": "info", "timestamp": now}
-        sentence = json.dumps(keyed(told))
-    print(sentence, flush=True)
+    sentence = f"{process} ready on {address}"
+    if form == "text":
+        output.write(sentence)
+        return
+    # The level of the root stays what was set.
+    logging.getLogger(READY).setLevel(logging.INFO)
+    structlog.get_logger(READY).info(sentence, address=address)
 
 
 def exception_place(failure: BaseException) -> str:

@@ -4,7 +4,8 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from precall.v1.cloning_pb2 import PrepareCallResponse
 
 from gateway.edge.limits import REST_SECONDS
+from tests.kit.ports import free_port
 from tests.kit.processes.gateway import SECRET, Start, ended, ready
 from tests.kit.valkey import running as running_valkey
 
@@ -41,6 +43,53 @@ async def test_no_grace(start: Start) -> None:
     await ready(process)
     process.terminate()
 
+    assert (0, "", "") == await ended(process)
+
+
+@contextmanager
+def nobody_reads() -> Iterator[int]:
+    """A pipe that is full. What was written into it is lost as the block ends."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4_096))
+    os.set_blocking(writer, True)
+    try:
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@contextmanager
+def full_disk() -> Iterator[int]:
+    """A file that takes nothing."""
+    with Path("/dev/full").open("wb", buffering=0) as file:
+        yield file.fileno()
+
+
+@pytest.mark.parametrize("output", [nobody_reads, full_disk])
+async def test_output_that_is_not_taken(
+    start: Start, client: httpx.AsyncClient, output: Callable[[], AbstractContextManager[int]]
+) -> None:
+    """Whether log lines are read holds up no start, no request and no end, and is nothing to tell of elsewhere."""
+    url, port = f"http://{own_address()}", free_port()
+    with output() as file:
+        process = await start(
+            output=file, ELEVENLABS_WEBHOOK_SECRET=SECRET, DRAIN_SECONDS="0",
+            PRECALL_WEBHOOK_HOST=own_address(), PRECALL_WEBHOOK_PORT=str(port),
+        )  # fmt: skip
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(httpx.ConnectError):
+                    answer = await client.post(f"{url}:{port}/webhook", content=b"{}")
+                    break
+                await asyncio.sleep(0.01)
+        process.terminate()
+    # The pipe has no reader now, so nobody waits for one until the time for the last lines is up.
+
+    assert 401 == answer.status_code
     assert (0, "", "") == await ended(process)
 
 

@@ -173,27 +173,37 @@ class Program:
 
 @asynccontextmanager
 async def started(
-    module: str, *, environ: Mapping[str, str], folder: Path | None = None, imports: bool = False
+    module: str,
+    *,
+    environ: Mapping[str, str],
+    folder: Path | None = None,
+    imports: bool = False,
+    output: int | None = None,
 ) -> AsyncIterator[Process | Program]:
-    """`python -m module`, forked unless a test wants `imports` or sets what they read."""
+    """`python -m module`, forked unless a test wants `imports` or sets what they read.
+
+    If it is given an `output`, a fork writes there.
+    """
     imports = imports or any(name.startswith(READ_BY_IMPORTS) for name in environ)
     async with (
         python("-m", module, env=environ, cwd=folder)
         if imports
-        else program(module, environ=environ, folder=folder) as begun
+        else program(module, environ=environ, folder=folder, output=output) as begun
     ):
         yield begun
 
 
 @asynccontextmanager
 async def program(
-    module: str, *, environ: Mapping[str, str], folder: Path | None = None
+    module: str, *, environ: Mapping[str, str], folder: Path | None = None, output: int | None = None
 ) -> AsyncIterator[Program]:
     """`python -m module`, with nothing in its environment but this. Killed if it still runs as the block ends."""
     import_everything()
     async with AsyncExitStack() as stack:
         pipes = [os.pipe() for _ in range(2)]
         files = [None, *(theirs for _, theirs in pipes)]
+        if output is not None:
+            files[1] = output
         child = stack.enter_context(closing(Child(_become, module, (), dict(environ), folder, files=files)))
         for _, theirs in pipes:
             os.close(theirs)

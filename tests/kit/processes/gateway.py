@@ -17,15 +17,18 @@ Start = Callable[..., Awaitable[Process]]
 
 
 @asynccontextmanager
-async def process(*, imports: bool = False, **settings: str) -> AsyncIterator[Process]:
+async def process(
+    *, imports: bool = False, output: int | None = None, **settings: str
+) -> AsyncIterator[Process]:
     """A gateway with no settings but these, to which a warning is an error.
 
-    It is forked from a process that has imported its modules, unless a test wants `imports`.
+    It is forked from a process that has imported its modules, unless a test wants `imports`. If it is given an
+    `output`, it writes there.
     """
     environ = {
         "PATH": os.environ["PATH"], "PYTHONWARNINGS": "error", "PRECALL_WEBHOOK_HOST": "127.0.0.1", **settings,
     }  # fmt: skip
-    async with started("gateway", environ=environ, imports=imports) as begun:
+    async with started("gateway", environ=environ, imports=imports, output=output) as begun:
         yield begun
 
 

@@ -1,0 +1,77 @@
+import logging
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from telemetry.output import Output
+
+# More than a pipe holds.
+LINE = "x" * 1_000
+MORE_THAN_FITS = 100
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Where lines are read, and where they are written."""
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+
+
+def log(output: Output, text: str, *values: object) -> None:
+    """Writes a line as a logger would."""
+    output.handle(logging.makeLogRecord({"msg": text, "args": values}))
+
+
+def test_order(pipe: tuple[int, int]) -> None:
+    """Lines leave in the order in which they were written, and all of them, before the block has ended."""
+    reader, writer = pipe
+    with os.fdopen(writer, "w", encoding="ascii") as file, Output(file) as output:
+        for number in range(500):
+            log(output, "%d", number)
+        output.write("conv é")
+
+    written = os.read(reader, 65_536).decode().splitlines()
+    assert [*map(str, range(500)), r"conv \xe9"] == written
+
+
+def test_nobody_reads(pipe: tuple[int, int]) -> None:
+    """A line never waits. What is too much is lost, and its number told once there is room."""
+    reader, writer = pipe
+    with ThreadPoolExecutor() as pool, capture_logs() as told:
+        with os.fdopen(writer, "w") as file, Output(file, most=MORE_THAN_FITS) as output:
+            for _ in range(10 * MORE_THAN_FITS):
+                log(output, LINE)
+            reading = pool.submit(Path(f"/proc/self/fd/{reader}").read_text)
+        kept = reading.result().splitlines()
+
+    assert {LINE} == set(kept)
+    assert [10 * MORE_THAN_FITS - len(kept)] == [line["lines"] for line in told]
+
+
+def test_end_with_nobody_who_reads(pipe: tuple[int, int]) -> None:
+    """The end waits for a reader for a bounded time."""
+    reader, writer = pipe
+    began = time.monotonic()
+    with os.fdopen(os.dup(writer), "w") as file, Output(file, last_seconds=0.05) as output:
+        for _ in range(MORE_THAN_FITS):
+            log(output, LINE)
+    took = time.monotonic() - began
+    os.close(writer)
+
+    assert 0.05 <= took < 5.0
+    assert os.read(reader, 1_000) == LINE.encode()
+
+
+def test_what_cannot_be_written(capfd: pytest.CaptureFixture[str]) -> None:
+    """A full disk, and a line that nobody can format, raise nothing, and are told nowhere else."""
+    with Path("/dev/full").open("w") as file, Output(file) as output:
+        log(output, "%d", "a secret")
+        log(output, LINE)
+
+    assert ("", "") == tuple(capfd.readouterr())
