@@ -59,7 +59,7 @@ TRANSPORT = (
 # How long calls on a connection of that age may still take: longer than any of them takes.
 CALL_GRACE_SECONDS, WATCH_GRACE_SECONDS = 90.0, 30.0
 
-# The methods that are measured by name; the name of any other is a stranger's text.
+# The methods that spans and metrics name; the name of any other is a stranger's text.
 METHODS = frozenset(method.lstrip("/") for method in RIGHTS)
 
 
@@ -119,11 +119,12 @@ def server_of(
 ) -> tuple[grpc.aio.Server, Health]:
     """The server with all its services, not started, and its health."""
     grace = max(CALL_GRACE_SECONDS, settings.watch_seconds + WATCH_GRACE_SECONDS)
+    access = AccessControl(lambda: None if clients is None else clients.current, measures)
     server = grpc.aio.server(
         interceptors=(
             draining,
-            RpcServerTracing(tracing, meters=meters, known=METHODS),
-            AccessControl(lambda: None if clients is None else clients.current, measures),
+            RpcServerTracing(tracing, meters=meters, known=METHODS, trusted=access.knows),
+            access,
             admission,
         ),
         options=(

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS, CLIENT_PORT
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import (
+    Link,
     NonRecordingSpan,
     Span,
     SpanContext,
@@ -31,6 +32,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from telemetry.facts import KEYS
 from telemetry.metrics import NOWHERE, duration
 from telemetry.parts import SCOPE, traced_by
+from telemetry.tracing import linked
 
 __all__ = ["RpcServerTracing"]
 
@@ -70,10 +72,11 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
 
     The request may be a message or a stream of one message.
 
-    gRPC is spoken inside our own network, so the caller's trace context is accepted; its baggage is not.
-    Calls of services for tools, such as health checks, get no span, and are not measured; what they log and
-    answer still has a trace id, the caller's if there is one. A method that is not `known` is measured as
-    `_OTHER`.
+    `trusted` tells by the metadata of a call whether it is a client's. A stranger's trace is linked instead,
+    so that no stranger chooses our trace ids or our sampling; nobody's baggage is accepted. Calls of services
+    for tools, such as health checks, get no span, and are not measured; what they log and answer still has a
+    trace id, the client's if there is one. The name of a method that is not `known` is a stranger's text:
+    it shows as `_OTHER`.
     """
 
     def __init__(
@@ -81,9 +84,11 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
         provider: TracerProvider,
         *,
         meters: MeterProvider = NOWHERE,
-        known: frozenset[str] = frozenset(),
+        known: frozenset[str],
+        trusted: Callable[[Any], bool] = lambda _: True,
     ) -> None:
         self._known = known
+        self._trusted = trusted
         self._seconds = duration(meters.get_meter("precall.rpc"), RPC_SECONDS, "Calls that were answered.")
         self._tracer = provider.get_tracer("precall.rpc")
         self._of_parts = provider.get_tracer(SCOPE)
@@ -122,28 +127,32 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    @staticmethod
-    def _named(_name: str, behavior: Any, metadata: Any) -> Any:
+    def _named(self, _name: str, behavior: Any, metadata: Any) -> Any:
         """Gives a call a trace id without making a span."""
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            known = get_current_span(_callers(metadata)).get_span_context()
+            context_of_caller, _ = self._origin(metadata)
+            callers = get_current_span(context_of_caller).get_span_context()
             named = SpanContext(
-                known.trace_id or IDS.generate_trace_id(), IDS.generate_span_id(), is_remote=False
+                callers.trace_id or IDS.generate_trace_id(), IDS.generate_span_id(), is_remote=False
             )
             with use_span(NonRecordingSpan(named)):
                 return await behavior(request, context)
 
         return call
 
-    def _traced(self, name: str, behavior: Any, metadata: Any) -> Any:
+    def _traced(self, method: str, behavior: Any, metadata: Any) -> Any:
+        name = method if method in self._known else "_OTHER"
+
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            origin, links = self._origin(metadata)
             with (
                 traced_by(self._of_parts),
                 self._tracer.start_as_current_span(
                     name,
-                    context=_callers(metadata),
+                    context=origin,
                     kind=SpanKind.SERVER,
+                    links=links,
                     attributes={RPC_SYSTEM: "grpc", RPC_METHOD: name},
                     record_exception=False,
                     set_status_on_exception=False,
@@ -171,7 +180,7 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
                         time.perf_counter() - began,
                         {
                             RPC_SYSTEM: "grpc",
-                            RPC_METHOD: name if name in self._known else "_OTHER",
+                            RPC_METHOD: name,
                             RPC_STATUS: code.name,
                             **({ERROR_TYPE: code.name} if failed else {}),
                         },
@@ -180,11 +189,12 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
 
         return call
 
-
-def _callers(metadata: Any) -> Context:
-    """The trace context that the caller sent; an empty one if there is none."""
-    carrier = {key: value for key, value in metadata or () if key in W3C.fields}
-    return W3C.extract(carrier, context=Context())
+    def _origin(self, metadata: Any) -> tuple[Context, list[Link]]:
+        """The trace context that a call continues, an empty one if it is none's, and what it links to."""
+        carrier = {key: value for key, value in metadata or () if key in W3C.fields}
+        if self._trusted(metadata):
+            return W3C.extract(carrier, context=Context()), []
+        return Context(), linked(carrier.get("traceparent", ""))
 
 
 def _client(peer: str) -> dict[str, str | int]:

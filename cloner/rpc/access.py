@@ -82,11 +82,26 @@ class AccessControl(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
+    def knows(self, metadata: Any) -> bool:
+        """Whether a call with such metadata is a client's."""
+        return self._client(metadata) is not None
+
+    def _client(self, metadata: Any) -> Client | None:
+        clients = self._clients()
+        if clients is None:
+            return ANYBODY
+        given = dict(metadata or ()).get("authorization", b"")
+        if isinstance(given, str):
+            given = given.encode()
+        # The name of the scheme may be in any case (RFC 9110, section 11.1).
+        scheme, _, token = given.strip().partition(b" ")
+        found = clients.known_by(token.strip())
+        return found if scheme.lower() == b"bearer" else None
+
     def _judged(self, method: str, handler: Handler, metadata: Any) -> Any:
         """Wraps a handler, so that only clients that have the right reach it."""
         behavior = handler.stream_stream if handler.response_streaming else handler.stream_unary
-        clients = self._clients()
-        client = ANYBODY if clients is None else _client(clients, metadata)
+        client = self._client(metadata)
         right = RIGHTS.get(method)
         # A stranger chooses the name of a method that is not served, so it is not logged.
         about_call = {"method": method.lstrip("/")} if right is not None else {}
@@ -143,16 +158,6 @@ class AccessControl(grpc.aio.ServerInterceptor):
             yield
         finally:
             self._under_way[client.name] -= 1
-
-
-def _client(clients: Clients, metadata: Any) -> Client | None:
-    given = dict(metadata or ()).get("authorization", b"")
-    if isinstance(given, str):
-        given = given.encode()
-    # The name of the scheme may be in any case (RFC 9110, section 11.1).
-    scheme, _, token = given.strip().partition(b" ")
-    found = clients.known_by(token.strip())
-    return found if scheme.lower() == b"bearer" else None
 
 
 def _refuse(context: Context, failure: Refused) -> None:

@@ -41,6 +41,8 @@ RIGHTS = {
     "DeleteVoice": "erase",
     "ForgetCaller": "erase",
 }
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+IDS = (0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331)
 METHODS = pb.DESCRIPTOR.services_by_name["CloningService"].methods
 
 
@@ -133,8 +135,8 @@ async def test_open_and_closed(cloning) -> None:
 
 
 async def test_trace_of_a_refusal(cloning, spans) -> None:
-    """A refusal of what gets no span is told with a trace id: the caller's, or else one of its own."""
-    theirs = (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
+    """A refusal of what gets no span is told with a trace id: a client's, or else one of its own."""
+    theirs = (("traceparent", PARENT),)
     asked = health_pb2.HealthCheckRequest(service="nothing")
     async with cloning() as cloner, grpc.aio.insecure_channel(f"127.0.0.1:{cloner.port}") as wire:
         check = health_pb2_grpc.HealthStub(wire).Check
@@ -143,9 +145,40 @@ async def test_trace_of_a_refusal(cloning, spans) -> None:
         refusals += [await failure(served(cloner.port, "v1", metadata)) for metadata in (None, theirs)]
     ids = [told(refusal).metadata["trace_id"] for refusal in refusals]
 
-    assert ["0af7651916cd43dd8448eb211c80319c"] * 2 == [ids[1], ids[3]]
-    assert 3 == len({*ids} - {"0" * 32})
+    assert "0af7651916cd43dd8448eb211c80319c" == ids[1]
+    assert 4 == len({*ids} - {"0" * 32})
     assert [] == [span.name for span in spans.finished() if span.name.startswith("grpc.")]
+
+
+async def test_trace_of_a_stranger(cloning, spans) -> None:
+    """Who has no token chooses neither the trace of a span nor its name; where no token is asked for, anybody may."""
+    theirs = (("traceparent", PARENT), ("tracestate", "theirs=31612345678"))
+    name = f"{SERVICE}/GetLimits"
+
+    async def ask(cloner: Any, token: str) -> str:
+        metadata = (*theirs, *with_token(token))
+        return await outcome(cloner.GetLimits(pb.GetLimitsRequest(), timeout=5, metadata=metadata))
+
+    async with cloning(cloner_clients=Toml(entry("crm", "token-of-the-crm"))) as cloner:
+        for token in ("token-of-the-crm", "token-of-nobody"):
+            await ask(cloner, token)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{cloner.port}") as wire:
+            await failure(wire.unary_unary("/Ivan/31612345678")(b"", timeout=5, metadata=theirs))
+    async with cloning() as cloner:
+        await ask(cloner, "token-of-nobody")
+    known, stranger, anybody = sorted(await spans.wait(name, 3), key=lambda span: span.start_time)
+    (unknown,) = await spans.wait("_OTHER")
+
+    def parent(span: Any) -> tuple[int, int]:
+        return (span.parent.trace_id, span.parent.span_id)
+
+    assert [IDS, IDS] == [parent(span) for span in (known, anybody)]
+    assert [None, None] == [span.parent for span in (stranger, unknown)]
+    for span in (stranger, unknown):
+        (link,) = span.links
+        assert (*IDS, 0) == (link.context.trace_id, link.context.span_id, len(link.context.trace_state))
+        assert IDS[0] != span.context.trace_id
+    assert "_OTHER" == unknown.attributes["rpc.method"]
 
 
 async def test_no_reflection(cloning) -> None:
