@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from opentelemetry.trace import Link, Span, SpanKind, Tracer, get_current_span
 from opentelemetry.util.types import AttributeValue
 
+from telemetry.tracing import failing
+
 __all__ = ["SCOPE", "Parts", "measured", "part", "traced_by"]
 
 SCOPE = "precall.parts"
@@ -98,7 +100,8 @@ def part(
 ) -> Iterator[None]:
     """Counts the time of the block as that part of the current request, if there is one.
 
-    The block has a span if the work around it is recorded; `work` becomes part of the span's name.
+    The block has a span if the work around it is recorded; `work` becomes part of the span's name. The span
+    fails if the block raises.
     """
     parts = _parts.get()
     if parts is not None:
@@ -120,12 +123,15 @@ def _span(
     if tracer is None or name not in SPANS or not around.is_recording():
         yield around
         return
-    with tracer.start_as_current_span(
-        f"{SPANS[name]} {work}" if work else SPANS[name],
-        kind=KINDS.get(name, SpanKind.INTERNAL),
-        attributes=attributes,
-        links=links,
-        record_exception=False,
-        set_status_on_exception=False,
-    ) as span:
+    with (
+        tracer.start_as_current_span(
+            f"{SPANS[name]} {work}" if work else SPANS[name],
+            kind=KINDS.get(name, SpanKind.INTERNAL),
+            attributes=attributes,
+            links=links,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span,
+        failing(span),
+    ):
         yield span

@@ -1,7 +1,8 @@
 """Makes the tracer provider of a process from the standard `OTEL_*` variables."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.metadata import version
 
 from opentelemetry.context import Context
@@ -9,22 +10,25 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
-from opentelemetry.trace import Link, Span, Tracer, format_trace_id, get_current_span
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.trace import Link, Span, StatusCode, Tracer, format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from telemetry import flushing, otlp
-from telemetry.facts import FactsOnSpans
+from telemetry.facts import FactsOnSpans, note
 from telemetry.losses import DEFAULT_QUEUE, CountingProcessor, Losses
 
 __all__ = [
     "EXPORT_MS",
     "described",
+    "failing",
     "linked",
     "outliving",
     "provider_of",
     "trace_id",
     "traceparent",
     "tracing",
+    "word_of",
 ]
 
 VERSION = version("precall")
@@ -101,18 +105,56 @@ def linked(*traceparents: str) -> list[Link]:
     return [Link(context) for context in contexts if context.is_valid]
 
 
-def outliving(tracer: Tracer, name: str) -> AbstractContextManager[object]:
+@contextmanager
+def outliving(tracer: Tracer, name: str) -> Iterator[None]:
     """A block of work that may go on after the request that began it was answered.
 
-    If the request is over, the work gets a trace of its own, which links to the request's.
+    If the request is over, the work gets a trace of its own, which links to the request's and tells its
+    outcome.
     """
     origin = get_current_span()
     context = origin.get_span_context()
     if origin.is_recording() or not context.is_valid or not context.trace_flags.sampled:
-        return nullcontext()
-    return tracer.start_as_current_span(
-        name, context=Context(), links=[Link(context)], record_exception=False, set_status_on_exception=False
-    )
+        yield
+        return
+    with (
+        tracer.start_as_current_span(
+            name,
+            context=Context(),
+            links=[Link(context)],
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span,
+        failing(span),
+    ):
+        try:
+            yield
+        except Exception as failure:
+            note(outcome="error", reason=word_of(failure))
+            raise
+        except asyncio.CancelledError:
+            note(outcome="abandoned")
+            raise
+        note(outcome="success")
+
+
+@contextmanager
+def failing(span: Span) -> Iterator[None]:
+    """Fails the span if the block raises. The text of an exception can hold anything, so it is left out."""
+    try:
+        yield
+    except (Exception, asyncio.CancelledError) as failure:
+        span.set_attribute(ERROR_TYPE, word_of(failure))
+        span.set_status(StatusCode.ERROR)
+        raise
+
+
+def word_of(failure: BaseException) -> str:
+    """The reason that a failure of ours names, in capitals, or else its type."""
+    if isinstance(failure, asyncio.CancelledError):
+        return "cancelled"
+    reason = getattr(failure, "reason", None)
+    return reason if isinstance(reason, str) and reason.isupper() else type(failure).__qualname__
 
 
 def _exporter(environ: Mapping[str, str]) -> SpanExporter | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar, cast
 
 import tenacity
@@ -23,18 +24,27 @@ async def retrying(
     attempts: int,
     deadline: float,
     retried: Callable[[str], None],
+    pausing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> T:
     """Calls `attempt` with the number of earlier tries, and again after the failures in `on`.
 
     Stops when the next pause would end after the deadline. If time runs out in a later try, the failure of
     the earlier one is raised, because it says more. A failure says `maybe_done` if any try before it did.
-    `retried` is called with the reason before each try but the first.
+    `retried` is called with the reason before each try but the first. Each pause is made within `pausing`.
     """
     # tenacity is used only after a failure, because it costs half as much as a request itself.
     try:
         return await attempt(0)
     except ProviderFailure as failure:
-        again = _again(unraised(failure), attempt, on, attempts=attempts, deadline=deadline, retried=retried)
+        again = _again(
+            unraised(failure),
+            attempt,
+            on,
+            attempts=attempts,
+            deadline=deadline,
+            retried=retried,
+            pausing=pausing,
+        )
     try:
         return await again
     except ProviderFailure as failure:
@@ -51,6 +61,7 @@ async def _again(
     attempts: int,
     deadline: float,
     retried: Callable[[str], None],
+    pausing: Callable[[], AbstractContextManager[None]],
 ) -> T:
     """What a later try returns. `known` is the failure of the first try."""
     loop = asyncio.get_running_loop()
@@ -58,7 +69,8 @@ async def _again(
 
     async def slept(seconds: float) -> None:
         facts = {"reason": known.reason, "retry_after_seconds": known.retry_after}
-        with part("pause", keyed({name: value for name, value in facts.items() if value is not None})):
+        known_facts = keyed({name: value for name, value in facts.items() if value is not None})
+        with pausing(), part("pause", known_facts):
             await asyncio.sleep(seconds)
 
     def over(state: tenacity.RetryCallState) -> bool:

@@ -59,8 +59,6 @@ __all__ = ["Cloning"]
 
 log = structlog.get_logger()
 
-# The trace of work that goes on after its request was answered.
-LATE = "finish clone"
 # How long a failure waits until its intent is closed, so that the caller may be tried again at once.
 CLOSING_SECONDS = 1.0
 
@@ -92,7 +90,8 @@ class Cloning:
         self._marked = marked
         self._removal = removal
         self._memory = memory
-        self._tracer = tracing.get_tracer("precall.cloning")
+        # The trace of work that goes on after its request was answered.
+        self._late = partial(outliving, tracing.get_tracer("precall.cloning"), "finish clone")
         self._measures = measures
         self._timeout = timeout_seconds
         self._attempts = attempts
@@ -197,7 +196,7 @@ class Cloning:
         deadline = asyncio.get_running_loop().time() + self._timeout
 
         async def attempt(resent: int) -> str:
-            with outliving(self._tracer, LATE):
+            with self._late():
                 return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent)
 
         # Counted separately, because the clone may outlive the request that began it.
@@ -208,6 +207,7 @@ class Cloning:
                 attempts=self._attempts,
                 deadline=deadline,
                 retried=partial(self._measures.provider_retried, "clone"),
+                pausing=self._late,
             )
 
     async def _attempt(
@@ -250,7 +250,7 @@ class Cloning:
 
     async def _look_for(self, clone: Clone) -> ListedVoice | None:
         """The voice of a create that got no answer. Raises NotLookedFor."""
-        with outliving(self._tracer, LATE):
+        with self._late():
             found = await self._marked.look_for(clone.row.marker)
         if found is None:
             # The next create uses a new marker; reconciliation finds what this one made.
@@ -308,7 +308,7 @@ class Cloning:
 
     async def _record(self, clone: Clone, voice_id: str, wanted: Wanted | None) -> Voice:
         call_id, stated = (None, None) if wanted is None else (wanted.call_id, wanted.identity.stated)
-        with outliving(self._tracer, LATE):
+        with self._late():
             note(voice_id=voice_id)
             row, now = clone.row, self._now()
             if clone.agent_update is None:

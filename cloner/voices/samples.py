@@ -10,6 +10,7 @@ from cloner.audio.reply import SOUND_DBFS
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
 from telemetry.facts import note
 from telemetry.parts import part
+from telemetry.tracing import failing
 
 __all__ = [
     "Recording",
@@ -108,7 +109,10 @@ class Samples:
             )
         with (
             part("audio"),
-            self._tracer.start_as_current_span("inspect sample", record_exception=False),
+            self._tracer.start_as_current_span(
+                "inspect sample", record_exception=False, set_status_on_exception=False
+            ) as span,
+            failing(span),
         ):
             left = deadline - asyncio.get_running_loop().time()
             try:

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import structlog
+from opentelemetry.trace import StatusCode
 from precall.v1 import cloning_pb2 as pb
 from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from telemetry.logs import add_keys
+from tests.kit.failures import failure
 from tests.kit.requests import call
 
 CREATE = "/v1/voices/add"
@@ -60,6 +62,44 @@ async def test_late_work_tells_its_call(cloning: Any, emulator: Emulator, spans:
         )
         for span in within
     }
+
+
+async def test_late_work_tells_its_outcome(
+    cloning: Any, emulator: Emulator, spans: Any, speech: bytes
+) -> None:
+    """A try after the answer ends its trace as it ends itself, and the pause before it has a span, too."""
+    emulator.faults.set(
+        Fault(method="POST", path=CREATE, hold="before", error="concurrent_limit_exceeded"),
+        Fault(method="POST", path=CREATE, status=401),
+    )
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=20))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        asked.cancel()
+        await spans.wait(PREPARE)
+        emulator.faults.release()
+        pause, late = sorted(await spans.wait("finish clone", 2), key=lambda span: span.start_time)
+
+    (paused,) = spans.finished("pause before next try")
+    assert pause.context.span_id == paused.parent.span_id
+    told = ("precall.outcome", "precall.reason", "error.type")
+    assert [
+        ("success", None, None, StatusCode.UNSET),
+        ("error", "PROVIDER_UNAUTHORIZED", "PROVIDER_UNAUTHORIZED", StatusCode.ERROR),
+    ] == [(*map(span.attributes.get, told), span.status.status_code) for span in (pause, late)]
+
+
+async def test_sample_that_is_refused(cloning: Any, spans: Any) -> None:
+    """The span of a sample that is refused fails without the text of the exception."""
+    async with cloning() as cloner:
+        await failure(cloner.PrepareCall(call(b"no audio"), timeout=20))
+    (inspected,) = spans.finished("inspect sample")
+
+    assert ("SampleUnreadable", StatusCode.ERROR, None) == (
+        inspected.attributes["error.type"],
+        inspected.status.status_code,
+        inspected.status.description,
+    )
 
 
 @pytest.mark.parametrize(

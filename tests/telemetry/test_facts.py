@@ -1,9 +1,12 @@
 """What is known of the work at hand is told on every span, and to nobody whom it does not concern."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
+import pytest
 import structlog
+from opentelemetry.trace import StatusCode
 
 from telemetry.facts import KEYS, add_log_context, log_context, note
 from telemetry.parts import SCOPE, measured, part, traced_by
@@ -70,3 +73,37 @@ async def test_parts(spans: Any) -> None:
     assert 150 < so_far <= parts.milliseconds["queue_ms"] < 2 * so_far
     assert 2 == len(spans.finished("wait for provider slot"))
     assert {f"{name}_ms" for name in ("queue", "provider", "registry")} <= KEYS.keys()
+
+
+class Refused(Exception):
+    """Names a reason."""
+
+    reason = "TOO_MUCH"
+
+
+@pytest.mark.parametrize(
+    ("raised", "word"),
+    [
+        (Refused("marked secret"), "TOO_MUCH"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "marked secret"), "UnicodeDecodeError"),
+        (asyncio.CancelledError(), "cancelled"),
+    ],
+)
+def test_part_that_fails(spans: Any, raised: BaseException, word: str) -> None:
+    """Its span fails, with a word for it, and without the text of the exception."""
+    provider = spans.provider("t")
+    with (
+        traced_by(provider.get_tracer(SCOPE)),
+        provider.get_tracer("t").start_as_current_span("request"),
+        suppress(type(raised)),
+        part("registry", work="calls.begin"),
+    ):
+        raise raised
+    (span,) = spans.finished("registry calls.begin")
+
+    assert (word, StatusCode.ERROR, None, ()) == (
+        span.attributes["error.type"],
+        span.status.status_code,
+        span.status.description,
+        span.events,
+    )
