@@ -23,6 +23,8 @@ __all__ = ["add_keys", "add_trace", "configure", "exception_place", "log_ready",
 # These log for every request what the spans say better, or show the values of an SQL statement.
 NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
 READY = "ready"
+# What grpc.aio logs, as an error, where a client goes before its answer is written: any client may.
+GRPC, CLIENT_GONE = "grpc._cython.cygrpc", "ExecuteBatchError"
 
 
 def configure(
@@ -69,6 +71,7 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    logging.getLogger(GRPC).addFilter(_lowered)
     for name in NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
@@ -127,6 +130,14 @@ def add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 def add_keys(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Renames the facts of a line to the keys that spans use."""
     return keyed(event)
+
+
+def _lowered(record: logging.LogRecord) -> bool:
+    """Makes what strangers can cause at will a line of the level INFO."""
+    kind = record.exc_info[0] if record.exc_info else None
+    if kind is not None and kind.__name__ == CLIENT_GONE:
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return logging.getLogger().isEnabledFor(record.levelno)
 
 
 def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

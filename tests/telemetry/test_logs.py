@@ -24,6 +24,13 @@ with TracerProvider().get_tracer("t").start_as_current_span("s"), facts.log_cont
         logging.getLogger("theirs").exception("it broke")
         log.exception("we broke")
 log.info("outside")
+from grpc._cython.cygrpc import ExecuteBatchError
+for level, raised in ("INFO", ExecuteBatchError()), ("INFO", OSError()), ("WARNING", ExecuteBatchError()):
+    logging.getLogger().setLevel(level)
+    try:
+        raise raised
+    except Exception:
+        logging.getLogger("grpc._cython.cygrpc").exception("from grpc")
 async def forgotten():
     raise KeyError("marked secret")
 async def main():
@@ -44,7 +51,7 @@ def lines(form: str) -> list[str]:
 
 def test_json() -> None:
     """Every line is an object with service, trace id and conversation id, the libraries' lines too."""
-    ours, theirs, broke, we_broke, outside, forgotten = map(json.loads, lines("json"))
+    ours, theirs, broke, we_broke, outside, *of_grpc, forgotten = map(json.loads, lines("json"))
 
     for told in (ours, theirs, broke, we_broke):
         assert ("gateway", "conv_1") == (told["service.name"], told["gen_ai.conversation.id"])
@@ -53,6 +60,8 @@ def test_json() -> None:
     assert "a library's words" == theirs["event"]
     assert "trace_id" not in outside
     assert "gen_ai.conversation.id" not in outside
+    # What a client causes that hangs up is no error, and is left out where no such line is wanted.
+    assert ["info", "error"] == [told["level"] for told in of_grpc]
     assert forgotten["exception"].startswith("KeyError at ")
 
 
@@ -60,7 +69,7 @@ def test_text() -> None:
     """Every event is one line of logfmt, whatever it holds."""
     written = lines("text")
 
-    assert 6 == len(written)
+    assert 8 == len(written)
     assert all(" level=" in line and " service.name=gateway " in line for line in written)
     assert all("gen_ai.conversation.id=conv_1" in line and "trace_id=" in line for line in written[:4])
 
