@@ -31,9 +31,11 @@ def main() -> int:
         from telemetry import logs
         from telemetry.metrics import observing
         from telemetry.output import Output
+        from telemetry.tracing import service_name
 
     with Output() as output:
-        logs.configure("cloner", level=settings.log_level, form=settings.log_format, output=output)
+        called = service_name("cloner", os.environ)
+        logs.configure(called, level=settings.log_level, form=settings.log_format, output=output)
         logs.log_remarks(odd)
         keep_large_blocks()
         with observing("cloner", os.environ) as (tracers, meters):

@@ -24,9 +24,11 @@ def main() -> int:
         from telemetry import logs
         from telemetry.metrics import observing
         from telemetry.output import Output
+        from telemetry.tracing import service_name
 
     with Output() as output:
-        logs.configure("gateway", level=settings.log_level, form=settings.log_format, output=output)
+        called = service_name("gateway", os.environ)
+        logs.configure(called, level=settings.log_level, form=settings.log_format, output=output)
         logs.log_remarks(odd)
         keep_large_blocks()
         with observing("gateway", os.environ) as (tracers, meters):

@@ -17,6 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from telemetry import flushing, otlp
 from telemetry.facts import FactsOnSpans, note
 from telemetry.losses import DEFAULT_QUEUE, CountingProcessor, Losses
+from telemetry.variables import pairs
 
 __all__ = [
     "EXPORT_MS",
@@ -25,6 +26,7 @@ __all__ = [
     "linked",
     "outliving",
     "provider_of",
+    "service_name",
     "trace_id",
     "traceparent",
     "tracing",
@@ -68,12 +70,17 @@ def tracing(
 
 def described(service: str, environ: Mapping[str, str]) -> Resource:
     """The resource that the spans and metrics of this process belong to."""
-    # Attributes that are passed here would win over the environment, so these are only defaults.
-    told = environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    defaults = {"service.name": service, "service.namespace": "precall", "service.version": VERSION}
-    if environ.get("OTEL_SERVICE_NAME"):
-        del defaults["service.name"]
-    return Resource.create({name: value for name, value in defaults.items() if f"{name}=" not in told})
+    told = dict(pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")))
+    defaults = {"service.namespace": "precall", "service.version": VERSION}
+    # Attributes that are passed win over those that the SDK reads from the environment.
+    own = {name: told.get(name) or value for name, value in defaults.items()}
+    return Resource.create({"service.name": service_name(service, environ), **own})
+
+
+def service_name(process: str, environ: Mapping[str, str]) -> str:
+    """What spans, metrics and log lines call the process: what the operator says, else its own name."""
+    told = dict(pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")))
+    return environ.get("OTEL_SERVICE_NAME") or told.get("service.name") or process
 
 
 def provider_of(resource: Resource, sampler: Sampler | None = None) -> TracerProvider:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from environment import Host, Remark, Target
 
-__all__ = ["drop_unusable"]
+__all__ = ["drop_unusable", "pairs"]
 
 SIGNALS = ("", "TRACES_", "METRICS_")
 OTLP = "OTEL_EXPORTER_OTLP_"
@@ -137,16 +137,16 @@ def _ratio(text: str) -> bool:
     return math.isfinite(number) and 0 <= number <= 1
 
 
-def _pairs(text: str) -> list[tuple[str, str]]:
+def pairs(text: str) -> list[tuple[str, str]]:
     """`name=value,name=value` with its percent signs decoded. Raises ValueError."""
-    pairs = []
+    found = []
     for item in filter(None, (item.strip() for item in text.split(","))):
         name, separator, value = item.partition("=")
         name, value = (urllib.parse.unquote(part.strip(), errors="strict") for part in (name, value))
         if not name or not separator:
             raise ValueError("not name=value")
-        pairs.append((name, value))
-    return pairs
+        found.append((name, value))
+    return found
 
 
 def _headers(text: str, *, over_grpc: bool) -> bool:
@@ -154,7 +154,7 @@ def _headers(text: str, *, over_grpc: bool) -> bool:
     return not re.search(r'["\\;]', text) and all(
         (GRPC_HEADER.fullmatch(name.lower()) if over_grpc else HEADER.fullmatch(name))
         and re.fullmatch(r"[ -~]*", value)
-        for name, value in _pairs(text)
+        for name, value in pairs(text)
     )
 
 
@@ -210,7 +210,7 @@ RULES = {
     "OTEL_PROPAGATORS": Rule(
         lambda text: _listed(text) <= PROPAGATORS, "tracecontext, baggage"
     ),
-    "OTEL_RESOURCE_ATTRIBUTES": Rule(lambda text: bool(_pairs(text)), PAIRS),
+    "OTEL_RESOURCE_ATTRIBUTES": Rule(lambda text: bool(pairs(text)), PAIRS),
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": Rule(_detectors, "names of detectors that are installed"),
     QUEUE: _whole(1),
     BATCH: _whole(1),

@@ -353,6 +353,21 @@ def own_address() -> str:
     return f"127.77.{high}.{low + 1}"
 
 
+async def test_name_of_the_operator(start: Start) -> None:
+    """Log lines call the process as its spans do."""
+    process = await start(
+        ELEVENLABS_WEBHOOK_SECRET=SECRET, PRECALL_WEBHOOK_PORT="0", LOG_FORMAT="json", LOG_LEVEL="ERROR",
+        OTEL_SERVICE_NAME="gateway-of-theirs",
+    )  # fmt: skip
+    async with asyncio.timeout(20):
+        told = json.loads(await process.stdout.readline())
+
+    assert ("gateway-of-theirs", True) == (
+        told["service.name"],
+        told["event"].startswith("gateway ready on "),
+    )
+
+
 async def test_oddities_are_told(start: Start) -> None:
     """Nothing of the kind stops the process; each has one line, without a value."""
     process = await start(

@@ -4,7 +4,7 @@ import gzip
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from telemetry.tracing import tracing
+from telemetry.tracing import service_name, tracing
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,8 @@ from telemetry.tracing import tracing
         ({}, "gateway"),
         ({"OTEL_SERVICE_NAME": "theirs"}, "theirs"),
         ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=theirs"}, "theirs"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "k8s.service.name=x, service.name = theirs"}, "theirs"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "k8s.service.name=x,my.service.version=9"}, "gateway"),
     ],
 )
 def test_service_name(monkeypatch, environ: dict[str, str], service: str) -> None:
@@ -21,7 +23,9 @@ def test_service_name(monkeypatch, environ: dict[str, str], service: str) -> Non
         monkeypatch.setenv(name, value)
 
     with tracing("gateway", environ) as provider:
-        assert service == provider.resource.attributes["service.name"]
+        told = provider.resource.attributes
+    assert (service, service) == (told["service.name"], service_name("gateway", environ))
+    assert {"service.namespace", "service.version"} <= told.keys()
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
