@@ -22,6 +22,8 @@ __all__ = ["add_keys", "add_trace", "configure", "exception_place", "log_ready",
 
 # These log for every request what the spans say better, or show the values of an SQL statement.
 NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
+# Its lines hold URLs, which may hold secrets, and texts of exceptions. `telemetry.losses` says what counts.
+EXPORTERS = "opentelemetry.exporter"
 READY = "ready"
 # What grpc.aio logs, as an error, where a client goes before its answer is written: any client may.
 GRPC, CLIENT_GONE = "grpc._cython.cygrpc", "ExecuteBatchError"
@@ -71,6 +73,7 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    logging.getLogger(EXPORTERS).setLevel(logging.CRITICAL + 1)
     logging.getLogger(GRPC).addFilter(_lowered)
     for name in NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

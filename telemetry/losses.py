@@ -1,14 +1,19 @@
-"""Counts spans that were dropped, because too many waited or they could not be sent."""
+"""Counts spans that were dropped, because too many waited or they could not be sent, and says so.
+
+The exporters of the SDK say it at each try, in lines that hold URLs and the texts of exceptions, so these
+are silenced (`telemetry.logs`).
+"""
 
 import threading
 import time
 from collections.abc import Sequence
 
 import structlog
+from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-__all__ = ["CountingProcessor", "Losses"]
+__all__ = ["CountingProcessor", "Losses", "UnsentMetrics"]
 
 log = structlog.get_logger()
 
@@ -30,6 +35,37 @@ class Losses:
             self.spans += spans
 
 
+class News:
+    """Tells when it is time to say something again: once a minute at most."""
+
+    def __init__(self) -> None:
+        self._untold = 0
+        self._silent_until = 0.0
+        self._lock = threading.Lock()
+
+    def due(self, more: int) -> int:
+        """How many there were since this was last said; 0 if it is too early to say it again."""
+        with self._lock:
+            self._untold += more
+            if time.monotonic() < self._silent_until:
+                return 0
+            self._silent_until = time.monotonic() + NEWS_SECONDS
+            told, self._untold = self._untold, 0
+            return told
+
+
+class UnsentMetrics:
+    """Says that metrics could not be sent."""
+
+    def __init__(self) -> None:
+        self._news = News()
+
+    def look(self, result: MetricExportResult) -> None:
+        """Looks at how sending them ended."""
+        if result is not MetricExportResult.SUCCESS and (times := self._news.due(1)):
+            log.warning("metrics could not be sent, see to the collector", times=times)
+
+
 class CountingProcessor(BatchSpanProcessor):
     """Sends spans in batches, and counts those that are dropped.
 
@@ -41,7 +77,7 @@ class CountingProcessor(BatchSpanProcessor):
         self._losses = losses
         self._most = most
         self._waiting = 0
-        self._silent_until = 0.0
+        self._dropped = News()
         self._lock = threading.Lock()
         super().__init__(_Counting(exporter, self, losses), max_queue_size=most)
 
@@ -51,14 +87,11 @@ class CountingProcessor(BatchSpanProcessor):
         with self._lock:
             is_room = self._waiting < self._most
             self._waiting += is_room
-            is_news = not is_room and time.monotonic() >= self._silent_until
-            if is_news:
-                self._silent_until = time.monotonic() + NEWS_SECONDS
         if is_room:
             super().on_end(span)
             return
         self._losses.add(1)
-        if is_news:
+        if self._dropped.due(1):
             log.warning("spans are dropped, the collector is too slow", waiting=self._most)
 
     def taken(self, spans: int) -> None:
@@ -74,6 +107,7 @@ class _Counting(SpanExporter):
         self._exporter = exporter
         self._processor = processor
         self._losses = losses
+        self._unsent = News()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self._processor.taken(len(spans))
@@ -83,6 +117,8 @@ class _Counting(SpanExporter):
         finally:
             if result is not SpanExportResult.SUCCESS:
                 self._losses.add(len(spans))
+                if told := self._unsent.due(len(spans)):
+                    log.warning("spans could not be sent, see to the collector", spans=told)
         return result
 
     def shutdown(self) -> None:

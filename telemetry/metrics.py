@@ -172,9 +172,9 @@ def _reader(environ: Mapping[str, str]) -> MetricReader | None:
 def _otlp(environ: Mapping[str, str]) -> MetricExporter:
     # Each exporter costs a quarter of a second to import; a process needs one at most.
     if otlp.is_over_grpc(environ, "METRICS"):
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as OverGrpc
+        from telemetry.metrics_over_grpc import MetricsOverGrpc
 
-        return OverGrpc(compression=otlp.compression(environ, "METRICS"), channel_options=otlp.DIRECTLY)
+        return MetricsOverGrpc(environ)
     from telemetry.metrics_over_http import MetricsOverHttp
 
     return MetricsOverHttp()

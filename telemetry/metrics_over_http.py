@@ -8,6 +8,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from telemetry import otlp
+from telemetry.losses import UnsentMetrics
 
 __all__ = ["MetricsOverHttp"]
 
@@ -23,6 +24,7 @@ class MetricsOverHttp(OTLPMetricExporter):
 
     def __init__(self) -> None:
         self._rests_until = 0.0
+        self._unsent = UnsentMetrics()
         session = otlp.session()
         session.hooks["response"].append(self._look)
         super().__init__(session=session)
@@ -32,7 +34,10 @@ class MetricsOverHttp(OTLPMetricExporter):
     ) -> MetricExportResult:
         if time.monotonic() < self._rests_until:
             return MetricExportResult.SUCCESS
-        return super().export(metrics_data, timeout_millis, **kwargs)
+        result = super().export(metrics_data, timeout_millis, **kwargs)
+        if time.monotonic() >= self._rests_until:
+            self._unsent.look(result)
+        return result
 
     def _look(self, response: Any, *_: Any, **__: Any) -> None:
         if response.status_code in NO_PLACE:

@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from structlog.testing import capture_logs
 
 from telemetry.losses import CountingProcessor, Losses
 from telemetry.metrics import NOWHERE, duration, observing
@@ -184,17 +185,36 @@ def test_dropped_spans(monkeypatch) -> None:
 
 
 def test_spans_that_nobody_took() -> None:
-    """What the collector does not take is counted too: nobody tries it again."""
+    """What the collector does not take is counted too: nobody tries it again. The log says so once."""
     exporter, losses = Waiting(), Losses()
     exporter.told.set()
     exporter.answer = SpanExportResult.FAILURE
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(CountingProcessor(exporter, losses))
-    for _ in range(3):
-        provider.get_tracer("t").start_span("is refused").end()
-    provider.shutdown()
+    with capture_logs() as told:
+        for _ in range(3):
+            provider.get_tracer("t").start_span("is refused").end()
+            provider.force_flush()
+        provider.shutdown()
 
     assert 3 == losses.spans
+    assert [("spans could not be sent, see to the collector", 1)] == [
+        (line["event"], line["spans"]) for line in told
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_metrics_that_nobody_takes(settings, protocol: str) -> None:
+    """The log says so once, however often they are sent."""
+    environ = settings({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+    with capture_logs() as told, observing("gateway", environ) as (_, meters):
+        meters.get_meter("t").create_counter("some").add(1)
+        for _ in range(2):
+            meters.force_flush()
+
+    assert [("metrics could not be sent, see to the collector", 1)] == [
+        (line["event"], line["times"]) for line in told
+    ]
 
 
 def test_dropped_is_a_metric(settings) -> None:
