@@ -11,13 +11,21 @@ BEGUN = Statement("""
 ITS_NAME = Statement("SELECT name, created_at FROM deployment")
 RESETS_AT = Statement("SELECT month_resets_at FROM deployment")
 USED_UP = Statement("UPDATE deployment SET month_resets_at = :until")
-TOUCHED = Statement("UPDATE deployment SET name = name")
+# SQLite writes nothing where a row stays as it is, so it is changed and changed back. No name has a space.
+TOUCHED = (
+    Statement("UPDATE deployment SET name = name || ' '"),
+    Statement("UPDATE deployment SET name = rtrim(name)"),
+)
 CLAIMED = Statement("UPDATE deployment SET reconciled_until = :until WHERE reconciled_until <= :now")
 
 
 def settle(tx: Transaction, name: str, now: float) -> tuple[str, float]:
-    """The deployment's name and the time it began; a new one is called `name` and begins now."""
+    """The deployment's name and the time it began; a new one is called `name` and begins now.
+
+    It writes in any case, so that nobody starts on a full disk.
+    """
     tx.run(BEGUN, name=name, now=now)
+    touch(tx)
     row = tx.one(ITS_NAME)
     assert row is not None  # noqa: S101 - the insert saw to it
     return str(row[0]), float(row[1])
@@ -35,8 +43,9 @@ def month_used_up(tx: Transaction, until: float) -> None:
 
 
 def touch(tx: Transaction) -> None:
-    """Writes the row as it is, to find out whether anything can be written."""
-    tx.run(TOUCHED)
+    """Writes the row, and leaves it as it is, to find out whether anything can be written."""
+    for statement in TOUCHED:
+        tx.run(statement)
 
 
 def claim_reconciliation(tx: Transaction, *, now: float, until: float) -> bool:

@@ -314,6 +314,22 @@ async def test_file_that_is_emptied(tmp_path: Path) -> None:
         assert store.gone
 
 
+async def test_full_disk_is_found(tmp_path: Path) -> None:
+    """A start, and whoever looks whether anything can be written, puts bytes on the disk; the name stays."""
+    path = tmp_path / "registry.sqlite3"
+    written = []
+    for _ in range(2):
+        async with opened(f"sqlite:///{path}", name="tested", now=NOW) as store:
+            written.append(Path(f"{path}-wal").stat().st_size > 0)
+            with closing(sqlite3.connect(path)) as other:
+                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            await store.write(deployment.touch)
+            written.append(Path(f"{path}-wal").stat().st_size > 0)
+
+    assert [True] * 4 == written
+    assert [("tested",)] == await values(f"sqlite:///{path}", "SELECT name FROM deployment")
+
+
 async def test_held_by_another_process_for_a_while(tmp_path: Path) -> None:
     """Who needs the file waits until another process lets it go."""
     path = tmp_path / "registry.sqlite3"
