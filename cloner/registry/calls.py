@@ -158,10 +158,11 @@ def open_call(
     """Notes that a call is in progress, with its voice where it has one or its number finds one.
 
     Where a delivery has stated the caller, the number finds nothing. Otherwise a second number under the same
-    name is another call, whose id is `apart`.
+    name is another call, whose id is `apart`. Where the conversation is over, that call is over as well.
     """
     agents.lock_calls_at(tx, new.agent_id)
     call, _ = _note(tx, new)
+    over = new.confirmed and call.ended_at is not None
     if not call.named and call.number != new.number:
         call, _ = _note(tx, msgspec.structs.replace(new, id=apart))
     elif new.confirmed:
@@ -176,6 +177,9 @@ def open_call(
     if voice is not None and require_consent and not voice.consent:
         voice = None
     voice = _used(tx, call, voice, now=new.begun_at)
+    if over:
+        # No event comes any more that would end it. Its number had to find its voice before.
+        tx.run(ENDED_UNKNOWN, id=call.id, now=call.begun_at)
     return Noted(call=call, voice=voice, agent=agents.state(tx, call.agent_id), persons=persons)
 
 

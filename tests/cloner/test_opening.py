@@ -292,6 +292,23 @@ async def test_same_name_from_another_number(
     assert first.call_id not in {answer.call_id for answer in others}
 
 
+@ON_SQLITE
+@pytest.mark.parametrize("before", [None, OTHER_NUMBER], ids=["nobody asked", "another number"])
+async def test_number_after_the_end(cloner: CloningServiceStub, speech: bytes, before: str | None) -> None:
+    """Asked about after its end, from a number of its own, a conversation is answered and stays over."""
+    ivan = await known(cloner, speech)
+    if before is not None:
+        await cloner.OpenCall(opening(before), timeout=10)
+    await end(cloner, "conv_9", agent_id="agent_demo")
+    answers = [(await cloner.OpenCall(opening(), timeout=10)).voice for _ in range(2)]
+    other = await cloner.PrepareCall(call(speech, MARIA, "conv_Maria"), timeout=10)
+
+    assert [ivan] * 2 == answers
+    assert other.agent_updated
+    in_progress = (await cloner.ListCalls(pb.ListCallsRequest(in_progress=True), timeout=10)).calls
+    assert ["conv_Maria"] == [found.conversation_id for found in in_progress]
+
+
 @pytest.mark.parametrize("kind", ["call_sid", "sip_call_id"])
 async def test_conversation_as_another_name(cloner: CloningServiceStub, speech: bytes, kind: str) -> None:
     """A conversation that was prepared is not found by its text as a call_sid or a sip_call_id."""
