@@ -16,7 +16,7 @@ from telemetry.variables import drop_unusable
 def main() -> int:
     """The exit status: 0 after SIGTERM or SIGINT, 1 if nothing can be served.
 
-    2 for a faulty setting, or a database of another release.
+    2 for a faulty setting, or a database of another release or another key.
     """
     try:
         settings = read(Settings, os.environ)

@@ -14,7 +14,7 @@ from cloner.audio.inspector import InspectionUnavailable
 from cloner.registry import RegistryOfOtherRelease, RegistryUnavailable
 from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
-from cloner.voices.key import KeyUnavailable
+from cloner.voices.key import KeyDiffers, KeyUnavailable
 from environment import address
 from telemetry import logs
 from telemetry.output import Output
@@ -25,7 +25,7 @@ __all__ = ["run"]
 def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status.
 
-    2 if the database is another release's, 1 if nothing can be served.
+    2 if the database is another release's or another key's, 1 if nothing can be served.
     """
     return uvloop.run(_serve(settings, tracers, meters, output))
 
@@ -50,9 +50,9 @@ async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvi
         why = await asyncio.to_thread(_why_not, settings.cloner_host, settings.cloner_port)
         print(f"cloner: cannot serve on {where}: {why}", file=sys.stderr)
         return 1
-    except (InspectionUnavailable, KeyUnavailable, RegistryUnavailable) as failure:
+    except (InspectionUnavailable, KeyDiffers, KeyUnavailable, RegistryUnavailable) as failure:
         print(f"cloner: {failure}", file=sys.stderr)
-        return 2 if isinstance(failure, RegistryOfOtherRelease) else 1
+        return 2 if isinstance(failure, (KeyDiffers, RegistryOfOtherRelease)) else 1
     return 0
 
 

@@ -39,7 +39,7 @@ from cloner.voices.cloning import Cloning
 from cloner.voices.consenting import Consenting
 from cloner.voices.erasure import Erasure
 from cloner.voices.finding import Voices
-from cloner.voices.key import kept_beside
+from cloner.voices.key import settled
 from cloner.voices.looking import Looking
 from cloner.voices.marked import Marked
 from cloner.voices.removal import Removal
@@ -77,8 +77,8 @@ async def serving(
     `census_seconds` what there is. It stops when no new call came for `still_seconds`.
 
     An `inspector` that is passed must be open and is not closed here, so that several cloners, one after the
-    other, can share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, and what the
-    Inspector raises when its workers do not start.
+    other, can share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, KeyDiffers, and
+    what the Inspector raises when its workers do not start.
     """
     measures = Measures(meters)
     # The workers come first, so that they hold no socket of the server.
@@ -93,6 +93,7 @@ async def serving(
         rooms = _rooms(
             settings,
             tracing,
+            key=await settled(store, settings.database_url, settings.caller_hash_key),
             measures=measures,
             inspector=opened_inspector,
             store=store,
@@ -192,6 +193,7 @@ def _rooms(
     settings: Settings,
     tracing: TracerProvider,
     *,
+    key: bytes,
     measures: Measures,
     inspector: Inspector,
     store: Store,
@@ -201,12 +203,7 @@ def _rooms(
     now: Callable[[], float],
 ) -> _Rooms:
     """Everything between the server and what is opened for it."""
-    key = settings.caller_hash_key
-    identities = Identities(
-        key.reveal().encode() if key else kept_beside(settings.database_url),
-        settings.voice_reuse,
-        region=settings.default_region,
-    )
+    identities = Identities(key, settings.voice_reuse, region=settings.default_region)
     provider = ElevenLabs(
         api,
         attempts=settings.provider_attempts,

@@ -127,7 +127,12 @@ def _back_up(settings: BackupSettings, name: str) -> None:
         kept = None
         if settings.key is None and is_sqlite(settings.database_url):
             kept = found_beside(settings.database_url)
-        key = settings.key or kept
+        key, check = settings.key or kept, source.key_check
+        if check is None:
+            check = check_of(key) if key else None
+        elif kept is not None and check_of(kept) != check:
+            # What lies beside the file is the key of another registry.
+            kept = None
         heading = archive.Heading(
             precall_registry_backup=archive.FORM,
             made_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -135,7 +140,7 @@ def _back_up(settings: BackupSettings, name: str) -> None:
             revision=source.revision,
             deployment=source.name,
             key=kept.decode() if kept else None,
-            key_check=check_of(key) if key else None,
+            key_check=check,
         )
         counts = archive.write(file, heading, source)
     _say(f"{name} holds {_counted(counts)} of deployment {source.name}, {_phrase_of_key(heading)}", name)
@@ -145,8 +150,8 @@ def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:
     url = settings.database_url
     with reading(chosen.file) as (heading, source):
         place = _place_of_key(settings, heading, chosen)
-        with restoring(url, source, replace=chosen.replace) as restored:
-            # Written before the commit: a registry without its key would get a new one at its next start.
+        with restoring(url, source, key_check=heading.key_check, replace=chosen.replace) as restored:
+            # Written before the commit: no cloner starts on a registry without its key.
             if place is not None and heading.key is not None and not place.exists():
                 put(place, heading.key.encode(), replace=False)
                 place = None

@@ -3,12 +3,27 @@
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
-__all__ = ["claim_reconciliation", "month_resets_at", "month_used_up", "settle", "touch"]
+__all__ = [
+    "claim_reconciliation",
+    "is_keyed",
+    "month_resets_at",
+    "month_used_up",
+    "settle",
+    "settle_key",
+    "touch",
+]
 
 BEGUN = Statement("""
     INSERT INTO deployment (id, name, created_at) VALUES (1, :name, :now) ON CONFLICT (id) DO NOTHING
 """)
 ITS_NAME = Statement("SELECT name, created_at FROM deployment")
+KEYED = Statement("UPDATE deployment SET key_check = :check WHERE key_check IS NULL")
+ITS_KEY = Statement("SELECT 1 FROM deployment WHERE key_check = :check")
+HASHED = Statement("""
+    SELECT 1 FROM deployment WHERE key_check IS NOT NULL
+    UNION ALL SELECT 1 FROM voices UNION ALL SELECT 1 FROM calls UNION ALL SELECT 1 FROM consents
+    LIMIT 1
+""")
 RESETS_AT = Statement("SELECT month_resets_at FROM deployment")
 USED_UP = Statement("UPDATE deployment SET month_resets_at = :until")
 # SQLite writes nothing where a row stays as it is, so it is changed and changed back. No name has a space.
@@ -29,6 +44,17 @@ def settle(tx: Transaction, name: str, now: float) -> tuple[str, float]:
     row = tx.one(ITS_NAME)
     assert row is not None  # noqa: S101 - the insert saw to it
     return str(row[0]), float(row[1])
+
+
+def is_keyed(tx: Transaction) -> bool:
+    """Whether the registry has a key already: one is known, or something was hashed before any was."""
+    return tx.one(HASHED) is not None
+
+
+def settle_key(tx: Transaction, check: str) -> bool:
+    """Whether the registry's key is the one with that check. Where none is known yet, it is from now on."""
+    tx.run(KEYED, check=check)
+    return tx.one(ITS_KEY, check=check) is not None
 
 
 def month_resets_at(tx: Transaction) -> float:

@@ -50,6 +50,8 @@ PROCESSES_DROPPED = Statement("DELETE FROM processes")
 DEPLOYMENT_DROPPED = Statement("DELETE FROM deployment")
 # What the provider has now is checked before anything else is done.
 TO_BE_RECONCILED = Statement("UPDATE deployment SET reconciled_until = 0")
+# In a back-up of an earlier release the heading alone tells it.
+KEYED = Statement("UPDATE deployment SET key_check = :check WHERE key_check IS NULL")
 TO_BE_CHECKED = Statement("UPDATE voices SET checked_at = 0")
 TO_BE_PUT_BACK = Statement("""
     UPDATE agents SET restoring = (marker IS NOT NULL), held_until = 0, holder = ''
@@ -84,11 +86,11 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def restoring(url: str, source: Snapshot, *, replace: bool) -> Iterator[Restored]:
+def restoring(url: str, source: Snapshot, *, key_check: str | None, replace: bool) -> Iterator[Restored]:
     """Writes the registry, and commits it when the block ends without a failure.
 
-    Raises RegistryInUse, RegistryNotEmpty unless it may `replace` what there is, RegistryOfOtherRelease and
-    RegistryNotOpened.
+    `key_check` is the text by which its key is recognised, where that is known. Raises RegistryInUse,
+    RegistryNotEmpty unless it may `replace` what there is, RegistryOfOtherRelease and RegistryNotOpened.
     """
     alone = _alone_in_file(sqlite_file(url)) if is_sqlite(url) else _alone_at_server(postgres_url(url))
     with telling_problems(url), alone as (connection, transaction):
@@ -107,6 +109,7 @@ def restoring(url: str, source: Snapshot, *, replace: bool) -> Iterator[Restored
         _insert(connection, tables["voices"], left.values())
         for statement in (TO_BE_RECONCILED, TO_BE_CHECKED, TO_BE_PUT_BACK):
             transaction.run(statement)
+        transaction.run(KEYED, check=key_check)
         yield Restored(replaced=there, given_up=len(left))
         connection.execute("COMMIT")
 

@@ -61,6 +61,14 @@ class Snapshot:
         """How many rows a table has."""
         return int(self._connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0])
 
+    @property
+    def key_check(self) -> str | None:
+        """The text by which the key of the hashes is recognised; None where no key was settled."""
+        (table,) = (table for table in self.tables if table.name == "deployment")
+        (row,) = self.rows(table)
+        found: str | None = dict(zip(table.columns, row, strict=True)).get("key_check")
+        return found
+
     def rows(self, table: Table) -> Iterator[list[Any]]:
         """Every row of a table, with the values of its columns."""
         if isinstance(self._connection, sqlite3.Connection):

@@ -8,16 +8,56 @@ from pathlib import Path
 
 from cloner.database_url import sqlite_file
 from cloner.private_file import publishing
+from cloner.registry import Store, deployment
 from environment import Key
 from environment.secret import file_text
 
-__all__ = ["KeyUnavailable", "check_of", "file_beside", "found_beside", "kept_beside", "put"]
+__all__ = [
+    "KeyDiffers",
+    "KeyUnavailable",
+    "check_of",
+    "file_beside",
+    "found_beside",
+    "kept_beside",
+    "put",
+    "settled",
+]
 
 CHECKED = b"Which key the hashes of this registry are made with."
 
 
 class KeyUnavailable(Exception):
     """The file of the key can be neither read nor made."""
+
+
+class KeyDiffers(Exception):
+    """The hashes of the registry are made with another key."""
+
+
+async def settled(store: Store, database_url: str, told: Key | None) -> bytes:
+    """The key of the registry's hashes: the `told` one, or the one that is kept beside its SQLite file.
+
+    The registry knows it from its first start on, and has no other as long as it lives: with another key it
+    would recognise nobody, and erase nothing. Raises KeyDiffers, KeyUnavailable and RegistryUnavailable.
+    """
+    path = None if told is not None else file_beside(database_url)
+    if told is not None:
+        key: bytes | None = told.reveal().encode()
+    elif await store.read(deployment.is_keyed):
+        key = found_beside(database_url)
+    else:
+        key = kept_beside(database_url)
+    if key is None:
+        raise KeyUnavailable(
+            f"{path} is missing, by which the registry knows its callers: put it back, or set CALLER_HASH_KEY"
+            " to what it held"
+        )
+    if not await store.write(deployment.settle_key, check_of(key)):
+        raise KeyDiffers(
+            f"{path or 'CALLER_HASH_KEY'} is not the key by which the registry knows its callers: set"
+            " CALLER_HASH_KEY to that one, or DATABASE_URL to an empty database"
+        )
+    return key
 
 
 def file_beside(database_url: str) -> Path:

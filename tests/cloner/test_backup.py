@@ -21,7 +21,9 @@ from cloner.backup.archive import BackupInvalid
 from cloner.backup.command import reading
 from cloner.registry import NewCall, Transaction, calls, opened
 from cloner.registry.statement import Statement
+from cloner.voices.key import settled
 from emulator import Emulator, Fault
+from environment import Key
 from tests.kit.postgres import new_database
 from tests.kit.processes.cloner import process, until_ready
 from tests.kit.python import python
@@ -291,6 +293,23 @@ async def test_keys_that_do_not_fit(registry, another, postgres: str, tmp_path: 
     )
     assert (0, "the-key-beside-the-file") == (status, (tmp_path / "key").read_text())
     assert 0 == (await registry("restore", told, another("postgres")))[0]
+
+
+async def test_key_that_the_registry_knows(registry, another, tmp_path: Path) -> None:
+    """A back-up goes by the key that its registry was begun with, whatever lies beside the file by then."""
+    source, kept = another("sqlite"), tmp_path / "kept"
+    async with opened(source, name="tested", now=NOW) as store:
+        await settled(store, source, Key.read(KEY))
+    (tmp_path / "another" / "precall.sqlite3.key").write_text("the-key-of-somebody-else")
+    made = await registry("backup", kept, source, CALLER_HASH_KEY="")
+    restored = [
+        (await registry("restore", kept, f"sqlite:///{tmp_path}/empty.sqlite3", CALLER_HASH_KEY=key))[0]
+        for key in ("", "the-key-of-somebody-else", KEY)
+    ]
+
+    assert (0, True) == (made[0], made[1].endswith(", without its key, which is CALLER_HASH_KEY\n"))
+    assert "the-key-of-somebody-else" not in kept.read_text()
+    assert [2, 2, 0] == restored
 
 
 def rewritten(content: bytes, change: Callable[[list[Any]], None]) -> bytes:
@@ -659,8 +678,9 @@ async def test_back_up_of_the_first_release(registry, empty_database: str) -> No
     restored = await registry("restore", FIRST, empty_database, CALLER_HASH_KEY=KEY_OF_FIRST)
 
     assert (0, "") == (restored[0], restored[2])
-    assert [("1a2b3c4d", 1767000000.25)] == await values(
-        empty_database, "SELECT name, created_at FROM deployment"
+    # The key is the one that the first line of the file tells.
+    assert [("1a2b3c4d", 1767000000.25, "f277a87cf93675257c7a734a9498cff3")] == await values(
+        empty_database, "SELECT name, created_at, key_check FROM deployment"
     )
     assert [("call_1", "conv_1", True)] == [
         (*row[:2], bool(row[2]))

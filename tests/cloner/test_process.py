@@ -11,7 +11,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
+from cloner.registry import opened
+from cloner.voices.key import settled
 from emulator import Emulator, Fault
+from environment import Key
 from tests.kit.processes.cloner import API_KEY, process, ready, until_ready
 
 CREATE = "/v1/voices/add"
@@ -150,6 +153,23 @@ async def test_database_that_cannot_be(url: str, status: int, line: str) -> None
 
     (told,) = err.decode().splitlines()
     assert (status, True) == (started.returncode, line in told)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_another_key(database: str) -> None:
+    """A key that the callers of the registry are not known by is one line on standard error, and status 2."""
+    async with opened(database, name="tested", now=1.0) as store:
+        await settled(store, database, Key.read("key-of-the-hashes"))
+    async with process(
+        ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=database, CALLER_HASH_KEY="key-of-somebody-else"
+    ) as started:
+        out, err = await asyncio.wait_for(started.communicate(), 60)
+
+    assert (2, b"") == (started.returncode, out)
+    assert [
+        "cloner: CALLER_HASH_KEY is not the key by which the registry knows its callers: set CALLER_HASH_KEY to"
+        " that one, or DATABASE_URL to an empty database"
+    ] == err.decode().splitlines()
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
