@@ -25,12 +25,16 @@ class Background:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
-    async def finish(self, grace_seconds: float) -> None:
-        """Waits for what was begun, and cancels what is left after the grace."""
+    async def wait(self, seconds: float) -> None:
+        """Waits for what was begun, for so long at most."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_seconds):
+            async with asyncio.timeout(seconds):
                 while self._tasks:
                     await asyncio.wait(self._tasks)
+
+    async def finish(self, grace_seconds: float) -> None:
+        """Waits for what was begun, and cancels what is left after the grace."""
+        await self.wait(grace_seconds)
         left = [*self._tasks]
         for task in left:
             task.cancel()

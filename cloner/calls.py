@@ -340,6 +340,10 @@ class Calls:
         self._due.set()
         return True
 
+    async def finish(self, grace_seconds: float) -> None:
+        """Waits for what answers did not wait for, and abandons what is left after the grace."""
+        await self._background.finish(grace_seconds)
+
     def _greeting(self, begun: Begun) -> str:
         return callers.greeting(self._first_message, begun.call.caller.name)
 

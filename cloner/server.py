@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import NamedTuple
 
+import structlog
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from precall.v1 import cloning_pb2 as pb
@@ -50,6 +51,8 @@ from telemetry.metrics import NOWHERE
 
 __all__ = ["AddressInUse", "checking_api_key", "serving"]
 
+log = structlog.get_logger()
+
 # A voice that is made ahead of time is kept for this long at least: if it were deleted before its answer
 # arrived, it would be made again.
 LEAST_KEPT_SECONDS = 60.0
@@ -90,6 +93,8 @@ async def serving(
         AsyncExitStack() as beside,
     ):
         store.measures = measures
+        if settings.precall_deployment not in (None, store.name):
+            log.warning("PRECALL_DEPLOYMENT does nothing, the database has a name", deployment=store.name)
         rooms = _rooms(
             settings,
             tracing,
@@ -146,7 +151,8 @@ async def serving(
             for task in beside_calls:
                 task.cancel()
             await asyncio.gather(*beside_calls, return_exceptions=True)
-            await rooms.cloning.finish(max(0.0, ends - loop.time()))
+            left = max(0.0, ends - loop.time())
+            await asyncio.gather(rooms.calls.finish(left), rooms.cloning.finish(left))
             await rooms.account.close()
             await rooms.looking.close()
             await rooms.voices.close()
@@ -179,6 +185,7 @@ async def checking_api_key(settings: Settings, tracing: TracerProvider) -> Async
 class _Rooms(NamedTuple):
     service: CloningService
     admission: Admission
+    calls: Calls
     account: Account
     looking: Looking
     cloning: Cloning
@@ -285,7 +292,7 @@ def _rooms(
         watch_seconds=settings.watch_seconds,
     )  # fmt: skip
     return _Rooms(
-        service, admission, account, looking, cloning, voices, agents, agent_settings, janitor, census
+        service, admission, calls, account, looking, cloning, voices, agents, agent_settings, janitor, census
     )
 
 

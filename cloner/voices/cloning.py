@@ -34,15 +34,7 @@ from cloner.provider.elevenlabs import ElevenLabs, ListedVoice, NewVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
 from cloner.provider.turns import with_urgency
-from cloner.registry import (
-    AgentIntended,
-    Store,
-    VoiceRow,
-    agents,
-    deployment,
-    reasons,
-    voices,
-)
+from cloner.registry import AgentIntended, Store, VoiceRow, agents, deployment, reasons, voices
 from cloner.voices.alive import ALIVE_SECONDS, STALE_SECONDS, SignsOfLife
 from cloner.voices.clone import Clone, Superseded, Wanted, new_row
 from cloner.voices.ending import ENDINGS, ending_of
@@ -168,10 +160,11 @@ class Cloning:
 
         An abandoned intent is found by its marker, by another process or at the next start.
         """
-        await self._background.finish(grace_seconds)
-        await self._alive.stop()
+        await self._background.wait(grace_seconds)
         if self._clones:
             log.warning("stopped with clones under way at the provider", clones=len(self._clones))
+        await self._background.finish(0.0)
+        await self._alive.stop()
 
     async def _intend(self, wanted: Wanted) -> tuple[VoiceRow, bool]:
         """The row of the caller's voice, and whether it is a new intent, which this process works at."""

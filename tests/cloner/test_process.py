@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from precall.v1 import cloning_pb2 as pb
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
+from structlog.testing import capture_logs
 
 from cloner.registry import opened
 from cloner.voices.key import settled
@@ -166,10 +167,23 @@ async def test_another_key(database: str) -> None:
         out, err = await asyncio.wait_for(started.communicate(), 60)
 
     assert (2, b"") == (started.returncode, out)
-    assert [
-        "cloner: CALLER_HASH_KEY is not the key by which the registry knows its callers: set CALLER_HASH_KEY to"
-        " that one, or DATABASE_URL to an empty database"
-    ] == err.decode().splitlines()
+    says = "cloner: CALLER_HASH_KEY is not the key by which the registry knows its callers: set "
+    (line,) = err.decode().splitlines()
+    assert says == line[: len(says)]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_name_of_another_deployment(cloning) -> None:
+    """A database keeps the name that it was begun with; a start that says another is told so, and no other is."""
+    with capture_logs() as lines:
+        for name in ("ours", "elsewhere", "ours", None):
+            async with cloning(precall_deployment=name):
+                pass
+
+    told = [
+        line["deployment"] for line in lines if line["event"].startswith("PRECALL_DEPLOYMENT does nothing")
+    ]
+    assert ["ours"] == told
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])

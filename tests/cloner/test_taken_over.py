@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from precall.v1 import cloning_pb2 as pb
+from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
@@ -24,6 +25,22 @@ async def closed_by_another(cloning: Any, database: str) -> None:
     async with cloning(now=clock), asyncio.timeout(30):
         while await values(database, "SELECT state FROM voices") != [("failed",)]:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_stopped_under_way(cloning: Any, emulator: Emulator, speech: bytes) -> None:
+    """A cloner that stops before its clones are done says how many it leaves to another."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    with capture_logs() as lines:
+        async with cloning(shutdown_grace_seconds=0.0) as cloner:
+            answer = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=30))
+            await emulator.requests.wait(path=CREATE, stage="held")
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+    emulator.faults.release()
+
+    stopped = "stopped with clones under way at the provider"
+    assert [1] == [line["clones"] for line in lines if line["event"] == stopped]
 
 
 @pytest.mark.parametrize("agent_update", ["auto", "never"])
