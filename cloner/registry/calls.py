@@ -22,6 +22,7 @@ __all__ = [
     "drop_ended",
     "end",
     "erase_caller",
+    "erase_of_nobody",
     "erase_with_voice",
     "latest",
     "note_ended",
@@ -107,6 +108,12 @@ CLOSED_OLD = Statement(f"""
 """)
 DROPPED = Statement("DELETE FROM calls WHERE ended_at < :before")
 ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who RETURNING id")
+ERASED_OF_NOBODY = Statement(f"""
+    DELETE FROM calls WHERE number = :number AND stated IN ('', '{NOBODY}') AND NOT EXISTS (
+        SELECT 1 FROM calls AS others WHERE others.number = :number AND others.stated NOT IN ('', '{NOBODY}')
+    )
+    RETURNING id
+""")
 ERASED_WITH_VOICE = Statement("DELETE FROM calls WHERE marker = :marker RETURNING id")
 
 
@@ -323,6 +330,14 @@ def erase_caller(tx: Transaction, who: str) -> None:
     Their agents are marked to be put back.
     """
     _plan_restores(tx, tx.all(ERASED, who=who))
+
+
+def erase_of_nobody(tx: Transaction, number: str) -> None:
+    """Removes the calls from a number whose caller was not stated, unless one has stated a caller.
+
+    Their agents are marked to be put back.
+    """
+    _plan_restores(tx, tx.all(ERASED_OF_NOBODY, number=number))
 
 
 def erase_with_voice(tx: Transaction, marker: str) -> None:

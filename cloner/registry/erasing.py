@@ -11,13 +11,24 @@ __all__ = ["forget", "forget_person_of_voice"]
 
 
 def forget(
-    tx: Transaction, person: str | None, number: str | None, *, now: float, traceparent: str = ""
+    tx: Transaction,
+    person: str | None,
+    number: str | None,
+    *,
+    persons_number: str | None = None,
+    now: float,
+    traceparent: str = "",
 ) -> list[VoiceRow]:
     """Forgets a person, or, without a person, everybody who calls from a number.
+
+    If nobody else is known by the person's number, the calls from it that tell no caller go as well.
 
     Returns the voices that ElevenLabs still has and that must be deleted there.
     """
     found = voices.find_by_person_or_number(tx, person, number)
+    numbers = set() if person is None else {*voices.numbers_of(tx, person)}
+    if persons_number is not None:
+        numbers.add(persons_number)
     whose = {who for row in found for who in (row.caller, row.replaces, row.person) if who is not None}
     # A call may be noted of a person, or of a number, without a voice.
     for who in sorted(whose | {each for each in (person, number) if each is not None}):
@@ -29,6 +40,9 @@ def forget(
         departures.forget(tx, row.marker, now=now, traceparent=traceparent)
         for row in sorted(found, key=lambda row: row.marker)
     ]
+    for its in sorted(numbers):
+        if not consents.persons_of(tx, its, most=1):
+            calls.erase_of_nobody(tx, its)
     return [row for row in left if row is not None]
 
 

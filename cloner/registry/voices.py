@@ -33,6 +33,7 @@ __all__ = [
     "marker_of",
     "note_checked",
     "note_used",
+    "numbers_of",
     "one",
     "persons_of",
     "ready",
@@ -124,6 +125,7 @@ KNOWN = Statement(
     f"{SELECT} WHERE marker IN (SELECT value FROM json_each(:markers))",
     postgres=f"{SELECT} WHERE marker IN (SELECT json_array_elements_text(CAST(:markers AS json)))",
 )
+NUMBERS = Statement("SELECT DISTINCT number FROM voices WHERE person = :person AND number IS NOT NULL")
 READY = Statement(f"{SELECT} WHERE state = 'ready'")
 
 
@@ -350,6 +352,11 @@ def find_by_person_or_number(tx: Transaction, person: str | None, number: str | 
     if person is not None:
         return every(tx, OF_PERSON, person=person)
     return every(tx, ALL_OF_NUMBER, number=number) if number is not None else []
+
+
+def numbers_of(tx: Transaction, person: str) -> list[str]:
+    """The numbers that voices of a person are known under."""
+    return [row[0] for row in tx.all(NUMBERS, person=person)]
 
 
 def known(tx: Transaction, markers: list[str]) -> dict[str, VoiceRow]:

@@ -58,7 +58,12 @@ class Erasure:
         else:
             person, number = self._identities.row_hashes(caller)
             left = await self._store.write(
-                erasing.forget, person, number, now=self._now(), traceparent=traceparent()
+                erasing.forget,
+                person,
+                number,
+                persons_number=None if person is None else self._identities.number(caller.phone_number),
+                now=self._now(),
+                traceparent=traceparent(),
             )
         deleted = 0
         for row in left:

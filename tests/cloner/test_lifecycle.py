@@ -345,6 +345,27 @@ async def test_forget_caller(cloning, emulator: Emulator, speech: bytes) -> None
     assert [] == emulator.voices.custom
 
 
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("by", ["caller", "voice"])
+async def test_forget_the_calls_of_a_number(
+    cloning, speech: bytes, database: str, by: str, others: int
+) -> None:
+    """Calls from a number without a caller go with the only person known by it, and stay where there is another."""
+    async with cloning(voice_reuse="never") as cloner:
+        prepared = await cloner.PrepareCall(call(speech), timeout=10)
+        number = call(b"").caller.phone_number
+        for _ in range(others):
+            anna = pb.Caller(name="Anna", phone_number=number)
+            await cloner.PrepareCall(call(speech, caller=anna, conversation_id="conv_anna"), timeout=10)
+        opened = pb.OpenCallRequest(agent_id="agent_demo", conversation_id="conv_9", phone_number=number)
+        await cloner.OpenCall(opened, timeout=10)
+        whom = {"caller": call(b"").caller} if by == "caller" else {"voice_id": prepared.voice.voice_id}
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(**whom), timeout=10)
+
+    left = await values(database, "SELECT conversation_id FROM calls ORDER BY begun_at")
+    assert [("conv_anna",), ("conv_9",)][: 2 * others] == left
+
+
 async def test_forget_caller_by_voice(cloning, emulator: Emulator, speech: bytes) -> None:
     """A caller without a number is forgotten by their voice."""
     async with cloning() as cloner:
