@@ -40,7 +40,7 @@ from cloner.voices.cloning import Cloning
 from cloner.voices.marked import Marked, marker_in
 from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
 from cloner.voices.removal import Removal, log_given_up
-from telemetry.facts import log_context
+from telemetry.facts import log_context, note
 from telemetry.logs import exception_place
 from telemetry.parts import SCOPE, traced_by
 from telemetry.tracing import linked
@@ -178,7 +178,7 @@ class Janitor:
             for row in await self._store.write(
                 departures.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
             ):
-                log_given_up(row, reasons.EXPIRED)
+                log_given_up(row.voice_id, reasons.EXPIRED)
         await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
         await self._store.write(departures.drop_closed, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
@@ -208,7 +208,7 @@ class Janitor:
                 # Logged already; the next agent does not wait for this one.
                 contextlib.suppress(ProviderFailure),
             ):
-                await self._removal.restore(agent, deadline=_soon(WORK_SECONDS))
+                note(reason=await self._removal.restore(agent, deadline=_soon(WORK_SECONDS)))
             # A voice that the agent had may now be deleted.
             self._woken.set()
 
@@ -225,13 +225,15 @@ class Janitor:
             origins = (row.traceparent,) if call is None else (call.traceparent, call.ended_by)
             with self._span("delete voice", ids, *origins, row.given_up_by):
                 try:
-                    if not await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
-                        # An agent still has the voice. Putting it back ends with waking this janitor.
-                        await self._store.write(
-                            departures.postpone_deletion, row.marker, due_at=self._now(), untried=1
-                        )
-                        return
-                    continue
+                    if await self._removal.remove(row, deadline=_soon(WORK_SECONDS)):
+                        note(reason=row.reason)
+                        continue
+                    # Somebody else has just taken the agent that speaks with it, and it is due after that.
+                    await self._store.write(
+                        departures.postpone_deletion, row.marker, due_at=self._now(), untried=1
+                    )
+                    note(outcome="error", reason="agent_has_voice")
+                    return
                 except ProviderFailure as refused:
                     failure = refused
                 pause = pause_after(row.tries, failure)
@@ -326,6 +328,7 @@ class Janitor:
             with self._span("adopt voice", ids_of(None, row) | {"voice_id": voice.voice_id}, row.traceparent):
                 if await self._store.write(rows.record, row.marker, voice.voice_id, now=now):
                     return "adopted"
+                note(outcome="abandoned")
         ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {"voice_id": voice.voice_id}
         with self._span("delete voice", ids, "" if row is None else row.traceparent):
             try:
@@ -333,6 +336,7 @@ class Janitor:
             except ProviderFailure as failure:
                 log_postponed("orphan not deleted yet", failure, ids, next_try_seconds=self._terms.reconcile)
                 return None
+            note(reason="orphan")
             log.info("voice deleted", voice_id=voice.voice_id, reason="orphan")
         return "removed"
 
@@ -357,11 +361,17 @@ class Janitor:
             ) as span,
             log_context(**ids),
         ):
+            note(outcome="success")  # unless it turns out otherwise
             try:
                 yield
             except Exception as failure:
-                span.set_attribute(ERROR_TYPE, getattr(failure, "reason", type(failure).__qualname__))
+                reason = getattr(failure, "reason", type(failure).__qualname__)
+                note(outcome="error", reason=reason)
+                span.set_attribute(ERROR_TYPE, reason)
                 span.set_status(StatusCode.ERROR)
+                raise
+            except asyncio.CancelledError:
+                note(outcome="abandoned")
                 raise
 
 

@@ -224,16 +224,16 @@ def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
 
 def record_and_intend(
     tx: Transaction, update: AgentUpdate, *, stated: str | None = None, now: float
-) -> tuple[bool, bool]:
+) -> tuple[voices.Recorded | None, bool]:
     """Records a new voice as `voices.record` does, and stores as `intend` does that an agent is given it.
 
-    Returns whether the voice was recorded and whether the agent may be changed. A voice that was not recorded
+    Returns what that returns, and whether the agent may be changed. A voice that was not recorded
     is given to no agent.
     """
     row = update.row
     in_progress = _lock_call(tx, row)
     recorded = voices.record(tx, row.marker, row.voice_id, now=now, call_id=row.call_id, stated=stated)
-    return recorded, recorded and in_progress and _intend(tx, update, now=now)
+    return recorded, recorded is not None and in_progress and _intend(tx, update, now=now)
 
 
 def shared(tx: Transaction, agent_id: str, *, caller: str, since: float) -> bool:

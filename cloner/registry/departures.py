@@ -7,6 +7,7 @@ from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
 __all__ = [
+    "DUE",
     "NOBODYS",
     "UNUSED",
     "claim_deletion",
@@ -75,10 +76,14 @@ KEPT_OF_CALLER = Statement(f"""
 KEPT_LEAST_RECENTLY_USED = Statement(f"""
     {voices.SELECT} WHERE state = 'ready' AND kept_until > :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
 """)
+# A voice waits while somebody has the agent that speaks with it, or the agent waits to be tried again.
+DUE = """state = 'deleting' AND due_at <= :now
+    AND NOT EXISTS (SELECT 1 FROM agents WHERE agents.marker = voices.marker AND held_until > :now)
+    AND NOT EXISTS (SELECT 1 FROM agents WHERE former_marker = voices.marker AND held_until > :now)"""
 DELETION_CLAIMED = Statement(f"""
     UPDATE voices SET due_at = :until, tries = tries + 1
     WHERE marker = (
-        SELECT marker FROM voices WHERE state = 'deleting' AND due_at <= :now
+        SELECT marker FROM voices WHERE {DUE}
         ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
     )
     RETURNING {voices.FIELDS}
@@ -128,10 +133,14 @@ def forget(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -
     return None
 
 
-def delete(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -> None:
-    """Gives a ready voice up, as a client asked, even if calls use it; no request gets it any more."""
-    tx.run(GIVEN_UP, marker=marker, reason=DELETED, now=now, given_up_by=traceparent)
+def delete(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -> bool:
+    """Gives a ready voice up, as a client asked, even if calls use it; no request gets it any more.
+
+    False if it was given up before.
+    """
+    given_up = tx.run(GIVEN_UP, marker=marker, reason=DELETED, now=now, given_up_by=traceparent) == 1
     requests.forget_voice(tx, marker)
+    return given_up
 
 
 def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> list[VoiceRow]:

@@ -33,7 +33,7 @@ WHAT_IS_DUE = Statement(f"""
             OR EXISTS (SELECT 1 FROM voices WHERE {departures.UNUSED[1]})
             OR EXISTS (SELECT 1 FROM requests WHERE at <= :answered_before),
         EXISTS (SELECT 1 FROM agents WHERE restoring AND held_until <= :now),
-        EXISTS (SELECT 1 FROM voices WHERE state = 'deleting' AND due_at <= :now),
+        EXISTS (SELECT 1 FROM voices WHERE {departures.DUE}),
         EXISTS (SELECT 1 FROM voices WHERE state = 'intended' AND {DEAD}),
         EXISTS (SELECT 1 FROM deployment WHERE reconciled_until <= :now)
 """)

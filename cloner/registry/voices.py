@@ -14,6 +14,7 @@ from cloner.registry.transaction import Transaction
 
 __all__ = [
     "Intent",
+    "Recorded",
     "abandoned",
     "every",
     "fail",
@@ -48,6 +49,13 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
     row: VoiceRow | None
     month_resets_at: float = 0.0
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A voice that is ready now."""
+
+    replaced: str | None
+    """The voice that it takes the place of, which is given up."""
 
 
 # The `stated` of a call that failed after a delivery had stated its caller.
@@ -94,8 +102,10 @@ ANOTHER_ACTIVE = Statement(f"""
     SELECT state FROM voices WHERE caller = :caller AND {ACTIVE} AND marker <> :marker FOR UPDATE
 """)
 FORMER_REPLACED = Statement(f"""
-    UPDATE voices SET state = 'deleting', reason = '{REPLACED}', due_at = :now, tries = 0
+    UPDATE voices SET state = 'deleting', reason = '{REPLACED}', due_at = :now, tries = 0,
+        given_up_by = :given_up_by
     WHERE caller = :caller AND state = 'ready'
+    RETURNING voice_id
 """)
 RECORDED = Statement("""
     UPDATE voices SET state = 'ready', voice_id = :voice_id, checked_at = :now, used_at = :now, reason = NULL,
@@ -243,35 +253,36 @@ def record(
     now: float,
     call_id: str | None = None,
     stated: str | None = None,
-) -> bool:
+) -> Recorded | None:
     """Makes an intended or failed voice ready; a voice that another process has recorded stays ready.
 
-    False if it can no longer become ready: then nobody will use the voice, and its maker removes it. A call
+    None if it can no longer become ready: then nobody will use the voice, and its maker removes it. A call
     that lost the voice when its intent failed has it again, if it is still the `stated` caller's call and has
     no other voice.
     """
     call = None if call_id is None else tx.one(CALL, call_id=call_id)
     row = one(tx, GET_LOCKED, marker=marker)
     if row is None:
-        return False
+        return None
     intended = row.state == "intended"
     # A replacement that failed stays failed, and so does a voice whose consent was withdrawn.
     late = row.state == "failed" and row.replaces is None and row.reason != CONSENT_WITHDRAWN
     if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
-        return False
+        return None
     if is_anothers(tx, voice_id, marker=marker):
-        return False
-    caller = row.replaces or row.caller
+        return None
+    caller, replaced = row.replaces or row.caller, None
     other = tx.one(ANOTHER_ACTIVE, caller=caller, marker=marker)
     if other is not None:
         if not (intended and row.replaces is not None and other[0] == "ready"):
             # The caller has another voice by now.
-            return False
-        tx.run(FORMER_REPLACED, caller=caller, now=now)
+            return None
+        former = tx.one(FORMER_REPLACED, caller=caller, now=now, given_up_by=row.traceparent)
+        replaced = None if former is None else former[0]
     tx.run(RECORDED, marker=marker, voice_id=voice_id, caller=caller, now=now)
     if late and call is not None and call[0] is None and not is_of_another(call[1], stated):
         tx.run(CALL_HAS, call_id=call_id, marker=marker, caller=caller)
-    return True
+    return Recorded(replaced)
 
 
 def lock(tx: Transaction, marker: str) -> VoiceRow | None:

@@ -17,7 +17,6 @@ one transaction. A clone itself changes no agent.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -40,7 +39,7 @@ from cloner.voices.clone import Clone, Superseded, Wanted, new_row
 from cloner.voices.ending import ENDINGS, ending_of
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
 from cloner.voices.monthly_limit import resets_at
-from cloner.voices.removal import Removal
+from cloner.voices.removal import Removal, log_given_up
 from cloner.voices.samples import Recording
 from cloner.voices.voice import Voice, voice_of
 from environment.memory import unraised
@@ -152,8 +151,12 @@ class Cloning:
         if taken and not self.clone_under_way(row.marker):
             clone = Clone(row, asked=True)
             self._start(clone, self._resume(clone))
-            with contextlib.suppress(Superseded, ProviderFailure, VoiceNeedsVerification):
+            try:
                 await clone.made()
+            except Superseded:
+                note(outcome="abandoned")
+            except (ProviderFailure, VoiceNeedsVerification) as failure:
+                note(outcome="error", reason=failure.reason)
 
     async def finish(self, grace_seconds: float) -> None:
         """Waits for what is under way, and abandons what is left after the grace.
@@ -316,7 +319,7 @@ class Cloning:
                 clone.agent_intended = AgentIntended(update, held)
                 if clone.agent_update is None:
                     self._let_go(clone.agent_intended)
-            if not recorded:
+            if recorded is None:
                 if await self._marked.is_anothers(voice_id, row.marker):
                     raise failures.ProtocolBroken
                 log.warning("voice no longer wanted", voice_id=voice_id)
@@ -325,6 +328,8 @@ class Cloning:
                     wanted.check_row(await self._store.read(voices.get, row.marker))
                 raise Superseded
             log.info("voice created", voice_id=voice_id)
+            if recorded.replaced is not None:
+                log_given_up(recorded.replaced, reasons.REPLACED)
             return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
 
     def _start(self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None = None) -> None:

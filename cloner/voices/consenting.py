@@ -88,7 +88,7 @@ class Consenting:
         every.sort(key=lambda consent: consent.at, reverse=True)
         deleted = 0
         for row in left:
-            log_given_up(row, reasons.CONSENT_WITHDRAWN)
+            log_given_up(row.voice_id, reasons.CONSENT_WITHDRAWN)
             deleted += await self._removal.remove_now(row, deadline=deadline)
         return every[:MOST_HISTORY], deleted, len(left) - deleted
 

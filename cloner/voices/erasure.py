@@ -39,8 +39,8 @@ class Erasure:
         row = await self._store.read(voices.find_once_by_voice_id, voice_id)
         if row is None:
             raise VoiceNotFound
-        await self._store.write(departures.delete, row.marker, now=self._now(), traceparent=traceparent())
-        log_given_up(row, reasons.DELETED)
+        if await self._store.write(departures.delete, row.marker, now=self._now(), traceparent=traceparent()):
+            log_given_up(row.voice_id, reasons.DELETED)
         current = await self._store.read(voices.get, row.marker)
         if current is None or current.state != "deleting":
             return True
@@ -67,7 +67,7 @@ class Erasure:
             )
         deleted = 0
         for row in left:
-            log_given_up(row, reasons.FORGOTTEN)
+            log_given_up(row.voice_id, reasons.FORGOTTEN)
             deleted += await self._removal.remove_now(row, deadline=deadline)
         log.info("caller erased", voices_deleted=deleted, voices_pending=len(left) - deleted)
         return deleted, len(left) - deleted

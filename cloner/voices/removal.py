@@ -110,7 +110,7 @@ class Removal:
         ):
             return False
         oldest = msgspec.structs.replace(oldest, reason=reasons.EVICTED)
-        log_given_up(oldest, reasons.EVICTED)
+        log_given_up(oldest.voice_id, reasons.EVICTED)
         # After a call that ended a moment ago, its agent may still be being put back.
         return await self.remove_now(oldest, deadline=deadline)
 
@@ -121,8 +121,10 @@ class Removal:
             agents.claim_restore, holder=self._holder, now=now, until=now + HOLD_SECONDS, marker=marker
         )
 
-    async def restore(self, row: AgentRow, *, deadline: float) -> None:
+    async def restore(self, row: AgentRow, *, deadline: float) -> str | None:
         """Puts a claimed agent back, as urgently as a call: until then the next callers hear our voice.
+
+        Returns why nothing was changed, in a word; None where it was.
 
         Raises a ProviderFailure, after which the agent is tried again later; the log says when.
         """
@@ -131,12 +133,13 @@ class Removal:
                 log_context(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id),
                 with_urgency(Urgency(call=True)),
             ):
-                await self._restore(row, deadline)
+                unchanged = await self._restore(row, deadline)
         except failures.ProviderFailure as failure:
             await self._postpone(row, failure)
             raise
         self._tries.pop(row.agent_id, None)
         await self._store.write(agents.note_restored, row.agent_id, holder=self._holder)
+        return unchanged
 
     async def _postpone(self, row: AgentRow, failure: failures.ProviderFailure) -> None:
         tries = self._tries[row.agent_id] = self._tries.get(row.agent_id, 0) + 1
@@ -150,13 +153,13 @@ class Removal:
             "agent not put back yet", failure, ids, tries=tries, next_try_seconds=pause, urgent=True
         )
 
-    async def _restore(self, row: AgentRow, deadline: float) -> None:
-        """Gives each leaf its former value back, where our value still stands."""
+    async def _restore(self, row: AgentRow, deadline: float) -> str | None:
+        """Gives each leaf its former value back, where our value still stands; says why where none does."""
         try:
             current = (await self._provider.read_agent(row.agent_id, deadline=deadline)).voice
         except failures.AgentNotFound:
             log.warning("agent is gone", agent_id=row.agent_id)
-            return
+            return "agent_gone"
         if current is None:
             raise failures.ProtocolBroken
         changed = current.voice_id != row.before_voice_id
@@ -165,7 +168,7 @@ class Removal:
         first_message = row.before_first_message if row.gave_message(current.first_message) else None
         if voice_id is None and first_message is None:
             log.info("agent restored", agent_id=row.agent_id, reason="changed_by_others")
-            return
+            return "changed_by_others"
         before = AgentVoice(voice_id, first_message)
         try:
             after = await self._provider.update_agent(row.agent_id, before, deadline=deadline)
@@ -179,8 +182,9 @@ class Removal:
         if voice_id is not None and after.voice_id != voice_id and row.gave_voice(after.voice_id):
             raise failures.ProtocolBroken
         log.info("agent restored", agent_id=row.agent_id)
+        return None
 
 
-def log_given_up(row: VoiceRow, reason: str) -> None:
+def log_given_up(voice_id: str | None, reason: str) -> None:
     """Logs that a voice was given up, and why: nobody uses it from now on, and it is deleted next."""
-    log.info("voice given up", voice_id=row.voice_id, reason=reason)
+    log.info("voice given up", voice_id=voice_id, reason=reason)

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from precall.v1 import cloning_pb2 as pb
+from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from tests.kit.requests import CLONING, IVAN, METHODS, request
@@ -81,6 +82,37 @@ async def test_deletion_that_comes_later(
     maker, asker = (spans.one(f"precall.v1.CloningService/{name}") for name in ("CloneVoice", method))
     assert [TRACE, TRACE + 1] == [maker.context.trace_id, asker.context.trace_id]
     assert {(TRACE, maker.context.span_id), (TRACE + 1, asker.context.span_id)} == set(links(later))
+
+
+async def test_voice_that_is_replaced(cloning, spans, speech: bytes, samples: Any) -> None:
+    """Log and trace tell why it was given up, and link to who had it made and to who had it replaced."""
+    another = (samples / "speech.flac").read_bytes()
+    with capture_logs() as lines:
+        async with cloning() as cloner:
+            made = await cloner.CloneVoice(request("CloneVoice", speech), timeout=20, metadata=carried())
+            replacing = pb.ReplaceVoiceRequest(caller=IVAN, sample=another)
+            await cloner.ReplaceVoice(replacing, timeout=20, metadata=carried(TRACE + 1))
+            (later, *_) = await spans.wait("delete voice")
+
+    maker, asker = (spans.one(f"precall.v1.CloningService/{name}") for name in ("CloneVoice", "ReplaceVoice"))
+    assert {(TRACE, maker.context.span_id), (TRACE + 1, asker.context.span_id)} == set(links(later))
+    told = [(line["voice_id"], line["reason"]) for line in lines if line["event"] == "voice given up"]
+    assert [(made.voice.voice_id, "replaced")] == told
+    assert ("success", "replaced") == (
+        later.attributes["precall.outcome"], later.attributes["precall.reason"],
+    )  # fmt: skip
+
+
+async def test_voice_that_is_deleted_twice(cloning, speech: bytes) -> None:
+    """It was given up once, by who was first."""
+    with capture_logs() as lines:
+        async with cloning() as cloner:
+            made = await cloner.CloneVoice(request("CloneVoice", speech), timeout=20)
+            for _ in range(2):
+                asked = pb.DeleteVoiceRequest(voice_id=made.voice.voice_id)
+                assert (await cloner.DeleteVoice(asked, timeout=20)).deleted
+
+    assert 1 == [line["event"] for line in lines].count("voice given up")
 
 
 @pytest.mark.parametrize("carried_header", ["nonsense", f"00-{'0' * 32}-{'0' * 16}-01", "y" * 5_000])

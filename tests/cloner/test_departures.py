@@ -14,12 +14,14 @@ from cloner.registry import (
     Transaction,
     calls,
     departures,
+    due,
     erasing,
     opened,
     reasons,
     voice_consents,
     voices,
 )
+from cloner.registry.statement import Statement
 from tests.kit.rows import values
 
 NOW = 1_700_000_000.0
@@ -70,6 +72,24 @@ async def state(store: Store, marker: str) -> tuple[str, str | None] | None:
     """How a voice stands, and why."""
     row = await store.read(voices.get, marker)
     return None if row is None else (row.state, row.reason)
+
+
+@pytest.mark.parametrize("slot", ["marker", "former_marker"])
+async def test_not_due_while_an_agent_speaks_with_it(store: Store, slot: str) -> None:
+    """It is not claimed while somebody has its agent, or its agent waits to be tried again; after that it is."""
+    await made(store, "marker", "voice")
+    await store.write(departures.delete, "marker", now=NOW)
+    given = Statement(
+        f"INSERT INTO agents (agent_id, {slot}, held_until) VALUES ('agent', 'marker', {NOW + 60})"
+    )
+    await store.write(lambda tx: tx.run(given))
+
+    moments = {"busy_since": 0.0, "unused_since": None, "dropped_before": 0.0, "stale": 0.0}
+    due_at = [(await store.read(due.what_is_due, now=now, **moments)).delete for now in (NOW + 59, NOW + 60)]
+    claimed = [
+        await store.write(departures.claim_deletion, now=now, until=now + 60) for now in (NOW + 59, NOW + 60)
+    ]
+    assert [False, True] == due_at == [row is not None for row in claimed]
 
 
 @pytest.mark.parametrize("reason", ["unanswered", "given up"])
@@ -274,4 +294,4 @@ async def test_withdrawn_while_it_turns_up(database: str, store: Store, reason: 
 
     row = await store.read(voices.get, "marker")
     assert row is not None
-    assert (True, "deleting") == (recorded, row.state)
+    assert (True, "deleting") == (recorded is not None, row.state)

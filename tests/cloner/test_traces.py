@@ -102,6 +102,27 @@ async def test_sample_that_is_refused(cloning: Any, spans: Any) -> None:
     )
 
 
+async def test_agent_that_others_have_changed(
+    cloning: Any, emulator: Emulator, spans: Any, speech: bytes
+) -> None:
+    """The trace of work in the background says how it ended, and why nothing was to be done."""
+    async with cloning() as cloner:
+        prepared = await cloner.PrepareCall(call(speech), timeout=20)
+        theirs = emulator.agents["agent_demo"]["conversation_config"]
+        theirs["tts"]["voice_id"], theirs["agent"]["first_message"] = "voice_of_others", "Theirs."
+        await cloner.CompleteCall(
+            pb.CompleteCallRequest(call_id=prepared.call_id, agent_id="agent_demo"), timeout=10
+        )
+        (restored,) = await spans.wait("restore agent")
+        (reconciled,) = await spans.wait("reconcile")
+
+    facts = [
+        (span.attributes["precall.outcome"], span.attributes.get("precall.reason"))
+        for span in (restored, reconciled)
+    ]
+    assert [("success", "changed_by_others"), ("success", None)] == facts
+
+
 @pytest.mark.parametrize(
     ("told", "conversation"),
     [("conv_1", "conv_1"), ("", "conv_1"), ("conv_of_elevenlabs", "conv_of_elevenlabs")],

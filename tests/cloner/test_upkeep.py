@@ -71,7 +71,7 @@ def begin_call(tx: Transaction, number: int) -> None:
     update = AgentUpdate(
         row=row, changes=0, caller=caller, others_since=None, holder="process", until=NOW - 30
     )
-    assert (True, True) == agents.record_and_intend(tx, update, now=NOW - 60)
+    assert (voices.Recorded(None), True) == agents.record_and_intend(tx, update, now=NOW - 60)
     assert agents.unlock(tx, agent, holder="process", given=True)
 
 
