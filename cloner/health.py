@@ -1,7 +1,7 @@
 """Asks the cloner on this machine whether it serves: `python -m cloner.health`, exit status 0 or 1.
 
-For health checks of containers and service managers. It reads CLONER_HOST, CLONER_PORT and whether
-there is a CLONER_TLS_CERT as the cloner does, asks the gRPC health service and takes 3 seconds at most.
+For health checks of containers and service managers. It reads CLONER_HOST and CLONER_PORT as the cloner
+does, asks the gRPC health service and takes 3 seconds at most.
 """
 
 import os
@@ -19,11 +19,6 @@ from environment import Host, Port
 __all__ = ["serves"]
 
 ANSWER_SECONDS = 3.0
-# If it is set, the cloner speaks TLS. Its content does not matter here: a certificate that was broken after
-# the cloner had read it is no reason to end a cloner that serves.
-TLS = ("CLONER_TLS_CERT", "CLONER_TLS_CERT_FILE")
-# A server that listens on all addresses is asked on one of them.
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104
 
 
 class Address(Struct, frozen=True, kw_only=True):
@@ -36,10 +31,7 @@ class Address(Struct, frozen=True, kw_only=True):
 def serves(environ: Mapping[str, str]) -> bool:
     """Whether the cloner answers in time that it serves. Raises EnvironmentInvalid."""
     where = environment.read(Address, environ)
-    host = EVERYWHERE.get(where.cloner_host, where.cloner_host)
-    target = environment.address(host, where.cloner_port)
-    if any(environ.get(name, "").strip() for name in TLS):
-        target = health_target(where.cloner_host, where.cloner_port)
+    target = health_target(where.cloner_host, where.cloner_port)
     # A proxy from the environment would look for the address on its own machine.
     with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:

@@ -34,6 +34,8 @@ __all__ = ["access_of", "health_beside", "listen", "server_of"]
 
 log = structlog.get_logger()
 
+# How many health checks of this machine there may be at once.
+MOST_CHECKS = 32
 TRANSPORT = (
     # Otherwise a second cloner on a taken port would start and take half of the calls.
     ("grpc.so_reuseport", 0),
@@ -92,18 +94,32 @@ def listen(
 
 @asynccontextmanager
 async def health_beside(settings: Settings, port: int, servicer: Health) -> AsyncIterator[None]:
-    """Serves the health, and nothing else, to this machine, whose health check speaks no TLS."""
-    server = grpc.aio.server()
+    """Serves the health, and nothing else, to this machine.
+
+    Its health check speaks no TLS, and is answered also while strangers hold every connection there may be.
+    """
+    server = grpc.aio.server(
+        options=(("grpc.max_allowed_incoming_connections", MOST_CHECKS), *_patience(settings))
+    )
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     try:
         server.add_insecure_port(health_target(settings.cloner_host, port))
     except RuntimeError:
-        log.warning("health is not told beside TLS, python -m cloner.health will not find it")
+        log.warning("health is not told to this machine, python -m cloner.health will not find it")
     await server.start()
     try:
         yield
     finally:
         await server.stop(None)
+
+
+def _patience(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """How long a connection may take to say what it wants: gRPC itself waits for one minute or two.
+
+    The first is for TLS and the first frame of HTTP/2, the second for the answer to ours.
+    """
+    longest = max(1, round(1000 * settings.body_timeout_seconds))
+    return ("grpc.server_handshake_timeout_ms", longest), ("grpc.http2.settings_timeout", longest)
 
 
 def server_of(
@@ -128,8 +144,11 @@ def server_of(
             admission,
         ),
         options=(
+            # One more is closed as soon as it is accepted, and its client tries again.
+            ("grpc.max_allowed_incoming_connections", settings.cloner_max_connections),
             ("grpc.max_receive_message_length", admission.hard_limit),
             ("grpc.max_connection_age_grace_ms", round(1000 * grace)),
+            *_patience(settings),
             *TRANSPORT,
         ),
     )

@@ -7,6 +7,7 @@ import sys
 
 import structlog
 import uvloop
+from msgspec import structs
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -16,10 +17,15 @@ from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
 from cloner.voices.key import KeyDiffers, KeyUnavailable
 from environment import address
+from environment.open_files import connections_allowed
 from telemetry import logs
 from telemetry.output import Output
 
 __all__ = ["run"]
+
+# Descriptors that are kept free of clients' connections: for files, the registry, traces, and connections
+# that are being closed. Beside them ElevenLabs has one for each request, and a worker its pipes.
+RESERVED_DESCRIPTORS, PER_WORKER = 128, 8
 
 
 def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
@@ -27,6 +33,9 @@ def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, outp
 
     2 if the database is another release's or another key's, 1 if nothing can be served.
     """
+    reserved = RESERVED_DESCRIPTORS + settings.provider_concurrency + PER_WORKER * settings.audio_workers
+    most = connections_allowed(settings.cloner_max_connections, reserved=reserved)
+    settings = structs.replace(settings, cloner_max_connections=most)
     return uvloop.run(_serve(settings, tracers, meters, output))
 
 

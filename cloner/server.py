@@ -57,6 +57,10 @@ log = structlog.get_logger()
 # arrived, it would be made again.
 LEAST_KEPT_SECONDS = 60.0
 
+# Once no call is under way, clients have so long to take their answers and to leave. Nobody listens at a
+# connection that is still there then: gRPC itself would wait for it for twenty seconds.
+FAREWELL_SECONDS = 1.0
+
 
 class AddressInUse(Exception):
     """Nothing can be served at the address, most often because something else is."""
@@ -129,8 +133,7 @@ async def serving(
         beside_calls = [janitor, asyncio.create_task(readiness.run())]
         if measures.enabled:
             beside_calls.append(asyncio.create_task(rooms.census.run()))
-        if certificate is not None:
-            await beside.enter_async_context(health_beside(settings, port, health_servicer))
+        await beside.enter_async_context(health_beside(settings, port, health_servicer))
         loop = asyncio.get_running_loop()
         try:
             yield port
@@ -145,6 +148,9 @@ async def serving(
             await asyncio.sleep(0)  # stopping has begun: GOAWAY is on its way
             draining.release()
             rooms.admission.close()
+            await draining.finish(seconds=max(0.0, ends - loop.time()))
+            await asyncio.wait([stopping], timeout=max(0.0, min(FAREWELL_SECONDS, ends - loop.time())))
+            await server.stop(0)
             await stopping
             # Work that the janitor has claimed and not finished is done by another process once the claim
             # runs out.

@@ -59,6 +59,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     cloner_reflection: bool = True
     """Whether a client may ask which services there are."""
 
+    cloner_max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
     cloner_max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     watch_max: Annotated[int, Meta(ge=1, le=100_000)] = 100
     watch_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 300.0

@@ -65,8 +65,9 @@ def server_credentials(latest: Callable[[], ServerCertificate], *, mutual: bool)
 
 
 def health_target(host: str, port: int) -> str:
-    """The address where a cloner that speaks TLS serves its health, and nothing else, to its own machine.
+    """The address where a cloner serves its health, and nothing else, to its own machine.
 
-    It is served in plain text, so that the health check on the machine needs no client certificate.
+    It is served in plain text, so that the health check on the machine needs no client certificate, and apart
+    from the port, so that nobody's connections to it keep the health check out.
     """
     return f"unix-abstract:precall-health-{address(host, port)}"

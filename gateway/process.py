@@ -1,25 +1,22 @@
 """The gateway as a process: it serves until it is told to stop."""
 
 import asyncio
-import resource
 import signal
 import sys
 
-import structlog
 import uvloop
 from msgspec import structs
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from environment import address
+from environment.open_files import connections_allowed
 from gateway.app import listening, serving
 from gateway.settings import Settings
 from telemetry import logs
 from telemetry.output import Output
 
 __all__ = ["run"]
-
-log = structlog.get_logger()
 
 # Descriptors that are kept free of clients' connections: for files, the cloner, traces, and connections that
 # are being closed.
@@ -28,22 +25,9 @@ RESERVED_DESCRIPTORS = 128
 
 def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status."""
-    return uvloop.run(_serve(_with_descriptors(settings), tracers, meters, output))
-
-
-def _with_descriptors(settings: Settings) -> Settings:
-    """The settings, with no more connections than this process may open; its own limit is raised first."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.precall_max_connections + RESERVED_DESCRIPTORS
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return settings
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed == wanted:
-        return settings
-    most = max(1, allowed - RESERVED_DESCRIPTORS)
-    log.warning("fewer connections than set, raise the limit of open files", most=most, open_files=allowed)
-    return structs.replace(settings, precall_max_connections=most)
+    most = connections_allowed(settings.precall_max_connections, reserved=RESERVED_DESCRIPTORS)
+    settings = structs.replace(settings, precall_max_connections=most)
+    return uvloop.run(_serve(settings, tracers, meters, output))
 
 
 async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:

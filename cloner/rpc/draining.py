@@ -6,6 +6,7 @@ stands before them on every connection, and what a client sends after them goes 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -42,6 +43,8 @@ class Draining(grpc.aio.ServerInterceptor):
         self._held_back = 0
         self._holding = False
         self._released = asyncio.Event()
+        self._under_way = 0
+        self._none_under_way = asyncio.Event()
 
     async def hold(self, *, seconds: float) -> None:
         """Holds answers back. Returns once no new call arrives, or after `seconds`.
@@ -63,6 +66,14 @@ class Draining(grpc.aio.ServerInterceptor):
         """Lets all answers go."""
         self._released.set()
 
+    async def finish(self, *, seconds: float) -> None:
+        """Returns once no call with one answer is under way, or after `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._under_way:
+                    self._none_under_way.clear()
+                    await self._none_under_way.wait()
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
@@ -74,10 +85,16 @@ class Draining(grpc.aio.ServerInterceptor):
             return handler
 
         async def call(requests: Any, context: Context) -> Any:
-            answer = await handler.stream_unary(requests, context)
-            if self._holding:
-                await self._held(context)
-            return answer
+            self._under_way += 1
+            try:
+                answer = await handler.stream_unary(requests, context)
+                if self._holding:
+                    await self._held(context)
+                return answer
+            finally:
+                self._under_way -= 1
+                if not self._under_way:
+                    self._none_under_way.set()
 
         return grpc.stream_unary_rpc_method_handler(
             call,

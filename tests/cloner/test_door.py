@@ -6,7 +6,8 @@ import re
 import selectors
 import sqlite3
 import wave
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,8 @@ SERVICE = "/precall.v1.CloningService"
 TOKEN = "token-of-the-cloner-in-tests"
 GRPC = Path(__file__).parents[2] / "docs" / "GRPC.md"
 MEBIBYTE = 1_048_576
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS, SETTINGS_TAKEN = b"\0\0\0\4\0\0\0\0\0", b"\0\0\0\4\1\0\0\0\0"
 STALLED = b"\0" + (10 * MEBIBYTE).to_bytes(4) + bytes(10 * MEBIBYTE - 1)
 
 
@@ -109,6 +112,50 @@ async def test_stalled_bodies(cloning, speech: bytes) -> None:
         assert (await cloner.PrepareCall(call(speech), timeout=10)).voice.voice_id
 
     assert any(b"did not arrive in time" in end for end in ends)
+
+
+async def test_silent_connections(cloning) -> None:
+    """One too many is closed at once, and one that never says what it wants soon, so that a client gets in."""
+    words = (b"", PREFACE, PREFACE + SETTINGS, b"")
+    async with (
+        cloning(cloner_max_connections=3, body_timeout_seconds=1.0) as cloner,
+        saying(cloner.port, *words) as silent,
+        asyncio.timeout(20),
+    ):
+        await silent[3].read()
+        closed = [reader.at_eof() for reader in silent]
+        for reader in silent:
+            await reader.read()
+        answer = await cloner.ListVoices(pb.ListVoicesRequest(), wait_for_ready=True)
+
+    assert [False, False, False, True] == closed
+    assert [] == list(answer.voices)
+
+
+async def test_stops_with_nobody_there(cloning) -> None:
+    """Connections that say nothing, or that nobody is at any more, do not hold up a cloner that is to stop."""
+    loop = asyncio.get_running_loop()
+    words = (b"", PREFACE + SETTINGS, PREFACE + SETTINGS + SETTINGS_TAKEN)
+    async with AsyncExitStack() as stack:
+        async with cloning(shutdown_grace_seconds=10.0) as cloner:
+            await stack.enter_async_context(saying(cloner.port, *words))
+            told = loop.time()
+        took = loop.time() - told
+
+    assert 5 > took
+
+
+@asynccontextmanager
+async def saying(port: int, *words: bytes) -> AsyncIterator[list[asyncio.StreamReader]]:
+    """Connections to a server, on each of which this is said and no more, and what comes on them."""
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in words]
+    for (_, writer), said in zip(opened, words, strict=True):
+        writer.write(said)
+    try:
+        yield [reader for reader, _ in opened]
+    finally:
+        for _, writer in opened:
+            writer.close()
 
 
 async def test_slow_body_says_so(cloning) -> None:

@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import sys
 
@@ -51,6 +52,23 @@ async def test_faulty_telemetry() -> None:
         "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TIMEOUT",
         "OTEL_PYTHON_CONTEXT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_TRACES_EXPORTER",
     ] == sorted(re.search(r"variable=(\S+)", line)[1] for line in lines if "cannot be used" in line)  # fmt: skip
+
+
+async def test_open_files() -> None:
+    """A cloner may open as many files as clients and it need, or takes fewer connections and says so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with process(
+            ELEVENLABS_API_KEY="k", CLONER_PORT="0", CLONER_MAX_CONNECTIONS=str(hard)
+        ) as started:
+            lines = await until_ready(started)
+            allowed = resource.prlimit(started.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    (told,) = [line for line in lines if "fewer connections than set" in line]
+    assert ((hard, hard), True) == (allowed, f"most={hard - 128 - 5 - 8}" in told)
 
 
 @pytest.mark.parametrize("host", ["::", "[::1]"])
