@@ -11,6 +11,7 @@ import random
 import socket
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -37,6 +38,10 @@ WATCH_SECONDS = 1.0
 # Whoever finds none free waits so long before making another. Most transactions are over sooner; with 10 ms,
 # four at once went on sharing one connection, at half of their rate.
 WAIT_SECONDS = 0.002
+# If Postgres gives no more connections, it is not asked for one for so long: those that there are go round.
+REFUSED_SECONDS = 5.0
+# A connection that nobody needed for so long is closed, as others may be waiting for it. One is kept.
+IDLE_SECONDS = 60.0
 # Defaults, which the URL may override.
 DEFAULTS: dict[str, str | int] = {
     "application_name": "precall",
@@ -59,6 +64,10 @@ MET = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolat
 DEMOTED = errors.ReadOnlySqlTransaction
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+
+class NoneFree(psycopg.OperationalError):
+    """Postgres gives no more connections, and of those that there are none became free in time."""
 
 
 class PostgresTransaction:
@@ -84,26 +93,38 @@ class PostgresStore(Store):
 
     If a connection proves dead before anything was committed, it is replaced by a new one, once. A
     transaction that was in conflict with another is run anew, a bounded number of times. `first` is a
-    connection to begin with, which is the store's from then on.
+    connection to begin with, which is the store's from then on. If Postgres gives no more connections, those
+    that there are go round, in the order of who came.
     """
 
     postgres = True
 
     def __init__(
-        self, url: str, first: Connection | None = None, *, longest_seconds: float = LONGEST_SECONDS
+        self,
+        url: str,
+        first: Connection | None = None,
+        *,
+        longest_seconds: float = LONGEST_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         super().__init__()
         self._url = url
         self._longest_seconds = longest_seconds
+        self._idle_seconds = idle_seconds
+        self._watch_seconds = min(WATCH_SECONDS, idle_seconds)
         self._threads = ThreadPoolExecutor(CONNECTIONS, "registry")
-        # The connection that was used last is taken first, so that those that nobody needs stay idle.
-        self._free = [] if first is None else [first]
+        # With the time when it was given back. The connection that was used last is taken first, so that
+        # those that nobody needs stay idle.
+        self._free = [] if first is None else [(first, time.monotonic())]
         self._running: dict[Connection, float] = {}
         self._cut: set[Connection] = set()
         # How many there are, or are being made.
         self._open = len(self._free)
         self._lock = threading.Lock()
         self._becomes_free = threading.Condition(self._lock)
+        # Who waits because there are no more to be had, and until when that is believed.
+        self._queue: deque[object] = deque()
+        self._refused_until = 0.0
         self._watch: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
@@ -111,7 +132,7 @@ class PostgresStore(Store):
         if self._watch is not None:
             self._watch.cancel()
         while self._free:
-            self._free.pop().close()
+            self._free.pop()[0].close()
 
     async def _write(self, job: Job) -> Any:
         return await self._in_thread(job, begin=True)
@@ -123,7 +144,7 @@ class PostgresStore(Store):
     async def _in_thread(self, job: Job, *, begin: bool) -> Any:
         loop = asyncio.get_running_loop()
         if self._watch is None:
-            self._watch = loop.call_later(WATCH_SECONDS, self._watched)
+            self._watch = loop.call_later(self._watch_seconds, self._watched)
         try:
             future = loop.run_in_executor(self._threads, self._carried_out, job, begin)
         except RuntimeError as failure:  # the store is closed
@@ -172,7 +193,8 @@ class PostgresStore(Store):
     def _taken(self) -> Connection:
         """A connection that nobody else has until it is given back."""
         try:
-            connection = self._free.pop()
+            # Who waits in the queue comes first.
+            connection = self._awaited() if self._queue else self._free.pop()[0]
         except IndexError:
             connection = self._awaited()
         with self._lock:
@@ -180,18 +202,45 @@ class PostgresStore(Store):
         return connection
 
     def _awaited(self) -> Connection:
-        """A connection that becomes free in a moment, or a new one."""
+        """A connection that becomes free in a moment, a new one or, if none is to be had, the next one."""
+        until = time.monotonic() + self._longest_seconds
         with self._becomes_free:
+            if self._open and (self._queue or self._refused_until > time.monotonic()):
+                if (freed := self._in_turn(until)) is not None:
+                    return freed
+                raise NoneFree
             if self._open and self._becomes_free.wait_for(lambda: self._free, WAIT_SECONDS):
                 with contextlib.suppress(IndexError):  # somebody else was faster
-                    return self._free.pop()
+                    return self._free.pop()[0]
             self._open += 1
         try:
             return connected(self._url)
-        except BaseException:
-            with self._lock:
+        except BaseException as failure:
+            with self._becomes_free:
                 self._open -= 1
+                self._becomes_free.notify_all()
+                # Whatever the server says: while others are of use, they are for everybody. One that says
+                # nothing has taken the time that there was.
+                if isinstance(failure, psycopg.Error) and not isinstance(failure, errors.ConnectionTimeout):
+                    self._refused_until = time.monotonic() + REFUSED_SECONDS
+                    if (freed := self._in_turn(until)) is not None:
+                        return freed
             raise
+
+    def _in_turn(self, until: float) -> Connection | None:
+        """The next connection that is free once it is our turn; None if there are none, or not in time."""
+        mine = object()
+        self._queue.append(mine)
+        try:
+            while self._open and (left := until - time.monotonic()) > 0:
+                if self._queue[0] is mine:
+                    with contextlib.suppress(IndexError):  # none is free yet
+                        return self._free.pop()[0]
+                self._becomes_free.wait(left)
+            return None
+        finally:
+            self._queue.remove(mine)
+            self._becomes_free.notify_all()
 
     def _given_back(self, connection: Connection | None, *, keep: bool) -> tuple[bool, bool]:
         """Whether the connection can be used again, and whether it was cut off for taking too long."""
@@ -209,22 +258,27 @@ class PostgresStore(Store):
             self._cut.discard(connection)
             usable = keep and not cut and not connection.closed
             if usable:
-                self._free.append(connection)
-                self._becomes_free.notify()
+                self._free.append((connection, time.monotonic()))
             else:
                 connection.close()
                 self._open -= 1
+            # In a queue only the first one takes it, and all have to look; otherwise anybody does.
+            self._becomes_free.notify(CONNECTIONS if self._queue else 1)
         return usable, cut
 
     def _drop_free(self) -> None:
         """Closes the connections that nobody has. Whatever ended one has most likely ended them all."""
         with self._lock, contextlib.suppress(IndexError):  # none is left
             while True:
-                self._free.pop().close()
+                self._free.pop()[0].close()
                 self._open -= 1
+                self._becomes_free.notify_all()
 
     def _watched(self) -> None:
-        """Cuts off connections that no longer answer, so that no thread waits for ever."""
+        """Cuts off connections that no longer answer, so that no thread waits for ever.
+
+        It also closes those that nobody has needed for a while.
+        """
         self._watch = None
         now = time.monotonic()
         with self._lock:
@@ -233,9 +287,13 @@ class PostgresStore(Store):
                     self._cut.add(connection)
                     with contextlib.suppress(OSError, psycopg.Error):
                         _cut_off(connection)
-            busy = bool(self._running)
+            with contextlib.suppress(IndexError):  # one was taken meanwhile
+                while len(self._free) > 1 and self._free[0][1] < now - self._idle_seconds:
+                    self._free.pop(0)[0].close()
+                    self._open -= 1
+            busy = bool(self._running) or len(self._free) > 1
         if busy:
-            self._watch = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watched)
+            self._watch = asyncio.get_running_loop().call_later(self._watch_seconds, self._watched)
 
 
 def connected(url: str) -> Connection:

