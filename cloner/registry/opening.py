@@ -179,6 +179,8 @@ def _file_problem(failure: sqlite3.Error) -> str:
             return "cannot be written, or its folder cannot"
         case sqlite3.SQLITE_FULL:
             return "cannot be written: the disk is full"
+        case sqlite3.SQLITE_IOERR:
+            return "cannot be read or written: the disk is full or broken"
         case _:
             return "cannot be used as a SQLite database"
 
@@ -249,20 +251,28 @@ def _migrate_alone(
 def migrate(dialect: str, connection: Any, *, begin: Callable[[], bool], to: str = "head") -> bool:
     """Applies migrations in one transaction, unless its first step finds that there are none to apply.
 
-    SQLAlchemy is loaded only here: a database that is up to date is opened without it.
+    Raises what the driver does. SQLAlchemy is loaded only here: a database that is up to date is opened
+    without it.
     """
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import StaticPool, create_engine
+    from sqlalchemy.exc import DBAPIError
 
     engine = create_engine(dialect, creator=lambda: connection, poolclass=StaticPool)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     # Alembic works in the transaction that it finds here, and neither begins nor ends one.
-    with engine.begin() as borrowed:
-        # Begun only now, because SQLAlchemy rolls back what was begun on a connection before it took it over.
-        if not begin():
-            return False
-        config.attributes["connection"] = borrowed
-        command.upgrade(config, to)
+    try:
+        with engine.begin() as borrowed:
+            # Begun only now, because SQLAlchemy rolls back what was begun on a connection before it took it
+            # over.
+            if not begin():
+                return False
+            config.attributes["connection"] = borrowed
+            command.upgrade(config, to)
+    except DBAPIError as failure:
+        if failure.orig is None:
+            raise
+        raise failure.orig from None
     return True

@@ -38,7 +38,9 @@ from cloner.registry import (
     voice_consents,
     voices,
 )
+from cloner.registry.opening import bring_up_to_date, telling_problems
 from cloner.registry.postgres import PostgresStore
+from cloner.registry.sqlite import connected
 from cloner.registry.statement import PARAMETER, Statement
 from tests.kit.intents import intent
 from tests.kit.postgres import entered, new_database, on_server
@@ -379,14 +381,19 @@ async def test_one_connection_while_one_is_enough(database: str) -> None:
         assert (None, 1) == (await store.read(ended, "call"), relay.taken)
 
 
+def as_member(database: str) -> str:
+    """The URL by which a user enters who has no right that was not given."""
+    with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+        on_server(database.rpartition("/")[0], "CREATE ROLE member LOGIN")
+    return database.replace("precall@", "member@")
+
+
 async def test_postgres_with_few_connections(postgres: str) -> None:
     """Those that it gives go round among all who ask, and those that nobody needs are given back."""
     database = new_database(postgres)
     name = database.rpartition("/")[2]
-    with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
-        on_server(postgres, "CREATE ROLE member LOGIN")
     on_server(postgres, f"ALTER DATABASE {name} CONNECTION LIMIT 2")
-    store = PostgresStore(database.replace("precall@", "member@"), idle_seconds=0.05)
+    store = PostgresStore(as_member(database), idle_seconds=0.05)
     busy = Statement("SELECT pg_sleep(0.01)")
     connections = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
 
@@ -530,6 +537,27 @@ async def test_file_that_cannot_be_opened(tmp_path: Path, place: str, problem: s
 async def test_server_that_lets_nobody_in(postgres: str, user: str, rest: str, problem: str) -> None:
     """Whatever is in the way of a server is told in one line, without a secret."""
     assert f"DATABASE_URL: {problem}" == await refused(f"{postgres.replace('precall', user)}/{rest}")
+
+
+async def test_user_who_may_not_make_tables(postgres: str) -> None:
+    """A server that lets a user in, but make no tables, is told in one line."""
+    problem = await refused(as_member(new_database(postgres)))
+
+    assert "DATABASE_URL: the user may not make tables in this database" == problem
+
+
+async def test_disk_that_fills_while_tables_are_made(tmp_path: Path) -> None:
+    """It is told in one line, as it is at any other time."""
+    file = tmp_path / "registry.sqlite3"
+    with (
+        pytest.raises(RegistryNotOpened) as caught,
+        telling_problems(f"sqlite:///{file}"),
+        closing(connected(file)) as connection,
+    ):
+        connection.execute("PRAGMA max_page_count=9")
+        bring_up_to_date(connection)
+
+    assert f"DATABASE_URL: {file} cannot be written: the disk is full" == str(caught.value)
 
 
 async def test_server_that_is_not_there() -> None:
