@@ -17,6 +17,7 @@ from environment import (
     Key,
     Pem,
     Port,
+    SecretUrl,
     Token,
     Toml,
     is_loopback,
@@ -65,7 +66,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     watch_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
 
-    database_url: str = DEFAULT_URL
+    database_url: SecretUrl = SecretUrl(DEFAULT_URL)
     caller_hash_key: Key | None = None
     precall_deployment: Deployment | None = None
 

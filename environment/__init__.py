@@ -2,7 +2,7 @@
 
 A settings class is a frozen `msgspec.Struct` whose field names are the variables' names in lower
 case. An empty variable counts as not set, and so does one that an orchestrator set for a service of the
-same name. A secret, a PEM or a TOML may also come from a file that `<NAME>_FILE` names.
+same name. A secret, a URL with one in it, a PEM or a TOML may also come from a file that `<NAME>_FILE` names.
 """
 
 from environment.address import BaseUrl, Host, Port, Target, address, is_loopback
@@ -13,7 +13,7 @@ from environment.pem import pem_faults
 from environment.rate import CountStorage, Rate
 from environment.reading import EnvironmentInvalid, read
 from environment.remarks import Remark, remarks
-from environment.secret import ApiKey, Key, Secret, Token, text_of
+from environment.secret import ApiKey, Key, Secret, SecretUrl, Token, text_of
 from environment.size import MEBIBYTE, message_bytes
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Rate",
     "Remark",
     "Secret",
+    "SecretUrl",
     "Sources",
     "Target",
     "Token",

@@ -13,14 +13,14 @@ from environment.document import Document
 from environment.network import Networks
 from environment.rate import Rate
 from environment.remarks import is_injected
-from environment.secret import Secret, check_ends, secret_text
+from environment.secret import Secret, SecretUrl, check_ends, secret_text, takes_file
 
 __all__ = ["EnvironmentInvalid", "read"]
 
 S = typing.TypeVar("S", bound=msgspec.Struct)
 
 # Types that parse their own text.
-OWN = (Secret, Host, Target, BaseUrl, Networks, Rate)
+OWN = (Secret, SecretUrl, Host, Target, BaseUrl, Networks, Rate)
 
 BOUND = re.compile(r"Expected `(?:int|float)` (<=|>=|<|>) (\S+)")
 BOUNDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
@@ -70,7 +70,7 @@ def read(settings: type[S], environ: Mapping[str, str]) -> S:
 
 
 def _text(name: str, environ: Mapping[str, str], kind: typing.Any) -> str | None:
-    if _is_secret(kind):
+    if takes_file(kind):
         largest = kind.largest if _is_document(kind) else Secret.largest
         text = secret_text(name, environ, largest=largest)
     else:
@@ -105,7 +105,7 @@ def _value(text: str, kind: typing.Any, annotated: object) -> object:
 
 
 def _listed(text: str, member: typing.Any) -> tuple[object, ...]:
-    if _is_secret(member):
+    if takes_file(member):
         check_ends(text)
     parts = [part.strip(" \t") for part in text.split(",") if part.strip(" \t")]
     if not parts:
@@ -150,10 +150,6 @@ def _bare(kind: typing.Any) -> typing.Any:
     if typing.get_origin(kind) in {typing.Union, types.UnionType}:
         kind = next(one for one in typing.get_args(kind) if one is not type(None))
     return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
-
-
-def _is_secret(kind: object) -> bool:
-    return any(isinstance(one, type) and issubclass(one, Secret) for one in (kind, *typing.get_args(kind)))
 
 
 def _is_document(kind: object) -> bool:

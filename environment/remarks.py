@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from environment.secret import Secret
+from environment.secret import Secret, takes_file
 
 __all__ = ["Remark", "is_injected", "remarks"]
 
 PREFIXES = ("PRECALL_", "CLONER_", "VOICE_CLONE_")
-"""A variable that begins with one of these is meant for us."""
+"""A variable that begins with one of these is meant for us. Any other is if it is nearly one of our names."""
+# How much of a name must be as in one of ours: of ten letters one may be wrong.
+FAIRLY_CLOSE, VERY_CLOSE = 0.6, 0.9
 
 KNOWN = frozenset({
     "CLONER_CLIENTS", "CLONER_CLIENTS_FILE", "CLONER_HOST", "CLONER_INSECURE",
@@ -77,12 +79,18 @@ def _injected(settings: msgspec.Struct, environ: Mapping[str, str]) -> Iterator[
 
 
 def _unknown(settings: msgspec.Struct, environ: Mapping[str, str]) -> Iterator[Remark]:
-    own = {field.upper() for field in settings.__struct_fields__}
-    known = own | KNOWN
+    own = {field.name.upper(): takes_file(field.type) for field in msgspec.structs.fields(settings)}
+    known = KNOWN | own.keys() | {f"{name}_FILE" for name, taken in own.items() if taken}
     for name in sorted(environ):
-        if not name.upper().startswith(PREFIXES) or name in known or OF_SERVICE.fullmatch(name):
+        if name in known or OF_SERVICE.fullmatch(name):
             continue
         if is_injected(name, environ[name]) or not environ[name].strip():
             continue
-        near = difflib.get_close_matches(name.upper(), sorted(known), n=1)
-        yield Remark("unknown variable", name, facts={"did_you_mean": near[0]} if near else {})
+        ours = name.upper().startswith(PREFIXES)
+        near = difflib.get_close_matches(
+            name.upper(), sorted(known), n=1, cutoff=FAIRLY_CLOSE if ours else VERY_CLOSE
+        )
+        if not near and (plain := name.removesuffix("_FILE")) in own:
+            near = [plain]
+        if ours or near:
+            yield Remark("unknown variable", name, facts={"did_you_mean": near[0]} if near else {})

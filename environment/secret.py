@@ -5,6 +5,7 @@ and nobody can tell why from a refused request. So it is refused when it is read
 """
 
 import re
+import typing
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +15,13 @@ __all__ = [
     "ApiKey",
     "Key",
     "Secret",
+    "SecretUrl",
     "Token",
     "check_ends",
     "check_quotes",
     "file_text",
     "secret_text",
+    "takes_file",
     "text_of",
 ]
 
@@ -105,6 +108,28 @@ class Key(Secret):
 
     __slots__ = ()
     shortest = SHORTEST
+
+
+class SecretUrl(str):
+    """A URL that may hold a password, so that it may come from a file and shows itself in no `repr`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Takes the URL as it is. Raises ValueError for what editors and shells add to it."""
+        check_ends(text.strip())
+        return cls(text.strip())
+
+    def __repr__(self) -> str:
+        return "SecretUrl(***)"
+
+
+def takes_file(annotation: object) -> bool:
+    """Whether a setting with this annotation may also come from a file that `<NAME>_FILE` names."""
+    if isinstance(annotation, type) and issubclass(annotation, (Secret, SecretUrl)):
+        return True
+    return any(takes_file(part) for part in typing.get_args(annotation))
 
 
 def secret_text(name: str, environ: Mapping[str, str], *, largest: int = Secret.largest) -> str | None:

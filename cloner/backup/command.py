@@ -38,7 +38,7 @@ from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
 from cloner.voices.key import KeyUnavailable, check_of, file_beside, found_beside, put
-from environment import EnvironmentInvalid, Key, drop_output, read
+from environment import EnvironmentInvalid, Key, SecretUrl, drop_output, read
 from telemetry import logs
 
 __all__ = ["main", "reading"]
@@ -49,7 +49,7 @@ PROGRAM = "precall-registry"
 class BackupSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the registry is, from the cloner's own variables."""
 
-    database_url: str = DEFAULT_URL
+    database_url: SecretUrl = SecretUrl(DEFAULT_URL)
     caller_hash_key: Key | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"

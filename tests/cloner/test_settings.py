@@ -136,6 +136,17 @@ def test_secret_from_a_file(tmp_path) -> None:
     assert "key-2" == settings.elevenlabs_api_key.reveal()
 
 
+def test_database_url_from_a_file(tmp_path) -> None:
+    """An address that holds a password may stand in a file, and is not shown with the settings."""
+    (tmp_path / "url").write_text("postgresql://precall:secret-of-mine@db/precall\n")
+    environ = {"ELEVENLABS_API_KEY": "k", "CALLER_HASH_KEY": "key-of-the-hashes"}
+
+    settings = read(Settings, environ | {"DATABASE_URL_FILE": str(tmp_path / "url")})
+
+    assert "postgresql://precall:secret-of-mine@db/precall" == settings.database_url
+    assert "secret-of-mine" not in repr(settings)
+
+
 def test_missing_secret_file() -> None:
     """A file that cannot be read is named by its variable."""
     with pytest.raises(EnvironmentInvalid, match="ELEVENLABS_API_KEY_FILE"):

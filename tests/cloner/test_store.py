@@ -549,13 +549,10 @@ async def test_user_who_may_not_make_tables(postgres: str) -> None:
 async def test_disk_that_fills_while_tables_are_made(tmp_path: Path) -> None:
     """It is told in one line, as it is at any other time."""
     file = tmp_path / "registry.sqlite3"
-    with (
-        pytest.raises(RegistryNotOpened) as caught,
-        telling_problems(f"sqlite:///{file}"),
-        closing(connected(file)) as connection,
-    ):
+    with closing(connected(file)) as connection:
         connection.execute("PRAGMA max_page_count=9")
-        bring_up_to_date(connection)
+        with pytest.raises(RegistryNotOpened) as caught, telling_problems(f"sqlite:///{file}"):
+            bring_up_to_date(connection)
 
     assert f"DATABASE_URL: {file} cannot be written: the disk is full" == str(caught.value)
 
