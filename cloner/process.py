@@ -40,15 +40,41 @@ def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, outp
 
 
 async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
-    stopped = asyncio.Event()
+    opened, stopped = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    served = loop.create_task(_served(settings, tracers, meters, output, opened=opened, stopped=stopped))
+
+    def stop() -> None:
+        # To open may take long: another process migrates the database, or its server does not answer.
+        if not opened.is_set() and not stopped.is_set():
+            served.cancel()
+        stopped.set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stopped.set)
+        loop.add_signal_handler(name, stop)
+    try:
+        return await served
+    except asyncio.CancelledError:
+        if not stopped.is_set():
+            raise
+        return 0
+
+
+async def _served(
+    settings: Settings,
+    tracers: TracerProvider,
+    meters: MeterProvider,
+    output: Output,
+    *,
+    opened: asyncio.Event,
+    stopped: asyncio.Event,
+) -> int:
     try:
         async with (
             serving(settings, tracers, meters=meters) as port,
             checking_api_key(settings, tracers),
         ):
+            opened.set()
             structlog.get_logger().info("speaking to", url=settings.elevenlabs_base_url)
             logs.log_ready(
                 "cloner", address(settings.cloner_host, port), form=settings.log_format, output=output

@@ -5,6 +5,7 @@ import contextlib
 import re
 import secrets
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -81,7 +82,7 @@ async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Sto
     A new database takes `name` for its deployment, or makes one up if it is empty. A database that has a
     name keeps it. Raises RegistryNotOpened.
     """
-    store = await asyncio.to_thread(_up_to_date, url)
+    store = await _left_alone(lambda: _up_to_date(url))
     try:
         try:
             row = await store.write(deployment.settle, name or secrets.token_hex(4), now)
@@ -91,6 +92,35 @@ async def opened(url: str, *, name: str | None, now: float) -> AsyncIterator[Sto
         yield store
     finally:
         await store.close()
+
+
+async def _left_alone(work: Callable[[], Store]) -> Store:
+    """What the work returns, which is done in a thread that no process waits for at its end.
+
+    The work may be waiting for a server that says nothing. What it has begun in the database is undone when
+    the process ends, as it is when that is killed.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Store] = loop.create_future()
+
+    def tell(step: Callable[[Any], None], outcome: object) -> None:
+        def told() -> None:
+            if not done.cancelled():
+                step(outcome)
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(told)
+
+    def run() -> None:
+        try:
+            store = work()
+        except BaseException as failure:  # noqa: BLE001 - it is raised where somebody waits for it
+            tell(done.set_exception, failure)
+        else:
+            tell(done.set_result, store)
+
+    threading.Thread(target=run, name="opening", daemon=True).start()
+    return await done
 
 
 def migrated(url: str) -> Migration:

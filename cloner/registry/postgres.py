@@ -291,8 +291,9 @@ class PostgresStore(Store):
                 while len(self._free) > 1 and self._free[0][1] < now - self._idle_seconds:
                     self._free.pop(0)[0].close()
                     self._open -= 1
-            busy = bool(self._running) or len(self._free) > 1
-        if busy:
+            # One that was just taken is not among those that are running yet.
+            at_rest = self._open == len(self._free) <= 1
+        if not at_rest:
             self._watch = asyncio.get_running_loop().call_later(self._watch_seconds, self._watched)
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 
 import grpc
+import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from precall.v1 import cloning_pb2 as pb
@@ -14,9 +15,11 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from structlog.testing import capture_logs
 
 from cloner.registry import opened
+from cloner.registry.opening import MIGRATION_LOCK
 from cloner.voices.key import settled
 from emulator import Emulator, Fault
 from environment import Key
+from tests.kit.postgres import new_database
 from tests.kit.processes.cloner import API_KEY, process, ready, until_ready
 
 CREATE = "/v1/voices/add"
@@ -211,6 +214,27 @@ async def test_stops_when_told(name: signal.Signals) -> None:
         await ready(started)
         started.send_signal(name)
         _, err = await asyncio.wait_for(started.communicate(), 10)
+
+    assert (0, b"") == (started.returncode, err)
+
+
+async def test_stops_while_it_opens_the_registry(postgres: str) -> None:
+    """A process that waits for another one to migrate the database ends as soon as it is told to."""
+    database = new_database(postgres)
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
+    with psycopg.connect(database) as other:
+        other.execute(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        async with process(
+            ELEVENLABS_API_KEY="k",
+            CLONER_PORT="0",
+            DATABASE_URL=database,
+            CALLER_HASH_KEY="key-of-the-hashes",
+        ) as started:
+            async with asyncio.timeout(30):
+                while other.execute(waiting, (database.rpartition("/")[2],)).fetchone() != (1,):
+                    await asyncio.sleep(0.02)
+            started.terminate()
+            _, err = await asyncio.wait_for(started.communicate(), 20)
 
     assert (0, b"") == (started.returncode, err)
 

@@ -40,6 +40,7 @@ from cloner.registry import (
 )
 from cloner.registry.opening import bring_up_to_date, telling_problems
 from cloner.registry.postgres import PostgresStore
+from cloner.registry.postgres import connected as connected_to_postgres
 from cloner.registry.sqlite import connected
 from cloner.registry.statement import PARAMETER, Statement
 from tests.kit.intents import intent
@@ -393,7 +394,9 @@ async def test_postgres_with_few_connections(postgres: str) -> None:
     database = new_database(postgres)
     name = database.rpartition("/")[2]
     on_server(postgres, f"ALTER DATABASE {name} CONNECTION LIMIT 2")
-    store = PostgresStore(as_member(database), idle_seconds=0.05)
+    url = as_member(database)
+    # As a cloner has one when it begins to serve. Of many that are asked for at once Postgres may refuse all.
+    store = PostgresStore(url, connected_to_postgres(url), idle_seconds=0.05)
     busy = Statement("SELECT pg_sleep(0.01)")
     connections = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
 
