@@ -10,6 +10,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from cloner.settings import Settings
 from environment import EnvironmentInvalid, read, remarks
 from environment.memory import importing, keep_large_blocks
+from environment.streams import open_missing_streams
 from telemetry.variables import drop_unusable
 
 
@@ -18,6 +19,7 @@ def main() -> int:
 
     2 for a faulty setting, or a database of another release or another key.
     """
+    open_missing_streams()
     try:
         settings = read(Settings, os.environ)
     except EnvironmentInvalid as fault:

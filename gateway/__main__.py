@@ -5,12 +5,14 @@ import sys
 
 from environment import EnvironmentInvalid, read, remarks
 from environment.memory import importing, keep_large_blocks
+from environment.streams import open_missing_streams
 from gateway.settings import Settings
 from telemetry.variables import drop_unusable
 
 
 def main() -> int:
     """The exit status: 0 after SIGTERM or SIGINT, 2 for a faulty setting, 1 if nothing can be served."""
+    open_missing_streams()
     try:
         settings = read(Settings, os.environ)
     except EnvironmentInvalid as fault:
