@@ -185,10 +185,13 @@ def telling_problems(url: str) -> Iterator[None]:
     """A block that works on the database; what its driver raises becomes a RegistryNotOpened."""
     if is_sqlite(url):
         try:
+            file = sqlite_file(url)
+        except FileNotFoundError as failure:
+            raise RegistryNotOpened("DATABASE_URL: the working directory was deleted") from failure
+        try:
             yield
         except sqlite3.Error as failure:
-            problem = f"{sqlite_file(url)} {_file_problem(failure)}"
-            raise RegistryNotOpened(f"DATABASE_URL: {problem}") from failure
+            raise RegistryNotOpened(f"DATABASE_URL: {file} {_file_problem(failure)}") from failure
         return
 
     import psycopg

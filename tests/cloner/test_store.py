@@ -542,6 +542,17 @@ async def test_server_that_lets_nobody_in(postgres: str, user: str, rest: str, p
     assert f"DATABASE_URL: {problem}" == await refused(f"{postgres.replace('precall', user)}/{rest}")
 
 
+async def test_working_directory_that_was_deleted(tmp_path: Path, monkeypatch) -> None:
+    """A file that would be in it is told in one line to have no place."""
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
+
+    problem = await refused("sqlite:///registry.sqlite3")
+
+    assert "DATABASE_URL: the working directory was deleted" == problem
+
+
 async def test_user_who_may_not_make_tables(postgres: str) -> None:
     """A server that lets a user in, but make no tables, is told in one line."""
     problem = await refused(as_member(new_database(postgres)))
