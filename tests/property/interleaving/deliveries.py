@@ -108,10 +108,18 @@ def opening(world: World, agent: str, conversation: str, number: str, *, require
         check_whose(world, voice, voice.caller)
     elif noted.call.ended_at is None and call not in world.stated and len(persons) == 1:
         assert require_consent or not [row for row in voices.ready(tx) if row.person in persons]
-    if noted.call.ended_at is None:
+    stored, conversations = (
+        calls.latest(tx, call_id=call),
+        calls.latest(tx, call_id=f"{agent}/{conversation}"),
+    )
+    assert stored is not None
+    assert conversations is not None
+    assert conversations.ended_at is None or stored.ended_at is not None, (
+        "a call in a conversation that is over"
+    )
+    if stored.ended_at is None:
         who = voice.caller if voice is not None else noted.call.caller
-        stored = calls.latest(tx, call_id=call)
-        assert voice is None or (stored and stored.marker) == voice.marker, "a call without its voice"
+        assert voice is None or stored.marker == voice.marker, "a call without its voice"
         world.open[call] = (agent, world.stated.get(call, who), noted.call.begun_at)
         note_voice(world, call, voice)
         check_before(world, noted)
