@@ -2,6 +2,7 @@
 
     "+31 (0)6 1234-0012"                           with visual separators, odd spaces, any digits
     "0031612340012", "31612340012"                 00 or nothing for the plus
+    "31612340012.0"                                as a spreadsheet saves what it takes for a quantity
     "06 1234 0012"                                 a national form, where DEFAULT_REGION says of which country
     "tel:+31-6-12340012;ext=5"                     RFC 3966, phone-context included
     "sip:+31612340012;npdi@10.0.0.1;user=phone"    the user part, never the host
@@ -61,6 +62,8 @@ EXTENSION = re.compile(r"(?:extension|ext|x|#)\s*[.:=]?\s*[0-9]{1,7}\s*$", re.IG
 PLAIN = re.compile(r"\+[1-9][0-9]{1,23}")
 WRITTEN = re.compile(r"[\s(]*(\+[\s+]*)?([0-9\s./()~-]+)")
 ADDRESS = re.compile(r"\s*[0-9]{1,3}(?:\.[0-9]{1,3}){3}\s*")
+# What spreadsheets and data frames add to a number that they take for a quantity.
+DECIMAL = re.compile(r"(?<=[0-9]{6})\.0\s*$")
 MOST_DIGITS = 24
 
 # Fewer digits without a plus are an extension of some switchboard, in every country.
@@ -135,7 +138,7 @@ def _number_of_address(address: str, region: str | None) -> str | None:
             return None
         address = address[scheme.end() :]
     user, at, host = address.partition("@")
-    domain = re.split("[;:?>]", host, maxsplit=1)[0].strip().lower()
+    domain = re.split("[;:?>/]", host, maxsplit=1)[0].strip().lower()
     if domain in NO_PERSON:
         return None
     if domain in WHATSAPP:
@@ -154,6 +157,7 @@ def _number_of_address(address: str, region: str | None) -> str | None:
 
 
 def _read(written: str, region: str | None, context: str | None) -> str | None:
+    written = DECIMAL.sub("", written)
     found = WRITTEN.fullmatch(written)
     digits = _digits(found[2]) if found is not None else ""
     if found is None or len(digits) > MOST_DIGITS or digits in WITHHELD or _is_ip_address(written):

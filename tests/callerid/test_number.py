@@ -37,6 +37,7 @@ PERSON = "+31612340012"
         "31612340012@c.us", "sms:+31612340012", "%2B31612340012", "31612340012.0:12@s.whatsapp.net",
         "+31612340012 ext 5", "+31612340012 ext. 5", "+31612340012x5", "+31612340012#5", "+31612340012,,5", "+31612340012;ext=5",
         "+31612340012;5", "+31612340012; +31 6 1234 0012", "+31612340012;rn=+31600000001",
+        "31612340012.0", "+31612340012.0 ",
     ],
 )  # fmt: skip
 def test_one_person(text: str) -> None:
@@ -167,7 +168,7 @@ def test_nobodys_number(text: str, region: str | None) -> None:
     "address",
     [
         "whatsapp:{}", "WhatsApp: {}", "{}@s.whatsapp.net", "{}@C.US", "{}@whatsapp.net", "sip:{}@wa.meta.vc;transport=tls",
-        "{}:12@s.whatsapp.net", "{}.0:1@s.whatsapp.net", '"Bob" <whatsapp:{}>', "<{}@c.us>;x=1", "whatsapp:{}@host",
+        "{}:12@s.whatsapp.net", "{}.0:1@s.whatsapp.net", '"Bob" <whatsapp:{}>', "<{}@c.us>;x=1", "whatsapp:{}@host", "{}@s.whatsapp.net/31",
     ],
 )  # fmt: skip
 def test_whatsapp(address: str, region: str, digits: str, expected: str | None) -> None:
