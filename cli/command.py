@@ -161,7 +161,8 @@ def _shown(voice: Voice) -> str:
 
 def _told() -> CallerText:
     # Editors and shells of Windows begin a text with a BOM.
-    return msgspec.json.decode(sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8), type=CallerText)
+    told = b"" if sys.stdin is None else sys.stdin.buffer.read()
+    return msgspec.json.decode(told.removeprefix(codecs.BOM_UTF8), type=CallerText)
 
 
 def _caller(told: CallerText, access: Access) -> Caller:

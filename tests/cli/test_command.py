@@ -1,10 +1,12 @@
 import os
+import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 
 import pytest
 from precall.v1 import cloning_pb2 as pb
 
+from cli.command import main
 from emulator import Emulator
 from environment import Secret
 from tests.kit.python import python
@@ -139,6 +141,14 @@ async def test_refused(
 
     assert (status, "", 1) == (found, out, len(err.splitlines()))
     assert says in err
+
+
+def test_without_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that was started without an input is told in one line what it lacks."""
+    monkeypatch.setattr(sys, "stdin", None)
+
+    assert 2 == main(["forget"])
+    assert 'precall: expected a caller on standard input: {"phone_number": ...}\n' == capsys.readouterr().err
 
 
 async def written(cloner, stdout: int, **environ: str) -> tuple[int | None, str, str]:
