@@ -11,6 +11,8 @@ __all__ = ["check_joined"]
 PAGE = b"OggS\x00\x02"  # the first one of a stream
 PAGE_HEADER = 27
 FLAC = b"fLaC"
+BLOCK_HEADER = 4
+LAST_BLOCK = 0x80
 STREAMINFO = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")  # its header, not the last one or the last one
 IDENTIFIED = 32  # bytes of a stream that say what it is
 MOST_STREAMS = 4  # compared in one recording
@@ -37,9 +39,19 @@ def check_joined(data: Bytes, kind: str, at: int) -> None:
 def _in_flac(data: Bytes, at: int) -> Iterator[str]:
     while (at := data.find(FLAC, at)) >= 0:
         head = data[at : at + IDENTIFIED]
+        at += len(FLAC)
         if head[4:8] in STREAMINFO:
             yield _flac(head)
-        at += len(FLAC)
+            at = _behind_blocks(data, at)
+
+
+def _behind_blocks(data: Bytes, at: int) -> int:
+    """Where the frames of FLAC begin: what is attached in its blocks of metadata may be a FLAC file, too."""
+    is_last = False
+    while not is_last and len(block := data[at : at + BLOCK_HEADER]) == BLOCK_HEADER:
+        is_last = block[0] >= LAST_BLOCK
+        at += BLOCK_HEADER + int.from_bytes(block[1:], "big")
+    return at
 
 
 def _in_ogg(data: Bytes, at: int) -> Iterator[str]:

@@ -211,6 +211,16 @@ DIFFERING = {
 }
 
 
+async def test_attached(inspector: Inspector) -> None:
+    """A FLAC file that is attached to another is no part of the recording."""
+    attached = b"ATCH" + flac(48_000, "stereo")
+    head, tail = SPEECH["flac"][:42], SPEECH["flac"][42:]  # it begins with its mark and its STREAMINFO
+
+    found = await verdict(inspector, head + b"\x02" + len(attached).to_bytes(3, "big") + attached + tail)
+
+    assert pytest.approx(6.0866, abs=0.05) == found.duration_seconds
+
+
 @pytest.mark.parametrize(("sample", "told"), DIFFERING.values(), ids=DIFFERING)
 async def test_joined_that_differ(inspector: Inspector, sample: Making, told: str) -> None:
     """Joined files of which some decoders hear the first alone are refused, not measured wrongly."""
