@@ -54,7 +54,12 @@ class Removal:
         """
         await self._store.write(agents.plan_restore, marker=row.marker)
         while (agent := await self.claim(marker=row.marker)) is not None:
-            await self.restore(agent, deadline=deadline)
+            try:
+                await self.restore(agent, deadline=deadline)
+            except failures.ProviderFailure as failure:
+                # That is when the agent may be tried again; the voice is due as soon as the agent was.
+                failure.retry_after = None
+                raise
         if await self._store.read(agents.has_voice, row.marker):
             return False
         if row.voice_id is not None:
@@ -143,8 +148,8 @@ class Removal:
 
     async def _postpone(self, row: AgentRow, failure: failures.ProviderFailure) -> None:
         tries = self._tries[row.agent_id] = self._tries.get(row.agent_id, 0) + 1
-        longest = LONGEST_AGENT_SECONDS if failure.retry_after is None else LONGEST_ASKED_SECONDS
-        pause = min(pause_after(tries, failure), longest)
+        asked = min(failure.retry_after or 0.0, LONGEST_ASKED_SECONDS)
+        pause = max(min(pause_after(tries), LONGEST_AGENT_SECONDS), asked)
         await self._store.write(agents.unlock, row.agent_id, holder=self._holder, until=self._now() + pause)
         call = await self._store.read(calls.latest, call_id=row.call_id)
         voice = await self._store.read(voices.get, row.marker)

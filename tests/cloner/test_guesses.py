@@ -83,24 +83,47 @@ async def test_agent_is_put_back_in_the_end(
 LATER = {"error": "system_busy", "headers": {"Retry-After": "120"}}
 
 
-@pytest.mark.parametrize(("asked", "pause"), [("120", 120.0), ("3600", 300.0)])
+@pytest.mark.parametrize(
+    ("asked", "pauses"),
+    [("120", [120]), ("3600", [300]), ("5", [5, 5, 5, 8, 16, 30, 60, 60, 60])],
+    ids=["a while", "long", "again and again"],
+)
 async def test_put_back_when_elevenlabs_says(
-    cloning, emulator: Emulator, speech: bytes, eventually, asked: str, pause: float
+    cloning, emulator: Emulator, speech: bytes, eventually, asked: str, pauses: list[float]
 ) -> None:
     """Retry-After is kept to in the background as well; an agent waits for five minutes at most."""
     before, clock = spoken(emulator), Clock()
+    later = {"error": "system_busy", "headers": {"Retry-After": asked}}
 
-    async with cloning(now=clock) as cloner:
+    async with cloning(now=clock, provider_attempts=1) as cloner:
         with capture_logs() as logs:
             await cloner.PrepareCall(call(speech), timeout=10)
-            emulator.faults.set(
-                Fault(method="PATCH", path=AGENT, error="system_busy", headers={"Retry-After": asked})
-            )
+            emulator.faults.set(Fault(method="PATCH", path=AGENT, times=len(pauses), **later))
             await end(cloner)
             await eventually(clock.passing_pauses(logs, lambda: before == spoken(emulator)))
 
     told = [line for line in logs if line["event"] == "agent not put back yet"]
-    assert [pause] == [line["next_try_seconds"] for line in told]
+    assert pauses == [line["next_try_seconds"] for line in told]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_deletion_waits_no_longer_than_its_agent(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """What Retry-After says of the agent that has a voice says nothing of the voice."""
+    before, clock = spoken(emulator), Clock()
+
+    async with cloning(now=clock) as cloner:
+        with capture_logs() as logs:
+            made = await cloner.PrepareCall(call(speech), timeout=10)
+            emulator.faults.set(
+                Fault(method="PATCH", path=AGENT, error="system_busy", headers={"Retry-After": "3600"})
+            )
+            await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=made.voice.voice_id), timeout=10)
+            await eventually(clock.passing_pauses(logs, lambda: before == spoken(emulator)))
+            await eventually(lambda: not emulator.voices.custom)
+
+    assert [300.0] == [line["next_try_seconds"] for line in logs if "next_try_seconds" in line]
 
 
 async def test_deletion_when_elevenlabs_says(
