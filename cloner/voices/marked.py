@@ -57,7 +57,7 @@ class Marked:
     async def look_for(self, marker: str) -> ListedVoice | None:
         """The voice that carries the marker. A list may lag behind, so it is searched for two seconds.
 
-        Raises NotLookedFor if ElevenLabs has answered no search.
+        Raises NotLookedFor if ElevenLabs has answered no search, or asks for a long pause before the next one.
         """
         answered, asked = False, 0.0
         for pause in LOOKS:
@@ -69,7 +69,7 @@ class Marked:
                 log.warning("marker not looked for", reason=failure.reason)
                 asked = failure.retry_after or 0.0
                 if asked > LOOK_SECONDS:
-                    break
+                    raise NotLookedFor from None
                 continue
             answered, asked = True, 0.0
             for voice in page.voices:

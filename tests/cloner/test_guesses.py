@@ -9,6 +9,7 @@ from precall.v1 import cloning_pb2 as pb
 from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
+from emulator.faults import SearchLag
 from emulator.voices import Voice
 from tests.cloner.adversary import Adversary, http_answer
 from tests.cloner.clock import Clock
@@ -149,18 +150,22 @@ async def test_deletion_when_elevenlabs_says(
     assert 100.0 < due_at - clock()
 
 
-async def test_marker_that_is_not_to_be_looked_for_yet(cloning, emulator: Emulator, speech: bytes) -> None:
+@pytest.mark.parametrize("looked", [0, 1])
+async def test_marker_that_is_not_to_be_looked_for_yet(
+    cloning, emulator: Emulator, speech: bytes, looked: int
+) -> None:
     """Where Retry-After is longer than anybody waits, nothing more is asked, and nothing made twice."""
     async with cloning(precall_deployment="ours") as cloner:
         # The list that every start asks for.
         await emulator.requests.wait(path=LIST, stage="finished")
         emulator.faults.set(
-            Fault(method="POST", path=CREATE, drop="after"),
+            Fault(method="POST", path=CREATE, drop="after", search_lag=SearchLag(seconds=60)),
+            *[Fault(method="GET", path=LIST)] * looked,
             Fault(method="GET", path=LIST, times=None, **LATER),
         )
         assert "PROVIDER_UNAVAILABLE" == (await refusal(cloner.PrepareCall(call(speech), timeout=10)))[0]
 
-    assert [1, 2] == [len(emulator.requests.matching(path=path)) for path in (CREATE, LIST)]
+    assert [1, 2 + looked] == [len(emulator.requests.matching(path=path)) for path in (CREATE, LIST)]
 
 
 @pytest.mark.parametrize(
