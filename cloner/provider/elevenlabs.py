@@ -168,7 +168,7 @@ class ElevenLabs:
     async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
         """Gives the agent a voice, a greeting or both, and changes nothing else. Returns what it has then.
 
-        If ElevenLabs changed another branch than the main one, nothing is known of what calls get.
+        ProtocolBroken if ElevenLabs changed another branch than the main one, which is what calls get.
         """
         config: dict[str, dict[str, str]] = {}
         if wanted.voice_id is not None:
@@ -186,7 +186,7 @@ class ElevenLabs:
             raise ProtocolBroken(maybe_done=True)
         if not after.on_main_branch:
             log.warning("agent changed on a branch that is not its main one", agent_id=agent_id)
-            return AgentVoice(None, None)
+            raise ProtocolBroken
         return after.voice
 
     async def subscription(self, *, deadline: float) -> Subscription:

@@ -227,6 +227,26 @@ async def test_agent_that_is_changed_on_a_branch(
     ]
 
 
+async def test_agent_that_is_put_back_on_a_branch(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """What is put back on another branch than calls get is put back there as well before the voice goes."""
+    before, clock = spoken(emulator), Clock()
+    elsewhere = {"branch_id": "agtbrch_other", "main_branch_id": "agtbrch_main"}
+
+    async with cloning(now=clock, voice_clone_keep_hours=0.0) as cloner:
+        with capture_logs() as logs:
+            await cloner.PrepareCall(call(speech), timeout=10)
+            voice_id, first_message = before
+            config = {"tts": {"voice_id": voice_id}, "agent": {"first_message": first_message}}
+            answer = {**elsewhere, "conversation_config": config}
+            emulator.faults.set(Fault(method="PATCH", path=AGENT, status=200, body=answer))
+            await end(cloner)
+            await eventually(clock.passing_pauses(logs, lambda: not emulator.voices.custom))
+
+    assert before == spoken(emulator)
+
+
 async def test_agent_with_a_voice_of_ours_that_nobody_noted(
     cloning, emulator: Emulator, speech: bytes, database: str
 ) -> None:
