@@ -209,7 +209,8 @@ class Calls:
             return answered
         # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
         # exist.
-        reading = Awaited(self._read_agent(begun.noted, deadline=deadline))
+        until = asyncio.get_running_loop().time() + AGENT_SECONDS
+        reading = Awaited(self._read_agent(begun.noted, deadline=deadline), until=until)
         try:
             found = await self._find_known(begun, wanted, deadline=deadline)
             if found is None:
@@ -375,7 +376,7 @@ class Calls:
 
 async def _wait_for(reading: "Awaited[Reading | Exception | None]") -> Reading | None:
     """The result of the reading, or None if it takes too long. Raises what the reading raised."""
-    agent = await reading.result(until=reading.begun + AGENT_SECONDS)
+    agent = await reading.result(until=reading.until)
     if isinstance(agent, Exception):
         raise unraised(agent)
     return agent

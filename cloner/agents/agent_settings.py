@@ -57,7 +57,7 @@ class AgentSettings:
         if self._until.get(agent_id, 0.0) <= self._now():
             reading = self._readings.get(agent_id)
             if reading is None or reading.over:
-                reading = self._readings[agent_id] = Awaited(self._read(agent_id))
+                reading = self._readings[agent_id] = Awaited(self._read(agent_id), until=deadline)
             await reading.result(until=deadline)
             if not reading.over:
                 # The next call does not wait for this reading; its result is cached when it comes.

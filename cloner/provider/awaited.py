@@ -14,16 +14,18 @@ T = TypeVar("T")
 class Awaited(Generic[T]):
     """A task that calls wait for, each for as long as it may.
 
-    If ElevenLabs does not answer, those who waited have left long before the time of the request is up. The
-    work then keeps its turn only until a call wants one.
+    If ElevenLabs does not answer, those who waited have left long before the time of the request is up. From
+    `until` on, the work then keeps its turn only until a call wants one.
     """
 
-    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
-        self.begun = asyncio.get_running_loop().time()
+    def __init__(self, work: Coroutine[Any, Any, T], *, until: float) -> None:
+        self.until = until
         self._urgency = Urgency(call=True)
         self._waiting = 0
         with with_urgency(self._urgency):
             self._task = asyncio.create_task(work)
+        # Whoever began it may have something else to wait for first.
+        self._alone = asyncio.get_running_loop().call_at(until, self._leave)
         self._task.add_done_callback(self._done)
 
     @property
@@ -52,12 +54,16 @@ class Awaited(Generic[T]):
             await asyncio.wait({self._task}, timeout=max(0.0, seconds))
         finally:
             self._waiting -= 1
-            if not (self._waiting or self.over):
-                self._urgency.leave(self._task.cancel)
+            self._leave()
+
+    def _leave(self) -> None:
+        if not (self._waiting or self.over):
+            self._urgency.leave(self._task.cancel)
 
     def _done(self, task: "asyncio.Task[T]") -> None:
         # The task refers to its urgency: if that referred to the task for longer, both would stay.
         self._urgency.leave(None)
+        self._alone.cancel()
         # Those who wait get the exception. If nobody waits, asyncio must not log it as never retrieved.
         if not task.cancelled():
             task.exception()

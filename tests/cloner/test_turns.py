@@ -308,7 +308,7 @@ async def test_what_nobody_waits_for_any_more() -> None:
         async with turns.one(now + 60):
             await asyncio.Event().wait()
 
-    left, awaited = Awaited(endless()), Awaited(endless())
+    left, awaited = Awaited(endless(), until=now), Awaited(endless(), until=now)
     assert None is await left.result(until=now)
     waiting = asyncio.create_task(awaited.result(until=now + 60))
     await settled()
@@ -322,6 +322,26 @@ async def test_what_nobody_waits_for_any_more() -> None:
     assert (["call", "another"], True) == (work.begun, awaited.over)
 
 
+async def test_what_nobody_waits_for_yet() -> None:
+    """It has its turn as a call has, until whoever began it could wait no longer."""
+    turns = Turns(1, 100)
+    work, now = Work(turns), asyncio.get_running_loop().time()
+
+    async def endless() -> None:
+        async with turns.one(now + 60):
+            await asyncio.Event().wait()
+
+    awaited = Awaited(endless(), until=now + 0.1)
+    await work.begin("call", urgency=urgent())
+    assert ([], False) == (work.begun, awaited.over)
+
+    async with asyncio.timeout(5):
+        await awaited.ended()
+    await settled()
+
+    assert ["call"] == work.begun
+
+
 async def test_what_is_waited_for_again() -> None:
     """It keeps its turn, and who waits gets what comes of it."""
     turns, answer = Turns(1, 100), asyncio.get_running_loop().create_future()
@@ -331,7 +351,7 @@ async def test_what_is_waited_for_again() -> None:
         async with turns.one(now + 60):
             return await answer
 
-    awaited = Awaited(asked())
+    awaited = Awaited(asked(), until=now)
     assert None is await awaited.result(until=now)
     again = asyncio.create_task(awaited.result(until=now + 60))
     await settled()
