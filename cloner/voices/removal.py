@@ -1,8 +1,9 @@
 """Removes a voice: from the agents that have it first, then from ElevenLabs."""
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 import structlog
@@ -10,7 +11,7 @@ from cachetools import LRUCache
 
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
-from cloner.provider.turns import Urgency, with_urgency
+from cloner.provider.turns import Urgency, urgency, with_urgency
 from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, is_ours, reasons, voices
 from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
 from telemetry.facts import log_context
@@ -46,6 +47,8 @@ class Removal:
         self._holder = secrets.token_hex(8)
         # How often in a row each agent could not be put back.
         self._tries: LRUCache[str, int] = LRUCache(AGENTS)
+        # The agents that are being put back.
+        self._restoring: list[Urgency] = []
 
     async def remove(self, row: VoiceRow, *, deadline: float) -> bool:
         """Deletes a voice that was given up. False if an agent may still have it: then it is not deleted.
@@ -129,6 +132,8 @@ class Removal:
     async def restore(self, row: AgentRow, *, deadline: float) -> str | None:
         """Puts a claimed agent back, as urgently as a call: until then the next callers hear our voice.
 
+        Of several, one at a time is that urgent: agents that do not answer must leave calls their turns.
+
         Returns why nothing was changed, in a word; None where it was.
 
         Raises a ProviderFailure, after which the agent is tried again later; the log says when.
@@ -136,7 +141,7 @@ class Removal:
         try:
             with (
                 log_context(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id),
-                with_urgency(Urgency(call=True)),
+                self._one_urgent(),
             ):
                 unchanged = await self._restore(row, deadline)
         except failures.ProviderFailure as failure:
@@ -145,6 +150,20 @@ class Removal:
         self._tries.pop(row.agent_id, None)
         await self._store.write(agents.note_restored, row.agent_id, holder=self._holder)
         return unchanged
+
+    @contextlib.contextmanager
+    def _one_urgent(self) -> Iterator[None]:
+        """A block of work that is urgent once all such blocks that began before it have ended."""
+        mine = Urgency(call=urgency().call)
+        self._restoring.append(mine)
+        self._restoring[0].hurry()
+        try:
+            with with_urgency(mine):
+                yield
+        finally:
+            self._restoring.remove(mine)
+            if self._restoring:
+                self._restoring[0].hurry()
 
     async def _postpone(self, row: AgentRow, failure: failures.ProviderFailure) -> None:
         tries = self._tries[row.agent_id] = self._tries.get(row.agent_id, 0) + 1

@@ -508,3 +508,27 @@ async def test_agent_is_put_back_while_creates_last(
         for each in asked:
             each.cancel()
         emulator.faults.clear()
+
+
+async def test_agents_that_are_not_put_back(cloning, emulator: Emulator, speech: bytes) -> None:
+    """If ElevenLabs does not answer for some, they wait for it one at a time, and new callers get their voices."""
+    agents = [f"agent_{number}" for number in range(2, 5)]
+    async with cloning(
+        provider_concurrency=2, voice_clone_keep_hours=0.0, shutdown_grace_seconds=0.2
+    ) as cloner:
+        for number, agent_id in enumerate(agents, 2):
+            emulator.agents.put(agent_id, {})
+            await cloner.PrepareCall(call(speech, number, agent_id=agent_id), timeout=10)
+        paths = [f"/v1/convai/agents/{agent_id}" for agent_id in agents]
+        emulator.faults.set(*[Fault(method="GET", path=path, times=None, hold="before") for path in paths])
+        for number in range(2, 5):
+            ended = pb.CompleteCallRequest(conversation_id=f"conv_{number}")
+            await cloner.CompleteCall(ended, timeout=10)
+        # Each voice is to be deleted once its agent was put back, so all of them are tried now.
+        await emulator.requests.wait(path=AGENT, stage="held")
+
+        prepared = await cloner.PrepareCall(call(speech), timeout=10)
+        emulator.faults.clear()
+        emulator.faults.release()
+
+    assert prepared.agent_updated
