@@ -106,11 +106,13 @@ class PostgresStore(Store):
         *,
         longest_seconds: float = LONGEST_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
+        refused_seconds: float = REFUSED_SECONDS,
     ) -> None:
         super().__init__()
         self._url = url
         self._longest_seconds = longest_seconds
         self._idle_seconds = idle_seconds
+        self._refused_seconds = refused_seconds
         self._watch_seconds = min(WATCH_SECONDS, idle_seconds)
         self._threads = ThreadPoolExecutor(CONNECTIONS, "registry")
         # With the time when it was given back. The connection that was used last is taken first, so that
@@ -205,16 +207,20 @@ class PostgresStore(Store):
         """A connection that becomes free in a moment, a new one or, if none is to be had, the next one."""
         until = time.monotonic() + self._longest_seconds
         with self._becomes_free:
-            if self._open and (self._queue or self._refused_until > time.monotonic()):
+            if self._open and self._refused_until > time.monotonic():
                 if (freed := self._in_turn(until)) is not None:
                     return freed
-                raise NoneFree
-            if self._open and self._becomes_free.wait_for(lambda: self._free, WAIT_SECONDS):
+                if self._open:
+                    raise NoneFree
+            elif self._queue:
+                # Whoever comes now finds out whether there are more again; the others wait on meanwhile.
+                self._refused_until = time.monotonic() + self._refused_seconds
+            elif self._open and self._becomes_free.wait_for(lambda: self._free, WAIT_SECONDS):
                 with contextlib.suppress(IndexError):  # somebody else was faster
                     return self._free.pop()[0]
             self._open += 1
         try:
-            return connected(self._url)
+            made = connected(self._url)
         except BaseException as failure:
             with self._becomes_free:
                 self._open -= 1
@@ -222,10 +228,12 @@ class PostgresStore(Store):
                 # Whatever the server says: while others are of use, they are for everybody. One that says
                 # nothing has taken the time that there was.
                 if isinstance(failure, psycopg.Error) and not isinstance(failure, errors.ConnectionTimeout):
-                    self._refused_until = time.monotonic() + REFUSED_SECONDS
+                    self._refused_until = time.monotonic() + self._refused_seconds
                     if (freed := self._in_turn(until)) is not None:
                         return freed
             raise
+        self._refused_until = 0.0
+        return made
 
     def _in_turn(self, until: float) -> Connection | None:
         """The next connection that is free once it is our turn; None if there are none, or not in time."""

@@ -408,6 +408,37 @@ async def test_postgres_with_few_connections(postgres: str) -> None:
     await store.close()
 
 
+@pytest.mark.parametrize("ended", [False, True])
+async def test_postgres_that_gives_more_connections_again(postgres: str, ended: bool) -> None:
+    """While many wait for those that there are, it is asked again after a while, or once there are none left."""
+    database = new_database(postgres)
+    name = database.rpartition("/")[2]
+    on_server(postgres, f"ALTER DATABASE {name} CONNECTION LIMIT 1")
+    url = as_member(database)
+    store = PostgresStore(url, connected_to_postgres(url), refused_seconds=60 if ended else 0.05)
+    busy = Statement("""
+        SELECT count(*), pg_sleep(0.01) FROM pg_stat_activity WHERE datname = current_database()
+    """)
+    seen = [1]
+
+    async def keep_asking() -> None:
+        while seen[-1] == 1:
+            seen.append((await store.read(lambda tx: tx.one(busy)))[0])
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        for _ in range(12):
+            group.create_task(keep_asking())
+        while len(seen) < 12:
+            await asyncio.sleep(0.01)
+        on_server(postgres, f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+        if ended:
+            end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+            on_server(postgres, end)
+    await store.close()
+
+    assert seen[-1] > 1
+
+
 async def test_connection_that_dies_within(postgres: str) -> None:
     """A transaction whose connection dies before its commit is run anew, and counts once."""
     database = new_database(postgres)
