@@ -127,15 +127,16 @@ async def serving(
         except RuntimeError as failure:
             raise AddressInUse from failure
         readiness = Readiness(store, health_servicer, patience_seconds=settings.registry_patience_seconds)
-        janitor = asyncio.create_task(rooms.janitor.run())
-        await readiness.look()
-        await server.start()
-        beside_calls = [janitor, asyncio.create_task(readiness.run())]
-        if measures.enabled:
-            beside_calls.append(asyncio.create_task(rooms.census.run()))
-        await beside.enter_async_context(health_beside(settings, port, health_servicer))
         loop = asyncio.get_running_loop()
+        beside_calls = [asyncio.create_task(rooms.janitor.run())]
+        # Whoever is told to stop from here on, stops in order.
         try:
+            await readiness.look()
+            await server.start()
+            beside_calls.append(asyncio.create_task(readiness.run()))
+            if measures.enabled:
+                beside_calls.append(asyncio.create_task(rooms.census.run()))
+            await beside.enter_async_context(health_beside(settings, port, health_servicer))
             yield port
         finally:
             ends = loop.time() + settings.shutdown_grace_seconds
@@ -144,6 +145,8 @@ async def serving(
             # their connections, and send again what we have not begun.
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
             await draining.hold(seconds=max(0.0, ends - loop.time()))
+            # The next cloner at this address may begin before we end, and has the same place for its health.
+            await beside.aclose()
             stopping = asyncio.create_task(server.stop(max(0.0, ends - loop.time())))
             await asyncio.sleep(0)  # stopping has begun: GOAWAY is on its way
             draining.release()

@@ -4,7 +4,9 @@ import os
 import re
 import resource
 import signal
+import socket
 import sys
+import time
 
 import grpc
 import psycopg
@@ -16,6 +18,7 @@ from structlog.testing import capture_logs
 
 from cloner.registry import opened
 from cloner.registry.opening import MIGRATION_LOCK
+from cloner.transport_security import health_target
 from cloner.voices.key import settled
 from emulator import Emulator, Fault
 from environment import Key
@@ -239,12 +242,43 @@ async def test_stops_while_it_opens_the_registry(postgres: str) -> None:
     assert (0, b"") == (started.returncode, err)
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_stops_while_it_begins_to_serve(cloning) -> None:
+    """A cloner that is told to stop between its registry's opening and its first call leaves nothing running."""
+    served = False
+    before = running()
+
+    def now() -> float:
+        # The first to ask, after whoever begins, is the janitor.
+        if asyncio.current_task() is not begun and not begun.cancelling():
+            begun.cancel()
+        return time.time()
+
+    async def serve() -> None:
+        nonlocal served
+        async with cloning(now):
+            served = True
+
+    begun = asyncio.create_task(serve())
+    with capture_logs() as lines:
+        await asyncio.wait([begun], timeout=20)
+
+    assert (True, False, set()) == (begun.cancelled(), served, running() - before)
+    assert [] == [line for line in lines if line["log_level"] in ("warning", "error")]
+
+
+def running() -> set[str]:
+    """What the tasks are at."""
+    return {task.get_coro().__qualname__ for task in asyncio.all_tasks()}
+
+
 async def test_finishes_what_is_in_flight(emulator: Emulator, emulator_url: str, speech: bytes) -> None:
-    """A delivery under way at SIGTERM is answered before the process ends."""
+    """A delivery under way at SIGTERM is answered before the process ends, while another may begin already."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     async with process(
         ELEVENLABS_API_KEY=API_KEY, ELEVENLABS_BASE_URL=emulator_url, CLONER_PORT="0"
-    ) as started, grpc.aio.insecure_channel(await ready(started)) as channel:  # fmt: skip
+    ) as started, grpc.aio.insecure_channel(where := await ready(started)) as channel:  # fmt: skip
+        host, port = where.split(":")
         request = pb.PrepareCallRequest(agent_id="agent_demo", conversation_id="conv_1", sample=speech)
         answer = asyncio.ensure_future(CloningServiceStub(channel).PrepareCall(request, timeout=20))
         await emulator.requests.wait(path=CREATE, stage="held")
@@ -254,12 +288,22 @@ async def test_finishes_what_is_in_flight(emulator: Emulator, emulator_url: str,
         started.terminate()
         assert health_pb2.HealthCheckResponse.NOT_SERVING == (await watch.read()).status
         watch.cancel()
+        while listens((host, int(port))):
+            await asyncio.sleep(0.02)
+        # Another cloner may serve here now, and tell its health.
+        told = listens(health_target(host, int(port)).replace("unix-abstract:", "\0"))
         emulator.faults.release()
 
         assert (await answer).voice.voice_id in emulator.voices
         await asyncio.wait_for(started.wait(), 45)
 
-    assert 0 == started.returncode
+    assert (0, False) == (started.returncode, told)
+
+
+def listens(where: tuple[str, int] | str) -> bool:
+    """Whether somebody takes connections at an address, which is one of the system's own if it is text."""
+    with socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET) as tried:
+        return tried.connect_ex(where) == 0
 
 
 async def test_finishes_a_create_that_nobody_waits_for(
