@@ -20,8 +20,8 @@ from telemetry.output import Output
 
 __all__ = ["add_keys", "add_trace", "configure", "exception_place", "log_ready", "log_remarks"]
 
-# These log for every request what the spans say better, or show the values of an SQL statement.
-NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "uvicorn.access")
+# These log for every request what the spans say better, or show the values of an SQL statement or a URL.
+NOISY = ("alembic", "httpcore", "httpx", "psycopg", "sqlalchemy", "urllib3", "uvicorn.access")
 # Its lines hold URLs, which may hold secrets, and texts of exceptions. `telemetry.losses` says what counts.
 EXPORTERS = "opentelemetry.exporter"
 READY = "ready"

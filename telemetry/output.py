@@ -67,7 +67,7 @@ class Output(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Formats the line now, since it tells of the current task, and leaves the rest to the thread."""
         try:
-            self._put(self.format(record))
+            self._put(self._formatted(record))
         except Exception:  # noqa: BLE001 - whatever a library logs
             # logging's own way would be to print the line, and what it holds.
             self._refused += 1
@@ -80,6 +80,15 @@ class Output(logging.Handler):
         finally:
             self.release()
 
+    def _formatted(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception:  # noqa: BLE001 - whatever a library logs
+            # Standard output has no part in that.
+            where = record.pathname, record.lineno
+            told = "a log line cannot be told, see %s, line %d"
+            return self.format(logging.LogRecord(record.name, record.levelno, *where, told, where, None))
+
     def _put(self, line: str) -> None:
         if self._lines.qsize() < self._most:
             self._lines.put(line)
@@ -88,10 +97,11 @@ class Output(logging.Handler):
 
     def _write_all(self) -> None:
         is_open = True
-        while is_open:
+        # The last thing to be written may be how many lines were lost.
+        while is_open or not self._lines.empty():
             lines = [self._lines.get()]
             lines += [self._lines.get() for _ in range(min(self._lines.qsize(), BATCH))]
-            is_open = None not in lines
+            is_open = is_open and None not in lines
             self._write("".join(f"{line}\n" for line in lines if line is not None))
 
     def _write(self, text: str) -> None:

@@ -18,6 +18,7 @@ with TracerProvider().get_tracer("t").start_as_current_span("s"), facts.log_cont
     logging.getLogger("theirs").warning("a library's %s", "words")
     log.debug("not told")
     logging.getLogger("httpx").info("not told")
+    logging.getLogger("urllib3.connectionpool").info("POST /v1/traces?key=secret")
     logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").error("at http://x/?key=secret")
     try:
         raise ValueError("marked secret")

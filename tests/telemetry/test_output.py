@@ -1,12 +1,15 @@
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from telemetry.output import Output
 
@@ -54,6 +57,39 @@ def test_nobody_reads(pipe: tuple[int, int]) -> None:
     assert [10 * MORE_THAN_FITS - len(kept)] == [line["lines"] for line in told]
 
 
+def test_loss_at_the_end(pipe: tuple[int, int]) -> None:
+    """What was lost is told also where there is room only once the block is ending."""
+    reader, writer = pipe
+
+    def written(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        output.write(event["event"])
+        return event
+
+    with ThreadPoolExecutor() as pool:
+        with os.fdopen(writer, "w") as file:
+            with Output(file, most=MORE_THAN_FITS, last_seconds=0.0) as output:
+                for _ in range(3 * MORE_THAN_FITS):
+                    log(output, LINE)
+            with capture_logs(processors=[written]):
+                *_, thread = (one for one in threading.enumerate() if one.name == "output")
+                reading = pool.submit(Path(f"/proc/self/fd/{reader}").read_text)
+                thread.join()
+        *kept, told = reading.result().splitlines()
+
+    assert {LINE} == set(kept)
+    assert "log lines were lost, standard output did not take them" == told
+
+
+def test_line_that_nobody_can_format(pipe: tuple[int, int], capfd: pytest.CaptureFixture[str]) -> None:
+    """It is told where such a line comes from, and not what it holds."""
+    reader, writer = pipe
+    with os.fdopen(writer, "w") as file, Output(file) as output:
+        output.handle(logging.LogRecord("lib", logging.INFO, "lib.py", 7, "%d", ("a secret",), None))
+
+    assert b"a log line cannot be told, see lib.py, line 7\n" == os.read(reader, 1_000)
+    assert ("", "") == tuple(capfd.readouterr())
+
+
 def test_end_with_nobody_who_reads(pipe: tuple[int, int]) -> None:
     """The end waits for a reader for a bounded time."""
     reader, writer = pipe
@@ -69,9 +105,8 @@ def test_end_with_nobody_who_reads(pipe: tuple[int, int]) -> None:
 
 
 def test_what_cannot_be_written(capfd: pytest.CaptureFixture[str]) -> None:
-    """A full disk, and a line that nobody can format, raise nothing, and are told nowhere else."""
+    """A full disk raises nothing, and is told nowhere else."""
     with Path("/dev/full").open("w") as file, Output(file) as output:
-        log(output, "%d", "a secret")
         log(output, LINE)
 
     assert ("", "") == tuple(capfd.readouterr())
