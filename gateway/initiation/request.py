@@ -79,25 +79,26 @@ def read(content: bytes, *, own_numbers: Collection[str], region: str | None) ->
         return NOTHING
     caller, called = _number(sent.caller_id), _number(sent.called_number)
     outbound = bool(own_numbers) and caller is not None and e164(caller, region) in own_numbers
-    if sent.call_sid == "" and not sent.call_id and caller is not None and USER_ID.fullmatch(caller):
-        caller = _messenger(caller, called, region)
+    person, other = (called, caller) if outbound else (caller, called)
+    if sent.call_sid == "" and not sent.call_id and person is not None and USER_ID.fullmatch(person):
+        person = _messenger(person, other, region)
     return Initiation(
         agent_id=identifier(sent.agent_id),
         conversation_id=conversation(sent.conversation_id),
         call_sid=conversation(sent.call_sid),
         sip_call_id=conversation(sent.call_id),
-        phone_number=called if outbound else caller,
+        phone_number=person,
     )
 
 
-def _messenger(digits: str, called: str | None, region: str | None) -> str | None:
+def _messenger(digits: str, other: str | None, region: str | None) -> str | None:
     """The number of somebody whom no telephone line brings; None where it may be one of two people's.
 
     On WhatsApp an id that is a number is one with its country, never a national one.
     """
     international = e164(digits, None)
-    if called is not None and USER_ID.fullmatch(called) and e164(called, region) is None:
-        # On WhatsApp what is called is an id of digits. On any other line it is a number.
+    if other is not None and USER_ID.fullmatch(other) and e164(other, region) is None:
+        # On WhatsApp the other side is an id of digits. On any other line it is a number.
         return international
     return None if international not in (None, e164(digits, region)) else digits
 

@@ -89,6 +89,10 @@ def test_person(changes: dict[str, Any], expected: str | None) -> None:
         ({"called_number": "sip:desk@10.0.0.1", "caller_id": "2025550123"}, "2025550123"),
         # An SMS has no line either, and the number's plus.
         ({"called_number": "+12025550100", "caller_id": "+16598765432"}, "+16598765432"),
+        # On an outbound call the two are the other way round.
+        ({"caller_id": "+31201234567", "called_number": "6598765432"}, None),
+        ({"caller_id": "+31201234567", "called_number": "31612345678"}, "31612345678"),
+        ({"caller_id": "+31201234567", "called_number": "+16598765432"}, "+16598765432"),
         # A line of its own: a telephone call, whose number is read as they are written where we are.
         ({"call_sid": "CA1"}, "6598765432"),
         ({"call_sid": None}, "6598765432"),
