@@ -4,7 +4,7 @@ The agent may have another caller's voice by then, which another gateway was tol
 makes nothing and changes no agent, about a conversation that nobody else has. Its end is told first, so that
 no call is in progress for it at any time: as long as one was, the agent would be given nobody's voice. What
 is asked is bounded: one question about an agent at a time, and one a second, however many deliveries are
-refused.
+refused. The cloner keeps one call for all questions of a process about an agent.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ __all__ = ["AgentQuestions"]
 
 # How long an answer counts, and how long the cloner may take for one.
 ANSWER_SECONDS = 1.0
-# What the conversation of a question is called in the cloner's log lines and spans.
+# What the conversation of the questions is called in the cloner's log lines and spans.
 CONVERSATION = "question_{}"
 
 
@@ -33,6 +33,7 @@ class AgentQuestions:
     ) -> None:
         self._cloner = cloner
         self._overrides = overrides
+        self._conversation = CONVERSATION.format(secrets.token_hex(16))
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked: TTLCache[str, bool] = TTLCache(AGENTS, ANSWER_SECONDS, now)
 
@@ -47,16 +48,15 @@ class AgentQuestions:
 
     async def _ask(self, agent_id: str) -> None:
         ends = asyncio.get_running_loop().time() + ANSWER_SECONDS
-        conversation = CONVERSATION.format(secrets.token_hex(16))
         try:
             # Told after OpenCall, the end might never be told: an answer can be late or lost, and this
-            # process can stop.
+            # process can stop. Told each time, as the cloner does not keep it for ever.
             await self._cloner.complete_call(
-                agent_id=agent_id, conversation_id=conversation, seconds=ANSWER_SECONDS
+                agent_id=agent_id, conversation_id=self._conversation, seconds=ANSWER_SECONDS
             )
             response = await self._cloner.open_call(
                 agent_id=agent_id,
-                conversation_id=conversation,
+                conversation_id=self._conversation,
                 seconds=ends - asyncio.get_running_loop().time(),
             )
             remember(self._overrides, agent_id, response)
