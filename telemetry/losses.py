@@ -13,11 +13,15 @@ from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from telemetry.otlp import LastTry
+
 __all__ = ["CountingProcessor", "Losses", "UnsentMetrics"]
 
 log = structlog.get_logger()
 
 DEFAULT_QUEUE = 2_048
+# Why something was not sent that was never tried, such as a batch that is too large.
+NOT_TRIED = "not tried"
 # How often the log says so, at the most.
 NEWS_SECONDS = 60.0
 
@@ -50,36 +54,51 @@ class News:
             if time.monotonic() < self._silent_until:
                 return 0
             self._silent_until = time.monotonic() + NEWS_SECONDS
+        return self.rest()
+
+    def rest(self) -> int:
+        """How many there were since this was last said."""
+        with self._lock:
             told, self._untold = self._untold, 0
             return told
 
 
 class UnsentMetrics:
-    """Says that metrics could not be sent."""
+    """Says that metrics could not be sent, and how the `last` try ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: LastTry) -> None:
+        self._last = last
         self._news = News()
 
     def look(self, result: MetricExportResult) -> None:
         """Looks at how sending them ended."""
         if result is not MetricExportResult.SUCCESS and (times := self._news.due(1)):
-            log.warning("metrics could not be sent, see to the collector", times=times)
+            why = self._last.why or NOT_TRIED
+            log.warning("metrics could not be sent, see to the collector", times=times, why=why)
 
 
 class CountingProcessor(BatchSpanProcessor):
     """Sends spans in batches, and counts those that are dropped.
 
     At most `most` wait, beside the batch that is being sent. Further ones are dropped here, and not by the
-    SDK's own queue, which drops its oldest and does not say how many.
+    SDK's own queue, which drops its oldest and does not say how many. The exporter notes in `last` how each
+    try ended.
     """
 
-    def __init__(self, exporter: SpanExporter, losses: Losses, *, most: int = DEFAULT_QUEUE) -> None:
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        losses: Losses,
+        *,
+        most: int = DEFAULT_QUEUE,
+        last: LastTry | None = None,
+    ) -> None:
         self._losses = losses
         self._most = most
         self._waiting = 0
         self._dropped = News()
         self._lock = threading.Lock()
-        super().__init__(_Counting(exporter, self, losses), max_queue_size=most)
+        super().__init__(_Counting(exporter, self, losses, last or LastTry()), max_queue_size=most)
 
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is None or not span.context.trace_flags.sampled:
@@ -103,25 +122,35 @@ class CountingProcessor(BatchSpanProcessor):
 class _Counting(SpanExporter):
     """Tells the processor how many spans it has taken, and counts those that could not be sent."""
 
-    def __init__(self, exporter: SpanExporter, processor: CountingProcessor, losses: Losses) -> None:
+    def __init__(
+        self, exporter: SpanExporter, processor: CountingProcessor, losses: Losses, last: LastTry
+    ) -> None:
         self._exporter = exporter
         self._processor = processor
         self._losses = losses
+        self._last = last
+        self._why = NOT_TRIED
         self._unsent = News()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self._processor.taken(len(spans))
+        self._last.why = ""
         result = SpanExportResult.FAILURE
         try:
             result = self._exporter.export(spans)
         finally:
             if result is not SpanExportResult.SUCCESS:
                 self._losses.add(len(spans))
-                if told := self._unsent.due(len(spans)):
-                    log.warning("spans could not be sent, see to the collector", spans=told)
+                self._why = self._last.why or NOT_TRIED
+                self._tell(self._unsent.due(len(spans)))
         return result
 
+    def _tell(self, spans: int) -> None:
+        if spans:
+            log.warning("spans could not be sent, see to the collector", spans=spans, why=self._why)
+
     def shutdown(self) -> None:
+        self._tell(self._unsent.rest())
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:

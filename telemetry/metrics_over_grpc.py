@@ -12,16 +12,18 @@ from telemetry.losses import UnsentMetrics
 __all__ = ["MetricsOverGrpc"]
 
 
-class MetricsOverGrpc(OTLPMetricExporter):
+class MetricsOverGrpc(otlp.NotingGrpc, OTLPMetricExporter):
     """The SDK's own exporter, whose complaints are silenced; this says once a minute what counts."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._unsent = UnsentMetrics()
+        self.last = otlp.LastTry()
+        self._unsent = UnsentMetrics(self.last)
         super().__init__(compression=otlp.compression(environ, "METRICS"), channel_options=otlp.DIRECTLY)
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
     ) -> MetricExportResult:
+        self.last.why = ""
         result = super().export(metrics_data, timeout_millis, **kwargs)
         self._unsent.look(result)
         return result

@@ -24,8 +24,9 @@ class MetricsOverHttp(OTLPMetricExporter):
 
     def __init__(self) -> None:
         self._rests_until = 0.0
-        self._unsent = UnsentMetrics()
-        session = otlp.session()
+        self._last = otlp.LastTry()
+        self._unsent = UnsentMetrics(self._last)
+        session = otlp.session(self._last)
         session.hooks["response"].append(self._look)
         super().__init__(session=session)
 
@@ -34,6 +35,7 @@ class MetricsOverHttp(OTLPMetricExporter):
     ) -> MetricExportResult:
         if time.monotonic() < self._rests_until:
             return MetricExportResult.SUCCESS
+        self._last.why = ""
         result = super().export(metrics_data, timeout_millis, **kwargs)
         if time.monotonic() >= self._rests_until:
             self._unsent.look(result)

@@ -5,14 +5,24 @@ everything that is sent.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import grpc
+from msgspec import Struct
 
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["DIRECTLY", "Signal", "compression", "is_over_grpc", "names_endpoint", "session"]
+__all__ = [
+    "DIRECTLY",
+    "LastTry",
+    "NotingGrpc",
+    "Signal",
+    "compression",
+    "is_over_grpc",
+    "names_endpoint",
+    "session",
+]
 
 Signal = Literal["TRACES", "METRICS"]
 
@@ -36,13 +46,57 @@ def compression(environ: Mapping[str, str], signal: Signal) -> grpc.Compression:
     return grpc.Compression.Gzip if gzip else grpc.Compression.NoCompression
 
 
-def session() -> "requests.Session":
+class LastTry(Struct):
+    """How the last try to send something ended, in a word that holds no URL and no text of an exception."""
+
+    why: str = ""
+    """A status of HTTP or gRPC, or the type of what was raised; empty where nothing was sent."""
+
+
+def session(last: LastTry) -> "requests.Session":
     """How it is sent over HTTP."""
     import requests
 
-    made = requests.Session()
+    class Noting(requests.Session):
+        """Notes how each try ended."""
+
+        def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+            try:
+                answer = super().request(*args, **kwargs)
+            except Exception as failure:
+                last.why = type(failure).__qualname__
+                raise
+            last.why = str(answer.status_code)
+            return answer
+
+    made = Noting()
     made.trust_env = False
     return made
+
+
+class NotingGrpc:
+    """What an exporter of the SDK over gRPC inherits from before that, to note how each try ended."""
+
+    last: LastTry
+    _client: Any
+
+    def _initialize_channel_and_stub(self) -> None:
+        # The exporter calls it as it is made, and for each new connection.
+        super()._initialize_channel_and_stub()  # type: ignore[misc]
+        self._client = _Noting(self._client, self.last)
+
+
+class _Noting:
+    def __init__(self, client: Any, last: LastTry) -> None:
+        self._client = client
+        self._last = last
+
+    def Export(self, **request: Any) -> Any:  # noqa: N802 - its name in the protocol
+        try:
+            return self._client.Export(**request)
+        except grpc.RpcError as failure:
+            self._last.why = failure.code().name
+            raise
 
 
 def _named(environ: Mapping[str, str], signal: Signal, name: str) -> str | None:

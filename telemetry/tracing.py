@@ -56,11 +56,12 @@ def tracing(
 
     `environ` must hold no unusable values: see `telemetry.variables`.
     """
-    exporter = _exporter(environ)
+    last = otlp.LastTry()
+    exporter = _exporter(environ, last)
     provider = provider_of(described(service, environ), ALWAYS_OFF if exporter is None else None)
     if exporter is not None:
         most = int(environ.get("OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_QUEUE))
-        provider.add_span_processor(CountingProcessor(exporter, losses or Losses(), most=most))
+        provider.add_span_processor(CountingProcessor(exporter, losses or Losses(), most=most, last=last))
     try:
         yield provider
     finally:
@@ -164,23 +165,23 @@ def word_of(failure: BaseException) -> str:
     return reason if isinstance(reason, str) and reason.isupper() else type(failure).__qualname__
 
 
-def _exporter(environ: Mapping[str, str]) -> SpanExporter | None:
+def _exporter(environ: Mapping[str, str], last: otlp.LastTry) -> SpanExporter | None:
     default = "otlp" if otlp.names_endpoint(environ, "TRACES") else "none"
     match environ.get("OTEL_TRACES_EXPORTER", default).lower():
         case "otlp":
-            return _otlp(environ)
+            return _otlp(environ, last)
         case "console":
             return ConsoleSpanExporter()
         case _:
             return None
 
 
-def _otlp(environ: Mapping[str, str]) -> SpanExporter:
+def _otlp(environ: Mapping[str, str], last: otlp.LastTry) -> SpanExporter:
     # Each exporter costs a quarter of a second to import; a process needs one at most.
     if otlp.is_over_grpc(environ, "TRACES"):
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGrpc
+        from telemetry.spans_over_grpc import SpansOverGrpc
 
-        return OverGrpc(compression=otlp.compression(environ, "TRACES"), channel_options=otlp.DIRECTLY)
+        return SpansOverGrpc(environ, last)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp
 
-    return OverHttp(session=otlp.session())
+    return OverHttp(session=otlp.session(last))

@@ -62,6 +62,8 @@ def settings(monkeypatch) -> Callable[[dict[str, str]], dict[str, str]]:
 
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.1"}
+# Each protocol, and why nothing can be sent over it where nobody listens.
+NOBODY = [("http/protobuf", "ConnectionError|ConnectTimeout"), ("grpc", "UNAVAILABLE|DEADLINE_EXCEEDED")]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_dropped_spans(monkeypatch) -> None:
 
 
 def test_spans_that_nobody_took() -> None:
-    """What the collector does not take is counted too: nobody tries it again. The log says so once."""
+    """What the collector does not take is lost and counted. The log says so once, and again at the end."""
     exporter, losses = Waiting(), Losses()
     exporter.told.set()
     exporter.answer = SpanExportResult.FAILURE
@@ -198,14 +200,40 @@ def test_spans_that_nobody_took() -> None:
         provider.shutdown()
 
     assert 3 == losses.spans
-    assert [("spans could not be sent, see to the collector", 1)] == [
+    assert [("spans could not be sent, see to the collector", spans) for spans in (1, 2)] == [
         (line["event"], line["spans"]) for line in told
     ]
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_metrics_that_nobody_takes(settings, protocol: str) -> None:
-    """The log says so once, however often they are sent."""
+def why_lost(environ: dict[str, str]) -> list[str]:
+    """Why a span could not be sent, as often as the log says so."""
+    with capture_logs() as told, observing("gateway", environ) as (tracers, _):
+        tracers.get_tracer("t").start_span("is lost").end()
+    return [line["why"] for line in told]
+
+
+@pytest.mark.parametrize(("protocol", "why"), NOBODY)
+def test_no_collector(settings, protocol: str, why: str) -> None:
+    """Where nobody listens, the log says why spans are lost, over either protocol."""
+    (told,) = why_lost(
+        settings({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_METRICS_EXPORTER": "none"})
+    )
+
+    assert re.fullmatch(why, told)
+
+
+def test_collector_that_refuses(settings) -> None:
+    """The log says with which status, and nothing else of it."""
+    with collector([], status=401) as endpoint:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"{endpoint}/?key=secret", "OTEL_METRICS_EXPORTER": "none"}
+        told = why_lost(settings(environ))
+
+    assert ["401"] == told
+
+
+@pytest.mark.parametrize(("protocol", "why"), NOBODY)
+def test_metrics_that_nobody_takes(settings, protocol: str, why: str) -> None:
+    """The log says so once, however often they are sent, and why."""
     environ = settings({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
     with capture_logs() as told, observing("gateway", environ) as (_, meters):
         meters.get_meter("t").create_counter("some").add(1)
@@ -215,6 +243,7 @@ def test_metrics_that_nobody_takes(settings, protocol: str) -> None:
     assert [("metrics could not be sent, see to the collector", 1)] == [
         (line["event"], line["times"]) for line in told
     ]
+    assert re.fullmatch(why, told[0]["why"])
 
 
 def test_dropped_is_a_metric(settings) -> None:
