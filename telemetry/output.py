@@ -10,6 +10,7 @@ import os
 import select
 import sys
 import threading
+from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Self, TextIO
@@ -22,8 +23,11 @@ log = structlog.get_logger()
 
 # Some megabytes of them.
 MOST_LINES = 10_000
-# How many are written at once.
+# How many are taken from the queue at once.
 BATCH = 100
+# How much is written at once, beside the end of a line that was torn. Others may write to the same pipe,
+# which takes so much in one piece.
+TOGETHER = select.PIPE_BUF - 1
 # How long the last lines may take when the process ends.
 LAST_SECONDS = 2.0
 
@@ -102,13 +106,26 @@ class Output(logging.Handler):
             lines = [self._lines.get()]
             lines += [self._lines.get() for _ in range(min(self._lines.qsize(), BATCH))]
             is_open = is_open and None not in lines
-            self._write("".join(f"{line}\n" for line in lines if line is not None))
+            for data in self._together(line for line in lines if line is not None):
+                self._write(data)
 
-    def _write(self, text: str) -> None:
+    def _together(self, lines: Iterable[str]) -> Iterator[bytes]:
+        """What is written at once: whole lines. A long line is written alone."""
+        data = b""
+        for line in lines:
+            encoded = f"{line}\n".encode(self._encoding, "backslashreplace")
+            if data and len(data) + len(encoded) > TOGETHER:
+                yield data
+                data = b""
+            data += encoded
+        if data:
+            yield data
+
+    def _write(self, whole: bytes) -> None:
         if self._file is None:
             return
         # What was left of a line after a failure must not become the beginning of another one.
-        data = b"\n" * self._is_torn + text.encode(self._encoding, "backslashreplace")
+        data = b"\n" * self._is_torn + whole
         written = 0
         try:
             while written < len(data):
