@@ -57,7 +57,7 @@ class Marked:
     async def look_for(self, marker: str) -> ListedVoice | None:
         """The voice that carries the marker. A list may lag behind, so it is searched for two seconds.
 
-        Raises NotLookedFor if ElevenLabs has answered no search, or asks for a long pause before the next one.
+        Raises NotLookedFor if ElevenLabs has answered no search, or asks for a long pause before the next.
         """
         answered, asked = False, 0.0
         for pause in LOOKS:
