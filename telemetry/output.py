@@ -71,10 +71,12 @@ class Output(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Formats the line now, since it tells of the current task, and leaves the rest to the thread."""
         try:
-            self._put(self._formatted(record))
+            self._put(self.format(record))
         except Exception:  # noqa: BLE001 - whatever a library logs
             # logging's own way would be to print the line, and what it holds.
-            self._refused += 1
+            if record.name != __name__:
+                place = f"{record.pathname}:{record.lineno}"
+                log.warning("log line not written, its values do not fit its text", place=place)
 
     def write(self, line: str) -> None:
         """Writes a line that is not about an event, behind those that wait."""
@@ -83,15 +85,6 @@ class Output(logging.Handler):
             self._put(line)
         finally:
             self.release()
-
-    def _formatted(self, record: logging.LogRecord) -> str:
-        try:
-            return self.format(record)
-        except Exception:  # noqa: BLE001 - whatever a library logs
-            # Standard output has no part in that.
-            where = record.pathname, record.lineno
-            told = "a log line cannot be told, see %s, line %d"
-            return self.format(logging.LogRecord(record.name, record.levelno, *where, told, where, None))
 
     def _put(self, line: str) -> None:
         if self._lines.qsize() < self._most:

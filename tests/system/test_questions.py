@@ -86,7 +86,7 @@ async def test_slow(
 ) -> None:
     """Calls were slow: one waited for ElevenLabs, the other in our own queue, and ElevenLabs was not asked."""
     emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
-    settings = {"of_cloner": {"provider_concurrency": 1}, "of_gateway": {"precall_budget_ms": 2500}}
+    settings = {"of_cloner": {"provider_concurrency": 1}, "of_gateway": {"precall_budget_ms": 3000}}
     async with running(**settings) as system:
         first = asyncio.create_task(system.deliver(speech))
         await emulator.requests.wait(path=CREATE, stage="held")

@@ -116,10 +116,13 @@ def test_loss_at_the_end(pipe: tuple[int, int]) -> None:
 def test_line_that_nobody_can_format(pipe: tuple[int, int], capfd: pytest.CaptureFixture[str]) -> None:
     """It is told where such a line comes from, and not what it holds."""
     reader, writer = pipe
-    with os.fdopen(writer, "w") as file, Output(file) as output:
+    with os.fdopen(writer, "w") as file, Output(file) as output, capture_logs() as told:
         output.handle(logging.LogRecord("lib", logging.INFO, "lib.py", 7, "%d", ("a secret",), None))
+        output.write("the next line")
 
-    assert b"a log line cannot be told, see lib.py, line 7\n" == os.read(reader, 1_000)
+    event = "log line not written, its values do not fit its text"
+    assert [{"log_level": "warning", "event": event, "place": "lib.py:7"}] == told
+    assert b"the next line\n" == os.read(reader, 1_000)
     assert ("", "") == tuple(capfd.readouterr())
 
 
