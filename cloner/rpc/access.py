@@ -13,7 +13,7 @@ from cloner.clients import ANYBODY, Client, Clients, Right, calling
 from cloner.measures import UNMEASURED, Measures
 from cloner.refusals import ClientOverloaded, PermissionDenied, Refused, Unauthenticated
 from cloner.rpc.contract import HEALTH, METHODS, path
-from cloner.rpc.status import Ending, answer_failure, ending_of_call, reason_of
+from cloner.rpc.status import CallEnding, answer_failure, ending_of_call, reason_of
 from cloner.rpc.usage import Quota, own_quota
 from telemetry.facts import log_context, note
 
@@ -136,7 +136,7 @@ class AccessControl(grpc.aio.ServerInterceptor):
     @contextmanager
     def _measured(self, client: Client | None, method: str) -> Iterator[None]:
         """Measures a call by how it ends."""
-        ending = Ending()
+        ending = CallEnding()
         token = ending_of_call.set(ending)
         try:
             yield

@@ -38,7 +38,7 @@ from cloner.voices.marked import VoiceNeedsVerification
 from telemetry.logs import exception_place
 from telemetry.tracing import trace_id
 
-__all__ = ["CallNotFound", "Ending", "FieldInvalid", "answer_failure", "ending_of_call", "reason_of"]
+__all__ = ["CallEnding", "CallNotFound", "FieldInvalid", "answer_failure", "ending_of_call", "reason_of"]
 
 log = structlog.get_logger()
 
@@ -135,7 +135,7 @@ INTERNAL = "An internal error; the trace shows where."
 
 
 @dataclass(slots=True)
-class Ending:
+class CallEnding:
     """How a call ends."""
 
     outcome: str = "success"
@@ -144,7 +144,7 @@ class Ending:
     """How many seconds each part took."""
 
 
-ending_of_call: ContextVar[Ending | None] = ContextVar("ending_of_call", default=None)
+ending_of_call: ContextVar[CallEnding | None] = ContextVar("ending_of_call", default=None)
 """How the call that is being answered ends."""
 
 

@@ -16,7 +16,7 @@ from cloner.voices.clone import Superseded
 from cloner.voices.marked import NotLookedFor, VoiceNeedsVerification
 from cloner.voices.voice import Voice
 
-__all__ = ["ENDINGS", "Ending", "ending_of"]
+__all__ = ["ENDINGS", "CloneEnding", "ending_of"]
 
 FAILED = (ProviderFailure, VoiceNeedsVerification, RegistryUnavailable, Overloaded)
 # No voice is wanted any more.
@@ -26,7 +26,7 @@ ENDINGS: tuple[type[Exception], ...] = (*FAILED, *GIVEN_UP, NotLookedFor)
 """The failures that a clone may come to; any other is a bug."""
 
 
-class Ending(NamedTuple):
+class CloneEnding(NamedTuple):
     """What whoever waits is told, how it is measured, and why the intent is closed."""
 
     told: Voice | Exception
@@ -36,15 +36,15 @@ class Ending(NamedTuple):
     """None where there is a voice."""
 
 
-def ending_of(came: Voice | Exception, known: ProviderFailure | RegistryUnavailable | None) -> Ending:
+def ending_of(came: Voice | Exception, known: ProviderFailure | RegistryUnavailable | None) -> CloneEnding:
     """How a clone ends that came to a voice, or to one of ENDINGS. `known` is what went wrong last."""
     if isinstance(came, Voice):
-        return Ending(came, "success")
+        return CloneEnding(came, "success")
     if isinstance(came, NotLookedFor):
         # Nobody knows whether there is a voice, so only another request may have one made.
         if known is None:
-            return Ending(Superseded(), "abandoned", why=reasons.UNANSWERED)
-        return Ending(known, "error", known.reason, reasons.UNANSWERED)
+            return CloneEnding(Superseded(), "abandoned", why=reasons.UNANSWERED)
+        return CloneEnding(known, "error", known.reason, reasons.UNANSWERED)
     if isinstance(came, FAILED):
-        return Ending(came, "error", came.reason, came.reason)
-    return Ending(came, "abandoned", why=reasons.NOT_MADE)
+        return CloneEnding(came, "error", came.reason, came.reason)
+    return CloneEnding(came, "abandoned", why=reasons.NOT_MADE)
