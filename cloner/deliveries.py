@@ -53,11 +53,14 @@ class Deliveries:
 
     @asynccontextmanager
     async def counted(self, key: Key, *, failed: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-        """Counts a delivery for the block. Once none is left, and one of them has failed, calls `failed`."""
+        """Counts a delivery for the block. Once none is left, and one of them has failed, calls `failed`.
+
+        One whose time has run out, or whose sender has hung up, has failed as well: it is cancelled then.
+        """
         self._counts[key] += 1
         try:
             yield
-        except Exception:
+        except BaseException:
             self._failed.add(key)
             raise
         finally:
