@@ -220,18 +220,20 @@ async def test_not_http() -> None:
 
 async def test_ctrl_c() -> None:
     """Interrupted while it waits for an answer, it ends without a complaint."""
-    asked = asyncio.Event()
+    asked, left = asyncio.Event(), asyncio.Event()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         asked.set()
         await reader.read()
         writer.close()
+        left.set()
 
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
         process = await start(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         await asked.wait()
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
+        await left.wait()
 
     assert (130, b"") == (process.returncode, err)

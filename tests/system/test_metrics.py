@@ -5,7 +5,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -301,9 +301,11 @@ async def test_strangers(running: Running) -> None:
 @asynccontextmanager
 async def collecting(received: dict[str, list[Metric]]) -> AsyncIterator[str]:
     """Takes in metrics over OTLP/HTTP, by the process that sends them."""
+    writers: list[asyncio.StreamWriter] = []
 
     async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        writers.append(writer)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
                 body = await reader.readexactly(length)
@@ -313,14 +315,13 @@ async def collecting(received: dict[str, list[Metric]]) -> AsyncIterator[str]:
                         for scope in resource.scope_metrics:
                             received.setdefault(attributes["service.name"], []).extend(scope.metrics)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
 
     server = await asyncio.start_server(collect, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        server.close()
+        for each in (*writers, server):
+            each.close()
 
 
 async def test_otlp(running: Running, emulator: Emulator) -> None:
