@@ -111,7 +111,7 @@ class Calls:
         now = asyncio.get_running_loop().time()
         asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
         voice, refused_leaves = await asyncio.gather(
-            self._usable(noted, deadline=asking),
+            self._voices.usable(noted.voice, deadline=asking),
             self._agent_settings.refused_leaves(agent_id, deadline=asking),
         )
         greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
@@ -193,7 +193,7 @@ class Calls:
                 prepared = await self._prepare(begun, wanted, sample, deadline=deadline)
             except AgentRejected:
                 refused = (await self.begin(begun.call, sample)).noted.voice
-                if refused is None or not await self._voices.is_lost(refused, deadline=deadline):
+                if not await self._voices.is_lost(refused, deadline=deadline):
                     raise
                 # Noted again: the call has no voice any more, and the agent was changed, or may have been.
                 anew = await self.begin(begun.call, sample)
@@ -202,11 +202,10 @@ class Calls:
             return prepared
 
     async def _prepare(self, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float) -> Prepared:
-        answered = await self._answer_ended(begun, wanted)
-        if answered is None:
-            answered = await self._answer_repeated(begun, wanted, deadline=deadline)
-        if answered is not None:
-            return answered
+        if (ended := await self._answer_ended(begun, wanted)) is not None:
+            return ended
+        if (repeated := await self._answer_repeated(begun, wanted, deadline=deadline)) is not None:
+            return repeated
         # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
         # exist.
         until = asyncio.get_running_loop().time() + AGENT_SECONDS
@@ -369,9 +368,6 @@ class Calls:
             agent_before=begun.agent_before or before,
             refused_leaves=self.refused_leaves(begun.call.agent_id),
         )
-
-    async def _usable(self, noted: Noted, *, deadline: float) -> Voice | None:
-        return None if noted.voice is None else await self._voices.usable(noted.voice, deadline=deadline)
 
 
 async def _wait_for(reading: "Awaited[Reading | Exception | None]") -> Reading | None:

@@ -7,6 +7,7 @@ one does it. A claim runs out, so that another one does the work if the process 
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
@@ -107,26 +108,21 @@ class Janitor:
 
     async def run(self) -> None:
         """Looks every tick, or when woken, and does what is due. No kind of work waits for another."""
-        works = {
-            "close": [self._close],
-            "restore": [self._restore],
-            "delete": [self._delete] * DELETIONS_AT_ONCE,
-            "resume": [self._resume],
-            "reconcile": [self._reconcile],
-            "left_over": [self._find_left_over],
-        }
-        told = {kind: [asyncio.Event() for _ in alike] for kind, alike in works.items()}
+        works = [
+            ("close", self._close, asyncio.Event()),
+            ("restore", self._restore, asyncio.Event()),
+            *(("delete", self._delete, asyncio.Event()) for _ in range(DELETIONS_AT_ONCE)),
+            ("resume", self._resume, asyncio.Event()),
+            ("reconcile", self._reconcile, asyncio.Event()),
+            ("left_over", self._find_left_over, asyncio.Event()),
+        ]
         with yielding_to_calls():
             await asyncio.gather(
-                self._look(told),
-                *(
-                    self._repeat(work, event)
-                    for kind, alike in works.items()
-                    for work, event in zip(alike, told[kind], strict=True)
-                ),
+                self._look([(kind, wanted) for kind, _, wanted in works]),
+                *(self._repeat(work, wanted) for _, work, wanted in works),
             )
 
-    async def _look(self, told: dict[str, list[asyncio.Event]]) -> None:
+    async def _look(self, works: list[tuple[str, asyncio.Event]]) -> None:
         """Asks the registry what is due, in one query, and starts that work."""
         while True:
             self._woken.clear()
@@ -145,12 +141,11 @@ class Janitor:
             except Exception as bug:  # noqa: BLE001 - the next time it may work
                 log.error("bug", exception=exception_place(bug))
             else:
-                wanted = {kind for kind, is_due in msgspec.structs.asdict(found).items() if is_due}
                 if not 0 <= now - self._found_left_over < LEFT_OVER_SECONDS:  # also if the clock was set back
-                    wanted.add("left_over")
-                for kind in wanted:
-                    for event in told[kind]:
-                        event.set()
+                    found.add("left_over")
+                for kind, wanted in works:
+                    if kind in found:
+                        wanted.set()
             # Not wait_for: before Python 3.12 it can lose a cancellation.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tick_seconds):
@@ -192,10 +187,9 @@ class Janitor:
         No index finds them: this goes through all agents that have a voice, and so is not done every tick.
         """
         now = self._now()
-        found = await self._store.read(agents.any_left_over, now=now)
+        found = await self._store.write(agents.plan_left_over_restores, now=now)
         self._found_left_over = now
         if found:
-            await self._store.write(agents.plan_left_over_restores, now=now)
             self._woken.set()
 
     async def _restore(self) -> None:
@@ -256,13 +250,9 @@ class Janitor:
         with self._span("reconcile", {}):
             listed = await self._listed()
             known = await self._store.read(rows.known, sorted({marker for marker, _ in listed}))
-            removed = adopted = 0
-            for marker, voice in listed:
-                match await self._judged(marker, known.get(marker), voice, now):
-                    case "adopted":
-                        adopted += 1
-                    case "removed":
-                        removed += 1
+            done = Counter(
+                [await self._judged(marker, known.get(marker), voice, now) for marker, voice in listed]
+            )
             lost = 0
             present = {voice.voice_id for _, voice in listed}
             for row in await self._store.read(rows.ready):
@@ -274,7 +264,9 @@ class Janitor:
                     lost += 1
             await self._reopen_month(now)
             self._measures.reconciled()
-            log.info("reconciled", voices=len(listed), removed=removed, adopted=adopted, lost=lost)
+            log.info(
+                "reconciled", voices=len(listed), removed=done["removed"], adopted=done["adopted"], lost=lost
+            )
 
     async def _reopen_month(self, now: float) -> None:
         """Lets voices be made again before the month is over, where a larger plan has room for them."""

@@ -7,17 +7,14 @@ are cached for a while, because a call that starts must not wait for ElevenLabs.
 import asyncio
 from collections.abc import Callable
 
-import structlog
 from cachetools import LRUCache
 
 from cloner.agents.notices import Notices
 from cloner.provider.awaited import Awaited
 from cloner.provider.elevenlabs import ElevenLabs
-from cloner.provider.failures import ProviderFailure, Unauthorized
+from cloner.provider.failures import ProviderFailure
 
 __all__ = ["AgentSettings"]
-
-log = structlog.get_logger()
 
 AGENTS = 10_000
 READ_SECONDS = 10.0
@@ -43,10 +40,8 @@ class AgentSettings:
         self._until[agent_id] = self._now() + self._believed
 
     def missed(self, agent_id: str, failure: ProviderFailure) -> None:
-        """Logs, once in a while, that an agent cannot be read, and which permission the key may lack."""
-        if self._notices.due(agent_id, failure.reason):
-            needed = {"permission_needed": "convai_read"} if isinstance(failure, Unauthorized) else {}
-            log.warning("agent not read", agent_id=agent_id, reason=failure.reason, **needed)
+        """Logs, once in a while, that an agent cannot be read."""
+        self._notices.warn("agent not read", agent_id, failure, permission="convai_read")
 
     def known(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent refuses; None where its settings were never read."""

@@ -18,7 +18,7 @@ from cloner.agents.missed import Missed
 from cloner.agents.notices import Notices
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
-from cloner.provider.failures import ProviderFailure, Unauthorized
+from cloner.provider.failures import ProviderFailure
 from cloner.registry import (
     AgentIntended,
     AgentRow,
@@ -246,7 +246,7 @@ class Agents:
         except (failures.AgentRejected, failures.AgentNotFound):
             raise
         except ProviderFailure as failure:
-            self._missed(agent_id, failure)
+            self._notices.warn("agent not updated", agent_id, failure, permission="convai_write")
             return failure
         return None if after == wanted else failures.ProtocolBroken()
 
@@ -258,11 +258,6 @@ class Agents:
         if not ours:
             self._others[voice_id] = True
         return ours
-
-    def _missed(self, agent_id: str, failure: ProviderFailure) -> None:
-        if self._notices.due(agent_id, failure.reason):
-            needed = {"permission_needed": "convai_write"} if isinstance(failure, Unauthorized) else {}
-            log.warning("agent not updated", agent_id=agent_id, reason=failure.reason, **needed)
 
     async def _unlock(self, update: AgentUpdate, *, until: float, given: bool) -> None:
         """Ends the lock of an agent. It may have expired, if the clock was set or the machine suspended."""

@@ -2,9 +2,14 @@
 
 from collections.abc import Callable, Hashable
 
+import structlog
 from cachetools import LRUCache
 
+from cloner.provider.failures import ProviderFailure, Unauthorized
+
 __all__ = ["Notices"]
+
+log = structlog.get_logger()
 
 KEPT = 10_000
 AGAIN_SECONDS = 600.0
@@ -24,3 +29,9 @@ class Notices:
             return False
         self._told[what] = now + AGAIN_SECONDS
         return True
+
+    def warn(self, event: str, agent_id: str, failure: ProviderFailure, *, permission: str) -> None:
+        """Logs that ElevenLabs failed for an agent, and the permission that the key may lack."""
+        if self.due(agent_id, failure.reason):
+            needed = {"permission_needed": permission} if isinstance(failure, Unauthorized) else {}
+            log.warning(event, agent_id=agent_id, reason=failure.reason, **needed)

@@ -66,11 +66,11 @@ class _End(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sha256: str
 
 
-def write(file: IO[bytes], heading: Heading, snapshot: Snapshot) -> dict[str, int]:
-    """Writes a back-up, and returns how many rows of which table it holds."""
+def write(file: IO[bytes], heading: Heading, snapshot: Snapshot) -> None:
+    """Writes a back-up."""
     digest = hashlib.sha256()
     encoder = msgspec.json.Encoder()
-    counts: dict[str, int] = {}
+    rows = 0
 
     def put(line: Any) -> None:
         content = encoder.encode(line) + b"\n"
@@ -80,13 +80,11 @@ def write(file: IO[bytes], heading: Heading, snapshot: Snapshot) -> dict[str, in
     put(heading)
     for table in snapshot.tables:
         put(_Table(table=table.name, columns=list(table.columns)))
-        counts[table.name] = 0
         for row in snapshot.rows(table):
             put(row)
-            counts[table.name] += 1
-    end = _End(end=True, rows=sum(counts.values()), sha256=digest.hexdigest())
+            rows += 1
+    end = _End(end=True, rows=rows, sha256=digest.hexdigest())
     file.write(encoder.encode(end) + b"\n")
-    return counts
 
 
 def heading_of(file: IO[bytes]) -> tuple[Heading, bytes]:

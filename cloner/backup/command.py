@@ -124,12 +124,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _back_up(settings: BackupSettings, name: str) -> None:
     with _made(name) as file, snapshot(settings.database_url) as source:
-        kept = None
-        if settings.key is None and is_sqlite(settings.database_url):
-            kept = found_beside(settings.database_url)
+        beside = settings.key is None and is_sqlite(settings.database_url)
+        kept = found_beside(settings.database_url) if beside else None
         key, check = settings.key or kept, source.key_check
-        if check is None:
-            check = check_of(key) if key else None
+        if check is None and key is not None:
+            check = check_of(key)
         elif kept is not None and check_of(kept) != check:
             # What lies beside the file is the key of another registry.
             kept = None
@@ -142,8 +141,9 @@ def _back_up(settings: BackupSettings, name: str) -> None:
             key=kept.decode() if kept else None,
             key_check=check,
         )
-        counts = archive.write(file, heading, source)
-    _say(f"{name} holds {_counted(counts)} of deployment {source.name}, {_phrase_of_key(heading)}", name)
+        archive.write(file, heading, source)
+        content = _what(source)
+    _say(f"{name} holds {content}, {_phrase_of_key(heading)}", name)
 
 
 def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:
@@ -229,12 +229,8 @@ def reading(name: str) -> Iterator[tuple[archive.Heading, Snapshot]]:
 
 
 def _what(source: Snapshot) -> str:
-    counts = {table.name: source.count(table.name) for table in source.tables}
-    return f"{_counted(counts)} of deployment {source.name}"
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return f"{counts['voices']} voices, {counts['calls']} calls and {counts['agents']} agents"
+    voices, calls, agents = map(source.count, ("voices", "calls", "agents"))
+    return f"{voices} voices, {calls} calls and {agents} agents of deployment {source.name}"
 
 
 def _phrase_of_key(heading: archive.Heading) -> str:

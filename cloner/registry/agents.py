@@ -16,7 +16,6 @@ __all__ = [
     "AgentRow",
     "AgentState",
     "AgentUpdate",
-    "any_left_over",
     "claim_restore",
     "has_voice",
     "intend",
@@ -105,7 +104,6 @@ class AgentIntended(NamedTuple):
 FIELDS = """agent_id, marker, call_id, voice_id, first_message, before_voice_id, before_first_message,
     former_marker, former_voice_id, former_first_message, traceparent"""
 
-ALONE = Statement("SELECT pg_advisory_xact_lock(hashtextextended(:agent_id, 0))")
 GIVEN = Statement(f"SELECT {FIELDS}, changes FROM agents WHERE agent_id = :agent_id")
 CALL = Statement("SELECT ended_at FROM calls WHERE id = :call_id FOR UPDATE")
 VOICE = Statement("SELECT state FROM voices WHERE marker = :marker FOR UPDATE")
@@ -168,7 +166,6 @@ LEFT_OVER = """
         )
     )
 """
-FIRST_LEFT_OVER = Statement(f"SELECT 1 FROM agents WHERE {LEFT_OVER} LIMIT 1")
 WITHDRAWN_LEFT_OVER = Statement(f"UPDATE agents SET restoring = true WHERE {LEFT_OVER}")
 CLAIM = """
     UPDATE agents SET held_until = :until, holder = :holder, changes = changes + 1
@@ -197,8 +194,7 @@ def lock_calls_at(tx: Transaction, agent_id: str) -> None:
     The lock is held until the end of the transaction. It is taken before any row is locked, so that no two
     transactions wait for each other.
     """
-    if tx.postgres:
-        tx.one(ALONE, agent_id=agent_id)
+    tx.lock(0, agent_id)
 
 
 def state(tx: Transaction, agent_id: str) -> AgentState:
@@ -288,17 +284,13 @@ def plan_unsure_restores(tx: Transaction, *, now: float) -> None:
     tx.run(WITHDRAWN_UNSURE, now=now)
 
 
-def any_left_over(tx: Transaction, *, now: float) -> bool:
-    """Whether `plan_left_over_restores` would mark an agent. It goes through all that have a voice."""
-    return tx.one(FIRST_LEFT_OVER, lost_since=now - LOST_SECONDS) is not None
-
-
-def plan_left_over_restores(tx: Transaction, *, now: float) -> None:
+def plan_left_over_restores(tx: Transaction, *, now: float) -> bool:
     """Marks agents to be put back whose voice was lost more than LOST_SECONDS ago, or whose call is over.
 
-    Whoever ends a call marks its agent at once. This also finds what was missed, as by a restored back-up.
+    Returns whether it has. Whoever ends a call marks its agent at once; this also finds what was missed,
+    as by a restored back-up. It goes through all agents that have a voice.
     """
-    tx.run(WITHDRAWN_LEFT_OVER, lost_since=now - LOST_SECONDS)
+    return tx.run(WITHDRAWN_LEFT_OVER, lost_since=now - LOST_SECONDS) > 0
 
 
 def claim_restore(

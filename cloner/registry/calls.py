@@ -170,13 +170,13 @@ def open_call(
     agents.lock_calls_at(tx, new.agent_id)
     call, _ = _note(tx, new)
     over = new.confirmed and call.ended_at is not None
-    if not call.named and call.number != new.number:
+    if not call.stated and call.number != new.number:
         call, _ = _note(tx, msgspec.structs.replace(new, id=apart))
     elif new.confirmed:
         tx.run(CONFIRMED, id=call.id)
     voice = voices.find_in_use(tx, call.marker) if call.marker else None
     persons = None if voice is None else 1
-    if voice is None and not call.named and call.ended_at is None:
+    if voice is None and not call.stated and call.ended_at is None:
         voice = None if number is None else voices.find_by_number(tx, number)
         persons = 0 if number is None else 1
         if voice is None and number is not None:

@@ -49,8 +49,6 @@ class Consent(msgspec.Struct, frozen=True):
     at: float
 
 
-# Held by every transaction that reads a person's consents and writes what follows from them.
-ALONE = Statement("SELECT pg_advisory_xact_lock(hashtextextended(:person, 1))")
 FIELDS = "reference, withdrawn, at"
 LATEST = Statement(f"SELECT {FIELDS}, place FROM consents WHERE person = :person ORDER BY place DESC LIMIT 1")
 KNOWN = Statement(
@@ -89,32 +87,32 @@ def persons_of(tx: Transaction, number: str, *, most: int) -> list[str]:
 
 def counting(
     tx: Transaction, person: str, *, told: str, number: str | None, now: float
-) -> tuple[str, float] | None:
-    """The consent under which a voice of the person is made now, and its time; None where there is none.
+) -> tuple[str, float | None]:
+    """The consent under which a voice of the person is made now, and its time; empty and None without one.
 
     `told` is the consent that came with the request, and is stored. Raises ConsentWithdrawn if the last
     consent was withdrawn and `told` is empty or not new.
     """
-    _alone(tx, person)
+    tx.lock(1, person)
     latest, _ = _latest(tx, person)
     if latest is not None and latest.withdrawn:
         if not told or tx.one(KNOWN, person=person, reference=told) is not None:
             raise ConsentWithdrawn
     elif not told:
-        return None if latest is None else (latest.reference, latest.at)
+        return ("", None) if latest is None else (latest.reference, latest.at)
     return told, give(tx, person, told, number=number, now=now)
 
 
 def note(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> None:
     """Stores a consent that came with a request, unless it is known."""
-    _alone(tx, person)
+    tx.lock(1, person)
     if tx.one(KNOWN, person=person, reference=reference) is None:
         give(tx, person, reference, number=number, now=now)
 
 
 def give(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> float:
     """Stores a consent, and returns its time; one that is in force already keeps its time."""
-    _alone(tx, person)
+    tx.lock(1, person)
     latest, place = _latest(tx, person)
     if latest is not None and not latest.withdrawn and latest.reference == reference:
         return latest.at
@@ -124,7 +122,7 @@ def give(tx: Transaction, person: str, reference: str, *, number: str | None, no
 
 def withdraw(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> None:
     """Stores a withdrawal; a consent that is withdrawn already keeps its time."""
-    _alone(tx, person)
+    tx.lock(1, person)
     latest, place = _latest(tx, person)
     if latest is None or not latest.withdrawn:
         _add(tx, person, place, reference, number=number, withdrawn=True, now=now)
@@ -136,11 +134,6 @@ def erase(tx: Transaction, *, person: str | None = None, number: str | None = No
         tx.run(ERASED_PERSON, person=person)
     if number is not None:
         tx.run(ERASED_NUMBER, number=number)
-
-
-def _alone(tx: Transaction, person: str) -> None:
-    if tx.postgres:
-        tx.one(ALONE, person=person)
 
 
 def _latest(tx: Transaction, person: str) -> tuple[Consent | None, int]:

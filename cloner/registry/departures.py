@@ -31,13 +31,10 @@ GONE = Statement(f"""
     UPDATE voices SET state = 'gone', closed_at = :now, reason = coalesce(reason, '{LOST}'), due_at = 0
     WHERE marker = :marker AND state IN ('ready', 'deleting')
 """)
-RELEASE = """
-    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0,
-        given_up_by = :given_up_by
-    WHERE marker = :marker AND state = 'ready'
-"""
-GIVEN_UP = Statement(RELEASE)
-GIVEN_UP_UNLESS_IN_CALL = Statement(f"{RELEASE} AND NOT {IN_CALL}")
+GIVEN_UP = Statement(f"{voices.GIVE_UP} WHERE marker = :marker AND state = 'ready'")
+GIVEN_UP_UNLESS_IN_CALL = Statement(
+    f"{voices.GIVE_UP} WHERE marker = :marker AND state = 'ready' AND NOT {IN_CALL}"
+)
 # The columns that tell whose voice it was; they are not needed to delete it.
 NOBODYS: dict[str, str | None] = {
     "greeting_name": "",
@@ -48,9 +45,7 @@ NOBODYS: dict[str, str | None] = {
     "client_reference": "",
 }
 FORGET = Statement(f"""
-    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0,
-        given_up_by = :given_up_by, {", ".join(f"{column} = :{column}" for column in NOBODYS)}
-    WHERE marker = :marker
+    {voices.GIVE_UP}, {", ".join(f"{column} = :{column}" for column in NOBODYS)} WHERE marker = :marker
 """)
 IDLE = f"""
     state = 'ready' AND used_at <= :unused_since AND NOT {IN_CALL}
@@ -60,13 +55,7 @@ IDLE = f"""
 """
 # Apart, so that an index finds both: most voices were never to be kept, or all still are.
 UNUSED = (f"kept_until = 0 AND {IDLE}", f"kept_until > 0 AND kept_until <= :now AND {IDLE}")
-EXPIRE = tuple(
-    Statement(f"""
-        UPDATE voices SET state = 'deleting', reason = '{EXPIRED}', due_at = :now, tries = 0 WHERE {unused}
-        RETURNING {voices.FIELDS}
-    """)
-    for unused in UNUSED
-)
+EXPIRE = tuple(Statement(f"{voices.GIVE_UP} WHERE {unused} RETURNING {voices.FIELDS}") for unused in UNUSED)
 LEAST_RECENTLY_USED = Statement(f"""
     {voices.SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
 """)
@@ -149,7 +138,11 @@ def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: floa
     A voice that is to be kept for longer stays.
     """
     values = {"unused_since": unused_since, "busy_since": busy_since, "now": now}
-    return [row for statement in EXPIRE for row in voices.every(tx, statement, **values)]
+    return [
+        row
+        for statement in EXPIRE
+        for row in voices.every(tx, statement, **values, reason=EXPIRED, given_up_by="")
+    ]
 
 
 def least_recently_used(

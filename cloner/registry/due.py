@@ -1,27 +1,15 @@
 """Tells an idle process in one query what there is to do."""
 
-import msgspec
-
 from cloner.registry import agents, departures, requests
 from cloner.registry.processes import DEAD
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
-__all__ = ["Due", "what_is_due"]
+__all__ = ["what_is_due"]
 
-
-class Due(msgspec.Struct, frozen=True, kw_only=True):
-    """Which kinds of work there are."""
-
-    close: bool
-    """Calls that never ended, agents and voices to be given up, and old rows."""
-
-    restore: bool
-    delete: bool
-    resume: bool
-    reconcile: bool
-
-
+# The kinds of work, in the order of the parts. `close`: calls that never ended, agents and voices to be
+# given up, and old rows.
+KINDS = ("close", "restore", "delete", "resume", "reconcile")
 # Each part finds its first row by an index, so that it costs the same however many there are.
 WHAT_IS_DUE = Statement(f"""
     SELECT
@@ -47,8 +35,8 @@ def what_is_due(
     unused_since: float | None,
     dropped_before: float,
     stale: float,
-) -> Due:
-    """What there is to do now.
+) -> set[str]:
+    """The kinds of work that there are now, of KINDS.
 
     Voices that nobody has used since `unused_since` expire. If it is None, no voice expires.
     """
@@ -62,6 +50,4 @@ def what_is_due(
         answered_before=now - requests.KEPT_SECONDS,
     )
     assert row is not None  # noqa: S101 - a question without a table always has one answer
-    # SQLite has no booleans, only 0 and 1.
-    close, restore, delete, resume, reconcile = map(bool, row)
-    return Due(close=close, restore=restore, delete=delete, resume=resume, reconcile=reconcile)
+    return {kind for kind, is_due in zip(KINDS, row, strict=True) if is_due}

@@ -53,5 +53,5 @@ def forget_person_of_voice(
 
     Does nothing where no such voice is remembered.
     """
-    row = voices.find_once_by_voice_id(tx, voice_id)
+    row = voices.find_by_voice_id(tx, voice_id)
     return [] if row is None else forget(tx, row.person, None, now=now, traceparent=traceparent)

@@ -58,6 +58,7 @@ BEGIN = (
     f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '{SERVER_SECONDS}s';"
     f" SET LOCAL idle_in_transaction_session_timeout = '{SERVER_SECONDS}s'"
 ).encode()
+LOCK = b"SELECT pg_advisory_xact_lock(hashtextextended(%(name)s, %(kind)s))"
 # A conflict with another transaction, which is over by now.
 MET = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
 # The server that we are connected to may not write any more; another one may by now.
@@ -73,10 +74,11 @@ class NoneFree(psycopg.OperationalError):
 class PostgresTransaction:
     """A transaction on a Postgres connection."""
 
-    postgres = True
-
     def __init__(self, connection: Connection) -> None:
         self._cursor = connection.cursor()
+
+    def lock(self, kind: int, name: str) -> None:
+        self._cursor.execute(LOCK, checked({"name": name, "kind": kind}))
 
     def one(self, statement: Statement, /, **values: object) -> Row | None:
         return self._cursor.execute(statement.postgres, checked(values)).fetchone()

@@ -59,6 +59,8 @@ class CallRow(msgspec.Struct, frozen=True):
     marker: str | None
     number: str | None
     stated: str
+    """The caller that a delivery has stated. Without one, `caller` is whoever the number found, or nobody."""
+
     begun_at: float
     ended_at: float | None
     traceparent: str
@@ -66,11 +68,6 @@ class CallRow(msgspec.Struct, frozen=True):
 
     ended_by: str
     """The span of the request that ended it."""
-
-    @property
-    def named(self) -> bool:
-        """Whether a delivery has stated the caller. Else `caller` is whoever the number found, or nobody."""
-        return bool(self.stated)
 
 
 class NewCall(msgspec.Struct, frozen=True, kw_only=True):

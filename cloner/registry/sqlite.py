@@ -32,10 +32,11 @@ CACHE_KIB = 32_768
 class SqliteTransaction:
     """A transaction on a SQLite connection."""
 
-    postgres = False
-
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+
+    def lock(self, kind: int, name: str) -> None:
+        """Whoever writes is alone."""
 
     def one(self, statement: Statement, /, **values: object) -> Row | None:
         # A statement is over, and lets others go on, only when all of its rows are read.
@@ -99,7 +100,7 @@ class SqliteStore(Store):
         connection, transaction = self._writing, SqliteTransaction(self._writing)
         try:
             self._require_file()
-            _begin(connection)
+            _until_free(lambda: connection.execute("BEGIN IMMEDIATE"))
             for task in tasks:
                 if len(tasks) == 1:
                     task.outcome = task.job(transaction)
@@ -261,10 +262,6 @@ def made_private(path: Path) -> None:
         raise RegistryNotOpened(
             f"DATABASE_URL: {path} can be neither written nor made ({failure.strerror})"
         ) from failure
-
-
-def _begin(connection: sqlite3.Connection) -> None:
-    _until_free(lambda: connection.execute("BEGIN IMMEDIATE"))
 
 
 def _until_free(step: Callable[[], object]) -> None:

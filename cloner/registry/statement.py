@@ -6,20 +6,22 @@ __all__ = ["Statement"]
 
 # A row is locked on Postgres alone: on SQLite, whoever writes is alone.
 LOCK = re.compile(r"\s+FOR UPDATE(?: SKIP LOCKED)?\b")
+LIST = re.compile(r":([a-z_]+)\[\]")
 PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
 class Statement:
     """One statement with `:name` parameters, in the words that SQLite and Postgres share.
 
-    `FOR UPDATE` is left out for SQLite. Where the two have no words in common, `postgres` is its own text.
+    `FOR UPDATE` is left out for SQLite. `IN (:name[])` takes a list, which is passed as JSON.
     """
 
     __slots__ = ("postgres", "sqlite")
 
-    def __init__(self, text: str, *, postgres: str | None = None) -> None:
-        self.sqlite = LOCK.sub("", text)
-        translated = PARAMETER.sub(r"%(\1)s", (postgres or text).replace("%", "%%"))
+    def __init__(self, text: str) -> None:
+        self.sqlite = LOCK.sub("", LIST.sub(r"SELECT value FROM json_each(:\1)", text))
+        listed = LIST.sub(r"SELECT json_array_elements_text(CAST(:\1 AS json))", text)
+        translated = PARAMETER.sub(r"%(\1)s", listed.replace("%", "%%"))
         # psycopg takes bytes for a text that holds nothing from outside.
         self.postgres = translated.encode()
 

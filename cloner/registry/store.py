@@ -47,9 +47,9 @@ class Store(ABC):
         self.created_at = 0.0
         self.measures = UNMEASURED
         self._waiting = 0
-        # When the oldest task without an answer was queued, and when the last answer came.
+        # When the oldest task without an answer was queued, and when the last write was answered.
         self._asked: dict[str, float] = {}
-        self._heard = {"write": time.monotonic()}
+        self._written_at = time.monotonic()
 
     @property
     def gone(self) -> bool:
@@ -65,7 +65,7 @@ class Store(ABC):
     @property
     def write_seconds(self) -> float:
         """How many seconds ago the last transaction that may change something was carried out."""
-        return time.monotonic() - self._heard["write"]
+        return time.monotonic() - self._written_at
 
     async def write(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
@@ -115,7 +115,8 @@ class Store(ABC):
             self.measures.transaction_ended(name, seconds=time.perf_counter() - began)
             if answered:
                 self._asked.pop(kind, None)
-                self._heard[kind] = time.monotonic()
+                if kind == "write":
+                    self._written_at = time.monotonic()
 
     def missed(self, since: float) -> Exception:
         """The failure of a caller that asked at `since`, on the loop's clock, and got no answer in time.

@@ -24,9 +24,8 @@ class Transaction(Protocol):
     If it is in conflict with another transaction, the function runs again from its start, in a new one.
     """
 
-    @property
-    def postgres(self) -> bool:
-        """Whether others may write at the same time, so that what is read must be locked."""
+    def lock(self, kind: int, name: str) -> None:
+        """Lets no other transaction have this lock before the end of this one. SQLite has one writer."""
 
     def one(self, statement: Statement, /, **values: object) -> Row | None:
         """The only row, if there is one."""

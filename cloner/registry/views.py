@@ -77,18 +77,6 @@ CALL = """SELECT id, agent_id, conversation_id, begun_at, ended_at,
     FROM calls"""
 # `note_ended` stores ended_at equal to begun_at for a call that nobody had asked about.
 ASKED_ABOUT = "(ended_at IS NULL OR ended_at <> begun_at)"
-VALUES = "SELECT value FROM json_each(:{0})"
-VALUES_POSTGRES = "SELECT json_array_elements_text(CAST(:{0} AS json))"
-
-
-def _both(text: str) -> Statement:
-    """A statement whose lists are written as `IN (:name[])`."""
-    sqlite, postgres = text, text
-    for name in ("states", "markers", "persons", "numbers"):
-        sqlite = sqlite.replace(f":{name}[]", VALUES.format(name))
-        postgres = postgres.replace(f":{name}[]", VALUES_POSTGRES.format(name))
-    return Statement(sqlite, postgres=postgres)
-
 
 BY_VOICE_ID = Statement(f"{VOICE} WHERE voice_id = :voice_id")
 NEWEST_OF_PERSON = Statement(f"""
@@ -105,7 +93,7 @@ CONSENTERS = Statement("""
     SELECT person FROM consents WHERE number = :number AND (person <> :exactly OR NOT withdrawn)
     GROUP BY person ORDER BY CASE WHEN person = :exactly THEN 0 ELSE 1 END LIMIT 2
 """)
-WATCHED = _both(
+WATCHED = Statement(
     f"{VOICE} WHERE marker IN (:markers[]) UNION {VOICE} WHERE person IN (:persons[])"
     f" UNION {VOICE} WHERE number IN (:numbers[])"
 )
@@ -118,7 +106,7 @@ TOLD = f"""CASE WHEN state = 'failed' AND reason = '{UNANSWERED}' AND closed_at 
 # Most lists are of ready voices, for which there is an index of their own.
 IN_STATE = {True: "AND state = 'ready'", False: f"AND {TOLD} IN (:states[])"}
 PAGES = {
-    (whose, referred, ready): _both(
+    (whose, referred, ready): Statement(
         f"{VOICE} WHERE (created_at, marker) < (:at, :below) {IN_STATE[ready]} {WHOSE[whose]}"
         f" {REFERENCE[referred]} ORDER BY created_at DESC, marker DESC LIMIT :size"
     )
@@ -196,11 +184,15 @@ def voices(
     ready = set(states) == {"ready"}
     rows = tx.all(
         PAGES[whose, bool(reference), ready],
-        at=at, below=below, size=size, busy_since=busy_since,
-        **({} if ready else {"states": json.dumps(sorted(states)), "unsure_since": unsure_since}),
-        **({"who": who} if whose else {}),
-        **({"reference": reference} if reference else {}),
-    )  # fmt: skip
+        at=at,
+        below=below,
+        size=size,
+        who=who,
+        reference=reference,
+        states=json.dumps(sorted(states)),
+        busy_since=busy_since,
+        unsure_since=unsure_since,
+    )
     return [_voice(row) for row in rows]
 
 
@@ -251,11 +243,15 @@ def calls(
     whose, who = _who(person, number)
     rows = tx.all(
         CALLS[whose, bool(voice_id)],
-        at=at, below=below, size=size, agent_id=agent_id, in_progress=int(in_progress),
+        at=at,
+        below=below,
+        size=size,
+        who=who,
+        agent_id=agent_id,
+        voice_id=voice_id,
+        in_progress=int(in_progress),
         busy_since=busy_since,
-        **({"who": who} if whose else {}),
-        **({"voice_id": voice_id} if voice_id else {}),
-    )  # fmt: skip
+    )
     return [_call(row) for row in rows]
 
 
@@ -265,10 +261,8 @@ def _who(person: str | None, number: str | None) -> tuple[str, str | None]:
     return ("number", number) if number is not None else ("", None)
 
 
-# SQLite has no booleans, only 0 and 1.
-
-
 def _voice(row: Row) -> VoiceView:
+    # SQLite has no booleans, only 0 and 1.
     return msgspec.structs.replace(VoiceView(*row), in_call=bool(row[-2]))
 
 

@@ -14,12 +14,7 @@ CONSENTED = Statement("""
 WITH_CONSENT = Statement(f"""
     UPDATE voices SET consent = :consent, consent_at = :at WHERE person = :person AND {voices.ACTIVE}
 """)
-WITHDRAWN = Statement("""
-    UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0,
-        given_up_by = :given_up_by
-    WHERE person = :person AND state = 'ready'
-""")
-
+WITHDRAWN = Statement(f"{voices.GIVE_UP} WHERE person = :person AND state = 'ready'")
 # A voice whose creation failed may have been made all the same.
 WITHDRAWN_TOO = Statement("UPDATE voices SET reason = :reason WHERE person = :person AND state = 'failed'")
 

@@ -23,7 +23,6 @@ __all__ = [
     "find_by_person_or_number",
     "find_by_voice_id",
     "find_in_use",
-    "find_once_by_voice_id",
     "get",
     "intend",
     "is_of_another",
@@ -73,8 +72,7 @@ GET = Statement(f"{SELECT} WHERE marker = :marker")
 GET_LOCKED = Statement(f"{SELECT} WHERE marker = :marker FOR UPDATE")
 IN_USE = Statement(f"{SELECT} WHERE marker = :marker AND {ACTIVE}")
 OF_CALLER = Statement(f"{SELECT} WHERE caller = :caller AND {ACTIVE}")
-BY_VOICE_ID = Statement(f"{SELECT} WHERE voice_id = :voice_id AND state = 'ready'")
-ONCE_BY_VOICE_ID = Statement(f"{SELECT} WHERE voice_id = :voice_id")
+BY_VOICE_ID = Statement(f"{SELECT} WHERE voice_id = :voice_id")
 MARKER_OF = Statement("SELECT marker FROM voices WHERE voice_id = :voice_id")
 # The newest voice of the one person who is known by the number.
 OF_NUMBER = Statement(f"""
@@ -101,12 +99,10 @@ ANOTHERS = Statement("""
 ANOTHER_ACTIVE = Statement(f"""
     SELECT state FROM voices WHERE caller = :caller AND {ACTIVE} AND marker <> :marker FOR UPDATE
 """)
-FORMER_REPLACED = Statement(f"""
-    UPDATE voices SET state = 'deleting', reason = '{REPLACED}', due_at = :now, tries = 0,
-        given_up_by = :given_up_by
-    WHERE caller = :caller AND state = 'ready'
-    RETURNING voice_id
-""")
+# Nobody uses a voice that is given up, and its deletion is due. `given_up_by` is the request that did it.
+GIVE_UP = """UPDATE voices SET state = 'deleting', reason = :reason, due_at = :now, tries = 0,
+    given_up_by = :given_up_by"""
+FORMER_REPLACED = Statement(f"{GIVE_UP} WHERE caller = :caller AND state = 'ready' RETURNING voice_id")
 RECORDED = Statement("""
     UPDATE voices SET state = 'ready', voice_id = :voice_id, checked_at = :now, used_at = :now, reason = NULL,
         closed_at = NULL, caller = :caller, replaces = NULL
@@ -131,10 +127,7 @@ USED = Statement(f"UPDATE voices SET used_at = :now WHERE marker = :marker AND {
 CHECKED = Statement("UPDATE voices SET checked_at = :now WHERE marker = :marker")
 OF_PERSON = Statement(f"{SELECT} WHERE person = :person")
 ALL_OF_NUMBER = Statement(f"{SELECT} WHERE number = :number")
-KNOWN = Statement(
-    f"{SELECT} WHERE marker IN (SELECT value FROM json_each(:markers))",
-    postgres=f"{SELECT} WHERE marker IN (SELECT json_array_elements_text(CAST(:markers AS json)))",
-)
+KNOWN = Statement(f"{SELECT} WHERE marker IN (:markers[])")
 NUMBERS = Statement("SELECT DISTINCT number FROM voices WHERE person = :person AND number IS NOT NULL")
 READY = Statement(f"{SELECT} WHERE state = 'ready'")
 
@@ -179,13 +172,8 @@ def persons_of(tx: Transaction, number: str) -> int:
 
 
 def find_by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
-    """The row of a voice that is there to be used."""
-    return one(tx, BY_VOICE_ID, voice_id=voice_id)
-
-
-def find_once_by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:
     """The row of a voice, whatever became of it."""
-    return one(tx, ONCE_BY_VOICE_ID, voice_id=voice_id)
+    return one(tx, BY_VOICE_ID, voice_id=voice_id)
 
 
 def intend(
@@ -232,10 +220,7 @@ def intend(
 
 def _insert(tx: Transaction, new: NewVoiceRow, *, now: float) -> VoiceRow:
     """Stores a new intent, unless another one of the caller is stored first. Returns the row that counts."""
-    consent, consent_at = consents.counting(tx, new.person, told=new.consent, number=new.number, now=now) or (
-        "",
-        None,
-    )
+    consent, consent_at = consents.counting(tx, new.person, told=new.consent, number=new.number, now=now)
     new = msgspec.structs.replace(new, consent=consent)
     row = None
     while row is None:
@@ -277,7 +262,7 @@ def record(
         if not (intended and row.replaces is not None and other[0] == "ready"):
             # The caller has another voice by now.
             return None
-        former = tx.one(FORMER_REPLACED, caller=caller, now=now, given_up_by=row.traceparent)
+        former = tx.one(FORMER_REPLACED, caller=caller, reason=REPLACED, now=now, given_up_by=row.traceparent)
         replaced = None if former is None else former[0]
     tx.run(RECORDED, marker=marker, voice_id=voice_id, caller=caller, now=now)
     if late and call is not None and call[0] is None and not is_of_another(call[1], stated):

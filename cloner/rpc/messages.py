@@ -48,12 +48,12 @@ def voice(known: Voice) -> pb.Voice:
     return pb.Voice(
         voice_id=known.voice_id,
         name=known.name,
-        create_time=_stamp(known.created),
+        create_time=moment(known.created),
         consent=known.consent,
-        consent_time=None if known.consented is None else _stamp(known.consented),
+        consent_time=None if known.consented is None else moment(known.consented),
         state=state,
-        expire_time=None if known.expires is None else _stamp(known.expires),
-        last_use_time=None if known.used is None else _stamp(known.used),
+        expire_time=None if known.expires is None else moment(known.expires),
+        last_use_time=None if known.used is None else moment(known.used),
         failure_reason=_reason(known.reason, state),
         gone_cause=_cause(known.reason, state),
         client_reference=known.reference,
@@ -100,7 +100,9 @@ def speech(spoken: AgentVoice | None) -> pb.Speech | None:
 
 def moment(at: float) -> Timestamp:
     """A time in Unix seconds."""
-    return _stamp(datetime.fromtimestamp(at, UTC))
+    stamp = Timestamp()
+    stamp.FromDatetime(datetime.fromtimestamp(at, UTC))
+    return stamp
 
 
 def duration(seconds: float) -> Duration:
@@ -108,12 +110,6 @@ def duration(seconds: float) -> Duration:
     length = Duration()
     length.FromMilliseconds(round(1000 * seconds))
     return length
-
-
-def _stamp(at: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(at)
-    return stamp
 
 
 def _cause(noted: str | None, state: pb.VoiceState.ValueType) -> pb.GoneCause.ValueType:

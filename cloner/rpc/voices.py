@@ -1,7 +1,5 @@
 """The calls of the contract that are about voices, and what callers say of them."""
 
-import asyncio
-import hashlib
 from contextlib import aclosing
 from typing import Any
 
@@ -15,10 +13,12 @@ from cloner.rpc.answering import Context, answered
 from cloner.rpc.fields import Fields
 from cloner.rpc.pages import Pages
 from cloner.voices.callers import Caller, Identities
+from cloner.voices.clone import Wanted
 from cloner.voices.consenting import Consenting
 from cloner.voices.erasure import Erasure
 from cloner.voices.finding import Voices
 from cloner.voices.looking import Looking
+from cloner.voices.samples import digest_of
 from telemetry.facts import add_log_context, note
 
 __all__ = [
@@ -47,9 +47,8 @@ async def clone_voice(
         note(sample_bytes=len(sample))
         identity = await voices.identify(caller, sample)
         named = await _request(identities, "CloneVoice", request_id, caller, sample)
-        voice, reused = await voices.clone_ahead(
-            identity, caller, sample, deadline=answering.deadline, request=named
-        )
+        wanted = Wanted(identity=identity, caller=caller, request=named)
+        voice, reused = await voices.clone_ahead(wanted, sample, deadline=answering.deadline)
         answering.log_facts |= {"voice_id": voice.voice_id, "voice_reused": reused}
         return pb.CloneVoiceResponse(voice=messages.voice(voice), voice_reused=reused)
     return pb.CloneVoiceResponse()
@@ -68,7 +67,8 @@ async def replace_voice(
         del request  # frees its bytes: only the sample is needed from now on
         identity = await voices.identify(caller, sample)
         named = await _request(identities, "ReplaceVoice", request_id, caller, sample)
-        voice = await voices.replace(identity, caller, sample, deadline=answering.deadline, request=named)
+        wanted = Wanted(identity=identity, caller=caller, request=named)
+        voice = await voices.replace(wanted, sample, deadline=answering.deadline)
         answering.log_facts["voice_id"] = voice.voice_id
         return pb.ReplaceVoiceResponse(voice=messages.voice(voice))
     return pb.ReplaceVoiceResponse()
@@ -227,8 +227,7 @@ async def _request(
     """The request by its name and content; None where its sender gave it no name."""
     if not request_id:
         return None
-    digest = await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
     return NamedRequest(
         key=identities.request(calling.get().name, request_id),
-        content=identities.content(method, caller, sample_digest=digest),
+        content=identities.content(method, caller, sample_digest=await digest_of(sample)),
     )

@@ -69,10 +69,11 @@ class Clone:
     """Ends with the voice, or with the failure that came instead. It is not raised here, so that it does not
     refer to the calls that made the voice: those hold the sample, and the clone."""
 
-    def __init__(
-        self, row: VoiceRow, *, asked: bool = False, agent_update: AgentUpdate | None = None
-    ) -> None:
+    def __init__(self, row: VoiceRow, wanted: Wanted | None) -> None:
         self.row = row
+        self.wanted = wanted
+        """What was asked for; None for the intent of a process that died."""
+
         self.begun = self.seen = asyncio.get_running_loop().time()
         """When it began, and when its intent was last known to be ours."""
 
@@ -80,10 +81,10 @@ class Clone:
         self.failure: ProviderFailure | RegistryUnavailable | None = None
         """What went wrong last, or OwnQueueFull while it waits for its turn."""
 
-        self.asked = asked
-        """Whether ElevenLabs was asked."""
+        self.asked = wanted is None
+        """Whether ElevenLabs was asked, or may have been."""
 
-        self.agent_update = agent_update
+        self.agent_update = None if wanted is None else wanted.agent_update
         """The update to store together with the voice; None once the call that began the clone has left."""
 
         self.agent_intended: AgentIntended | None = None

@@ -38,7 +38,7 @@ from cloner.voices.alive import ALIVE_SECONDS, STALE_SECONDS, SignsOfLife
 from cloner.voices.clone import Clone, Superseded, Wanted, new_row
 from cloner.voices.ending import ENDINGS, ending_of
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
-from cloner.voices.monthly_limit import resets_at
+from cloner.voices.monthly_limit import monthly_limit, resets_at
 from cloner.voices.removal import Removal, log_given_up
 from cloner.voices.samples import Recording
 from cloner.voices.voice import Voice, voice_of
@@ -120,8 +120,8 @@ class Cloning:
             row, new = await self._intend(wanted)
             if not new:
                 return row, None
-            clone = Clone(row, agent_update=wanted.agent_update)
-            self._start(clone, self._make(clone, wanted, recording), wanted)
+            clone = Clone(row, wanted)
+            self._start(clone, self._make(clone, wanted, recording))
             return row, clone
 
     def _leave_begun(self, beginning: "asyncio.Task[tuple[VoiceRow, Clone | None]]") -> None:
@@ -149,7 +149,7 @@ class Cloning:
             now=now,
         )
         if taken and not self.clone_under_way(row.marker):
-            clone = Clone(row, asked=True)
+            clone = Clone(row, None)
             self._start(clone, self._resume(clone))
             try:
                 await clone.made()
@@ -184,7 +184,7 @@ class Cloning:
             now=now,
         )
         if intent.row is None:
-            raise failures.MonthlyLimit(retry_after=max(1.0, intent.month_resets_at - now))
+            raise monthly_limit(intent.month_resets_at, now)
         return intent.row, intent.row.marker == new.marker
 
     async def _make(self, clone: Clone, wanted: Wanted, recording: Recording) -> str:
@@ -224,7 +224,7 @@ class Cloning:
         except failures.MonthlyLimit:
             again = await resets_at(self._provider, deadline=deadline, now=self._now)
             await self._store.write(deployment.month_used_up, again)
-            raise failures.MonthlyLimit(retry_after=max(1.0, again - self._now())) from None
+            raise monthly_limit(again, self._now()) from None
         except ProviderFailure as failure:
             clone.failure = unraised(failure)
             log.warning("voice not created", reason=failure.reason, maybe_made=failure.maybe_done)
@@ -302,7 +302,8 @@ class Cloning:
         clone.row = row
         return found.voice_id
 
-    async def _record(self, clone: Clone, voice_id: str, wanted: Wanted | None) -> Voice:
+    async def _record(self, clone: Clone, voice_id: str) -> Voice:
+        wanted = clone.wanted
         call_id, stated = (None, None) if wanted is None else (wanted.call_id, wanted.identity.stated)
         with self._late():
             note(voice_id=voice_id)
@@ -330,20 +331,18 @@ class Cloning:
             log.info("voice created", voice_id=voice_id)
             if recorded.replaced is not None:
                 log_given_up(recorded.replaced, reasons.REPLACED)
-            return voice_of(msgspec.structs.replace(row, voice_id=voice_id), state="ready")
+            return voice_of(msgspec.structs.replace(row, voice_id=voice_id))
 
-    def _start(self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None = None) -> None:
+    def _start(self, clone: Clone, work: Coroutine[Any, Any, str]) -> None:
         """Begins the task of a clone. Its intent is closed if nothing comes of it."""
         self._clones[clone.row.marker] = clone
-        clone.task = self._background.begin(self._finished(clone, work, wanted))
+        clone.task = self._background.begin(self._finished(clone, work))
         self._alive.begin()
 
-    async def _finished(
-        self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None
-    ) -> Voice | Exception:
+    async def _finished(self, clone: Clone, work: Coroutine[Any, Any, str]) -> Voice | Exception:
         """The voice, or the failure that came instead."""
         try:
-            came = await self._came_to(clone, work, wanted)
+            came = await self._came_to(clone, work)
         except asyncio.CancelledError:
             self._clones.pop(clone.row.marker, None)  # the intent is left to another process
             self._measure(clone, "abandoned")
@@ -361,14 +360,12 @@ class Cloning:
             await asyncio.wait({closing}, timeout=CLOSING_SECONDS)
         return ending.told
 
-    async def _came_to(
-        self, clone: Clone, work: Coroutine[Any, Any, str], wanted: Wanted | None
-    ) -> Voice | Exception:
+    async def _came_to(self, clone: Clone, work: Coroutine[Any, Any, str]) -> Voice | Exception:
         """The recorded voice, or the failure, which refers to nothing that holds the sample."""
         try:
             with with_urgency(clone.urgency):
                 voice_id = await work
-            return await clone.stored(lambda: self._record(clone, voice_id, wanted))
+            return await clone.stored(lambda: self._record(clone, voice_id))
         except ENDINGS as failure:
             return unraised(failure)
 

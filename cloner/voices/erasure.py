@@ -36,7 +36,7 @@ class Erasure:
 
         Raises VoiceNotFound if it was never one of ours.
         """
-        row = await self._store.read(voices.find_once_by_voice_id, voice_id)
+        row = await self._store.read(voices.find_by_voice_id, voice_id)
         if row is None:
             raise VoiceNotFound
         if await self._store.write(departures.delete, row.marker, now=self._now(), traceparent=traceparent()):

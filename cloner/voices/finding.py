@@ -1,14 +1,15 @@
 """Finds a caller's voice, or has one made: one voice for one caller, however many ask at the same time."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 import structlog
 from cachetools import LRUCache
 from opentelemetry.trace import Link, get_current_span
 
+from cloner.background import Background
 from cloner.provider import failures
 from cloner.provider.failures import DeadlineTooShort, ProviderFailure, TimedOut
 from cloner.provider.turns import urgency
@@ -30,7 +31,8 @@ from cloner.voices.callers import Caller, Identities, Identity
 from cloner.voices.clone import Clone, Superseded, Wanted
 from cloner.voices.cloning import Cloning
 from cloner.voices.marked import Marked, VoiceNeedsVerification
-from cloner.voices.samples import Recording, Samples
+from cloner.voices.monthly_limit import monthly_limit
+from cloner.voices.samples import Recording, Samples, digest_of
 from cloner.voices.voice import Voice, voice_of
 from environment.memory import unraised
 from telemetry.parts import part
@@ -103,14 +105,14 @@ class Voices:
         self._now = now
         self._ask_again_at: LRUCache[str, float] = LRUCache(VOICES)
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._background = Background()
 
     async def identify(self, caller: Caller, sample: bytes, *, call_id: str = "") -> Identity:
         """Who the caller is."""
-        digest = ""
+        sample_digest = ""
         if self._identities.needs_sample(caller):
-            # 10 MB take 5 ms; hashing releases the GIL, so the loop goes on meanwhile.
-            digest = await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
-        return self._identities.identify(caller, sample_digest=digest, call_id=call_id)
+            sample_digest = await digest_of(sample)
+        return self._identities.identify(caller, sample_digest=sample_digest, call_id=call_id)
 
     async def follow(
         self, row: VoiceRow | None, wanted: Wanted, *, deadline: float, attached: bool = False
@@ -148,23 +150,15 @@ class Voices:
         log.warning("clone given up", clones=CLONES)
         raise failures.Busy
 
-    async def clone_ahead(
-        self,
-        identity: Identity,
-        caller: Caller,
-        sample: bytes,
-        *,
-        deadline: float,
-        request: NamedRequest | None = None,
-    ) -> tuple[Voice, bool]:
+    async def clone_ahead(self, wanted: Wanted, sample: bytes, *, deadline: float) -> tuple[Voice, bool]:
         """Finds or clones the voice of a caller who may call later. Returns it, and whether it existed.
 
-        The voice is kept for `keep_seconds` at least. A repeated `request` gets the same answer as before.
+        The voice is kept for `keep_seconds` at least. A repeated request gets the same answer as before.
         Also raises what Samples raises, and RequestDiffers or RequestForgotten.
         """
-        wanted = Wanted(identity=identity, caller=caller, request=request)
+        request = wanted.request
         for _ in range(CLONES):
-            row = await self._store.read(voices.find_by_caller, identity.caller)
+            row = await self._store.read(voices.find_by_caller, wanted.identity.caller)
             # Read after the row: whoever stored the intent of that row stored its request as well.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered
@@ -186,52 +180,42 @@ class Voices:
                 return voice, told.reused
         raise failures.Busy
 
-    async def replace(
-        self,
-        identity: Identity,
-        caller: Caller,
-        sample: bytes,
-        *,
-        deadline: float,
-        request: NamedRequest | None = None,
-    ) -> Voice:
+    async def replace(self, wanted: Wanted, sample: bytes, *, deadline: float) -> Voice:
         """Clones a new voice for the caller, kept as by `clone_ahead`. Once ready, it replaces the old one.
 
-        A repeated `request` gets the same voice as before. Raises what `clone_ahead` raises.
+        A repeated request gets the same voice as before. Raises what `clone_ahead` raises.
         """
-        await self._require(Wanted(identity=identity, caller=caller), None)
+        request = wanted.request
+        await self._require(wanted, None)
         recording: Recording | None = None
         for _ in range(ROUNDS):
-            old = await self._store.read(voices.find_by_caller, identity.caller)
+            old = await self._store.read(voices.find_by_caller, wanted.identity.caller)
             # As in `clone_ahead`.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered[0]
             if recording is None:
-                await self.note_consent(None, Wanted(identity=identity, caller=caller))
+                await self.note_consent(None, wanted)
                 recording = await self._samples.inspect(sample, deadline=deadline)
                 # The same request may have come again during the inspection.
                 continue
             if old is not None and old.state == "intended":
                 await self._found(old, deadline)
                 continue
-            wanted = Wanted(identity=identity, caller=caller, request=request, replaces=old is not None)
-            _, clone = await self._cloning.begin(wanted, recording)
+            anew = msgspec.structs.replace(wanted, replaces=old is not None)
+            _, clone = await self._cloning.begin(anew, recording)
             if clone is not None and (voice := await self._made(clone, deadline)) is not None:
                 # Another process that took this one for dead may have answered with another voice.
                 answered = None if request is None else await self._answered(request, deadline)
                 return voice if answered is None else answered[0]
         raise failures.Busy
 
-    async def usable(self, row: VoiceRow, *, deadline: float) -> Voice | None:
-        """The voice of a ready row; None if ElevenLabs says before the deadline that it is lost.
+    async def usable(self, row: VoiceRow | None, *, deadline: float) -> Voice | None:
+        """The voice of a ready row; None if ElevenLabs says before the deadline that it is lost."""
+        return None if row is None or row.state != "ready" else await self._confirmed(row, deadline)
 
-        A row that is not ready has none.
-        """
-        return await self._confirmed(row, deadline) if row.state == "ready" else None
-
-    async def is_lost(self, row: VoiceRow, *, deadline: float) -> bool:
+    async def is_lost(self, row: VoiceRow | None, *, deadline: float) -> bool:
         """Whether ElevenLabs says that the voice of a ready row is gone; the registry then says so too."""
-        return row.state == "ready" and await self._seen(row, deadline) is False
+        return row is not None and row.state == "ready" and await self._seen(row, deadline) is False
 
     async def former_voice(self, marker: str | None, wanted: Wanted) -> Voice | None:
         """The voice that a call had, as it was then, even if it is gone by now. Raises ConsentMissing."""
@@ -239,7 +223,7 @@ class Voices:
         if row is None or not row.voice_id:
             return None
         await self._require(wanted, row)
-        return voice_of(row, state="ready")
+        return voice_of(row)
 
     async def note_consent(self, row: VoiceRow | None, wanted: Wanted) -> None:
         """Stores the consent that a request brought, unless `row`, the caller's voice, is ready.
@@ -278,9 +262,7 @@ class Voices:
 
     async def close(self) -> None:
         """Stops looking at clones of other processes."""
-        for watch in self._watches.values():
-            watch.cancel()
-        await asyncio.gather(*self._watches.values(), return_exceptions=True)
+        await self._background.finish(0.0)
 
     async def _answered(self, request: NamedRequest, deadline: float) -> tuple[Voice, bool] | None:
         """The answer that any process gave to the request before; None if the request counts as new.
@@ -290,7 +272,7 @@ class Voices:
         while (answer := await self._store.read(requests.answer, request, now=self._now())) is not None:
             row = await self._store.read(voices.get, answer.marker)
             if row is not None and row.voice_id:
-                return voice_of(row, state="ready"), answer.reused
+                return voice_of(row), answer.reused
             if row is not None:
                 await self._found(row, deadline)
         return None
@@ -363,10 +345,8 @@ class Voices:
         """Waits for another process's clone. Raises the failure with which it ended."""
         watch = self._watches.get(row.marker)
         if watch is None:
-            watch = self._watches[row.marker] = asyncio.create_task(self._watch(row.marker))
+            watch = self._watches[row.marker] = self._background.begin(self._watch(row.marker))
             watch.add_done_callback(lambda _: self._watches.pop(row.marker, None))
-            # Those who wait get the exception. If nobody waits, asyncio must not log it as never retrieved.
-            watch.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             with part("another_clone", links=linked(row.traceparent)):
                 async with asyncio.timeout_at(deadline):
@@ -376,8 +356,7 @@ class Voices:
         settled = await self._store.read(voices.get, row.marker)
         if settled is not None and settled.state == "failed" and settled.reason in JOINED_FAILURES:
             if settled.reason == failures.MonthlyLimit.reason:
-                wait = await self._store.read(deployment.month_resets_at) - self._now()
-                raise failures.MonthlyLimit(retry_after=max(1.0, wait))
+                raise monthly_limit(await self._store.read(deployment.month_resets_at), self._now())
             raise JOINED_FAILURES[settled.reason]
 
     async def _watch(self, marker: str) -> None:

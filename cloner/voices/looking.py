@@ -161,9 +161,7 @@ class Looking:
         told: Voice | None = None
         with self._watching(target) as watch:
             while True:
-                voice = (
-                    self._voice_after(told, view) if alive else (None if view is None else self.seen(view))
-                )
+                voice = self._voice_after(told, view) if alive or view is not None else None
                 if voice is not None and (told is None or _differs(told, voice)):
                     told = voice
                     yield voice

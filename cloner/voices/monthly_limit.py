@@ -3,15 +3,20 @@
 from collections.abc import Callable
 
 from cloner.provider.elevenlabs import ElevenLabs
-from cloner.provider.failures import ProviderFailure
+from cloner.provider.failures import MonthlyLimit, ProviderFailure
 
-__all__ = ["resets_at"]
+__all__ = ["monthly_limit", "resets_at"]
 
 # How long the limit counts as used up where ElevenLabs does not say until when.
 UNKNOWN_SECONDS = 3600.0
 # With a yearly plan the credits may start again later than the counter, which starts again each month.
 MONTH_SECONDS = 31 * 86_400.0
 LONGEST_PERIOD_SECONDS = 367 * 86_400.0
+
+
+def monthly_limit(resets_at: float, now: float) -> MonthlyLimit:
+    """The failure while the limit is used up, which says how long to wait."""
+    return MonthlyLimit(retry_after=max(1.0, resets_at - now))
 
 
 async def resets_at(provider: ElevenLabs, *, deadline: float, now: Callable[[], float]) -> float:

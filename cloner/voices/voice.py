@@ -1,7 +1,5 @@
 """A voice, as the calls that use it and the clients that look at it see it."""
 
-from datetime import UTC, datetime
-
 import msgspec
 
 from cloner.registry import VoiceRow, VoiceView, reasons
@@ -13,16 +11,16 @@ MADE_OUT_SECONDS = 10.0
 
 
 class Voice(msgspec.Struct, frozen=True, kw_only=True):
-    """A caller's voice at the provider."""
+    """A caller's voice at the provider. Times are Unix seconds."""
 
     marker: str
     voice_id: str
     name: str
-    created: datetime
+    created: float
     consent: str
     """The reference of the consent to the clone; empty if none was given."""
 
-    consented: datetime | None
+    consented: float | None
     reference: str
     """What a sender calls it; empty where none does."""
 
@@ -32,16 +30,16 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     """Why it failed, was given up or is gone."""
 
-    used: datetime | None = None
+    used: float | None = None
     """When a call last used it; None where that was not read."""
 
-    expires: datetime | None = None
+    expires: float | None = None
     """When it is deleted if no call uses it before; None if it does not expire, or that was not read."""
 
 
-def voice_of(row: VoiceRow, *, state: str | None = None) -> Voice:
-    """The voice of a row; `state` takes the place of the row's."""
-    return _voice(row, state=state or row.state, reason=None if state else row.reason)
+def voice_of(row: VoiceRow) -> Voice:
+    """The voice of a row, as it is or was while ready."""
+    return _voice(row, state="ready")
 
 
 def voice_seen(view: VoiceView, *, keep_seconds: float | None, now: float) -> Voice:
@@ -56,12 +54,12 @@ def voice_seen(view: VoiceView, *, keep_seconds: float | None, now: float) -> Vo
     expires = None
     if state == "ready" and keep_seconds is not None and not view.in_call:
         last = max(view.used_at, view.called_at or 0.0)
-        expires = _time(max(last + keep_seconds, view.kept_until))
+        expires = max(last + keep_seconds, view.kept_until)
     return _voice(
         view,
         state=state,
         reason=None if state in ("intended", "ready") else view.reason,
-        used=None if state in ("intended", "failed") else _time(view.used_at),
+        used=None if state in ("intended", "failed") else view.used_at,
         expires=expires,
     )
 
@@ -70,24 +68,20 @@ def _voice(
     known: VoiceRow | VoiceView,
     *,
     state: str,
-    reason: str | None,
-    used: datetime | None = None,
-    expires: datetime | None = None,
+    reason: str | None = None,
+    used: float | None = None,
+    expires: float | None = None,
 ) -> Voice:
     return Voice(
         marker=known.marker,
         voice_id=known.voice_id or "",
         name=known.name,
-        created=_time(known.created_at),
+        created=known.created_at,
         consent=known.consent,
-        consented=None if known.consent_at is None else _time(known.consent_at),
+        consented=known.consent_at,
         reference=known.client_reference,
         state=state,
         reason=reason,
         used=used,
         expires=expires,
     )
-
-
-def _time(at: float) -> datetime:
-    return datetime.fromtimestamp(at, UTC)

@@ -98,7 +98,7 @@ def opening(world: World, agent: str, conversation: str, number: str, *, require
         apart=f"{call}/{number}", number=number, require_consent=require_consent,
     )  # fmt: skip
     call, voice = noted.call.id, noted.voice
-    assert noted.call.named or noted.call.number == number, "a call of another number"
+    assert noted.call.stated or noted.call.number == number, "a call of another number"
     if voice is not None:
         stated = world.stated.get(call)
         had = voice.marker == world.voices.get(call)
