@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from emulator.errors import not_found, refused
+from emulator.errors import Refused, not_found, refused
 from emulator.inputs import checked
 from emulator.voices import PREMADE, Fraction, Voices
 
@@ -223,13 +223,16 @@ class Agents:
         """The parts of a body that take effect, once types and voice have been checked."""
         change = checked(body, kind, "body")
         config = change.conversation_config
-        if config and config.tts and config.tts.voice_id and config.tts.voice_id not in self._voices:
-            raise refused(
-                "invalid_conversation_config",
-                "Invalid conversation config: Value error, "
-                f"A voice with the voice_id {config.tts.voice_id} was not found.",
-            )
+        voice_id = config and config.tts and config.tts.voice_id
+        if voice_id and voice_id not in self._voices:
+            raise _invalid(f"A voice with the voice_id {voice_id} was not found.")
+        if voice_id and self._voices[voice_id].awaits_verification:
+            raise _invalid(f"The voice with the voice_id {voice_id} requires verification before use.")
         return {name: body[name] for name in AgentChange.__struct_fields__ if body.get(name) is not None}
+
+
+def _invalid(why: str) -> Refused:
+    return refused("invalid_conversation_config", f"Invalid conversation config: Value error, {why}")
 
 
 def merged(below: Json, above: Json) -> Json:

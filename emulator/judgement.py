@@ -154,9 +154,13 @@ def _off(value: Json, switches: Any, path: str) -> Iterator[str]:
 def _voice(data: Json, agent: Json, voices: Voices) -> Iterator[str]:
     found = voice_id(data, agent)
     # A value that is no text has been reported by now.
-    if isinstance(found, str) and found and found not in voices:
-        whose = f"{OVERRIDE}.tts.voice_id" if "voice_id" in _override_of(data, "tts") else "The agent itself"
+    if not isinstance(found, str) or not found:
+        return
+    whose = f"{OVERRIDE}.tts.voice_id" if "voice_id" in _override_of(data, "tts") else "The agent itself"
+    if found not in voices:
         yield f"{whose} names a voice that does not exist: {found}."
+    elif voices[found].awaits_verification:
+        yield f"{whose} names a voice that is not verified: {found}."
 
 
 def _first_message(data: Json, agent: Json, provided: Collection[str]) -> Iterator[str]:

@@ -83,6 +83,11 @@ class Voice(msgspec.Struct, kw_only=True):
         """One of the provider's own, which takes no slot and cannot be changed."""
         return self.category == "premade"
 
+    @property
+    def awaits_verification(self) -> bool:
+        """One that nobody may use yet."""
+        return self.voice_verification.requires_verification and not self.voice_verification.is_verified
+
 
 PREMADE = (
     (

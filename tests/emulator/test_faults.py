@@ -209,13 +209,32 @@ async def test_delay(http: httpx.AsyncClient, emulator: Emulator) -> None:
 
 
 async def test_requires_verification(http: httpx.AsyncClient, emulator: Emulator) -> None:
-    """Makes a voice that takes a slot and cannot be used yet."""
+    """Makes a voice that takes a slot, and that no agent and no call may have before it is verified."""
     emulator.faults.set(on_create(requires_verification=True))
 
     made = (await create(http)).json()
+    voice = emulator.voices[made["voice_id"]]
+    assert (True, True) == (made["requires_verification"], voice.voice_verification.requires_verification)
 
-    assert made["requires_verification"] is True
-    assert emulator.voices[made["voice_id"]].voice_verification.requires_verification is True
+    speech = {"tts": {"voice_id": voice.voice_id}}
+    data = {"type": "conversation_initiation_client_data", "conversation_config_override": speech}
+
+    async def use() -> tuple[httpx.Response, list[str]]:
+        patched = await http.patch("/v1/convai/agents/agent_demo", json={"conversation_config": speech})
+        called = await http.post("/emulator/calls", json={"client_data": data})
+        return patched, called.json()["faults"]
+
+    refused, faults = await use()
+    voice.voice_verification.is_verified = True
+    patched, no_faults = await use()
+
+    detail = refused.json()["detail"]
+    assert (400, "bad_request") == (refused.status_code, detail["code"])
+    assert detail["message"].endswith(f" {voice.voice_id} requires verification before use.")
+    assert [
+        f"conversation_config_override.tts.voice_id names a voice that is not verified: {voice.voice_id}."
+    ] == faults
+    assert (200, []) == (patched.status_code, no_faults)
 
 
 async def test_search_lag_in_searches(http: httpx.AsyncClient, emulator: Emulator) -> None:
