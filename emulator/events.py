@@ -15,10 +15,13 @@ from emulator.conversation import Conversation
 AUDIO = "post_call_audio"
 CALL_SECONDS = 22
 MEGABYTE = 1_000_000
+ATTRIBUTE_BYTES = 4096
+"""Longer attributes of a span are cut."""
 BLOCK_BYTES = 49_152
 """A multiple of three, so that blocks of base64 can be joined."""
 
 SOURCES = {"twilio": "twilio", "sip": "sip_trunk", "whatsapp": "whatsapp"}
+SAID = {"agent": "agent_response", "user": "user_transcript"}
 OVERRIDES = {
     "asr": None,
     "turn": None,
@@ -233,25 +236,22 @@ def _failure(conversation: Conversation) -> Json:
 def _traces(conversation: Conversation) -> Json:
     trace_id = hashlib.sha256(conversation.conversation_id.encode()).hexdigest()[:32]
     start = int(conversation.started_at)
-    facts = {
-        "gen_ai.conversation.id": conversation.conversation_id,
-        "gen_ai.agent.id": conversation.agent_id,
-        "phone_call.external_number": conversation.external_number,
+    resource = {
+        "service.name": "elevenlabs-convai",
+        "elevenlabs.conversation_id": conversation.conversation_id,
     }
     spans = [
-        _span(trace_id, number, role, start + seconds, {"message": message})
-        for number, (role, message, seconds) in enumerate(_turns(conversation), start=2)
+        _span(trace_id, 1, "elevenlabs.conversation", start, {}),
+        *(
+            _span(trace_id, number, f"elevenlabs.recv.{SAID[role]}", start + seconds, {"message": message})
+            for number, (role, message, seconds) in enumerate(_turns(conversation), start=2)
+        ),
     ]
     return {
         "resourceSpans": [
             {
-                "resource": {"attributes": _attributes({"service.name": "elevenlabs-agents"})},
-                "scopeSpans": [
-                    {
-                        "scope": {"name": "elevenlabs.conversation"},
-                        "spans": [_span(trace_id, 1, "conversation", start, facts), *spans],
-                    }
-                ],
+                "resource": {"attributes": _attributes(resource)},
+                "scopeSpans": [{"scope": {"name": "elevenlabs.convai", "version": "1.0.0"}, "spans": spans}],
             }
         ]
     }
@@ -267,8 +267,10 @@ def _span(trace_id: str, number: int, name: str, start: int, facts: dict[str, st
         "startTimeUnixNano": f"{start}000000000",
         "endTimeUnixNano": f"{start + 3}000000000",
         "attributes": _attributes(facts),
+        "status": {"code": 0},
     }
 
 
 def _attributes(facts: dict[str, str]) -> list[dict[str, Any]]:
-    return [{"key": name, "value": {"stringValue": value}} for name, value in facts.items()]
+    cut = {name: value.encode()[:ATTRIBUTE_BYTES].decode(errors="ignore") for name, value in facts.items()}
+    return [{"key": name, "value": {"stringValue": value}} for name, value in cut.items()]

@@ -15,6 +15,7 @@ SECRET = "wsec_of_the_tests"
 GEORGE = "JBFqnCBsd6RMkjVDRZzb"
 PERSON, LINE = "+31612345678", "+31201234567"
 OVERRIDE = "conversation_config_override"
+SAID = ("agent_response", "user_transcript", "agent_response")
 
 
 async def test_slow_receiver(calls: Calls, client) -> None:
@@ -185,17 +186,31 @@ async def test_initiation_failure(calls: Calls, client, kind, place: str, number
 
 
 async def test_traces(calls: Calls, client) -> None:
-    """Posts a conversation as spans, every turn a child of the first."""
+    """Posts a conversation as spans with the vendor's names, every turn a child of the first, and no long text."""
     conversation = await calls.start()
+    conversation.first_message = "é" * 4000
 
     await calls.end(conversation.conversation_id, events=["post_call_transcription_otel"])
 
     data = client.event()["data"]
-    spans = data["otlp_traces"]["resourceSpans"][0]["scopeSpans"][0]["spans"]
-    assert (conversation.conversation_id, ["", *[spans[0]["spanId"]] * 3]) == (
+    (traces,) = core.parse_obj_as(types.OTelTracePayload, data["otlp_traces"]).resource_spans
+    (scope,) = traces.scope_spans
+    assert (
+        conversation.conversation_id,
+        {"service.name": "elevenlabs-convai", "elevenlabs.conversation_id": conversation.conversation_id},
+        "elevenlabs.convai",
+        ["elevenlabs.conversation", *[f"elevenlabs.recv.{role}" for role in SAID]],
+        ["", *[scope.spans[0].span_id] * 3],
+        {"stringValue": "é" * 2048},
+    ) == (
         data["conversation_id"],
-        [span["parentSpanId"] for span in spans],
+        {attribute.key: attribute.value["stringValue"] for attribute in traces.resource.attributes},
+        scope.scope.name,
+        [span.name for span in scope.spans],
+        [span.parent_span_id for span in scope.spans],
+        scope.spans[1].attributes[0].value,
     )
+    assert {0} == {span.status.code for span in scope.spans}
 
 
 async def test_unknown_type(calls: Calls, client, emulator: Emulator) -> None:
