@@ -13,6 +13,8 @@ Status = Literal["in-progress", "failed", "done"]
 
 SIP_HEADER = ("X-Desk", "front")
 """A header of the INVITE beside those that the provider itself reads."""
+SIP_VARIABLE = "sip_desk"
+"""The dynamic variable that the provider makes of it."""
 
 
 class Conversation(msgspec.Struct, kw_only=True):
@@ -89,8 +91,7 @@ class Conversation(msgspec.Struct, kw_only=True):
     @property
     def sip_variables(self) -> dict[str, str]:
         """The dynamic variables that a SIP call brings along."""
-        name = f"sip_{SIP_HEADER[0].removeprefix('X-').lower().replace('-', '_')}"
-        return {name: SIP_HEADER[1]} if self.kind == "sip" else {}
+        return {SIP_VARIABLE: SIP_HEADER[1]} if self.kind == "sip" else {}
 
     @property
     def provided_variables(self) -> dict[str, str]:

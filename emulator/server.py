@@ -169,7 +169,7 @@ async def _turns(count: int) -> None:
 class _Protocol(HttpToolsProtocol):
     """Lets `emulator.wire` close the connection, which ASGI has no message for."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
         self.app_state = {**self.app_state, "transport": transport}  # copied into each scope's "state"
 

@@ -61,7 +61,7 @@ class Wire:
                 await self._exchange(scope, receive, send)
         except asyncio.CancelledError:  # by `close` alone: uvicorn waits for tasks to end by themselves
             await _hang_up(scope, receive, at_once=True)
-        except Exception as error:  # noqa: BLE001  uvicorn would log it with a stack trace
+        except Exception as error:  # noqa: BLE001 - uvicorn would log it with a stack trace
             logger.error("bug in the emulator: %s", type(error).__name__)
             await _hang_up(scope, receive, at_once=True)
         finally:
