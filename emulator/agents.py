@@ -59,6 +59,8 @@ CONVERSATION_CONFIG: Json = {
     "language_presets": {},
 }
 
+ENGLISH_MODELS = ("eleven_turbo_v2", "eleven_flash_v2")
+
 PLATFORM_SETTINGS: Json = {
     "auth": {"enable_auth": False, "allowlist": []},
     "overrides": {
@@ -195,13 +197,13 @@ class Agents:
 
     def create(self, body: Json) -> Json:
         """Make an agent of a create's body, or refuse."""
-        given = self._given(body, NewAgent)
+        given = self._given(body, NewAgent, CONVERSATION_CONFIG)
         return self.put(prefixed_id("agent"), {"name": "New agent", **given})
 
     def patch(self, agent_id: str, body: Json) -> Json:
         """Merge a PATCH's body into an agent, as a new version of it, or refuse and change nothing."""
         agent = self.find(agent_id)
-        given = self._given(body, AgentChange)
+        given = self._given(body, AgentChange, agent["conversation_config"])
         now = int(self._clock())
         version = {"version_id": prefixed_id("agtvrsn"), "metadata": {"updated_at_unix_secs": now}}
         self._agents[agent_id] = merged(merged(agent, given), version)
@@ -219,8 +221,8 @@ class Agents:
             "next_cursor": _write_cursor(start + len(shown)) if has_more else None,
         }
 
-    def _given(self, body: Json, kind: type[AgentChange]) -> Json:
-        """The parts of a body that take effect, once types and voice have been checked."""
+    def _given(self, body: Json, kind: type[AgentChange], before: Json) -> Json:
+        """The parts of a body that take effect, once types, voice and model have been checked."""
         change = checked(body, kind, "body")
         config = change.conversation_config
         voice_id = config and config.tts and config.tts.voice_id
@@ -228,7 +230,14 @@ class Agents:
             raise _invalid(f"A voice with the voice_id {voice_id} was not found.")
         if voice_id and self._voices[voice_id].awaits_verification:
             raise _invalid(f"The voice with the voice_id {voice_id} requires verification before use.")
+        if config and ((config.agent and config.agent.language) or (config.tts and config.tts.model_id)):
+            _require_model(merged(before, body["conversation_config"]))
         return {name: body[name] for name in AgentChange.__struct_fields__ if body.get(name) is not None}
+
+
+def _require_model(config: Json) -> None:
+    if config["agent"]["language"] == "en" and config["tts"]["model_id"] not in ENGLISH_MODELS:
+        raise refused("invalid_conversation_config")
 
 
 def _invalid(why: str) -> Refused:

@@ -294,6 +294,30 @@ async def test_agent_update_missing_voice(sdk: "elevenlabs.AsyncElevenLabs") -> 
     assert before == await sdk.conversational_ai.agents.get("agent_demo")
 
 
+@pytest.mark.parametrize("model", ["eleven_multilingual_v2", "eleven_turbo_v2_5"])
+async def test_model_of_an_english_agent(sdk: "elevenlabs.AsyncElevenLabs", model: str) -> None:
+    """Refuses an English agent any other model than turbo or flash v2, whichever of the two comes later."""
+    agents = sdk.conversational_ai.agents
+    other = {"tts": {"model_id": model}}
+    german = await agents.create(conversation_config=other | {"agent": {"language": "de"}})
+
+    for change in (
+        agents.update("agent_demo", conversation_config=other),
+        agents.update(german.agent_id, conversation_config={"agent": {"language": "en"}}),
+        agents.create(conversation_config=other),
+    ):
+        with pytest.raises(core.ApiError) as caught:
+            await change
+        assert (
+            400,
+            "Invalid conversation config: Value error, English Agents must use turbo or flash v2.",
+        ) == (
+            caught.value.status_code,
+            caught.value.body["detail"]["message"],
+        )
+    await agents.update("agent_demo", conversation_config={"tts": {"model_id": "eleven_turbo_v2"}})
+
+
 async def test_agent_missing(sdk: "elevenlabs.AsyncElevenLabs") -> None:
     """Says agent_not_found."""
     with pytest.raises(core.ApiError) as caught:
