@@ -61,26 +61,54 @@ CONVERSATION_CONFIG: Json = {
 
 ENGLISH_MODELS = ("eleven_turbo_v2", "eleven_flash_v2")
 
+OVERRIDABLE: Json = {
+    "agent": {
+        **dict.fromkeys(("first_message", "language", "max_conversation_duration_message"), False),
+        "prompt": dict.fromkeys(
+            (
+                "prompt", "llm", "reasoning_effort", "tool_ids", "tool_ids_strict", "native_mcp_server_ids",
+                "knowledge_base",
+            ),
+            False,
+        ),
+    },
+    "tts": dict.fromkeys(
+        (
+            "voice_id", "model_id", "supported_voices", "stability", "speed", "similarity_boost",
+            "clone_strength", "pronunciation_dictionary_locators",
+        ),
+        False,
+    ),
+    "conversation": {"text_only": False, "max_duration_seconds": False},
+    "asr": {"keywords": False},
+    "turn": {
+        "soft_timeout_config": {"message": False, "additional_soft_timeout_messages": False},
+        "noisy_environment_message": False,
+    },
+}  # fmt: skip
+"""The leaves that an agent may let a client override; it lets it override none until it is told to."""
+
 PLATFORM_SETTINGS: Json = {
     "auth": {"enable_auth": False, "allowlist": []},
     "overrides": {
-        "conversation_config_override": {
-            "agent": {
-                "first_message": True,
-                "language": False,
-                "max_conversation_duration_message": False,
-                "prompt": {"prompt": False, "llm": False, "tool_ids": False, "knowledge_base": False},
-            },
-            "tts": {"voice_id": True, "stability": False, "speed": False, "similarity_boost": False},
-            "conversation": {"text_only": False, "max_duration_seconds": False},
-        },
+        "conversation_config_override": OVERRIDABLE,
         "custom_llm_extra_body": False,
-        "enable_conversation_initiation_client_data_from_webhook": True,
+        "enable_conversation_initiation_client_data_from_webhook": False,
     },
     "workspace_overrides": {"conversation_initiation_client_data_webhook": None, "webhooks": {"events": []}},
     "call_limits": {"agent_concurrency_limit": -1, "daily_limit": 100000, "bursting_enabled": True},
     "archived": False,
 }
+
+SWITCHED_ON: Json = {
+    "platform_settings": {
+        "overrides": {
+            "conversation_config_override": {"agent": {"first_message": True}, "tts": {"voice_id": True}},
+            "enable_conversation_initiation_client_data_from_webhook": True,
+        }
+    }
+}
+"""What the demo agent is told to, and every agent that is placed."""
 
 ACCESS = {"is_creator": True, "creator_name": "Demo", "creator_email": "demo@example.com", "role": "admin"}
 
@@ -173,7 +201,10 @@ class Agents:
             raise not_found("agent_not_found", agent_id) from None
 
     def put(self, agent_id: str, parts: Json) -> Json:
-        """Place an agent: the given parts over the defaults, unchecked, in place of any of the same id."""
+        """Place an agent: its parts over the demo agent's, unchecked, in place of any of the same id."""
+        return self._put(agent_id, merged(SWITCHED_ON, parts))
+
+    def _put(self, agent_id: str, parts: Json) -> Json:
         now = int(self._clock())
         branch = prefixed_id("agtbrch")
         default: Json = {
@@ -198,7 +229,7 @@ class Agents:
     def create(self, body: Json) -> Json:
         """Make an agent of a create's body, or refuse."""
         given = self._given(body, NewAgent, CONVERSATION_CONFIG)
-        return self.put(prefixed_id("agent"), {"name": "New agent", **given})
+        return self._put(prefixed_id("agent"), {"name": "New agent", **given})
 
     def patch(self, agent_id: str, body: Json) -> Json:
         """Merge a PATCH's body into an agent, as a new version of it, or refuse and change nothing."""

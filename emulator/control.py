@@ -15,7 +15,7 @@
     PATCH  /emulator/state     Set `voice_limit`, `monthly_limit` (or null), `monthly_used` or `permissions`:
                                which the API key then has and no others: see `emulator.permissions`.
     POST   /emulator/voices    Place a voice past all limits: `voice_id`, `name`, and any other field of one.
-    POST   /emulator/agents    Place an agent: `agent_id`, and any other part of one over the defaults.
+    POST   /emulator/agents    Place an agent: `agent_id`, and any other part of one over the demo agent's.
 
 The routes for calls are in `emulator.call_control`.
 

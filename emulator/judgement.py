@@ -6,11 +6,11 @@ documentation is not sure that something fails a conversation, it does here.
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from emulator.agents import ConversationPart
+from emulator.agents import OVERRIDABLE, ConversationPart
 from emulator.voices import Voices
 
 Json = dict[str, Any]
@@ -18,6 +18,8 @@ Json = dict[str, Any]
 TYPE = "conversation_initiation_client_data"
 OVERRIDE = "conversation_config_override"
 VARIABLES = "dynamic_variables"
+IGNORED = f"{OVERRIDE}.asr.keywords"
+"""The one leaf that fails nothing where it is off."""
 NO_DATA: Json = {"type": TYPE}
 """The data of a conversation to which nobody gave any."""
 
@@ -44,6 +46,18 @@ SWITCHES = {
 """Keys that need a switch of the agent's, and which."""
 
 VARIABLE = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
+
+
+class HearingPart(msgspec.Struct):
+    """What is checked of `asr`."""
+
+    keywords: Annotated[list[str], msgspec.Meta(max_length=50)] = []
+
+
+class Override(ConversationPart):
+    """What is checked of an override beside what is checked of an agent."""
+
+    asr: HearingPart | msgspec.UnsetType = msgspec.UNSET
 
 
 def judge(data: Any, agent: Json, voices: Voices, *, provided: Collection[str]) -> list[str]:
@@ -118,10 +132,10 @@ def _override(data: Json, agent: Json) -> Iterator[str]:
         return
     empty = list(_empty(override, OVERRIDE))
     yield from empty
-    yield from _off(override, agent["platform_settings"]["overrides"].get(OVERRIDE), OVERRIDE)
+    yield from _off(override, agent["platform_settings"]["overrides"].get(OVERRIDE), OVERRIDABLE, OVERRIDE)
     if not empty:
         try:
-            msgspec.convert(override, ConversationPart)
+            msgspec.convert(override, Override)
         except msgspec.ValidationError as error:
             yield f"{OVERRIDE}: {error}."
 
@@ -141,14 +155,17 @@ def _empty(value: Any, path: str) -> Iterator[str]:
             yield from _empty(child, place)
 
 
-def _off(value: Json, switches: Any, path: str) -> Iterator[str]:
-    """The leaves below that the agent does not let a client override."""
+def _off(value: Json, switches: Any, known: Any, path: str) -> Iterator[str]:
+    """The leaves below that nobody may override, or that this agent does not let a client override."""
     for name, child in value.items():
-        switch = switches.get(name) if isinstance(switches, dict) else None
-        if isinstance(child, dict) and not isinstance(switch, bool):
-            yield from _off(child, switch, f"{path}.{name}")
-        elif switch is not True:
-            yield f"{path}.{name} is not switched on at the agent."
+        place = f"{path}.{name}"
+        switch, leaf = (tree.get(name) if isinstance(tree, dict) else None for tree in (switches, known))
+        if isinstance(child, dict) and not isinstance(leaf, bool):
+            yield from _off(child, switch, leaf, place)
+        elif leaf is None:
+            yield f"{place} cannot be overridden."
+        elif switch is not True and place != IGNORED:
+            yield f"{place} is not switched on at the agent."
 
 
 def _voice(data: Json, agent: Json, voices: Voices) -> Iterator[str]:

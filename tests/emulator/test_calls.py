@@ -172,6 +172,13 @@ async def test_client_data(calls: Calls, client) -> None:
     assert ([], [], GOOD) == (client.requests, conversation.faults, conversation.client_data)
 
 
+async def test_keywords_that_are_off(calls: Calls) -> None:
+    """Ignores keywords that the agent does not let a client override, the one leaf that fails nothing."""
+    conversation = await calls.start(client_data=override(asr={"keywords": ["Precall"]}))
+
+    assert ([], "in-progress") == (conversation.faults, conversation.status)
+
+
 async def test_client_data_is_judged(calls: Calls) -> None:
     """Judges data that comes with the call like any other."""
     conversation = await calls.start(client_data=GOOD | {"source_info": {"source": "webhook"}})
@@ -219,10 +226,14 @@ OFF = "is not switched on at the agent."
         (f"{OVERRIDE}.agent.first_message is an empty text.", override(agent={"first_message": ""})),
         (f"{OVERRIDE}.agent.language {OFF}", override(agent={"language": "nl"})),
         (f"{OVERRIDE}.agent.prompt.prompt {OFF}", override(agent={"prompt": {"prompt": "Be kind."}})),
-        (f"{OVERRIDE}.tts.style {OFF}", override(tts={"style": 0.5})),
+        (f"{OVERRIDE}.tts.style cannot be overridden.", override(tts={"style": 0.5})),
         (
-            f"{OVERRIDE}.turn.soft_timeout_config.seconds {OFF}",
-            override(turn={"soft_timeout_config": {"seconds": 3}}),
+            f"{OVERRIDE}: Expected `array` of length <= 50 - at `$.asr.keywords`.",
+            override(asr={"keywords": ["a"] * 51}),
+        ),
+        (
+            f"{OVERRIDE}.turn.soft_timeout_config.message {OFF}",
+            override(turn={"soft_timeout_config": {"message": "Still there?"}}),
         ),
         (
             f"{OVERRIDE}.tts.voice_id names a voice that does not exist: gone.",
@@ -241,6 +252,8 @@ OFF = "is not switched on at the agent."
 async def test_fault(calls: Calls, client, emulator: Emulator, fault: str, data: object) -> None:
     """Fails the conversation, and says that it was for this alone."""
     configure(emulator, placeholders=["name"])
+    # There is no such leaf, whatever the agent says.
+    emulator.agents["agent_demo"]["platform_settings"]["overrides"][OVERRIDE]["tts"]["style"] = True
     client.body = json.dumps(data).encode()
 
     conversation = await calls.start()
@@ -260,7 +273,7 @@ async def test_every_fault(calls: Calls, client, emulator: Emulator) -> None:
     """Says everything that is wrong, not the first thing alone."""
     configure(emulator, placeholders=["name", "city"])
     client.body = json.dumps(
-        {"dynamic_variables": {}, "extra": 1, OVERRIDE: {"asr": {"keywords": ["a"]}}}
+        {"dynamic_variables": {}, "extra": 1, OVERRIDE: {"tts": {"speed": 1.1}}}
     ).encode()
 
     conversation = await calls.start()
@@ -270,7 +283,7 @@ async def test_every_fault(calls: Calls, client, emulator: Emulator) -> None:
         "extra is not a known key.",
         "dynamic_variables lacks name, which the agent defines.",
         "dynamic_variables lacks city, which the agent defines.",
-        f"{OVERRIDE}.asr.keywords {OFF}",
+        f"{OVERRIDE}.tts.speed {OFF}",
     ] == conversation.faults
 
 

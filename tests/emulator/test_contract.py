@@ -1,6 +1,7 @@
 """The vendor's own client, over a socket, must be content with the emulator."""
 
 import hashlib
+from collections.abc import Iterator
 from io import BytesIO
 
 import elevenlabs
@@ -18,6 +19,15 @@ async def clone(sdk: "elevenlabs.AsyncElevenLabs", name: str = "Ana") -> str:
     """Clone a voice and return its id."""
     created = await sdk.voices.ivc.create(name=name, files=[BytesIO(WAV)])
     return str(created.voice_id)
+
+
+def leaves(tree: dict) -> Iterator[object]:
+    """Give what stands at the ends of a tree."""
+    for value in tree.values():
+        if isinstance(value, dict):
+            yield from leaves(value)
+        else:
+            yield value
 
 
 async def test_create(sdk: "elevenlabs.AsyncElevenLabs") -> None:
@@ -316,6 +326,19 @@ async def test_model_of_an_english_agent(sdk: "elevenlabs.AsyncElevenLabs", mode
             caught.value.body["detail"]["message"],
         )
     await agents.update("agent_demo", conversation_config={"tts": {"model_id": "eleven_turbo_v2"}})
+
+
+async def test_overrides_of_a_new_agent(sdk: "elevenlabs.AsyncElevenLabs") -> None:
+    """Makes an agent that neither asks a webhook nor lets anything be overridden, until it is told to."""
+    made = await sdk.conversational_ai.agents.create(conversation_config={})
+
+    agent = await sdk.conversational_ai.agents.get(made.agent_id)
+
+    overrides = agent.platform_settings.overrides
+    assert overrides.enable_conversation_initiation_client_data_from_webhook is False
+    assert [] == [
+        value for value in leaves(overrides.conversation_config_override.model_dump()) if value is not False
+    ]
 
 
 async def test_agent_missing(sdk: "elevenlabs.AsyncElevenLabs") -> None:
