@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.cloner.clock import Clock
 from tests.kit.cloning import TICK_SECONDS
 from tests.kit.failures import failure, told
 from tests.kit.rows import values
+from tests.kit.stand_in import programs
 from tests.kit.voices import lasting
 
 API_KEY = "key-of-the-emulator"
@@ -436,7 +436,7 @@ async def test_consent_is_told_to_nobody(
     """The reference stands in no log line, no span and no request to ElevenLabs."""
     mark = "Zyxwvut-5512"
     started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cloner", cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        f"{programs()}/python", "-m", "cloner", cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env={
             "PATH": os.environ["PATH"], "ELEVENLABS_API_KEY": API_KEY, "ELEVENLABS_BASE_URL": emulator_url,
             "CLONER_PORT": "0", "LOG_LEVEL": "DEBUG", "LOG_FORMAT": form, "OTEL_TRACES_EXPORTER": "console",

@@ -9,15 +9,36 @@ import psutil
 import pytest
 
 from demo.waterfall import Bar, waterfall
+from tests.kit.stand_in import programs
 
 # Nothing here is about how long ElevenLabs takes.
 LATENCIES = {"EMULATOR_CREATE_LATENCY_SECONDS": "0.5", "EMULATOR_LATENCY_SECONDS": "0.02"}
 
 
-async def start(*options: str, width: int = 80, folder: Path | None = None) -> asyncio.subprocess.Process:
-    """The demo, as its command runs it, in a session of its own."""
+# The demo with another Python for the processes that it starts.
+FORKING = """
+import runpy, sys
+sys.executable, sys.argv = sys.argv[1], ["demo", *sys.argv[2:]]
+runpy.run_module("demo", run_name="__main__", alter_sys=True)
+"""
+
+
+def demo(*, imports: bool) -> tuple[str, ...]:
+    """The demo, as its command runs it.
+
+    What it starts is forked from a process that has imported its modules, unless a test wants `imports`.
+    """
+    return (
+        (sys.executable, "-m", "demo") if imports else (sys.executable, "-c", FORKING, f"{programs()}/python")
+    )
+
+
+async def start(
+    *options: str, width: int = 80, folder: Path | None = None, imports: bool = False
+) -> asyncio.subprocess.Process:
+    """The demo in a session of its own."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "demo", *options,
+        *demo(imports=imports), *options,
         env={
             "PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "COLUMNS": str(width), **LATENCIES,
             **({"TMPDIR": str(folder)} if folder else {}),
@@ -92,7 +113,7 @@ async def test_main_job() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_stopped(number: signal.Signals, tmp_path: Path) -> None:
     """Stopped in the middle, it leaves no process, no folder and no complaint behind."""
-    process = await start(folder=tmp_path)
+    process = await start(folder=tmp_path, imports=number == signal.SIGTERM)
     await read_until(process, "up in ")
     started = children(process)
     assert len(started) >= 3
@@ -110,7 +131,7 @@ async def test_stopped(number: signal.Signals, tmp_path: Path) -> None:
 @pytest.mark.long
 async def test_killed(tmp_path: Path) -> None:
     """Killed where it can do nothing any more, it takes its processes along."""
-    process = await start(folder=tmp_path)
+    process = await start(folder=tmp_path, imports=True)
     await read_until(process, "up in ")
     started = children(process)
 
@@ -125,7 +146,7 @@ async def test_reader_gone(tmp_path: Path) -> None:
     """Piped into something that reads one line and leaves, it stops like any other command."""
     reading, writing = os.pipe()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "demo", stdout=writing, stderr=asyncio.subprocess.PIPE,
+        *demo(imports=False), stdout=writing, stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     os.close(writing)

@@ -113,7 +113,8 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
     async with checkout.serving(FROM_SOURCE.text, "emulator", "cloner", "gateway"):
         delivered = await checkout.run(DELIVERING.text)
         signed = await checkout.run(f"ELEVENLABS_WEBHOOK_SECRET={SECRET}\n{signing.text}")
-        listed = await checkout.run(voices)
+        # For real, which is the command that is installed.
+        listed = await checkout.run(f"PATH={Path(sys.executable).parent}:$PATH\n{voices}")
         forgotten = await checkout.run(forgetting)
         await checkout.run(replacing)
         enrolled = await checkout.run(enrolling.text)

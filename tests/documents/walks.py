@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from tests.kit.golang import CHEAPLY
 from tests.kit.ports import free_port
+from tests.kit.stand_in import programs
 
 __all__ = ["Block", "Checkout", "blocks", "section"]
 
@@ -72,7 +73,7 @@ class Checkout:
         (tools / "uv").chmod(0o755)
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "VIRTUAL_ENV"))},
-            "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{tools}:{programs()}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "EMULATOR_PORT": self._ports["8090"], "CLONER_PORT": self._ports["50051"],
             "CLONER_TARGET": f"localhost:{self._ports['50051']}", "PRECALL_WEBHOOK_PORT": self._ports["3005"],
             "AUDIO_WORKERS": "1", **CHEAPLY,

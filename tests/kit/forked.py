@@ -36,7 +36,7 @@ from tests.kit.child import Child
 from tests.kit.inspection import WithoutWorker
 from tests.kit.python import python
 
-__all__ = ["Clock", "Forked", "Program", "completed", "import_everything", "program", "started"]
+__all__ = ["Clock", "Forked", "Program", "become", "completed", "import_everything", "program", "started"]
 
 # What OpenTelemetry reads while it is imported. All else is read when something is made of it.
 READ_BY_IMPORTS = (
@@ -204,7 +204,7 @@ async def program(
         files = [None, *(theirs for _, theirs in pipes)]
         if output is not None:
             files[1] = output
-        child = stack.enter_context(closing(Child(_become, module, (), dict(environ), folder, files=files)))
+        child = stack.enter_context(closing(Child(become, module, (), dict(environ), folder, files=files)))
         for _, theirs in pipes:
             os.close(theirs)
         started = Program(child, *[await _reader(ours, stack) for ours, _ in pipes])
@@ -237,7 +237,7 @@ async def completed(
         given.write(told)
         given.seek(0)
         files = [each.fileno() for each in (given, output, errors)]
-        child = Child(_become, module, arguments, environ, folder, files=files)
+        child = Child(become, module, arguments, environ, folder, files=files)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(child, ended.set)
         try:
@@ -263,7 +263,9 @@ def _nothing() -> None:
     pass
 
 
-def _become(module: str, arguments: tuple[str, ...], environ: dict[str, str], folder: Path | None) -> None:
+def become(module: str, arguments: tuple[str, ...], environ: dict[str, str], folder: Path | None) -> None:
+    """Runs in the fork: `python -m module`."""
+    assert not any(name.startswith(READ_BY_IMPORTS) for name in environ), "a variable that imports read"
     os.environ.clear()
     os.environ.update(environ)
     if folder is not None:

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from tests.kit import audio_worker
+from tests.kit import audio_worker, stand_in
 from tests.kit.child import NUMBER, fork_from
 from tests.kit.keeper import kept, outlast
 
@@ -149,6 +149,7 @@ def main() -> None:
             # What is forked may fork others from here.
             fork_from(f"{folder}/socket")
             audio_worker.stand_in()
+            stand_in.stand_in()
             sys.stdout.write(f"{folder}/socket\n")
             sys.stdout.flush()
             server = Server(here)

@@ -7,13 +7,19 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from tests.kit.stand_in import programs
+
 __all__ = ["Process"]
 
 
 class Process:
     """One of ours with everything it can say switched on: debug logs and spans on its standard output."""
 
-    def __init__(self, module: str, folder: Path, form: str, settings: dict[str, str]) -> None:
+    def __init__(
+        self, module: str, folder: Path, form: str, settings: dict[str, str], *, imports: bool = False
+    ) -> None:
+        # It is forked from a process that has imported its modules, unless a test wants `imports`.
+        self._python = sys.executable if imports else f"{programs()}/python"
         self.module = module
         self.folder = folder
         self.environ = {
@@ -27,7 +33,7 @@ class Process:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", self.module, cwd=self.folder,
+            self._python, "-m", self.module, cwd=self.folder,
             env=self.environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         while b" ready on " not in (line := await self._process.stdout.readline()):
