@@ -7,6 +7,7 @@ are cached for a while, because a call that starts must not wait for ElevenLabs.
 import asyncio
 from collections.abc import Callable
 
+import structlog
 from cachetools import LRUCache
 
 from cloner.agents.notices import Notices
@@ -15,6 +16,8 @@ from cloner.provider.elevenlabs import ElevenLabs
 from cloner.provider.failures import ProviderFailure
 
 __all__ = ["AgentSettings"]
+
+log = structlog.get_logger()
 
 AGENTS = 10_000
 READ_SECONDS = 10.0
@@ -41,7 +44,8 @@ class AgentSettings:
 
     def missed(self, agent_id: str, failure: ProviderFailure) -> None:
         """Logs, once in a while, that an agent cannot be read."""
-        self._notices.warn("agent not read", agent_id, failure, permission="convai_read")
+        if facts := self._notices.facts(agent_id, failure, permission="convai_read"):
+            log.warning("agent not read", **facts)
 
     def known(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent refuses; None where its settings were never read."""

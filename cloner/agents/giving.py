@@ -246,7 +246,8 @@ class Agents:
         except (failures.AgentRejected, failures.AgentNotFound):
             raise
         except ProviderFailure as failure:
-            self._notices.warn("agent not updated", agent_id, failure, permission="convai_write")
+            if facts := self._notices.facts(agent_id, failure, permission="convai_write"):
+                log.warning("agent not updated", **facts)
             return failure
         return None if after == wanted else failures.ProtocolBroken()
 

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Hashable
 
-import structlog
 from cachetools import LRUCache
 
 from cloner.provider.failures import ProviderFailure, Unauthorized
 
 __all__ = ["Notices"]
-
-log = structlog.get_logger()
 
 KEPT = 10_000
 AGAIN_SECONDS = 600.0
@@ -30,8 +27,9 @@ class Notices:
         self._told[what] = now + AGAIN_SECONDS
         return True
 
-    def warn(self, event: str, agent_id: str, failure: ProviderFailure, *, permission: str) -> None:
-        """Logs that ElevenLabs failed for an agent, and the permission that the key may lack."""
-        if self.due(agent_id, failure.reason):
-            needed = {"permission_needed": permission} if isinstance(failure, Unauthorized) else {}
-            log.warning(event, agent_id=agent_id, reason=failure.reason, **needed)
+    def facts(self, agent_id: str, failure: ProviderFailure, *, permission: str) -> dict[str, str]:
+        """What to log of a failure at an agent, with the permission that a key may lack. Empty if not due."""
+        if not self.due(agent_id, failure.reason):
+            return {}
+        needed = {"permission_needed": permission} if isinstance(failure, Unauthorized) else {}
+        return {"agent_id": agent_id, "reason": failure.reason, **needed}
