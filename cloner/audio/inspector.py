@@ -15,13 +15,12 @@ import signal
 from types import TracebackType
 from typing import Self
 
-import msgspec
 import structlog
 
-from cloner.audio.reply import Finding, Format
+from cloner.audio.reply import Finding
 from cloner.audio.worker import Worker
 
-__all__ = ["Audio", "InspectionUnavailable", "Inspector", "SampleUnreadable"]
+__all__ = ["InspectionUnavailable", "Inspector", "SampleUnreadable"]
 
 log = structlog.get_logger()
 
@@ -31,26 +30,6 @@ MOST_CPU_SECONDS = 3_600
 START_SECONDS = 60.0
 LONGEST_PAUSE = 5.0  # between two tries to start one
 PATIENCE_SECONDS = 5.0  # for a worker to finish a sample that nobody waits for any more
-
-UPLOADED_AS: dict[Format, tuple[str, str]] = {
-    "wav": ("audio/wav", "wav"),
-    "mp3": ("audio/mpeg", "mp3"),
-    "mp2": ("audio/mpeg", "mp2"),
-    "ogg": ("audio/ogg", "ogg"),
-    "opus": ("audio/ogg", "ogg"),
-    "flac": ("audio/flac", "flac"),
-    "m4a": ("audio/mp4", "m4a"),
-    "mov": ("video/quicktime", "mov"),  # there is no other, whether pictures move in it or not
-    "webm": ("audio/webm", "webm"),
-    "matroska": ("audio/x-matroska", "mka"),
-}
-WITH_PICTURES: dict[Format, tuple[str, str]] = {
-    "ogg": ("video/ogg", "ogv"),
-    "opus": ("video/ogg", "ogv"),
-    "m4a": ("video/mp4", "mp4"),
-    "webm": ("video/webm", "webm"),
-    "matroska": ("video/x-matroska", "mkv"),
-}
 
 
 class SampleUnreadable(Exception):
@@ -65,27 +44,6 @@ class InspectionUnavailable(Exception):
 
     def __init__(self, message: str = "Too many voice samples at once, try again later") -> None:
         super().__init__(message)
-
-
-class Audio(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sample is, whatever its headers claim.
-
-    `format` is wav, mp3, mp2 (MPEG Layer II), ogg (Vorbis or FLAC in OGG), opus (in OGG), flac, m4a (any
-    audio in MP4), mov (in QuickTime), webm or matroska. `codec` is the everyday name of the codec.
-    `media_type` and `extension` are those to upload it with. `sample_rate` is the decoder's, so 48000 for
-    Opus. `sounding_seconds` are the seconds louder than SOUND_DBFS, as far as was measured. `begins` is the
-    number of bytes in front that are no part of the recording, and stop other decoders: a tag, a piece of a
-    frame.
-    """
-
-    format: Format
-    codec: str
-    media_type: str
-    extension: str
-    begins: int
-    duration_seconds: float
-    sounding_seconds: float
-    sample_rate: int
 
 
 class Inspector:
@@ -151,7 +109,7 @@ class Inspector:
             job.fail(InspectionUnavailable("The service is stopping"))
         await self._stop_all()
 
-    async def inspect(self, sample: bytes) -> Audio:
+    async def inspect(self, sample: bytes) -> Finding:
         """Finds out what the sample is. If it is longer than `max_seconds`, its duration is not measured.
 
         Raises SampleUnreadable or InspectionUnavailable. May be cancelled at any time.
@@ -174,7 +132,7 @@ class Inspector:
             job.abandon()
             # A failure refers to this call, and its job to the failure: such a cycle would keep the sample.
             del job
-        return _audio(finding)
+        return finding
 
     async def _tend(self, worker: Worker) -> None:
         """Gives jobs to a worker, and replaces the worker when it must be."""
@@ -309,18 +267,3 @@ def enough_cpu_seconds(max_seconds: float) -> int:
     Eight channels of Opus, ten minutes long, take 3 to 6 s; nothing that was tried takes longer.
     """
     return min(5 + math.ceil(max_seconds / 20), MOST_CPU_SECONDS)
-
-
-def _audio(finding: Finding) -> Audio:
-    names = WITH_PICTURES if finding.pictures else UPLOADED_AS
-    media_type, extension = names.get(finding.format) or UPLOADED_AS[finding.format]
-    return Audio(
-        format=finding.format,
-        codec=finding.codec,
-        media_type=media_type,
-        extension=extension,
-        begins=finding.begins,
-        duration_seconds=finding.duration_seconds,
-        sounding_seconds=finding.sounding_seconds,
-        sample_rate=finding.sample_rate,
-    )

@@ -6,8 +6,8 @@ import hashlib
 import msgspec
 from opentelemetry.sdk.trace import TracerProvider
 
-from cloner.audio.inspector import Audio, InspectionUnavailable, Inspector
-from cloner.audio.reply import SOUND_DBFS
+from cloner.audio.inspector import InspectionUnavailable, Inspector
+from cloner.audio.reply import SOUND_DBFS, Finding
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
 from telemetry.facts import note
 from telemetry.parts import part
@@ -138,7 +138,7 @@ async def digest_of(sample: bytes) -> str:
     return await asyncio.to_thread(lambda: hashlib.sha256(sample).hexdigest())
 
 
-def judge(audio: Audio, limits: SampleLimits) -> None:
+def judge(audio: Finding, limits: SampleLimits) -> None:
     """Raises a SampleRefused if the audio is outside the limits."""
     seconds, sounding = audio.duration_seconds, audio.sounding_seconds
     if seconds < limits.min_seconds:

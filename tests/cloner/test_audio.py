@@ -22,8 +22,8 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from cloner.audio import worker
-from cloner.audio.inspector import Audio, InspectionUnavailable, Inspector, SampleUnreadable
-from cloner.audio.reply import Format
+from cloner.audio.inspector import InspectionUnavailable, Inspector, SampleUnreadable
+from cloner.audio.reply import Finding, Format
 from tests.cloner.recordings import SPEECH, encoded, patched, recording
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -260,7 +260,7 @@ async def test_corruption(inspector: Inspector, name: str) -> None:
         except SampleUnreadable as refused:
             outcomes.add(type(refused))
 
-    assert outcomes <= {Audio, SampleUnreadable}
+    assert outcomes <= {Finding, SampleUnreadable}
     assert "wav" == (await inspector.inspect(SPEECH["wav"])).format
 
 
@@ -324,7 +324,7 @@ async def test_queue_full() -> None:
         outcomes = await asyncio.gather(*together, return_exceptions=True)
         again = await inspector.inspect(sample)
 
-    assert [Audio, Audio, InspectionUnavailable, Audio] == [type(each) for each in (*outcomes, again)]
+    assert [Finding, Finding, InspectionUnavailable, Finding] == [type(each) for each in (*outcomes, again)]
 
 
 async def test_cancelled() -> None:
@@ -371,7 +371,7 @@ async def test_killed_while_working() -> None:
 
 async def test_killed_twice() -> None:
     """A sample of which two workers died is refused, but not blamed for a SIGKILL, which it cannot send."""
-    outcomes: list[Audio | BaseException] = []
+    outcomes: list[Finding | BaseException] = []
     with capture_logs() as logs:
         async with Inspector(workers=1, wall_seconds=20, cpu_seconds=20, max_seconds=1e9) as inspector:
             for end in (signal.SIGSEGV, signal.SIGKILL):
@@ -392,7 +392,7 @@ async def test_killed_twice() -> None:
 async def test_wall_clock() -> None:
     """Stops a worker that has no time to be done, while others go on; the sample is not to blame."""
 
-    async def heard() -> Audio:
+    async def heard() -> Finding:
         """On a machine that stands still this sample has no time either, now and then."""
         for _ in range(20):
             with contextlib.suppress(InspectionUnavailable):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from cloner.audio.inspector import Audio, Inspector, SampleUnreadable
+from cloner.audio.inspector import Inspector, SampleUnreadable
+from cloner.audio.reply import Finding
 from cloner.voices.samples import (
     SampleLimits,
     SampleRateTooLow,
@@ -47,7 +48,7 @@ async def inspector() -> AsyncIterator[Inspector]:
         assert before == shared.pids
 
 
-async def verdict(inspector: Inspector, sample: bytes) -> Audio:
+async def verdict(inspector: Inspector, sample: bytes) -> Finding:
     """What the sample is, if it will do as a voice."""
     audio = await inspector.inspect(sample)
     judge(audio, LIMITS)
@@ -711,7 +712,7 @@ async def test_mutated(seed: int) -> None:
             await asyncio.gather(*(look(_mutated(chance, seeds)) for _ in range(4)))
         again = await inspector.inspect(SPEECH["wav"])
 
-    assert outcomes <= {Audio, SampleUnreadable}
+    assert outcomes <= {Finding, SampleUnreadable}
     assert "wav" == again.format
 
 

@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Self
 
 from cloner.audio.inspection import InspectionLimits, _answer
-from cloner.audio.inspector import Audio, Inspector, SampleUnreadable, _audio
-from cloner.audio.reply import Reply
+from cloner.audio.inspector import Inspector, SampleUnreadable
+from cloner.audio.reply import Finding, Reply
 
 # What of a cloner's settings its Inspector is made of: a test that gives one of them gets one of its own.
 OF_ITS_OWN = frozenset({"audio_workers", "voice_clone_max_duration", "cloner_max_requests"})
@@ -37,7 +37,7 @@ class Inspection:
         self._thread.join()
         self._loop.close()
 
-    async def inspect(self, sample: bytes) -> Audio:
+    async def inspect(self, sample: bytes) -> Finding:
         """As `Inspector.inspect`."""
         asked = asyncio.run_coroutine_threadsafe(self._inspector.inspect(sample), self._loop)
         return await asyncio.wrap_future(asked)
@@ -49,9 +49,9 @@ class WithoutWorker:
     def __init__(self, limits: InspectionLimits) -> None:
         self._limits = limits
 
-    async def inspect(self, sample: bytes) -> Audio:
+    async def inspect(self, sample: bytes) -> Finding:
         """As `Inspector.inspect`."""
         reply: Reply = await asyncio.to_thread(_answer, sample, self._limits)
         if reply.finding is None:
             raise SampleUnreadable(reply.fault)
-        return _audio(reply.finding)
+        return reply.finding
