@@ -7,9 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -25,7 +23,7 @@ KEPT_SECONDS = 1.0
 
 # A worker parses what strangers send, so of the environment, which holds our secrets, it gets only what
 # Python needs.
-INHERITED = frozenset({"PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL"})
+INHERITED = frozenset({"PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL"})
 
 
 class Worker:
@@ -149,11 +147,7 @@ class SampleFile:
     """
 
     def __init__(self) -> None:
-        self._file: IO[bytes]
-        if sys.platform == "linux":
-            self._file = os.fdopen(os.memfd_create("sample"), "r+b", buffering=0)
-        else:
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as this object
+        self._file = os.fdopen(os.memfd_create("sample"), "r+b", buffering=0)
         self.descriptor = self._file.fileno()
 
     def hold(self, sample: bytes) -> None:
