@@ -36,26 +36,17 @@ from cloner.audio.joined import check_joined
 from cloner.audio.reply import Finding, Format, Reply, Unreadable
 from cloner.audio.sounding import Sounding
 
-# The demuxer is named, never guessed: a playlist, a concat script or an image sequence cannot be opened.
-DEMUXERS: dict[Kind, str] = {
-    "wav": "wav",
-    "mpeg": "mp3",
-    "ogg": "ogg",
-    "flac": "flac",
-    "mp4": "mov",
-    "quicktime": "mov",
-    "webm": "matroska",
-    "matroska": "matroska",
-}
-FORMATS: dict[Kind, Format] = {
-    "wav": "wav",
-    "mpeg": "mp3",
-    "ogg": "ogg",
-    "flac": "flac",
-    "mp4": "m4a",
-    "quicktime": "mov",
-    "webm": "webm",
-    "matroska": "matroska",
+# Each kind's demuxer and format. The demuxer is named, never guessed: a playlist, a concat script or an image
+# sequence cannot be opened.
+KINDS: dict[Kind, tuple[str, Format]] = {
+    "wav": ("wav", "wav"),
+    "mpeg": ("mp3", "mp3"),
+    "ogg": ("ogg", "ogg"),
+    "flac": ("flac", "flac"),
+    "mp4": ("mov", "m4a"),
+    "quicktime": ("mov", "mov"),
+    "webm": ("matroska", "webm"),
+    "matroska": ("matroska", "matroska"),
 }
 # The codecs that voices are recorded in. ffmpeg never opens anything else, video included.
 DECODERS = (
@@ -190,7 +181,7 @@ def _opened(data: Bytes, container: Container, reading: Options) -> Iterator[Inp
     with av.open(
         _Window(data, container),
         "r",
-        DEMUXERS[container.kind],
+        KINDS[container.kind][0],
         options=options,
         metadata_errors="replace",
         io_open=_refuse,
@@ -278,7 +269,7 @@ def _format(kind: Kind, codec: str) -> Format:
         return "opus"
     if kind == "mpeg" and codec.startswith("mp2"):
         return "mp2"
-    return FORMATS[kind]
+    return KINDS[kind][1]
 
 
 def _frames(opened: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
