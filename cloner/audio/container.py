@@ -10,7 +10,7 @@ from cloner.audio.foreign import foreign_kind, foreign_stream
 from cloner.audio.frames import Bytes, adts_frame, first_chain, first_flac_frame, mpeg_frame
 from cloner.audio.reply import Unreadable
 
-__all__ = ["WANTED", "Container", "Kind", "find_container", "find_index"]
+__all__ = ["WANTED", "Container", "Kind", "check_index", "find_container"]
 
 WANTED = (
     "send WAV (16, 24 or 32 bit PCM), MP3, OGG (Vorbis, Opus or FLAC), FLAC, M4A or MP4 (AAC, ALAC or Opus),"
@@ -27,6 +27,7 @@ BLANKS = re.compile(rb"[\x00\t\n\r ]*(?:\xef\xbb\xbf[\t\n\r ]*)?")
 
 EBML = b"\x1a\x45\xdf\xa3"
 CLUSTER = b"\x1f\x43\xb6\x75"
+SIMPLE_BLOCK = b"\xa3"
 DOC_TYPE = b"\x42\x82"
 SEGMENT = b"\x18\x53\x80\x67"
 LONGEST_EBML_HEADER = 4_096
@@ -35,7 +36,13 @@ LONGEST_EBML_HEADER = 4_096
 FIRST_BOXES = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp", b"moof", b"sidx"})
 LEAST_BOX = 8
 
+# How the description of an encrypted track begins.
+ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
+
 FIRST_PAGE = 2
+LONGEST_PAGE = 1 << 16  # bytes, more than a page of OGG has
+
+WITHOUT_BEGINNING = "without its beginning; send all of its pieces, joined"
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +66,17 @@ def find_container(data: Bytes) -> Container:
     return Container(kind=kind, begins=at, ends=_before_tags(data, at))
 
 
-def find_index(data: Bytes, container: Container) -> tuple[int, int] | None:
-    """Where the index (moov) of a QuickTime file is. Without it nothing in the file can be found."""
-    for name, begins, ends in _boxes(data, container.begins, container.ends):
-        if name == b"moov":
-            return begins, ends
-    return None
+def check_index(data: Bytes, container: Container) -> None:
+    """Raises Unreadable if the index is missing or says that the sound is encrypted."""
+    index = _find_box(data, container, b"moov")
+    if index is None and _find_box(data, container, b"moof") is not None:
+        raise Unreadable(f"is a piece of an MP4 recording {WITHOUT_BEGINNING}")
+    if index is None:
+        raise Unreadable(
+            "is an MP4 without its index (moov): it was cut short or never finished; send the whole file"
+        )
+    if ENCRYPTED.search(data[slice(*index)]):  # it would decode to noise
+        raise Unreadable(f"is encrypted; {WANTED}, without copy protection")
 
 
 def _behind_blanks(data: Bytes, at: int) -> tuple[Kind | None, int]:
@@ -116,10 +128,6 @@ def _search(data: Bytes, tagged: int, at: int) -> tuple[Kind, int]:
     page = data.find(b"OggS\x00\x02", at)
     if page >= 0:
         return "ogg", page
-    if data[at : at + 4] == b"OggS":
-        raise Unreadable("is a piece of an OGG stream without its beginning; send the whole recording")
-    if data[at : at + 4] == CLUSTER:  # as a browser hands over what it records, piece by piece
-        raise Unreadable("is a piece of a WebM recording without its beginning; send all of them, joined")
     for begins in dict.fromkeys((at, tagged, 0)):  # a tag may lie about its length
         frame = first_chain(data, begins, mpeg_frame)
         if frame is not None:
@@ -127,6 +135,11 @@ def _search(data: Bytes, tagged: int, at: int) -> tuple[Kind, int]:
     frame = first_flac_frame(data, at)
     if frame is not None:
         return "flac", frame
+    if data.find(b"OggS", at, at + LONGEST_PAGE) >= 0:
+        raise Unreadable("is a piece of an OGG stream without its beginning; send the whole recording")
+    if data[at : at + 4] == CLUSTER or first_chain(data, at, _webm_block, SIMPLE_BLOCK) is not None:
+        # A browser hands over what it records piece by piece.
+        raise Unreadable(f"is a piece of a WebM recording {WITHOUT_BEGINNING}")
     if mpeg_frame(data, at) is not None:
         return "mpeg", at
     if first_chain(data, at, adts_frame) is not None:
@@ -198,6 +211,23 @@ def _vint(data: Bytes, at: int) -> tuple[int, int | None] | None:
     ones = (1 << 7 * width) - 1
     number = int.from_bytes(digits, "big") & ones
     return at + width, None if number == ones else number
+
+
+def _webm_block(data: Bytes, at: int) -> tuple[int, object] | None:
+    """Length and track of the block of WebM or Matroska whose header is at this place."""
+    size = _vint(data, at + 1)
+    if size is None or not size[1] or data[at : at + 1] != SIMPLE_BLOCK:
+        return None
+    begins, length = size[0], size[1]
+    return begins + length - at, data[begins : begins + 1]
+
+
+def _find_box(data: Bytes, container: Container, name: bytes) -> tuple[int, int] | None:
+    """Where the first box of that name is at the top level of the file."""
+    for found, begins, ends in _boxes(data, container.begins, container.ends):
+        if found == name:
+            return begins, ends
+    return None
 
 
 def _boxes(data: Bytes, at: int, ends: int) -> Iterator[tuple[bytes, int, int]]:

@@ -25,11 +25,11 @@ LONGEST_FLAC_HEADER = 16
 Measure = Callable[[Bytes, int], tuple[int, object] | None]
 
 
-def first_chain(data: Bytes, at: int, measure: Measure) -> int | None:
-    """Where the first chain of frames begins that `measure` recognises."""
+def first_chain(data: Bytes, at: int, measure: Measure, first: bytes = b"\xff") -> int | None:
+    """Where the first chain of frames begins that `measure` recognises. Each frame has this first byte."""
     end = min(len(data), at + SEARCHED)
     for _ in range(MOST_SYNCS):
-        at = data.find(b"\xff", at, end)
+        at = data.find(first, at, end)
         if at < 0:
             return None
         if _is_chain(data, at, measure):

@@ -9,7 +9,6 @@ import ctypes
 import math
 import mmap
 import os
-import re
 import resource
 import signal
 import socket
@@ -29,7 +28,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
 
-from cloner.audio.container import WANTED, Container, Kind, find_container, find_index
+from cloner.audio.container import WANTED, Container, Kind, check_index, find_container
 from cloner.audio.foreign import CODECS, is_ascii, went_as_text
 from cloner.audio.frames import Bytes
 from cloner.audio.joined import check_joined
@@ -72,9 +71,6 @@ BEYOND_SECONDS = 1.0  # decoded beyond the limit, so that nobody mistakes the li
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
-# How the description of an encrypted track begins.
-ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
-
 NO_SOUND = "holds no sound that can be decoded: it is damaged or cut short"
 WENT_AS_TEXT = "was taken for text on its way, which changed its bytes; send them as they are"
 
@@ -93,7 +89,7 @@ def find_out(data: Bytes, limits: InspectionLimits) -> Finding:
     """Decodes a sample and returns what it is; stops soon after `most` seconds. Raises Unreadable."""
     container = find_container(data)
     if container.kind in ("mp4", "quicktime"):
-        _check_index(data, container)
+        check_index(data, container)
     elif container.kind in ("ogg", "flac"):
         check_joined(data, container.kind, container.begins)
     fault = ""
@@ -112,17 +108,6 @@ def find_out(data: Bytes, limits: InspectionLimits) -> Finding:
 def _readings_of_wav(size: int) -> tuple[Options, ...]:
     packet = min(MOST_PACKET, max(LEAST_PACKET, size // PACKETS))
     return {"probesize": "4096", "max_size": str(packet)}, READINGS[1]
-
-
-def _check_index(data: Bytes, container: Container) -> None:
-    """Raises Unreadable if the index is missing or says that the sound is encrypted."""
-    index = find_index(data, container)
-    if index is None:
-        raise Unreadable(
-            "is an MP4 without its index (moov): it was cut short or never finished; send the whole file"
-        )
-    if ENCRYPTED.search(data[slice(*index)]):  # it would decode to noise
-        raise Unreadable(f"is encrypted; {WANTED}, without copy protection")
 
 
 class _Window:

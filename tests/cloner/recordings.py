@@ -33,11 +33,12 @@ def encoded(
     second: str = "",
     video: bool = False,
     loud: bool = True,
+    options: dict[str, str] | None = None,
 ) -> bytes:
     """Noise, or silence, encoded by PyAV; further streams are half as long each, a video stands in front."""
     file = io.BytesIO()
     noise = np.random.default_rng(1)
-    with av.open(file, "w", format=container) as out:
+    with av.open(file, "w", format=container, options=options) as out:
         if video:
             picture = out.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
         codecs = [codec, *[second or codec] * (streams - 1)][:streams]

@@ -172,9 +172,19 @@ async def test_ogg_cut_into(inspector: Inspector) -> None:
     cut = SPEECH["ogg"][9_000:]
     page = cut[cut.index(b"OggS") :]
 
-    assert ("Opus", "audio/ogg", "ogg") == await upload(inspector, cut + SPEECH["opus"])
-    assert ("Opus", "audio/ogg", "ogg") == await upload(inspector, page + SPEECH["opus"])
-    assert "a piece of an OGG stream without its beginning" in (await refusal(inspector, page))[1]
+    for piece in (cut, page):
+        assert ("Opus", "audio/ogg", "ogg") == await upload(inspector, piece + SPEECH["opus"])
+        assert "a piece of an OGG stream without its beginning" in (await refusal(inspector, piece))[1]
+
+
+@pytest.mark.parametrize("at", [1, 333, 60_000, None])
+async def test_flac_in_ogg_cut_into(inspector: Inspector, at: int | None) -> None:
+    """Hears FLAC in OGG from the first whole frame on, wherever it was cut into, the start of a page included."""
+    sample = repacked(SPEECH["flac"], "ogg")
+
+    assert ("FLAC", "audio/flac", "flac") == await upload(
+        inspector, sample[at or sample.index(b"OggS", 60_000) :]
+    )
 
 
 @pytest.mark.parametrize("name", ["ogg", "flac"])
@@ -339,7 +349,8 @@ async def test_quicktime(inspector: Inspector, sample: Making) -> None:
         ("mp4", "libmp3lame", 44100, ("MP3", "audio/mp4", "m4a")),
         ("mov", "adpcm_ima_qt", 44100, ("IMA ADPCM", "video/quicktime", "mov")),
         ("ogg", "libopus", 16000, ("Opus", "audio/ogg", "ogg")),
-        ("wav", "pcm_s24le", 48000, ("PCM", "audio/wav", "wav")),
+        ("wav", "pcm_s24le", 192000, ("PCM", "audio/wav", "wav")),
+        ("wav", "pcm_f64le", 48000, ("PCM", "audio/wav", "wav")),
         ("wav", "pcm_f32le", 16000, ("PCM", "audio/wav", "wav")),
         ("wav", "pcm_alaw", 16000, ("A-law", "audio/wav", "wav")),
         ("wav", "pcm_mulaw", 16000, ("mu-law", "audio/wav", "wav")),
@@ -388,6 +399,22 @@ async def test_video(
     assert expected == await upload(inspector, encoded(container, codec, seconds=4, video=True))
 
 
+@cache
+def fragmented() -> bytes:
+    """MP4 as Safari records it: piece by piece, with no length in front."""
+    return encoded(
+        "mp4", "aac", seconds=4, options={"movflags": "frag_keyframe+empty_moov", "frag_duration": "1000000"}
+    )
+
+
+async def test_fragmented(inspector: Inspector) -> None:
+    """Hears all pieces of an MP4 that was written while it was recorded."""
+    found = await verdict(inspector, fragmented())
+
+    assert ("m4a", "audio/mp4") == (found.format, found.media_type)
+    assert pytest.approx(4.0, abs=0.1) == found.duration_seconds
+
+
 async def test_index_at_the_end(inspector: Inspector) -> None:
     """An MP4 that was not made for streaming is one all the same."""
     sample = encoded("mp4", "aac", seconds=4)
@@ -403,10 +430,12 @@ def wav64(sound: bytes, mark: bytes) -> bytes:
     return mark + b"\xff" * 4 + b"WAVE" + sizes + form + b"data" + b"\xff" * 4 + sound
 
 
-def extensible(sound: bytes) -> bytes:
-    """A WAV file that tells its format by a GUID."""
+def extensible(sound: bytes, bits: int = 16, width: int = 16) -> bytes:
+    """A WAV file that tells its format by a GUID: so many bits of each sample, padded to a width."""
     guid = bytes.fromhex("0100000000001000800000aa00389b71")
-    form = struct.pack("<HHIIHHHHI", 0xFFFE, 1, 44100, 88200, 2, 16, 22, 16, 4) + guid
+    form = (
+        struct.pack("<HHIIHHHHI", 0xFFFE, 1, 44100, 44100 * width // 8, width // 8, width, 22, bits, 4) + guid
+    )
     chunks = b"fmt " + struct.pack("<I", 40) + form + b"data" + struct.pack("<I", len(sound)) + sound
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
 
@@ -619,6 +648,12 @@ FOREIGN = {
         )
     },
     "a piece of WebM": (lambda: SPEECH["webm"][SPEECH["webm"].index(b"\x1f\x43\xb6\x75") :], "is a piece of a WebM recording"),
+    "WebM that was cut into": (lambda: SPEECH["webm"][5_000:], "is a piece of a WebM recording without its beginning"),
+    "Opus that was cut into": (lambda: SPEECH["opus"][5_000:], "is a piece of an OGG stream without its beginning"),
+    "a piece of MP4": (
+        lambda: fragmented()[fragmented().index(b"moof") - 4 :],
+        "is a piece of an MP4 recording without its beginning; send all of its pieces, joined",
+    ),
     "WebM that is cut short": (lambda: SPEECH["webm"][:300], "cannot be decoded: it is damaged or cut short"),
     "an unknown codec": (lambda: WAV_OF["GSM"], f"holds an unknown codec, which is not taken here; {TAKEN}"),
     "PCM of another kind": (
