@@ -10,7 +10,7 @@ from cloner.audio.foreign import foreign_kind, foreign_stream
 from cloner.audio.frames import Bytes, adts_frame, first_chain, first_flac_frame, mpeg_frame
 from cloner.audio.reply import Unreadable
 
-__all__ = ["WANTED", "Container", "Kind", "check_index", "find_container"]
+__all__ = ["WANTED", "Container", "Kind", "check_index", "check_width", "find_container"]
 
 WANTED = (
     "send WAV (16, 24 or 32 bit PCM), MP3, OGG (Vorbis, Opus or FLAC), FLAC, M4A or MP4 (AAC, ALAC or Opus),"
@@ -38,6 +38,9 @@ LEAST_BOX = 8
 
 # How the description of an encrypted track begins.
 ENCRYPTED = re.compile(rb"stsd.{12}(?:enca|drms|aavd)", re.DOTALL)
+# The format chunk of a WAV that says how many bits each sample takes, and how many of them are used.
+WIDTHS = re.compile(rb"fmt .{4}\xfe\xff.{12}(..)\x16\x00(..).{4}\x01\x00", re.DOTALL)
+LONGEST_HEADER = 1 << 20  # bytes of a WAV in which it is looked for
 
 FIRST_PAGE = 2
 LONGEST_PAGE = 1 << 16  # bytes, more than a page of OGG has
@@ -77,6 +80,18 @@ def check_index(data: Bytes, container: Container) -> None:
         )
     if ENCRYPTED.search(data[slice(*index)]):  # it would decode to noise
         raise Unreadable(f"is encrypted; {WANTED}, without copy protection")
+
+
+def check_width(data: Bytes, container: Container) -> None:
+    """Raises Unreadable if the samples of a WAV are padded: ffmpeg reads them as more and shorter ones."""
+    form = WIDTHS.search(data, container.begins, container.begins + LONGEST_HEADER)
+    if form is None:
+        return
+    width, bits = (int.from_bytes(number, "little") for number in form.groups())
+    if 0 < bits <= width - 8:
+        raise Unreadable(
+            f"holds {bits} bit PCM padded to {width} bits, which many decoders misread; {WANTED}"
+        )
 
 
 def _behind_blanks(data: Bytes, at: int) -> tuple[Kind | None, int]:

@@ -28,7 +28,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
 
-from cloner.audio.container import WANTED, Container, Kind, check_index, find_container
+from cloner.audio.container import WANTED, Container, Kind, check_index, check_width, find_container
 from cloner.audio.foreign import CODECS, is_ascii, went_as_text
 from cloner.audio.frames import Bytes
 from cloner.audio.joined import check_joined
@@ -92,6 +92,8 @@ def find_out(data: Bytes, limits: InspectionLimits) -> Finding:
         check_index(data, container)
     elif container.kind in ("ogg", "flac"):
         check_joined(data, container.kind, container.begins)
+    elif container.kind == "wav":
+        check_width(data, container)
     fault = ""
     for reading in _readings_of_wav(len(data)) if container.kind == "wav" else READINGS:
         try:

@@ -660,6 +660,13 @@ FOREIGN = {
         lambda: recording(np.zeros(60_000, "<i4"), width=4).replace(b"\x20\x00data", b"\x18\x00data", 1),
         f"holds PCM of the kind pcm_f24le, which is not taken here; {TAKEN}",
     ),
+    **{
+        f"{bits} of {width} bits": (
+            lambda bits=bits, width=width: extensible(SPEECH["wav"][44:], bits, width),
+            f"holds {bits} bit PCM padded to {width} bits, which many decoders misread; {TAKEN}",
+        )
+        for bits, width in ((24, 32), (20, 32), (16, 32), (16, 24))
+    },
     "nine channels": (
         lambda: recording(np.zeros(90_000, "<i2"), channels=9),
         "holds PCM in 9 channels, more than 8; send mono or stereo",
