@@ -25,11 +25,11 @@ LONGEST_FLAC_HEADER = 16
 Measure = Callable[[Bytes, int], tuple[int, object] | None]
 
 
-def first_chain(data: Bytes, at: int, measure: Measure, first: bytes = b"\xff") -> int | None:
-    """Where the first chain of frames begins that `measure` recognises. Each frame has this first byte."""
+def first_chain(data: Bytes, at: int, measure: Measure, sync: bytes = b"\xff") -> int | None:
+    """Where the first chain of frames begins that `measure` recognises, each of which begins with `sync`."""
     end = min(len(data), at + SEARCHED)
     for _ in range(MOST_SYNCS):
-        at = data.find(first, at, end)
+        at = data.find(sync, at, end)
         if at < 0:
             return None
         if _is_chain(data, at, measure):

@@ -124,7 +124,7 @@ class Inspector:
                 await job.begun.wait()
             # One try, and another one in a fresh worker. Each try has its own time-out where it is made.
             async with asyncio.timeout(3 * self._wall_seconds):
-                finding = await job.done
+                return await job.done
         except TimeoutError:
             raise InspectionUnavailable from None
         finally:
@@ -132,7 +132,6 @@ class Inspector:
             job.abandon()
             # A failure refers to this call, and its job to the failure: such a cycle would keep the sample.
             del job
-        return finding
 
     async def _tend(self, worker: Worker) -> None:
         """Gives jobs to a worker, and replaces the worker when it must be."""
