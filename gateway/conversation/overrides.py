@@ -44,6 +44,8 @@ class KnownAgent(Struct, frozen=True):
 
     refused_leaves: frozenset[str] = frozenset()
     before: Speech = NOTHING
+    call_id: str | None = None
+    """The call for which it was given a caller's voice, if that was said here."""
 
 
 class Overrides:
@@ -57,15 +59,25 @@ class Overrides:
         self._told: TTLCache[str, KnownAgent] = TTLCache(AGENTS, REMEMBERED_SECONDS, now)
         self._said: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
 
-    def update(self, agent_id: str, *, refused_leaves: Collection[str] | None, before: Speech) -> None:
+    def update(
+        self,
+        agent_id: str,
+        *,
+        refused_leaves: Collection[str] | None,
+        before: Speech,
+        call_id: str | None = None,
+    ) -> None:
         """Remembers which overrides an agent refuses, and what it had before it was given a caller's voice.
 
-        `refused_leaves` is None if the settings were not read: then the former value stays. A leaf that has
-        to be left out is logged once.
+        `refused_leaves` is None if the settings were not read: then the former value stays. `call_id` is the
+        call for which the agent was given the voice just now. A leaf that has to be left out is logged once.
         """
+        known = self._known(agent_id)
         if refused_leaves is None:
-            refused_leaves = self._known(agent_id).refused_leaves
-        self._told[agent_id] = KnownAgent(frozenset(refused_leaves), before)
+            refused_leaves = known.refused_leaves
+        if call_id is None and before != NOTHING:
+            call_id = known.call_id
+        self._told[agent_id] = KnownAgent(frozenset(refused_leaves), before, call_id)
         for leaf in sorted(self._leaves.intersection(refused_leaves)):
             if (agent_id, leaf) not in self._said:
                 self._said[agent_id, leaf] = True
@@ -75,9 +87,13 @@ class Overrides:
         """The leaves that an answer for this agent may hold."""
         return self._leaves - self._known(agent_id).refused_leaves
 
-    def speech_before(self, agent_id: str | None) -> Speech:
-        """What the agent had before it was given a caller's voice, if it is known to have one now."""
-        return self._known(agent_id).before
+    def speech_before(self, agent_id: str | None, *, call_id: str | None = None) -> Speech:
+        """What the agent had before it was given a caller's voice, if it is known to have one now.
+
+        Nothing if it is known to have the voice of the call with this `call_id`.
+        """
+        known = self._known(agent_id)
+        return NOTHING if call_id is not None and call_id == known.call_id else known.before
 
     def _known(self, agent_id: str | None) -> KnownAgent:
         return self._told.get(agent_id or "", KnownAgent())
@@ -87,10 +103,14 @@ def remember(
     overrides: Overrides, agent_id: str, told: PrepareCallResponse | OpenCallResponse | FallbackInfo
 ) -> None:
     """Remembers what the cloner said of the agent."""
-    before = Speech()
+    before = NOTHING
     if told.HasField("agent_before"):
         spoken = told.agent_before
         before = Speech(voice_id=spoken.voice_id or None, first_message=spoken.first_message or None)
+    updated = isinstance(told, PrepareCallResponse) and told.agent_updated
     overrides.update(
-        agent_id, refused_leaves=told.refused_leaves if told.settings_seen else None, before=before
+        agent_id,
+        refused_leaves=told.refused_leaves if told.settings_seen else None,
+        before=before,
+        call_id=told.call_id if updated else None,
     )

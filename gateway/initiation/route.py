@@ -141,17 +141,23 @@ def known(context: RouteContext, call: Initiation, progress: Progress) -> Facts:
 
 
 def greeted(context: RouteContext, facts: Facts, response: OpenCallResponse, progress: Progress) -> StartData:
-    """The caller's voice and greeting, as far as the agent lets them be overridden."""
+    """The caller's voice and greeting, as far as the agent lets them be overridden.
+
+    The greeting by name is left out if another caller's voice would say it.
+    """
     leaves = context.overrides.allowed(facts.agent_id)
     heard = response.voice.voice_id if VOICE in leaves else None
+    greeting = response.first_message or None
     progress.log_facts |= {"voice_id": response.voice.voice_id, "voice_reused": True}
     if heard is None:
         progress.reason, progress.fallback = NOT_ACTIVATED, True
+        before = context.overrides.speech_before(facts.agent_id, call_id=response.call_id)
+        greeting = before.first_message or greeting
     return build_start_data(
         structs.replace(facts, name=response.name or None, voice_id=heard),
         variables=context.settings.dynamic_variables,
         leaves=leaves,
-        speech=Speech(voice_id=heard, first_message=response.first_message or None),
+        speech=Speech(voice_id=heard, first_message=greeting),
     )
 
 
