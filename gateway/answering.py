@@ -53,6 +53,7 @@ log = structlog.get_logger()
 
 # How much of a budget is kept for sending the answer.
 HEADROOM_SECONDS = 0.1
+ENCODED = "The body cannot be read as it came. Send it without Content-Encoding, and not compressed."
 
 
 class RouteContext(Struct, frozen=True, kw_only=True):
@@ -165,7 +166,7 @@ async def attempted(
         except ClientGone:
             progress.reason = "client_gone"
         except Exception as failure:  # noqa: BLE001  The HTTP boundary: whatever failed is answered.
-            refused = _refused(failure, progress, codes)
+            refused = _refused(request, failure, progress, codes)
     return Attempt(progress=progress, parts=parts, content=content, refused=refused)
 
 
@@ -202,7 +203,12 @@ def answered(
     return response
 
 
-def _refused(failure: Exception, progress: Progress, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
+def _refused(
+    request: Request[Any, Any, Any],
+    failure: Exception,
+    progress: Progress,
+    codes: Mapping[grpc.StatusCode, str],
+) -> Refusal:
     """The refusal for a failure; its facts are noted in `progress`."""
     if isinstance(failure, DeliveryError):
         progress.note_ids(agent_id=failure.agent_id, conversation_id=failure.conversation_id)
@@ -211,6 +217,11 @@ def _refused(failure: Exception, progress: Progress, codes: Mapping[grpc.StatusC
     if isinstance(failure, PrecallError) and failure.metadata.get("queue") == "own":
         progress.log_facts["queue"] = "own"
     refused = problems.refusal(failure, codes)
+    codings = lines(request.scope["headers"], b"content-encoding")
+    if refused.reason == "MALFORMED_BODY" and any(
+        coding.lower() not in ("", "identity") for coding in codings
+    ):
+        refused = Refusal(reason="UNSUPPORTED_MEDIA_TYPE", message=ENCODED)
     progress.reason = refused.reason
     return refused
 

@@ -6,6 +6,7 @@ text, loses the body of a request that offers an upgrade, and waits for ever for
 its answer. When uvicorn (0.54 as of writing) has such limits itself, this module can go.
 """
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -360,9 +361,10 @@ def _answer() -> tuple[bytes, bytes]:
         Problem(
             error_code=error_code,
             reason="MALFORMED_BODY",
-            error_message="The request is not HTTP/1.1, or its headers are too large.",
+            error_message="The request is not HTTP/1.1, its method is unknown, or its headers are too large.",
             conversation_id=None,
-            trace_id=None,
+            # Nothing of it is traced. Whoever files answers by this id has one for each.
+            trace_id=secrets.token_hex(16),
         )
     )
     head = (

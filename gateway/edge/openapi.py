@@ -17,7 +17,7 @@ FAILURES = {
     408: "The body did not arrive in time.",
     409: "The conversation was asked about for another caller.",
     413: "The body or its sample is too large.",
-    415: "The Content-Type is neither application/json nor multipart/form-data.",
+    415: "The body comes with a Content-Type or Content-Encoding that is not read here.",
     422: "The sample, the voice or the agent was refused.",
     429: "Too much is going on, or for this agent, or from this address; try again after Retry-After.",
     500: "A bug on our side.",

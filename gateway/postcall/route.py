@@ -32,7 +32,7 @@ __all__ = ["post_call"]
 COMPLETE_SECONDS = 5.0
 # Nothing here waits for the provider: if there is no answer in time, the cloner is at fault.
 CODES = {**problems.CODES, grpc.StatusCode.DEADLINE_EXCEEDED: "CLONER_UNAVAILABLE"}
-STATUSES = (400, 401, 403, 408, 413, 429, 500, 503, 504)
+STATUSES = (400, 401, 403, 408, 413, 415, 429, 500, 503, 504)
 
 
 class Acknowledgement(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -123,6 +124,16 @@ async def test_refused(gateway: Start, tell: Tell, cloner: Any, body: bytes, rea
     problem = answer.json()
     assert (400, "VALIDATION_ERROR", reason) == (answer.status_code, problem["error_code"], problem["reason"])
     assert word in problem["error_message"]
+    assert [] == cloner.ended
+
+
+async def test_encoded(gateway: Start, tell: Tell, cloner: Any) -> None:
+    """Says of an event that cannot be read because of its Content-Encoding that it is for this."""
+    answer = await tell(await gateway(), gzip.compress(transcription()), **{"Content-Encoding": "gzip"})
+
+    problem = answer.json()
+    assert (415, "UNSUPPORTED_MEDIA_TYPE") == (answer.status_code, problem["reason"])
+    assert "Content-Encoding" in problem["error_message"]
     assert [] == cloner.ended
 
 
@@ -320,5 +331,6 @@ async def test_description(gateway: Start, client: httpx.AsyncClient) -> None:
     route = described["paths"][PATH]["post"]
     assert ["ElevenLabs-Signature"] == [parameter["name"] for parameter in route["parameters"]]
     assert ["application/json"] == list(route["requestBody"]["content"])
-    assert {"200", "400", "401", "403", "408", "413", "429", "500", "503", "504"} == route["responses"].keys()
+    statuses = {"200", "400", "401", "403", "408", "413", "415", "429", "500", "503", "504"}
+    assert statuses == route["responses"].keys()
     assert {"Acknowledgement", "Problem"} <= described["components"]["schemas"].keys()

@@ -1,4 +1,6 @@
 import asyncio
+import gzip
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -173,6 +175,46 @@ async def test_media_type(gateway: Start, deliver: Deliver) -> None:
     assert (415, "UNSUPPORTED_MEDIA_TYPE") == (answer.status_code, answer.json()["reason"])
 
 
+@pytest.mark.parametrize(
+    ("content_type", "coding", "expected"),
+    [
+        ("application/json", "gzip", (415, "UNSUPPORTED_MEDIA_TYPE")),
+        ("multipart/form-data; boundary=b", "br", (415, "UNSUPPORTED_MEDIA_TYPE")),
+        ("application/json", "Identity", (400, "MALFORMED_BODY")),
+    ],
+)
+async def test_content_encoding(
+    gateway: Start,
+    deliver: Deliver,
+    document: Document,
+    sign: Any,
+    content_type: str,
+    coding: str,
+    expected: tuple[int, str],
+) -> None:
+    """Says of a body that is encoded why it cannot be read, to whom signed it."""
+    url, body = await gateway(), gzip.compress(document())
+    headers = {"content_type": content_type, "Content-Encoding": coding}
+
+    answer = await deliver(url, body, **headers)
+    stranger = await deliver(url, body, **headers, **{"ElevenLabs-Signature": sign(b"another")})
+
+    problem = answer.json()
+    assert (expected, "SIGNATURE_MISMATCH") == (
+        (answer.status_code, problem["reason"]), stranger.json()["reason"]
+    )  # fmt: skip
+    assert ("Content-Encoding" in problem["error_message"]) == (expected[0] == 415)
+
+
+async def test_readable_whatever_its_content_encoding(
+    gateway: Start, deliver: Deliver, document: Document
+) -> None:
+    """Reads what can be read, also from a sender that writes its character set into the wrong header."""
+    answer = await deliver(await gateway(), document(), **{"Content-Encoding": "utf-8"})
+
+    assert 200 == answer.status_code
+
+
 async def test_field_invalid(gateway: Start, deliver: Deliver, document: Document) -> None:
     """Names the field, the conversation and the trace, in the one shape."""
     answer = await deliver(await gateway(), document(agent_id="a/b"))
@@ -208,6 +250,8 @@ async def test_framework(gateway: Start, client: httpx.AsyncClient) -> None:
     }
     keys = {"status", "error_code", "reason", "error_message", "conversation_id", "trace_id"}
     assert all(keys == answer.json().keys() for answer in answers.values())
+    traces = {answer.json()["trace_id"] for answer in answers.values()}
+    assert len(answers) == len([trace for trace in traces if re.fullmatch("[0-9a-f]{32}", str(trace))])
 
 
 async def test_reason_of_the_cloner(
