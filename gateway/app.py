@@ -24,7 +24,7 @@ from precall_client import Precall, Tls, connect
 from environment import Pem, address
 from gateway.answering import make_context
 from gateway.edge.clock import LOOK_SECONDS
-from gateway.edge.closing import Application, LingeringClose
+from gateway.edge.closing import LingeringClose
 from gateway.edge.connection import Connection, Connections
 from gateway.edge.draining import Draining
 from gateway.edge.head import AnsweringHead
@@ -38,7 +38,7 @@ from gateway.measures import UNMEASURED, Measures
 from gateway.postcall.route import post_call
 from gateway.precall.route import webhook
 from gateway.settings import Settings
-from telemetry.http_server import HttpServerTracing
+from telemetry.http_server import Application, HttpServerTracing
 from telemetry.metrics import NOWHERE
 
 __all__ = ["create_app", "listening", "serving"]

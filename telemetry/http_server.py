@@ -33,7 +33,7 @@ from telemetry.metrics import NOWHERE, duration
 from telemetry.parts import SCOPE, traced_by
 from telemetry.tracing import trace_id
 
-__all__ = ["HttpServerTracing"]
+__all__ = ["Application", "HttpServerTracing", "Message", "Receive", "Send"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

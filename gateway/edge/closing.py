@@ -5,19 +5,14 @@ see the answer that was on its way. So what the client still sends is first read
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
 
 from gateway.edge.body import has_body
 from gateway.edge.clock import Clock, end
+from telemetry.http_server import Application, Message, Receive, Send
 
-__all__ = ["Application", "LingeringClose", "Receive", "Send"]
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Any, Receive, Send], Awaitable[None]]
+__all__ = ["LingeringClose"]
 
 # Time for a sender that reads the answer only when it has sent everything. One that pauses has read it.
 LINGER_SECONDS = 5.0

@@ -6,7 +6,7 @@ know whether we got it. A client that reads `Connection: close` sends its next r
 
 from typing import Any
 
-from gateway.edge.closing import Application, Receive, Send
+from telemetry.http_server import Application, Receive, Send
 
 __all__ = ["Draining"]
 

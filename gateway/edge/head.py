@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gateway.edge.closing import Application, Receive, Send
+from telemetry.http_server import Application, Receive, Send
 
 __all__ = ["AnsweringHead"]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from environment import Address, Networks, ip_address
-from gateway.edge.closing import Application, Receive, Send
+from telemetry.http_server import Application, Receive, Send
 
 __all__ = ["SourceRefused", "Sourced", "admit", "network", "source"]
 
