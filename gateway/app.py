@@ -32,7 +32,7 @@ from gateway.edge.limits import COUNT_SECONDS, Limits, counting
 from gateway.edge.path import legible
 from gateway.edge.problems import answer_failure
 from gateway.edge.source import Sourced
-from gateway.health.route import Readiness, health_routes
+from gateway.health.route import PATHS, Readiness, health_routes
 from gateway.initiation.route import initiation_route
 from gateway.measures import UNMEASURED, Measures
 from gateway.postcall.route import post_call
@@ -43,7 +43,6 @@ from telemetry.metrics import NOWHERE
 
 __all__ = ["create_app", "listening", "serving"]
 
-UNTRACED = {"/health", "/health/live", "/health/ready"}
 BACKLOG = 1024
 # libuv accepts one connection in each round of the loop, and a round takes long while much is read. Hundreds
 # of clients that connect again and again would then keep a new client waiting for seconds.
@@ -77,7 +76,7 @@ def create_app(
         logging_config=None,
     )
     traced = HttpServerTracing(
-        AnsweringHead(cast("Application", app)), provider, untraced=UNTRACED, legible=legible, meters=meters
+        AnsweringHead(cast("Application", app)), provider, untraced=PATHS, legible=legible, meters=meters
     )
     return Sourced(LingeringClose(traced), settings.trusted_proxies)
 

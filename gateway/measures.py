@@ -11,7 +11,7 @@ from opentelemetry.metrics import MeterProvider
 from telemetry.facts import KEYS
 from telemetry.metrics import NOWHERE, duration, observe, observe_buffer, parts_of_delivery
 
-__all__ = ["UNMEASURED", "Measures", "Outcome"]
+__all__ = ["DELIVERIES", "EVENTS", "INITIATIONS", "ROUTES", "UNMEASURED", "Measures", "Outcome"]
 
 Outcome = Literal["success", "fallback", "error", "abandoned"]
 Refused = Literal["full", "gave_way", "unreadable"]
@@ -21,8 +21,8 @@ ROUTE, OUTCOME, REASON = "precall.route", KEYS["outcome"], KEYS["reason"]
 OF_SIGNATURES = frozenset(
     {"SIGNATURE_MISSING", "SIGNATURE_MALFORMED", "SIGNATURE_MISMATCH", "SIGNATURE_EXPIRED", "UNAUTHENTICATED"}
 )
-WITH_SAMPLE = "/webhook"
-ROUTES = (WITH_SAMPLE, "/webhook/conversation-init", "/webhook/post-call")
+DELIVERIES, INITIATIONS, EVENTS = "/webhook", "/webhook/conversation-init", "/webhook/post-call"
+ROUTES = (DELIVERIES, INITIATIONS, EVENTS)
 
 
 class Measures:
@@ -74,7 +74,7 @@ class Measures:
         why = {REASON: reason} if reason else {}
         voice = {} if reused is None else {KEYS["voice_reused"]: reused}
         self._deliveries.add(1, {**ended, **why, **voice})
-        if route == WITH_SAMPLE:
+        if route == DELIVERIES:
             self._take_parts(parts)
         if reason in OF_SIGNATURES:
             self._signatures.add(1, {ROUTE: route, REASON: reason})

@@ -2,11 +2,12 @@
 
 from os.path import commonprefix
 
+from gateway.measures import DELIVERIES, ROUTES
+
 __all__ = ["legible"]
 
 # A slash at the end is often written, and says nothing of anybody.
-OURS = ("/webhook/", "/webhook/conversation-init/", "/webhook/post-call/")
-BEGINNING = "/webhook"
+OURS = tuple(f"{route}/" for route in ROUTES)
 MASK = "#"
 
 
@@ -15,7 +16,7 @@ def legible(path: str) -> str | None:
 
     None for a path that does not begin as ours do: nobody mistyped it.
     """
-    if not path.startswith(BEGINNING):
+    if not path.startswith(DELIVERIES):
         return None
     # By characters, so that it shows where a URL was mistyped.
     shown = max((commonprefix((path, ours)) for ours in OURS), key=len)  # noqa: RUF071

@@ -14,9 +14,10 @@ from precall.v1 import cloning_pb2
 
 from gateway.edge import problems
 
-__all__ = ["Readiness", "health_routes"]
+__all__ = ["PATHS", "Readiness", "health_routes"]
 
 SERVICE = cloning_pb2.DESCRIPTOR.services_by_name["CloningService"].full_name
+HEALTH, LIVE, READY = PATHS = ("/health", "/health/live", "/health/ready")
 ASK_SECONDS = 1.0
 ANSWER_SECONDS = 1.0
 STOPPING = "This gateway is about to stop."
@@ -78,11 +79,11 @@ def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
         description="The cloner does not answer, or this gateway is about to stop.",
     )
 
-    @get(["/health", "/health/live"], summary="Whether the process lives")
+    @get([HEALTH, LIVE], summary="Whether the process lives")
     async def live() -> Health:
         return Health()
 
-    @get("/health/ready", summary="Whether deliveries can be taken", responses={503: unready})
+    @get(READY, summary="Whether deliveries can be taken", responses={503: unready})
     async def prepared() -> Response[Health]:
         if await readiness.ready():
             return Response(Health())

@@ -46,6 +46,7 @@ from gateway.edge.problems import Unauthenticated
 from gateway.initiation import request as initiation
 from gateway.initiation.description import InitiationOperation
 from gateway.initiation.request import Initiation
+from gateway.measures import INITIATIONS
 from gateway.settings import MAX_INITIATION_BYTES
 from telemetry.parts import part
 
@@ -60,9 +61,7 @@ def initiation_route(context: RouteContext) -> HTTPRouteHandler:
     """The route `POST /webhook/conversation-init`."""
     failures = responses(problems.Problem, STATUSES)
 
-    @post(
-        "/webhook/conversation-init", status_code=200, operation_class=InitiationOperation, responses=failures
-    )
+    @post(INITIATIONS, status_code=200, operation_class=InitiationOperation, responses=failures)
     async def start_conversation(request: Request[Any, Any, Any]) -> Response[StartData]:
         attempt = await attempted(request, context, handled)
         return answered(request, context, attempt, fallback=fallback_answer(context, attempt))

@@ -22,6 +22,7 @@ from gateway.answering import Progress, RouteContext, answered, attempted, verif
 from gateway.edge import problems
 from gateway.edge.aside import Aside
 from gateway.edge.openapi import responses
+from gateway.measures import EVENTS
 from gateway.postcall import request as event
 from gateway.postcall.description import CompleteOperation
 from gateway.postcall.request import Event
@@ -48,7 +49,7 @@ def post_call(context: RouteContext) -> HTTPRouteHandler:
     failures = responses(problems.Problem, STATUSES)
     handle = partial(handled, Aside())
 
-    @post("/webhook/post-call", status_code=200, operation_class=CompleteOperation, responses=failures)
+    @post(EVENTS, status_code=200, operation_class=CompleteOperation, responses=failures)
     async def tell_end(request: Request[Any, Any, Any]) -> Response[Acknowledgement]:
         return answered(request, context, await attempted(request, context, handle, codes=CODES))
 

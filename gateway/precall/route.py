@@ -43,6 +43,7 @@ from gateway.edge.openapi import responses
 from gateway.edge.problems import DeadlineTooShort
 from gateway.edge.signature import VerifiedBody
 from gateway.edge.source import source
+from gateway.measures import DELIVERIES
 from gateway.precall.answer import FallbackCall, PreparedCall, fallback, prepared
 from gateway.precall.description import DeliverOperation
 from gateway.precall.questions import AgentQuestions
@@ -68,7 +69,7 @@ def webhook(context: RouteContext) -> HTTPRouteHandler:
     questions = AgentQuestions(context.cloner, context.overrides)
     handle = partial(handled, Aside())
 
-    @post("/webhook", status_code=200, operation_class=DeliverOperation, responses=failures)
+    @post(DELIVERIES, status_code=200, operation_class=DeliverOperation, responses=failures)
     async def deliver(request: Request[Any, Any, Any]) -> Response[PreparedCall | FallbackCall]:
         attempt = await attempted(request, context, handle)
         await ask_agent(context, questions, attempt)
