@@ -183,18 +183,20 @@ def answered(
     """
     progress, refused = attempt.progress, attempt.refused
     response: Response[Any]
-    if refused is None:
-        response = NoAnswer(None) if attempt.content is None else Response(attempt.content, status_code=200)
-    elif fallback is None:
-        response = problems.answer(refused, progress.conversation_id)
+    outcome: Outcome
+    if refused is not None and fallback is None:
+        response, outcome = problems.answer(refused, progress.conversation_id), "error"
+    elif refused is None and attempt.content is None:
+        response, outcome = NoAnswer(None), "abandoned"
     else:
-        progress.fallback = True
-        response = Response(fallback, status_code=200)
+        progress.fallback = progress.fallback or refused is not None
+        response = Response(attempt.content if refused is None else fallback, status_code=200)
+        outcome = "fallback" if progress.fallback else "success"
     route, reused = request.scope["path_template"], progress.log_facts.get("voice_reused")
-    log_outcome(route, progress, attempt.parts, response.status_code)
+    _log_outcome(route, outcome, attempt)
     context.measures.delivery_ended(
         route,
-        _outcome(progress, response.status_code),
+        outcome,
         progress.reason,
         reused=None if reused is None else reused is True,
         seconds=asyncio.get_running_loop().time() - progress.began,
@@ -305,36 +307,27 @@ def _occupant(request: Request[Any, Any, Any]) -> Occupant | None:
     return occupant
 
 
-def log_outcome(route: str | None, progress: Progress, parts: Parts, status: int | None) -> None:
-    """Writes the outcome of a delivery to its span and to the log.
-
-    Without a status the client had gone before the answer.
-    """
+def _log_outcome(route: str, outcome: Outcome, attempt: Attempt) -> None:
+    """Writes the outcome of a delivery to its span and to the log."""
+    progress, refused = attempt.progress, attempt.refused
+    status = refused.status if refused is not None and outcome == "error" else 200
     facts: dict[str, Any] = {
         "route": route,
-        "outcome": _outcome(progress, status),
+        "outcome": outcome,
         "reason": progress.reason,
         "fallback": progress.fallback,
         **progress.log_facts,
         "duration_ms": progress.duration_ms,
-        **parts.milliseconds,
+        **attempt.parts.milliseconds,
     }
     facts = {name: value for name, value in facts.items() if value is not None}
     note(**facts)
-    if status is None:
+    if outcome == "abandoned":
         log.info("delivery abandoned", **facts)
     elif progress.fallback or status >= 500:
         log.warning("delivery answered", status=status, **facts)
     else:
         log.info("delivery answered", status=status, **facts)
-
-
-def _outcome(progress: Progress, status: int | None) -> Outcome:
-    if status is None:
-        return "abandoned"
-    if status >= 400:
-        return "error"
-    return "fallback" if progress.fallback else "success"
 
 
 def lines(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:

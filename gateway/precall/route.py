@@ -129,26 +129,16 @@ async def handled(
 
 async def ask_agent(context: RouteContext, questions: AgentQuestions, attempt: Attempt) -> None:
     """Finds out how the agent speaks if its call goes on and the cloner has not heard of it."""
-    progress = attempt.progress
-    facts = progress.facts
-    left = _left(context.settings, progress)
-    if (
-        falls_back(context, attempt)
-        and facts is not None
-        and not progress.cloner_asked
-        and left >= LEAST_SECONDS
-    ):
+    facts, left = facts_to_go_on(context, attempt), _left(context.settings, attempt.progress)
+    if facts is not None and not attempt.progress.cloner_asked and left >= LEAST_SECONDS:
         await questions.ask(facts.agent_id or "", seconds=left)
 
 
-def falls_back(context: RouteContext, attempt: Attempt) -> bool:
-    """Whether the call of a delivery that was refused goes on without the caller's voice."""
-    return (
-        context.settings.precall_fallback == "default_voice"
-        and attempt.progress.facts is not None
-        and attempt.refused is not None
-        and attempt.refused.status in FALLBACK_STATUSES
-    )
+def facts_to_go_on(context: RouteContext, attempt: Attempt) -> Facts | None:
+    """What is known of a call whose delivery was refused, if it goes on without the caller's voice."""
+    allowed = context.settings.precall_fallback == "default_voice"
+    goes_on = allowed and attempt.refused is not None and attempt.refused.status in FALLBACK_STATUSES
+    return attempt.progress.facts if goes_on else None
 
 
 def fallback_answer(context: RouteContext, attempt: Attempt) -> FallbackCall | None:
@@ -160,7 +150,7 @@ def fallback_answer(context: RouteContext, attempt: Attempt) -> FallbackCall | N
         # Whatever becomes of this call, the next one may have to do without the cloner.
         remember(context.overrides, facts.agent_id or "", refused.fallback)
         facts = structs.replace(facts, call_id=refused.fallback.call_id or facts.call_id)
-    if not falls_back(context, attempt):
+    if facts_to_go_on(context, attempt) is None:
         return None
     return fallback(refused.reason, facts, context.settings, context.overrides, attempt.progress.duration_ms)
 
