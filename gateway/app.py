@@ -140,7 +140,8 @@ async def serving(
                 server_header=False,
                 proxy_headers=False,  # uvicorn would trust the proxies that a variable of its own names
                 timeout_keep_alive=settings.precall_keep_alive_seconds,
-                # With 0 uvicorn does not look before it says that requests had to be cancelled.
+                # Any number will do, whatever the annotation says. With 0 uvicorn does not look before it
+                # says that requests had to be cancelled.
                 timeout_graceful_shutdown=math.ceil(grace - drain) or LOOK_SECONDS,  # type: ignore[arg-type]
             )
         )

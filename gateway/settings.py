@@ -45,7 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     elevenlabs_webhook_secret: tuple[Key, ...]
     """Several while a secret is being replaced: a signature under any of them is accepted."""
 
-    precall_webhook_host: Host = Host("0.0.0.0")  # noqa: S104  A container serves on all its addresses.
+    precall_webhook_host: Host = Host("0.0.0.0")  # noqa: S104 - a container serves on all its addresses
     precall_webhook_port: Port = 3005
 
     cloner_target: Target = Target("localhost:50051")

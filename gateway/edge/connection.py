@@ -164,7 +164,7 @@ class Connection(HttpToolsProtocol):
         if self._answering():
             raise NotTaken  # Nothing is read ahead: this request hides in the last piece of a malformed body.
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
+        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]  # ASGI lets a server add its own
         self._header_bytes = self._idle_bytes = 0
         self._headed = self._whole = False
         self._chunks = self._chunked_bytes = 0
@@ -237,7 +237,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             self._start_stalled(CLOSE_SECONDS)
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's own text is not told.
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own text is not told
         """Answers what is not HTTP, unless another answer has begun."""
         self._connections.measures.connection_refused("unreadable")
         if not self._under_way() or not self.cycle.response_started:

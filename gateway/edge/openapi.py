@@ -33,8 +33,12 @@ KEPT = {"description", "pattern", "enum", *WORDS}
 
 
 def text(description: str, **more: object) -> Schema:
-    """A string."""
-    return Schema(type=OpenAPIType.STRING, description=description, **more)  # type: ignore[arg-type]
+    """A string. `more` are other fields of Schema."""
+    return Schema(
+        type=OpenAPIType.STRING,
+        description=description,
+        **more,  # type: ignore[arg-type]  # each field has a type of its own
+    )
 
 
 def fields(required: list[str], **properties: Schema) -> Schema:

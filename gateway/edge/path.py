@@ -18,6 +18,5 @@ def legible(path: str) -> str | None:
     """
     if not path.startswith(DELIVERIES):
         return None
-    # By characters, so that it shows where a URL was mistyped.
-    shown = max((commonprefix((path, ours)) for ours in OURS), key=len)  # noqa: RUF071
+    shown = max((commonprefix((path, ours)) for ours in OURS), key=len)  # noqa: RUF071 - by characters: to the typo
     return shown if shown == path else shown + MASK

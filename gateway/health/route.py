@@ -88,7 +88,7 @@ def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
         if await readiness.ready():
             return Response(Health())
         message = STOPPING if readiness.leaving else ""
-        return problems.answer(  # type: ignore[return-value]
+        return problems.answer(  # type: ignore[return-value]  # described as an answer of its own, with 503
             problems.Refusal(reason="CLONER_UNAVAILABLE", message=message)
         )
 
