@@ -21,8 +21,9 @@ Value = str | int | float | bool
 # A variable that is empty may fail the conversation, as a missing one does.
 UNKNOWN = "unknown"
 
-# What somebody says of the caller, and what is dropped from it.
+# What somebody says of the caller.
 OF_THE_CALLER = frozenset({"name", "date_of_birth", "phone_number"})
+# What is dropped from that: an agent reads `{{...}}` as a variable of its own.
 BRACES = str.maketrans("", "", "{}")
 
 
@@ -118,5 +119,5 @@ def _filled(value: Value, facts: Facts) -> Value:
 def _known(facts: Facts, name: str) -> str:
     """What is known of that name; empty where nothing of it can be seen."""
     text = getattr(facts, name) or ""
-    # Ids are given back as they are. An agent reads `{{...}}` as a variable of its own.
+    # Ids are given back as they are.
     return spoken(text.translate(BRACES)) if name in OF_THE_CALLER else text

@@ -28,7 +28,7 @@ class Clock:
     def set(self, when: float, ring: Callable[[], object]) -> None:
         """Calls `ring` soon after `when`, in the running loop's time.
 
-        Set again to a time that is over, it goes on: the last look is not begun anew with each byte.
+        If the last look has begun, a time that is already over does not begin it again.
         """
         if self._looking and when <= asyncio.get_running_loop().time():
             return

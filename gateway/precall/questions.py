@@ -1,10 +1,10 @@
 """Asks how an agent speaks, for a delivery that is refused here before the cloner hears of it.
 
-The agent may have another caller's voice by then, which another gateway was told. OpenCall is asked, which
-makes nothing and changes no agent, about a conversation that nobody else has. Its end is told first, so that
-no call is in progress for it at any time: as long as one was, the agent would be given nobody's voice. What
-is asked is bounded: one question about an agent at a time, and one a second, however many deliveries are
-refused. The cloner keeps one call for all questions of a process about an agent.
+Meanwhile another gateway may have been told that the agent speaks with another caller's voice. OpenCall is
+asked, which makes nothing and changes no agent, about a conversation that nobody else has. CompleteCall goes
+first, so that this conversation never counts as a call in progress, which would keep the agent from being
+given a voice. What is asked is bounded: one question about an agent at a time, and one a second, however many
+deliveries are refused. The cloner keeps one call for all questions of a process about an agent.
 """
 
 import asyncio
