@@ -41,10 +41,10 @@ __all__ = [
     "RouteContext",
     "answered",
     "attempted",
-    "lines",
+    "header_values",
     "make_context",
     "mark_verified",
-    "read",
+    "receive_body",
     "verified_body",
     "verifier",
 ]
@@ -165,7 +165,7 @@ async def attempted(
             content = await handle(request, context, progress)
         except ClientGone:
             progress.reason = "client_gone"
-        except Exception as failure:  # noqa: BLE001  The HTTP boundary: whatever failed is answered.
+        except Exception as failure:  # noqa: BLE001 - the HTTP boundary: whatever failed is answered
             refused = _refused(request, failure, progress, codes)
     return Attempt(progress=progress, parts=parts, content=content, refused=refused)
 
@@ -219,7 +219,7 @@ def _refused(
     if isinstance(failure, PrecallError) and failure.metadata.get("queue") == "own":
         progress.log_facts["queue"] = "own"
     refused = problems.refusal(failure, codes)
-    codings = lines(request.scope["headers"], b"content-encoding")
+    codings = header_values(request.scope["headers"], b"content-encoding")
     if refused.reason == "MALFORMED_BODY" and any(
         coding.lower() not in ("", "identity") for coding in codings
     ):
@@ -230,7 +230,7 @@ def _refused(
 
 def verifier(request: Request[Any, Any, Any], context: RouteContext) -> Verifier:
     """What the body is checked with. Raises SignatureError if the header alone is reason enough."""
-    header = lines(request.scope["headers"], b"elevenlabs-signature")
+    header = header_values(request.scope["headers"], b"elevenlabs-signature")
     return Verifier(header, context.secrets, now=context.now())
 
 
@@ -256,13 +256,13 @@ async def verified_body(
             trim(check)
         share.hold(check.kept)
 
-    progress.began = await read(request, context, feed, share, limit=limit, seconds=seconds)
+    progress.began = await receive_body(request, context, feed, share, limit=limit, seconds=seconds)
     body = check.finish()
     mark_verified(request, share, progress)
     return body
 
 
-async def read(
+async def receive_body(
     request: Request[Any, Any, Any],
     context: RouteContext,
     feed: Callable[[bytes], None],
@@ -330,7 +330,7 @@ def _log_outcome(route: str, outcome: Outcome, attempt: Attempt) -> None:
         log.info("delivery answered", status=status, **facts)
 
 
-def lines(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
     """Every value that a header was sent with."""
     return [value.decode("latin-1") for key, value in headers if key == name]
 

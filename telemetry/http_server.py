@@ -114,7 +114,7 @@ class HttpServerTracing:
             finally:
                 if not quiet:
                     self._seconds.record(time.perf_counter() - began, request.measured)
-                if request.is_told:
+                if request.is_exported:
                     span.end()
 
     async def _traced(self, request: "_Request", scope: Any, receive: Receive, send: Send) -> None:
@@ -130,7 +130,7 @@ class HttpServerTracing:
             nonlocal answered
             if message["type"] == "http.response.start":
                 request.begin_answer(message["status"])
-                if request.is_told and request.span.get_span_context().is_valid:
+                if request.is_exported and request.span.get_span_context().is_valid:
                     traceresponse = (b"traceresponse", _traceresponse(request.span))
                     message["headers"] = [*message.get("headers", ()), traceresponse]
             elif message["type"] == "http.response.body" and not message.get("more_body"):
@@ -153,7 +153,7 @@ class HttpServerTracing:
         route = scope.get("path_template")
         if route:
             request.span.update_name(f"{scope['method']} {route}")
-            request.tell(HTTP_ROUTE, route)
+            request.note(HTTP_ROUTE, route)
         # What a route does not say itself is a stranger's text.
         if path := scope["path"] if route == scope["path"] else self._legible(scope["path"]):
             request.span.set_attribute(URL_PATH, path)
@@ -165,38 +165,38 @@ class _Request:
     def __init__(self, span: Span, measured: dict[str, str | int], *, quiet: bool) -> None:
         self.span = span
         self.measured = measured
-        self.is_told = not quiet
+        self.is_exported = not quiet
         """Whether the trace is known outside. Of a quiet request only an answer from 400 up is."""
 
-    def tell(self, key: str, value: str | int) -> None:
+    def note(self, key: str, value: str | int) -> None:
         self.span.set_attribute(key, value)
         self.measured[key] = value
 
     def begin_answer(self, status: int) -> None:
-        self.tell(HTTP_RESPONSE_STATUS_CODE, status)
-        self.is_told = self.is_told or status >= 400
+        self.note(HTTP_RESPONSE_STATUS_CODE, status)
+        self.is_exported = self.is_exported or status >= 400
         if status >= 500:
             self.fail(str(status))
 
     def fail(self, error: str) -> None:
-        self.tell(ERROR_TYPE, error)
+        self.note(ERROR_TYPE, error)
         self.span.set_status(StatusCode.ERROR)
 
 
 def _addresses(scope: Any) -> dict[str, str | int]:
     """The addresses of client and server, and the client's program."""
-    told: dict[str, str | int] = {}
+    attributes: dict[str, str | int] = {}
     if client := scope.get("client"):
-        told[CLIENT_ADDRESS] = client[0]
+        attributes[CLIENT_ADDRESS] = client[0]
     if server := scope.get("server"):
-        told[SERVER_ADDRESS] = server[0]
+        attributes[SERVER_ADDRESS] = server[0]
         if server[1]:
-            told[SERVER_PORT] = server[1]
+            attributes[SERVER_PORT] = server[1]
     for name, value in scope["headers"]:
         if name == b"user-agent":
-            told[USER_AGENT_ORIGINAL] = UNPRINTABLE.sub("?", value[:LONGEST_AGENT].decode("latin-1"))
+            attributes[USER_AGENT_ORIGINAL] = UNPRINTABLE.sub("?", value[:LONGEST_AGENT].decode("latin-1"))
             break
-    return told
+    return attributes
 
 
 def _links(scope: Any) -> list[Link]:

@@ -56,8 +56,8 @@ class Overrides:
 
     def __init__(self, leaves: Collection[str], now: Callable[[], float] = time.monotonic) -> None:
         self._leaves = frozenset(leaves)
-        self._told: TTLCache[str, KnownAgent] = TTLCache(AGENTS, REMEMBERED_SECONDS, now)
-        self._said: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
+        self._agents: TTLCache[str, KnownAgent] = TTLCache(AGENTS, REMEMBERED_SECONDS, now)
+        self._logged: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
 
     def update(
         self,
@@ -77,10 +77,10 @@ class Overrides:
             refused_leaves = known.refused_leaves
         if call_id is None and before != NOTHING:
             call_id = known.call_id
-        self._told[agent_id] = KnownAgent(frozenset(refused_leaves), before, call_id)
+        self._agents[agent_id] = KnownAgent(frozenset(refused_leaves), before, call_id)
         for leaf in sorted(self._leaves.intersection(refused_leaves)):
-            if (agent_id, leaf) not in self._said:
-                self._said[agent_id, leaf] = True
+            if (agent_id, leaf) not in self._logged:
+                self._logged[agent_id, leaf] = True
                 log.warning("override left out", agent_id=agent_id, leaf=leaf, switch_on=f"{SWITCH}.{leaf}")
 
     def allowed(self, agent_id: str | None) -> frozenset[str]:
@@ -96,21 +96,21 @@ class Overrides:
         return NOTHING if call_id is not None and call_id == known.call_id else known.before
 
     def _known(self, agent_id: str | None) -> KnownAgent:
-        return self._told.get(agent_id or "", KnownAgent())
+        return self._agents.get(agent_id or "", KnownAgent())
 
 
 def remember(
-    overrides: Overrides, agent_id: str, told: PrepareCallResponse | OpenCallResponse | FallbackInfo
+    overrides: Overrides, agent_id: str, answer: PrepareCallResponse | OpenCallResponse | FallbackInfo
 ) -> None:
     """Remembers what the cloner said of the agent."""
     before = NOTHING
-    if told.HasField("agent_before"):
-        spoken = told.agent_before
+    if answer.HasField("agent_before"):
+        spoken = answer.agent_before
         before = Speech(voice_id=spoken.voice_id or None, first_message=spoken.first_message or None)
-    updated = isinstance(told, PrepareCallResponse) and told.agent_updated
+    updated = isinstance(answer, PrepareCallResponse) and answer.agent_updated
     overrides.update(
         agent_id,
-        refused_leaves=told.refused_leaves if told.settings_seen else None,
+        refused_leaves=answer.refused_leaves if answer.settings_seen else None,
         before=before,
-        call_id=told.call_id if updated else None,
+        call_id=answer.call_id if updated else None,
     )

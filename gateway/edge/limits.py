@@ -75,22 +75,28 @@ class Memory(MemoryStorage):
 
 
 class Limits:
-    """Counts deliveries. `agents` and `sources` are storages, which may be one and the same.
+    """Counts deliveries. Both storages of counts may be one and the same.
 
     If a storage does not answer within `seconds`, the delivery is not counted.
     """
 
     def __init__(
-        self, agent: Rate, source: Rate, agents: Storage, sources: Storage, *, seconds: float
+        self,
+        agent_rate: Rate,
+        source_rate: Rate,
+        agent_counts: Storage,
+        source_counts: Storage,
+        *,
+        seconds: float,
     ) -> None:
         self._seconds = seconds
         self._rates = {
-            "agent": None if agent.is_off else limits.parse(agent),
-            "source": None if source.is_off else limits.parse(source),
+            "agent": None if agent_rate.is_off else limits.parse(agent_rate),
+            "source": None if source_rate.is_off else limits.parse(source_rate),
         }
         self._windows = {
-            "agent": SlidingWindowCounterRateLimiter(agents),
-            "source": SlidingWindowCounterRateLimiter(sources),
+            "agent": SlidingWindowCounterRateLimiter(agent_counts),
+            "source": SlidingWindowCounterRateLimiter(source_counts),
         }
         self._failing = False
         self._rests_until = 0.0
@@ -137,7 +143,7 @@ class Limits:
         try:
             async with asyncio.timeout(self._seconds):
                 answer = await ask()
-        except Exception as failure:  # noqa: BLE001  Whatever it is about counting that fails, the call goes on.
+        except Exception as failure:  # noqa: BLE001 - whatever it is about counting that fails, the call goes on
             self._rests_until = time.monotonic() + REST_SECONDS
             if not self._failing:
                 self._failing = True

@@ -125,11 +125,11 @@ CODES: Mapping[grpc.StatusCode, str] = {
 
 # These are addressed to us and not to the sender, who may have done nothing wrong: the cloner does not accept
 # our token.
-OUR_OWN = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+REFUSING_US = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 
 # These are about the connection between us and the cloner, of which the sender knows nothing: a cloner of
 # another version, or a request of ours that arrived too slowly.
-OF_THE_WAY = frozenset(
+BETWEEN_US_AND_CLONER = frozenset(
     {
         ("METHOD_NOT_ALLOWED", grpc.StatusCode.UNIMPLEMENTED),
         ("BODY_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED),
@@ -248,10 +248,10 @@ def answer_failure(request: Request[Any, Any, Any], failure: Exception) -> Respo
 
 def _refusal_of_call(failure: PrecallError, codes: Mapping[grpc.StatusCode, str]) -> Refusal:
     code, known = failure.code, failure.told and failure.reason in ANSWERS
-    if (failure.reason if known else code.name) in OUR_OWN:
+    if (failure.reason if known else code.name) in REFUSING_US:
         log.error("cloner refuses us, check CLONER_TOKEN", code=code.name)
         reason, message = "CLONER_UNAVAILABLE", ""
-    elif failure.told and (failure.reason, code) in OF_THE_WAY:
+    elif failure.told and (failure.reason, code) in BETWEEN_US_AND_CLONER:
         reason, message = "CLONER_UNAVAILABLE", ""
     elif known:
         reason, message = failure.reason, failure.message

@@ -83,14 +83,14 @@ def _reported(headers: Iterable[tuple[bytes, bytes]], peer: Address, trusted: Ne
     """The source of the request, as the trusted peer reports it; None where two headers disagree."""
     headers = list(headers)
     chains = [_hops(headers, b"x-forwarded-for"), _hops(headers, b"forwarded")]
-    told = {
+    reported = {
         _first_stranger(hops, peer, trusted, read)
         for hops, read in zip(chains, (_address, _forwarded), strict=True)
         if hops
     }
-    if len(told) > 1:
+    if len(reported) > 1:
         return None
-    return told.pop() if told else peer
+    return reported.pop() if reported else peer
 
 
 def _hops(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:

@@ -32,9 +32,9 @@ from gateway.answering import (
     RouteContext,
     answered,
     attempted,
-    lines,
+    header_values,
     mark_verified,
-    read,
+    receive_body,
     verified_body,
     verifier,
 )
@@ -105,7 +105,7 @@ async def received(
     headers = request.scope["headers"]
     seconds = max(0.0, min(ends - progress.began, context.settings.body_timeout_seconds))
     with context.bodies.share(MAX_INITIATION_BYTES, "initiations") as share:
-        if _carries(context.settings.conversation_init_token, lines(headers, b"authorization")):
+        if _carries(context.settings.conversation_init_token, header_values(headers, b"authorization")):
             mark_verified(request, share, progress)
             content = bytearray()
 
@@ -113,9 +113,9 @@ async def received(
                 content.extend(chunk)
                 share.hold(len(content))
 
-            await read(request, context, feed, share, limit=MAX_INITIATION_BYTES, seconds=seconds)
+            await receive_body(request, context, feed, share, limit=MAX_INITIATION_BYTES, seconds=seconds)
             return bytes(content)
-        if not lines(headers, b"elevenlabs-signature"):
+        if not header_values(headers, b"elevenlabs-signature"):
             raise Unauthenticated
         check = verifier(request, context)
         verified = await verified_body(

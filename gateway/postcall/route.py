@@ -2,7 +2,7 @@
 
     POST /webhook/post-call   bytes and headers
     verified_body()           -> VerifiedBody | SignatureError, BodyError          (answering.py)
-    event.read()              -> Event | DeliveryError, BodyError
+    read()                    -> Event | DeliveryError, BodyError
     complete()                -> whether there was such a call | PrecallError
     answer                    -> 200, or what problems.py makes of the failure
 
@@ -23,9 +23,8 @@ from gateway.edge import problems
 from gateway.edge.aside import Aside
 from gateway.edge.openapi import responses
 from gateway.measures import EVENTS
-from gateway.postcall import request as event
 from gateway.postcall.description import CompleteOperation
-from gateway.postcall.request import Event
+from gateway.postcall.request import Event, read, trim
 from telemetry.parts import part
 
 __all__ = ["post_call"]
@@ -60,20 +59,20 @@ async def handled(
     aside: Aside, request: Request[Any, Any, Any], context: RouteContext, progress: Progress
 ) -> Acknowledgement:
     """One event, from its bytes to its answer."""
-    told = await received(aside, request, context, progress)
-    progress.note_ids(agent_id=told.agent_id, conversation_id=told.conversation_id)
-    if told.type:
-        progress.log_facts["event_type"] = told.type
+    event = await received(aside, request, context, progress)
+    progress.note_ids(agent_id=event.agent_id, conversation_id=event.conversation_id)
+    if event.type:
+        progress.log_facts["event_type"] = event.type
     try:
-        if not told.ends_call:
+        if not event.ends_call:
             progress.reason = "ignored"
         else:
             with part("cloner"):
-                found = await complete(context.cloner, told)
+                found = await complete(context.cloner, event)
             progress.reason = "call_ended" if found else "call_unknown"
     finally:
-        context.measures.event_ended(told.type, progress.reason or "error")
-    return Acknowledgement(conversation_id=told.conversation_id)
+        context.measures.event_ended(event.type, progress.reason or "error")
+    return Acknowledgement(conversation_id=event.conversation_id)
 
 
 async def received(
@@ -91,21 +90,21 @@ async def received(
             progress,
             limit=settings.max_event_bytes,
             seconds=settings.post_call_timeout_seconds,
-            trim=partial(event.trim, most=most),
+            trim=partial(trim, most=most),
         )
-        return await aside.read(len(body.content), partial(event.read, body))
+        return await aside.read(len(body.content), partial(read, body))
 
 
-async def complete(cloner: Precall, told: Event) -> bool:
+async def complete(cloner: Precall, event: Event) -> bool:
     """Ends the call, and returns whether there was such a call. Raises PrecallError.
 
     A sender that hangs up does not stop this: the call is over in any case.
     """
     response = await cloner.complete_call(
-        conversation_id=told.conversation_id or "",
-        call_id=told.call_id or "",
-        agent_id=told.agent_id or "",
-        voice_id=told.voice_id or "",
+        conversation_id=event.conversation_id or "",
+        call_id=event.call_id or "",
+        agent_id=event.agent_id or "",
+        voice_id=event.voice_id or "",
         seconds=COMPLETE_SECONDS,
     )
     return response.found

@@ -136,10 +136,10 @@ class SentDelivery(SentMetadata, kw_only=True):
 M = TypeVar("M", bound=SentMetadata)
 
 
-def media_type(lines: Sequence[str]) -> MediaType:
-    """The media type of the Content-Type header. Raises DeliveryError if it is not one that is read here."""
-    if len(lines) == 1:
-        kind, options = form.options(lines[0])
+def media_type(values: Sequence[str]) -> MediaType:
+    """The one that the Content-Type headers name. Raises DeliveryError if it is none that is read here."""
+    if len(values) == 1:
+        kind, options = form.options(values[0])
         if kind == "application/json":
             return MediaType(boundary=None)
         if kind == "multipart/form-data":
@@ -267,11 +267,11 @@ def _strictly(content: bytes, kind: type[M], what: str) -> M:
         if failure is None:
             raise DeliveryError("MALFORMED_BODY", f"{what} must be a JSON object.") from None
         # Reads the body a second time, which only such a fault causes.
-        told = fields(content, "type", "agent_id", "conversation_id")
-        if MISSING.search(str(fault)) and text(told.get("type")) not in (None, EVENT):
+        sent = fields(content, "type", "agent_id", "conversation_id")
+        if MISSING.search(str(fault)) and text(sent.get("type")) not in (None, EVENT):
             # An event for another address lacks what is needed here, and its type says why.
             failure = _invalid("type", f'must be "{EVENT}"')
-        _note_call(failure, text(told.get("agent_id")), text(told.get("conversation_id")))
+        _note_call(failure, text(sent.get("agent_id")), text(sent.get("conversation_id")))
         raise failure from None
 
 

@@ -2,9 +2,9 @@
 
     POST /webhook       bytes and headers
     verified_body()     -> VerifiedBody | SignatureError, BodyError                (answering.py)
-    receive()           -> Delivery | DeliveryError
+    received()          -> Delivery | DeliveryError
     limits              -> | OverLimit, of the source before the body is read, of the agent here
-    _enough()            -> the seconds that are left | DeadlineTooShort
+    _enough()           -> the seconds that are left | DeadlineTooShort
     ask_cloner()        -> PrepareCallResponse | PrecallError, ClientGone
     prepared()          -> PreparedCall, FallbackCall                              (answer.py)
     ask_agent()         -> how the agent speaks, for a call that goes on although it was refused here
@@ -30,7 +30,7 @@ from gateway.answering import (
     RouteContext,
     answered,
     attempted,
-    lines,
+    header_values,
     verified_body,
     verifier,
 )
@@ -88,7 +88,7 @@ async def handled(
         # Faults in the headers are refused before the body is read. The signature is checked first, so that a
         # stranger learns of no other fault.
         check = verifier(request, context)
-        media = media_type(lines(request.scope["headers"], b"content-type"))
+        media = media_type(header_values(request.scope["headers"], b"content-type"))
         await context.limits.count_source(source(request.scope), left=_left(settings, progress))
         began, counted = progress.began, asyncio.get_running_loop().time()
         verified = await verified_body(
@@ -103,7 +103,7 @@ async def handled(
         if progress.began - counted < AT_ONCE_SECONDS:
             # The body had begun to arrive while its source was counted.
             progress.began = began
-        delivery, facts = await receive(aside, verified, media, settings, progress)
+        delivery, facts = await received(aside, verified, media, settings, progress)
         del verified, check
         # Counted after the verification, so that no stranger can use up an agent's limit.
         await context.limits.count_agent(delivery.agent_id, left=_enough(_left(settings, progress)))
@@ -155,7 +155,7 @@ def fallback_answer(context: RouteContext, attempt: Attempt) -> FallbackCall | N
     return fallback(refused.reason, facts, context.settings, context.overrides, attempt.progress.duration_ms)
 
 
-async def receive(
+async def received(
     aside: Aside, body: VerifiedBody, media: MediaType, settings: Settings, progress: Progress
 ) -> tuple[Delivery, Facts]:
     """What the cloner is sent, and what the answer needs of it. Raises DeliveryError and DeadlineTooShort."""
