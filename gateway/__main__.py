@@ -11,7 +11,7 @@ from telemetry.variables import drop_unusable
 
 
 def main() -> int:
-    """The exit status: 0 after SIGTERM or SIGINT, 2 for a faulty setting, 1 if nothing can be served."""
+    """The exit status: 0 after SIGTERM or SIGINT, 2 for a faulty setting or limit, 1 if it cannot serve."""
     open_missing_streams()
     try:
         settings = read(Settings, os.environ)

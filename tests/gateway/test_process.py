@@ -17,6 +17,7 @@ from precall.v1.cloning_pb2 import PrepareCallResponse
 from gateway.edge.limits import REST_SECONDS
 from tests.kit.ports import free_port
 from tests.kit.processes.gateway import SECRET, Start, ended, ready
+from tests.kit.python import python
 from tests.kit.valkey import running as running_valkey
 
 MEBIBYTE = 1_048_576
@@ -123,6 +124,21 @@ async def test_open_files(start: Start) -> None:
     assert resource.prlimit(enough.pid, resource.RLIMIT_NOFILE)[0] >= 1_000 + 64
     assert b"fewer connections than set" in told
     assert str(hard - 128).encode() in told
+
+
+async def test_too_few_open_files() -> None:
+    """Says so and ends where it may not even open what it needs itself."""
+    code = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+runpy.run_module("gateway", run_name="__main__", alter_sys=True)
+"""
+    settings = {"ELEVENLABS_WEBHOOK_SECRET": SECRET, "PRECALL_WEBHOOK_PORT": "0"}
+    async with python("-c", code, env={"PATH": os.environ["PATH"], **settings}) as process:
+        actual = await ended(process)
+
+    expected = "gateway: may open only 20 files at once, and needs 64 at least: raise the limit (ulimit -n)\n"
+    assert (2, "", expected) == actual
 
 
 async def test_in_flight(
