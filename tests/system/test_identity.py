@@ -106,6 +106,25 @@ async def test_shared_number(running, spans, speech: bytes) -> None:
     assert "caller_ambiguous" == root.attributes["precall.reason"]
 
 
+async def test_greeting_without_the_voice(running, speech: bytes) -> None:
+    """At an agent that speaks with a caller's voice, which no override changes, that caller alone is greeted by name."""
+    anna = {"name": "Anna", "phone_number": "+31612340013"}
+    leaves = {"override_leaves": ("agent.first_message",)}
+    async with running(of_gateway=INITIATION | leaves) as system:
+        for n, caller in enumerate((anna, IVAN)):
+            await system.end(f"conv_{n - 1}")
+            answer = await system.deliver(speech, conversation_id=f"conv_{n}", caller_metadata=caller)
+            assert answer.json()["agent_updated"]
+        told = [
+            await asked(system, caller["phone_number"], conversation)
+            for caller, conversation in ((anna, "conv_2"), (IVAN, "conv_1"))
+        ]
+
+    assert ["Hello! How can I help you today?", "Hallo Ivan, fijn dat je belt!"] == [
+        answer["conversation_config_override"]["agent"]["first_message"] for answer in told
+    ]
+
+
 @pytest.mark.parametrize("form", ["json", "form"])
 @pytest.mark.parametrize("policy", ["error", "default_voice"])
 async def test_names(running, speech: bytes, form: str, policy: str) -> None:
