@@ -50,6 +50,9 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     persons: int | None
     """How many persons the call or its number stands for; 2 means several, None that it was not looked up."""
 
+    agent_updated: bool
+    """Whether the agent itself speaks with this voice now."""
+
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What a call needs."""

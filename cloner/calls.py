@@ -114,6 +114,7 @@ class Calls:
             self._voices.usable(noted.voice, deadline=asking),
             self._agent_settings.refused_leaves(agent_id, deadline=asking),
         )
+        given = noted.agent.row
         greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
         return Opened(
             call_id=noted.call.id,
@@ -123,6 +124,11 @@ class Calls:
             agent_before=agent_before(noted),
             refused_leaves=refused_leaves,
             persons=noted.persons,
+            agent_updated=(
+                voice is not None
+                and given is not None
+                and (given.marker, given.former_marker) == (voice.marker, None)
+            ),
         )
 
     async def begin(self, call: Call, sample: bytes) -> Begun:

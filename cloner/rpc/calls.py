@@ -108,6 +108,7 @@ async def open_call(
             agent_before=messages.speech(opened.agent_before),
             refused_leaves=sorted(opened.refused_leaves or ()),
             settings_seen=opened.refused_leaves is not None,
+            agent_updated=opened.agent_updated,
             caller_match=MATCHES[opened.persons],
         )
     return pb.OpenCallResponse()

@@ -44,8 +44,6 @@ class KnownAgent(Struct, frozen=True):
 
     refused_leaves: frozenset[str] = frozenset()
     before: Speech = NOTHING
-    call_id: str | None = None
-    """The call for which it was given a caller's voice, if that was said here."""
 
 
 class Overrides:
@@ -59,25 +57,15 @@ class Overrides:
         self._agents: TTLCache[str, KnownAgent] = TTLCache(AGENTS, REMEMBERED_SECONDS, now)
         self._logged: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
 
-    def update(
-        self,
-        agent_id: str,
-        *,
-        refused_leaves: Collection[str] | None,
-        before: Speech,
-        call_id: str | None = None,
-    ) -> None:
+    def update(self, agent_id: str, *, refused_leaves: Collection[str] | None, before: Speech) -> None:
         """Remembers which overrides an agent refuses, and what it had before it was given a caller's voice.
 
-        `refused_leaves` is None if the settings were not read: then the former value stays. `call_id` is the
-        call for which the agent was given the voice just now. A leaf that has to be left out is logged once.
+        `refused_leaves` is None if the settings were not read: then the former value stays. A leaf that has
+        to be left out is logged once.
         """
-        known = self._known(agent_id)
         if refused_leaves is None:
-            refused_leaves = known.refused_leaves
-        if call_id is None and before != NOTHING:
-            call_id = known.call_id
-        self._agents[agent_id] = KnownAgent(frozenset(refused_leaves), before, call_id)
+            refused_leaves = self._known(agent_id).refused_leaves
+        self._agents[agent_id] = KnownAgent(frozenset(refused_leaves), before)
         for leaf in sorted(self._leaves.intersection(refused_leaves)):
             if (agent_id, leaf) not in self._logged:
                 self._logged[agent_id, leaf] = True
@@ -87,13 +75,9 @@ class Overrides:
         """The leaves that an answer for this agent may hold."""
         return self._leaves - self._known(agent_id).refused_leaves
 
-    def speech_before(self, agent_id: str | None, *, call_id: str | None = None) -> Speech:
-        """What the agent had before it was given a caller's voice, if it is known to have one now.
-
-        Nothing if it is known to have the voice of the call with this `call_id`.
-        """
-        known = self._known(agent_id)
-        return NOTHING if call_id is not None and call_id == known.call_id else known.before
+    def speech_before(self, agent_id: str | None) -> Speech:
+        """What the agent had before it was given a caller's voice, if it is known to have one now."""
+        return self._known(agent_id).before
 
     def _known(self, agent_id: str | None) -> KnownAgent:
         return self._agents.get(agent_id or "", KnownAgent())
@@ -107,10 +91,6 @@ def remember(
     if answer.HasField("agent_before"):
         spoken = answer.agent_before
         before = Speech(voice_id=spoken.voice_id or None, first_message=spoken.first_message or None)
-    updated = isinstance(answer, PrepareCallResponse) and answer.agent_updated
     overrides.update(
-        agent_id,
-        refused_leaves=answer.refused_leaves if answer.settings_seen else None,
-        before=before,
-        call_id=answer.call_id if updated else None,
+        agent_id, refused_leaves=answer.refused_leaves if answer.settings_seen else None, before=before
     )

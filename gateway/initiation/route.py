@@ -150,8 +150,8 @@ def greeted(context: RouteContext, facts: Facts, response: OpenCallResponse, pro
     progress.log_facts |= {"voice_id": response.voice.voice_id, "voice_reused": True}
     if heard is None:
         progress.reason, progress.fallback = NOT_ACTIVATED, True
-        before = context.overrides.speech_before(facts.agent_id, call_id=response.call_id)
-        greeting = before.first_message or greeting
+        if not response.agent_updated:
+            greeting = context.overrides.speech_before(facts.agent_id).first_message or greeting
     return build_start_data(
         structs.replace(facts, name=response.name or None, voice_id=heard),
         variables=context.settings.dynamic_variables,

@@ -498,6 +498,7 @@ class OpenCallResponse(_message.Message):
     REFUSED_LEAVES_FIELD_NUMBER: _builtins.int
     SETTINGS_SEEN_FIELD_NUMBER: _builtins.int
     CALLER_MATCH_FIELD_NUMBER: _builtins.int
+    AGENT_UPDATED_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """Names this call, as in PrepareCallResponse. While no PrepareCall has said who is calling, the same
     conversation, `call_sid` or `sip_call_id` from another number is another call, with an id of its own.
@@ -510,6 +511,10 @@ class OpenCallResponse(_message.Message):
     """Whether the agent's own settings were seen, as in PrepareCallResponse."""
     caller_match: Global___CallerMatch.ValueType
     """How many callers are known by the call or its number."""
+    agent_updated: _builtins.bool
+    """Whether the agent itself speaks with this voice now. Where it does not, and no override may carry the
+    voice, the greeting does not fit: another voice would say it.
+    """
     @_builtins.property
     def voice(self) -> Global___Voice:
         """The caller's voice. Absent where nobody's voice is to be used: no caller is known by the number,
@@ -537,10 +542,11 @@ class OpenCallResponse(_message.Message):
         refused_leaves: _abc.Iterable[_builtins.str] | None = ...,
         settings_seen: _builtins.bool = ...,
         caller_match: Global___CallerMatch.ValueType = ...,
+        agent_updated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "call_id", b"call_id", "caller_match", b"caller_match", "first_message", b"first_message", "name", b"name", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_before", b"agent_before", "agent_updated", b"agent_updated", "call_id", b"call_id", "caller_match", b"caller_match", "first_message", b"first_message", "name", b"name", "refused_leaves", b"refused_leaves", "settings_seen", b"settings_seen", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
