@@ -4,7 +4,7 @@ import asyncio
 import base64
 import random
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
 
 import numpy as np
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 # Each process that runs tests reads all tables, and makes few of the recordings in them.
 Making = Callable[[], bytes]
+Plain = Callable[[str], Awaitable[Finding]]
 
 LIMITS = SampleLimits(
     max_bytes=10 << 20, min_seconds=3.0, max_seconds=600.0, min_sound_seconds=1.0, min_rate=16_000
@@ -103,11 +104,24 @@ IN_FRONT = {
 }
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plain_of(inspector: Inspector) -> Callable[[str], Awaitable[Finding]]:
+    """What the recording of a format is by itself, which is heard once."""
+    heard: dict[str, Finding] = {}
+
+    async def plain(name: str) -> Finding:
+        if name not in heard:
+            heard[name] = await verdict(inspector, SPEECH[name])
+        return heard[name]
+
+    return plain
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("front", IN_FRONT.values(), ids=IN_FRONT)
-async def test_something_in_front(inspector: Inspector, front: bytes, name: str) -> None:
+async def test_something_in_front(inspector: Inspector, plain_of: Plain, front: bytes, name: str) -> None:
     """Hears the same recording, whatever stands in front of it."""
-    plain = await verdict(inspector, SPEECH[name])
+    plain = await plain_of(name)
     found = await verdict(inspector, front + SPEECH[name])
 
     assert (plain.format, plain.extension, plain.sample_rate) == (
@@ -140,9 +154,9 @@ async def test_where_it_begins(inspector: Inspector, name: str, front: bytes, be
 
 
 @pytest.mark.parametrize("name", FORMATS)
-async def test_something_behind(inspector: Inspector, name: str) -> None:
+async def test_something_behind(inspector: Inspector, plain_of: Plain, name: str) -> None:
     """Hears the same recording, with tags at its end or without."""
-    plain = await verdict(inspector, SPEECH[name])
+    plain = await plain_of(name)
     old = b"TAG" + b"Voice".ljust(125, b"\x00")
     found = [
         await verdict(inspector, SPEECH[name] + behind)
@@ -708,20 +722,20 @@ async def test_opus_reads_as_48_khz(inspector: Inspector) -> None:
 @pytest.mark.parametrize(
     ("sample", "kind", "told"),
     [
-        (pcm(tone(2.1)), SampleTooShort, "Voice sample too short: 2.1 s, at least 3.0 s needed"),
+        (lambda: pcm(tone(2.1)), SampleTooShort, "Voice sample too short: 2.1 s, at least 3.0 s needed"),
         (
-            encoded("flac", "flac", seconds=602, rate=8_000, loud=False),
+            lambda: encoded("flac", "flac", seconds=602, rate=8_000, loud=False),
             SampleTooLong,
             "more than the 600.0 s allowed",
         ),
-        (pcm(tone(4, rate=8_000), rate=8_000), SampleRateTooLow, "8000 Hz, at least 16000 Hz needed"),
-        (pcm(nothing(4)), SampleSilent, "0.0 s of its 4.0 s"),
+        (lambda: pcm(tone(4, rate=8_000), rate=8_000), SampleRateTooLow, "8000 Hz, at least 16000 Hz needed"),
+        (lambda: pcm(nothing(4)), SampleSilent, "0.0 s of its 4.0 s"),
     ],
     ids=["short", "long", "rate", "silent"],
 )
-async def test_limits(inspector: Inspector, sample: bytes, kind: type[SampleRefused], told: str) -> None:
+async def test_limits(inspector: Inspector, sample: Making, kind: type[SampleRefused], told: str) -> None:
     """Each limit is told with what was found and what is needed."""
-    name, message = await refusal(inspector, sample)
+    name, message = await refusal(inspector, sample())
 
     assert (kind.__name__, True) == (name, told in message)
 
