@@ -21,6 +21,9 @@ from typing import Self
 
 import aiohttp
 import httpx
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from yarl import URL
 
 __all__ = ["AiohttpTransport", "authorities"]
@@ -38,8 +41,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """Opened and closed by the client that it is given to.
 
     It keeps connections open and does not bound how many there are, nor how long a request as a whole takes;
-    of the time-outs it keeps those of connecting and of reading. A GET or DELETE that meets a kept connection
-    which the other side has just closed is sent once more, over a new one.
+    of the time-outs it keeps those of connecting and of reading. Each request is sent once: one that meets a
+    kept connection which the other side has just closed is a ReadError, as on any other connection.
     """
 
     def __init__(self, authorities: ssl.SSLContext) -> None:
@@ -48,12 +51,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._authorities, limit=0),
+            connector=_Connector(ssl=self._authorities, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             # httpx does that.
             auto_decompress=False,
             trust_env=False,
         )
+        # aiohttp 3.14 sends a GET or DELETE again, at once and unseen, when its connection breaks, also a new
+        # one. That is for the retry rule alone. The line can go once ClientSession has an option for it.
+        self._session._retry_connection = False  # noqa: SLF001 - there is no public name for it
         return self
 
     async def __aexit__(
@@ -87,6 +93,23 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             response.status, headers=list(response.raw_headers), stream=_Stream(response), request=request
         )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Closes a kept connection on which something came that nobody had asked for.
+
+    aiohttp 3.14 looks for that only when a connection is put back, and would take it for the answer to the
+    next request. This can go once it also looks when a connection is taken out again.
+    """
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (
+            (kept := await super()._get(key, traces)) is not None
+            and kept.protocol is not None
+            and kept.protocol.should_close
+        ):
+            kept.close()
+        return kept
 
 
 class _Stream(httpx.AsyncByteStream):

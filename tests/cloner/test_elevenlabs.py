@@ -135,7 +135,8 @@ async def test_connection_refused(speech: bytes) -> None:
     ids=str,
 )
 async def test_reads_are_tried_again(provider: ElevenLabs, emulator: Emulator, fault: dict) -> None:
-    """A read outlives two failures of a kind that passes."""
+    """A read outlives two failures of a kind that passes, the first on a connection that was kept."""
+    await provider.subscription(deadline=soon())
     emulator.faults.set(Fault(method="GET", path=AGENT, times=2, **fault))
 
     agent = await provider.read_agent("agent_demo", deadline=soon())
@@ -144,11 +145,18 @@ async def test_reads_are_tried_again(provider: ElevenLabs, emulator: Emulator, f
     assert 3 == len(emulator.requests.matching(path=AGENT))
 
 
-async def test_reads_end_after_so_many_tries(provider: ElevenLabs, emulator: Emulator) -> None:
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [({"error": "rate_limit_exceeded"}, failures.Busy), ({"drop": "before"}, failures.Unavailable)],
+    ids=str,
+)
+async def test_reads_end_after_so_many_tries(
+    provider: ElevenLabs, emulator: Emulator, fault: dict, expected: type[Exception]
+) -> None:
     """Three tries, no more."""
-    emulator.faults.set(Fault(method="GET", path=AGENT, times=None, error="rate_limit_exceeded"))
+    emulator.faults.set(Fault(method="GET", path=AGENT, times=None, **fault))
 
-    with pytest.raises(failures.Busy):
+    with pytest.raises(expected):
         await provider.read_agent("agent_demo", deadline=soon())
 
     assert 3 == len(emulator.requests.matching(path=AGENT))

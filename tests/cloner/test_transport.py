@@ -105,6 +105,7 @@ async def test_refused_before_the_body_is_read() -> None:
     assert (413, b"no") == (answer.status_code, answer.content)
 
 
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -112,7 +113,7 @@ async def test_refused_before_the_body_is_read() -> None:
         (b"SSH-2.0-OpenSSH_9\r\n\r\n", httpx.RemoteProtocolError),
     ],
 )  # fmt: skip
-async def test_broken_answer(answer: bytes, expected: type[Exception]) -> None:
+async def test_broken_answer(answer: bytes, expected: type[Exception], method: str) -> None:
     """A connection that breaks after the request, or what is no HTTP, may have done what was asked."""
     asked = 0
 
@@ -124,13 +125,14 @@ async def test_broken_answer(answer: bytes, expected: type[Exception]) -> None:
 
     async with served(serve) as place, client() as http:
         with pytest.raises(expected):
-            await http.post(f"http://{place}/", content=b"x")
+            await http.request(method, f"http://{place}/", content=b"x")
 
     assert 1 == asked
 
 
-async def test_kept_connection_that_was_closed() -> None:
-    """What may have been done is never sent twice, and so may have been done: no matter how old the connection."""
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
+async def test_kept_connection_that_was_closed(method: str) -> None:
+    """Nothing is sent twice here, whatever is asked and however old the connection: so it may have been done."""
     asked = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -142,11 +144,35 @@ async def test_kept_connection_that_was_closed() -> None:
             writer.write(answer)
 
     async with served(serve) as place, client() as http:
-        await http.post(f"http://{place}/", content=b"x")
+        await http.request(method, f"http://{place}/", content=b"x")
         with pytest.raises(httpx.ReadError):
-            await http.post(f"http://{place}/", content=b"x")
+            await http.request(method, f"http://{place}/", content=b"x")
 
     assert 2 == asked
+
+
+async def test_answer_that_nobody_asked_for() -> None:
+    """What comes on a kept connection between two requests is the answer to neither: the next gets another."""
+    received = asyncio.Event()
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await head(reader)
+        writer.write(OK)
+        await received.wait()
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+        await reader.read()
+
+    async with served(serve) as place, client() as http:
+        await http.get(f"http://{place}/")
+        received.set()
+        for _ in range(5):  # turns of the loop, in which it is sent and arrives
+            await asyncio.sleep(0)
+        answer = await http.get(f"http://{place}/")
+
+    assert (200, b"ok", 2) == (answer.status_code, answer.content, connections)
 
 
 async def test_silence() -> None:
