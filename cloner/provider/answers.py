@@ -130,6 +130,7 @@ class _Config(msgspec.Struct):
 
 class _Agent(msgspec.Struct):
     conversation_config: object
+    agent_id: object = None
     platform_settings: object = None
     branch_id: object = None
     main_branch_id: object = None
@@ -181,9 +182,14 @@ def read_deleted(body: bytes) -> None:
         raise ProtocolBroken
 
 
-def read_agent(body: bytes) -> Agent:
-    """How an agent speaks, and what its settings refuse."""
+def read_agent(body: bytes, agent_id: str) -> Agent:
+    """How the agent speaks that was asked about, and what its settings refuse.
+
+    An answer that names another agent cannot be read.
+    """
     agent = _decode(body, _Agent)
+    if isinstance(agent.agent_id, str) and agent.agent_id != agent_id:
+        raise ProtocolBroken
     branches = agent.branch_id, agent.main_branch_id
     return Agent(
         _spoken(agent.conversation_config),

@@ -163,7 +163,7 @@ class ElevenLabs:
             "GET", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
             most=AGENT_BYTES, gone=NO_AGENT,
         )  # fmt: skip
-        return answers.read_agent(answer)
+        return answers.read_agent(answer, agent_id)
 
     async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
         """Gives the agent a voice, a greeting or both, and changes nothing else. Returns what it has then.
@@ -181,7 +181,7 @@ class ElevenLabs:
             gone={**NO_AGENT, "voice_not_found": failures.AgentRejected},
             json={"conversation_config": config},
         )  # fmt: skip
-        after = _read_done(answer, answers.read_agent)
+        after = _read_done(answer, partial(answers.read_agent, agent_id=agent_id))
         if after.voice is None:
             raise ProtocolBroken(maybe_done=True)
         if not after.on_main_branch:

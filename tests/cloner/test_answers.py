@@ -247,7 +247,7 @@ def test_ids_that_do_not_fit(voice_id: Any) -> None:
     assert ["good"] == [voice.voice_id for voice in page.voices]
 
     agent = {"conversation_config": {"tts": {"voice_id": voice_id}, "agent": {"first_message": "Hi"}}}
-    spoken = read_agent(json.dumps(agent).encode()).voice
+    spoken = read_agent(json.dumps(agent).encode(), "agent").voice
     # No voice at all is what some agents have.
     assert spoken == (AgentVoice(None, "Hi") if voice_id in ("", None) else None)
 
@@ -296,7 +296,7 @@ def test_greetings_that_cannot_be_kept(greeting: Any) -> None:
         "platform_settings": {"overrides": {"conversation_config_override": {"tts": {"voice_id": True}}}},
     }
 
-    agent = read_agent(json.dumps(told).encode())
+    agent = read_agent(json.dumps(told).encode(), "agent")
 
     assert (None, frozenset({"agent.first_message"})) == (agent.voice, agent.refused_leaves)
 
@@ -315,8 +315,8 @@ def test_what_nobody_needs_hides_nothing(text: str) -> None:
     """What is not read need not be readable."""
     body = text % json.dumps(AGENT)[1:-1]
 
-    assert AgentVoice("v", "Hi") == read_agent(body.encode()).voice
-    assert AgentVoice("v", "Hi") == read_agent(body.encode().replace(b"half", b"\xff")).voice
+    assert AgentVoice("v", "Hi") == read_agent(body.encode(), "agent").voice
+    assert AgentVoice("v", "Hi") == read_agent(body.encode().replace(b"half", b"\xff"), "agent").voice
 
 
 @pytest.mark.parametrize("part", ["\ud83d", ["\ud83d"], {"tts": "\ud83d"}, {"\ud83d": 1, "tts": 7}], ids=repr)
@@ -326,7 +326,7 @@ def test_half_an_emoji_where_something_else_should_be(part: Any) -> None:
     listed = [{"voice_id": "v", "voice_verification": "\ud83d"}, {"voice_id": "w"}]
     page = {"voices": listed, "has_more": False}
 
-    assert read_agent(json.dumps(agent).encode()).voice is None
+    assert read_agent(json.dumps(agent).encode(), "agent").voice is None
     assert ["w"] == [voice.voice_id for voice in read_page(json.dumps(page).encode()).voices]
 
 
@@ -334,7 +334,7 @@ def test_bytes_that_are_no_text_are_no_greeting() -> None:
     """A greeting is never kept other than as it is."""
     body = json.dumps(AGENT).encode().replace(b"Hi", b"H\xff")
 
-    assert read_agent(body).voice is None
+    assert read_agent(body, "agent").voice is None
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4)
     | st.dictionaries(
         st.sampled_from(
-            ["voice_id", "voices", "labels", "has_more", "next_page_token", "requires_verification", "status",
+            ["voice_id", "voices", "labels", "agent_id", "has_more", "next_page_token", "requires_verification", "status",
              "conversation_config", "tts", "agent", "first_message", "platform_settings", "overrides", "detail",
              "conversation_config_override", "next_character_count_reset_unix", "created_at_unix", "code", "loc",
              "voice_verification", "message", "type"]
@@ -375,8 +375,8 @@ json_values = st.recursive(
     max_leaves=25,
 )  # fmt: skip
 READS: list[Callable[[bytes], object]] = [
-    read_new_voice, lambda body: read_voice(body, "v"), read_page, read_deleted, read_agent,
-    read_subscription,
+    read_new_voice, lambda body: read_voice(body, "v"), read_page, read_deleted,
+    lambda body: read_agent(body, "agent"), read_subscription,
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Nothing irreversible follows from an answer that nobody can read, and nobody's voice is taken for another's."""
 
 import asyncio
+import copy
 import time
 from typing import Any
 
@@ -183,21 +184,38 @@ async def test_agent_that_is_gone_keeps_no_voice(
         await eventually(lambda: not emulator.voices.custom)
 
 
+@pytest.mark.parametrize("about", ["agent_demo", "agent_other"])
 async def test_update_that_is_not_what_was_asked_for(
-    cloning, emulator: Emulator, speech: bytes, eventually
+    cloning, emulator: Emulator, speech: bytes, eventually, about: str
 ) -> None:
-    """A restoration whose answer still names our voice was none."""
+    """A restoration whose answer still names our voice, or is about another agent, was none."""
     before, clock = spoken(emulator), Clock()
+    other = copy.deepcopy(emulator.agents["agent_demo"]) | {"agent_id": "agent_other"}
 
     async with cloning(now=clock, voice_clone_keep_hours=0.0, provider_attempts=1) as cloner:
         with capture_logs() as logs:
             await cloner.PrepareCall(call(speech), timeout=10)
-            emulator.faults.set(
-                Fault(method="PATCH", path=AGENT, status=200, body=emulator.agents["agent_demo"])
-            )
+            body = other if about == "agent_other" else emulator.agents["agent_demo"]
+            emulator.faults.set(Fault(method="PATCH", path=AGENT, status=200, body=body))
             await end(cloner)
             await eventually(clock.passing_pauses(logs, lambda: not emulator.voices.custom))
 
+    assert before == spoken(emulator)
+
+
+async def test_agent_that_was_not_asked_for(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """What another agent has is never put back into this one: its own is not known, so it is not changed."""
+    other = copy.deepcopy(emulator.agents["agent_demo"]) | {"agent_id": "agent_other"}
+    other["conversation_config"]["tts"]["voice_id"] = "voice0fAnotherAgent0"
+    emulator.faults.set(Fault(method="GET", path=AGENT, status=200, body=other))
+    before = spoken(emulator)
+
+    async with cloning(voice_clone_keep_hours=0.0) as cloner:
+        answer = await cloner.PrepareCall(call(speech), timeout=10)
+        await end(cloner)
+        await eventually(lambda: not emulator.voices.custom)
+
+    assert (False, False) == (answer.agent_updated, answer.settings_seen)
     assert before == spoken(emulator)
 
 
