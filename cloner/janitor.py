@@ -307,7 +307,10 @@ class Janitor:
 
     async def _judged(self, marker: str, row: VoiceRow | None, voice: ListedVoice, now: float) -> str | None:
         """Adopts a voice that a create without an answer made, or removes one that nobody will use."""
-        made = voice.created_at_unix
+        # ElevenLabs need not say when a voice was made; an intent is stored just before.
+        made = row.created_at if voice.created_at_unix is None and row is not None else voice.created_at_unix
+        if made is None:
+            log.warning("voice of unknown age", voice_id=voice.voice_id)
         if made is None or made < int(self._store.created_at) or made > now - self._terms.grace:
             return None
         its_own = row is not None and row.voice_id == voice.voice_id and row.state in ("ready", "deleting")

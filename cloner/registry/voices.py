@@ -60,6 +60,9 @@ class Recorded(msgspec.Struct, frozen=True):
 # The `stated` of a call that failed after a delivery had stated its caller.
 NOBODY = "-"
 
+# Why a voice failed that is not to be used, though ElevenLabs has it.
+NOT_TO_BE_USED = (CONSENT_WITHDRAWN, "VOICE_NEEDS_VERIFICATION")
+
 # In the order of the row's fields.
 FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,
     owner, {SEEN} AS alive_at, tries, reason, traceparent, consent, consent_at,
@@ -250,8 +253,8 @@ def record(
     if row is None:
         return None
     intended = row.state == "intended"
-    # A replacement that failed stays failed, and so does a voice whose consent was withdrawn.
-    late = row.state == "failed" and row.replaces is None and row.reason != CONSENT_WITHDRAWN
+    # A replacement that failed stays failed, and so does a voice that nobody may use.
+    late = row.state == "failed" and row.replaces is None and row.reason not in NOT_TO_BE_USED
     if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
         return None
     if is_anothers(tx, voice_id, marker=marker):

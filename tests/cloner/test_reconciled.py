@@ -1,14 +1,19 @@
 """What the registry learns from ElevenLabs by itself, now and then."""
 
+import asyncio
 from typing import Any
 
 import msgspec
+from structlog.testing import capture_logs
 
-from emulator import Emulator
-from tests.kit.failures import failure, told
+from emulator import Emulator, Fault
+from tests.cloner.clock import Clock
+from tests.kit.failures import failure, refusal, told
+from tests.kit.provider import CREATE, VOICE
 from tests.kit.requests import call
 
 SOON: dict[str, Any] = {"reconcile_seconds": 0.3, "reconcile_grace_seconds": 0.0}
+LIST = "/v2/voices"
 
 
 async def test_create_that_was_sent_twice(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
@@ -36,3 +41,63 @@ async def test_plan_that_was_raised(cloning, emulator: Emulator, speech: bytes, 
         await cloner.PrepareCall(call(speech), timeout=10)
 
     assert "VOICE_MONTHLY_LIMIT" == still.reason
+
+
+async def test_voice_that_needs_verification_stays_refused(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """Where it could not be removed at once it is removed later, also if the list does not tell what it needs."""
+    clock = Clock()
+    async with cloning(now=clock, reconcile_seconds=0.3, reconcile_grace_seconds=60.0) as cloner:
+        emulator.faults.set(
+            Fault(method="POST", path=CREATE, requires_verification=True),
+            Fault(method="DELETE", path=VOICE, status=403, body="<html>403 Forbidden</html>"),
+        )
+        with capture_logs() as logs:
+            refused = await refusal(cloner.PrepareCall(call(speech), timeout=10))
+            await eventually(lambda: [line for line in logs if line["event"] == "voice not deleted yet"])
+        (voice,) = emulator.voices.custom
+        listed = {
+            "voice_id": voice.voice_id,
+            "labels": voice.labels,
+            "created_at_unix": voice.created_at_unix,
+        }
+        emulator.faults.set(
+            Fault(
+                method="GET", path=LIST, times=None, status=200,
+                body={"voices": [listed | {"voice_verification": None}], "has_more": False},
+            )
+        )  # fmt: skip
+        clock.ahead = 100
+        await eventually(lambda: not emulator.voices.custom)
+
+    assert "VOICE_NEEDS_VERIFICATION" == refused[0]
+
+
+async def test_voices_of_unknown_age(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A voice that ElevenLabs does not date is as old as its intent; one without an intent is left, and told."""
+    clock = Clock()
+    later = {"error": "system_busy", "headers": {"Retry-After": "120"}}
+    async with cloning(
+        now=clock, precall_deployment="ours", reconcile_seconds=0.3, reconcile_grace_seconds=60.0
+    ) as cloner:
+        emulator.faults.set(
+            Fault(method="POST", path=CREATE, drop="after"),
+            Fault(method="GET", path=LIST, times=None, **later),
+        )
+        assert "PROVIDER_UNAVAILABLE" == (await refusal(cloner.PrepareCall(call(speech), timeout=10)))[0]
+        (voice,) = emulator.voices.custom
+        ours = {"voice_id": voice.voice_id, "labels": voice.labels, "created_at_unix": None}
+        nobodys = ours | {"voice_id": "nobodys", "labels": {**voice.labels, "precall": "precall-ours-nobody"}}
+        body = {"voices": [ours, nobodys], "has_more": False}
+        emulator.faults.set(Fault(method="GET", path=LIST, times=None, status=200, body=body))
+        with capture_logs() as logs:
+            clock.ahead = 100
+            async with asyncio.timeout(30):
+                while not [line for line in logs if line["event"] == "reconciled" and line["adopted"]]:
+                    await asyncio.sleep(0.01)
+        known = await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)
+
+    assert (voice.voice_id, True) == (known.voice.voice_id, known.voice_reused)
+    assert {"nobodys"} == {line["voice_id"] for line in logs if line["event"] == "voice of unknown age"}
+    assert [] == emulator.requests.matching(method="DELETE")
