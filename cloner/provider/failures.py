@@ -23,7 +23,7 @@ is our own fixed sentence, never ElevenLabs' words, which can repeat what was se
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
@@ -235,11 +235,13 @@ STATUSES: Mapping[int, type[ProviderFailure]] = {
 }
 
 
-class _Detail(msgspec.Struct):
-    status: object = None
-    code: object = None
-    type: object = None
-    message: object = None
+class _Texts(NamedTuple):
+    """The texts of an error answer's `detail`; empty where it has none."""
+
+    status: str = ""
+    code: str = ""
+    type: str = ""
+    message: str = ""
 
 
 class _Body(msgspec.Struct):
@@ -260,8 +262,10 @@ def classify(
     words for something that does not exist. Any body is accepted. What no rule knows, such as a 404 without
     ElevenLabs' own word, is ProtocolBroken.
     """
-    kind = _kind_by_words(status, body, gone) or STATUSES.get(status)
-    if status == 422 and kind is None and refused is SampleRejected and not _about_files(body):
+    detail = _detail(body)
+    texts = _texts(detail)
+    kind = _kind_by_words(status, texts, gone) or STATUSES.get(status)
+    if status == 422 and kind is None and refused is SampleRejected and not _about_files(detail):
         kind = ProtocolBroken
     if kind is None:
         unknown = refused if status in (400, 413, 422) else ProtocolBroken
@@ -271,59 +275,52 @@ def classify(
     # conflict (409) with the very work that was asked for.
     unsure = status >= 500 or (issubclass(kind, (Busy, Unavailable)) and status != 429)
     failure = kind(maybe_done=unsure, retry_after=_retry_after(headers))
-    failure.code, failure.status = word_of(body), status
+    failure.code, failure.status = _word(texts), status
     if isinstance(failure, Unauthorized):
-        failure.permission = _permission(body)
+        failure.permission = _permission(texts)
     return failure
 
 
 def word_of(body: bytes) -> str | None:
     """ElevenLabs' own word for a failure. Any other text may repeat what was sent, and is left out."""
-    detail = _detail(body)
-    if not isinstance(detail, dict):
-        return None
-    told = msgspec.convert(detail, _Detail)
-    words = (word for word in (told.status, told.code, told.type) if isinstance(word, str))
-    return next((word for word in words if WORD.fullmatch(word)), None)
+    return _word(_texts(_detail(body)))
+
+
+def _word(texts: _Texts) -> str | None:
+    return next((word for word in (texts.status, texts.code, texts.type) if WORD.fullmatch(word)), None)
 
 
 def _kind_by_words(
-    status: int, body: bytes, gone: Mapping[str, type[ProviderFailure]]
+    status: int, texts: _Texts, gone: Mapping[str, type[ProviderFailure]]
 ) -> type[ProviderFailure] | None:
-    detail = _detail(body)
-    if not isinstance(detail, dict):
-        return None
-    told = msgspec.convert(detail, _Detail)
-    for word in (told.status, told.code):
-        if isinstance(word, str) and word in GONE_WORDS:
+    for word in (texts.status, texts.code):
+        if word in GONE_WORDS:
             return gone.get(word) if status in GONE_STATUSES else None
-    for word in (told.status, told.code, told.type):
-        if isinstance(word, str) and word in WORDS:
+    for word in (texts.status, texts.code, texts.type):
+        if word in WORDS:
             return WORDS[word]
-    if isinstance(told.message, str) and SLOTS_MESSAGE in told.message:
-        return SlotsExhausted
-    return None
+    return SlotsExhausted if SLOTS_MESSAGE in texts.message else None
 
 
-def _permission(body: bytes) -> str | None:
+def _permission(texts: _Texts) -> str | None:
     """Which permission is missing; None where the key itself is refused."""
-    detail = _detail(body)
-    if not isinstance(detail, dict):
+    if PERMISSION_WORDS.isdisjoint((texts.status, texts.code)):
         return None
-    told = msgspec.convert(detail, _Detail)
-    if not PERMISSION_WORDS & {word for word in (told.status, told.code) if isinstance(word, str)}:
-        return None
-    found = PERMISSION.search(told.message) if isinstance(told.message, str) else None
+    found = PERMISSION.search(texts.message)
     return found[1] if found else ""
 
 
-def _about_files(body: bytes) -> bool:
+def _about_files(detail: object) -> bool:
     """Whether a 422 of the FastAPI kind is about the audio and not about the rest of the form."""
-    detail = _detail(body)
     if not isinstance(detail, list):
         return True
     places = [fault.get("loc") for fault in detail if isinstance(fault, dict)]
     return any(isinstance(place, list) and "files" in place for place in places)
+
+
+def _texts(detail: object) -> _Texts:
+    members = detail if isinstance(detail, dict) else {}
+    return _Texts(*(text if isinstance(text := members.get(name), str) else "" for name in _Texts._fields))
 
 
 def _detail(body: bytes) -> object:
