@@ -217,6 +217,17 @@ GONE_STATUSES = (400, 404)
 # Seen in September 2026 under the generic code "bad_request", with no word of its own.
 SLOTS_MESSAGE = "maximum amount of custom voices"
 
+# What is wrong with the form of a create, which says nothing of the sample.
+FORM_WORDS = {
+    "invalid_parameters",
+    "invalid_uid",
+    "invalid_voice_id",
+    "invalid_voice_settings",
+    "malformed_json",
+    "missing_required_field",
+}
+UNREADABLE_FORM = "There was an error parsing the body"
+
 WORD = re.compile(r"[a-z]+(?:_[a-z]+){0,7}")
 
 PERMISSION_WORDS = {"insufficient_permissions", "missing_permissions"}
@@ -236,7 +247,7 @@ STATUSES: Mapping[int, type[ProviderFailure]] = {
 
 
 class _Texts(NamedTuple):
-    """The texts of an error answer's `detail`; empty where it has none."""
+    """The texts of an error answer's `detail`, which may be a message alone; empty where it has none."""
 
     status: str = ""
     code: str = ""
@@ -258,22 +269,22 @@ def classify(
 ) -> ProviderFailure:
     """Turns an answer that is not a success into a failure.
 
-    `refused` is the failure for a 400, 413 or 422 without a known word, and `gone` the one for ElevenLabs'
-    words for something that does not exist. Any body is accepted. What no rule knows, such as a 404 without
-    ElevenLabs' own word, is ProtocolBroken.
+    `refused` is the failure for a 400, 413 or 422 in which ElevenLabs itself refuses the sample or the agent
+    without a known word, and `gone` the one for its words for something that does not exist. Any body is
+    accepted. What no rule knows, such as a 404 or a 400 that a proxy could have sent, is ProtocolBroken.
     """
     detail = _detail(body)
     texts = _texts(detail)
     kind = _kind_by_words(status, texts, gone) or STATUSES.get(status)
-    if status == 422 and kind is None and refused is SampleRejected and not _about_files(detail):
-        kind = ProtocolBroken
-    if kind is None:
-        unknown = refused if status in (400, 413, 422) else ProtocolBroken
-        kind = Unavailable if status >= 500 else unknown
+    if kind is None and status >= 500:
+        kind = Unavailable
+    elif kind is None:
+        about_sample = refused is SampleRejected
+        kind = refused if _is_refusal(status, detail, texts, about_sample=about_sample) else ProtocolBroken
     # A refusal comes before the work, and a 429 is one. After a server's own error the work may have been
     # done. So it may after another answer that says to come later: the time-out of a proxy (408), or a
-    # conflict (409) with the very work that was asked for.
-    unsure = status >= 500 or (issubclass(kind, (Busy, Unavailable)) and status != 429)
+    # conflict (409) with the very work that was asked for. A redirection says nothing of it.
+    unsure = status < 400 or status >= 500 or (issubclass(kind, (Busy, Unavailable)) and status != 429)
     failure = kind(maybe_done=unsure, retry_after=_retry_after(headers))
     failure.code, failure.status = _word(texts), status
     if isinstance(failure, Unauthorized):
@@ -310,16 +321,22 @@ def _permission(texts: _Texts) -> str | None:
     return found[1] if found else ""
 
 
-def _about_files(detail: object) -> bool:
-    """Whether a 422 of the FastAPI kind is about the audio and not about the rest of the form."""
-    if not isinstance(detail, list):
-        return True
-    places = [fault.get("loc") for fault in detail if isinstance(fault, dict)]
-    return any(isinstance(place, list) and "files" in place for place in places)
+def _is_refusal(status: int, detail: object, texts: _Texts, *, about_sample: bool) -> bool:
+    """Whether ElevenLabs itself refuses what was sent, and not the form in which it was sent."""
+    if status not in (400, 413, 422):
+        return False
+    if about_sample and status == 413:
+        return True  # whoever says so: the sample is the only large part of a request
+    if isinstance(detail, list):
+        places = [fault.get("loc") for fault in detail if isinstance(fault, dict)]
+        return any(isinstance(place, list) and (not about_sample or "files" in place) for place in places)
+    if texts.message == UNREADABLE_FORM or (about_sample and not FORM_WORDS.isdisjoint(texts)):
+        return False
+    return any(texts)
 
 
 def _texts(detail: object) -> _Texts:
-    members = detail if isinstance(detail, dict) else {}
+    members = detail if isinstance(detail, dict) else {"message": detail}
     return _Texts(*(text if isinstance(text := members.get(name), str) else "" for name in _Texts._fields))
 
 

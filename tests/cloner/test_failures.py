@@ -69,23 +69,59 @@ FASTAPI_NAME = {"detail": [{"loc": ["body", "name"], "msg": "Field required", "t
         (404, b"<html>nope</html>", failures.ProtocolBroken),
         (302, b"", failures.ProtocolBroken),
         (418, b"{}", failures.ProtocolBroken),
-        (400, b"[" * 100_000, failures.SampleRejected),
-        (400, b"\xff\xfe", failures.SampleRejected),
-        (400, b'{"detail": {"status": 7, "code": null, "message": ["x"]}}', failures.SampleRejected),
-        (400, b'{"detail": null}', failures.SampleRejected),
+        (400, b"[" * 100_000, failures.ProtocolBroken),
+        (400, b"\xff\xfe", failures.ProtocolBroken),
+        (400, b"<html><body>Bad Request</body></html>", failures.ProtocolBroken),
+        (413, b"<html><body>Request Entity Too Large</body></html>", failures.SampleRejected),
+        (400, b'{"detail": "There was an error parsing the body"}', failures.ProtocolBroken),
+        (400, b'{"detail": {"code": "malformed_json", "status": "malformed_json"}}', failures.ProtocolBroken),
+        (
+            400,
+            b'{"detail": {"code": "missing_required_field", "param": "name"}}',
+            failures.ProtocolBroken,
+        ),
+        (400, b'{"detail": {"code": "bad_request", "status": "invalid_uid"}}', failures.ProtocolBroken),
+        (400, b'{"detail": {"status": "something_new"}}', failures.SampleRejected),
+        (400, b'{"detail": {"status": 7, "code": null, "message": ["x"]}}', failures.ProtocolBroken),
+        (400, b'{"detail": {}}', failures.ProtocolBroken),
+        (400, b'{"detail": null}', failures.ProtocolBroken),
         (
             400,
             b'{"\\udc00": 1, "detail": {"\\ud83d": 1, "status": "voice_limit_reached"}}',
             failures.SlotsExhausted,
         ),
         (400, b'{"detail": {"status": "\\ud83d", "message": "\\ud83d"}}', failures.SampleRejected),
-        (400, b"null", failures.SampleRejected),
+        (400, b"null", failures.ProtocolBroken),
         (422, b'{"detail": [7, {"loc": null}]}', failures.ProtocolBroken),
     ],
 )
 def test_other_bodies(status: int, body: bytes, expected: type[failures.ProviderFailure]) -> None:
     """Survives every shape of body and falls back on the HTTP status."""
     failure = classify(status, {}, body, refused=failures.SampleRejected, gone=GONE)
+
+    assert expected is type(failure)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (400, b'{"detail": "Invalid conversation config: Value error"}', failures.AgentRejected),
+        (400, b'{"detail": {"status": "bad_request", "message": "Invalid"}}', failures.AgentRejected),
+        (400, b'{"detail": {"code": "invalid_voice_id"}}', failures.AgentRejected),
+        (422, b'{"detail": {"message": "Invalid"}}', failures.AgentRejected),
+        (422, b'{"detail": [{"loc": ["body"], "msg": "x", "type": "y"}]}', failures.AgentRejected),
+        (422, b'{"detail": [7, {"loc": null}]}', failures.ProtocolBroken),
+        (400, b'{"detail": "There was an error parsing the body"}', failures.ProtocolBroken),
+        (400, b'{"detail": null}', failures.ProtocolBroken),
+        (400, b"<html>400 Bad Request</html>", failures.ProtocolBroken),
+        (413, b"<html>413 Request Entity Too Large</html>", failures.ProtocolBroken),
+        (422, b"", failures.ProtocolBroken),
+        (418, b'{"detail": "Invalid"}', failures.ProtocolBroken),
+    ],
+)
+def test_refused_agents(status: int, body: bytes, expected: type[failures.ProviderFailure]) -> None:
+    """An agent is refused where ElevenLabs says so itself, and not where a proxy could have."""
+    failure = classify(status, {}, body, refused=failures.AgentRejected, gone=GONE)
 
     assert expected is type(failure)
 
@@ -133,6 +169,9 @@ def test_retry_after_of_any_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("status", "word", "maybe_done"),
     [
+        (101, "", True),
+        (304, "", True),
+        (307, "", True),
         (400, "", False),
         (403, "", False),
         (403, "maintenance", True),

@@ -630,6 +630,8 @@ async def test_ids_that_do_not_fit_are_not_kept(
     "fault",
     [
         {"status": 200, "body": "<html>OK</html>"},
+        {"status": 303, "headers": {"Location": "/v1/voices"}},
+        {"status": 304},
         {"status": 408, "body": "<html>408 Request Time-out</html>"},
         {"error": "already_processing"},
         {"error": "voice_already_exists"},
@@ -683,6 +685,18 @@ async def test_agent_that_cannot_be_read_fails_nothing(
 
                 assert (False, False) == (answer.agent_updated, answer.voice_reused)
                 assert asked < len(emulator.requests.matching(method="GET", path=AGENT))
+
+
+async def test_agent_update_that_nobody_can_read(cloning, emulator: Emulator, speech: bytes) -> None:
+    """What the override can carry does not fail where something on the way refuses the update."""
+    emulator.faults.set(
+        Fault(method="PATCH", path=AGENT, times=None, status=400, body="<html>400 Bad Request</html>")
+    )
+    async with cloning() as cloner:
+        answer = await cloner.PrepareCall(call(speech), timeout=10)
+
+    assert (False, answer.voice.voice_id in emulator.voices) == (answer.agent_updated, True)
+    assert 1 == len(emulator.requests.matching(method="PATCH"))
 
 
 async def test_key_that_may_not_read_agents(cloning, emulator: Emulator, speech: bytes) -> None:
