@@ -102,8 +102,8 @@ class Agents:
     def decided(self, noted: Noted, wanted: AgentVoice) -> Decision | None:
         """The decision on this voice and greeting for a call; None if ElevenLabs must be asked.
 
-        An earlier decision holds for DECIDED_SECONDS. While another caller's call is in progress at the
-        agent, it is not updated, so ElevenLabs need not be asked.
+        An earlier decision holds for DECIDED_SECONDS, unless the agent was given something else since. While
+        another caller's call is in progress at the agent, it is not updated, so ElevenLabs need not be asked.
         """
         if self._mode == "never" or noted.shared:
             return Decision(
@@ -112,7 +112,9 @@ class Agents:
         found = self._decided.get(noted.call.id)
         if found is None or found.wanted != wanted or found.until < self._now():
             return None
-        return found
+        given = noted.agent.row
+        has = given is not None and AgentVoice(given.voice_id, given.first_message) == wanted
+        return found if has or found.missed is not None else None
 
     async def close(self) -> None:
         """Waits until every finished update is recorded."""

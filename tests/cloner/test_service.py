@@ -541,6 +541,19 @@ async def test_agent_update(cloning, speech: bytes, mode: str, expected: list[bo
     assert expected == [answer.agent_updated for answer in answers]
 
 
+async def test_agent_that_was_given_to_another_call_since(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A repeated delivery never says that the agent has a voice which it has no more: it is given it again."""
+    async with cloning(agent_update="always") as cloner:
+        requests = call(speech), another(speech), call(speech), call(speech)
+        answers = [await cloner.PrepareCall(request, timeout=10) for request in requests]
+
+    assert [True] * 4 == [answer.agent_updated for answer in answers]
+    assert (
+        answers[0].voice.voice_id == emulator.agents["agent_demo"]["conversation_config"]["tts"]["voice_id"]
+    )
+    assert 3 == len(emulator.requests.matching(method="PATCH"))
+
+
 async def test_many_callers_at_one_agent(
     cloner: CloningServiceStub, emulator: Emulator, speech: bytes
 ) -> None:
