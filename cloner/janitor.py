@@ -12,13 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 import structlog
-from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.trace import StatusCode
 
 from cloner.measures import Measures
-from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.turns import yielding_to_calls
@@ -44,7 +40,7 @@ from cloner.voices.removal import Removal, log_given_up
 from telemetry.facts import log_context, note
 from telemetry.logs import exception_place
 from telemetry.parts import SCOPE, traced_by
-from telemetry.tracing import linked
+from telemetry.tracing import linked, own_trace
 
 __all__ = ["TICK_SECONDS", "Janitor", "Terms"]
 
@@ -339,7 +335,7 @@ class Janitor:
         """Asks for one voice, because a list may lag behind."""
         try:
             return await self._marked.is_there(row, deadline=_soon(WORK_SECONDS))
-        except failures.ProviderFailure:
+        except ProviderFailure:
             return True
 
     @contextlib.contextmanager
@@ -347,27 +343,10 @@ class Janitor:
         """A trace of its own, with the ids, which links to the requests that the work is done for."""
         with (
             traced_by(self._tracing.get_tracer(SCOPE)),
-            self._tracer.start_as_current_span(
-                name,
-                context=Context(),
-                links=linked(*origins),
-                record_exception=False,
-                set_status_on_exception=False,
-            ) as span,
+            own_trace(self._tracer, name, linked(*origins)),
             log_context(**ids),
         ):
-            note(outcome="success")  # unless it turns out otherwise
-            try:
-                yield
-            except Exception as failure:
-                reason = getattr(failure, "reason", type(failure).__qualname__)
-                note(outcome="error", reason=reason)
-                span.set_attribute(ERROR_TYPE, reason)
-                span.set_status(StatusCode.ERROR)
-                raise
-            except asyncio.CancelledError:
-                note(outcome="abandoned")
-                raise
+            yield
 
 
 def _soon(seconds: float) -> float:

@@ -1,7 +1,7 @@
 """Makes the tracer provider of a process from the standard `OTEL_*` variables."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -25,6 +25,7 @@ __all__ = [
     "failing",
     "linked",
     "outliving",
+    "own_trace",
     "provider_of",
     "service_name",
     "trace_id",
@@ -125,16 +126,23 @@ def outliving(tracer: Tracer, name: str) -> Iterator[None]:
     if origin.is_recording() or not context.is_valid or not context.trace_flags.sampled:
         yield
         return
+    with own_trace(tracer, name, [Link(context)]):
+        yield
+
+
+@contextmanager
+def own_trace(tracer: Tracer, name: str, links: Sequence[Link]) -> Iterator[None]:
+    """A block of work with a trace of its own, whose span tells the outcome.
+
+    That is success, unless the block raises or notes another one.
+    """
     with (
         tracer.start_as_current_span(
-            name,
-            context=Context(),
-            links=[Link(context)],
-            record_exception=False,
-            set_status_on_exception=False,
+            name, context=Context(), links=links, record_exception=False, set_status_on_exception=False
         ) as span,
         failing(span),
     ):
+        note(outcome="success")
         try:
             yield
         except Exception as failure:
@@ -143,7 +151,6 @@ def outliving(tracer: Tracer, name: str) -> Iterator[None]:
         except asyncio.CancelledError:
             note(outcome="abandoned")
             raise
-        note(outcome="success")
 
 
 @contextmanager
