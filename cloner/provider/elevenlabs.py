@@ -76,14 +76,12 @@ class ElevenLabs:
         """How many requests are under way, and how many wait."""
         return self._turns.queue
 
-    def turn(
-        self, deadline: float, *, kind: str, declinable: bool = False
-    ) -> AbstractAsyncContextManager[None]:
+    def turn(self, deadline: float, *, declinable: bool = False) -> AbstractAsyncContextManager[None]:
         """A turn to send one create, as `Turns.one` gives it.
 
         Raises OwnQueueFull, and Overloaded if declinable.
         """
-        return self._turns.one(deadline, kind=kind, declinable=declinable, lasting=True)
+        return self._turns.one(deadline, kind="create", declinable=declinable, lasting=True)
 
     async def create_voice(
         self,

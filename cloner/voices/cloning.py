@@ -261,7 +261,7 @@ class Cloning:
         """Sends one create under an intent of ours, once it has its turn."""
         if not resent and self._provider.full:
             clone.failure = failures.OwnQueueFull()
-        async with self._provider.turn(deadline, kind="create", declinable=not resent):
+        async with self._provider.turn(deadline, declinable=not resent):
             if resent or asyncio.get_running_loop().time() - clone.seen > ALIVE_SECONDS:
                 await self._renew(clone, wanted)
             clone.sent(again=resent > 0)

@@ -313,9 +313,9 @@ async def test_more_creates_than_the_plan_allows(
 ) -> None:
     """After ElevenLabs' word for that, a create waits until another has ended, though there is a turn."""
     emulator.faults.set(Fault(method="POST", path=CREATE, error="concurrent_limit_exceeded"))
-    async with provider.turn(soon(), kind="create"):
+    async with provider.turn(soon()):
         with pytest.raises(failures.Busy):
-            async with provider.turn(soon(), kind="create"):
+            async with provider.turn(soon()):
                 await create(provider, speech)
         during = provider.full
 
