@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import structlog
@@ -12,18 +12,14 @@ import structlog
 from cloner.clients import ANYBODY, Client, Clients, Right, calling
 from cloner.measures import UNMEASURED, Measures
 from cloner.refusals import ClientOverloaded, PermissionDenied, Refused, Unauthenticated
-from cloner.rpc.contract import HEALTH, METHODS, path
-from cloner.rpc.status import CallEnding, answer_failure, ending_of_call, reason_of
+from cloner.rpc.contract import HEALTH, METHODS, Context, Handler, path, streamed
+from cloner.rpc.status import CallEnding, ending_of_call, refuse
 from cloner.rpc.usage import Quota, own_quota
-from telemetry.facts import log_context, note
+from telemetry.facts import log_context
 
 __all__ = ["AccessControl"]
 
 log = structlog.get_logger()
-
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-# The type stubs of grpc's handlers leave out aio.
-Handler: TypeAlias = Any
 
 OF_METHODS: Mapping[str, Right] = {
     "PrepareCall": "calls",
@@ -70,17 +66,7 @@ class AccessControl(grpc.aio.ServerInterceptor):
             return handler
         call = self._judged(method, handler, handler_call_details.invocation_metadata)
         # Handled as a stream of requests that is never read, so that a stranger's body is not taken in.
-        if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                call,
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        return grpc.stream_unary_rpc_method_handler(
-            call,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return streamed(call, handler)
 
     def knows(self, metadata: Any) -> bool:
         """Whether a call with such metadata is a client's."""
@@ -128,7 +114,8 @@ class AccessControl(grpc.aio.ServerInterceptor):
                             own_quota.set(Quota(others, client.max_requests))
                         return await behavior(requests, context)
                 except Refused as failure:
-                    _refuse(context, failure)
+                    # The token is never logged: one that is refused here may be good elsewhere.
+                    refuse(context, failure, warn=True)
                     return None
 
         return call
@@ -158,14 +145,6 @@ class AccessControl(grpc.aio.ServerInterceptor):
             yield
         finally:
             self._under_way[client.name] -= 1
-
-
-def _refuse(context: Context, failure: Refused) -> None:
-    answer_failure(context, failure)
-    reason = reason_of(failure)
-    note(outcome="error", reason=reason)
-    # The token is never logged: one that is refused here may be good elsewhere.
-    log.warning("call refused", reason=reason, peer=context.peer())
 
 
 @contextmanager

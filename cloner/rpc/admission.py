@@ -9,10 +9,9 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError
 
 from cloner.memory_budget import MemoryBudget, Share
@@ -27,19 +26,12 @@ from cloner.refusals import (
     Stopping,
     TooManyWatch,
 )
-from cloner.rpc.contract import HEALTH, METHODS, path
+from cloner.rpc.contract import HEALTH, METHODS, Context, Handler, path
 from cloner.rpc.late import extended_if_late
-from cloner.rpc.status import answer_failure, reason_of
+from cloner.rpc.status import refuse
 from cloner.rpc.usage import Quota
-from telemetry.facts import note
 
 __all__ = ["Admission"]
-
-log = structlog.get_logger()
-
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-# The type stubs of grpc's handlers leave out aio.
-Handler: TypeAlias = Any
 
 WITH_SAMPLE = frozenset(
     path(method.name) for method in METHODS if "sample" in method.input_type.fields_by_name
@@ -176,7 +168,7 @@ class Admission(grpc.aio.ServerInterceptor):
                     request, share = await self._received(method, handler, context, memory)
                     return await _answer(handler.unary_unary, request, context)
             except Exception as failure:  # noqa: BLE001 - the outermost boundary: whatever it is, it ends here
-                _refuse(context, failure)
+                refuse(context, failure)
                 return None
             finally:
                 if share is not None:
@@ -196,7 +188,7 @@ class Admission(grpc.aio.ServerInterceptor):
                     share.give_back()
                     await self._piped(handler.unary_stream(request.pop(), context), context)
             except Exception as failure:  # noqa: BLE001 - as above
-                _refuse(context, failure)
+                refuse(context, failure)
 
         return call
 
@@ -290,14 +282,7 @@ async def _answer(behavior: Any, request: list[Any], context: Context) -> Any:
 
 
 def _refusing(failure: Exception) -> Any:
-    async def refuse(_requests: Any, context: Context) -> None:
-        _refuse(context, failure)
+    async def call(_requests: Any, context: Context) -> None:
+        refuse(context, failure)
 
-    return refuse
-
-
-def _refuse(context: Context, failure: Exception) -> None:
-    answer_failure(context, failure)
-    reason = reason_of(failure)
-    note(outcome="error", reason=reason)
-    log.info("call refused", reason=reason, peer=context.peer())
+    return call

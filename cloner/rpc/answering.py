@@ -4,9 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
-import grpc
 import msgspec
 import structlog
 from google.protobuf.message import Message
@@ -16,16 +15,15 @@ from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort, OwnQueueFul
 from cloner.provider.turns import Urgency, with_urgency
 from cloner.refusals import Overloaded
 from cloner.registry import Store
+from cloner.rpc.contract import Context
 from cloner.rpc.late import extended_if_late
 from cloner.rpc.status import answer_failure, ending_of_call, reason_of
 from telemetry.facts import log_context, note
 from telemetry.parts import measured
 
-__all__ = ["Answering", "Context", "answered"]
+__all__ = ["Answering", "answered"]
 
 log = structlog.get_logger()
-
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 LONGEST_SECONDS = 60.0
 # How much time is kept for the answer, at most half of the time that there is. After a third of it whatever

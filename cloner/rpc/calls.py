@@ -10,7 +10,8 @@ from cloner.call import Call
 from cloner.calls import Calls
 from cloner.registry import Store, views
 from cloner.rpc import messages
-from cloner.rpc.answering import Context, answered
+from cloner.rpc.answering import answered
+from cloner.rpc.contract import Context
 from cloner.rpc.fields import Fields
 from cloner.rpc.pages import Pages
 from cloner.rpc.status import CallNotFound

@@ -8,15 +8,13 @@ stands before them on every connection, and what a client sends after them goes 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 
-__all__ = ["STILL_SECONDS", "Draining"]
+from cloner.rpc.contract import Context, Handler, streamed
 
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-# The type stubs of grpc's handlers leave out aio.
-Handler: TypeAlias = Any
+__all__ = ["STILL_SECONDS", "Draining"]
 
 # A client that waits for an answer sends nothing. After so long without a new call, all that were sent have
 # arrived.
@@ -96,11 +94,7 @@ class Draining(grpc.aio.ServerInterceptor):
                 if not self._under_way:
                     self._none_under_way.set()
 
-        return grpc.stream_unary_rpc_method_handler(
-            call,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return streamed(call, handler)
 
     async def _held(self, context: Context) -> None:
         left = context.time_remaining()

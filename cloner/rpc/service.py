@@ -13,7 +13,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceServicer
 from cloner.calls import Calls
 from cloner.registry import Store
 from cloner.rpc import calls, usage, voices
-from cloner.rpc.answering import Context
+from cloner.rpc.contract import Context
 from cloner.voices.callers import Identities
 from cloner.voices.consenting import Consenting
 from cloner.voices.erasure import Erasure

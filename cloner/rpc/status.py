@@ -4,10 +4,10 @@ The status goes out by `set_code`, `set_details` and a trailing `grpc-status-det
 answer message: `context.abort_with_status` would leave the server span without a status.
 """
 
+import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 import structlog
@@ -30,15 +30,25 @@ from cloner.registry import (
     RequestForgotten,
     TextNotStorable,
 )
+from cloner.rpc.contract import Context
 from cloner.voices import samples
 from cloner.voices.callers import ConversationMismatch
 from cloner.voices.finding import ConsentMissing
 from cloner.voices.looking import CallersSeveral
 from cloner.voices.marked import VoiceNeedsVerification
+from telemetry.facts import note
 from telemetry.logs import exception_place
 from telemetry.tracing import trace_id
 
-__all__ = ["CallEnding", "CallNotFound", "FieldInvalid", "answer_failure", "ending_of_call", "reason_of"]
+__all__ = [
+    "CallEnding",
+    "CallNotFound",
+    "FieldInvalid",
+    "answer_failure",
+    "ending_of_call",
+    "reason_of",
+    "refuse",
+]
 
 log = structlog.get_logger()
 
@@ -154,7 +164,7 @@ def reason_of(failure: Exception) -> str:
     return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
 
 
-def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Exception, *more: Message) -> None:
+def answer_failure(context: Context, failure: Exception, *more: Message) -> None:
     """Sets the call's status, with `more` among its details.
 
     An exception that is not in the table is a bug: it is logged, and not described to the client.
@@ -198,6 +208,15 @@ def answer_failure(context: grpc.aio.ServicerContext[Any, Any], failure: Excepti
     context.set_trailing_metadata(
         ((DETAILS_KEY, status.SerializeToString()), *((PUSHBACK,) if final else ()))
     )
+
+
+def refuse(context: Context, failure: Exception, *, warn: bool = False) -> None:
+    """Answers a call that is refused before it is handled, and logs it."""
+    answer_failure(context, failure)
+    reason = reason_of(failure)
+    note(outcome="error", reason=reason)
+    level = logging.WARNING if warn else logging.INFO
+    log.log(level, "call refused", reason=reason, peer=context.peer())
 
 
 def _row(failure: Exception) -> tuple[ErrorReason.ValueType, grpc.StatusCode]:

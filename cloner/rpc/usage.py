@@ -9,7 +9,8 @@ from precall.v1 import cloning_pb2 as pb
 from cloner.provider.account import Account
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.registry import Store, deployment
-from cloner.rpc.answering import Context, answered
+from cloner.rpc.answering import answered
+from cloner.rpc.contract import Context
 from cloner.rpc.messages import moment
 
 __all__ = ["Quota", "Usage", "get_limits", "own_quota"]

@@ -9,7 +9,8 @@ from cloner.clients import calling
 from cloner.provider.failures import VoiceNotFound
 from cloner.registry import NamedRequest, Store, views
 from cloner.rpc import messages
-from cloner.rpc.answering import Context, answered
+from cloner.rpc.answering import answered
+from cloner.rpc.contract import Context
 from cloner.rpc.fields import Fields
 from cloner.rpc.pages import Pages
 from cloner.voices.callers import Caller, Identities
