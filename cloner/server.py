@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ from cloner.rpc.admission import Admission
 from cloner.rpc.draining import STILL_SECONDS, Draining
 from cloner.rpc.messages import duration
 from cloner.rpc.readiness import Readiness
+from cloner.rpc.rooms import Rooms
 from cloner.rpc.service import CloningService
 from cloner.rpc.usage import Usage
 from cloner.settings import Settings
@@ -99,7 +100,7 @@ async def serving(
         store.measures = measures
         if settings.precall_deployment not in (None, store.name):
             log.warning("PRECALL_DEPLOYMENT does nothing, the database has a name", deployment=store.name)
-        rooms = _rooms(
+        parts = _parts(
             settings,
             tracing,
             key=await settled(store, settings.database_url, settings.caller_hash_key),
@@ -115,8 +116,8 @@ async def serving(
         server, health_servicer = server_of(
             settings,
             tracing,
-            service=rooms.service,
-            admission=rooms.admission,
+            service=parts.service,
+            admission=parts.admission,
             clients=clients,
             draining=draining,
             measures=measures,
@@ -128,14 +129,14 @@ async def serving(
             raise AddressInUse from failure
         readiness = Readiness(store, health_servicer, patience_seconds=settings.registry_patience_seconds)
         loop = asyncio.get_running_loop()
-        beside_calls = [asyncio.create_task(rooms.janitor.run())]
+        beside_calls = [asyncio.create_task(parts.janitor.run())]
         # Whoever is told to stop from here on, stops in order.
         try:
             await readiness.look()
             await server.start()
             beside_calls.append(asyncio.create_task(readiness.run()))
             if measures.enabled:
-                beside_calls.append(asyncio.create_task(rooms.census.run()))
+                beside_calls.append(asyncio.create_task(parts.census.run()))
             await beside.enter_async_context(health_beside(settings, port, health_servicer))
             yield port
         finally:
@@ -150,7 +151,7 @@ async def serving(
             stopping = asyncio.create_task(server.stop(max(0.0, ends - loop.time())))
             await asyncio.sleep(0)  # stopping has begun: GOAWAY is on its way
             draining.release()
-            rooms.admission.close()
+            parts.admission.close()
             await draining.finish(seconds=max(0.0, ends - loop.time()))
             await asyncio.wait([stopping], timeout=max(0.0, min(FAREWELL_SECONDS, ends - loop.time())))
             # One after the other: gRPC reads freed memory if it is told to stop twice at the same time.
@@ -163,12 +164,9 @@ async def serving(
                 task.cancel()
             await asyncio.gather(*beside_calls, return_exceptions=True)
             left = max(0.0, ends - loop.time())
-            await asyncio.gather(rooms.calls.finish(left), rooms.cloning.finish(left))
-            await rooms.account.close()
-            await rooms.looking.close()
-            await rooms.voices.close()
-            await rooms.agents.close()
-            await rooms.agent_settings.close()
+            await asyncio.gather(parts.calls.finish(left), parts.cloning.finish(left))
+            for close in parts.closing:
+                await close()
 
 
 def _inspector(settings: Settings) -> Inspector:
@@ -193,21 +191,17 @@ async def checking_api_key(settings: Settings, tracing: TracerProvider) -> Async
             await asyncio.gather(asking, return_exceptions=True)
 
 
-class _Rooms(NamedTuple):
+class _Parts(NamedTuple):
     service: CloningService
     admission: Admission
     calls: Calls
-    account: Account
-    looking: Looking
     cloning: Cloning
-    voices: Voices
-    agents: Agents
-    agent_settings: AgentSettings
     janitor: Janitor
     census: CensusTaker
+    closing: tuple[Callable[[], Awaitable[None]], ...]
 
 
-def _rooms(
+def _parts(
     settings: Settings,
     tracing: TracerProvider,
     *,
@@ -219,7 +213,7 @@ def _rooms(
     tick_seconds: float,
     census_seconds: float,
     now: Callable[[], float],
-) -> _Rooms:
+) -> _Parts:
     """Everything between the server and what is opened for it."""
     identities = Identities(key, settings.voice_reuse, region=settings.default_region)
     provider = ElevenLabs(
@@ -298,13 +292,16 @@ def _rooms(
     )
     usage = Usage(account, provider, store, quota=lambda: admission.quota, now=now)
     service = CloningService(
-        calls=calls, voices=voices, store=store, erasure=erasure, looking=looking, consenting=consenting,
-        usage=usage, identities=identities, limits=_limits(settings, limits, terms),
-        watch_seconds=settings.watch_seconds,
+        Rooms(
+            calls=calls, voices=voices, store=store, erasure=erasure, looking=looking, consenting=consenting,
+            usage=usage, identities=identities, limits=_limits(settings, limits, terms),
+            watch_seconds=settings.watch_seconds,
+        )
     )  # fmt: skip
-    return _Rooms(
-        service, admission, calls, account, looking, cloning, voices, agents, agent_settings, janitor, census
-    )
+    return _Parts(
+        service, admission, calls, cloning, janitor, census,
+        closing=(account.close, looking.close, voices.close, agents.close, agent_settings.close),
+    )  # fmt: skip
 
 
 def _limits(settings: Settings, sample: SampleLimits, terms: Terms) -> pb.GetLimitsResponse:

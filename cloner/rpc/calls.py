@@ -7,16 +7,15 @@ from precall.v1 import cloning_pb2 as pb
 
 from callerid import MAX_ID
 from cloner.call import Call
-from cloner.calls import Calls
-from cloner.registry import Store, views
+from cloner.registry import views
 from cloner.rpc import messages
 from cloner.rpc.answering import answered
 from cloner.rpc.contract import Context
 from cloner.rpc.fields import Fields
 from cloner.rpc.pages import Pages
+from cloner.rpc.rooms import Rooms
 from cloner.rpc.status import CallNotFound
-from cloner.voices.callers import CallName, Identities
-from cloner.voices.looking import Looking
+from cloner.voices.callers import CallName
 from telemetry.facts import add_log_context, note
 
 __all__ = ["complete_call", "get_call", "list_calls", "open_call", "prepare_call"]
@@ -33,11 +32,11 @@ MATCHES = {
 
 
 async def prepare_call(
-    request: pb.PrepareCallRequest, context: Context, store: Store, calls: Calls, identities: Identities
+    request: pb.PrepareCallRequest, context: Context, rooms: Rooms
 ) -> pb.PrepareCallResponse:
     """Answers PrepareCall."""
-    async with answered(store, context, conversation_id=request.conversation_id) as answering:
-        fields = Fields(identities)
+    async with answered(rooms.store, context, conversation_id=request.conversation_id) as answering:
+        fields = Fields(rooms.identities)
         call = Call(
             agent_id=fields.id("agent_id", request.agent_id),
             conversation_id=fields.conversation("conversation_id", request.conversation_id, required=True),
@@ -48,14 +47,16 @@ async def prepare_call(
         del request  # frees its bytes: only the sample is needed from now on
         add_log_context(agent_id=call.agent_id, conversation_id=call.conversation_id)
         note(sample_bytes=len(sample))
-        begun = await calls.begin(call, sample)
+        begun = await rooms.calls.begin(call, sample)
         add_log_context(call_id=begun.call_id)
         log.info("call opened")
         try:
-            prepared = await calls.prepare(begun, sample, deadline=answering.deadline)
+            prepared = await rooms.calls.prepare(begun, sample, deadline=answering.deadline)
         except BaseException:
             # The telephone call goes on without the voice, so the failure is sent with what is known for it.
-            answering.details.append(messages.fallback(begun, calls.refused_leaves(begun.call.agent_id)))
+            answering.details.append(
+                messages.fallback(begun, rooms.calls.refused_leaves(begun.call.agent_id))
+            )
             raise
         answering.log_facts |= {
             "voice_id": prepared.voice.voice_id,
@@ -78,14 +79,12 @@ async def prepare_call(
     return pb.PrepareCallResponse()
 
 
-async def open_call(
-    request: pb.OpenCallRequest, context: Context, store: Store, calls: Calls, identities: Identities
-) -> pb.OpenCallResponse:
+async def open_call(request: pb.OpenCallRequest, context: Context, rooms: Rooms) -> pb.OpenCallResponse:
     """Answers OpenCall."""
     async with answered(
-        store, context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
+        rooms.store, context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
     ) as answering:
-        fields = Fields(identities)
+        fields = Fields(rooms.identities)
         agent_id = fields.id("agent_id", request.agent_id)
         named = _named(request, fields)
         phone_number = fields.number("phone_number", request.phone_number)
@@ -93,7 +92,7 @@ async def open_call(
         add_log_context(agent_id=agent_id)
         if named[0] == "conversation_id":
             add_log_context(conversation_id=named[1])
-        opened = await calls.open(
+        opened = await rooms.calls.open(
             agent_id=agent_id, named=named, phone_number=phone_number, deadline=answering.deadline
         )
         add_log_context(call_id=opened.call_id)
@@ -116,11 +115,11 @@ async def open_call(
 
 
 async def complete_call(
-    request: pb.CompleteCallRequest, context: Context, store: Store, calls: Calls, identities: Identities
+    request: pb.CompleteCallRequest, context: Context, rooms: Rooms
 ) -> pb.CompleteCallResponse:
     """Answers CompleteCall."""
-    async with answered(store, context, conversation_id=request.conversation_id):
-        fields = Fields(identities)
+    async with answered(rooms.store, context, conversation_id=request.conversation_id):
+        fields = Fields(rooms.identities)
         conversation_id = fields.conversation("conversation_id", request.conversation_id)
         call_id = fields.text("call_id", request.call_id, most=64)
         agent_id = fields.text("agent_id", request.agent_id, most=MAX_ID)
@@ -130,51 +129,47 @@ async def complete_call(
         fields.check()
         if agent_id:
             add_log_context(agent_id=agent_id)
-        found = await calls.complete(
+        found = await rooms.calls.complete(
             conversation_id=conversation_id, call_id=call_id, agent_id=agent_id, voice_id=voice_id
         )
         return pb.CompleteCallResponse(found=found)
     return pb.CompleteCallResponse()
 
 
-async def get_call(
-    request: pb.GetCallRequest, context: Context, store: Store, looking: Looking, identities: Identities
-) -> pb.GetCallResponse:
+async def get_call(request: pb.GetCallRequest, context: Context, rooms: Rooms) -> pb.GetCallResponse:
     """Answers GetCall."""
-    async with answered(store, context, conversation_id=request.conversation_id):
-        fields = Fields(identities)
+    async with answered(rooms.store, context, conversation_id=request.conversation_id):
+        fields = Fields(rooms.identities)
         call_id = fields.text("call_id", request.call_id, most=64)
         conversation_id = fields.conversation("conversation_id", request.conversation_id)
         if not call_id and not conversation_id:
             fields.wrong("call_id", "is required, unless conversation_id is given")
         agent_id = fields.id("agent_id", request.agent_id, required=bool(conversation_id))
         fields.check()
-        found = await store.read(
+        found = await rooms.store.read(
             views.call, call_id=call_id, conversation_id=conversation_id, agent_id=agent_id
         )
         if found is None:
             raise CallNotFound
-        return pb.GetCallResponse(call=messages.call(found, looking.ended_at(found)))
+        return pb.GetCallResponse(call=messages.call(found, rooms.looking.ended_at(found)))
     return pb.GetCallResponse()
 
 
-async def list_calls(
-    request: pb.ListCallsRequest, context: Context, store: Store, looking: Looking, identities: Identities
-) -> pb.ListCallsResponse:
+async def list_calls(request: pb.ListCallsRequest, context: Context, rooms: Rooms) -> pb.ListCallsResponse:
     """Answers ListCalls."""
-    async with answered(store, context):
-        fields = Fields(identities)
+    async with answered(rooms.store, context):
+        fields = Fields(rooms.identities)
         agent_id = fields.id("agent_id", request.agent_id, required=False)
         voice_id = fields.id("voice_id", request.voice_id, required=False)
         whom = fields.caller(request.caller, numbered=True) if request.HasField("caller") else None
-        person, number = (None, None) if whom is None else identities.row_hashes(whom)
+        person, number = (None, None) if whom is None else rooms.identities.row_hashes(whom)
         pages = Pages(
-            identities, fields, "calls", agent_id, person or "", number or "", voice_id,
+            rooms.identities, fields, "calls", agent_id, person or "", number or "", voice_id,
             str(request.in_progress),
         )  # fmt: skip
         size, before = pages.size(request.page_size), pages.begin(request.page_token)
         fields.check()
-        page = await store.read(
+        page = await rooms.store.read(
             views.calls,
             before=before,
             size=size,
@@ -183,10 +178,10 @@ async def list_calls(
             number=number,
             voice_id=voice_id,
             in_progress=request.in_progress,
-            busy_since=looking.busy_since,
+            busy_since=rooms.looking.busy_since,
         )
         return pb.ListCallsResponse(
-            calls=[messages.call(found, looking.ended_at(found)) for found in page],
+            calls=[messages.call(found, rooms.looking.ended_at(found)) for found in page],
             next_page_token=pages.token(page[-1].begun_at, page[-1].id) if len(page) == size else "",
         )
     return pb.ListCallsResponse()

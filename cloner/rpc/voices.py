@@ -7,18 +7,15 @@ from precall.v1 import cloning_pb2 as pb
 
 from cloner.clients import calling
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import NamedRequest, Store, views
+from cloner.registry import NamedRequest, views
 from cloner.rpc import messages
 from cloner.rpc.answering import answered
 from cloner.rpc.contract import Context
 from cloner.rpc.fields import Fields
 from cloner.rpc.pages import Pages
+from cloner.rpc.rooms import Rooms
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.clone import Wanted
-from cloner.voices.consenting import Consenting
-from cloner.voices.erasure import Erasure
-from cloner.voices.finding import Voices
-from cloner.voices.looking import Looking
 from cloner.voices.samples import digest_of
 from telemetry.facts import add_log_context, note
 
@@ -34,107 +31,89 @@ __all__ = [
 ]
 
 
-async def clone_voice(
-    request: pb.CloneVoiceRequest, context: Context, store: Store, voices: Voices, identities: Identities
-) -> pb.CloneVoiceResponse:
+async def clone_voice(request: pb.CloneVoiceRequest, context: Context, rooms: Rooms) -> pb.CloneVoiceResponse:
     """Answers CloneVoice."""
-    async with answered(store, context, waits=True) as answering:
-        fields = Fields(identities)
+    async with answered(rooms.store, context, waits=True) as answering:
+        fields = Fields(rooms.identities)
         caller = fields.caller(request.caller, request.consent, request.client_reference)
         sample = fields.sample(request.sample)
         request_id = fields.id("request_id", request.request_id, required=False)
         fields.check()
         del request  # frees its bytes: only the sample is needed from now on
         note(sample_bytes=len(sample))
-        identity = await voices.identify(caller, sample)
-        named = await _request(identities, "CloneVoice", request_id, caller, sample)
+        identity = await rooms.voices.identify(caller, sample)
+        named = await _request(rooms.identities, "CloneVoice", request_id, caller, sample)
         wanted = Wanted(identity=identity, caller=caller, request=named)
-        voice, reused = await voices.clone_ahead(wanted, sample, deadline=answering.deadline)
+        voice, reused = await rooms.voices.clone_ahead(wanted, sample, deadline=answering.deadline)
         answering.log_facts |= {"voice_id": voice.voice_id, "voice_reused": reused}
         return pb.CloneVoiceResponse(voice=messages.voice(voice), voice_reused=reused)
     return pb.CloneVoiceResponse()
 
 
 async def replace_voice(
-    request: pb.ReplaceVoiceRequest, context: Context, store: Store, voices: Voices, identities: Identities
+    request: pb.ReplaceVoiceRequest, context: Context, rooms: Rooms
 ) -> pb.ReplaceVoiceResponse:
     """Answers ReplaceVoice."""
-    async with answered(store, context, waits=True) as answering:
-        fields = Fields(identities)
+    async with answered(rooms.store, context, waits=True) as answering:
+        fields = Fields(rooms.identities)
         caller = fields.caller(request.caller, request.consent, request.client_reference, numbered=True)
         sample = fields.sample(request.sample)
         request_id = fields.id("request_id", request.request_id, required=False)
         fields.check()
         del request  # frees its bytes: only the sample is needed from now on
-        identity = await voices.identify(caller, sample)
-        named = await _request(identities, "ReplaceVoice", request_id, caller, sample)
+        identity = await rooms.voices.identify(caller, sample)
+        named = await _request(rooms.identities, "ReplaceVoice", request_id, caller, sample)
         wanted = Wanted(identity=identity, caller=caller, request=named)
-        voice = await voices.replace(wanted, sample, deadline=answering.deadline)
+        voice = await rooms.voices.replace(wanted, sample, deadline=answering.deadline)
         answering.log_facts["voice_id"] = voice.voice_id
         return pb.ReplaceVoiceResponse(voice=messages.voice(voice))
     return pb.ReplaceVoiceResponse()
 
 
-async def get_voice(
-    request: pb.GetVoiceRequest,
-    context: Context,
-    store: Store,
-    looking: Looking,
-    consenting: Consenting,
-    *,
-    identities: Identities,
-) -> pb.GetVoiceResponse:
+async def get_voice(request: pb.GetVoiceRequest, context: Context, rooms: Rooms) -> pb.GetVoiceResponse:
     """Answers GetVoice."""
-    async with answered(store, context):
-        caller, voice_id = _which(request, Fields(identities))
-        found = await (looking.voice(voice_id) if caller is None else looking.voice_of_caller(caller))
+    async with answered(rooms.store, context):
+        caller, voice_id = _which(request, Fields(rooms.identities))
+        found = await (
+            rooms.looking.voice(voice_id) if caller is None else rooms.looking.voice_of_caller(caller)
+        )
         if found is None:
             raise VoiceNotFound
-        told = await consenting.history(found.person)
+        told = await rooms.consenting.history(found.person)
         return pb.GetVoiceResponse(
-            voice=messages.voice(looking.seen(found)), consents=map(messages.consent, told)
+            voice=messages.voice(rooms.looking.seen(found)), consents=map(messages.consent, told)
         )
     return pb.GetVoiceResponse()
 
 
-async def watch_voice(
-    request: pb.WatchVoiceRequest,
-    context: Context,
-    store: Store,
-    looking: Looking,
-    identities: Identities,
-    *,
-    longest: float,
-) -> None:
+async def watch_voice(request: pb.WatchVoiceRequest, context: Context, rooms: Rooms) -> None:
     """Answers WatchVoice."""
     # Not a generator: it may be closed in another task than the one that began it.
-    async with answered(store, context, longest=longest, waits=True) as answering:
-        caller, voice_id = _which(request, Fields(identities))
-        watched = await looking.begin(caller, voice_id)
+    async with answered(rooms.store, context, longest=rooms.watch_seconds, waits=True) as answering:
+        caller, voice_id = _which(request, Fields(rooms.identities))
+        watched = await rooms.looking.begin(caller, voice_id)
         answering.may_end = True
-        async with aclosing(looking.follow(watched, until=answering.deadline)) as changes:
+        async with aclosing(rooms.looking.follow(watched, until=answering.deadline)) as changes:
             async for voice in changes:
                 await context.write(pb.WatchVoiceResponse(voice=messages.voice(voice)))
 
 
-async def list_voices(
-    request: pb.ListVoicesRequest, context: Context, store: Store, looking: Looking, identities: Identities
-) -> pb.ListVoicesResponse:
+async def list_voices(request: pb.ListVoicesRequest, context: Context, rooms: Rooms) -> pb.ListVoicesResponse:
     """Answers ListVoices."""
-    async with answered(store, context):
-        fields = Fields(identities)
+    async with answered(rooms.store, context):
+        fields = Fields(rooms.identities)
         whom = fields.caller(request.caller, numbered=True) if request.HasField("caller") else None
-        person, number = (None, None) if whom is None else identities.row_hashes(whom)
+        person, number = (None, None) if whom is None else rooms.identities.row_hashes(whom)
         reference = fields.reference(request.client_reference)
         told = set(request.states) or {pb.VOICE_STATE_READY}
         for state in told - set(messages.STATES.values()):
             fields.wrong("states", f"may not hold {state}")
         pages = Pages(
-            identities, fields, "voices", person or "", number or "", reference, *map(str, sorted(told))
+            rooms.identities, fields, "voices", person or "", number or "", reference, *map(str, sorted(told))
         )
         size, before = pages.size(request.page_size), pages.begin(request.page_token)
         fields.check()
-        page = await store.read(
+        page = await rooms.store.read(
             views.voices,
             before=before,
             size=size,
@@ -142,10 +121,10 @@ async def list_voices(
             person=person,
             number=number,
             reference=reference,
-            busy_since=looking.busy_since,
-            unsure_since=looking.unsure_since,
+            busy_since=rooms.looking.busy_since,
+            unsure_since=rooms.looking.unsure_since,
         )
-        shown = [messages.voice(looking.seen(found)) for found in page]
+        shown = [messages.voice(rooms.looking.seen(found)) for found in page]
         return pb.ListVoicesResponse(
             # Time has gone on since they were read, so that one on its way may have failed by now.
             voices=[voice for voice in shown if voice.state in told],
@@ -155,25 +134,25 @@ async def list_voices(
 
 
 async def delete_voice(
-    request: pb.DeleteVoiceRequest, context: Context, store: Store, erasure: Erasure, identities: Identities
+    request: pb.DeleteVoiceRequest, context: Context, rooms: Rooms
 ) -> pb.DeleteVoiceResponse:
     """Answers DeleteVoice."""
-    async with answered(store, context, waits=True) as answering:
-        fields = Fields(identities)
+    async with answered(rooms.store, context, waits=True) as answering:
+        fields = Fields(rooms.identities)
         voice_id = fields.id("voice_id", request.voice_id)
         fields.check()
         add_log_context(voice_id=voice_id)
-        deleted = await erasure.delete(voice_id, deadline=answering.deadline)
+        deleted = await rooms.erasure.delete(voice_id, deadline=answering.deadline)
         return pb.DeleteVoiceResponse(deleted=deleted)
     return pb.DeleteVoiceResponse()
 
 
 async def forget_caller(
-    request: pb.ForgetCallerRequest, context: Context, store: Store, erasure: Erasure, identities: Identities
+    request: pb.ForgetCallerRequest, context: Context, rooms: Rooms
 ) -> pb.ForgetCallerResponse:
     """Answers ForgetCaller."""
-    async with answered(store, context, waits=True) as answering:
-        fields = Fields(identities)
+    async with answered(rooms.store, context, waits=True) as answering:
+        fields = Fields(rooms.identities)
         caller = fields.caller(request.caller)
         if bool(caller.phone_number) == bool(request.voice_id):
             fields.wrong("caller.phone_number", "or voice_id is required, and not both")
@@ -181,27 +160,21 @@ async def forget_caller(
             fields.numbered(caller)
         voice_id = fields.id("voice_id", request.voice_id, required=False)
         fields.check()
-        deleted, pending = await erasure.forget(caller, voice_id, deadline=answering.deadline)
+        deleted, pending = await rooms.erasure.forget(caller, voice_id, deadline=answering.deadline)
         return pb.ForgetCallerResponse(voices_deleted=deleted, voices_pending=pending)
     return pb.ForgetCallerResponse()
 
 
-async def set_consent(
-    request: pb.SetConsentRequest,
-    context: Context,
-    store: Store,
-    consenting: Consenting,
-    identities: Identities,
-) -> pb.SetConsentResponse:
+async def set_consent(request: pb.SetConsentRequest, context: Context, rooms: Rooms) -> pb.SetConsentResponse:
     """Answers SetConsent."""
-    async with answered(store, context, waits=True) as answering:
-        fields = Fields(identities)
+    async with answered(rooms.store, context, waits=True) as answering:
+        fields = Fields(rooms.identities)
         consent = fields.consent(request.consent, required=not request.withdrawn)
         caller, voice_id = _which(request, fields)
         if not request.withdrawn:
-            told = await consenting.give(caller, voice_id, consent)
+            told = await rooms.consenting.give(caller, voice_id, consent)
             return pb.SetConsentResponse(consents=map(messages.consent, told))
-        told, deleted, pending = await consenting.withdraw(
+        told, deleted, pending = await rooms.consenting.withdraw(
             caller, voice_id, consent, deadline=answering.deadline
         )
         return pb.SetConsentResponse(
