@@ -55,7 +55,7 @@ class CensusTaker:
 
         self._ask_account_at = 0.0
         measures.observe_registry(voices=self._voices, calls=self._calls, due=self._due, ages=self._ages)
-        measures.observe_account(self._slots, self._month)
+        measures.observe_account(lambda: account.last)
 
     async def run(self) -> None:
         """Counts again and again. What cannot be counted is left out of the metrics."""
@@ -107,11 +107,3 @@ class CensusTaker:
         agents = now if found.agents_since is None else found.agents_since
         voices = min(self._voices_since.values(), default=now)
         return {"agent": max(0.0, now - agents), "voice": max(0.0, now - voices)}
-
-    def _slots(self) -> tuple[int | None, int | None]:
-        known = self._account.last
-        return (None, None) if known is None else (known.slots_used, known.slots_limit)
-
-    def _month(self) -> tuple[int | None, int | None]:
-        known = self._account.last
-        return (None, None) if known is None else (known.month_used, known.month_limit)

@@ -6,6 +6,7 @@ Every value of an attribute comes from a set of ours, or from the configuration.
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from opentelemetry.metrics import MeterProvider
 
@@ -119,17 +120,16 @@ class Measures:
         """Observes the bytes of requests and samples that are held, and how many may be."""
         observe_buffer(self._meter, "samples", used, limit)
 
-    def observe_account(
-        self,
-        slots: Callable[[], tuple[int | None, int | None]],
-        month: Callable[[], tuple[int | None, int | None]],
-    ) -> None:
-        """Observes how many voice slots and additions of the month are used, and how many there are."""
-        for kind, unit, told in (("slots", "{voice}", slots), ("month", "{addition}", month)):
-            for at, name in enumerate(("used", "limit")):
+    def observe_account(self, last: Callable[[], object]) -> None:
+        """Observes how many voice slots and additions of the month are used, and how many there are.
+
+        `last` is what ElevenLabs told last: a Subscription, or None.
+        """
+        for kind, unit in (("slots", "{voice}"), ("month", "{addition}")):
+            for name in ("used", "limit"):
                 observe(
                     self._meter, f"precall.provider.{kind}.{name}", "As ElevenLabs told last.",
-                    _reading(told, at), unit=unit,
+                    partial(_field_of, last, f"{kind}_{name}"), unit=unit,
                 )  # fmt: skip
 
     def observe_registry(
@@ -160,8 +160,10 @@ def _ended(outcome: str, reason: str) -> dict[str, str]:
     return {OUTCOME: outcome, REASON: reason} if reason else {OUTCOME: outcome}
 
 
-def _reading(told: Callable[[], tuple[int | None, int | None]], index: int) -> Callable[[], int | None]:
-    return lambda: told()[index]
+def _field_of(last: Callable[[], object], name: str) -> int | None:
+    known = last()
+    value: int | None = None if known is None else getattr(known, name)
+    return value
 
 
 UNMEASURED = Measures(NOWHERE)
