@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import ClassVar, Self
 
-__all__ = ["Address", "Networks", "Proxies", "Sources", "ip_address"]
+__all__ = ["Address", "Networks", "Proxies", "Sources", "entries", "ip_address"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -37,11 +37,9 @@ class Networks:
     @classmethod
     def read(cls, text: str) -> Self:
         """Takes what an operator wrote. Raises ValueError, which says what is expected."""
-        entries = [part.strip(" \t") for part in text.split(",") if part.strip(" \t")]
-        if not entries:
-            raise ValueError("must not be a list of nothing")
+        given = entries(text)
         try:
-            return cls([_network(one) for entry in entries for one in cls.words.get(entry.lower(), [entry])])
+            return cls([_network(one) for entry in given for one in cls.words.get(entry.lower(), [entry])])
         except ValueError:
             raise ValueError(cls.expected) from None
 
@@ -81,6 +79,14 @@ class Proxies(Networks):
         # If every address is a trusted proxy, a request's source would be whatever its sender writes.
         if any(network.prefixlen == 0 for network in networks):
             raise ValueError
+
+
+def entries(text: str) -> list[str]:
+    """What a comma-separated text lists. Raises ValueError if that is nothing."""
+    found = [part.strip(" \t") for part in text.split(",") if part.strip(" \t")]
+    if not found:
+        raise ValueError("must name at least one")
+    return found
 
 
 def ip_address(text: str) -> Address | None:

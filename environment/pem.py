@@ -2,50 +2,41 @@
 
 import os
 import ssl
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Mapping
 
 __all__ = ["pem_faults"]
 
 
 def pem_faults(texts: Mapping[str, str], *, certificate: str, key: str, authorities: str) -> list[str]:
     """All faults of the documents, by the names of their variables and without their texts."""
-    return [*_faults(texts, certificate, key, authorities)]
-
-
-def _faults(texts: Mapping[str, str], certificate: str, key: str, authorities: str) -> Iterator[str]:
+    faults = []
     if (certificate in texts) != (key in texts):
-        yield f"{certificate} and {key} go together"
+        faults.append(f"{certificate} and {key} go together")
+    elif certificate in texts and not _are_certificates(texts[certificate]):
+        faults.append(f"{certificate} must hold certificates")
     elif certificate in texts:
-        match _pair(texts[certificate], texts[key]):
-            case "no certificate":
-                yield f"{certificate} must hold certificates"
-            case "no key":
-                yield f"{key} must hold a private key that is not encrypted"
-            case "no pair":
-                yield f"{key} is not the key of {certificate}"
+        try:
+            _load_pair(texts[certificate], texts[key])
+        except ssl.SSLError as failure:
+            if failure.reason == "KEY_VALUES_MISMATCH":
+                faults.append(f"{key} is not the key of {certificate}")
+            else:
+                faults.append(f"{key} must hold a private key that is not encrypted")
     if authorities in texts and not _are_certificates(texts[authorities]):
-        yield f"{authorities} must hold certificates"
+        faults.append(f"{authorities} must hold certificates")
+    return faults
 
 
-def _pair(certificate: str, key: str) -> Literal["no certificate", "no key", "no pair"] | None:
-    """The fault of the pair. OpenSSL reads keys only from files: this file is in memory, never on a disk."""
-    if not _are_certificates(certificate):
-        return "no certificate"
+def _load_pair(certificate: str, key: str) -> None:
+    """Raises SSLError. OpenSSL reads keys only from files: this file is in memory, never on a disk."""
     descriptor = os.memfd_create("precall", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(f"{certificate}\n{key}\n".encode())
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        file.write(f"{certificate}\n{key}\n".encode())
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
             f"/proc/self/fd/{descriptor}",
             # Without a password OpenSSL would ask on the terminal.
             password="",
         )
-    except ssl.SSLError as failure:
-        return "no pair" if failure.reason == "KEY_VALUES_MISMATCH" else "no key"
-    finally:
-        os.close(descriptor)
-    return None
 
 
 def _are_certificates(text: str) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 
 from environment.address import BaseUrl, Host, Target
 from environment.document import Document
-from environment.network import Networks
+from environment.network import Networks, entries
 from environment.rate import Rate
 from environment.remarks import is_injected
 from environment.secret import Secret, SecretUrl, check_ends, secret_text, takes_file
@@ -107,10 +107,7 @@ def _value(text: str, kind: typing.Any, annotated: object) -> object:
 def _listed(text: str, member: typing.Any) -> tuple[object, ...]:
     if takes_file(member):
         check_ends(text)
-    parts = [part.strip(" \t") for part in text.split(",") if part.strip(" \t")]
-    if not parts:
-        raise ValueError("must not be a list of nothing")
-    return tuple(_value(part, _bare(member), member) for part in parts)
+    return tuple(_value(part, _bare(member), member) for part in entries(text))
 
 
 def _chosen(text: str, allowed: tuple[str, ...]) -> str:

@@ -50,7 +50,7 @@ def test_elevenlabs(word: str) -> None:
 def test_no_networks(text: str) -> None:
     """What is neither address nor network is refused."""
     for kind in (Sources, Proxies):
-        with pytest.raises(ValueError, match=r"^must (be IP addresses|not be a list)"):
+        with pytest.raises(ValueError, match=r"^must (be IP addresses|name at least one)"):
             kind.read(text)
 
 
