@@ -13,15 +13,13 @@ from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from telemetry.otlp import LastTry
+from telemetry.otlp import NOT_TRIED, LastTry
+from telemetry.variables import DEFAULT_QUEUE
 
 __all__ = ["CountingProcessor", "Losses", "UnsentMetrics"]
 
 log = structlog.get_logger()
 
-DEFAULT_QUEUE = 2_048
-# Why something was not sent that was never tried, such as a batch that is too large.
-NOT_TRIED = "not tried"
 # How often the log says so, at the most.
 NEWS_SECONDS = 60.0
 
@@ -73,8 +71,7 @@ class UnsentMetrics:
     def look(self, result: MetricExportResult) -> None:
         """Looks at how sending them ended."""
         if result is not MetricExportResult.SUCCESS and (times := self._news.due(1)):
-            why = self._last.why or NOT_TRIED
-            log.warning("metrics could not be sent, see to the collector", times=times, why=why)
+            log.warning("metrics could not be sent, see to the collector", times=times, why=self._last.why)
 
 
 class CountingProcessor(BatchSpanProcessor):
@@ -134,14 +131,14 @@ class _Counting(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self._processor.taken(len(spans))
-        self._last.why = ""
+        self._last.why = NOT_TRIED
         result = SpanExportResult.FAILURE
         try:
             result = self._exporter.export(spans)
         finally:
             if result is not SpanExportResult.SUCCESS:
                 self._losses.add(len(spans))
-                self._why = self._last.why or NOT_TRIED
+                self._why = self._last.why
                 self._tell(self._unsent.due(len(spans)))
         return result
 

@@ -131,7 +131,7 @@ def observe_buffer(meter: Meter, kind: str, used: Callable[[], int], limit: int)
 def _metering(
     service: str, environ: Mapping[str, str], losses: Losses
 ) -> tuple[MeterProvider, Callable[[], None]]:
-    """The meter provider, which sends what is left and ends with the block."""
+    """The meter provider, and what sends the rest of its metrics and closes it."""
     reader = None if environ.get("OTEL_SDK_DISABLED") == "true" else _reader(environ)
     if reader is None:
         return NOWHERE, lambda: None

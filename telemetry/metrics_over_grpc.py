@@ -23,7 +23,7 @@ class MetricsOverGrpc(otlp.NotingGrpc, OTLPMetricExporter):
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
     ) -> MetricExportResult:
-        self.last.why = ""
+        self.last.why = otlp.NOT_TRIED
         result = super().export(metrics_data, timeout_millis, **kwargs)
         self._unsent.look(result)
         return result

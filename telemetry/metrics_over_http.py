@@ -35,7 +35,7 @@ class MetricsOverHttp(OTLPMetricExporter):
     ) -> MetricExportResult:
         if time.monotonic() < self._rests_until:
             return MetricExportResult.SUCCESS
-        self._last.why = ""
+        self._last.why = otlp.NOT_TRIED
         result = super().export(metrics_data, timeout_millis, **kwargs)
         if time.monotonic() >= self._rests_until:
             self._unsent.look(result)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIRECTLY",
+    "NOT_TRIED",
     "LastTry",
     "NotingGrpc",
     "Signal",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 Signal = Literal["TRACES", "METRICS"]
+
+NOT_TRIED = "not tried"
+"""Why something was not sent for which there was no try, such as a batch that is too large."""
 
 # The SDK's type of the options does not allow numbers.
 DIRECTLY = cast("tuple[tuple[str, str]]", (("grpc.enable_http_proxy", 0),))
@@ -49,8 +53,8 @@ def compression(environ: Mapping[str, str], signal: Signal) -> grpc.Compression:
 class LastTry(Struct):
     """How the last try to send something ended, in a word that holds no URL and no text of an exception."""
 
-    why: str = ""
-    """A status of HTTP or gRPC, or the type of what was raised; empty where nothing was sent."""
+    why: str = NOT_TRIED
+    """A status of HTTP or gRPC, or the type of what was raised."""
 
 
 def session(last: LastTry) -> "requests.Session":
@@ -81,7 +85,7 @@ class NotingGrpc:
     _client: Any
 
     def _initialize_channel_and_stub(self) -> None:
-        # The exporter calls it as it is made, and for each new connection.
+        # The exporter, which has it, calls it as it is made, and for each new connection.
         super()._initialize_channel_and_stub()  # type: ignore[misc]
         self._client = _Noting(self._client, self.last)
 

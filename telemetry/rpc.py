@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -63,6 +63,13 @@ UNTRACED = frozenset(
         "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     }
 )
+# Whether requests and responses are streams: what gRPC calls such a behavior, and what makes a handler of it.
+KINDS: Mapping[tuple[bool, bool], tuple[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
 W3C = TraceContextTextMapPropagator()
 IDS = RandomIdGenerator()
 
@@ -102,27 +109,15 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
         name = _text(handler_call_details.method).lstrip("/")
         if handler is None:
             return None
+        kind, made = KINDS[handler.request_streaming, handler.response_streaming]
+        behavior = getattr(handler, kind)
         wrapped = self._named if name in UNTRACED else self._traced
-        if handler.response_streaming:
-            made = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            return made(
-                wrapped(name, _piped(behavior), handler_call_details.invocation_metadata),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(
-                wrapped(name, handler.stream_unary, handler_call_details.invocation_metadata),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            wrapped(name, handler.unary_unary, handler_call_details.invocation_metadata),
+        return made(
+            wrapped(
+                name,
+                _piped(behavior) if handler.response_streaming else behavior,
+                handler_call_details.invocation_metadata,
+            ),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )

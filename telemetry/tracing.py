@@ -16,8 +16,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from telemetry import flushing, otlp
 from telemetry.facts import FactsOnSpans, note
-from telemetry.losses import DEFAULT_QUEUE, CountingProcessor, Losses
-from telemetry.variables import pairs
+from telemetry.losses import CountingProcessor, Losses
+from telemetry.variables import DEFAULT_QUEUE, pairs
 
 __all__ = [
     "EXPORT_MS",

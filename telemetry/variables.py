@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from environment import Host, Remark, Target
 
-__all__ = ["drop_unusable", "pairs"]
+__all__ = ["DEFAULT_QUEUE", "drop_unusable", "pairs"]
 
 SIGNALS = ("", "TRACES_", "METRICS_")
 OTLP = "OTEL_EXPORTER_OTLP_"
