@@ -108,7 +108,7 @@ def crowded(crowd: str, target: str) -> None:
     """One crowd, to its end, in this process."""
     chosen = next(each for each in CROWDS if each.__name__ == crowd)
     became: Counter[str] = asyncio.run(chosen(target))  # type: ignore[arg-type]
-    print(_listed(became))  # noqa: T201
+    print(_listed(became))  # noqa: T201 - its result
 
 
 class Others:

@@ -115,6 +115,7 @@ def importing() -> Iterator[None]:
     and structlog 26.1 import it if it is installed. When they no longer do, keeping it out can go.
     """
     gc.disable()
+    # With None in its place, Python takes it for not installed.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     try:
         yield

@@ -106,7 +106,7 @@ def note(**facts: Any) -> None:
 class FactsOnSpans(SpanProcessor):
     """Adds to each span, as it begins, the facts about the work at hand."""
 
-    def on_start(self, span: RecordedSpan, parent_context: Context | None = None) -> None:  # noqa: ARG002
+    def on_start(self, span: RecordedSpan, parent_context: Context | None = None) -> None:  # noqa: ARG002 - the SDK passes it
         facts = keyed(structlog.contextvars.get_contextvars())
         if facts:
             span.set_attributes({key: value for key, value in facts.items() if key.startswith(EVERYWHERE)})

@@ -165,5 +165,5 @@ def _add(
 
 def _consent(row: tuple[object, ...]) -> Consent:
     reference, withdrawn, at = row
-    # SQLite has no booleans, only 0 and 1.
+    # SQLite has no booleans, only 0 and 1. The time is a number in both.
     return Consent(str(reference), bool(withdrawn), float(at))  # type: ignore[arg-type]

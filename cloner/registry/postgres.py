@@ -311,6 +311,7 @@ def connected(url: str) -> Connection:
     """A connection that begins no transaction by itself and prepares nothing. Raises psycopg.Error."""
     told = conninfo_to_dict(url)
     defaults = {name: value for name, value in DEFAULTS.items() if name not in told}
+    # Its type knows parameters of its own alone, and not those of the server's library.
     return psycopg.connect(url, autocommit=True, prepare_threshold=None, **defaults)  # type: ignore[arg-type]
 
 

@@ -59,12 +59,10 @@ class Fields:
             self.wrong(field, f"may hold at most {MAX_CONVERSATION_ID} printable characters")
         return found or text
 
-    def text(self, field: str, text: str, *, most: int, required: bool = False) -> str:
+    def text(self, field: str, text: str, *, most: int) -> str:
         """Printable text without the spaces around it."""
         text = text.strip()
-        if required and not text:
-            self.wrong(field, "is required")
-        elif len(text) > most:
+        if len(text) > most:
             self.wrong(field, f"may hold at most {most} characters")
         elif not text.isprintable():
             self.wrong(field, "may hold printable characters only")

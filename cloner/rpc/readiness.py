@@ -21,6 +21,7 @@ NAMES = ("", SERVICE)
 LOOK_SECONDS = 1.0
 
 
+# The library has no types.
 class Health(health.aio.HealthServicer):  # type: ignore[misc]
     """The standard health service. An unknown service is refused as everything else here is."""
 

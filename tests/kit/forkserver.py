@@ -153,7 +153,7 @@ def main() -> None:
             sys.stdout.write(f"{folder}/socket\n")
             sys.stdout.flush()
             server = Server(here)
-            import tests.kit.preloaded  # noqa: F401
+            import tests.kit.preloaded  # noqa: F401 - for what it imports
 
             server.serve()
     finally:
