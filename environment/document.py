@@ -8,7 +8,10 @@ from typing import ClassVar, Self
 
 from environment.secret import Secret, check_quotes
 
-__all__ = ["Document", "Pem", "Toml"]
+__all__ = ["NO_PATH", "Document", "Pem", "Toml"]
+
+NO_PATH = ", while a file is named by the variable with _FILE at its end"
+"""How the fault of a variable ends that may hold the name of a file in place of the text."""
 
 
 class Document(Secret):
@@ -39,9 +42,7 @@ class Pem(Document):
     @classmethod
     def read(cls, text: str) -> Self:
         if "-----BEGIN " not in text:
-            raise ValueError(
-                "must be PEM (-----BEGIN ...), while a file is named by the variable with _FILE at its end"
-            )
+            raise ValueError(f"must be PEM (-----BEGIN ...){NO_PATH}")
         return super().read(text)
 
 

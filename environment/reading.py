@@ -4,12 +4,12 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from environment.address import BaseUrl, Host, Target
-from environment.document import Document
+from environment.document import NO_PATH, Document
 from environment.network import Networks, entries
 from environment.rate import Rate
 from environment.remarks import is_injected
@@ -39,6 +39,7 @@ def read(settings: type[S], environ: Mapping[str, str]) -> S:
     """
     values: dict[str, object] = {}
     faults: dict[str, str] = {}
+    from_files: list[str] = []
     for field in msgspec.structs.fields(settings):
         name = field.name.upper()
         kind = _bare(field.type)
@@ -49,6 +50,8 @@ def read(settings: type[S], environ: Mapping[str, str]) -> S:
             continue
         try:
             if text is not None:
+                if takes_file(kind) and not environ.get(name, "").strip():
+                    from_files.append(name)
                 value = _value(text, kind, field.type)
                 if isinstance(value, Document):
                     value = value.kept_in(environ.get(f"{name}_FILE", "").strip())
@@ -65,8 +68,16 @@ def read(settings: type[S], environ: Mapping[str, str]) -> S:
         between = [one for part in fault.args for one in str(part).split("; ")]
         told += [one for one in between if not any(re.search(rf"\b{name}\b", one) for name in faults)]
     if told:
-        raise EnvironmentInvalid("; ".join(told))
+        raise EnvironmentInvalid("; ".join(_of_files(fault, from_files) for fault in told))
     return made
+
+
+def _of_files(fault: str, names: Iterable[str]) -> str:
+    """The fault, by the variables that name the files where the texts came from."""
+    for name in names:
+        fault, times = re.subn(rf"\b{name}\b", f"{name}_FILE", fault)
+        fault = fault.removesuffix(NO_PATH) if times else fault
+    return fault
 
 
 def _text(name: str, environ: Mapping[str, str], kind: typing.Any) -> str | None:

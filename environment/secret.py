@@ -147,7 +147,7 @@ def secret_text(name: str, environ: Mapping[str, str], *, largest: int = Secret.
             text = text_of(Path(path), largest=largest)
         except ValueError as fault:
             raise ValueError(f"{where} {fault}") from fault
-    if re.match(rf"(?:export\s+)?{name}\s*=", text):
+    if re.match(rf"(export\s+\w+|{name})\s*=", text):
         raise ValueError(f"{where} must be the value alone, without its name")
     return text if text.strip() else None
 

@@ -196,7 +196,8 @@ SWITCH = _one_of("true", "false")
 COUNT = _whole(0, 999_999_999)
 MILLISECONDS = _whole(1, A_DAY * 1_000)
 PAIRS = "name=value,name=value, percent-encoded"
-PROPAGATORS = {"tracecontext", "baggage"}
+# Baggage, which the SDK's default names too, is never passed on.
+PROPAGATORS = {"tracecontext"}, {"tracecontext", "baggage"}
 
 RULES = {
     "OTEL_SDK_DISABLED": SWITCH,
@@ -208,7 +209,7 @@ RULES = {
     ),
     "OTEL_TRACES_SAMPLER_ARG": Rule(_ratio, "a number from 0 to 1"),
     "OTEL_PROPAGATORS": Rule(
-        lambda text: _listed(text) <= PROPAGATORS, "tracecontext, baggage"
+        lambda text: _listed(text) in PROPAGATORS, "tracecontext, which always applies"
     ),
     "OTEL_RESOURCE_ATTRIBUTES": Rule(lambda text: bool(pairs(text)), PAIRS),
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": Rule(_detectors, "names of detectors that are installed"),

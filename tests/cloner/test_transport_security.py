@@ -269,6 +269,29 @@ def test_faults(authority: trustme.CA, given: Any, faults: list[str]) -> None:
     assert "MII" not in str(caught.value)
 
 
+def test_faults_of_files(authority: trustme.CA, tmp_path: Path) -> None:
+    """What a file holds is refused by the name of the variable that was set."""
+    files = {
+        "CERT": chain(authority.issue_cert("localhost")),
+        "KEY": key(authority.issue_cert("localhost")),
+        "CLIENT_CA": "?",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "clients").write_text("[clients.crm]\nmay = 1\n")
+    environ = {f"CLONER_TLS_{name}_FILE": str(tmp_path / name) for name in files}
+    with pytest.raises(EnvironmentInvalid) as caught:
+        read(
+            Settings, {"ELEVENLABS_API_KEY": "k", "CLONER_CLIENTS_FILE": str(tmp_path / "clients"), **environ}
+        )
+
+    assert {
+        "CLONER_TLS_CLIENT_CA_FILE must be PEM (-----BEGIN ...)",
+        "CLONER_TLS_KEY_FILE is not the key of CLONER_TLS_CERT_FILE",
+        "CLONER_CLIENTS_FILE: crm: may: Expected array, got int",
+    } == set(str(caught.value).split("; "))
+
+
 def test_pem_from_a_file_and_from_a_variable(authority: trustme.CA, tmp_path: Path) -> None:
     """Both are taken, with a byte order mark, line ends of Windows, and words before the certificate; neither shows itself."""
     issued = authority.issue_cert("localhost")

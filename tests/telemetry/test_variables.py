@@ -45,6 +45,7 @@ NAMES = sorted(
         ("OTEL_TRACES_SAMPLER_ARG", "2"),
         ("OTEL_TRACES_SAMPLER_ARG", "nan"),
         ("OTEL_PROPAGATORS", "b3"),
+        ("OTEL_PROPAGATORS", "baggage"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%0Atoken"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t%C3%B6ken"),
