@@ -31,17 +31,17 @@ MAX_BIRTH = 64
 MAX_CONSENT = 200
 
 
-def identifier(told: str | None) -> str | None:
+def identifier(text: str | None) -> str | None:
     """The text, if it can be an id."""
-    return told if told and ID.fullmatch(told) else None
+    return text if text and ID.fullmatch(text) else None
 
 
-def conversation(told: str | None) -> str | None:
+def conversation(text: str | None) -> str | None:
     """The text without spaces around it, if it can be the id of a conversation, or of a telephone call."""
-    told = (told or "").strip(" ")
+    text = (text or "").strip(" ")
     # U+FFFD stands for what could not be read, so two conversations might get one id.
-    fits = told and len(told) <= MAX_CONVERSATION_ID and told.isprintable() and "\ufffd" not in told
-    return told if fits else None
+    fits = text and len(text) <= MAX_CONVERSATION_ID and text.isprintable() and "\ufffd" not in text
+    return text if fits else None
 
 
 def fault_of(text: str, *, most: int) -> str | None:

@@ -56,11 +56,13 @@ class Violation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Answer:
     """What an answer says of a failure."""
 
     message: str = ""
-    told: bool = False
+    by_server: bool = False
+    """Whether it says why; if not, that is derived from the status."""
+
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
     metadata: Mapping[str, str] = field(default_factory=dict)
     violations: tuple[Violation, ...] = ()
@@ -78,36 +80,36 @@ class PrecallError(Exception):
     REASON: ClassVar[str] = ""
     """The reason that the class stands for."""
 
-    def __init__(self, reason: str, told: Told, *, repeatable: bool) -> None:
-        super().__init__(told.message)
+    def __init__(self, reason: str, answer: Answer, *, repeatable: bool) -> None:
+        super().__init__(answer.message)
         self.reason = reason
         """The name of a value of ErrorReason, without its prefix; it may be one of a newer server."""
 
-        self.message = told.message
+        self.message = answer.message
         """A sentence of the server's, or one of this client's if the server sent none."""
 
-        self.code = told.code
+        self.code = answer.code
         """The status of gRPC."""
 
-        self.told = told.told
+        self.told = answer.by_server
         """Whether the server gave the reason; if not, it was derived from the status."""
 
-        self.metadata = told.metadata
+        self.metadata = answer.metadata
         """What else the server sent with the reason, such as a limit and what was found."""
 
-        self.trace_id = told.metadata.get("trace_id", "")
+        self.trace_id = answer.metadata.get("trace_id", "")
         """The id of the trace at the server, for whoever looks into it; empty if it sent none."""
 
-        self.violations = told.violations
+        self.violations = answer.violations
         """Every field at fault, of FIELD_INVALID."""
 
-        self.retry_after = told.retry_after
+        self.retry_after = answer.retry_after
         """After how many seconds another try may succeed, if the server knows."""
 
-        self.fallback = told.fallback
+        self.fallback = answer.fallback
         """What the call needs to go on without the caller's voice, if PrepareCall sent it."""
 
-        self.may_repeat = isinstance(self, Temporary) and (repeatable or _unbegun(reason, told))
+        self.may_repeat = isinstance(self, Temporary) and (repeatable or _unbegun(reason, answer))
         """Whether the same request may be sent again after a while: that may help, and harms nothing."""
 
     def __init_subclass__(cls) -> None:
@@ -128,22 +130,22 @@ def error_of(failure: grpc.aio.AioRpcError, *, repeatable: bool = True) -> Preca
 
     `repeatable` says that sending it twice does no harm.
     """
-    reason, told = _read(failure)
+    reason, answer = _read(failure)
     kind = CLASSES.get(reason)
     if kind is None:
         # The reason is a newer server's, but its status still says whether waiting helps.
         fallback = CLASSES.get(CODES.get(failure.code(), ""), PrecallError)
         kind = Temporary if issubclass(fallback, Temporary) else PrecallError
-    return kind(reason, told, repeatable=repeatable)
+    return kind(reason, answer, repeatable=repeatable)
 
 
-def _unbegun(reason: str, told: Told) -> bool:
-    return told.told and (
-        reason in REFUSED or (reason == "RATE_LIMITED" and not LIMITS.isdisjoint(told.metadata))
+def _unbegun(reason: str, answer: Answer) -> bool:
+    return answer.by_server and (
+        reason in REFUSED or (reason == "RATE_LIMITED" and not LIMITS.isdisjoint(answer.metadata))
     )
 
 
-def _read(failure: grpc.aio.AioRpcError) -> tuple[str, Told]:
+def _read(failure: grpc.aio.AioRpcError) -> tuple[str, Answer]:
     code = failure.code()
     for key, value in failure.trailing_metadata() or ():
         if key == DETAILS and isinstance(value, bytes) and (found := _details(code, value)) is not None:
@@ -152,10 +154,10 @@ def _read(failure: grpc.aio.AioRpcError) -> tuple[str, Told]:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in (failure.details() or ""):
         reason = "SAMPLE_TOO_LARGE"
     # Texts of gRPC or of a stranger can hold anything, and are not repeated.
-    return reason, Told(code=code, message=SENTENCES.get(reason, f"The call failed with {code.name}."))
+    return reason, Answer(code=code, message=SENTENCES.get(reason, f"The call failed with {code.name}."))
 
 
-def _details(code: grpc.StatusCode, value: bytes) -> tuple[str, Told] | None:
+def _details(code: grpc.StatusCode, value: bytes) -> tuple[str, Answer] | None:
     """What a status of our own says, if it is one."""
     try:
         status = status_pb2.Status.FromString(value)
@@ -164,9 +166,9 @@ def _details(code: grpc.StatusCode, value: bytes) -> tuple[str, Told] | None:
             return None
         retry = _one(status, error_details_pb2.RetryInfo())
         faults = _one(status, error_details_pb2.BadRequest())
-        return info.reason, Told(
+        return info.reason, Answer(
             message=status.message,
-            told=True,
+            by_server=True,
             code=code,
             metadata=dict(info.metadata),
             violations=tuple(

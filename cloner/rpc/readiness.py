@@ -45,9 +45,9 @@ class Readiness:
     half of the patience: only a write finds a full disk, a lock that is kept, or a server that is read-only.
     """
 
-    def __init__(self, store: Store, told: Health, *, patience_seconds: float) -> None:
+    def __init__(self, store: Store, health: Health, *, patience_seconds: float) -> None:
         self._store = store
-        self._told = told
+        self._health = health
         self._patience = patience_seconds
         self._serving: bool | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -78,7 +78,7 @@ class Readiness:
         self._serving = serving
         status = health_pb2.HealthCheckResponse
         for name in NAMES:
-            await self._told.set(name, status.SERVING if serving else status.NOT_SERVING)
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def _write(self) -> None:
         """Writes a row: an idle process only reads, and after a failed write no call comes to write."""
