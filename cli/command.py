@@ -30,7 +30,7 @@ import msgspec
 from precall_client import Caller, PrecallError, Tls, TlsInvalid, Voice, connect
 
 from callerid import e164, region_fault
-from environment import EnvironmentInvalid, Pem, Target, Token, drop_output, read
+from environment import EnvironmentInvalid, Pem, Target, Token, complain, drop_errors, drop_output, read
 
 __all__ = ["main"]
 
@@ -88,30 +88,33 @@ def main(arguments: list[str] | None = None) -> int:
     enrol.add_argument(
         "--at-once", type=int, default=3, choices=range(1, 21), metavar="N", help="1 to 20, by default 3"
     )
-    chosen = parser.parse_args(arguments)
+    try:
+        chosen = parser.parse_args(arguments)
+    finally:
+        drop_errors()
     if isinstance(sys.stdout, io.TextIOWrapper):  # it may be unable to hold every letter
         sys.stdout.reconfigure(errors="backslashreplace")
-    told = ""
+    fault = ""
     try:
         status = asyncio.run(_run(chosen, read(Access, os.environ)))
         print(end="", flush=True)
-    except EnvironmentInvalid as fault:
-        status, told = 2, str(fault)
+    except EnvironmentInvalid as invalid:
+        status, fault = 2, str(invalid)
     except msgspec.MsgspecError:
-        status, told = 2, 'expected a caller on standard input: {"phone_number": ...}'
+        status, fault = 2, 'expected a caller on standard input: {"phone_number": ...}'
     except BrokenPipeError:
         status = CLOSED
         drop_output()
     except OSError as failure:
-        status, told = 2, f"{failure.filename or 'standard output'}: {failure.strerror}"
+        status, fault = 2, f"{failure.filename or 'standard output'}: {failure.strerror}"
         if not failure.filename:
             drop_output()
-    except TlsInvalid as fault:
-        status, told = 2, f"CLONER_TLS: {fault}"
+    except TlsInvalid as invalid:
+        status, fault = 2, f"CLONER_TLS: {invalid}"
     except PrecallError as failure:
-        status, told = 1, str(failure)
-    if told:
-        print(f"{PROGRAM}: {told}", file=sys.stderr)
+        status, fault = 1, str(failure)
+    if fault:
+        complain(f"{PROGRAM}: {fault}")
     return status
 
 
@@ -120,18 +123,18 @@ async def _run(chosen: argparse.Namespace, access: Access) -> int:
     async with connect(access.cloner_target, token=token, tls=_tls(access)) as precall:
         match chosen.command:
             case "voices":
-                caller = _caller(_told(), access) if chosen.caller else None
+                caller = _caller(_read_caller(), access) if chosen.caller else None
                 async for voice in precall.all_voices(caller=caller):
                     print(_shown(voice))
             case "forget":
-                caller = None if chosen.voice_id else _caller(_told(), access)
+                caller = None if chosen.voice_id else _caller(_read_caller(), access)
                 answer = await precall.forget_caller(caller=caller, voice_id=chosen.voice_id)
                 print(f"{answer.voices_deleted} voices deleted, {answer.voices_pending} to be deleted later")
             case "replace":
                 sample = chosen.recording.read_bytes()
-                told = _told()
+                given = _read_caller()
                 replaced = await precall.replace_voice(
-                    caller=_caller(told, access), sample=sample, consent=told.consent
+                    caller=_caller(given, access), sample=sample, consent=given.consent
                 )
                 print(f"{replaced.voice.voice_id}  {replaced.voice.name}")
             case "enrol":
@@ -155,18 +158,18 @@ def _tls(access: Access) -> Tls | None:
 
 
 def _shown(voice: Voice) -> str:
-    told = f"{voice.voice_id}  {voice.create_time.ToJsonString()}  {voice.name}"
-    return f"{told}  {voice.consent_time.ToJsonString()}  {voice.consent}" if voice.consent else told
+    line = f"{voice.voice_id}  {voice.create_time.ToJsonString()}  {voice.name}"
+    return f"{line}  {voice.consent_time.ToJsonString()}  {voice.consent}" if voice.consent else line
 
 
-def _told() -> CallerText:
+def _read_caller() -> CallerText:
+    content = b"" if sys.stdin is None else sys.stdin.buffer.read()
     # Editors and shells of Windows begin a text with a BOM.
-    told = b"" if sys.stdin is None else sys.stdin.buffer.read()
-    return msgspec.json.decode(told.removeprefix(codecs.BOM_UTF8), type=CallerText)
+    return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=CallerText)
 
 
-def _caller(told: CallerText, access: Access) -> Caller:
+def _caller(given: CallerText, access: Access) -> Caller:
     # Without a country to read it in, a number is left to the cloner, which may have one.
     region = access.default_region
-    number = (e164(told.phone_number, region) if region else None) or told.phone_number
-    return Caller(name=told.name, date_of_birth=told.date_of_birth, phone_number=number)
+    number = (e164(given.phone_number, region) if region else None) or given.phone_number
+    return Caller(name=given.name, date_of_birth=given.date_of_birth, phone_number=number)

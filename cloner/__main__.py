@@ -8,7 +8,7 @@ import sys
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from cloner.settings import Settings
-from environment import EnvironmentInvalid, read, remarks
+from environment import EnvironmentInvalid, complain, read, remarks
 from environment.memory import importing, keep_large_blocks
 from environment.streams import open_missing_streams
 from telemetry.variables import drop_unusable
@@ -23,7 +23,7 @@ def main() -> int:
     try:
         settings = read(Settings, os.environ)
     except EnvironmentInvalid as fault:
-        print(f"cloner: {fault}", file=sys.stderr)
+        complain(f"cloner: {fault}")
         return 2
     odd = [*remarks(settings, os.environ), *drop_unusable(os.environ)]
 

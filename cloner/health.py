@@ -48,7 +48,7 @@ def main() -> int:
     try:
         return 0 if serves(os.environ) else 1
     except environment.EnvironmentInvalid as fault:
-        print(f"cloner.health: {fault}", file=sys.stderr)  # noqa: T201 - its only line
+        environment.complain(f"cloner.health: {fault}")
         return 1
 
 

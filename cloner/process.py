@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import socket
-import sys
 
 import structlog
 import uvloop
@@ -16,7 +15,7 @@ from cloner.registry import RegistryOfOtherRelease, RegistryUnavailable
 from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
 from cloner.voices.key import KeyDiffers, KeyUnavailable
-from environment import address
+from environment import address, complain
 from environment.open_files import connections_allowed
 from telemetry import logs
 from telemetry.output import Output
@@ -83,10 +82,10 @@ async def _served(
     except AddressInUse:
         where = address(settings.cloner_host, settings.cloner_port)
         why = await asyncio.to_thread(_why_not, settings.cloner_host, settings.cloner_port)
-        print(f"cloner: cannot serve on {where}: {why}", file=sys.stderr)
+        complain(f"cloner: cannot serve on {where}: {why}")
         return 1
     except (InspectionUnavailable, KeyDiffers, KeyUnavailable, RegistryUnavailable) as failure:
-        print(f"cloner: {failure}", file=sys.stderr)
+        complain(f"cloner: {failure}")
         return 2 if isinstance(failure, (KeyDiffers, RegistryOfOtherRelease)) else 1
     return 0
 

@@ -1,17 +1,41 @@
-"""What becomes of a standard output that cannot be written: a full disk, or a pipe that nobody reads."""
+"""What becomes of a standard output or error that cannot be written: a full disk, or a pipe without a reader.
+
+Python would fail again, at its end, to write what is left, and end with a status of its own. The exit status
+stays that of the program here.
+"""
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
-__all__ = ["drop_output"]
+__all__ = ["complain", "drop_errors", "drop_output"]
+
+
+def complain(text: str) -> None:
+    """Writes a line to standard error, if that can be written."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            sys.stderr.write(f"{text}\n")
+    drop_errors()
+
+
+def drop_errors() -> None:
+    """Sends what standard error has not taken nowhere."""
+    if sys.stderr is not None:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _drop(sys.stderr)
 
 
 def drop_output() -> None:
-    """Sends what is left of the output nowhere, because Python would fail again to write it at its end.
-
-    The exit status is then that of the program, and standard error holds what the program says.
-    """
+    """Sends what is left of the output nowhere. Standard error holds what the program says."""
     if sys.stdout is not None:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        _drop(sys.stdout)
+
+
+def _drop(stream: TextIO) -> None:
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

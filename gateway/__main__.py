@@ -3,7 +3,7 @@
 import os
 import sys
 
-from environment import EnvironmentInvalid, read, remarks
+from environment import EnvironmentInvalid, complain, read, remarks
 from environment.memory import importing, keep_large_blocks
 from environment.streams import open_missing_streams
 from gateway.settings import Settings
@@ -16,7 +16,7 @@ def main() -> int:
     try:
         settings = read(Settings, os.environ)
     except EnvironmentInvalid as fault:
-        print(f"gateway: {fault}", file=sys.stderr)
+        complain(f"gateway: {fault}")
         return 2
     odd = [*remarks(settings, os.environ), *drop_unusable(os.environ)]
 

@@ -3,14 +3,13 @@
 import asyncio
 import resource
 import signal
-import sys
 
 import uvloop
 from msgspec import structs
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
-from environment import address
+from environment import address, complain
 from environment.open_files import connections_allowed
 from gateway.app import listening, serving
 from gateway.settings import Settings
@@ -31,7 +30,7 @@ def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, outp
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < LEAST_DESCRIPTORS:
         fault = f"may open only {hard} files at once, and needs {LEAST_DESCRIPTORS} at least"
-        print(f"gateway: {fault}: raise the limit (ulimit -n)", file=sys.stderr)
+        complain(f"gateway: {fault}: raise the limit (ulimit -n)")
         return 2
     most = connections_allowed(settings.precall_max_connections, reserved=RESERVED_DESCRIPTORS)
     settings = structs.replace(settings, precall_max_connections=most)
@@ -47,7 +46,7 @@ async def _serve(settings: Settings, tracers: TracerProvider, meters: MeterProvi
     except OSError as failure:
         where = address(settings.precall_webhook_host, settings.precall_webhook_port)
         why = str(failure.strerror).partition(" (")[0]
-        print(f"gateway: cannot listen on {where}: {why}", file=sys.stderr)
+        complain(f"gateway: cannot listen on {where}: {why}")
         return 1
     async with serving(settings, tracers, listener, meters=meters) as url:
         logs.log_ready("gateway", url, form=settings.log_format, output=output)

@@ -15,18 +15,21 @@ SQLite file, with which phone numbers can be found out: keep it as you keep the 
 told by CALLER_HASH_KEY is not in it; one that is set is held against the key of the back-up.
 
 Exit status: 0 if it was done, 1 if it cannot be done as things are, 2 for what cannot be right: a
-setting, a file that is no whole back-up, anything of a release that this one does not know.
+setting, a file that is no whole back-up, anything of a release that this one does not know. What was done
+is 0, also if standard output cannot be written.
 """
 
 import argparse
 import contextlib
+import errno
+import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TextIO
 
 import msgspec
 
@@ -38,7 +41,7 @@ from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
 from cloner.voices.key import KeyUnavailable, check_of, file_beside, found_beside, put
-from environment import EnvironmentInvalid, Key, SecretUrl, drop_output, read
+from environment import EnvironmentInvalid, Key, SecretUrl, complain, drop_output, read
 from telemetry import logs
 
 __all__ = ["main", "reading"]
@@ -71,6 +74,8 @@ class KeyMissing(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 if it was done, 1 if it cannot be as things are, 2 for what cannot be right."""
     chosen = _parser().parse_args(arguments)
+    # A line of the log that cannot be written is no failure, and no reason for a traceback.
+    logging.raiseExceptions = False
     # SIGTERM undoes what was begun, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -143,7 +148,7 @@ def _back_up(settings: BackupSettings, name: str) -> None:
         )
         archive.write(file, heading, source)
         content = _what(source)
-    _say(f"{name} holds {content}, {_phrase_of_key(heading)}", name)
+    _report(f"{name} holds {content}, {_phrase_of_key(heading)}", name)
 
 
 def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:
@@ -157,19 +162,21 @@ def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:
                 place = None
         if place is not None and heading.key is not None:
             put(place, heading.key.encode(), replace=True)
-        _say(f"restored {_what(source)}")
+        _report(f"restored {_what(source)}")
         if restored.replaced:
-            _say(f"{restored.given_up} voices of the registry that was there are deleted by the next cloner")
+            _report(
+                f"{restored.given_up} voices of the registry that was there are deleted by the next cloner"
+            )
 
 
 def _migrate(settings: BackupSettings) -> None:
     done = migrated(settings.database_url)
     if done.before == done.after:
-        _say(f"the registry is up to date, at revision {done.after}")
+        _report(f"the registry is up to date, at revision {done.after}")
     elif done.before is None:
-        _say(f"the registry was made, at revision {done.after}")
+        _report(f"the registry was made, at revision {done.after}")
     else:
-        _say(f"the registry was brought from revision {done.before} to {done.after}")
+        _report(f"the registry was brought from revision {done.before} to {done.after}")
 
 
 def _place_of_key(
@@ -208,8 +215,9 @@ def _place_of_key(
 def _made(name: str) -> Iterator[IO[bytes]]:
     if name == "-":
         with _telling_output():
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
+            output = _bytes(sys.stdout)
+            yield output
+            output.flush()
         return
     with publishing(Path(name)) as file:
         yield file
@@ -219,7 +227,9 @@ def _made(name: str) -> Iterator[IO[bytes]]:
 def reading(name: str) -> Iterator[tuple[archive.Heading, Snapshot]]:
     """A back-up that was read to its end and found whole. Raises BackupInvalid."""
     with contextlib.ExitStack() as stack:
-        file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
+        file = (
+            _bytes(sys.stdin, "standard input") if name == "-" else stack.enter_context(Path(name).open("rb"))
+        )
         heading, line = archive.heading_of(file)
         try:
             source = stack.enter_context(assembled(heading.revision, archive.parts(file, line)))
@@ -237,6 +247,20 @@ def _phrase_of_key(heading: archive.Heading) -> str:
     if heading.key is not None:
         return "with its key"
     return "without its key, which is CALLER_HASH_KEY"
+
+
+def _bytes(stream: TextIO | None, name: str | None = None) -> IO[bytes]:
+    if stream is None:  # the process was begun with it closed
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), name)
+    return stream.buffer
+
+
+def _report(sentence: str, name: str = "") -> None:
+    """Says what was done. If it cannot be said it was done all the same, so the exit status stays."""
+    try:
+        _say(sentence, name)
+    except OSError as failure:
+        complain(f"{PROGRAM}: {failure.filename}: {failure.strerror}")
 
 
 def _say(sentence: str, name: str = "") -> None:
@@ -258,5 +282,5 @@ def _telling_output() -> Iterator[None]:
 
 
 def _refused(reason: str, status: int) -> int:
-    print(f"{PROGRAM}: {reason}", file=sys.stderr)
+    complain(f"{PROGRAM}: {reason}")
     return status

@@ -425,28 +425,52 @@ async def test_file_that_cannot_be_written(another, tmp_path: Path, place: str) 
     assert [] == list(folder.iterdir())
 
 
-async def test_output_that_cannot_be_written(another) -> None:
-    """An output that is full, or that nobody reads, is told in one line."""
-    source = another("sqlite")
-    async with opened(source, name="tested", now=NOW) as store:
-        await store.write(begin, 1)
-    environ = {"PATH": os.environ["PATH"], "DATABASE_URL": source, "CALLER_HASH_KEY": KEY}
+@pytest.mark.parametrize(
+    ("arguments", "redirected", "status", "says"),
+    [
+        ("backup -", ">/dev/full", 1, ["standard output: No space left on device"]),
+        ("check first", ">/dev/full", 1, ["standard output: No space left on device"]),
+        ("backup kept", ">/dev/full", 0, ["standard output: No space left on device"]),
+        ("restore first", ">/dev/full", 0, ["standard output: No space left on device"]),
+        ("backup -", ">&-", 1, ["standard output: Bad file descriptor"]),
+        ("check -", "<&-", 1, ["standard input: Bad file descriptor"]),
+        ("restore first", "2>/dev/full", 0, []),
+        ("check kept", "2>/dev/full", 1, []),
+        ("nonsense", "2>/dev/full", 2, []),
+    ],
+)
+async def test_stream_that_cannot_be_used(
+    another, tmp_path: Path, arguments: str, redirected: str, status: int, says: list[str]
+) -> None:
+    """The exit status says whether it was done, and a line which stream could not be read or written."""
+    database = another("sqlite")
+    if arguments.startswith("backup"):
+        async with opened(database, name="tested", now=NOW) as store:
+            await store.write(begin, 1)
+    (tmp_path / "first").symlink_to(FIRST)
+    environ = {"PATH": os.environ["PATH"], "DATABASE_URL": database, "CALLER_HASH_KEY": KEY_OF_FIRST}
+    async with python(
+        "-m", "cloner.backup", *arguments.split(), env=environ, cwd=tmp_path, redirected=redirected
+    ) as started:
+        _, err = await started.communicate()
 
-    async def ended(stdout: int, *arguments: str) -> tuple[int | None, str]:
-        async with python("-m", "cloner.backup", *arguments, env=environ, stdout=stdout) as started:
-            _, err = await started.communicate()
-        return started.returncode, err.decode()
+    told = [f"precall-registry: {line}" for line in says]
+    assert (status, told) == (started.returncode, err.decode().splitlines())
+    assert (arguments == "backup kept") == (tmp_path / "kept").exists()
 
-    full, (reader, writer) = os.open("/dev/full", os.O_WRONLY), os.pipe()
+
+async def test_output_that_nobody_reads(tmp_path: Path) -> None:
+    """What was done is done, although nobody is told."""
+    environ = {"PATH": os.environ["PATH"], "DATABASE_URL": f"sqlite:///{tmp_path}/made", "LOG_LEVEL": "ERROR"}
+    reader, writer = os.pipe()
     os.close(reader)
     try:
-        on_full_disk, unread = await asyncio.gather(ended(full, "backup", "-"), ended(writer, "migrate"))
+        async with python("-m", "cloner.backup", "migrate", env=environ, stdout=writer) as started:
+            _, err = await started.communicate()
     finally:
-        os.close(full)
         os.close(writer)
 
-    assert (1, "precall-registry: standard output: No space left on device\n") == on_full_disk
-    assert (1, "precall-registry: standard output: Broken pipe\n") == unread
+    assert (0, b"precall-registry: standard output: Broken pipe\n") == (started.returncode, err)
 
 
 async def test_consents_and_requests_stay(

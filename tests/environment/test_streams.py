@@ -22,3 +22,14 @@ async def test_closed_stream(closed: int) -> None:
         _, errors = await started.communicate()
 
     assert (0, b"") == (started.returncode, errors)
+
+
+@pytest.mark.parametrize("arguments", ["gateway", "cloner", "cli nonsense"])
+async def test_errors_on_a_full_disk(arguments: str) -> None:
+    """The exit status tells a faulty setting, or a wrong call, also if the line about it cannot be written."""
+    async with python(
+        "-m", *arguments.split(), env={"PATH": os.environ["PATH"]}, redirected="2>/dev/full"
+    ) as started:
+        await started.communicate()
+
+    assert 2 == started.returncode

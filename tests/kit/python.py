@@ -15,10 +15,15 @@ async def python(
     cwd: Path | str | None = None,
     stdout: int = PIPE,
     stderr: int | None = PIPE,
+    redirected: str = "",
 ) -> AsyncIterator[Process]:
-    """Python with these arguments, under way. Killed if it still is when the block ends."""
+    """Python with these arguments, under way. Killed if it still is when the block ends.
+
+    Its streams may be `redirected` as a shell does it, such as `<&-`.
+    """
+    by_shell = ("sh", "-c", f'exec "$0" "$@" {redirected}') if redirected else ()
     started = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, env=env, cwd=cwd, stdout=stdout, stderr=stderr
+        *by_shell, sys.executable, *arguments, env=env, cwd=cwd, stdout=stdout, stderr=stderr
     )
     try:
         yield started
