@@ -233,7 +233,8 @@ class Janitor:
     async def _resume(self) -> None:
         """Finishes the intents of processes that died."""
         for row in await self._store.read(rows.abandoned, stale=self._now() - STALE_SECONDS):
-            with self._span("resume clone", ids_of(None, row), row.traceparent):
+            call = await self._store.read(calls.latest, marker=row.marker)
+            with self._span("resume clone", ids_of(call, row), row.traceparent):
                 await self._cloning.adopt(row)
 
     async def _reconcile(self) -> None:
@@ -315,12 +316,12 @@ class Janitor:
         if await self._marked.is_anothers(voice.voice_id, marker):
             return None
         lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
+        ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {"voice_id": voice.voice_id}
         if row is not None and lost_answer:
-            with self._span("adopt voice", ids_of(None, row) | {"voice_id": voice.voice_id}, row.traceparent):
+            with self._span("adopt voice", ids, row.traceparent):
                 if await self._store.write(rows.record, row.marker, voice.voice_id, now=now):
                     return "adopted"
                 note(outcome="abandoned")
-        ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {"voice_id": voice.voice_id}
         with self._span("delete voice", ids, "" if row is None else row.traceparent):
             try:
                 await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))

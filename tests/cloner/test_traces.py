@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
 from telemetry.logs import add_keys
+from tests.cloner.clock import Clock
 from tests.kit.failures import failure
 from tests.kit.requests import call
 
@@ -62,6 +63,27 @@ async def test_late_work_tells_its_call(cloning: Any, emulator: Emulator, spans:
         )
         for span in within
     }
+
+
+async def test_work_of_a_dead_process_tells_its_call(
+    cloning: Any, emulator: Emulator, spans: Any, speech: bytes
+) -> None:
+    """Whoever finishes a clone of a process that is taken for dead says for which call."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="after"))
+    clock = Clock()
+    clock.ahead = 20
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars, add_keys]) as lines:
+        async with cloning() as cloner:
+            asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=20))
+            await emulator.requests.wait(path=CREATE, stage="held")
+            async with cloning(now=clock):
+                (resumed,) = await spans.wait("resume clone")
+            emulator.faults.release()
+            await asyncio.gather(asked, return_exceptions=True)
+
+    (found,) = [line for line in lines if line["event"] == "voice found by its marker"]
+    for told in (resumed.attributes, found):
+        assert ("agent_demo", "conv_1", True) == (told.get(AGENT), told.get(CONVERSATION), CALL in told)
 
 
 async def test_late_work_tells_its_outcome(
