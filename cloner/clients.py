@@ -105,7 +105,7 @@ def _tables(text: str | None, faults: list[str]) -> dict[str, _Table]:
         faults.append(f"CLONER_CLIENTS is not TOML{f' ({found[0]})' if found else ''}")
         return {}
     except RecursionError:
-        faults.append("CLONER_CLIENTS is not TOML that anybody means")
+        faults.append("CLONER_CLIENTS is nested too deeply")
         return {}
     named = whole.get("clients")
     if set(whole) != {"clients"} or not isinstance(named, dict):

@@ -37,9 +37,9 @@ class Deliveries:
 
     @contextmanager
     def as_first(self, key: Key, *, waited: bool) -> Iterator["asyncio.Future[Prepared]"]:
-        """Has later ones wait for the answer that is given within the block.
+        """Later deliveries wait for the answer given within the block, unless this one has `waited` in vain.
 
-        They do not wait for one that has `waited` itself, in vain: it may have less time left than they.
+        Such a one may have less time left than they.
         """
         answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         if not waited:

@@ -21,7 +21,7 @@ __all__ = ["serves"]
 ANSWER_SECONDS = 3.0
 
 
-class Address(Struct, frozen=True, kw_only=True):
+class Listening(Struct, frozen=True, kw_only=True):
     """Where the cloner listens, as its own settings have it."""
 
     cloner_host: Host = Host("127.0.0.1")
@@ -30,7 +30,7 @@ class Address(Struct, frozen=True, kw_only=True):
 
 def serves(environ: Mapping[str, str]) -> bool:
     """Whether the cloner answers in time that it serves. Raises EnvironmentInvalid."""
-    where = environment.read(Address, environ)
+    where = environment.read(Listening, environ)
     target = health_target(where.cloner_host, where.cloner_port)
     # A proxy from the environment would look for the address on its own machine.
     with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:

@@ -6,7 +6,7 @@ Refused                   at fault              waiting helps
 ├── BodyTimeout           the caller's network  no
 ├── MethodUnknown         the caller            no
 ├── ServiceUnknown        the caller            no
-├── TooManyWatch          nobody                no: calls are served without
+├── TooManyWatchers       nobody                no: calls are served without
 ├── Unauthenticated       the caller            no
 ├── PermissionDenied      the caller            no
 ├── ClientOverloaded      the caller            yes
@@ -27,7 +27,7 @@ __all__ = [
     "Refused",
     "ServiceUnknown",
     "Stopping",
-    "TooManyWatch",
+    "TooManyWatchers",
     "Unauthenticated",
 ]
 
@@ -75,10 +75,12 @@ class ServiceUnknown(Refused):
     sentence = "This server has no such service."
 
 
-class TooManyWatch(Refused):
+class TooManyWatchers(Refused):
     """Too many clients watch the health. gRPC clients that get this answer take the server to be healthy."""
 
-    sentence = "As many watch the health as may; ask by Check, or take this server to be healthy."
+    sentence = (
+        "Too many clients watch the health already: call Check instead, or treat this server as healthy."
+    )
 
 
 class Unauthenticated(Refused):

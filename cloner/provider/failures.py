@@ -150,7 +150,7 @@ class Busy(ProviderFailure):
 class OwnQueueFull(Busy):
     """Our own queue to ElevenLabs is full, or there was no turn in it in time: nobody was asked."""
 
-    sentence = "More is to be asked of ElevenLabs than may be at once; try again later."
+    sentence = "Too many requests to ElevenLabs are waiting here; try again later."
 
 
 class Unavailable(ProviderFailure):

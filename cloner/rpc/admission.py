@@ -24,7 +24,7 @@ from cloner.refusals import (
     Overloaded,
     Refused,
     Stopping,
-    TooManyWatch,
+    TooManyWatchers,
 )
 from cloner.rpc.contract import HEALTH, METHODS, Context, Handler, path
 from cloner.rpc.late import extended_if_late
@@ -114,7 +114,7 @@ class Admission(grpc.aio.ServerInterceptor):
         self._small = Places(most_calls)
         self._health = Places(most_calls)
         self._streams = Places(MOST_STREAMS, kind="streams")
-        self._watches = Places(MOST_WATCHES, TooManyWatch, kind="streams")
+        self._watches = Places(MOST_WATCHES, TooManyWatchers, kind="streams")
         self._voice_watches = Places(most_watches, kind="streams")
         self._closed = asyncio.Event()
 

@@ -125,7 +125,7 @@ TABLE: dict[type[Exception], tuple[ErrorReason.ValueType, grpc.StatusCode]] = {
     refusals.BodyTooLarge: (E.ERROR_REASON_BODY_TOO_LARGE, C.INVALID_ARGUMENT),
     refusals.BodyTimeout: (E.ERROR_REASON_BODY_TIMEOUT, C.DEADLINE_EXCEEDED),
     refusals.MethodUnknown: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
-    refusals.TooManyWatch: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
+    refusals.TooManyWatchers: (E.ERROR_REASON_METHOD_NOT_ALLOWED, C.UNIMPLEMENTED),
     refusals.ServiceUnknown: (E.ERROR_REASON_NOT_FOUND, C.NOT_FOUND),
     refusals.Unauthenticated: (E.ERROR_REASON_UNAUTHENTICATED, C.UNAUTHENTICATED),
     refusals.PermissionDenied: (E.ERROR_REASON_PERMISSION_DENIED, C.PERMISSION_DENIED),

@@ -58,7 +58,7 @@ ENTRY = f'token_sha256 = ["{FIRST_DIGEST}"]\n'
         ("clients = [", ["CLONER_CLIENTS is not TOML (at end of document)"]),
         ("[clients.crm]\nx = 0x\0", ["CLONER_CLIENTS is not TOML (at line 2, column 6)"]),
         ("[clients.crm]\n[clients.crm]", ["CLONER_CLIENTS is not TOML (at line 2, column 13)"]),
-        ("x = " + "[" * 100_000, ["CLONER_CLIENTS is not TOML that anybody means"]),
+        ("x = " + "[" * 100_000, ["CLONER_CLIENTS is nested too deeply"]),
         ("", ["CLONER_CLIENTS must hold tables [clients.NAME], and nothing else"]),
         ("clients = 1", ["CLONER_CLIENTS must hold tables [clients.NAME], and nothing else"]),
         ("[client.crm]", ["CLONER_CLIENTS must hold tables [clients.NAME], and nothing else"]),

@@ -314,7 +314,7 @@ async def test_back_pressure(cloning, emulator: Emulator, speech: bytes) -> None
             for n in range(4)
         ]
         (busy,), others = await asyncio.wait(asked, timeout=30, return_when=asyncio.FIRST_COMPLETED)
-        assert "More is to be asked" in await reason(busy)
+        assert "Too many requests to ElevenLabs are waiting" in await reason(busy)
         await emulator.requests.wait(2, path=CREATE, stage="held")
         # One waits. Nothing tells that it does, but it would be asked for by now.
         await asyncio.sleep(0.2)
