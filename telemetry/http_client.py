@@ -22,7 +22,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from telemetry.facts import keyed
 from telemetry.metrics import NOWHERE, duration
 
-__all__ = ["HttpClientTracing"]
+__all__ = ["HttpClientTracing", "fail"]
 
 # Enough for the description of a failure, if there is one.
 EXPLAINED_BYTES = 4_096
@@ -30,15 +30,22 @@ PORTS = {"http": 80, "https": 443}
 PEER = "elevenlabs"
 # The header in which it names its own trace.
 ITS_TRACE_ID = "x-trace-id"
+FAIL = "fail"
+
+
+def fail(response: httpx.Response, reason: str) -> None:
+    """Fails the span of a request whose answer is of no use, whatever its status. Not for a closed answer."""
+    if FAIL in response.extensions:
+        response.extensions[FAIL](reason)
 
 
 class HttpClientTracing(httpx.AsyncBaseTransport):
     """Wraps a transport to ElevenLabs. The span ends when the answer was read or given up.
 
-    It fails on a status from 400 up and on an exception. The request extension `url_template`, such as
-    `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent before.
-    ElevenLabs' own trace id becomes an attribute. `explain` returns the word for a failure in the beginning
-    of its body. The time is measured.
+    It fails on a status from 400 up, on an exception and by `fail`. The request extension `url_template`,
+    such as `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent
+    before. ElevenLabs' own trace id becomes an attribute. `explain` returns the word for a failure in the
+    beginning of its body. The time is measured.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
         if failed:
             exchange.fail(str(response.status_code))
         stream = cast("httpx.AsyncByteStream", response.stream)
+        response.extensions[FAIL] = exchange.fail
         response.stream = _Stream(stream, exchange, self._explain if failed else None)
         return response
 

@@ -116,17 +116,17 @@ class ElevenLabs:
                 "Content-Length": str(length),
             },
         )
-        answer = await self._send(
-            request, deadline, most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING, changes=True
-        )
-        return _read_done(answer, answers.read_new_voice)
+        return await self._send(
+            request, deadline, answers.read_new_voice,
+            most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING, changes=True,
+        )  # fmt: skip
 
     async def get_voice(self, voice_id: str, *, deadline: float) -> ListedVoice:
         """Reads one voice; VoiceNotFound if ElevenLabs says that there is none."""
-        answer = await self._tried(
-            "GET", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id}, most=ONE_BYTES, gone=NO_VOICE
-        )
-        return answers.read_voice(answer, voice_id)
+        return await self._tried(
+            "GET", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
+            read=partial(answers.read_voice, voice_id=voice_id), most=ONE_BYTES, gone=NO_VOICE,
+        )  # fmt: skip
 
     async def search_voices(
         self, search: str, *, deadline: float, page_size: int = 10, page_token: str | None = None
@@ -138,30 +138,30 @@ class ElevenLabs:
         }  # fmt: skip
         if page_token:
             params["next_page_token"] = page_token
-        answer = await self._tried("GET", "/v2/voices", deadline, {}, most=PAGE_BYTES, params=params)
-        return answers.read_page(answer, most=page_size)
+        return await self._tried(
+            "GET", "/v2/voices", deadline, {},
+            read=partial(answers.read_page, most=page_size), most=PAGE_BYTES, params=params,
+        )  # fmt: skip
 
     async def delete_voice(self, voice_id: str, *, deadline: float) -> None:
         """Deletes a voice. A voice that does not exist, as ElevenLabs says itself, counts as deleted."""
         try:
-            answer = await self._tried(
+            await self._tried(
                 "DELETE", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
-                most=SHORT_BYTES, gone=NO_VOICE,
+                read=answers.read_deleted, most=SHORT_BYTES, gone=NO_VOICE,
             )  # fmt: skip
         except failures.VoiceNotFound:
             return
-        _read_done(answer, answers.read_deleted)
 
     async def read_agent(self, agent_id: str, *, deadline: float) -> Agent:
         """How the agent speaks now, and which overrides it refuses.
 
         AgentNotFound if ElevenLabs says that there is none.
         """
-        answer = await self._tried(
+        return await self._tried(
             "GET", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
-            most=AGENT_BYTES, gone=NO_AGENT,
+            read=partial(answers.read_agent, agent_id=agent_id), most=AGENT_BYTES, gone=NO_AGENT,
         )  # fmt: skip
-        return answers.read_agent(answer, agent_id)
 
     async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
         """Gives the agent a voice, a greeting or both, and changes nothing else. Returns what it has then.
@@ -173,13 +173,13 @@ class ElevenLabs:
             config["tts"] = {"voice_id": wanted.voice_id}
         if wanted.first_message is not None:
             config["agent"] = {"first_message": wanted.first_message}
-        answer = await self._tried(
+        after = await self._tried(
             "PATCH", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
-            most=AGENT_BYTES, refused=failures.AgentRejected,
+            read=partial(answers.read_agent, agent_id=agent_id), most=AGENT_BYTES,
+            refused=failures.AgentRejected,
             gone={**NO_AGENT, "voice_not_found": failures.AgentRejected},
             json={"conversation_config": config},
         )  # fmt: skip
-        after = _read_done(answer, partial(answers.read_agent, agent_id=agent_id))
         if after.voice is None:
             raise ProtocolBroken(maybe_done=True)
         if not after.on_main_branch:
@@ -189,8 +189,9 @@ class ElevenLabs:
 
     async def subscription(self, *, deadline: float) -> Subscription:
         """How much of the account is used."""
-        answer = await self._tried("GET", "/v1/user/subscription", deadline, {}, most=ONE_BYTES)
-        return answers.read_subscription(answer)
+        return await self._tried(
+            "GET", "/v1/user/subscription", deadline, {}, read=answers.read_subscription, most=ONE_BYTES
+        )
 
     async def _tried(
         self,
@@ -199,19 +200,20 @@ class ElevenLabs:
         deadline: float,
         ids: dict[str, str],
         *,
+        read: Callable[[bytes], T],
         most: int,
         refused: type[ProviderFailure] = ProtocolBroken,
         gone: Mapping[str, type[ProviderFailure]] = NOTHING,
         **content: Any,
-    ) -> bytes:
+    ) -> T:
         path = _path(template, ids)
 
-        async def attempt(resent: int) -> bytes:
+        async def attempt(resent: int) -> T:
             request = self._api.request(method, path, template=template, resent=resent, **content)
             one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
             async with self._turns.one(one, kind=f"{method} {template}"):
                 return await self._send(
-                    request, one, most=most, refused=refused, gone=gone, changes=method != "GET"
+                    request, one, read, most=most, refused=refused, gone=gone, changes=method != "GET"
                 )
 
         return await retrying(
@@ -226,37 +228,29 @@ class ElevenLabs:
         self,
         request: httpx.Request,
         deadline: float,
+        read: Callable[[bytes], T],
         *,
         most: int,
         refused: type[ProviderFailure],
         gone: Mapping[str, type[ProviderFailure]],
         changes: bool,
-    ) -> bytes:
-        """The body of a successful answer."""
+    ) -> T:
+        """What is read in a successful answer. The failure of an unreadable one may say `maybe_done`."""
         operation = OPERATIONS[request.method, request.extensions["url_template"]]
         try:
             with part("provider"):
-                response, body = await self._api.exchange(
-                    request, deadline=deadline, most=most, changes=changes
-                )
-            if not response.is_success:
-                raise failures.classify(
-                    response.status_code, response.headers, body, refused=refused, gone=gone
-                )
+                answer = await self._api.exchange(
+                    request, deadline=deadline, most=most, changes=changes, read=read,
+                    refusal=lambda response, body: failures.classify(
+                        response.status_code, response.headers, body, refused=refused, gone=gone
+                    ),
+                )  # fmt: skip
         except ProviderFailure as failure:
             log_refusal(operation, failure)
             self._measures.provider_asked(operation, "error", failure.reason)
             raise
         self._measures.provider_asked(operation, "success", "")
-        return body
-
-
-def _read_done(body: bytes, read: Callable[[bytes], T]) -> T:
-    """Reads the answer to a change. The failure of an unreadable answer says `maybe_done`."""
-    try:
-        return read(body)
-    except ProtocolBroken as failure:
-        raise ProtocolBroken(maybe_done=True) from failure
+        return answer
 
 
 def _path(template: str, ids: dict[str, str]) -> str:

@@ -8,8 +8,8 @@ processor time of a request.
 
 import asyncio
 import zlib
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import httpx
 
@@ -17,11 +17,15 @@ from cloner.provider.failures import (
     FAIR_SECONDS,
     DeadlineTooShort,
     ProtocolBroken,
+    ProviderFailure,
     TimedOut,
     Unavailable,
 )
+from telemetry.http_client import fail
 
 __all__ = ["Api"]
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 # How much is read of an error answer; a longer one is not ElevenLabs' own.
@@ -69,12 +73,20 @@ class Api:
         )
 
     async def exchange(
-        self, request: httpx.Request, *, deadline: float, most: int, changes: bool
-    ) -> tuple[httpx.Response, bytes]:
-        """The answer and its body, at most `most` bytes of it once it is decoded.
+        self,
+        request: httpx.Request,
+        *,
+        deadline: float,
+        most: int,
+        changes: bool,
+        read: Callable[[bytes], T],
+        refusal: Callable[[httpx.Response, bytes], ProviderFailure],
+    ) -> T:
+        """What is `read` in the body of the answer, at most `most` bytes of it once it is decoded.
 
         `changes` says that the request changes something, so that after a failure it may have been done.
-        Raises a ProviderFailure. If the body of an error answer is too long, it is returned empty.
+        Raises a ProviderFailure, for an error answer its `refusal`. If the body of one is too long, it counts
+        as empty. If an answer cannot be read, the request's span fails.
         """
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
@@ -84,11 +96,13 @@ class Api:
             async with asyncio.timeout_at(deadline + BACKSTOP_SECONDS):
                 response = await self._transport.handle_async_request(request)
                 try:
-                    body = await _read(response, most if response.is_success else MAX_REFUSAL_BYTES)
-                except NotRead as failure:
-                    if response.is_success:
+                    if not response.is_success:
+                        raise refusal(response, await _read_refusal(response))
+                    try:
+                        return read(await _read(response, most))
+                    except (NotRead, ProtocolBroken) as failure:
+                        fail(response, ProtocolBroken.reason)
                         raise ProtocolBroken(maybe_done=changes) from failure
-                    body = b""
                 finally:
                     await response.aclose()
         except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
@@ -100,7 +114,13 @@ class Api:
             raise ProtocolBroken(maybe_done=changes) from failure
         except httpx.TransportError as failure:
             raise Unavailable(maybe_done=changes) from failure
-        return response, body
+
+
+async def _read_refusal(response: httpx.Response) -> bytes:
+    try:
+        return await _read(response, MAX_REFUSAL_BYTES)
+    except NotRead:
+        return b""
 
 
 async def _read(response: httpx.Response, most: int) -> bytes:

@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+from opentelemetry.sdk.trace import TracerProvider
+
 from cloner.provider.elevenlabs import ElevenLabs
 from cloner.provider.exchange import Api
 from cloner.provider.transport import AiohttpTransport, authorities
+from telemetry.http_client import HttpClientTracing
 
 Writer = asyncio.StreamWriter
 
@@ -69,8 +72,10 @@ def http_answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def client_of(url: str, *, attempts: int = 1) -> AsyncIterator[ElevenLabs]:
+async def client_of(
+    url: str, *, attempts: int = 1, tracing: TracerProvider | None = None
+) -> AsyncIterator[ElevenLabs]:
     """A client of whoever listens there."""
-    async with AiohttpTransport(authorities()) as transport:
+    async with HttpClientTracing(AiohttpTransport(authorities()), tracing or TracerProvider()) as transport:
         api = Api(transport, base_url=url, api_key="k")
         yield ElevenLabs(api, attempts=attempts, concurrency=2, queue=2)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opentelemetry.trace import StatusCode
 
 from cloner.provider import failures
 from cloner.provider.answers import (
@@ -139,6 +140,26 @@ async def test_answers_that_nobody_can_read(
     assert 1 == len(adversary.heads)
     if answer.startswith(b"HTTP/1.1 2"):
         assert caught.value.maybe_done is (ask in CHANGES)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [http_answer(b"<html></html>"), http_answer(b"[]"), http_answer(b"not gzip", "Content-Encoding: gzip")],
+    ids=repr,
+)
+async def test_trace_of_an_answer_that_nobody_can_read(
+    adversary: Adversary, spans: Any, answer: bytes
+) -> None:
+    """The request is what failed in the trace, although its status is 200."""
+    adversary.answer = answer
+    async with adversary.listening() as url, client_of(url, tracing=spans.provider("cloner")) as provider:
+        for ask in ASKS.values():
+            with pytest.raises(ProtocolBroken):
+                await ask(provider, soon())
+
+    assert [("PROVIDER_PROTOCOL", StatusCode.ERROR)] * len(ASKS) == [
+        (span.attributes.get("error.type"), span.status.status_code) for span in spans.finished()
+    ]
 
 
 async def test_bombs_stay_small(adversary: Adversary, provider: ElevenLabs) -> None:
