@@ -46,6 +46,15 @@ def written_later(reader: int) -> list[str]:
     return taken.decode().splitlines()
 
 
+def fill(writer: int) -> None:
+    """Writes lines to the pipe until it takes no more."""
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, f"{LINE}\n".encode())
+    os.set_blocking(writer, True)
+
+
 def test_order(pipe: tuple[int, int]) -> None:
     """Lines leave in the order in which they were written, and all of them, before the block has ended."""
     reader, writer = pipe
@@ -102,6 +111,7 @@ def test_loss_at_the_end(pipe: tuple[int, int]) -> None:
         output.write(event["event"])
         return event
 
+    fill(writer)
     with os.fdopen(writer, "w") as file:
         with Output(file, most=MORE_THAN_FITS, last_seconds=0.0) as output:
             for _ in range(3 * MORE_THAN_FITS):
