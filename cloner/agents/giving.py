@@ -29,7 +29,9 @@ from cloner.registry import (
     Store,
     agents,
     is_ours,
+    late_updates,
 )
+from cloner.registry.holding import LATE_SECONDS, renewing
 from telemetry.tracing import traceparent
 
 __all__ = ["Agents", "Reading", "intended_row"]
@@ -38,8 +40,6 @@ log = structlog.get_logger()
 
 # An update that begins with less time than this would end after the answer has left.
 UPDATE_SECONDS = 0.5
-# How much longer an agent stays locked after an update whose outcome is not known.
-AFTERMATH_SECONDS = 30.0
 # How long a repeated delivery gets the same decision, without another request to ElevenLabs.
 DECIDED_SECONDS = 10.0
 # How many agents' own voices are cached as not ours, so that they are not looked up for each call.
@@ -171,7 +171,6 @@ class Agents:
             caller=caller,
             others_since=self.others_since(),
             holder=secrets.token_hex(8),
-            until=self._now() + left + AFTERMATH_SECONDS,
         )
 
     async def give(
@@ -201,24 +200,27 @@ class Agents:
         if not intended.may:
             self._decided[call_id] = Decision(decided_until, wanted, Missed.NOT_FREE)
             return Missed.NOT_FREE
-        kept, given = 0.0, False
+        late = unanswered = given = False
         try:
             if deadline - asyncio.get_running_loop().time() < UPDATE_SECONDS:
                 return Missed.NO_TIME_LEFT
             has = reading is not None and reading.now == wanted
-            failure = None if has else await self._updated(agent_id, wanted, deadline)
+            with renewing(self._store, agent_id, holder=update.holder, now=self._now):
+                failure = None if has else await self._updated(agent_id, wanted, deadline)
             given = failure is None
             if failure is not None:
-                kept = update.until if failure.maybe_done else 0.0
+                late, unanswered = failure.maybe_done, failure.unanswered
                 return failure.reason
             self._decided[call_id] = Decision(decided_until, wanted, None)
             log.info("agent given", agent_id=agent_id, voice_id=wanted.voice_id, call_id=call_id)
         except asyncio.CancelledError:
-            kept = update.until
+            late = unanswered = True
             raise
         finally:
             # The answer does not wait for the unlocking; the next update of the agent does.
-            unlocking = asyncio.create_task(self._unlock(update, until=kept, given=given))
+            unlocking = asyncio.create_task(
+                self._unlock(update, late=late, given=given, unanswered=unanswered)
+            )
             self._unlocking[agent_id] = unlocking
             unlocking.add_done_callback(lambda done: self._forget_unlocking(agent_id, done))
         return None
@@ -262,16 +264,25 @@ class Agents:
             self._others[voice_id] = True
         return ours
 
-    async def _unlock(self, update: AgentUpdate, *, until: float, given: bool) -> None:
-        """Ends the lock of an agent. It may have expired, if the clock was set or the machine suspended."""
+    async def _unlock(self, update: AgentUpdate, *, late: bool, given: bool, unanswered: bool) -> None:
+        """Ends the lock of an agent. It may have expired, if this process stood still meanwhile.
+
+        After an update that may be done `late` the agent stays locked for a while, and is put back.
+        """
         row = update.row
+        until = self._now() + LATE_SECONDS if late else 0.0
         try:
             held = await self._store.write(
-                agents.unlock, row.agent_id, holder=update.holder, until=until, given=given
+                agents.unlock,
+                row.agent_id,
+                holder=update.holder,
+                until=until,
+                given=given,
+                unanswered=unanswered,
             )
-            if not held and (given or until):
+            if not held and (given or late):
                 log.warning("agent updated too late", agent_id=row.agent_id)
-                await self._store.write(agents.note_late_update, row)
+                await self._store.write(late_updates.note, row, unanswered=unanswered)
         except RegistryUnavailable as failure:
             # The lock expires by itself; then an agent whose state nobody knows is put back.
             log.warning("agent still held", agent_id=row.agent_id, reason=failure.reason)

@@ -67,6 +67,9 @@ class ProviderFailure(Exception):
         super().__init__(self.sentence)
         self.maybe_done = maybe_done
         self.retry_after = retry_after
+        self.unanswered = maybe_done
+        """Whether a try got no answer of ElevenLabs' own, so that it may be done only after this."""
+
         self.code: str | None = None
         """ElevenLabs' own word for it, where it gave one."""
 
@@ -234,6 +237,9 @@ PERMISSION_WORDS = {"insufficient_permissions", "missing_permissions"}
 # "The API key you used is missing the permission voices_read to execute this operation."
 PERMISSION = re.compile(r"\bpermission ([a-z]+(?:_[a-z]+){1,5})\b")
 
+# With these, what is between us and ElevenLabs says that it waits no longer.
+UNANSWERED_STATUSES = (408, 502, 504)
+
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 
 STATUSES: Mapping[int, type[ProviderFailure]] = {
@@ -287,6 +293,7 @@ def classify(
     unsure = status < 400 or status >= 500 or (issubclass(kind, (Busy, Unavailable)) and status != 429)
     failure = kind(maybe_done=unsure, retry_after=_retry_after(headers))
     failure.code, failure.status = _word(texts), status
+    failure.unanswered = unsure and status in UNANSWERED_STATUSES
     if isinstance(failure, Unauthorized):
         failure.permission = _permission(texts)
     return failure

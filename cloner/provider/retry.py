@@ -29,8 +29,9 @@ async def retrying(
     """Calls `attempt` with the number of earlier tries, and again after the failures in `on`.
 
     Stops when the next pause would end after the deadline. If time runs out in a later try, the failure of
-    the earlier one is raised, because it says more. A failure says `maybe_done` if any try before it did.
-    `retried` is called with the reason before each try but the first. Each pause is made within `pausing`.
+    the earlier one is raised, because it says more. A failure says `maybe_done` or `unanswered` if any try
+    before it did. `retried` is called with the reason before each try but the first. Each pause is made
+    within `pausing`.
     """
     # tenacity is used only after a failure, because it costs half as much as a request itself.
     try:
@@ -65,7 +66,7 @@ async def _again(
 ) -> T:
     """What a later try returns. `known` is the failure of the first try."""
     loop = asyncio.get_running_loop()
-    maybe_done = known.maybe_done
+    maybe_done, unanswered = known.maybe_done, known.unanswered
 
     async def slept(seconds: float) -> None:
         facts = {"reason": known.reason, "retry_after_seconds": known.retry_after}
@@ -96,8 +97,10 @@ async def _again(
                     known = last
                 elif loop.time() >= deadline:
                     maybe_done |= last.maybe_done
+                    unanswered |= last.unanswered
                     last = known
             maybe_done = last.maybe_done = last.maybe_done or maybe_done
+            unanswered = last.unanswered = last.unanswered or unanswered
             # Not where it was caught: there it would refer to the failure, and to what that came from.
             raise unraised(last)
     raise AssertionError("unreachable: the loop returns or raises")

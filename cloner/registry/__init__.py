@@ -13,6 +13,7 @@ from cloner.registry import (
     deployment,
     due,
     erasing,
+    late_updates,
     processes,
     reasons,
     requests,
@@ -20,7 +21,7 @@ from cloner.registry import (
     voice_consents,
     voices,
 )
-from cloner.registry.agents import AgentIntended, AgentRow, AgentState, AgentUpdate
+from cloner.registry.agents import AgentIntended, AgentRow, AgentState, AgentUpdate, ClaimedAgent
 from cloner.registry.calls import Noted
 from cloner.registry.consents import CallerForgotten, Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
@@ -46,6 +47,7 @@ __all__ = [
     "CallRow",
     "CallView",
     "CallerForgotten",
+    "ClaimedAgent",
     "Consent",
     "ConsentWithdrawn",
     "NamedRequest",
@@ -71,6 +73,7 @@ __all__ = [
     "due",
     "erasing",
     "is_ours",
+    "late_updates",
     "opened",
     "processes",
     "reasons",

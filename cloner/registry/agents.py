@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from cloner.registry import voices
+from cloner.registry.holding import HELD_SECONDS, LANDS_SECONDS
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
@@ -16,11 +17,11 @@ __all__ = [
     "AgentRow",
     "AgentState",
     "AgentUpdate",
+    "ClaimedAgent",
     "claim_restore",
     "has_voice",
     "intend",
     "lock_calls_at",
-    "note_late_update",
     "note_restored",
     "plan_left_over_restores",
     "plan_restore",
@@ -34,6 +35,11 @@ __all__ = [
 # How long an agent may keep a voice that was lost. In this time the delivery that found the loss can give the
 # agent another voice.
 LOST_SECONDS = 60.0
+# What stands in place of a holder where nobody works at an agent that has to be put back: an update of it got
+# no answer, and may yet be done; or it was put back after that, and is looked at once more.
+UNANSWERED, LOOKED_AT = "unanswered", "looked at"
+# The name of a holder begins so where nothing but its own putting back can be under way.
+SURE = "sure-"
 
 
 class AgentRow(msgspec.Struct, frozen=True):
@@ -64,6 +70,14 @@ class AgentRow(msgspec.Struct, frozen=True):
         return first_message is not None and first_message in (self.first_message, self.former_first_message)
 
 
+class ClaimedAgent(AgentRow, frozen=True, kw_only=True):
+    """An agent that is being put back by its holder."""
+
+    holder: str
+    unsure: bool
+    """Whether an update that got no answer may yet be done, after the agent is put back."""
+
+
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent was given and has not given back, and how often it was changed so far."""
 
@@ -72,7 +86,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of an agent, stored before it is made. It locks the agent for `holder` until `until`."""
+    """A change of an agent, stored before it is made. It locks the agent for `holder`."""
 
     row: AgentRow
     """Without marker and voice id as long as the voice is not made."""
@@ -85,7 +99,6 @@ class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """An open call of another caller forbids the change if it began since then. If None, no call does."""
 
     holder: str
-    until: float
 
     def with_voice(self, marker: str, voice_id: str) -> "AgentUpdate":
         """The same, once its voice is made."""
@@ -125,34 +138,29 @@ INTENDED = Statement(f"""
         traceparent = excluded.traceparent, restoring = false, held_until = excluded.held_until,
         holder = excluded.holder, changes = excluded.changes
     WHERE agents.held_until <= :now AND agents.changes = :changes
+        AND agents.holder = ''
 """)
 INTENDED_BEFORE = Statement("SELECT 1 FROM agents WHERE agent_id = :agent_id AND holder = :holder")
 UNLOCKED = Statement("""
-    UPDATE agents SET held_until = :until, holder = '' WHERE agent_id = :agent_id AND holder = :holder
+    UPDATE agents SET held_until = :until, holder = :left WHERE agent_id = :agent_id AND holder = :holder
 """)
 GIVEN_FOR_GOOD = Statement("""
     UPDATE agents SET former_marker = NULL, former_voice_id = NULL, former_first_message = NULL
     WHERE agent_id = :agent_id
 """)
-CURRENT = Statement(f"SELECT {FIELDS} FROM agents WHERE agent_id = :agent_id FOR UPDATE")
-UPDATED_LATE = Statement("""
-    UPDATE agents SET marker = :marker, call_id = :call_id, voice_id = :voice_id,
-        first_message = :first_message, before_voice_id = :before_voice_id,
-        before_first_message = :before_first_message,
-        former_marker = :former_marker, former_voice_id = :former_voice_id,
-        former_first_message = :former_first_message, traceparent = :traceparent,
-        restoring = true, holder = '', changes = changes + 1
-    WHERE agent_id = :agent_id
-""")
-UPDATED_LATE_UNDER_ANOTHER = Statement("""
-    UPDATE agents SET before_voice_id = :before_voice_id, before_first_message = :before_first_message,
-        former_marker = :former_marker, former_voice_id = :former_voice_id,
-        former_first_message = :former_first_message, holder = '', changes = changes + 1
-    WHERE agent_id = :agent_id
-""")
 WITHDRAWN_OF_CALL = Statement("UPDATE agents SET restoring = true WHERE call_id = :call_id")
-WITHDRAWN_WITH_VOICE = Statement("UPDATE agents SET restoring = true WHERE marker = :marker")
-# Nobody knows what the agent has: an update of it may have failed.
+# One that is to be looked at once more is looked at now.
+WITHDRAWN_WITH_VOICE = Statement(f"""
+    UPDATE agents SET restoring = true,
+        held_until = CASE WHEN holder = '{LOOKED_AT}' THEN 0 ELSE held_until END,
+        holder = CASE WHEN holder = '{LOOKED_AT}' THEN '{UNANSWERED}' ELSE holder END
+    WHERE marker = :marker
+""")
+NOT_GIVEN = Statement("""
+    UPDATE agents SET former_marker = NULL WHERE agent_id = :agent_id AND former_marker = ''
+""")
+# Nobody knows what the agent has: an update of it may have failed. Until it is known to have succeeded there
+# is a former marker, which is empty where the agent had its own voice.
 UNSURE = "former_marker IS NOT NULL AND held_until <= :now AND NOT restoring"
 WITHDRAWN_UNSURE = Statement(f"UPDATE agents SET restoring = true WHERE {UNSURE}")
 # The call is over, or the voice is lost.
@@ -167,17 +175,16 @@ LEFT_OVER = """
     )
 """
 WITHDRAWN_LEFT_OVER = Statement(f"UPDATE agents SET restoring = true WHERE {LEFT_OVER}")
-CLAIM = """
-    UPDATE agents SET held_until = :until, holder = :holder, changes = changes + 1
-    WHERE agent_id = (
-        SELECT agent_id FROM agents WHERE restoring AND held_until <= :now {which}
-        ORDER BY held_until LIMIT 1 FOR UPDATE SKIP LOCKED
-    )
-    RETURNING {fields}
+DUE = f"""
+    SELECT {FIELDS}, holder FROM agents WHERE restoring AND held_until <= :now {{which}}
+    ORDER BY held_until LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 MAY_HAVE = "(marker = :marker OR former_marker = :marker)"
-CLAIMED = Statement(CLAIM.format(which="", fields=FIELDS))
-CLAIMED_WITH_VOICE = Statement(CLAIM.format(which=f"AND {MAY_HAVE}", fields=FIELDS))
+FIRST_DUE = Statement(DUE.format(which=""))
+FIRST_DUE_WITH_VOICE = Statement(DUE.format(which=f"AND {MAY_HAVE}"))
+CLAIMED = Statement("""
+    UPDATE agents SET held_until = :until, holder = :holder, changes = changes + 1 WHERE agent_id = :agent_id
+""")
 RESTORED = Statement("""
     UPDATE agents SET marker = NULL, call_id = NULL, voice_id = NULL, first_message = NULL,
         before_voice_id = NULL, before_first_message = NULL, former_marker = NULL, former_voice_id = NULL,
@@ -185,7 +192,11 @@ RESTORED = Statement("""
         changes = changes + 1
     WHERE agent_id = :agent_id AND holder = :holder
 """)
-SPEAKING = Statement(f"SELECT 1 FROM agents WHERE {MAY_HAVE} LIMIT 1")
+PUT_BACK_ONCE = Statement(f"""
+    UPDATE agents SET held_until = :look_at, holder = '{LOOKED_AT}', changes = changes + 1
+    WHERE agent_id = :agent_id AND holder = :holder
+""")
+SPEAKING = Statement(f"SELECT 1 FROM agents WHERE {MAY_HAVE} AND holder <> '{LOOKED_AT}' LIMIT 1")
 
 
 def lock_calls_at(tx: Transaction, agent_id: str) -> None:
@@ -209,8 +220,8 @@ def state(tx: Transaction, agent_id: str) -> AgentState:
 def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
     """Stores what an agent had before and is about to be given; False if it may not be changed.
 
-    It may be changed if it was not changed since it was read, nobody else holds it, the call has not ended,
-    its voice is not given up, and no other caller's call forbids it.
+    It may be changed if it was not changed since it was read, nobody else holds it, no update of it may yet
+    be done, the call has not ended, its voice is not given up, and no other caller's call forbids it.
     """
     row = update.row
     in_progress = _lock_call(tx, row)
@@ -237,38 +248,30 @@ def shared(tx: Transaction, agent_id: str, *, caller: str, since: float) -> bool
     return tx.one(OTHER_CALL, agent_id=agent_id, caller=caller, others_since=since) is not None
 
 
-def unlock(tx: Transaction, agent_id: str, *, holder: str, until: float = 0.0, given: bool = False) -> bool:
+def unlock(
+    tx: Transaction,
+    agent_id: str,
+    *,
+    holder: str,
+    until: float = 0.0,
+    given: bool = False,
+    unanswered: bool = False,
+) -> bool:
     """Ends the holder's lock of an agent, at once or at `until`; False if it had expired and others took it.
 
-    `given` says that the update succeeded, so the former voice and greeting can be forgotten.
+    `given` says that the update succeeded, so the former voice and greeting can be forgotten. An agent that
+    stays locked for a while may have been updated, and is put back after that; `unanswered` says that the
+    update may even be done later.
     """
-    held = tx.run(UNLOCKED, agent_id=agent_id, holder=holder, until=until) == 1
+    held = (
+        tx.run(UNLOCKED, agent_id=agent_id, holder=holder, until=until, left=UNANSWERED if unanswered else "")
+        == 1
+    )
     if held and given:
         tx.run(GIVEN_FOR_GOOD, agent_id=agent_id)
+    elif held and not until:
+        tx.run(NOT_GIVEN, agent_id=agent_id)
     return held
-
-
-def note_late_update(tx: Transaction, row: AgentRow) -> None:
-    """Notes that an agent was changed after its lock had expired, so that it is put back.
-
-    Meanwhile another call may have stored our value as the agent's own; this corrects it.
-    """
-    found = tx.one(CURRENT, agent_id=row.agent_id)
-    assert found is not None  # noqa: S101 - the intent wrote it, and no row of an agent is ever removed
-    current = AgentRow(*found)
-    if not current.marker:
-        tx.run(UPDATED_LATE, **msgspec.structs.asdict(row))
-        return
-    voice, message = current.before_voice_id, current.before_first_message
-    tx.run(
-        UPDATED_LATE_UNDER_ANOTHER,
-        agent_id=row.agent_id,
-        before_voice_id=row.before_voice_id if voice == row.voice_id else voice,
-        before_first_message=row.before_first_message if message == row.first_message else message,
-        former_marker=row.marker,
-        former_voice_id=row.voice_id,
-        former_first_message=row.first_message,
-    )
 
 
 def plan_restore(tx: Transaction, *, call_id: str | None = None, marker: str | None = None) -> None:
@@ -294,23 +297,37 @@ def plan_left_over_restores(tx: Transaction, *, now: float) -> bool:
 
 
 def claim_restore(
-    tx: Transaction, *, holder: str, now: float, until: float, marker: str | None = None
-) -> AgentRow | None:
-    """Claims an agent that must be put back: until then nobody else may change it."""
+    tx: Transaction, *, holder: str, now: float, marker: str | None = None
+) -> ClaimedAgent | None:
+    """Claims an agent that must be put back: while the lock lasts nobody else may change it."""
     if marker is None:
-        row = tx.one(CLAIMED, holder=holder, now=now, until=until)
+        row = tx.one(FIRST_DUE, now=now)
     else:
-        row = tx.one(CLAIMED_WITH_VOICE, holder=holder, now=now, until=until, marker=marker)
-    return None if row is None else AgentRow(*row)
+        row = tx.one(FIRST_DUE_WITH_VOICE, now=now, marker=marker)
+    if row is None:
+        return None
+    *fields, last = row
+    # The lock of a holder that died has run out.
+    unsure = last not in ("", LOOKED_AT) and not last.startswith(SURE)
+    found = ClaimedAgent(*fields, holder=holder if unsure else SURE + holder, unsure=unsure)
+    tx.run(CLAIMED, agent_id=found.agent_id, holder=found.holder, until=now + HELD_SECONDS)
+    return found
 
 
-def note_restored(tx: Transaction, agent_id: str, *, holder: str) -> None:
-    """Forgets what an agent was given, because it was put back."""
-    tx.run(RESTORED, agent_id=agent_id, holder=holder)
+def note_restored(tx: Transaction, found: ClaimedAgent, *, now: float) -> None:
+    """Forgets what an agent was given, because it was put back; if that is not sure to last, later."""
+    if found.unsure:
+        look_at = now + LANDS_SECONDS
+        tx.run(PUT_BACK_ONCE, agent_id=found.agent_id, holder=found.holder, look_at=look_at)
+    else:
+        tx.run(RESTORED, agent_id=found.agent_id, holder=found.holder)
 
 
 def has_voice(tx: Transaction, marker: str) -> bool:
-    """Whether an agent still has this voice, as far as is known."""
+    """Whether an agent still has this voice, as far as is known.
+
+    One that was put back has none, even where it is looked at once more.
+    """
     return tx.one(SPEAKING, marker=marker) is not None
 
 
@@ -330,7 +347,11 @@ def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
     agent_id, since = update.row.agent_id, update.others_since
     if since is not None and shared(tx, agent_id, caller=update.caller, since=since):
         return False
-    values = msgspec.structs.asdict(update.row) | {"holder": update.holder, "until": update.until}
+    values = msgspec.structs.asdict(update.row) | {
+        "holder": update.holder,
+        "until": now + HELD_SECONDS,
+        "former_marker": update.row.former_marker or "",
+    }
     if tx.run(INTENDED, **values, changes=update.changes, now=now) == 1:
         return True
     # Stored before, by a transaction whose commit was not heard of.

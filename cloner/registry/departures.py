@@ -1,6 +1,7 @@
 """Voices that leave: given up, deleted by whoever claims them, and forgotten."""
 
 from cloner.registry import calls, requests, voices
+from cloner.registry.agents import LOOKED_AT
 from cloner.registry.reasons import DELETED, EVICTED, EXPIRED, FORGOTTEN, LOST
 from cloner.registry.rows import VoiceRow
 from cloner.registry.statement import Statement
@@ -66,9 +67,10 @@ KEPT_LEAST_RECENTLY_USED = Statement(f"""
     {voices.SELECT} WHERE state = 'ready' AND kept_until > :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
 """)
 # A voice waits while somebody has the agent that speaks with it, or the agent waits to be tried again.
-DUE = """state = 'deleting' AND due_at <= :now
-    AND NOT EXISTS (SELECT 1 FROM agents WHERE agents.marker = voices.marker AND held_until > :now)
-    AND NOT EXISTS (SELECT 1 FROM agents WHERE former_marker = voices.marker AND held_until > :now)"""
+HELD = f"held_until > :now AND holder <> '{LOOKED_AT}'"
+DUE = f"""state = 'deleting' AND due_at <= :now
+    AND NOT EXISTS (SELECT 1 FROM agents WHERE agents.marker = voices.marker AND {HELD})
+    AND NOT EXISTS (SELECT 1 FROM agents WHERE former_marker = voices.marker AND {HELD})"""
 DELETION_CLAIMED = Statement(f"""
     UPDATE voices SET due_at = :until, tries = tries + 1
     WHERE marker = (

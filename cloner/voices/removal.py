@@ -12,7 +12,20 @@ from cachetools import LRUCache
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.turns import Urgency, urgency, with_urgency
-from cloner.registry import AgentRow, Store, VoiceRow, agents, calls, departures, is_ours, reasons, voices
+from cloner.registry import (
+    AgentRow,
+    ClaimedAgent,
+    RegistryUnavailable,
+    Store,
+    VoiceRow,
+    agents,
+    calls,
+    departures,
+    is_ours,
+    reasons,
+    voices,
+)
+from cloner.registry.holding import LATE_SECONDS, renewing
 from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
 from telemetry.facts import log_context
 from telemetry.tracing import traceparent
@@ -21,8 +34,6 @@ __all__ = ["Removal", "log_given_up"]
 
 log = structlog.get_logger()
 
-# How long an agent that is being put back is locked.
-HOLD_SECONDS = 30.0
 # The longest pause before an agent is tried again, and the longest that `Retry-After` can make of it.
 # Meanwhile the agent stays locked, and has a caller's voice and name.
 LONGEST_AGENT_SECONDS, LONGEST_ASKED_SECONDS = 60.0, 300.0
@@ -44,7 +55,6 @@ class Removal:
         self._store = store
         self._call_seconds = call_seconds
         self._now = now
-        self._holder = secrets.token_hex(8)
         # How often in a row each agent could not be put back.
         self._tries: LRUCache[str, int] = LRUCache(AGENTS)
         # The agents that are being put back.
@@ -122,14 +132,13 @@ class Removal:
         # After a call that ended a moment ago, its agent may still be being put back.
         return await self.remove_now(oldest, deadline=deadline)
 
-    async def claim(self, *, marker: str | None = None) -> AgentRow | None:
+    async def claim(self, *, marker: str | None = None) -> ClaimedAgent | None:
         """Claims an agent that must be put back; None if there is none."""
-        now = self._now()
         return await self._store.write(
-            agents.claim_restore, holder=self._holder, now=now, until=now + HOLD_SECONDS, marker=marker
+            agents.claim_restore, holder=secrets.token_hex(8), now=self._now(), marker=marker
         )
 
-    async def restore(self, row: AgentRow, *, deadline: float) -> str | None:
+    async def restore(self, row: ClaimedAgent, *, deadline: float) -> str | None:
         """Puts a claimed agent back, as urgently as a call: until then the next callers hear our voice.
 
         Of several, one at a time is that urgent: agents that do not answer must leave calls their turns.
@@ -142,13 +151,19 @@ class Removal:
             with (
                 log_context(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id),
                 self._one_urgent(),
+                renewing(self._store, row.agent_id, holder=row.holder, now=self._now),
             ):
                 unchanged = await self._restore(row, deadline)
         except failures.ProviderFailure as failure:
             await self._postpone(row, failure)
             raise
+        except asyncio.CancelledError:
+            # Somebody else can go on; if this cannot be stored, once the lock has run out.
+            with contextlib.suppress(RegistryUnavailable):
+                await self._unlock(row, pause=LATE_SECONDS)
+            raise
         self._tries.pop(row.agent_id, None)
-        await self._store.write(agents.note_restored, row.agent_id, holder=self._holder)
+        await self._store.write(agents.note_restored, row, now=self._now())
         return unchanged
 
     @contextlib.contextmanager
@@ -165,11 +180,18 @@ class Removal:
             if self._restoring:
                 self._restoring[0].hurry()
 
-    async def _postpone(self, row: AgentRow, failure: failures.ProviderFailure) -> None:
+    async def _unlock(self, row: ClaimedAgent, *, pause: float) -> None:
+        """Lets an agent go that is not put back yet; it may be tried again after the pause."""
+        until = self._now() + pause
+        await self._store.write(
+            agents.unlock, row.agent_id, holder=row.holder, until=until, unanswered=row.unsure
+        )
+
+    async def _postpone(self, row: ClaimedAgent, failure: failures.ProviderFailure) -> None:
         tries = self._tries[row.agent_id] = self._tries.get(row.agent_id, 0) + 1
         asked = min(failure.retry_after or 0.0, LONGEST_ASKED_SECONDS)
         pause = max(min(pause_after(tries), LONGEST_AGENT_SECONDS), asked)
-        await self._store.write(agents.unlock, row.agent_id, holder=self._holder, until=self._now() + pause)
+        await self._unlock(row, pause=pause)
         call = await self._store.read(calls.latest, call_id=row.call_id)
         voice = await self._store.read(voices.get, row.marker)
         ids = ids_of(call, voice) | ids_of_agent(row)

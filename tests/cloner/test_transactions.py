@@ -138,9 +138,7 @@ async def test_new_voice_and_its_agent(
 ) -> None:
     """No agent is given a voice that is not recorded; a voice is recorded also where no agent is given it."""
     row = AgentRow("agent", "", "call", "", "Hallo", "before", "Welcome.", None, None, None, "")
-    update = AgentUpdate(
-        row=row, changes=0, caller="Ivan", others_since=NOW - 900, holder="holder", until=NOW + 40
-    )
+    update = AgentUpdate(row=row, changes=0, caller="Ivan", others_since=NOW - 900, holder="holder")
     async with opened(database, name="tested", now=NOW) as store:
         await store.write(calls.begin, new("call", "Ivan"))
         await store.write(voices.intend, intent("marker", caller="Ivan"), call_id="call", now=NOW)

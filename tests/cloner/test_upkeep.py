@@ -36,7 +36,7 @@ UPKEEP: dict[str, Callable[[Transaction], object]] = {
     "expire": lambda tx: departures.expire(tx, unused_since=NOW - DAY, busy_since=NOW - 7_200, now=NOW),
     "drop_ended": lambda tx: calls.drop_ended(tx, before=NOW - 30 * DAY),
     "drop_closed": lambda tx: departures.drop_closed(tx, before=NOW - 30 * DAY),
-    "claim_restore": lambda tx: agents.claim_restore(tx, holder="p", now=NOW, until=NOW + 60),
+    "claim_restore": lambda tx: agents.claim_restore(tx, holder="p", now=NOW),
     "claim_deletion": lambda tx: departures.claim_deletion(tx, now=NOW, until=NOW + 60),
 }
 
@@ -68,9 +68,7 @@ def begin_call(tx: Transaction, number: int) -> None:
     calls.begin(tx, NewCall(id=call, agent_id=agent, conversation_id=call, caller=caller, begun_at=NOW - 60))
     voices.intend(tx, intent(marker, caller=caller), call_id=call, now=NOW - 60)
     row = AgentRow(agent, marker, call, f"voice_{number}", "Hello", "before", "Welcome", None, None, None, "")
-    update = AgentUpdate(
-        row=row, changes=0, caller=caller, others_since=None, holder="process", until=NOW - 30
-    )
+    update = AgentUpdate(row=row, changes=0, caller=caller, others_since=None, holder="process")
     assert (voices.Recorded(None), True) == agents.record_and_intend(tx, update, now=NOW - 60)
     assert agents.unlock(tx, agent, holder="process", given=True)
 

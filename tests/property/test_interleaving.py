@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloner.registry import voices
+from cloner.registry.holding import HELD_SECONDS
 from cloner.registry.postgres import PostgresTransaction
 from cloner.registry.sqlite import SqliteTransaction
 from tests.kit.databases import in_memory
@@ -37,6 +38,7 @@ from tests.property.interleaving.world import (
     CONVERSATIONS,
     GREETINGS,
     KEEP,
+    NOBODY,
     NUMBERS,
     OLD_ROWS,
     PROCESSES,
@@ -100,8 +102,9 @@ def play(world: World, story: Story) -> None:
             case "kill":
                 world.alive[process] += 1
                 world.steps = [(by, steps) for by, steps in world.steps if by != process]
+                world.locks = {held: work for held, work in world.locks.items() if work[0] != process}
             case "wait":
-                world.now += WAITS[one % len(WAITS)]
+                world.pass_time(WAITS[one % len(WAITS)], standing_still=two % 4 == 0)
             case "step":
                 for _ in range(STEPS[two % len(STEPS)]):
                     if world.steps:
@@ -142,15 +145,21 @@ def go_on(world: World, which: int) -> None:
 
 
 def settle(world: World) -> None:
-    """Every process dies, nobody calls any more, and time passes."""
-    world.steps, world.open = [], {}
+    """Every process dies, nobody calls any more, and time passes.
+
+    What ElevenLabs was asked for may still be done after the agents were put back for the first time.
+    """
+    landing = [steps for by, steps in world.steps if by == NOBODY]
+    world.steps, world.locks, world.open = [], {}, {}
     world.alive = [count + 1 for count in world.alive]
-    for _ in range(4):
-        world.now += CALL_MAX + KEEP
+    for seconds in (HELD_SECONDS + 1, *[CALL_MAX + KEEP] * 4):
+        world.now += seconds
         for kind in ("close", "resume", "restore", "remove", "reconcile"):
             for _ in range(12):
                 for _ in WORK[kind](world, 0):
                     world.check()
+        while landing:
+            at_once(landing.pop())
     assert BEFORE == world.agents, "an agent did not get back what it had"
     assert {} == world.made, "a voice was left behind"
     assert [] == voices.ready(world.tx)

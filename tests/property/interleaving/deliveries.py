@@ -15,13 +15,14 @@ from cloner.registry import (
     VoiceRow,
     agents,
     calls,
+    late_updates,
     voices,
 )
 from cloner.registry.consents import CallerForgotten, ConsentWithdrawn
+from cloner.registry.holding import LATE_SECONDS
 from cloner.registry.requests import RequestDiffers, RequestForgotten
 from tests.property.interleaving.upkeep import resume
 from tests.property.interleaving.world import (
-    AFTERMATH,
     AHEAD,
     BEFORE,
     NUMBERS,
@@ -56,7 +57,7 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     reading = Reading(now, noted, ours=ours)
     yield
     wanted = AgentVoice(None, f"Hallo {caller}")
-    update = planned(world, reading, wanted, caller=caller, deadline=deadline)
+    update = planned(world, reading, wanted, caller=caller)
     new = new_voice(world, process, caller)
     voice, may = yield from found_or_made(world, process, new, call, noted.voice, update, deadline)
     if voice is None or voice.voice_id is None:
@@ -68,7 +69,7 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     if may is None:
         if world.now >= deadline:
             return
-        update = planned(world, reading, wanted, marker=voice.marker, caller=caller, deadline=deadline)
+        update = planned(world, reading, wanted, marker=voice.marker, caller=caller)
         assert update is not None
         may = agents.intend(tx, update, now=world.now)
         check_intended(world, update, may)
@@ -76,13 +77,21 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
         update = update.with_voice(voice.marker, voice.voice_id)
     if not may:
         return
+    world.locks[update.holder] = (process, agent)
     yield
     done = world.now < deadline and voice.voice_id in world.made
-    if done:
+    unanswered = done and next(world.numbers) % 3 == 0
+    if unanswered:
+        world.send(agent, wanted)
+    elif done:
         world.give(agent, wanted)
     yield
-    if not agents.unlock(tx, agent, holder=update.holder, until=0.0, given=done) and done:
-        agents.note_late_update(tx, update.row)
+    del world.locks[update.holder]
+    until = world.now + LATE_SECONDS if unanswered else 0.0
+    given = done and not unanswered
+    held = agents.unlock(tx, agent, holder=update.holder, until=until, given=given, unanswered=unanswered)
+    if not held and done:
+        late_updates.note(tx, update.row, unanswered=unanswered)
 
 
 def opening(world: World, agent: str, conversation: str, number: str, *, require_consent: bool) -> Steps:
@@ -166,7 +175,7 @@ def new_voice(
 
 
 def planned(
-    world: World, reading: Reading, wanted: AgentVoice, *, caller: str, deadline: float, marker: str = ""
+    world: World, reading: Reading, wanted: AgentVoice, *, caller: str, marker: str = ""
 ) -> AgentUpdate | None:
     """What is to be stored before an agent is changed, with or without its voice; None where it may not be."""
     if reading.ours and reading.noted.agent.row is None:
@@ -177,7 +186,6 @@ def planned(
         caller=caller,
         others_since=world.now - PRESUMED,
         holder=f"holder_{next(world.numbers)}",
-        until=deadline + AFTERMATH,
     )
 
 

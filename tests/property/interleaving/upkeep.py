@@ -1,9 +1,8 @@
 """What is due: intents of processes that died, agents and voices after calls, and what nobody knows of."""
 
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import VoiceRow, agents, calls, departures, deployment, voices
+from cloner.registry import ClaimedAgent, VoiceRow, agents, calls, departures, deployment, voices
 from tests.property.interleaving.world import (
-    AFTERMATH,
     CALL_MAX,
     GRACE,
     KEEP,
@@ -41,9 +40,10 @@ def resume(world: World, process: int, row: VoiceRow | None = None) -> Steps:
         yield
 
 
-def put_back(world: World, row: agents.AgentRow, holder: str) -> Steps:
+def put_back(world: World, process: int, row: ClaimedAgent) -> Steps:
     """Gives an agent that was claimed back what it had, where our value still stands."""
     claimed, now = world.now, world.agents[row.agent_id]
+    world.locks[row.holder] = (process, row.agent_id)
     yield
     ours = row.gave_voice(now.voice_id) or voices.marker_of(world.tx, now.voice_id or "") is not None
     voice = row.before_voice_id if ours and now.voice_id != row.before_voice_id else None
@@ -51,31 +51,28 @@ def put_back(world: World, row: agents.AgentRow, holder: str) -> Steps:
     if world.now - claimed < LEFT:
         world.give(row.agent_id, AgentVoice(voice, message))
         yield
-        agents.note_restored(world.tx, row.agent_id, holder=holder)
+        agents.note_restored(world.tx, row, now=world.now)
+    del world.locks[row.holder]
 
 
 def restore(world: World, process: int) -> Steps:
     """Gives an agent back what it had before a call that is over."""
-    holder = f"{world.owner(process)}_{next(world.numbers)}"
-    row = agents.claim_restore(world.tx, holder=holder, now=world.now, until=world.now + LEFT + AFTERMATH)
+    row = agents.claim_restore(world.tx, holder=str(next(world.numbers)), now=world.now)
     yield
     if row is not None:
-        yield from put_back(world, row, holder)
+        yield from put_back(world, process, row)
 
 
 def remove(world: World, process: int) -> Steps:
     """Deletes a voice that was given up, once no agent has it."""
-    tx, holder = world.tx, f"{world.owner(process)}_{next(world.numbers)}"
+    tx, holder = world.tx, str(next(world.numbers))
     row = departures.claim_deletion(tx, now=world.now, until=world.now + 60)
     if row is None:
         return
     agents.plan_restore(tx, marker=row.marker)
     yield
-    until = world.now + LEFT + AFTERMATH
-    while (
-        agent := agents.claim_restore(tx, holder=holder, now=world.now, until=until, marker=row.marker)
-    ) is not None:
-        yield from put_back(world, agent, holder)
+    while (agent := agents.claim_restore(tx, holder=holder, now=world.now, marker=row.marker)) is not None:
+        yield from put_back(world, process, agent)
     if agents.has_voice(tx, row.marker):
         departures.postpone_deletion(tx, row.marker, due_at=world.now, untried=1)
         return

@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Iterator
 
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.registry import Transaction, deployment, requests, voices
+from cloner.registry import Transaction, deployment, holding, requests, voices
+from cloner.registry.holding import LANDS_SECONDS
 from cloner.registry.statement import Statement
 
 PRESUMED, CALL_MAX, STALE, GRACE, KEEP = 900.0, 7_200.0, 8.0, 120.0, 3_600.0
@@ -12,9 +13,11 @@ PRESUMED, CALL_MAX, STALE, GRACE, KEEP = 900.0, 7_200.0, 8.0, 120.0, 3_600.0
 RECONCILE = 600.0
 # How long a voice is kept that was made ahead of time.
 AHEAD = 5_000.0
-# How long a delivery waits, how long an agent is changed at the most, and how much longer it is then held.
-PATIENCE, LEFT, AFTERMATH = 20.0, 10.0, 30.0
+# How long a delivery waits, and how long an agent is changed at the most.
+PATIENCE, LEFT = 20.0, 10.0
 CALLERS, AGENTS, CONVERSATIONS, PROCESSES, REQUESTS = 3, 2, 4, 2, 5
+# Whose steps are made, whichever process dies.
+NOBODY = -1
 BEFORE = {f"agent_{n}": AgentVoice(f"premade_{n}", f"Welcome to {n}.") for n in range(AGENTS)}
 # Two callers share a number.
 NUMBERS = {f"caller_{n}": f"number_{n // 2}" for n in range(CALLERS)}
@@ -77,6 +80,8 @@ class World:
         self.steps: list[tuple[int, Steps]] = []
         self.alive = [0] * PROCESSES  # how often each process was started
         self.numbers = itertools.count()
+        self.locks: dict[str, tuple[int, str]] = {}  # holder -> the process, and the agent that it works at
+        self.late: set[str] = set()  # agents that an update has reached so late that nobody waited for it
 
     def owner(self, process: int) -> str:
         """What a process is called in the registry."""
@@ -96,9 +101,26 @@ class World:
         assert voice in self.made or voice == BEFORE[agent].voice_id
         self.agents[agent] = AgentVoice(voice, wanted.first_message or now.first_message)
 
+    def send(self, agent: str, wanted: AgentVoice) -> None:
+        """Asks ElevenLabs for a change of an agent that is made some time later, or never."""
+        self.steps.append((NOBODY, self._land(agent, wanted, until=self.now + LANDS_SECONDS)))
+
+    def _land(self, agent: str, wanted: AgentVoice, *, until: float) -> Steps:
+        if self.now < until and wanted.voice_id in self.made:
+            self.late.add(agent)
+            self.give(agent, wanted)
+        yield
+
+    def pass_time(self, seconds: float, *, standing_still: bool) -> None:
+        """Time passes; who works at an agent keeps its lock, unless all processes stand still."""
+        self.now += seconds
+        for holder, (_, agent) in () if standing_still else self.locks.items():
+            holding.renew(self.tx, agent, holder=holder, now=self.now)
+
     def delete(self, voice: str) -> None:
-        """Deletes a voice at ElevenLabs, with which nobody speaks any more."""
-        assert voice not in {spoken.voice_id for spoken in self.agents.values()}, "an agent lost its voice"
+        """Deletes a voice at ElevenLabs, with which nobody speaks any more as far as can be known."""
+        spoken = {self.agents[agent].voice_id for agent in self.agents.keys() - self.late}
+        assert voice not in spoken, "an agent lost its voice"
         self.made.pop(voice, None)
 
     def check(self) -> None:

@@ -1,0 +1,51 @@
+"""The lock of an agent lasts no longer than its reason, and an update that comes late does not stay."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from cloner.registry.holding import LANDS_SECONDS, LATE_SECONDS
+from emulator import Emulator, Fault
+from tests.cloner.clock import Clock
+from tests.kit.provider import AGENT, spoken
+from tests.kit.requests import call, end
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+SOON = LATE_SECONDS + 1
+
+
+async def test_answered_failure(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """An agent that was updated though the answer was a failure is put back soon, whatever the deadline was."""
+    before, clock = spoken(emulator), Clock()
+    async with cloning(now=clock, provider_attempts=1) as cloner:
+        emulator.faults.set(Fault(method="PATCH", path=AGENT, status=500, work_done=True))
+        failed = await cloner.PrepareCall(call(speech), timeout=60)
+        given = spoken(emulator)
+        clock.ahead = SOON
+        await eventually(lambda: before == spoken(emulator))
+        again = await cloner.PrepareCall(call(b"", conversation_id="conv_2"), timeout=10)
+
+    assert (False, True) == (failed.agent_updated, again.agent_updated)
+    assert failed.voice.voice_id in given
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_update_that_comes_late(
+    cloning, emulator: Emulator, speech: bytes, eventually, ended: bool
+) -> None:
+    """An update that is done after its agent was put back is found later, and no call comes between."""
+    before, clock = spoken(emulator), Clock()
+    async with cloning(now=clock, provider_attempts=1) as cloner:
+        emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before", times=1))
+        with capture_logs() as logs:
+            failed = await cloner.PrepareCall(call(speech), timeout=1.5)
+            if ended:
+                await end(cloner)
+            clock.ahead = SOON
+            await eventually(lambda: "agent restored" in {line["event"] for line in logs})
+        emulator.faults.clear()
+        await eventually(lambda: failed.voice.voice_id in spoken(emulator))
+        between = await cloner.PrepareCall(call(b"", conversation_id="conv_2"), timeout=10)
+        clock.ahead += LANDS_SECONDS + 1
+        await eventually(lambda: before == spoken(emulator))
+
+    assert [False, False] == [failed.agent_updated, between.agent_updated]
