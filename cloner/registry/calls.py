@@ -54,8 +54,10 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
 FIELDS = """id, agent_id, conversation_id, caller, marker, number, stated, begun_at, ended_at,
     traceparent, ended_by"""
 SELECT = f"SELECT {FIELDS} FROM calls"
-# A call whose caller a delivery has stated comes first: its agent may have been given a voice.
-FIRST = "ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1"
+# A call whose caller a delivery has stated comes first: its agent may have been given a voice. One that
+# nobody had asked about, as `note_ended` stores it, comes last.
+FIRST = """ORDER BY CASE WHEN ended_at = begun_at THEN 2 WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC
+    LIMIT 1"""
 # The call has no conversation id, or the given one; without a given id any call will do.
 NAMELESS = "(:conversation_id = '' OR conversation_id = '' OR conversation_id = :conversation_id)"
 
@@ -73,6 +75,9 @@ NAMED = Statement("""
 """)
 UNNAMED = Statement("""
     UPDATE calls SET stated = :nobody WHERE id = :id AND stated = :stated AND marker IS NULL
+""")
+ITS_CONVERSATION = Statement("""
+    UPDATE calls SET conversation_id = :conversation_id, confirmed = true WHERE id = :id
 """)
 CONFIRMED = Statement("UPDATE calls SET confirmed = true WHERE id = :id")
 HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :id")
@@ -263,8 +268,11 @@ def complete(
 ) -> CallRow | None:
     """Ends a call as `end` does; None if nobody had asked about the call.
 
+    A call that was opened without its conversation id is found by it from now on.
+
     `named_id` is the id of a call that a delivery for the conversation opens at the same agent. If no
-    delivery has come yet, that call is noted as ended, so that a late delivery changes no agent.
+    delivery has come yet, that call is noted as ended, so that a late delivery changes no agent. It is noted
+    of the same caller, with whom it is erased.
     """
     call = end(
         tx,
@@ -278,14 +286,17 @@ def complete(
     if call is not None:
         agent_id = call.agent_id
     if agent_id and conversation_id and (call is None or not call.conversation_id):
+        if call is not None:
+            tx.run(ITS_CONVERSATION, id=call.id, conversation_id=conversation_id)
         note_ended(
             tx,
             NewCall(
                 id=named_id,
                 agent_id=agent_id,
                 conversation_id=conversation_id,
-                caller=named_id,
-                begun_at=now if call is None else call.begun_at,
+                caller=named_id if call is None else call.caller,
+                number=None if call is None else call.number,
+                begun_at=now,
             ),
             now=now,
         )

@@ -757,6 +757,27 @@ async def test_call_that_has_two_names(cloner: CloningServiceStub, database: str
     assert [(0,)] == await values(database, "SELECT count(*) FROM calls WHERE ended_at IS NULL")
 
 
+async def test_line_that_turns_out_to_be_a_conversation(
+    cloner: CloningServiceStub, database: str, speech: bytes
+) -> None:
+    """A call that was opened by its line and ended by its conversation is one call, and is erased as one."""
+    prepared = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=IVAN, sample=speech), timeout=10)
+    opened = await cloner.OpenCall(opening(conversation="", call_sid="CA1"), timeout=10)
+    ends = [await end(cloner, "conv_1", call_id=opened.call_id, agent_id="agent_demo") for _ in range(2)]
+    late = await cloner.PrepareCall(call(b""), timeout=10)
+    another = await end(cloner, "conv_2", call_id=opened.call_id, agent_id="agent_demo")
+
+    about = pb.GetCallRequest(conversation_id="conv_1", agent_id="agent_demo")
+    found = (await cloner.GetCall(about, timeout=10)).call
+    listed = (await cloner.ListCalls(pb.ListCallsRequest(agent_id="agent_demo"), timeout=10)).calls
+    assert [found] == list(listed)
+    assert (opened.call_id, prepared.voice.voice_id) == (found.call_id, found.voice_id)
+    assert ([True, True], False, False) == (ends, another, late.agent_updated)
+
+    await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+    assert ["conv_2"] == [row[0] for row in await values(database, "SELECT conversation_id FROM calls")]
+
+
 @pytest.mark.parametrize("reuse", ["sample", "never"])
 async def test_forget_whose_voices_are_many(
     cloning, emulator: Emulator, speech: bytes, samples: Any, reuse: str
