@@ -187,6 +187,9 @@ class Admission(grpc.aio.ServerInterceptor):
                     request, share = await self._received(method, handler, context, self._small_memory)
                     share.give_back()
                     await self._piped(handler.unary_stream(request.pop(), context), context)
+            except DecodeError:
+                # A stream's messages are read by its behavior.
+                _refuse(context, MalformedMessage())
             except Exception as failure:  # noqa: BLE001 - as above
                 refuse(context, failure)
 

@@ -258,6 +258,8 @@ def clone(sample: bytes, number: int) -> pb.CloneVoiceRequest:
         ("/grpc.health.v1.Health/Nothing", b"", (), ("METHOD_NOT_ALLOWED", "UNIMPLEMENTED")),
         ("/grpc.health.v1.Health/Check", b"\x0a\x01x", (), ("NOT_FOUND", "NOT_FOUND")),
         ("/grpc.health.v1.Health/Check", b"\xff", (), ("MALFORMED_BODY", "INVALID_ARGUMENT")),
+        *((f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo", b"\xff\xff", (),
+            ("MALFORMED_BODY", "INVALID_ARGUMENT")) for version in ("v1", "v1alpha")),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
