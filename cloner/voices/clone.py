@@ -57,8 +57,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     agent_update: AgentUpdate | None = None
 
     def check_row(self, row: VoiceRow | None) -> None:
-        """Raises CallerForgotten if the row of the intent is gone; a named request is told otherwise."""
-        if row is None and self.request is None:
+        """Raises CallerForgotten if the row of the intent is gone."""
+        if row is None:
             raise CallerForgotten
 
 

@@ -181,6 +181,26 @@ async def test_withdrawn_while_the_voice_is_made(
     assert 1 == len(emulator.requests.matching(path=CREATE))
 
 
+@pytest.mark.parametrize("method", ["CloneVoice", "ReplaceVoice"])
+async def test_withdrawn_while_the_voice_of_a_named_request_is_made(
+    cloning, emulator: Emulator, speech: bytes, method: str
+) -> None:
+    """The request has failed for want of a consent, and once there is one its name is as good as new."""
+    asked = request(method, speech, consent="form 1", request_id="named")
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before", times=1))
+    async with cloning() as cloner:
+        asking = asyncio.ensure_future(getattr(cloner, method)(asked, timeout=20))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        await withdrawn(cloner)
+        emulator.faults.release()
+        assert "CONSENT_MISSING" == (await refusal(asking))[0]
+        await cloner.SetConsent(pb.SetConsentRequest(caller=IVAN, consent="form 2"), timeout=10)
+        made = await getattr(cloner, method)(asked, timeout=10)
+        again = await getattr(cloner, method)(asked, timeout=10)
+
+    assert made.voice.voice_id == again.voice.voice_id in {each.voice_id for each in emulator.voices.custom}
+
+
 async def test_withdrawn_at_the_same_time(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
     """However a withdrawal and deliveries meet, no voice is left."""
     async with cloning() as one, cloning() as other:

@@ -34,21 +34,30 @@ async def test_before_another_try(
     assert 1 == len(emulator.requests.matching(path=CREATE))
 
 
-@pytest.mark.parametrize("method", CLONING)
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [
+        *((method, {}) for method in CLONING),
+        *((method, {"request_id": "named"}) for method in ("CloneVoice", "ReplaceVoice")),
+    ],
+)
 async def test_while_the_voice_is_made(
-    cloning, emulator: Emulator, speech: bytes, database: str, eventually, method: str
+    cloning, emulator: Emulator, speech: bytes, database: str, eventually, method: str, named: dict[str, str]
 ) -> None:
-    """Whoever waits is told so, the voice goes, and no second one is made."""
+    """Whoever waits is told so, the voice goes, and no second one is made, nor when the request is repeated."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     async with cloning() as cloner:
         asked = asyncio.ensure_future(
-            failure(getattr(cloner, method)(request(method, speech, consent="form 1"), timeout=20))
+            failure(getattr(cloner, method)(request(method, speech, consent="form 1", **named), timeout=20))
         )
         await emulator.requests.wait(path=CREATE, stage="held")
         await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
         emulator.faults.release()
         refused = told(await asked)
         await eventually(lambda: not emulator.voices.custom)
+        if named:
+            again = request(method, speech, consent="form 1", **named)
+            assert "NOT_FOUND" == told(await failure(getattr(cloner, method)(again, timeout=20))).reason
 
     assert ("CONSENT_MISSING", True) == (refused.reason, "forgotten" in refused.message)
     assert 1 == len(emulator.requests.matching(path=CREATE))

@@ -576,7 +576,9 @@ class CloneVoiceRequest(_message.Message):
     and after a restart, and makes nothing new. While the first one is under way the others wait for
     it. Another request under that name is answered FIELD_INVALID; one whose voice was forgotten since
     (ForgetCaller, DeleteVoice or SetConsent), NOT_FOUND. What has failed is not remembered: the name is then
-    as good as new.
+    as good as new. So it is where the consent was withdrawn while the voice was being made: CONSENT_MISSING,
+    and a new consent is enough. Where the caller was forgotten meanwhile, whoever waits is answered
+    CONSENT_MISSING, and each request after that NOT_FOUND, so that nothing is made anew of who was forgotten.
     """
     client_reference: _builtins.str
     """Optional. A reference of the sender's own for the voice, as in PrepareCallRequest."""
@@ -903,7 +905,7 @@ class CompleteCallResponse(_message.Message):
     FOUND_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     """Whether such a call was known, ended before or not. One is known if PrepareCall or OpenCall was asked about it
-    before its end was told first.
+    before its end was told first. By `agent_id` and `voice_id` alone only a call in progress is known.
     """
     def __init__(
         self,
