@@ -38,6 +38,8 @@ OF_METHODS: Mapping[str, Right] = {
     "DeleteVoice": "erase",
     "ForgetCaller": "erase",
 }
+# How often the client of an open stream is looked for among those that may call.
+LOOK_SECONDS = 0.5
 # This module cannot be imported unless every method of the service has its right.
 RIGHTS: Mapping[str, Right] = {path(method.name): OF_METHODS[method.name] for method in METHODS}
 
@@ -112,13 +114,31 @@ class AccessControl(grpc.aio.ServerInterceptor):
                         if client.max_requests is not None:
                             others = self._under_way[client.name] - 1
                             own_quota.set(Quota(others, client.max_requests))
-                        return await behavior(requests, context)
+                        answering = behavior(requests, context)
+                        if handler.response_streaming:
+                            return await self._while_allowed(answering, metadata, right)
+                        return await answering
                 except Refused as failure:
                     # The token is never logged: one that is refused here may be good elsewhere.
                     refuse(context, failure, warn=True)
                     return None
 
         return call
+
+    async def _while_allowed(self, answering: Any, metadata: Any, right: Right | None) -> Any:
+        """Answers with a stream for as long as its client is known and has the right."""
+        work = asyncio.ensure_future(answering)
+        try:
+            while not (await asyncio.wait({work}, timeout=LOOK_SECONDS))[0]:
+                client = self._client(metadata)
+                if client is None:
+                    raise Unauthenticated
+                if right is not None and right not in client.may:
+                    raise PermissionDenied(client=client.name, right=right)
+            return work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     @contextmanager
     def _measured(self, client: Client | None, method: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from environment import Secret, Toml
 from tests.kit.changes import comes_true
 from tests.kit.clients import ALL, entry, with_token
 from tests.kit.failures import failure, reason, told
-from tests.kit.requests import call
+from tests.kit.requests import IVAN, call
 
 CREATE = "/v1/voices/add"
 SERVICE = "precall.v1.CloningService"
@@ -240,11 +240,22 @@ async def test_rotation(cloning, tmp_path: Path) -> None:
             written(path, entry("crm", "token-of-the-past", "token-of-the-future"))
             await comes_true(lambda: taken("token-of-the-future"))
             assert await taken("token-of-the-past")
+            past, future = (
+                cloner.WatchVoice(
+                    pb.WatchVoiceRequest(caller=IVAN),
+                    timeout=60,
+                    metadata=with_token(token),
+                )
+                for token in ("token-of-the-past", "token-of-the-future")
+            )
 
             # As an orchestrator does it: another file in its place.
             written(tmp_path / "next", entry("crm", "token-of-the-future")).path.rename(path)
             await comes_true(lambda: refused("token-of-the-past"))
             assert await taken("token-of-the-future")
+            assert "UNAUTHENTICATED" == await outcome(past.read())
+            assert not future.done()
+            future.cancel()
 
     assert [] == [line for line in lines if line["log_level"] == "error"]
     assert "token-of" not in str(lines)
