@@ -26,6 +26,7 @@ from cloner.refusals import (
     Stopping,
     TooManyWatchers,
 )
+from cloner.rpc.answering import HEADROOM_SECONDS
 from cloner.rpc.contract import HEALTH, METHODS, Context, Handler, path
 from cloner.rpc.late import extended_if_late
 from cloner.rpc.status import refuse
@@ -264,14 +265,18 @@ class Admission(grpc.aio.ServerInterceptor):
             raise
 
     async def _read(self, context: Context) -> bytes:
+        left = context.time_remaining()
+        # Whoever gave less time than a body may take is answered before that time is up.
+        short = left is not None and left - HEADROOM_SECONDS < self._body_seconds
+        seconds = self._body_seconds if left is None or not short else max(left / 2, left - HEADROOM_SECONDS)
         try:
             async with (
-                asyncio.timeout(self._body_seconds) as clock,
-                extended_if_late(clock, STOOD_STILL_SECONDS),
+                asyncio.timeout(seconds) as clock,
+                extended_if_late(clock, HEADROOM_SECONDS / 4 if short else STOOD_STILL_SECONDS),
             ):
                 raw = await context.read()
         except TimeoutError:
-            raise BodyTimeout from None
+            raise (DeadlineTooShort() if short else BodyTimeout()) from None
         if not isinstance(raw, bytes):  # the end of a stream that held no message
             raise MalformedMessage
         if len(raw) > self._max_bytes:

@@ -21,7 +21,7 @@ from cloner.rpc.status import answer_failure, ending_of_call, reason_of
 from telemetry.facts import log_context, note
 from telemetry.parts import measured
 
-__all__ = ["Answering", "answered"]
+__all__ = ["HEADROOM_SECONDS", "Answering", "answered"]
 
 log = structlog.get_logger()
 

@@ -158,17 +158,20 @@ async def saying(port: int, *words: bytes) -> AsyncIterator[list[asyncio.StreamR
             writer.close()
 
 
-async def test_slow_body_says_so(cloning) -> None:
-    """Whoever sends too slowly is told, in the shape of every failure."""
+@pytest.mark.parametrize(
+    ("patience", "seconds", "expected"), [(0.3, 10, "BODY_TIMEOUT"), (10, 0.6, "DEADLINE_TOO_SHORT")]
+)
+async def test_slow_body_says_so(cloning, patience: float, seconds: float, expected: str) -> None:
+    """Whoever sends too slowly is told in time, in the shape of every failure."""
 
     async def never() -> Any:
         await asyncio.Event().wait()
         yield b""
 
-    async with cloning(body_timeout_seconds=0.3) as cloner, channel(cloner.port) as wire:
-        answer = wire.stream_unary(f"{SERVICE}/PrepareCall")(never(), timeout=10)
+    async with cloning(body_timeout_seconds=patience) as cloner, channel(cloner.port) as wire:
+        answer = wire.stream_unary(f"{SERVICE}/PrepareCall")(never(), timeout=seconds)
 
-        assert ("BODY_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED) == reason(await failure(answer))
+        assert (expected, grpc.StatusCode.DEADLINE_EXCEEDED) == reason(await failure(answer))
 
 
 async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> None:
