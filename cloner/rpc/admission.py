@@ -190,7 +190,7 @@ class Admission(grpc.aio.ServerInterceptor):
                     await self._piped(handler.unary_stream(request.pop(), context), context)
             except DecodeError:
                 # A stream's messages are read by its behavior.
-                _refuse(context, MalformedMessage())
+                refuse(context, MalformedMessage())
             except Exception as failure:  # noqa: BLE001 - as above
                 refuse(context, failure)
 
