@@ -58,12 +58,14 @@ def withdraw(
     consents.withdraw(tx, person, consent, number=number, now=now)
     for row in voices.find_by_person_or_number(tx, person, None):
         if row.state == "intended":
-            # The request that it was made for has failed, and is as good as new.
             voices.fail(tx, row.marker, CONSENT_WITHDRAWN, now=now)
-        elif row.state != "failed":
-            # Also of a voice that was given up before: no request gets it any more.
-            requests.forget_voice(tx, row.marker)
     # First, because this waits for a voice that is just recorded after all: then it is ready, and goes next.
     tx.run(WITHDRAWN_TOO, person=person, reason=CONSENT_WITHDRAWN)
     tx.run(WITHDRAWN, person=person, reason=CONSENT_WITHDRAWN, now=now, given_up_by=traceparent)
-    return [row for row in voices.find_by_person_or_number(tx, person, None) if row.state == "deleting"]
+    left = voices.find_by_person_or_number(tx, person, None)
+    for row in left:
+        # Also of a voice that was given up before: no request gets it any more. A request whose voice failed
+        # is as good as new.
+        if row.state != "failed":
+            requests.forget_voice(tx, row.marker)
+    return [row for row in left if row.state == "deleting"]

@@ -18,6 +18,7 @@ from cloner.registry import (
     erasing,
     opened,
     reasons,
+    requests,
     voice_consents,
     voices,
 )
@@ -297,3 +298,21 @@ async def test_withdrawn_while_it_turns_up(database: str, store: Store, reason: 
     row = await store.read(voices.get, "marker")
     assert row is not None
     assert (True, "deleting") == (recorded is not None, row.state)
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["just recorded", "recorded late"])
+async def test_withdrawn_while_the_voice_of_a_request_is_recorded(
+    database: str, store: Store, failed: bool
+) -> None:
+    """However the two meet, the request is not answered with that voice."""
+    request = requests.NamedRequest(key="key", content="content")
+    await store.write(voices.intend, intent("marker"), call_id=None, request=request, now=NOW)
+    if failed:
+        await store.write(voices.fail, "marker", reasons.UNANSWERED, now=NOW)
+
+    withdrawing = store.write(voice_consents.withdraw, IVAN, "", number=None, now=NOW)
+    await meanwhile(database, store, lambda tx: voices.record(tx, "marker", "voice", now=NOW), withdrawing)
+
+    assert ("deleting", "consent withdrawn") == await state(store, "marker")
+    with pytest.raises(requests.RequestForgotten):
+        await store.read(requests.answer, request, now=NOW)
