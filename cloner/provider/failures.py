@@ -282,7 +282,9 @@ def classify(
     detail = _detail(body)
     texts = _texts(detail)
     kind = _kind_by_words(status, texts, gone) or STATUSES.get(status)
-    if kind is None and status >= 500:
+    if kind is SampleRejected:
+        kind = refused  # also without a sample, something may be too large
+    elif kind is None and status >= 500:
         kind = Unavailable
     elif kind is None:
         about_sample = refused is SampleRejected

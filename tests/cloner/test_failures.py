@@ -110,6 +110,8 @@ def test_other_bodies(status: int, body: bytes, expected: type[failures.Provider
         (400, b'{"detail": {"code": "invalid_voice_id"}}', failures.AgentRejected),
         (422, b'{"detail": {"message": "Invalid"}}', failures.AgentRejected),
         (422, b'{"detail": [{"loc": ["body"], "msg": "x", "type": "y"}]}', failures.AgentRejected),
+        (413, b'{"detail": {"code": "request_too_large"}}', failures.AgentRejected),
+        (400, b'{"detail": {"status": "invalid_content"}}', failures.AgentRejected),
         (422, b'{"detail": [7, {"loc": null}]}', failures.ProtocolBroken),
         (400, b'{"detail": "There was an error parsing the body"}', failures.ProtocolBroken),
         (400, b'{"detail": null}', failures.ProtocolBroken),
@@ -124,6 +126,15 @@ def test_refused_agents(status: int, body: bytes, expected: type[failures.Provid
     failure = classify(status, {}, body, refused=failures.AgentRejected, gone=GONE)
 
     assert expected is type(failure)
+
+
+def test_refused_without_a_sample() -> None:
+    """A request that carries no sample is never refused for its sample."""
+    body = b'{"detail": {"code": "request_too_large", "status": "invalid_content"}}'
+
+    failure = classify(400, {}, body, refused=failures.ProtocolBroken, gone=GONE)
+
+    assert failures.ProtocolBroken is type(failure)
 
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
