@@ -42,10 +42,10 @@ def fail(response: httpx.Response, reason: str) -> None:
 class HttpClientTracing(httpx.AsyncBaseTransport):
     """Wraps a transport to ElevenLabs. The span ends when the answer was read or given up.
 
-    It fails on a status from 400 up, on an exception and by `fail`. The request extension `url_template`,
-    such as `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent
-    before. ElevenLabs' own trace id becomes an attribute. `explain` returns the word for a failure in the
-    beginning of its body. The time is measured.
+    It fails on any status but 2xx, on an exception and by `fail`. The request extension `url_template`, such
+    as `/v1/voices/{voice_id}`, names the span, `resend_count` says how often the request was sent before.
+    ElevenLabs' own trace id becomes an attribute. `explain` returns the word for a failure in the beginning
+    of its body. The time is measured.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class HttpClientTracing(httpx.AsyncBaseTransport):
         if values := response.headers.get_list(ITS_TRACE_ID):
             # The other side chooses these, so only a bounded part is kept.
             span.set_attribute(f"http.response.header.{ITS_TRACE_ID}", [value[:128] for value in values[:4]])
-        failed = response.status_code >= 400
+        failed = not response.is_success  # nobody goes where a 3xx points
         if failed:
             exchange.fail(str(response.status_code))
         stream = cast("httpx.AsyncByteStream", response.stream)

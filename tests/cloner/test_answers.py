@@ -157,9 +157,23 @@ async def test_trace_of_an_answer_that_nobody_can_read(
             with pytest.raises(ProtocolBroken):
                 await ask(provider, soon())
 
-    assert [("PROVIDER_PROTOCOL", StatusCode.ERROR)] * len(ASKS) == [
-        (span.attributes.get("error.type"), span.status.status_code) for span in spans.finished()
-    ]
+    assert [("PROVIDER_PROTOCOL", StatusCode.ERROR)] * len(ASKS) == failed(spans)
+
+
+async def test_trace_of_a_redirection(adversary: Adversary, spans: Any) -> None:
+    """Nobody goes there, so the request has failed, with its status as the error."""
+    adversary.answer = http_answer(b"", "Location: http://127.0.0.1:1/", status="307 Temporary Redirect")
+    async with adversary.listening() as url, client_of(url, tracing=spans.provider("cloner")) as provider:
+        for ask in ASKS.values():
+            with pytest.raises(ProtocolBroken):
+                await ask(provider, soon())
+
+    assert [("307", StatusCode.ERROR)] * len(ASKS) == failed(spans)
+
+
+def failed(spans: Any) -> list[tuple[str | None, StatusCode]]:
+    """How each request has failed in its trace."""
+    return [(span.attributes.get("error.type"), span.status.status_code) for span in spans.finished()]
 
 
 async def test_bombs_stay_small(adversary: Adversary, provider: ElevenLabs) -> None:
