@@ -290,14 +290,17 @@ class Cloning:
         clone.row, clone.seen = row, asyncio.get_running_loop().time()
 
     async def _resume(self, clone: Clone) -> str:
-        """The id of the voice of an intent whose process died. Raises Superseded if none is found."""
+        """The id of the voice of an intent whose process died.
+
+        Raises Superseded if none is found, and VoiceNeedsVerification.
+        """
         row = await self._store.read(voices.get, clone.row.marker)
         found = None if row is None else await self._marked.look_for(row.marker)
         if row is None or found is None:
             raise Superseded
         if found.requires_verification:
             self._discard(found.voice_id, row.marker, VoiceNeedsVerification.reason)
-            raise Superseded
+            raise VoiceNeedsVerification
         log.info("voice found by its marker", voice_id=found.voice_id)
         clone.row = row
         return found.voice_id

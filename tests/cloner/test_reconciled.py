@@ -4,6 +4,8 @@ import asyncio
 from typing import Any
 
 import msgspec
+from precall.v1 import cloning_pb2 as pb
+from precall.v1 import error_reason_pb2
 from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
@@ -14,6 +16,7 @@ from tests.kit.requests import call
 
 SOON: dict[str, Any] = {"reconcile_seconds": 0.3, "reconcile_grace_seconds": 0.0}
 LIST = "/v2/voices"
+PREPARE = "precall.v1.CloningService/PrepareCall"
 
 
 async def test_create_that_was_sent_twice(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
@@ -74,7 +77,28 @@ async def test_voice_that_needs_verification_stays_refused(
     assert "VOICE_NEEDS_VERIFICATION" == refused[0]
 
 
-async def test_voices_of_unknown_age(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_voice_of_a_dead_process_that_needs_verification(
+    cloning, emulator: Emulator, speech: bytes, spans: Any
+) -> None:
+    """Whoever finishes its clone refuses the voice as its maker would have."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, requires_verification=True, hold="after"))
+    clock = Clock()
+    clock.ahead = 20
+    async with cloning() as dead:
+        asked = asyncio.ensure_future(dead.PrepareCall(call(speech), timeout=20))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        async with cloning(now=clock) as cloner:
+            (resumed,) = await spans.wait("resume clone")
+            refused = await cloner.GetVoice(pb.GetVoiceRequest(caller=call(speech).caller), timeout=10)
+        emulator.faults.release()
+        await asyncio.gather(asked, return_exceptions=True)
+
+    assert pb.VOICE_STATE_FAILED == refused.voice.state
+    assert error_reason_pb2.ERROR_REASON_VOICE_NEEDS_VERIFICATION == refused.voice.failure_reason
+    assert "VOICE_NEEDS_VERIFICATION" == resumed.attributes["precall.reason"]
+
+
+async def test_voices_of_unknown_age(cloning, emulator: Emulator, speech: bytes, spans: Any) -> None:
     """A voice that ElevenLabs does not date is as old as its intent; one without an intent is left, and told."""
     clock = Clock()
     later = {"error": "system_busy", "headers": {"Retry-After": "120"}}
@@ -100,4 +124,8 @@ async def test_voices_of_unknown_age(cloning, emulator: Emulator, speech: bytes)
 
     assert (voice.voice_id, True) == (known.voice.voice_id, known.voice_reused)
     assert {"nobodys"} == {line["voice_id"] for line in logs if line["event"] == "voice of unknown age"}
+    (asked, _), (adopted,) = spans.finished(PREPARE), spans.finished("adopt voice")
+    ids = {"precall.voice.id": voice.voice_id, "precall.origin.trace_id": f"{asked.context.trace_id:032x}"}
+    assert ids.items() <= adopted.attributes.items()
+    assert [asked.context.trace_id] == [link.context.trace_id for link in adopted.links]
     assert [] == emulator.requests.matching(method="DELETE")
