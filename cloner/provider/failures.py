@@ -220,7 +220,7 @@ GONE_STATUSES = (400, 404)
 # Seen in September 2026 under the generic code "bad_request", with no word of its own.
 SLOTS_MESSAGE = "maximum amount of custom voices"
 
-# What is wrong with the form of a create, which says nothing of the sample.
+# What is wrong with the form of a create. It says nothing of the sample, unless `param` names the files.
 FORM_WORDS = {
     "invalid_parameters",
     "invalid_uid",
@@ -259,6 +259,7 @@ class _Texts(NamedTuple):
     code: str = ""
     type: str = ""
     message: str = ""
+    param: str = ""
 
 
 class _Body(msgspec.Struct):
@@ -339,8 +340,10 @@ def _is_refusal(status: int, detail: object, texts: _Texts, *, about_sample: boo
     if isinstance(detail, list):
         places = [fault.get("loc") for fault in detail if isinstance(fault, dict)]
         return any(isinstance(place, list) and (not about_sample or "files" in place) for place in places)
-    if texts.message == UNREADABLE_FORM or (about_sample and not FORM_WORDS.isdisjoint(texts)):
+    if texts.message == UNREADABLE_FORM:
         return False
+    if about_sample and not FORM_WORDS.isdisjoint(texts):
+        return texts.param.startswith("files")
     return any(texts)
 
 

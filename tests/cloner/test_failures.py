@@ -80,6 +80,12 @@ FASTAPI_NAME = {"detail": [{"loc": ["body", "name"], "msg": "Field required", "t
             b'{"detail": {"code": "missing_required_field", "param": "name"}}',
             failures.ProtocolBroken,
         ),
+        (
+            400,
+            b'{"detail": {"code": "invalid_parameters", "message": "x", "param": "files"}}',
+            failures.SampleRejected,
+        ),
+        (400, b'{"detail": {"code": "invalid_parameters", "param": ["files"]}}', failures.ProtocolBroken),
         (400, b'{"detail": {"code": "bad_request", "status": "invalid_uid"}}', failures.ProtocolBroken),
         (400, b'{"detail": {"status": "something_new"}}', failures.SampleRejected),
         (400, b'{"detail": {"status": 7, "code": null, "message": ["x"]}}', failures.ProtocolBroken),
