@@ -249,7 +249,7 @@ class Cloning:
         with self._late():
             found = await self._marked.look_for(clone.row.marker)
         if found is None:
-            # The next create uses a new marker; reconciliation finds what this one made.
+            # Another create uses a new marker; reconciliation finds what this one made.
             await self._fail(clone, reasons.UNANSWERED)
         else:
             log.info("voice found by its marker", voice_id=found.voice_id)
@@ -295,13 +295,12 @@ class Cloning:
         Raises Superseded if none is found, and VoiceNeedsVerification.
         """
         row = await self._store.read(voices.get, clone.row.marker)
-        found = None if row is None else await self._marked.look_for(row.marker)
+        found = None if row is None else await self._look_for(clone)
         if row is None or found is None:
             raise Superseded
         if found.requires_verification:
             self._discard(found.voice_id, row.marker, VoiceNeedsVerification.reason)
             raise VoiceNeedsVerification
-        log.info("voice found by its marker", voice_id=found.voice_id)
         clone.row = row
         return found.voice_id
 

@@ -72,6 +72,8 @@ async def test_call_that_was_answered_before(
         with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
             await cloner.PrepareCall(call(speech), timeout=1)
         await closed_by_another(cloning, database)
+        meanwhile = await cloner.GetVoice(pb.GetVoiceRequest(caller=call(speech).caller), timeout=10)
+        assert pb.VOICE_STATE_CREATING == meanwhile.voice.state  # for it may yet turn up
         emulator.faults.release()
         await eventually(lambda: emulator.voices.custom)
 
