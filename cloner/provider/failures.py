@@ -282,13 +282,13 @@ def classify(
     """
     detail = _detail(body)
     texts = _texts(detail)
-    kind = _kind_by_words(status, texts, gone) or STATUSES.get(status)
-    if kind is SampleRejected:
-        kind = refused  # also without a sample, something may be too large
-    elif kind is None and status >= 500:
+    about_sample = refused is SampleRejected
+    kind = _kind_by_words(status, texts, gone)
+    if kind is None or (kind is SampleRejected and not about_sample):
+        kind = STATUSES.get(status)
+    if kind is None and status >= 500:
         kind = Unavailable
     elif kind is None:
-        about_sample = refused is SampleRejected
         kind = refused if _is_refusal(status, detail, texts, about_sample=about_sample) else ProtocolBroken
     # A refusal comes before the work, and a 429 is one. After a server's own error the work may have been
     # done. So it may after another answer that says to come later: the time-out of a proxy (408), or a

@@ -134,13 +134,17 @@ def test_refused_agents(status: int, body: bytes, expected: type[failures.Provid
     assert expected is type(failure)
 
 
-def test_refused_without_a_sample() -> None:
-    """A request that carries no sample is never refused for its sample."""
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(400, failures.ProtocolBroken), (401, failures.Unauthorized), (500, failures.Unavailable)],
+)
+def test_refused_without_a_sample(status: int, expected: type[failures.ProviderFailure]) -> None:
+    """Where no sample was sent, a word for one says nothing, and the status counts."""
     body = b'{"detail": {"code": "request_too_large", "status": "invalid_content"}}'
 
-    failure = classify(400, {}, body, refused=failures.ProtocolBroken, gone=GONE)
+    failure = classify(status, {}, body, refused=failures.ProtocolBroken, gone=GONE)
 
-    assert failures.ProtocolBroken is type(failure)
+    assert expected is type(failure)
 
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
