@@ -107,11 +107,12 @@ ENDED_CONVERSATION = Statement(f"""
 ENDED_NAMELESS = Statement(f"""
     {END} WHERE id = :id AND agent_id = :agent_id AND conversation_id = '' RETURNING id
 """)
+# When calls that are open, or over, are old; `due` asks the same.
+OPEN_FOR_LONG = "ended_at IS NULL AND begun_at <= :busy_since"
+OLD = "ended_at < :dropped_before"
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
-CLOSED_OLD = Statement(f"""
-    UPDATE calls SET ended_at = :now WHERE ended_at IS NULL AND begun_at <= :before RETURNING {FIELDS}
-""")
-DROPPED = Statement("DELETE FROM calls WHERE ended_at < :before")
+CLOSED_OLD = Statement(f"UPDATE calls SET ended_at = :now WHERE {OPEN_FOR_LONG} RETURNING {FIELDS}")
+DROPPED = Statement(f"DELETE FROM calls WHERE {OLD}")
 ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who RETURNING id")
 ERASED_OF_NOBODY = Statement(f"""
     DELETE FROM calls WHERE number = :number AND stated IN ('', '{NOBODY}') AND NOT EXISTS (
@@ -325,14 +326,14 @@ def close_old(tx: Transaction, *, before: float, now: float) -> list[CallRow]:
 
     They end now, so that their rows stay as long as others. Their agents are marked to be put back.
     """
-    closed = tx.all(CLOSED_OLD, before=before, now=now)
+    closed = tx.all(CLOSED_OLD, busy_since=before, now=now)
     _plan_restores(tx, closed)
     return [_call(row) for row in closed]
 
 
-def drop_ended(tx: Transaction, *, before: float) -> int:
-    """Removes the rows of calls that ended before `before`, and returns their number."""
-    return tx.run(DROPPED, before=before)
+def drop_ended(tx: Transaction, *, before: float) -> None:
+    """Removes the rows of calls that ended before `before`."""
+    tx.run(DROPPED, dropped_before=before)
 
 
 def erase_caller(tx: Transaction, who: str) -> None:

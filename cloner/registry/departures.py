@@ -48,13 +48,13 @@ NOBODYS: dict[str, str | None] = {
 FORGET = Statement(f"""
     {voices.GIVE_UP}, {", ".join(f"{column} = :{column}" for column in NOBODYS)} WHERE marker = :marker
 """)
+# When the last call of the voice ended, or began if it is still open; no value if there is none.
+CALLED_AT = "(SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker)"
 IDLE = f"""
     state = 'ready' AND used_at <= :unused_since AND NOT {IN_CALL}
-    AND coalesce(
-        (SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker), used_at
-    ) <= :unused_since
+    AND coalesce({CALLED_AT}, used_at) <= :unused_since
 """
-# Apart, so that an index finds both: most voices were never to be kept, or all still are.
+# Two conditions, so that an index finds both: most voices were never to be kept, or all still are.
 UNUSED = (f"kept_until = 0 AND {IDLE}", f"kept_until > 0 AND kept_until <= :now AND {IDLE}")
 EXPIRE = tuple(Statement(f"{voices.GIVE_UP} WHERE {unused} RETURNING {voices.FIELDS}") for unused in UNUSED)
 LEAST_RECENTLY_USED = Statement(f"""
@@ -83,7 +83,8 @@ POSTPONED = Statement("""
     UPDATE voices SET due_at = :due_at, tries = tries - :untried WHERE marker = :marker AND state = 'deleting'
 """)
 ERASED = Statement("DELETE FROM voices WHERE marker = :marker AND state IN ('gone', 'failed')")
-DROPPED = Statement("DELETE FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :before")
+OLD = "state IN ('gone', 'failed') AND closed_at < :dropped_before"
+DROPPED = Statement(f"DELETE FROM voices WHERE {OLD}")
 
 
 def note_lost(tx: Transaction, marker: str, *, now: float) -> None:
@@ -179,6 +180,6 @@ def erase(tx: Transaction, marker: str) -> None:
     requests.forget_voice(tx, marker)
 
 
-def drop_closed(tx: Transaction, *, before: float) -> int:
-    """Removes the rows of voices that were closed before `before`, and returns their number."""
-    return tx.run(DROPPED, before=before)
+def drop_closed(tx: Transaction, *, before: float) -> None:
+    """Removes the rows of voices that were closed before `before`."""
+    tx.run(DROPPED, dropped_before=before)

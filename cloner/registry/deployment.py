@@ -31,7 +31,8 @@ TOUCHED = (
     Statement("UPDATE deployment SET name = name || ' '"),
     Statement("UPDATE deployment SET name = rtrim(name)"),
 )
-CLAIMED = Statement("UPDATE deployment SET reconciled_until = :until WHERE reconciled_until <= :now")
+DUE = "reconciled_until <= :now"
+CLAIMED = Statement(f"UPDATE deployment SET reconciled_until = :until WHERE {DUE}")
 
 
 def settle(tx: Transaction, name: str, now: float) -> tuple[str, float]:

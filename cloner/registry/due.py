@@ -1,7 +1,6 @@
 """Tells an idle process in one query what there is to do."""
 
-from cloner.registry import agents, departures, requests
-from cloner.registry.processes import DEAD
+from cloner.registry import agents, calls, departures, deployment, requests, voices
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
@@ -10,20 +9,21 @@ __all__ = ["what_is_due"]
 # The kinds of work, in the order of the parts. `close`: calls that never ended, agents and voices to be
 # given up, and old rows.
 KINDS = ("close", "restore", "delete", "resume", "reconcile")
-# Each part finds its first row by an index, so that it costs the same however many there are.
+# The statements that do the work use the same conditions. Each part finds its first row by an index, so that
+# it costs the same however many there are.
 WHAT_IS_DUE = Statement(f"""
     SELECT
-        EXISTS (SELECT 1 FROM calls WHERE ended_at IS NULL AND begun_at <= :busy_since)
-            OR EXISTS (SELECT 1 FROM calls WHERE ended_at < :dropped_before)
-            OR EXISTS (SELECT 1 FROM voices WHERE state IN ('gone', 'failed') AND closed_at < :dropped_before)
+        EXISTS (SELECT 1 FROM calls WHERE {calls.OPEN_FOR_LONG})
+            OR EXISTS (SELECT 1 FROM calls WHERE {calls.OLD})
+            OR EXISTS (SELECT 1 FROM voices WHERE {departures.OLD})
             OR EXISTS (SELECT 1 FROM agents WHERE {agents.UNSURE})
             OR EXISTS (SELECT 1 FROM voices WHERE {departures.UNUSED[0]})
             OR EXISTS (SELECT 1 FROM voices WHERE {departures.UNUSED[1]})
-            OR EXISTS (SELECT 1 FROM requests WHERE at <= :answered_before),
+            OR EXISTS (SELECT 1 FROM requests WHERE {requests.OLD}),
         EXISTS (SELECT 1 FROM agents WHERE restoring AND held_until <= :now),
         EXISTS (SELECT 1 FROM voices WHERE {departures.DUE}),
-        EXISTS (SELECT 1 FROM voices WHERE state = 'intended' AND {DEAD}),
-        EXISTS (SELECT 1 FROM deployment WHERE reconciled_until <= :now)
+        EXISTS (SELECT 1 FROM voices WHERE {voices.ABANDONED}),
+        EXISTS (SELECT 1 FROM deployment WHERE {deployment.DUE})
 """)
 
 

@@ -26,6 +26,6 @@ def note_alive(tx: Transaction, owner: str, *, now: float) -> None:
         tx.run(FIRST, owner=owner, now=now)
 
 
-def drop_dead(tx: Transaction, *, before: float) -> int:
-    """Removes the rows of processes without a sign of life since `before`, and returns their number."""
-    return tx.run(DROPPED, before=before)
+def drop_dead(tx: Transaction, *, before: float) -> None:
+    """Removes the rows of processes without a sign of life since `before`."""
+    tx.run(DROPPED, before=before)

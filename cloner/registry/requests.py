@@ -73,7 +73,8 @@ LED_TO = Statement("""
     UPDATE requests SET content = :content, marker = :marker, reused = :reused, at = :now WHERE key = :key
 """)
 FORGOTTEN = Statement("UPDATE requests SET content = '', marker = NULL WHERE marker = :marker")
-DROPPED = Statement("DELETE FROM requests WHERE at <= :before")
+OLD = "at <= :answered_before"
+DROPPED = Statement(f"DELETE FROM requests WHERE {OLD}")
 
 
 def answer(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
@@ -120,6 +121,6 @@ def forget_voice(tx: Transaction, marker: str) -> None:
     tx.run(FORGOTTEN, marker=marker)
 
 
-def drop_old(tx: Transaction, *, before: float) -> int:
-    """Removes requests that were answered before `before`, and returns their number."""
-    return tx.run(DROPPED, before=before)
+def drop_old(tx: Transaction, *, before: float) -> None:
+    """Removes requests that were answered before `before`."""
+    tx.run(DROPPED, answered_before=before)

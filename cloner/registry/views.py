@@ -5,7 +5,8 @@ from collections.abc import Collection
 
 import msgspec
 
-from cloner.registry.departures import IN_CALL
+from cloner.registry.calls import FIRST
+from cloner.registry.departures import CALLED_AT, IN_CALL
 from cloner.registry.reasons import UNANSWERED
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
@@ -65,8 +66,7 @@ class CallView(msgspec.Struct, frozen=True):
 # In the order of the fields.
 VOICE = f"""SELECT marker, state, person, number, voice_id, name, created_at, used_at, kept_until, closed_at,
     reason, consent, consent_at, client_reference,
-    {IN_CALL} AS in_call,
-    (SELECT max(coalesce(ended_at, begun_at)) FROM calls WHERE calls.marker = voices.marker) AS called_at
+    {IN_CALL} AS in_call, {CALLED_AT} AS called_at
     FROM voices"""
 CALL = """SELECT id, agent_id, conversation_id, begun_at, ended_at,
     (SELECT voice_id FROM voices WHERE voices.marker = calls.marker) AS voice_id,
@@ -116,8 +116,7 @@ PAGES = {
 }
 CALL_BY_ID = Statement(f"{CALL} WHERE id = :id AND {ASKED_ABOUT}")
 CALL_OF_CONVERSATION = Statement(f"""
-    {CALL} WHERE conversation_id = :conversation_id AND agent_id = :agent_id AND {ASKED_ABOUT}
-    ORDER BY CASE WHEN stated = '' THEN 1 ELSE 0 END, begun_at DESC LIMIT 1
+    {CALL} WHERE conversation_id = :conversation_id AND agent_id = :agent_id AND {ASKED_ABOUT} {FIRST}
 """)
 # A call that nobody has stated the caller of is that of whoever has its voice.
 CALLERS = "AND (stated = :who OR caller = :who OR marker IN (SELECT marker FROM voices WHERE person = :who))"

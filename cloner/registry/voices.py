@@ -116,12 +116,12 @@ CALLS_LEFT = Statement("UPDATE calls SET marker = NULL WHERE marker = :marker")
 FAILED = Statement("""
     UPDATE voices SET state = 'failed', reason = :reason, closed_at = :now WHERE marker = :marker
 """)
+ABANDONED = f"state = 'intended' AND {DEAD}"
 # The former owner is named: of two processes at once, the second finds another owner and takes nothing.
 TAKEN_OVER = Statement(f"""
-    UPDATE voices SET owner = :owner
-    WHERE marker = :marker AND state = 'intended' AND owner = :dead AND {DEAD}
+    UPDATE voices SET owner = :owner WHERE marker = :marker AND owner = :dead AND {ABANDONED}
 """)
-ABANDONED = Statement(f"{SELECT} WHERE state = 'intended' AND {DEAD}")
+ALL_ABANDONED = Statement(f"{SELECT} WHERE {ABANDONED}")
 REFERRED = Statement(f"""
     UPDATE voices SET client_reference = :reference WHERE marker = :marker AND {ACTIVE}
 """)
@@ -309,7 +309,7 @@ def take_over(tx: Transaction, marker: str, *, dead: str, owner: str, stale: flo
 
 def abandoned(tx: Transaction, *, stale: float) -> list[VoiceRow]:
     """The intents of processes without a sign of life since `stale`."""
-    return every(tx, ABANDONED, stale=stale)
+    return every(tx, ALL_ABANDONED, stale=stale)
 
 
 def set_reference(tx: Transaction, marker: str, reference: str) -> None:
