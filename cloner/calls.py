@@ -42,7 +42,7 @@ AGENT_SECONDS = 1.0
 # The share of its time that an opened call may spend on asking ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
 # How long a failure may be delayed by what is stored about it.
-UNNAME_SECONDS = 0.05
+UNSTATE_SECONDS = 0.05
 # How long an answer may be delayed by what a repeated delivery tells beside it.
 TOLD_SECONDS = 0.5
 
@@ -82,14 +82,13 @@ class Calls:
         self._background = Background()
 
     async def open(
-        self, *, agent_id: str, named: tuple[CallName, str], phone_number: str, deadline: float
+        self, *, agent_id: str, kind: CallName, name: str, phone_number: str, deadline: float
     ) -> Opened:
         """Finds what is known for a call without a sample. Clones nothing and changes no agent.
 
         ElevenLabs is asked only if the cached answer is too old, and only for a share of the time that is
         left. Raises RegistryUnavailable.
         """
-        kind, name = named
         call_id = self._identities.call_id(agent_id, kind, name)
         number = self._identities.number(phone_number)
         noted = await self._store.write(
@@ -172,7 +171,7 @@ class Calls:
         key = begun.call_id, begun.identity.stated
         wanted = Wanted(identity=begun.identity, caller=begun.call.caller, call_id=begun.call_id)
         # While another delivery of the caller is under way, nobody else may have the call.
-        async with self._deliveries.counted(key, failed=partial(self._unname, begun)):
+        async with self._deliveries.counted(key, failed=partial(self._unstate, begun)):
             await self._voices.note_consent(begun.noted.voice, wanted)
             return await self._prepare_once(key, begun, wanted, sample, deadline=deadline)
 
@@ -301,17 +300,17 @@ class Calls:
         before = agent.now if agent is not None and missed is None else None
         return self._answer(begun, found.voice, reused=found.reused, missed=missed, before=before)
 
-    async def _unname(self, begun: Begun) -> None:
+    async def _unstate(self, begun: Begun) -> None:
         """Forgets the caller of a call that failed, so that the next delivery may state another one.
 
-        Waits for UNNAME_SECONDS at most, so that the failure is answered in time.
+        Waits for UNSTATE_SECONDS at most, so that the failure is answered in time.
         """
         task = self._background.begin(
-            self._store.write(calls.unname, begun.call_id, stated=begun.identity.stated)
+            self._store.write(calls.unstate, begun.call_id, stated=begun.identity.stated)
         )
         # If time runs out here, the answer is still the failure, which `prepare` then raises.
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({task}, timeout=UNNAME_SECONDS)
+            await asyncio.wait({task}, timeout=UNSTATE_SECONDS)
 
     def refused_leaves(self, agent_id: str) -> frozenset[str] | None:
         """The overrides that the agent's own settings refuse; None where those were not seen."""
@@ -333,7 +332,7 @@ class Calls:
             call_id=call_id,
             agent_id=agent_id,
             voice_id=voice_id,
-            named_id=self._identities.call_id(agent, "conversation_id", conversation_id),
+            conversation_call_id=self._identities.call_id(agent, "conversation_id", conversation_id),
             now=self._now(),
             traceparent=traceparent(),
         )

@@ -27,7 +27,7 @@ __all__ = [
     "latest",
     "note_ended",
     "open_call",
-    "unname",
+    "unstate",
 ]
 
 
@@ -70,10 +70,10 @@ NOTED = Statement(f"""
 """)
 GET = Statement(f"{SELECT} WHERE id = :id")
 KNOWN = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
-NAMED = Statement("""
+STATED = Statement("""
     UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated WHERE id = :id
 """)
-UNNAMED = Statement("""
+UNSTATED = Statement("""
     UPDATE calls SET stated = :nobody WHERE id = :id AND stated = :stated AND marker IS NULL
 """)
 ITS_CONVERSATION = Statement("""
@@ -146,7 +146,7 @@ def begin(
             voice = None
         marker = voice and voice.marker
         theirs = {"marker": marker, "caller": new.caller, "number": new.number, "stated": new.stated}
-        tx.run(NAMED, id=call.id, **theirs)
+        tx.run(STATED, id=call.id, **theirs)
         call = msgspec.structs.replace(call, **theirs)
     if voice is None:
         voice = voices.find_by_caller(tx, new.caller)
@@ -264,16 +264,16 @@ def complete(
     call_id: str,
     agent_id: str,
     voice_id: str,
-    named_id: str,
+    conversation_call_id: str,
     traceparent: str = "",
 ) -> CallRow | None:
     """Ends a call as `end` does; None if nobody had asked about the call.
 
     A call that was opened without its conversation id is found by it from now on.
 
-    `named_id` is the id of a call that a delivery for the conversation opens at the same agent. If no
-    delivery has come yet, that call is noted as ended, so that a late delivery changes no agent. It is noted
-    of the same caller, with whom it is erased.
+    `conversation_call_id` is the id of a call that a delivery for the conversation opens at the same agent.
+    If no delivery has come yet, that call is noted as ended, so that a late delivery changes no agent. It is
+    noted of the same caller, with whom it is erased.
     """
     call = end(
         tx,
@@ -292,10 +292,10 @@ def complete(
         note_ended(
             tx,
             NewCall(
-                id=named_id,
+                id=conversation_call_id,
                 agent_id=agent_id,
                 conversation_id=conversation_id,
-                caller=named_id if call is None else call.caller,
+                caller=conversation_call_id if call is None else call.caller,
                 number=None if call is None else call.number,
                 begun_at=now,
             ),
@@ -305,13 +305,13 @@ def complete(
     return None if call is None or call.ended_at == call.begun_at else call
 
 
-def unname(tx: Transaction, call_id: str, *, stated: str) -> None:
+def unstate(tx: Transaction, call_id: str, *, stated: str) -> None:
     """After a failure, lets a delivery state another caller, unless the call has a voice or one on its way.
 
     Only the `stated` caller whose delivery has failed is taken back. The number still finds no voice for the
     call.
     """
-    tx.run(UNNAMED, id=call_id, stated=stated, nobody=NOBODY)
+    tx.run(UNSTATED, id=call_id, stated=stated, nobody=NOBODY)
 
 
 def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:

@@ -72,7 +72,7 @@ class Store(ABC):
     ) -> T:
         """What the transaction returns, once it is committed. Raises RegistryUnavailable and RegistryBusy."""
         job = self._write(lambda transaction: work(transaction, *args, **named))
-        return await self._waited("write", _named(work), job)
+        return await self._waited("write", _name_of(work), job)
 
     async def read(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
@@ -83,7 +83,7 @@ class Store(ABC):
         RegistryBusy.
         """
         job = self._read(lambda transaction: work(transaction, *args, **named))
-        return await self._waited("read", _named(work), job)
+        return await self._waited("read", _name_of(work), job)
 
     @abstractmethod
     async def close(self) -> None:
@@ -129,6 +129,6 @@ class Store(ABC):
         return RegistryUnavailable()
 
 
-def _named(work: Callable[..., object]) -> str:
+def _name_of(work: Callable[..., object]) -> str:
     """The name of a transaction, such as `calls.begin`."""
     return f"{work.__module__.rpartition('.')[2]}.{work.__name__}"

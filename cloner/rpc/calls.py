@@ -86,14 +86,14 @@ async def open_call(request: pb.OpenCallRequest, context: Context, rooms: Rooms)
     ) as answering:
         fields = Fields(rooms.identities)
         agent_id = fields.id("agent_id", request.agent_id)
-        named = _named(request, fields)
+        kind, name = _name(request, fields)
         phone_number = fields.number("phone_number", request.phone_number)
         fields.check()
         add_log_context(agent_id=agent_id)
-        if named[0] == "conversation_id":
-            add_log_context(conversation_id=named[1])
+        if kind == "conversation_id":
+            add_log_context(conversation_id=name)
         opened = await rooms.calls.open(
-            agent_id=agent_id, named=named, phone_number=phone_number, deadline=answering.deadline
+            agent_id=agent_id, kind=kind, name=name, phone_number=phone_number, deadline=answering.deadline
         )
         add_log_context(call_id=opened.call_id)
         log.info("call opened")
@@ -187,8 +187,8 @@ async def list_calls(request: pb.ListCallsRequest, context: Context, rooms: Room
     return pb.ListCallsResponse()
 
 
-def _named(request: pb.OpenCallRequest, fields: Fields) -> tuple[CallName, str]:
-    """The best name of the call: its conversation id, else the telephone line's id, else the SIP trunk's."""
+def _name(request: pb.OpenCallRequest, fields: Fields) -> tuple[CallName, str]:
+    """The best name of the call, with its kind: conversation, else telephone line, else SIP trunk."""
     names = {
         "conversation_id": request.conversation_id,
         "call_sid": request.call_sid,

@@ -98,8 +98,8 @@ async def test_failure_of_one_takes_no_other_back(database: str) -> None:
 
     async with opened(database, name="tested", now=NOW) as store:
         assert await store.write(calls.begin, stated("ivan"))
-        await store.write(calls.unname, "call", stated="ivan")
+        await store.write(calls.unstate, "call", stated="ivan")
         assert await store.write(calls.begin, stated("anna"))
-        await store.write(calls.unname, "call", stated="ivan")
+        await store.write(calls.unstate, "call", stated="ivan")
 
         assert None is await store.write(calls.begin, stated("maria"))

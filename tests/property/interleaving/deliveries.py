@@ -273,6 +273,6 @@ def end(world: World, agent: str, conversation: str) -> Steps:
         del world.open[each]
     calls.complete(
         world.tx, now=world.now, conversation_id=conversation, call_id="", agent_id=agent, voice_id="",
-        named_id=call,
+        conversation_call_id=call,
     )  # fmt: skip
     yield
