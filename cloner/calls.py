@@ -90,7 +90,7 @@ class Calls:
         left. Raises RegistryUnavailable.
         """
         call_id = self._identities.call_id(agent_id, kind, name)
-        number = self._identities.number(phone_number)
+        number = self._identities.number_hash(phone_number)
         noted = await self._store.write(
             calls.open_call,
             NewCall(
@@ -104,7 +104,7 @@ class Calls:
                 traceparent=traceparent(),
             ),
             apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
-            number=self._identities.searchable_number(phone_number),
+            number=self._identities.searchable_number_hash(phone_number),
             require_consent=self._require_consent,
         )
         now = asyncio.get_running_loop().time()

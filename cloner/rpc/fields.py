@@ -104,7 +104,7 @@ class Fields:
         """Reports a caller without a valid number, which could mean everybody who has no number."""
         if not caller.phone_number:
             self.wrong("caller.phone_number", "is required")
-        elif self._identities.number(caller.phone_number) is None:
+        elif self._identities.number_hash(caller.phone_number) is None:
             self.wrong("caller.phone_number", NO_NUMBER)
 
     def number(self, field: str, text: str) -> str:

@@ -55,4 +55,4 @@ class Pages:
         return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
     def _seal(self, at: float, name: str) -> bytes:
-        return self._identities.page(*self._filters, at.hex(), name).encode()
+        return self._identities.page_seal(*self._filters, at.hex(), name).encode()

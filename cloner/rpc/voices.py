@@ -202,6 +202,6 @@ async def _request(
     if not request_id:
         return None
     return NamedRequest(
-        key=identities.request(calling.get().name, request_id),
-        content=identities.content(method, caller, sample_digest=await digest_of(sample)),
+        key=identities.request_key(calling.get().name, request_id),
+        content=identities.content_hash(method, caller, sample_digest=await digest_of(sample)),
     )

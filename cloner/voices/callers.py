@@ -91,22 +91,22 @@ class Identities:
     def row_hashes(self, caller: Caller) -> tuple[str | None, str | None]:
         """The hashes to find a caller's rows by: the person's or, with a number alone, the number's."""
         if caller.name or caller.date_of_birth:
-            return self.person(caller), None
-        return None, self.number(caller.phone_number)
+            return self.person_hash(caller), None
+        return None, self.number_hash(caller.phone_number)
 
-    def person(self, caller: Caller) -> str:
+    def person_hash(self, caller: Caller) -> str:
         """The hash of the person with this number, name and date of birth."""
         return self.identify(caller, sample_digest="", call_id="").person
 
-    def page(self, *parts: str) -> str:
+    def page_seal(self, *parts: str) -> str:
         """A hash that proves that we issued a page of a list, and for which list."""
         return self._hash("page", *parts)[:32]
 
-    def searchable_number(self, phone_number: str) -> str | None:
+    def searchable_number_hash(self, phone_number: str) -> str | None:
         """The hash by which a number finds voices; None where a number may find none."""
-        return None if self._reuse == "never" else self.number(phone_number)
+        return None if self._reuse == "never" else self.number_hash(phone_number)
 
-    def number(self, phone_number: str) -> str | None:
+    def number_hash(self, phone_number: str) -> str | None:
         """The hash of a phone number, None for no number."""
         return self._hash_of_number(e164(phone_number, self.region))
 
@@ -121,11 +121,11 @@ class Identities:
         """
         return f"call_{self._hash('call', agent_id, kind, name, number)[:24]}"
 
-    def request(self, client: str, request_id: str) -> str:
+    def request_key(self, client: str, request_id: str) -> str:
         """The hash of a client's own id for a request. Two clients may use the same id."""
         return self._hash("request", client, request_id)
 
-    def content(self, method: str, caller: Caller, *, sample_digest: str) -> str:
+    def content_hash(self, method: str, caller: Caller, *, sample_digest: str) -> str:
         """The hash of what a request asks for: equal for two requests exactly when they say the same."""
         told = (caller.name, caller.date_of_birth, caller.phone_number, caller.consent, caller.reference)
         return self._hash("content", method, *told, sample_digest)

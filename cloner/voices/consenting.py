@@ -51,7 +51,7 @@ class Consenting:
             person, number = await self._hashes_of_voice(voice_id)
         else:
             person = await self._looking.person(caller, consents=True)
-            number = self._identities.number(caller.phone_number)
+            number = self._identities.number_hash(caller.phone_number)
         await self._store.write(voice_consents.give, person, consent, number=number, now=self._now())
         log.info("consent given")
         return await self.history(person)
@@ -68,8 +68,8 @@ class Consenting:
             person, number = await self._hashes_of_voice(voice_id)
             persons = [person]
         else:
-            number = self._identities.number(caller.phone_number)
-            persons = [self._identities.person(caller)]
+            number = self._identities.number_hash(caller.phone_number)
+            persons = [self._identities.person_hash(caller)]
             if self._identities.row_hashes(caller)[0] is None and number is not None:
                 known = await self._store.read(consents.persons_of, number, most=MOST_PERSONS)
                 persons += [other for other in known if other not in persons]

@@ -61,7 +61,7 @@ class Erasure:
                 erasing.forget,
                 person,
                 number,
-                persons_number=None if person is None else self._identities.number(caller.phone_number),
+                persons_number=None if person is None else self._identities.number_hash(caller.phone_number),
                 now=self._now(),
                 traceparent=traceparent(),
             )

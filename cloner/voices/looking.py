@@ -127,7 +127,7 @@ class Looking:
         With `consents`, somebody of whom only a consent is known counts, too, where nobody has a voice.
         Raises CallersSeveral.
         """
-        exactly = self._identities.person(caller)
+        exactly = self._identities.person_hash(caller)
         named, number = self._identities.row_hashes(caller)
         if named is not None or number is None:
             return exactly
@@ -148,7 +148,9 @@ class Looking:
                 raise VoiceNotFound
             return Watched(_Target(marker=view.marker), view, alive=True)
         named, number = self._identities.row_hashes(caller)
-        target = _Target(person=self._identities.person(caller), number=number if named is None else None)
+        target = _Target(
+            person=self._identities.person_hash(caller), number=number if named is None else None
+        )
         return Watched(target, await self.voice_of_caller(caller), alive=False)
 
     async def follow(self, watched: Watched, *, until: float) -> AsyncGenerator[Voice, None]:

@@ -18,7 +18,7 @@ def opened(region: str | None, **fields: str | None) -> str | None:
 
 def identified(text: str | None, region: str | None) -> str | None:
     """The hash by which the cloner finds the number, in a delivery, an RPC or a request to forget."""
-    return Identities(KEY, "caller", region=region).number(text or "")
+    return Identities(KEY, "caller", region=region).number_hash(text or "")
 
 
 def spoken_of(text: str | None, region: str | None) -> str | None:
