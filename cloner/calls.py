@@ -187,7 +187,7 @@ class Calls:
                 await asyncio.wait({first.answer}, timeout=max(0.0, left))
             if first.answer.done() and not first.answer.cancelled():
                 answered = first.answer.result()
-                told = self._background.begin(self._voices.keep_told(answered.voice, wanted))
+                told = self._background.begin(self._voices.note_told(answered.voice, wanted))
                 # The answer is there, and does not wait for a registry that cannot be written.
                 await asyncio.wait({told}, timeout=TOLD_SECONDS)
                 voice = told.result() if told.done() and not told.exception() else answered.voice
@@ -242,7 +242,7 @@ class Calls:
         voice = await self._voices.former_voice(begun.noted.call.marker, wanted)
         if voice is None:
             return None
-        voice = await self._voices.keep_told(voice, wanted)
+        voice = await self._voices.note_told(voice, wanted)
         return self._answer(begun, voice, reused=True, missed=Missed.CALL_ENDED)
 
     async def _answer_repeated(self, begun: Begun, wanted: Wanted, *, deadline: float) -> Prepared | None:

@@ -256,7 +256,7 @@ class Janitor:
                 old_enough = row.checked_at < now - self._terms.grace
                 if row.voice_id not in present and old_enough and not await self._is_there(row):
                     log.warning("voice lost", voice_id=row.voice_id)
-                    await self._store.write(departures.note_lost, row.marker, now=now)
+                    await self._store.write(departures.note_gone, row.marker, now=now)
                     await self._store.write(agents.plan_restore, marker=row.marker)
                     lost += 1
             await self._reopen_month(now)
@@ -273,7 +273,7 @@ class Janitor:
             account = await self._provider.subscription(deadline=_soon(WORK_SECONDS))
             used, limit = account.month_used, account.month_limit
             if used is not None and limit is not None and used < limit:
-                await self._store.write(deployment.month_used_up, now)
+                await self._store.write(deployment.close_month_until, now)
 
     async def _listed(self) -> list[tuple[str, ListedVoice]]:
         """The voices of this deployment at ElevenLabs, each with its marker.
@@ -313,7 +313,7 @@ class Janitor:
         its_own = row is not None and row.voice_id == voice.voice_id and row.state in ("ready", "deleting")
         if its_own or (row is not None and row.state == "intended"):
             return None
-        if await self._marked.is_anothers(voice.voice_id, marker):
+        if await self._marked.belongs_elsewhere(voice.voice_id, marker):
             return None
         lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
         ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {"voice_id": voice.voice_id}

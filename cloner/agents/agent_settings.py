@@ -42,7 +42,7 @@ class AgentSettings:
         self._refused_leaves[agent_id] = refused_leaves
         self._until[agent_id] = self._now() + self._believed
 
-    def missed(self, agent_id: str, failure: ProviderFailure) -> None:
+    def log_unread(self, agent_id: str, failure: ProviderFailure) -> None:
         """Logs, once in a while, that an agent cannot be read."""
         if facts := self._notices.facts(agent_id, failure, permission="convai_read"):
             log.warning("agent not read", **facts)
@@ -76,6 +76,6 @@ class AgentSettings:
             self.saw(agent_id, (await self._provider.read_agent(agent_id, deadline=deadline)).refused_leaves)
         except ProviderFailure as failure:
             self._until[agent_id] = self._now() + AGAIN_SECONDS
-            self.missed(agent_id, failure)
+            self.log_unread(agent_id, failure)
         finally:
             self._readings.pop(agent_id, None)

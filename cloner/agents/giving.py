@@ -131,11 +131,11 @@ class Agents:
         except failures.AgentNotFound:
             raise
         except ProviderFailure as failure:
-            self._agent_settings.missed(agent_id, failure)
+            self._agent_settings.log_unread(agent_id, failure)
             return None
         self._agent_settings.saw(agent_id, agent.refused_leaves)
         if agent.voice is None:
-            self._agent_settings.missed(agent_id, failures.ProtocolBroken())
+            self._agent_settings.log_unread(agent_id, failures.ProtocolBroken())
             return None
         # Looked up here, while the caller's voice is looked for or made, so that nothing waits for it.
         ours = self._mode != "never" and await self._is_ours(agent.voice.voice_id, noted.agent)

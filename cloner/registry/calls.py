@@ -211,7 +211,7 @@ def attach(tx: Transaction, call_id: str, marker: str, *, now: float, stated: st
     voice = tx.one(ITS_VOICE, marker=marker)
     if voice is None:
         return False
-    if call is not None and not voices.is_of_another(_call(call).stated, stated):
+    if call is not None and not voices.has_other_caller(_call(call).stated, stated):
         tx.run(HAS, id=call_id, marker=marker, caller=voice[0])
     return voices.note_used(tx, marker, now=now)
 

@@ -19,7 +19,7 @@ __all__ = [
     "expire",
     "forget",
     "least_recently_used",
-    "note_lost",
+    "note_gone",
     "postpone_deletion",
 ]
 
@@ -87,8 +87,8 @@ OLD = "state IN ('gone', 'failed') AND closed_at < :dropped_before"
 DROPPED = Statement(f"DELETE FROM voices WHERE {OLD}")
 
 
-def note_lost(tx: Transaction, marker: str, *, now: float) -> None:
-    """Closes a voice that the provider no longer has, and keeps the reason for which it was given up.
+def note_gone(tx: Transaction, marker: str, *, now: float) -> None:
+    """Closes a voice that the provider no longer has. A voice that was given up keeps the reason for it.
 
     The row of a voice that was forgotten is removed.
     """

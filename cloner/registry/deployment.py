@@ -5,9 +5,9 @@ from cloner.registry.transaction import Transaction
 
 __all__ = [
     "claim_reconciliation",
+    "close_month_until",
     "is_keyed",
     "month_resets_at",
-    "month_used_up",
     "settle",
     "settle_key",
     "touch",
@@ -64,8 +64,8 @@ def month_resets_at(tx: Transaction) -> float:
     return float(row[0] or 0) if row else 0.0
 
 
-def month_used_up(tx: Transaction, until: float) -> None:
-    """Notes that the provider's monthly counter is used up."""
+def close_month_until(tx: Transaction, until: float) -> None:
+    """Notes that the provider's monthly counter is used up until then; `now` opens it again."""
     tx.run(USED_UP, until=until)
 
 

@@ -98,7 +98,7 @@ class Store(ABC):
     async def _waited(self, kind: str, name: str, work: Coroutine[Any, Any, T]) -> T:
         if self._waiting >= MOST_WAITING:
             work.close()
-            raise self.missed(asyncio.get_running_loop().time() - RECENT_SECONDS)
+            raise self.late_failure(asyncio.get_running_loop().time() - RECENT_SECONDS)
         self._waiting += 1
         self._asked.setdefault(kind, time.monotonic())
         answered = True
@@ -118,7 +118,7 @@ class Store(ABC):
                 if kind == "write":
                     self._written_at = time.monotonic()
 
-    def missed(self, since: float) -> Exception:
+    def late_failure(self, since: float) -> Exception:
         """The failure of a caller that asked at `since`, on the loop's clock, and got no answer in time.
 
         If another write was committed meanwhile, the database can be reached and is only busy.

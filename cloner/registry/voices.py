@@ -24,8 +24,8 @@ __all__ = [
     "find_by_voice_id",
     "find_in_use",
     "get",
+    "has_other_caller",
     "intend",
-    "is_of_another",
     "keep",
     "keep_for",
     "known",
@@ -146,7 +146,7 @@ def marker_of(tx: Transaction, voice_id: str) -> str | None:
     return None if row is None else row[0]
 
 
-def is_anothers(tx: Transaction, voice_id: str, *, marker: str) -> bool:
+def belongs_elsewhere(tx: Transaction, voice_id: str, *, marker: str) -> bool:
     """Whether the voice belongs to another marker, or is one that an agent had before."""
     return tx.one(ANOTHERS, voice_id=voice_id, marker=marker) is not None
 
@@ -204,7 +204,7 @@ def intend(
         call = tx.one(CALL, call_id=call_id)
         if call is None:
             raise consents.CallerForgotten
-        if is_of_another(call[1], stated):
+        if has_other_caller(call[1], stated):
             call_id = None
         elif call[0] and (held := find_in_use(tx, call[0])) is not None:
             return Intent(row=held)
@@ -257,7 +257,7 @@ def record(
     late = row.state == "failed" and row.replaces is None and row.reason not in NOT_TO_BE_USED
     if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
         return None
-    if is_anothers(tx, voice_id, marker=marker):
+    if belongs_elsewhere(tx, voice_id, marker=marker):
         return None
     caller, replaced = row.replaces or row.caller, None
     other = tx.one(ANOTHER_ACTIVE, caller=caller, marker=marker)
@@ -268,7 +268,7 @@ def record(
         former = tx.one(FORMER_REPLACED, caller=caller, reason=REPLACED, now=now, given_up_by=row.traceparent)
         replaced = None if former is None else former[0]
     tx.run(RECORDED, marker=marker, voice_id=voice_id, caller=caller, now=now)
-    if late and call is not None and call[0] is None and not is_of_another(call[1], stated):
+    if late and call is not None and call[0] is None and not has_other_caller(call[1], stated):
         tx.run(CALL_HAS, call_id=call_id, marker=marker, caller=caller)
     return Recorded(replaced)
 
@@ -279,10 +279,10 @@ def lock(tx: Transaction, marker: str) -> VoiceRow | None:
     return one(tx, GET_LOCKED, marker=marker)
 
 
-def is_of_another(call_stated: str, stated: str | None) -> bool:
+def has_other_caller(call_stated: str, stated: str | None) -> bool:
     """Whether a call is no longer that of the caller whom its delivery has stated.
 
-    So it is where the caller was forgotten while the delivery was prepared, and the call was noted anew.
+    This happens if the caller was forgotten while the delivery was prepared, and the call was noted anew.
     """
     return stated is not None and call_stated not in {NOBODY, stated}
 

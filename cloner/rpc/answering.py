@@ -88,7 +88,7 @@ async def answered(
                         raise DeadlineTooShort from None
                     if not late:
                         raise
-                    raise store.missed(answering.deadline + headroom - seconds) from None
+                    raise store.late_failure(answering.deadline + headroom - seconds) from None
             outcome = "success"
         except Exception as failure:  # noqa: BLE001 - the boundary: whatever it is, it ends here
             outcome, reason = "error", reason_of(failure)

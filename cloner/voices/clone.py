@@ -74,7 +74,7 @@ class Clone:
         self.wanted = wanted
         """What was asked for; None for the intent of a process that died."""
 
-        self.begun = self.seen = asyncio.get_running_loop().time()
+        self.begun = self.ours_at = asyncio.get_running_loop().time()
         """When it began, and when its intent was last known to be ours."""
 
         self.trace = get_current_span().get_span_context()

@@ -223,7 +223,7 @@ class Cloning:
             return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent + 1)
         except failures.MonthlyLimit:
             again = await resets_at(self._provider, deadline=deadline, now=self._now)
-            await self._store.write(deployment.month_used_up, again)
+            await self._store.write(deployment.close_month_until, again)
             raise monthly_limit(again, self._now()) from None
         except ProviderFailure as failure:
             clone.failure = unraised(failure)
@@ -238,7 +238,7 @@ class Cloning:
             )
             raise failures.ProtocolBroken
         if created.requires_verification:
-            if await self._marked.is_anothers(created.voice_id, clone.row.marker):
+            if await self._marked.belongs_elsewhere(created.voice_id, clone.row.marker):
                 raise failures.ProtocolBroken
             self._discard(created.voice_id, clone.row.marker, VoiceNeedsVerification.reason)
             raise VoiceNeedsVerification
@@ -262,7 +262,7 @@ class Cloning:
         if not resent and self._provider.full:
             clone.failure = failures.OwnQueueFull()
         async with self._provider.turn(deadline, declinable=not resent):
-            if resent or asyncio.get_running_loop().time() - clone.seen > ALIVE_SECONDS:
+            if resent or asyncio.get_running_loop().time() - clone.ours_at > ALIVE_SECONDS:
                 await self._renew(clone, wanted)
             clone.sent(again=resent > 0)
             row = clone.row
@@ -287,7 +287,7 @@ class Cloning:
             if not new:
                 raise Superseded
             self._clones[row.marker] = self._clones.pop(former.marker, clone)
-        clone.row, clone.seen = row, asyncio.get_running_loop().time()
+        clone.row, clone.ours_at = row, asyncio.get_running_loop().time()
 
     async def _resume(self, clone: Clone) -> str:
         """The id of the voice of an intent whose process died.
@@ -323,7 +323,7 @@ class Cloning:
                 if clone.agent_update is None:
                     self._let_go(clone.agent_intended)
             if recorded is None:
-                if await self._marked.is_anothers(voice_id, row.marker):
+                if await self._marked.belongs_elsewhere(voice_id, row.marker):
                     raise failures.ProtocolBroken
                 log.warning("voice no longer wanted", voice_id=voice_id)
                 self._discard(voice_id, row.marker, "no_longer_wanted")
@@ -355,10 +355,10 @@ class Cloning:
             raise
         ending = ending_of(came, clone.failure)
         self._measure(clone, ending.outcome, ending.reason)
-        if ending.why is None:
+        if ending.closed_with is None:
             self._clones.pop(clone.row.marker, None)
         else:
-            closing = self._background.begin(self._give_up(clone, ending.why))
+            closing = self._background.begin(self._give_up(clone, ending.closed_with))
             await asyncio.wait({closing}, timeout=CLOSING_SECONDS)
         return ending.told
 

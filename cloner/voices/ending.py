@@ -27,13 +27,19 @@ ENDINGS: tuple[type[Exception], ...] = (*FAILED, *GIVEN_UP, NotLookedFor)
 
 
 class CloneEnding(NamedTuple):
-    """What whoever waits is told, how it is measured, and why the intent is closed."""
+    """How a clone ends: what is answered, measured and stored."""
 
     told: Voice | Exception
+    """What whoever waits gets."""
+
     outcome: str
+    """The outcome for the metric."""
+
     reason: str = ""
-    why: str | None = None
-    """None where there is a voice."""
+    """The reason for the metric."""
+
+    closed_with: str | None = None
+    """The reason that is stored in the row of the intent; None where there is a voice."""
 
 
 def ending_of(came: Voice | Exception, known: ProviderFailure | RegistryUnavailable | None) -> CloneEnding:
@@ -43,8 +49,8 @@ def ending_of(came: Voice | Exception, known: ProviderFailure | RegistryUnavaila
     if isinstance(came, NotLookedFor):
         # Nobody knows whether there is a voice, so only another request may have one made.
         if known is None:
-            return CloneEnding(Superseded(), "abandoned", why=reasons.UNANSWERED)
+            return CloneEnding(Superseded(), "abandoned", closed_with=reasons.UNANSWERED)
         return CloneEnding(known, "error", known.reason, reasons.UNANSWERED)
     if isinstance(came, FAILED):
         return CloneEnding(came, "error", came.reason, came.reason)
-    return CloneEnding(came, "abandoned", why=reasons.NOT_MADE)
+    return CloneEnding(came, "abandoned", closed_with=reasons.NOT_MADE)

@@ -128,7 +128,7 @@ class Voices:
             voice = await self._found(row, deadline)
             done = attached and voice is not None and voice.marker == row.marker and row.state == "ready"
             if voice is not None and (done or await self._attach(wanted, voice.marker)):
-                return await self.keep_told(voice, wanted)
+                return await self.note_told(voice, wanted)
             row = await self._store.read(voices.find_by_caller, wanted.identity.caller)
         raise failures.Busy
 
@@ -241,7 +241,7 @@ class Voices:
                 now=self._now(),
             )
 
-    async def keep_told(self, voice: Voice, wanted: Wanted) -> Voice:
+    async def note_told(self, voice: Voice, wanted: Wanted) -> Voice:
         """Stores the consent and the reference that the request brought, and returns the voice with them."""
         told, changed = wanted.caller, False
         if told.consent and told.consent != voice.consent:
@@ -324,7 +324,7 @@ class Voices:
             await self._store.write(voices.note_checked, row.marker, now=self._now())
         else:
             log.warning("voice lost", voice_id=row.voice_id)
-            await self._store.write(departures.note_lost, row.marker, now=self._now())
+            await self._store.write(departures.note_gone, row.marker, now=self._now())
         return found
 
     async def _require(self, wanted: Wanted, row: VoiceRow | None) -> None:

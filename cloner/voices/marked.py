@@ -87,9 +87,9 @@ class Marked:
             return False
         return True
 
-    async def is_anothers(self, voice_id: str, marker: str) -> bool:
+    async def belongs_elsewhere(self, voice_id: str, marker: str) -> bool:
         """Whether a voice that ElevenLabs returned for this marker belongs to somebody else."""
-        if not await self._store.read(voices.is_anothers, voice_id, marker=marker):
+        if not await self._store.read(voices.belongs_elsewhere, voice_id, marker=marker):
             return False
         log.error("ElevenLabs names a voice of somebody else; it is left alone", voice_id=voice_id)
         return True
@@ -102,7 +102,7 @@ class Marked:
         try:
             row = await self._store.read(voices.get, marker)
             recorded = row is not None and row.voice_id == voice_id
-            if recorded or await self.is_anothers(voice_id, marker):
+            if recorded or await self.belongs_elsewhere(voice_id, marker):
                 return
             deadline = asyncio.get_running_loop().time() + DELETE_SECONDS
             await self._provider.delete_voice(voice_id, deadline=deadline)

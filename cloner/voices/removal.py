@@ -78,7 +78,7 @@ class Removal:
         if row.voice_id is not None:
             await self._provider.delete_voice(row.voice_id, deadline=deadline)
         log.info("voice deleted", voice_id=row.voice_id, reason=row.reason or "unknown")
-        await self._store.write(departures.note_lost, row.marker, now=self._now())
+        await self._store.write(departures.note_gone, row.marker, now=self._now())
         return True
 
     async def remove_now(self, row: VoiceRow, *, deadline: float) -> bool:

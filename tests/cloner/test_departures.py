@@ -189,7 +189,7 @@ async def test_forgotten_right_after_it_was_recorded(
     assert [("marker", "voice", "deleting")] == [(row.marker, row.voice_id, row.state) for row in left]
     stored = await stored_texts(database)
     assert {text for text in stored if "Ivan" in text or "ivan" in text} == {IVAN}
-    await store.write(departures.note_lost, "marker", now=NOW + 2)
+    await store.write(departures.note_gone, "marker", now=NOW + 2)
     assert await state(store, "marker") is None
 
 
@@ -200,7 +200,7 @@ async def test_forgotten_while_it_is_being_deleted(store: Store) -> None:
     assert await store.write(departures.claim_deletion, now=NOW, until=NOW + 30) is not None
 
     await store.write(erasing.forget, IVAN, None, now=NOW)
-    await store.write(departures.note_lost, "marker", now=NOW + 1)
+    await store.write(departures.note_gone, "marker", now=NOW + 1)
 
     assert await state(store, "marker") is None
 
@@ -220,7 +220,7 @@ async def test_why_it_went(store: Store, reason: str) -> None:
     await made(store, "marker", "voice")
     give_up, named = WAYS[reason]
     await store.write(give_up, **named, now=NOW)
-    await store.write(departures.note_lost, "marker", now=NOW + 1)
+    await store.write(departures.note_gone, "marker", now=NOW + 1)
 
     assert ("gone", reason) == await state(store, "marker")
 
@@ -228,7 +228,7 @@ async def test_why_it_went(store: Store, reason: str) -> None:
 async def test_lost_without_being_given_up(store: Store) -> None:
     """A voice that only ElevenLabs does not have any more is told as lost."""
     await made(store, "marker", "voice")
-    await store.write(departures.note_lost, "marker", now=NOW + 1)
+    await store.write(departures.note_gone, "marker", now=NOW + 1)
 
     assert ("gone", "lost") == await state(store, "marker")
 

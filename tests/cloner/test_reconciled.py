@@ -40,7 +40,7 @@ async def test_plan_that_was_raised(cloning, emulator: Emulator, speech: bytes, 
         await emulator.requests.wait(asked + 2, path="/v1/user/subscription", stage="finished")
         still = told(await failure(cloner.PrepareCall(call(speech), timeout=10)))
         emulator.voices.monthly_limit = 500
-        await spans.wait("registry deployment.month_used_up", 2)
+        await spans.wait("registry deployment.close_month_until", 2)
         await cloner.PrepareCall(call(speech), timeout=10)
 
     assert "VOICE_MONTHLY_LIMIT" == still.reason

@@ -224,9 +224,9 @@ async def test_busy_is_not_out_of_reach(store: Store) -> None:
     since = loop.time()
     await asyncio.sleep(0.05)
 
-    assert RegistryUnavailable is type(store.missed(since))
+    assert RegistryUnavailable is type(store.late_failure(since))
     await store.write(calls.begin, new("after", "conv_2"))
-    assert RegistryBusy is type(store.missed(since))
+    assert RegistryBusy is type(store.late_failure(since))
 
 
 async def test_one_commit_for_all_who_wait(tmp_path: Path) -> None:
@@ -676,7 +676,7 @@ async def test_what_is_due(store: Store) -> None:
     assert ([], ["close"]) == (await due_at(NOW + 86_399), await due_at(NOW + 86_400))
     await store.write(departures.delete, "Ivan", now=NOW + 5)
     assert ([], ["delete"]) == (await due_at(NOW + 4), await due_at(NOW + 5))
-    await store.write(departures.note_lost, "Ivan", now=NOW + 10)
+    await store.write(departures.note_gone, "Ivan", now=NOW + 10)
     assert ([], ["close"]) == (await due_at(NOW + 2_592_010), await due_at(NOW + 2_592_011))
     await store.write(departures.erase, "Ivan")
     await store.write(calls.begin, new("call"))

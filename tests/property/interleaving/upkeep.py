@@ -79,7 +79,7 @@ def remove(world: World, process: int) -> Steps:
     yield
     world.delete(row.voice_id or "")
     yield
-    departures.note_lost(tx, row.marker, now=world.now)
+    departures.note_gone(tx, row.marker, now=world.now)
 
 
 def close(world: World, process: int) -> Steps:
