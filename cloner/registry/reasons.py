@@ -31,5 +31,5 @@ CONSENT_WITHDRAWN = "consent withdrawn"
 UNANSWERED = "unanswered"
 """ElevenLabs did not say whether it was made, and none was found; it may still appear."""
 
-NOT_MADE = "given up"
-"""Whoever made it found that it was not needed, or a bug."""
+NOT_MADE = "not made"
+"""Whoever made it found that it was not needed, or a bug. Rows of earlier releases say "given up"."""

@@ -95,7 +95,7 @@ async def test_not_due_while_an_agent_speaks_with_it(store: Store, slot: str) ->
     assert [False, True] == due_at == [row is not None for row in claimed]
 
 
-@pytest.mark.parametrize("reason", ["unanswered", "given up"])
+@pytest.mark.parametrize("reason", ["unanswered", "not made", "given up"])
 async def test_withdrawn_after_a_create_without_an_answer(store: Store, reason: str) -> None:
     """A voice that turns out to have been made after all does not come back without its consent."""
     await store.write(voices.intend, intent("marker"), call_id=None, now=NOW)

@@ -31,7 +31,7 @@ def resume(world: World, process: int, row: VoiceRow | None = None) -> Steps:
             continue
         made = [voice for voice, (marker, *_) in world.made.items() if marker == lost.marker]
         if not made:
-            voices.fail(tx, lost.marker, "given up", now=world.now)
+            voices.fail(tx, lost.marker, "not made", now=world.now)
             world.voices = {call: marker for call, marker in world.voices.items() if marker != lost.marker}
             if lost.replaces is not None:
                 world.revoked.add(lost.marker)
