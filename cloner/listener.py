@@ -19,6 +19,7 @@ from cloner.rpc.draining import Draining
 from cloner.rpc.readiness import Health
 from cloner.rpc.reflection import serve_reflection
 from cloner.rpc.service import CloningService
+from cloner.setting_files import WatchedSetting, watching
 from cloner.settings import Settings
 from cloner.transport_security import (
     ServerCertificate,
@@ -26,7 +27,6 @@ from cloner.transport_security import (
     server_certificate_of,
     server_credentials,
 )
-from cloner.watched import WatchedSetting, watching
 from environment import address
 from telemetry.rpc import RpcServerTracing
 

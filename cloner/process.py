@@ -14,7 +14,7 @@ from cloner.audio.inspector import InspectionUnavailable
 from cloner.registry import RegistryOfOtherRelease, RegistryUnavailable
 from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
-from cloner.voices.key import KeyDiffers, KeyUnavailable
+from cloner.voices.hash_key import KeyDiffers, KeyUnavailable
 from environment import address, complain
 from environment.open_files import connections_allowed
 from telemetry import logs

@@ -41,7 +41,7 @@ from cloner.voices.cloning import Cloning
 from cloner.voices.consenting import Consenting
 from cloner.voices.erasure import Erasure
 from cloner.voices.finding import Voices
-from cloner.voices.key import settled
+from cloner.voices.hash_key import settled
 from cloner.voices.looking import Looking
 from cloner.voices.marked import Marked
 from cloner.voices.removal import Removal

@@ -40,7 +40,7 @@ from cloner.registry import RegistryNotOpened, RegistryOfOtherRelease
 from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
-from cloner.voices.key import KeyUnavailable, check_of, file_beside, found_beside, put
+from cloner.voices.hash_key import KeyUnavailable, check_of, file_beside, found_beside, put
 from environment import EnvironmentInvalid, Key, SecretUrl, complain, drop_output, read
 from telemetry import logs
 

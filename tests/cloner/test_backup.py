@@ -21,7 +21,7 @@ from cloner.backup.archive import BackupInvalid
 from cloner.backup.command import reading
 from cloner.registry import NewCall, Transaction, calls, opened
 from cloner.registry.statement import Statement
-from cloner.voices.key import settled
+from cloner.voices.hash_key import settled
 from emulator import Emulator, Fault
 from environment import Key
 from tests.kit.postgres import new_database

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from cloner.registry import opened
 from cloner.registry.opening import MIGRATION_LOCK
 from cloner.transport_security import health_target
-from cloner.voices.key import settled
+from cloner.voices.hash_key import settled
 from emulator import Emulator, Fault
 from environment import Key
 from tests.kit.postgres import new_database

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cloner.registry import NewCall, calls, opened
-from cloner.voices.key import KeyDiffers, KeyUnavailable, kept_beside, settled
+from cloner.voices.hash_key import KeyDiffers, KeyUnavailable, kept_beside, settled
 from environment import Key
 
 
