@@ -30,8 +30,7 @@ class WatchedSetting(Generic[T]):
         self._documents = documents
         self._made = made
         texts = {name: each.reveal() for name, each in documents.items()}
-        self._known: Mapping[str, str] | str = texts
-        self._found: Mapping[str, str] | str = texts
+        self._known = self._found = (texts, "")
         self.current = made(texts)
 
     @property
@@ -45,26 +44,27 @@ class WatchedSetting(Generic[T]):
         if self._found == self._known or self._found != before:
             return
         self._known = self._found
+        texts, fault = self._known
         names = ", ".join(f"{name}_FILE" for name, each in self._documents.items() if each.path is not None)
-        try:
-            if isinstance(self._known, str):
-                raise ValueError(self._known)  # noqa: TRY301, TRY004 - as what is made of it would
-            self.current = self._made(self._known)
-        except ValueError as fault:
-            told = "; ".join(str(part) for part in fault.args)
-            log.error("changed file cannot be used, what it said before stays", variable=names, fault=told)
+        if not fault:
+            try:
+                self.current = self._made(texts)
+            except ValueError as unusable:
+                fault = "; ".join(str(part) for part in unusable.args)
+        if fault:
+            log.error("changed file cannot be used, what it said before stays", variable=names, fault=fault)
         else:
             log.info("changed file read again", variable=names)
 
-    def _read(self) -> Mapping[str, str] | str:
-        """The texts, or why one of them cannot be read."""
+    def _read(self) -> tuple[dict[str, str], str]:
+        """The texts, and why one of them cannot be read, if so."""
         texts: dict[str, str] = {}
         for name, document in self._documents.items():
             try:
                 texts[name] = _text(document)
             except ValueError as fault:
-                return f"{name}_FILE {fault}"
-        return texts
+                return {}, f"{name}_FILE {fault}"
+        return texts, ""
 
 
 def _text(document: Document) -> str:
