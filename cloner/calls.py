@@ -15,7 +15,7 @@ from cloner.agents.giving import Agents, Reading
 from cloner.agents.missed import Missed
 from cloner.background import Background
 from cloner.call import Begun, Call, Opened, Prepared, agent_before
-from cloner.deliveries import Deliveries, Key
+from cloner.deliveries import Deliveries, Key, UnderWay
 from cloner.provider.awaited import Awaited
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentNotFound, AgentRejected
@@ -41,9 +41,9 @@ log = structlog.get_logger()
 AGENT_SECONDS = 1.0
 # The share of its time that an opened call may spend on asking ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
-# How long a failure may be delayed by what is stored about it.
+# How long a failure waits for its caller to be forgotten.
 UNSTATE_SECONDS = 0.05
-# How long an answer may be delayed by what a repeated delivery tells beside it.
+# How long the answer to a repeated delivery waits for its consent and its reference to be stored.
 TOLD_SECONDS = 0.5
 
 
@@ -133,10 +133,9 @@ class Calls:
     async def begin(self, call: Call, sample: bytes) -> Begun:
         """Notes a call that is to be prepared. Raises ConversationMismatch and RegistryUnavailable.
 
-        A known caller waits for two transactions. This one comes before the agent is read: it puts the call
-        in one order with the other calls at the agent, and tells how often the agent was changed by then.
-        `agents.intend` comes after that and before the agent is changed: it stores what the agent had, unless
-        the agent was changed since this one, or another caller's call is in progress there.
+        Stores the call before its agent is read, so that all calls at one agent have one order. The answer
+        holds how often the agent had been changed by then: `agents.intend` allows no change of the agent if
+        it was changed since, or if another caller's call is in progress there.
         """
         call_id = self._identities.call_id(call.agent_id, "conversation_id", call.conversation_id)
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
@@ -181,30 +180,42 @@ class Calls:
         """Answers what the first delivery of the caller is answered, while that one is under way."""
         first = self._deliveries.first(key)
         if first is not None:
-            get_current_span().add_link(first.trace)
-            left = deadline - asyncio.get_running_loop().time()
-            with part("another_clone", links=[Link(first.trace)]):
-                await asyncio.wait({first.answer}, timeout=max(0.0, left))
-            if first.answer.done() and not first.answer.cancelled():
-                answered = first.answer.result()
-                told = self._background.begin(self._voices.note_told(answered.voice, wanted))
-                # The answer is there, and does not wait for a registry that cannot be written.
-                await asyncio.wait({told}, timeout=TOLD_SECONDS)
-                voice = told.result() if told.done() and not told.exception() else answered.voice
-                return msgspec.structs.replace(answered, voice=voice, voice_reused=True)
+            if (prepared := await self._answer_of(first, wanted, deadline=deadline)) is not None:
+                return prepared
             begun = await self.begin(begun.call, sample)
         with self._deliveries.as_first(key, waited=first is not None) as answer:
-            try:
-                prepared = await self._prepare(begun, wanted, sample, deadline=deadline)
-            except AgentRejected:
-                refused = (await self.begin(begun.call, sample)).noted.voice
-                if not await self._voices.is_lost(refused, deadline=deadline):
-                    raise
-                # Noted again: the call has no voice any more, and the agent was changed, or may have been.
-                anew = await self.begin(begun.call, sample)
-                prepared = await self._prepare(anew, wanted, sample, deadline=deadline)
+            prepared = await self._prepare_despite_loss(begun, wanted, sample, deadline=deadline)
             answer.set_result(prepared)
             return prepared
+
+    async def _answer_of(self, first: UnderWay, wanted: Wanted, *, deadline: float) -> Prepared | None:
+        """The answer of the delivery that came first, waited for; None if it fails or takes too long."""
+        get_current_span().add_link(first.trace)
+        left = deadline - asyncio.get_running_loop().time()
+        with part("another_clone", links=[Link(first.trace)]):
+            await asyncio.wait({first.answer}, timeout=max(0.0, left))
+        if not first.answer.done() or first.answer.cancelled():
+            return None
+        answered = first.answer.result()
+        noting = self._background.begin(self._voices.note_told(answered.voice, wanted))
+        # The answer is there, and does not wait for a registry that cannot be written.
+        await asyncio.wait({noting}, timeout=TOLD_SECONDS)
+        voice = noting.result() if noting.done() and not noting.exception() else answered.voice
+        return msgspec.structs.replace(answered, voice=voice, voice_reused=True)
+
+    async def _prepare_despite_loss(
+        self, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float
+    ) -> Prepared:
+        """As `_prepare`, and again if the agent refuses the voice because ElevenLabs has lost it."""
+        try:
+            return await self._prepare(begun, wanted, sample, deadline=deadline)
+        except AgentRejected:
+            refused = (await self.begin(begun.call, sample)).noted.voice
+            if not await self._voices.is_lost(refused, deadline=deadline):
+                raise
+            # Noted again: the call has no voice any more, and the agent was changed, or may have been.
+            anew = await self.begin(begun.call, sample)
+            return await self._prepare(anew, wanted, sample, deadline=deadline)
 
     async def _prepare(self, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float) -> Prepared:
         if (ended := await self._answer_ended(begun, wanted)) is not None:

@@ -191,7 +191,7 @@ def open_call(
         voice = None
     voice = _used(tx, call, voice, now=new.begun_at)
     if over:
-        # No event comes any more that would end it. Its number had to find its voice before.
+        # No event will end it any more. Only now, because an ended call finds no voice by its number.
         tx.run(ENDED_UNKNOWN, id=call.id, now=call.begun_at)
     return Noted(call=call, voice=voice, agent=agents.state(tx, call.agent_id), persons=persons)
 

@@ -21,7 +21,7 @@ def forget(
 ) -> list[VoiceRow]:
     """Forgets a person, or, without a person, everybody who calls from a number.
 
-    If nobody else is known by the person's number, the calls from it that tell no caller go as well.
+    If nobody else is known by the person's number, calls from it whose caller was never stated go as well.
 
     Returns the voices that ElevenLabs still has and that must be deleted there.
     """

@@ -25,7 +25,7 @@ RESTORED = "restored"
 """The registry that was restored does not know it."""
 
 CONSENT_WITHDRAWN = "consent withdrawn"
-"""It also takes the place of why a voice failed."""
+"""Also replaces the reason of a voice that had failed."""
 
 # Why a voice failed.
 UNANSWERED = "unanswered"

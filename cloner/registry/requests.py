@@ -97,6 +97,7 @@ def answer(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | No
 
 def lock(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
     """As `answer`, and locks the request for this transaction, so that it leads to one voice only."""
+    # Stored as if it was answered a day ago, so that `answer` finds nothing before `note_voice`.
     tx.run(KEY_TAKEN, key=request.key, content=request.content, reused=False, now=now - KEPT_SECONDS)
     tx.one(LOCKED, key=request.key)
     return answer(tx, request, now=now)
