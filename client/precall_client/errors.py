@@ -133,7 +133,7 @@ class BodyTimeout(Temporary):
 
 
 class BodyTooLarge(PrecallError):
-    """The body is larger than a request with the largest allowed sample can be, or a call's metadata are."""
+    """The body is larger than any request with an allowed sample, or the metadata of a call are too large."""
 
     REASON = "BODY_TOO_LARGE"
 
@@ -224,7 +224,7 @@ class AgentRejected(PrecallError):
 
 
 class RateLimited(Temporary):
-    """This system handles all that it may at once, or more came for one agent or from one address than may.
+    """This system handles as much as it may at once, or too much came for one agent or from one address.
 
     Try again after `Retry-After`.
     """
@@ -331,8 +331,8 @@ class VoiceNotActivated(PrecallError):
 class DeadlineTooShort(Temporary):
     """The caller's deadline passed before ElevenLabs was asked.
 
-    One of less than a second may also have passed before the registry had answered. What the registry was
-    asked to note may be noted all the same. Send a longer one.
+    If it was less than a second, it may also have passed before the registry had answered. What the registry
+    was asked to store may have been stored all the same. Send a longer one.
     """
 
     REASON = "DEADLINE_TOO_SHORT"

@@ -37,7 +37,7 @@ class _VoiceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VoiceState
     VOICE_STATE_FAILED: _VoiceState.ValueType  # 3
     """It never came to be. Voice.failure_reason says why."""
     VOICE_STATE_GONE: _VoiceState.ValueType  # 4
-    """It was ready, and is used no more. Voice.gone_cause says why."""
+    """It was ready, and is no longer used. Voice.gone_cause says why."""
 
 class VoiceState(_VoiceState, metaclass=_VoiceStateEnumTypeWrapper):
     """VoiceState says how a voice stands."""
@@ -51,7 +51,7 @@ VOICE_STATE_READY: VoiceState.ValueType  # 2
 VOICE_STATE_FAILED: VoiceState.ValueType  # 3
 """It never came to be. Voice.failure_reason says why."""
 VOICE_STATE_GONE: VoiceState.ValueType  # 4
-"""It was ready, and is used no more. Voice.gone_cause says why."""
+"""It was ready, and is no longer used. Voice.gone_cause says why."""
 Global___VoiceState: _TypeAlias = VoiceState  # noqa: Y015
 
 class _GoneCause:
@@ -75,7 +75,7 @@ class _GoneCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GoneCause.V
     GONE_CAUSE_CONSENT_WITHDRAWN: _GoneCause.ValueType  # 6
     """The consent to it was withdrawn."""
     GONE_CAUSE_LOST: _GoneCause.ValueType  # 7
-    """ElevenLabs has it no more, and nobody here had it deleted."""
+    """ElevenLabs no longer has it, and nobody here had it deleted."""
     GONE_CAUSE_RESTORED: _GoneCause.ValueType  # 8
     """The registry was restored from a back-up that did not know the voice."""
 
@@ -97,7 +97,7 @@ GONE_CAUSE_FORGOTTEN: GoneCause.ValueType  # 5
 GONE_CAUSE_CONSENT_WITHDRAWN: GoneCause.ValueType  # 6
 """The consent to it was withdrawn."""
 GONE_CAUSE_LOST: GoneCause.ValueType  # 7
-"""ElevenLabs has it no more, and nobody here had it deleted."""
+"""ElevenLabs no longer has it, and nobody here had it deleted."""
 GONE_CAUSE_RESTORED: GoneCause.ValueType  # 8
 """The registry was restored from a back-up that did not know the voice."""
 Global___GoneCause: _TypeAlias = GoneCause  # noqa: Y015
@@ -109,29 +109,33 @@ class _CallerMatch:
 class _CallerMatchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallerMatch.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CALLER_MATCH_UNSPECIFIED: _CallerMatch.ValueType  # 0
-    """Nobody was looked for: a delivery has named the caller and no voice came of it, or the call is over."""
+    """Nobody was looked for: a PrepareCall has said who is calling and no voice came of it, or the call is
+    over.
+    """
     CALLER_MATCH_NONE: _CallerMatch.ValueType  # 1
     """Nobody is known by the number, or there is none."""
     CALLER_MATCH_ONE: _CallerMatch.ValueType  # 2
-    """One caller is known. Where there is no voice all the same, it is lost, not made yet, or lacks a consent
+    """One caller is known. If there is no voice all the same, it is lost, not made yet, or lacks a consent
     that is required.
     """
     CALLER_MATCH_SEVERAL: _CallerMatch.ValueType  # 3
-    """More than one caller is known by the number, so it tells of none of them."""
+    """More than one caller is known by the number, so it stands for none of them."""
 
 class CallerMatch(_CallerMatch, metaclass=_CallerMatchEnumTypeWrapper):
     """CallerMatch says how many callers are known by a call or its number."""
 
 CALLER_MATCH_UNSPECIFIED: CallerMatch.ValueType  # 0
-"""Nobody was looked for: a delivery has named the caller and no voice came of it, or the call is over."""
+"""Nobody was looked for: a PrepareCall has said who is calling and no voice came of it, or the call is
+over.
+"""
 CALLER_MATCH_NONE: CallerMatch.ValueType  # 1
 """Nobody is known by the number, or there is none."""
 CALLER_MATCH_ONE: CallerMatch.ValueType  # 2
-"""One caller is known. Where there is no voice all the same, it is lost, not made yet, or lacks a consent
+"""One caller is known. If there is no voice all the same, it is lost, not made yet, or lacks a consent
 that is required.
 """
 CALLER_MATCH_SEVERAL: CallerMatch.ValueType  # 3
-"""More than one caller is known by the number, so it tells of none of them."""
+"""More than one caller is known by the number, so it stands for none of them."""
 Global___CallerMatch: _TypeAlias = CallerMatch  # noqa: Y015
 
 @_typing.final
@@ -144,16 +148,16 @@ class Caller(_message.Message):
     DATE_OF_BIRTH_FIELD_NUMBER: _builtins.int
     PHONE_NUMBER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Optional. The name to greet by: at most 200 characters, none of them a control character. Without
-    it the greeting has none. Names are compared in NFC, without regard to case and kinds of spaces.
+    """Optional. The name to greet by: at most 200 characters, none of them a control character. Without it
+    the greeting names nobody. Names are compared in NFC, without regard to case and kinds of spaces.
     """
     date_of_birth: _builtins.str
     """Optional. The date of birth as the sender writes it, at most 64 characters. It is not parsed."""
     phone_number: _builtins.str
-    """Optional. The phone number, best in E.164 form such as "+31612345678"; at most 64 characters, or 256
-    as a `tel:`, `sip:` or `whatsapp:` address, with or without a display name. What no numbering plan
+    """Optional. The phone number, best in E.164 form such as "+31612345678"; at most 64 characters, or 256 as
+    a `tel:`, `sip:` or `whatsapp:` address, with or without a display name. A text that no numbering plan
     has, such as "anonymous" or zeros, counts as no number, and so do fewer than six digits without a plus.
-    Write an id of WhatsApp as `whatsapp:` and its digits. Without a number the bytes of the sample help to
+    Write a WhatsApp id as `whatsapp:` and its digits. Without a number the bytes of the sample help to
     tell callers apart.
     """
     def __init__(
@@ -195,36 +199,36 @@ class Voice(_message.Message):
     name: _builtins.str
     """The name that the voice carries at ElevenLabs, such as "Ivan_Clone_20251210_123456_k3f9ax"."""
     consent: _builtins.str
-    """The reference of the consent to clone it, as a request told it. Empty where none did."""
+    """The reference of the consent to clone it, as a request gave it. Empty if none did."""
     state: Global___VoiceState.ValueType
-    """How the voice stands. The answer to a request that is repeated, under its `request_id` or for a call
-    that is over, says how it stood then.
+    """How the voice stands. If a request is repeated, under its `request_id` or for a call that is over, the
+    answer holds the state that the voice had the first time.
     """
     failure_reason: _error_reason_pb2.ErrorReason.ValueType
     """Why it FAILED; unspecified in every other state."""
     gone_cause: Global___GoneCause.ValueType
     """Why it is GONE; unspecified in every other state."""
     client_reference: _builtins.str
-    """The sender's own reference, as a request told it last. It is opaque to this service. Empty where none did."""
+    """The sender's own reference, as a request gave it last. It is opaque to this service. Empty if none did."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the voice was made or, before it is READY, when it was begun; in UTC."""
 
     @_builtins.property
     def consent_time(self) -> _timestamp_pb2.Timestamp:
-        """When the consent was told to this service, in UTC. Absent without a consent."""
+        """When the consent reached this service, in UTC. Absent without a consent."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the voice is deleted if nobody uses it before, in UTC. Absent while a call in progress has it,
-        where voices are not deleted by themselves, and where it is not READY. Only GetVoice, ListVoices and
-        WatchVoice tell it, so that an answer that is repeated stays the same.
+        """When the voice is deleted if nobody uses it before, in UTC. Absent while a call in progress has it, if
+        voices are not deleted automatically, and if it is not READY. Only GetVoice, ListVoices and WatchVoice
+        set it, so that an answer that is repeated stays the same.
         """
 
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
-        """When a call was last given the voice or, where none was, when it was made; in UTC. Absent where it never
-        was READY. Told by the same calls as `expire_time`.
+        """When a call was last given the voice or, if no call was, when it was made; in UTC. Absent if it was
+        never READY. Set by the same calls as `expire_time`.
         """
 
     def __init__(
@@ -331,24 +335,23 @@ class PrepareCallRequest(_message.Message):
     agent_id: _builtins.str
     """Required. The agent that will take the call: letters, digits, "_" and "-", at most 128."""
     conversation_id: _builtins.str
-    """Required. The conversation that is about to start: at most 256 printable characters, of which U+FFFD is
-    none, since it stands for one that was lost.
+    """Required. The conversation that is about to start: at most 256 printable characters. U+FFFD is refused,
+    because it stands for a character that was lost.
     """
     sample: _builtins.bytes
-    """The recording as received, never re-encoded: WAV, MP3, OGG (Vorbis, Opus or FLAC), FLAC,
-    M4A, MP4 or WebM, by default 3 to 600 seconds, at least 16 kHz and at most 10 MiB. Required unless the
-    caller's voice is known: where it turns out not to be, the answer is SAMPLE_REQUIRED. Without a phone
-    number nobody is known without a sample, unless the conversation has a voice already.
+    """The recording as received, never re-encoded: WAV, MP3, OGG (Vorbis, Opus or FLAC), FLAC, M4A, MP4 or
+    WebM, by default 3 to 600 seconds, at least 16 kHz and at most 10 MiB. Required unless the caller's
+    voice is known: if it turns out not to be, the answer is SAMPLE_REQUIRED. Without a phone number and
+    without a sample, nobody is known, unless the conversation has a voice already.
     """
     consent: _builtins.str
-    """Optional. Where the caller's consent to the clone is on record: a reference, at most 200
-    characters. Required where the server is set to require it, unless SetConsent has told it.
+    """Optional. Where the caller's consent to the clone is on record: a reference, at most 200 characters.
+    Required if the server is set to require it, unless it was given by SetConsent.
     """
     client_reference: _builtins.str
     """Optional. A reference of the sender's own for the voice, such as the id of a customer: at most 128
-    printable characters. It is kept with the voice, in the place of one that was told before, and given
-    back without spaces around it, otherwise as it is; it should name nobody who must not be named, since it is
-    stored in clear.
+    printable characters. It is kept with the voice, in place of an earlier one, and given back as it is,
+    but without spaces around it. It is stored in clear, so it should name nobody who must not be named.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
@@ -408,14 +411,14 @@ class PrepareCallResponse(_message.Message):
 
     @_builtins.property
     def refused_leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The overrides of a conversation that the agent's own settings are known to refuse, of
-        "tts.voice_id" and "agent.first_message". One that is sent all the same makes the conversation fail.
+        """Which of the overrides "tts.voice_id" and "agent.first_message" the agent's own settings are known to
+        refuse. An override that is sent all the same makes the conversation fail.
         """
 
     @_builtins.property
     def agent_before(self) -> Global___Speech:
-        """What the agent had before it was given a caller's voice, this one's or another's. Absent where
-        the agent speaks as itself.
+        """What the agent had before it was given a voice, this caller's or another's. Absent where the agent
+        speaks as itself.
         """
 
     def __init__(
@@ -452,8 +455,8 @@ class OpenCallRequest(_message.Message):
     agent_id: _builtins.str
     """Required. The agent that will take the call: letters, digits, "_" and "-", at most 128."""
     conversation_id: _builtins.str
-    """The conversation, under the limits of PrepareCallRequest.conversation_id. Required unless
-    `call_sid` or `sip_call_id` is given. Where it is given, the other two do not count.
+    """The conversation, under the limits of PrepareCallRequest.conversation_id. Required unless `call_sid` or
+    `sip_call_id` is given. If it is given, the other two are ignored.
     """
     call_sid: _builtins.str
     """What the telephone line calls the call, where it has no conversation yet, under the same limits. It is
@@ -569,16 +572,17 @@ class CloneVoiceRequest(_message.Message):
     """Optional. The caller's consent, as in PrepareCallRequest."""
     request_id: _builtins.str
     """Optional. A name of the sender's own for this request: letters, digits, "_" and "-", at most 128, such
-    as a UUID. The names are the client's own, whichever of its tokens it shows; CloneVoice and
+    as a UUID. Each client has names of its own, whichever of its tokens it sends; CloneVoice and
     ReplaceVoice share them.
 
-    A request that is repeated under the same name within a day gets the same answer, at any process
-    and after a restart, and makes nothing new. While the first one is under way the others wait for
-    it. Another request under that name is answered FIELD_INVALID; one whose voice was forgotten since
-    (ForgetCaller, DeleteVoice or SetConsent), NOT_FOUND. What has failed is not remembered: the name is then
-    as good as new. So it is where the consent was withdrawn while the voice was being made: CONSENT_MISSING,
-    and a new consent is enough. Where the caller was forgotten meanwhile, whoever waits is answered
-    CONSENT_MISSING, and each request after that NOT_FOUND, so that nothing is made anew of who was forgotten.
+    A request that is repeated under the same name within a day gets the same answer, at any process and
+    after a restart, and makes nothing new. While the first one is under way the others wait for it. A
+    different request under that name is answered FIELD_INVALID. If the voice was forgotten since
+    (ForgetCaller, DeleteVoice or SetConsent), the answer is NOT_FOUND. A request that has failed is not
+    remembered: its name is then as good as new. This includes a consent that was withdrawn while the voice
+    was being made: the answer is CONSENT_MISSING, and a new consent is enough. If the caller was forgotten
+    while the voice was being made, whoever waits is answered CONSENT_MISSING, and each later request
+    NOT_FOUND, so that no voice is made of somebody who was forgotten.
     """
     client_reference: _builtins.str
     """Optional. A reference of the sender's own for the voice, as in PrepareCallRequest."""
@@ -645,9 +649,10 @@ class GetVoiceRequest(_message.Message):
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
-        """Whose voice it is, told as for the voice. A phone number is required; what is none is FIELD_INVALID.
-        With a phone number alone, the caller of whom nothing else was told, else the one who is known by it; where
-        there are several, FIELD_INVALID. Of several voices of the caller the one that is READY counts, else the one that is CREATING, else the
+        """Whose voice it is, with the same parts that were sent for the voice. A phone number is required; a text
+        that is none is answered FIELD_INVALID. A phone number alone means the caller for whom nothing else was
+        sent, else the one caller who is known by it; if there are several, the answer is FIELD_INVALID. Of
+        several voices of the caller the one that is READY counts, else the one that is CREATING, else the
         newest. Required unless `voice_id` is given.
         """
 
@@ -679,7 +684,7 @@ class GetVoiceResponse(_message.Message):
 
     @_builtins.property
     def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consent]:
-        """Every consent that was told for the caller of the voice, newest first, at most 100."""
+        """Every consent that the caller of the voice gave or withdrew, newest first, at most 100."""
 
     def __init__(
         self,
@@ -749,7 +754,7 @@ Global___WatchVoiceResponse: _TypeAlias = WatchVoiceResponse  # noqa: Y015
 
 @_typing.final
 class Consent(_message.Message):
-    """Consent is what was told of a caller's consent to be cloned."""
+    """Consent is a caller's consent to be cloned, given or withdrawn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -759,10 +764,10 @@ class Consent(_message.Message):
     reference: _builtins.str
     """Where it is on record: a reference. Empty where a consent was withdrawn without one."""
     withdrawn: _builtins.bool
-    """Whether the consent was withdrawn, and not given."""
+    """Whether the consent was withdrawn; if not, it was given."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it was told to this service, in UTC."""
+        """When it reached this service, in UTC."""
 
     def __init__(
         self,
@@ -793,15 +798,17 @@ class ListVoicesRequest(_message.Message):
     page_size: _builtins.int
     """Optional. How many voices to return at most. 0 means 50, and more than 100 means 100."""
     page_token: _builtins.str
-    """Optional. The `next_page_token` of the page before, opaque, and good for the same filter only: with another
-    `caller`, `states` or `client_reference` it is FIELD_INVALID. Empty means the first page.
+    """Optional. The `next_page_token` of the page before. It is opaque, and good for the same filter only:
+    with another `caller`, `states` or `client_reference` the answer is FIELD_INVALID. Empty means the
+    first page.
     """
     client_reference: _builtins.str
     """Optional. Only voices with exactly this reference of the sender's own, at most 128 printable characters."""
     @_builtins.property
     def caller(self) -> Global___Caller:
-        """Optional. Only the voices of this caller, told as for the voice. With a phone number alone, of
-        everybody who called from it. A phone number is required; what is none is FIELD_INVALID.
+        """Optional. Only the voices of this caller, with the same parts that were sent for the voice. With a
+        phone number alone, the voices of everybody who called from it. A phone number is required; a text that
+        is none is answered FIELD_INVALID.
         """
 
     @_builtins.property
@@ -855,8 +862,8 @@ Global___ListVoicesResponse: _TypeAlias = ListVoicesResponse  # noqa: Y015
 
 @_typing.final
 class CompleteCallRequest(_message.Message):
-    """CompleteCallRequest names a call by what is known of it: the first of these that finds one counts. A
-    conversation, a `call_id` or a voice is required.
+    """CompleteCallRequest names a call by what is known of it: the first of these fields that finds a call
+    counts. A conversation, a `call_id` or a voice is required.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -866,17 +873,17 @@ class CompleteCallRequest(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     VOICE_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """Optional. The conversation, under the limits of PrepareCallRequest.conversation_id. Where it is
-    given, no call ends that ElevenLabs knows as another conversation, which it said by OpenCall.
+    """Optional. The conversation, under the limits of PrepareCallRequest.conversation_id. If it is given, no
+    call is ended that OpenCall has opened for another conversation.
     """
     call_id: _builtins.str
     """Optional. The `call_id` of PrepareCallResponse or OpenCallResponse: at most 64 printable characters. It
-    counts together with `agent_id`, which must be the call's; without one no call ends that is known as
-    another conversation than the one given.
+    counts together with `agent_id`, which must be the call's. Without an `agent_id`, no call is ended that
+    is known as another conversation than the one given.
     """
     agent_id: _builtins.str
-    """Optional. The agent of the call: at most 128 printable characters. With a conversation or a `call_id` it
-    must fit the call.
+    """Optional. The agent of the call: at most 128 printable characters. With a conversation or a `call_id`
+    it must be that of the call.
     """
     voice_id: _builtins.str
     """Optional. The voice of the call: at most 128 printable characters. It counts together with `agent_id`."""
@@ -904,8 +911,9 @@ class CompleteCallResponse(_message.Message):
 
     FOUND_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
-    """Whether such a call was known, ended before or not. One is known if PrepareCall or OpenCall was asked about it
-    before its end was told first. By `agent_id` and `voice_id` alone only a call in progress is known.
+    """Whether such a call was known, even if it had ended before. A call is known if PrepareCall or OpenCall
+    was asked about it before its end was first reported. By `agent_id` and `voice_id` alone, only a call
+    in progress is known.
     """
     def __init__(
         self,
@@ -922,7 +930,7 @@ Global___CompleteCallResponse: _TypeAlias = CompleteCallResponse  # noqa: Y015
 
 @_typing.final
 class Call(_message.Message):
-    """Call is a call that PrepareCall or OpenCall was asked about before its end was told."""
+    """Call is a call that PrepareCall or OpenCall was asked about before its end was reported."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -938,7 +946,7 @@ class Call(_message.Message):
     agent_id: _builtins.str
     """The agent that takes the call."""
     conversation_id: _builtins.str
-    """The conversation. Empty where nobody has told it, as for a call of which only a `call_sid` is known."""
+    """The conversation. Empty if it is not known, as for a call of which only a `call_sid` is known."""
     voice_id: _builtins.str
     """The id of the voice that the call has. Empty where it has none, or none yet."""
     agent_updated: _builtins.bool
@@ -949,8 +957,8 @@ class Call(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When the call ended, in UTC: when its end was told, or as long after its begin as a call may take, two
-        hours by default. Absent while it is in progress.
+        """When the call ended, in UTC: when its end was reported or, if it was not, when the call had lasted as
+        long as a call may, two hours by default. Absent while it is in progress.
         """
 
     def __init__(
@@ -982,8 +990,8 @@ class GetCallRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     AGENT_ID_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
-    """The `call_id` of PrepareCallResponse or OpenCallResponse: at most 64 printable characters. Required unless
-    `conversation_id` is given; then it does not count.
+    """The `call_id` of PrepareCallResponse or OpenCallResponse: at most 64 printable characters. Required
+    unless `conversation_id` is given; then it is ignored.
     """
     conversation_id: _builtins.str
     """The conversation, under the limits of PrepareCallRequest.conversation_id. Required unless `call_id` is
@@ -1045,8 +1053,8 @@ class ListCallsRequest(_message.Message):
     page_size: _builtins.int
     """Optional. How many calls to return at most. 0 means 50, and more than 100 means 100."""
     page_token: _builtins.str
-    """Optional. The `next_page_token` of the page before, opaque, and good for the same filter only: with any
-    other filter it is FIELD_INVALID. Empty means the first page.
+    """Optional. The `next_page_token` of the page before. It is opaque, and good for the same filter only:
+    with any other filter the answer is FIELD_INVALID. Empty means the first page.
     """
     agent_id: _builtins.str
     """Optional. Only calls at this agent: letters, digits, "_" and "-", at most 128."""
@@ -1121,16 +1129,16 @@ class ReplaceVoiceRequest(_message.Message):
     """Optional. The caller's consent, as in PrepareCallRequest."""
     request_id: _builtins.str
     """Optional. A name of the sender's own for this request, under the rules of CloneVoiceRequest.request_id.
-    With one, a request may be repeated after an answer that was lost.
+    With it, a request may be repeated if its answer was lost.
     """
     client_reference: _builtins.str
-    """Optional. A reference of the sender's own for the new voice, as in PrepareCallRequest. The new voice does
-    not take over that of the old one.
+    """Optional. A reference of the sender's own for the new voice, as in PrepareCallRequest. The new voice
+    does not take over the reference of the old one.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
-        """Required. Whose voice it is, told as it was told for the voice that there is. A phone number is
-        required; what is none is FIELD_INVALID.
+        """Required. Whose voice it is, with the same parts that were sent for the present voice. A phone number
+        is required; a text that is none is answered FIELD_INVALID.
         """
 
     def __init__(
@@ -1183,13 +1191,13 @@ class ForgetCallerRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     VOICE_ID_FIELD_NUMBER: _builtins.int
     voice_id: _builtins.str
-    """Optional. A voice of the caller: letters, digits, "_" and "-", at most 128. Everything about whoever it
-    belongs to is forgotten; where it is nobody's, nothing is done.
+    """Optional. A voice of the caller: letters, digits, "_" and "-", at most 128. Everything about its caller
+    is forgotten. If it is not known whose it is, nothing is done.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
-        """Optional. The caller, told as for the voice. With a phone number alone, everybody who called from
-        it is forgotten. What is no phone number is FIELD_INVALID.
+        """Optional. The caller, with the same parts that were sent for the voice. With a phone number alone,
+        everybody who called from it is forgotten. A text that is no phone number is answered FIELD_INVALID.
         """
 
     def __init__(
@@ -1217,7 +1225,7 @@ class ForgetCallerResponse(_message.Message):
     voices_deleted: _builtins.int
     """How many voices were deleted."""
     voices_pending: _builtins.int
-    """How many voices ElevenLabs has not deleted yet. They are used no more, and deleted later."""
+    """How many voices ElevenLabs has not deleted yet. They are no longer used, and are deleted later."""
     def __init__(
         self,
         *,
@@ -1262,7 +1270,9 @@ class DeleteVoiceResponse(_message.Message):
 
     DELETED_FIELD_NUMBER: _builtins.int
     deleted: _builtins.bool
-    """Whether ElevenLabs has the voice no more. Where it has, the voice is used no more, and deleted later."""
+    """Whether ElevenLabs no longer has the voice. If it still has, the voice is no longer used, and is
+    deleted later.
+    """
     def __init__(
         self,
         *,
@@ -1295,13 +1305,14 @@ class SetConsentRequest(_message.Message):
     Required, unless it is `withdrawn`.
     """
     withdrawn: _builtins.bool
-    """Optional. Whether the consent is withdrawn, and not given."""
+    """Optional. Whether the consent is withdrawn; if not, it is given."""
     @_builtins.property
     def caller(self) -> Global___Caller:
-        """The caller, told as for the voice; one of whom nothing is known yet is taken as told. What is no phone
-        number is FIELD_INVALID. With a phone number alone: to give a consent, whom it means in
-        GetVoiceRequest.caller or, where no voice is known by it, of whom a consent is; to withdraw it, everybody who
-        called from it. Required unless `voice_id` is given.
+        """The caller, with the same parts that were sent for the voice. If nothing is known of the caller yet,
+        what is said here counts for a voice that is made later with the same parts. A text that is no phone
+        number is answered FIELD_INVALID. A phone number alone gives a consent for the caller whom it means in
+        GetVoiceRequest.caller or, if no voice is known by it, for the one who is known by a consent. It
+        withdraws the consent of everybody who called from it. Required unless `voice_id` is given.
         """
 
     def __init__(
@@ -1332,10 +1343,12 @@ class SetConsentResponse(_message.Message):
     voices_deleted: _builtins.int
     """How many voices were deleted."""
     voices_pending: _builtins.int
-    """How many voices ElevenLabs has not deleted yet. They are used no more, and deleted later."""
+    """How many voices ElevenLabs has not deleted yet. They are no longer used, and are deleted later."""
     @_builtins.property
     def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consent]:
-        """Every consent that was told for the caller, newest first, at most 100. With several callers, theirs."""
+        """Every consent that the caller gave or withdrew, newest first, at most 100. With several callers, those
+        of all of them.
+        """
 
     def __init__(
         self,
@@ -1354,7 +1367,7 @@ Global___SetConsentResponse: _TypeAlias = SetConsentResponse  # noqa: Y015
 
 @_typing.final
 class GetLimitsRequest(_message.Message):
-    """GetLimitsRequest asks for all of them."""
+    """GetLimitsRequest asks for all limits."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1371,7 +1384,7 @@ Global___GetLimitsRequest: _TypeAlias = GetLimitsRequest  # noqa: Y015
 
 @_typing.final
 class GetLimitsResponse(_message.Message):
-    """GetLimitsResponse tells what the server is set to."""
+    """GetLimitsResponse says what the server is set to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1478,11 +1491,11 @@ class Retention(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def unused_voice(self) -> _duration_pb2.Duration:
-        """How long a voice is kept after its last call. Absent where voices are not deleted by themselves."""
+        """How long a voice is kept after its last call. Absent if voices are not deleted automatically."""
 
     @_builtins.property
     def enrolled_voice(self) -> _duration_pb2.Duration:
-        """How long a voice of CloneVoice or ReplaceVoice is kept, calls or no calls."""
+        """How long a voice of CloneVoice or ReplaceVoice is kept, even if no call uses it."""
 
     @_builtins.property
     def longest_call(self) -> _duration_pb2.Duration:
@@ -1515,7 +1528,7 @@ Global___Retention: _TypeAlias = Retention  # noqa: Y015
 
 @_typing.final
 class GetUsageRequest(_message.Message):
-    """GetUsageRequest asks for all of it."""
+    """GetUsageRequest asks how much of everything is used."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1532,7 +1545,7 @@ Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
 
 @_typing.final
 class GetUsageResponse(_message.Message):
-    """GetUsageResponse tells how much of everything is used."""
+    """GetUsageResponse says how much of everything is used."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1543,15 +1556,17 @@ class GetUsageResponse(_message.Message):
     QUOTA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def voice_slots(self) -> Global___VoiceSlots:
-        """The voice slots of the ElevenLabs account. Absent where ElevenLabs has not told."""
+        """The voice slots of the ElevenLabs account. Absent if ElevenLabs has not reported them."""
 
     @_builtins.property
     def monthly_additions(self) -> Global___MonthlyAdditions:
-        """The voice additions and edits of the month. Absent where ElevenLabs has not told, and none was refused."""
+        """The voice additions and edits of the month. Absent if ElevenLabs has not reported them, and has refused
+        none.
+        """
 
     @_builtins.property
     def account_time(self) -> _timestamp_pb2.Timestamp:
-        """When ElevenLabs told both, in UTC. Absent where it has not."""
+        """When ElevenLabs reported both, in UTC. Absent if it has not."""
 
     @_builtins.property
     def provider_queue(self) -> Global___ProviderQueue:
@@ -1559,8 +1574,8 @@ class GetUsageResponse(_message.Message):
 
     @_builtins.property
     def quota(self) -> Global___Quota:
-        """The calls of whoever asks: those of its client, where the server knows clients with a bound of their own,
-        else those of everybody that carry a sample, at the process that answers.
+        """The calls of whoever asks, at the process that answers: those of its client, if the client has a limit
+        of its own, else everybody's calls that carry a sample.
         """
 
     def __init__(
@@ -1591,7 +1606,7 @@ class VoiceSlots(_message.Message):
     used: _builtins.int
     """How many are taken."""
     limit: _builtins.int
-    """How many there are. Absent where ElevenLabs does not tell."""
+    """How many there are. Absent if ElevenLabs does not report it."""
     def __init__(
         self,
         *,
@@ -1619,9 +1634,11 @@ class MonthlyAdditions(_message.Message):
     RESET_TIME_FIELD_NUMBER: _builtins.int
     EXHAUSTED_FIELD_NUMBER: _builtins.int
     used: _builtins.int
-    """How many were. Absent where ElevenLabs has not told."""
+    """How many were added or edited. Absent if ElevenLabs has not reported it."""
     limit: _builtins.int
-    """How many may be. Absent where ElevenLabs does not tell, as on plans without such a limit."""
+    """How many may be added or edited. Absent if ElevenLabs does not report it, as on plans without such a
+    limit.
+    """
     exhausted: _builtins.bool
     """Whether ElevenLabs has refused an addition for this reason since the last start. Until `reset_time` no
     voice is made (VOICE_MONTHLY_LIMIT).
@@ -1670,7 +1687,9 @@ class ProviderQueue(_message.Message):
     waiting: _builtins.int
     """How many wait for their turn."""
     waiting_limit: _builtins.int
-    """How many may wait, of calls that are starting and of other work each. One more is PROVIDER_BUSY."""
+    """How many may wait: so many for calls that are starting, and as many for other work. One more is
+    answered PROVIDER_BUSY.
+    """
     def __init__(
         self,
         *,
@@ -1698,7 +1717,7 @@ class Quota(_message.Message):
     in_use: _builtins.int
     """How many are under way. The one that asks does not count."""
     limit: _builtins.int
-    """How many may be. One more is RATE_LIMITED."""
+    """How many may be under way. One more is answered RATE_LIMITED."""
     def __init__(
         self,
         *,

@@ -29,40 +29,42 @@ GRPC_VERSION: str
 class CloningServiceStub:
     """CloningService turns a recording of a caller into a voice at ElevenLabs and gives that voice to an agent.
 
-    Every failure is a google.rpc.Status whose details hold one google.rpc.ErrorInfo: `domain` is
-    "precall", `reason` is the name of an ErrorReason without its prefix, and `metadata` holds
-    `trace_id`, 32 hex digits, and where a limit was not kept to, the limit and what was found. A failure
-    with the reason FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault,
-    and one after which waiting helps holds a google.rpc.RetryInfo that says how long.
+    Every failure is a google.rpc.Status whose details hold one google.rpc.ErrorInfo: `domain` is "precall",
+    `reason` is the name of an ErrorReason without its prefix, and `metadata` holds `trace_id`, 32 hex
+    digits. If a limit was not kept, it also holds the limit and what was found. A failure with the reason
+    FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault. A failure after which
+    waiting helps also holds one google.rpc.RetryInfo that says how long to wait.
 
-    Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without
-    a known one the answer is UNAUTHENTICATED, and nothing of the request is read. A token is a client's,
+    Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without a
+    known token the answer is UNAUTHENTICATED, and the request is not read. A token belongs to a client,
     which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice,
     ReplaceVoice, SetConsent and WatchVoice, `read` for everything else that only reads, `erase` for
     DeleteVoice and ForgetCaller. Where the right is missing, the answer is PERMISSION_DENIED, with
     `missing_right` in the metadata of its ErrorInfo.
 
-    A server handles so many calls at once, 64 by default, and so many bytes of samples, and may be set to
-    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does
-    not arrive in full within 10 seconds, by default, is answered BODY_TIMEOUT.
+    A server handles a limited number of calls at once, 64 by default, and a limited number of bytes of
+    samples. It may have a lower limit for one client. A call over a limit is answered RATE_LIMITED before
+    its body is read. A body that does not arrive in full within 10 seconds, by default, is answered
+    BODY_TIMEOUT.
 
-    A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
-    time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
+    Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
+    (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
 
-    A failure of PrepareCall also holds one FallbackInfo, once the registry has told how the agent stands. Where
-    there is none, as after FIELD_INVALID, CONVERSATION_MISMATCH and while the registry does not answer, what was
-    told of the agent last still counts.
+    A failure of PrepareCall also holds one FallbackInfo if the registry has said what the agent was given.
+    There is none after FIELD_INVALID and CONVERSATION_MISMATCH, for example, and while the registry does not
+    answer: then the last answer about the agent still counts.
 
-    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that passes
-    before ElevenLabs was asked is answered DEADLINE_TOO_SHORT. One of less than a second that passes before the
-    registry has answered is so, too; a longer one is answered REGISTRY_UNAVAILABLE, or RATE_LIMITED where the
-    registry is only busy. What the registry was asked to note, such as a call or a consent, may be noted all the
-    same.
-    A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
+    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. If it passes
+    before ElevenLabs was asked, the answer is DEADLINE_TOO_SHORT. If it passes before the registry has
+    answered, the answer is DEADLINE_TOO_SHORT for a deadline of less than a second, else
+    REGISTRY_UNAVAILABLE, or RATE_LIMITED if the registry is only busy. What the registry was asked to store,
+    such as a call or a consent, may have been stored all the same.
+
+    A request is at most 16 MiB, or 1 MiB more than the largest sample if that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
     UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
-    CLONER_UNAVAILABLE, INTERNAL. A method that there is not is METHOD_NOT_ALLOWED.
+    CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
     """
 
     @_typing.overload
@@ -74,10 +76,10 @@ class CloningServiceStub:
     to another call, and returns what the call needs.
 
     It may be repeated, at once or later, at any process: requests of one caller create one voice, and
-    requests for one conversation name the same one. A caller who hangs up, or a deadline that
-    passes, does not stop a clone that has begun; the next request finds it, and nothing is done to the
-    agent meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
-    caller: a request for another one is answered CONVERSATION_MISMATCH, and nothing is done.
+    requests for one conversation name the same voice. A caller who hangs up, or a deadline that passes,
+    does not stop a clone that has begun: the next request finds it, and the agent is not changed
+    meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
+    caller: a request for another caller is answered CONVERSATION_MISMATCH, and nothing is done.
 
     Reasons: FIELD_INVALID, CONVERSATION_MISMATCH, SAMPLE_REQUIRED, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT,
     SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
@@ -86,26 +88,26 @@ class CloningServiceStub:
     PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     OpenCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]
-    """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
-    known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+    """OpenCall says that a call is about to start, without a recording, and returns what is known: the
+    caller's voice if exactly one caller is known by the number, else nobody's.
 
-    Where a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Else
-    each number is judged by itself, also for a conversation, `call_sid` or `sip_call_id` that was opened
-    from another number before.
+    If a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Otherwise
+    each number is judged by itself, even if the conversation, `call_sid` or `sip_call_id` was opened from
+    another number before.
 
     It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
-    ElevenLabs is asked for little and not for long; an answer leaves within two seconds. After a deadline
-    that passes the call may be known all the same.
+    ElevenLabs is asked for little and not for long; an answer leaves within two seconds. If the deadline
+    passes, the call may have been stored all the same.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     CloneVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]
-    """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it
-    finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
-    server is set to keep those, 30 days by default, whether there is a call or not.
+    """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it finds
+    or clones the caller's voice and touches no agent. The voice is kept for as long as the server is set
+    to keep such voices, 30 days by default, even if no call uses it.
 
-    It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that has
-    begun: WatchVoice tells what becomes of it, and the same request finds it. ReplaceVoice puts another
+    It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that
+    has begun: WatchVoice says what becomes of it, and the same request finds it. ReplaceVoice puts another
     voice in its place.
 
     Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
@@ -115,9 +117,9 @@ class CloningServiceStub:
     REGISTRY_UNAVAILABLE.
     """
     GetVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetVoiceRequest, _cloning_pb2.GetVoiceResponse]
-    """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it.
-    A voice that is gone, or never came to be, is known for as long as the server is set to remember it,
-    30 days by default; of a caller who was forgotten nothing is.
+    """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it. A
+    voice that is gone, or never came to be, is known for as long as the server is set to remember it, 30
+    days by default. Nothing is known of a caller who was forgotten.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
     exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
@@ -125,61 +127,61 @@ class CloningServiceStub:
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ListVoices: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ListVoicesRequest, _cloning_pb2.ListVoicesResponse]
-    """ListVoices returns the voices that this service made, newest first. Unless asked for others, those
-    that are ready.
+    """ListVoices returns the voices that this service made, newest first: those that are ready, unless others
+    are asked for.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     WatchVoice: _grpc.UnaryStreamMultiCallable[_cloning_pb2.WatchVoiceRequest, _cloning_pb2.WatchVoiceResponse]
-    """WatchVoice tells how a voice stands, at once and whenever its state changes, within a second: CREATING,
-    READY, FAILED with the reason, GONE. ElevenLabs is asked nothing for it.
+    """WatchVoice sends the state of a voice, at once and within a second after each change: CREATING, READY,
+    FAILED with the reason, GONE. ElevenLabs is not asked.
 
     The stream ends with OK when the voice has FAILED or is GONE, a little before its deadline, and after
-    five minutes by default (GetLimits tells). Where the last state was another, or none came, watch again. A
-    caller's voice that had failed or was gone before is told first, and does not end the stream: it waits
-    for the next one, as it does where no voice of the caller is known yet. A server that stops ends it with
-    CLONER_UNAVAILABLE; as many streams as one process may have (100 by default), and one more is
-    RATE_LIMITED.
+    five minutes by default (see GetLimits). If the last state was another, or none came, watch again. If
+    the caller's voice had failed or was gone before, that is sent first and does not end the stream: the
+    stream waits for the next voice, as it does if no voice of the caller is known yet. A server that stops
+    ends it with CLONER_UNAVAILABLE. A process serves a limited number of streams, 100 by default; one more
+    is answered RATE_LIMITED.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     CompleteCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CompleteCallRequest, _cloning_pb2.CompleteCallResponse]
-    """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
-    deleted once it was not used for as long as the server is set to keep it.
+    """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is deleted
+    when it has not been used for as long as the server is set to keep it.
 
-    It may be repeated. A call that is not known is no failure: there is nothing to do for it. After a deadline
-    that passes the call may have ended all the same.
+    It may be repeated. A call that is not known is no failure: there is nothing to do for it. If the
+    deadline passes, the call may have been ended all the same.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     GetCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetCallRequest, _cloning_pb2.GetCallResponse]
-    """GetCall returns one call that PrepareCall or OpenCall was asked about, under way or over. One that is
-    over is known for as long as the server is set to remember it, 30 days by default.
+    """GetCall returns one call that PrepareCall or OpenCall was asked about, in progress or over. A call that
+    is over is known for as long as the server is set to remember it, 30 days by default.
 
-    It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
-    about before its end was told is answered NOT_FOUND, also where somebody asked later.
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call whose end was
+    reported before anybody asked about it is answered NOT_FOUND, even if somebody asks later.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ListCalls: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ListCallsRequest, _cloning_pb2.ListCallsResponse]
-    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. One whose end was told
-    before is not among them.
+    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. A call whose end
+    was reported before anybody asked about it is not among them.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ReplaceVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]
-    """ReplaceVoice clones a caller's voice anew. Once it is there, the one that there was, if any, is
-    deleted, and agents that speak with it get back what they had before; one that cannot be made
-    changes nothing. The new voice is kept as that of CloneVoice.
+    """ReplaceVoice clones a caller's voice anew. Once the new voice is ready, the former one, if any, is
+    deleted, and agents that speak with it get back what they had before. If the new voice cannot be made,
+    nothing changes. The new voice is kept for as long as one of CloneVoice.
 
     Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
-    `request_id` each request makes a new voice, also one that is repeated because its answer was lost. A
+    `request_id` each request makes a new voice, even if it is repeated because its answer was lost. A
     deadline that passes does not stop a clone that has begun.
 
     Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
@@ -192,8 +194,8 @@ class CloningServiceStub:
     """DeleteVoice deletes one voice at ElevenLabs. Agents that speak with it get back what they had before.
     What is known of its caller stays; ForgetCaller deletes that too.
 
-    It may be repeated: a voice that is gone already is no failure. What ElevenLabs does not delete at once
-    is used no more and deleted later, also after a deadline that passes. A voice that was never this
+    It may be repeated: a voice that is gone already is no failure. If ElevenLabs does not delete the voice
+    at once, or the deadline passes, it is no longer used and is deleted later. A voice that was never this
     service's is answered NOT_FOUND, as is one that is no longer remembered.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
@@ -202,39 +204,39 @@ class CloningServiceStub:
     """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller,
     consents included. Agents that speak with one of the voices get back what they had before.
 
-    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. A deadline
-    that passes may leave a part of it to the next request.
+    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. If
+    the deadline passes, a part of it may be left to the next request.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     SetConsent: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.SetConsentRequest, _cloning_pb2.SetConsentResponse]
     """SetConsent says that a caller has given a consent to be cloned, or has withdrawn it. Every consent is
-    kept with its time, those too that came with a sample; ForgetCaller alone removes them.
+    kept with its time, even if it came with a sample; only ForgetCaller removes it.
 
-    A consent that is given counts for the voice that there is and for voices to come. One that is
-    withdrawn takes the caller's voices with it, as DeleteVoice does, one that is being made too; until a
-    new consent is told, of another reference or by this call, no voice of the caller is made
-    (CONSENT_MISSING), whatever the server is set to require.
+    A consent that is given counts for the caller's present voice and for later ones. When it is withdrawn,
+    the caller's voices are deleted as by DeleteVoice, even one that is still being made. From then on no
+    voice of the caller is made (CONSENT_MISSING), whatever the server is set to require, until a new
+    consent is given: by this call, or by another call under another reference.
 
-    It may be repeated: the same consent, told again, keeps its first time. After a deadline that passes the
-    consent may be told all the same; what ElevenLabs does not delete at once is deleted later.
+    It may be repeated: the same consent, given again, keeps its first time. If the deadline passes, the
+    consent may have been stored all the same; what ElevenLabs does not delete at once is deleted later.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     GetLimits: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetLimitsRequest, _cloning_pb2.GetLimitsResponse]
-    """GetLimits tells what a sample must be, how long voices and what is known of them are kept, and whether a
+    """GetLimits says what a sample must be, how long voices and what is known of them are kept, and whether a
     consent is required.
 
-    It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
-    with the settings of the server, so it may be kept for as long as the server runs. It fails for no reason
-    of its own.
+    It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes
+    only with the settings of the server, so it may be kept for as long as the server runs. It has no
+    reasons of its own to fail.
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetUsageRequest, _cloning_pb2.GetUsageResponse]
-    """GetUsage tells how much of everything is used: voice slots and monthly additions at ElevenLabs, the queue
-    to it, and the calls that the server handles at once.
+    """GetUsage says how much of everything is used: voice slots and monthly additions at ElevenLabs, the
+    queue to it, and the calls that the server handles at once.
 
-    ElevenLabs is asked at most once a minute by a process, and not for long. Where it cannot be reached, or
-    the API key may not ask, the answer tells what was known last, and since when.
+    ElevenLabs is asked at most once a minute by a process, and not for long. If it cannot be reached, or
+    the API key may not ask, the answer holds what was known last, and since when.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
@@ -245,40 +247,42 @@ class CloningServiceStub:
 class CloningServiceAsyncStub(CloningServiceStub):
     """CloningService turns a recording of a caller into a voice at ElevenLabs and gives that voice to an agent.
 
-    Every failure is a google.rpc.Status whose details hold one google.rpc.ErrorInfo: `domain` is
-    "precall", `reason` is the name of an ErrorReason without its prefix, and `metadata` holds
-    `trace_id`, 32 hex digits, and where a limit was not kept to, the limit and what was found. A failure
-    with the reason FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault,
-    and one after which waiting helps holds a google.rpc.RetryInfo that says how long.
+    Every failure is a google.rpc.Status whose details hold one google.rpc.ErrorInfo: `domain` is "precall",
+    `reason` is the name of an ErrorReason without its prefix, and `metadata` holds `trace_id`, 32 hex
+    digits. If a limit was not kept, it also holds the limit and what was found. A failure with the reason
+    FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault. A failure after which
+    waiting helps also holds one google.rpc.RetryInfo that says how long to wait.
 
-    Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without
-    a known one the answer is UNAUTHENTICATED, and nothing of the request is read. A token is a client's,
+    Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without a
+    known token the answer is UNAUTHENTICATED, and the request is not read. A token belongs to a client,
     which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice,
     ReplaceVoice, SetConsent and WatchVoice, `read` for everything else that only reads, `erase` for
     DeleteVoice and ForgetCaller. Where the right is missing, the answer is PERMISSION_DENIED, with
     `missing_right` in the metadata of its ErrorInfo.
 
-    A server handles so many calls at once, 64 by default, and so many bytes of samples, and may be set to
-    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does
-    not arrive in full within 10 seconds, by default, is answered BODY_TIMEOUT.
+    A server handles a limited number of calls at once, 64 by default, and a limited number of bytes of
+    samples. It may have a lower limit for one client. A call over a limit is answered RATE_LIMITED before
+    its body is read. A body that does not arrive in full within 10 seconds, by default, is answered
+    BODY_TIMEOUT.
 
-    A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
-    time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
+    Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
+    (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
 
-    A failure of PrepareCall also holds one FallbackInfo, once the registry has told how the agent stands. Where
-    there is none, as after FIELD_INVALID, CONVERSATION_MISMATCH and while the registry does not answer, what was
-    told of the agent last still counts.
+    A failure of PrepareCall also holds one FallbackInfo if the registry has said what the agent was given.
+    There is none after FIELD_INVALID and CONVERSATION_MISMATCH, for example, and while the registry does not
+    answer: then the last answer about the agent still counts.
 
-    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that passes
-    before ElevenLabs was asked is answered DEADLINE_TOO_SHORT. One of less than a second that passes before the
-    registry has answered is so, too; a longer one is answered REGISTRY_UNAVAILABLE, or RATE_LIMITED where the
-    registry is only busy. What the registry was asked to note, such as a call or a consent, may be noted all the
-    same.
-    A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
+    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. If it passes
+    before ElevenLabs was asked, the answer is DEADLINE_TOO_SHORT. If it passes before the registry has
+    answered, the answer is DEADLINE_TOO_SHORT for a deadline of less than a second, else
+    REGISTRY_UNAVAILABLE, or RATE_LIMITED if the registry is only busy. What the registry was asked to store,
+    such as a call or a consent, may have been stored all the same.
+
+    A request is at most 16 MiB, or 1 MiB more than the largest sample if that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
     UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
-    CLONER_UNAVAILABLE, INTERNAL. A method that there is not is METHOD_NOT_ALLOWED.
+    CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -287,10 +291,10 @@ class CloningServiceAsyncStub(CloningServiceStub):
     to another call, and returns what the call needs.
 
     It may be repeated, at once or later, at any process: requests of one caller create one voice, and
-    requests for one conversation name the same one. A caller who hangs up, or a deadline that
-    passes, does not stop a clone that has begun; the next request finds it, and nothing is done to the
-    agent meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
-    caller: a request for another one is answered CONVERSATION_MISMATCH, and nothing is done.
+    requests for one conversation name the same voice. A caller who hangs up, or a deadline that passes,
+    does not stop a clone that has begun: the next request finds it, and the agent is not changed
+    meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
+    caller: a request for another caller is answered CONVERSATION_MISMATCH, and nothing is done.
 
     Reasons: FIELD_INVALID, CONVERSATION_MISMATCH, SAMPLE_REQUIRED, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT,
     SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
@@ -299,26 +303,26 @@ class CloningServiceAsyncStub(CloningServiceStub):
     PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     OpenCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]  # type: ignore[assignment]
-    """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
-    known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+    """OpenCall says that a call is about to start, without a recording, and returns what is known: the
+    caller's voice if exactly one caller is known by the number, else nobody's.
 
-    Where a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Else
-    each number is judged by itself, also for a conversation, `call_sid` or `sip_call_id` that was opened
-    from another number before.
+    If a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Otherwise
+    each number is judged by itself, even if the conversation, `call_sid` or `sip_call_id` was opened from
+    another number before.
 
     It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
-    ElevenLabs is asked for little and not for long; an answer leaves within two seconds. After a deadline
-    that passes the call may be known all the same.
+    ElevenLabs is asked for little and not for long; an answer leaves within two seconds. If the deadline
+    passes, the call may have been stored all the same.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     CloneVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]  # type: ignore[assignment]
-    """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it
-    finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
-    server is set to keep those, 30 days by default, whether there is a call or not.
+    """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it finds
+    or clones the caller's voice and touches no agent. The voice is kept for as long as the server is set
+    to keep such voices, 30 days by default, even if no call uses it.
 
-    It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that has
-    begun: WatchVoice tells what becomes of it, and the same request finds it. ReplaceVoice puts another
+    It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that
+    has begun: WatchVoice says what becomes of it, and the same request finds it. ReplaceVoice puts another
     voice in its place.
 
     Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
@@ -328,9 +332,9 @@ class CloningServiceAsyncStub(CloningServiceStub):
     REGISTRY_UNAVAILABLE.
     """
     GetVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetVoiceRequest, _cloning_pb2.GetVoiceResponse]  # type: ignore[assignment]
-    """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it.
-    A voice that is gone, or never came to be, is known for as long as the server is set to remember it,
-    30 days by default; of a caller who was forgotten nothing is.
+    """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it. A
+    voice that is gone, or never came to be, is known for as long as the server is set to remember it, 30
+    days by default. Nothing is known of a caller who was forgotten.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
     exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
@@ -338,61 +342,61 @@ class CloningServiceAsyncStub(CloningServiceStub):
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ListVoices: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ListVoicesRequest, _cloning_pb2.ListVoicesResponse]  # type: ignore[assignment]
-    """ListVoices returns the voices that this service made, newest first. Unless asked for others, those
-    that are ready.
+    """ListVoices returns the voices that this service made, newest first: those that are ready, unless others
+    are asked for.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     WatchVoice: _aio.UnaryStreamMultiCallable[_cloning_pb2.WatchVoiceRequest, _cloning_pb2.WatchVoiceResponse]  # type: ignore[assignment]
-    """WatchVoice tells how a voice stands, at once and whenever its state changes, within a second: CREATING,
-    READY, FAILED with the reason, GONE. ElevenLabs is asked nothing for it.
+    """WatchVoice sends the state of a voice, at once and within a second after each change: CREATING, READY,
+    FAILED with the reason, GONE. ElevenLabs is not asked.
 
     The stream ends with OK when the voice has FAILED or is GONE, a little before its deadline, and after
-    five minutes by default (GetLimits tells). Where the last state was another, or none came, watch again. A
-    caller's voice that had failed or was gone before is told first, and does not end the stream: it waits
-    for the next one, as it does where no voice of the caller is known yet. A server that stops ends it with
-    CLONER_UNAVAILABLE; as many streams as one process may have (100 by default), and one more is
-    RATE_LIMITED.
+    five minutes by default (see GetLimits). If the last state was another, or none came, watch again. If
+    the caller's voice had failed or was gone before, that is sent first and does not end the stream: the
+    stream waits for the next voice, as it does if no voice of the caller is known yet. A server that stops
+    ends it with CLONER_UNAVAILABLE. A process serves a limited number of streams, 100 by default; one more
+    is answered RATE_LIMITED.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     CompleteCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CompleteCallRequest, _cloning_pb2.CompleteCallResponse]  # type: ignore[assignment]
-    """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
-    deleted once it was not used for as long as the server is set to keep it.
+    """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is deleted
+    when it has not been used for as long as the server is set to keep it.
 
-    It may be repeated. A call that is not known is no failure: there is nothing to do for it. After a deadline
-    that passes the call may have ended all the same.
+    It may be repeated. A call that is not known is no failure: there is nothing to do for it. If the
+    deadline passes, the call may have been ended all the same.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     GetCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetCallRequest, _cloning_pb2.GetCallResponse]  # type: ignore[assignment]
-    """GetCall returns one call that PrepareCall or OpenCall was asked about, under way or over. One that is
-    over is known for as long as the server is set to remember it, 30 days by default.
+    """GetCall returns one call that PrepareCall or OpenCall was asked about, in progress or over. A call that
+    is over is known for as long as the server is set to remember it, 30 days by default.
 
-    It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
-    about before its end was told is answered NOT_FOUND, also where somebody asked later.
+    It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call whose end was
+    reported before anybody asked about it is answered NOT_FOUND, even if somebody asks later.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ListCalls: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ListCallsRequest, _cloning_pb2.ListCallsResponse]  # type: ignore[assignment]
-    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. One whose end was told
-    before is not among them.
+    """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. A call whose end
+    was reported before anybody asked about it is not among them.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     ReplaceVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]  # type: ignore[assignment]
-    """ReplaceVoice clones a caller's voice anew. Once it is there, the one that there was, if any, is
-    deleted, and agents that speak with it get back what they had before; one that cannot be made
-    changes nothing. The new voice is kept as that of CloneVoice.
+    """ReplaceVoice clones a caller's voice anew. Once the new voice is ready, the former one, if any, is
+    deleted, and agents that speak with it get back what they had before. If the new voice cannot be made,
+    nothing changes. The new voice is kept for as long as one of CloneVoice.
 
     Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
-    `request_id` each request makes a new voice, also one that is repeated because its answer was lost. A
+    `request_id` each request makes a new voice, even if it is repeated because its answer was lost. A
     deadline that passes does not stop a clone that has begun.
 
     Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
@@ -405,8 +409,8 @@ class CloningServiceAsyncStub(CloningServiceStub):
     """DeleteVoice deletes one voice at ElevenLabs. Agents that speak with it get back what they had before.
     What is known of its caller stays; ForgetCaller deletes that too.
 
-    It may be repeated: a voice that is gone already is no failure. What ElevenLabs does not delete at once
-    is used no more and deleted later, also after a deadline that passes. A voice that was never this
+    It may be repeated: a voice that is gone already is no failure. If ElevenLabs does not delete the voice
+    at once, or the deadline passes, it is no longer used and is deleted later. A voice that was never this
     service's is answered NOT_FOUND, as is one that is no longer remembered.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
@@ -415,39 +419,39 @@ class CloningServiceAsyncStub(CloningServiceStub):
     """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller,
     consents included. Agents that speak with one of the voices get back what they had before.
 
-    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. A deadline
-    that passes may leave a part of it to the next request.
+    It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. If
+    the deadline passes, a part of it may be left to the next request.
 
     Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     SetConsent: _aio.UnaryUnaryMultiCallable[_cloning_pb2.SetConsentRequest, _cloning_pb2.SetConsentResponse]  # type: ignore[assignment]
     """SetConsent says that a caller has given a consent to be cloned, or has withdrawn it. Every consent is
-    kept with its time, those too that came with a sample; ForgetCaller alone removes them.
+    kept with its time, even if it came with a sample; only ForgetCaller removes it.
 
-    A consent that is given counts for the voice that there is and for voices to come. One that is
-    withdrawn takes the caller's voices with it, as DeleteVoice does, one that is being made too; until a
-    new consent is told, of another reference or by this call, no voice of the caller is made
-    (CONSENT_MISSING), whatever the server is set to require.
+    A consent that is given counts for the caller's present voice and for later ones. When it is withdrawn,
+    the caller's voices are deleted as by DeleteVoice, even one that is still being made. From then on no
+    voice of the caller is made (CONSENT_MISSING), whatever the server is set to require, until a new
+    consent is given: by this call, or by another call under another reference.
 
-    It may be repeated: the same consent, told again, keeps its first time. After a deadline that passes the
-    consent may be told all the same; what ElevenLabs does not delete at once is deleted later.
+    It may be repeated: the same consent, given again, keeps its first time. If the deadline passes, the
+    consent may have been stored all the same; what ElevenLabs does not delete at once is deleted later.
 
     Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
     """
     GetLimits: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetLimitsRequest, _cloning_pb2.GetLimitsResponse]  # type: ignore[assignment]
-    """GetLimits tells what a sample must be, how long voices and what is known of them are kept, and whether a
+    """GetLimits says what a sample must be, how long voices and what is known of them are kept, and whether a
     consent is required.
 
-    It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
-    with the settings of the server, so it may be kept for as long as the server runs. It fails for no reason
-    of its own.
+    It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes
+    only with the settings of the server, so it may be kept for as long as the server runs. It has no
+    reasons of its own to fail.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetUsageRequest, _cloning_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """GetUsage tells how much of everything is used: voice slots and monthly additions at ElevenLabs, the queue
-    to it, and the calls that the server handles at once.
+    """GetUsage says how much of everything is used: voice slots and monthly additions at ElevenLabs, the
+    queue to it, and the calls that the server handles at once.
 
-    ElevenLabs is asked at most once a minute by a process, and not for long. Where it cannot be reached, or
-    the API key may not ask, the answer tells what was known last, and since when.
+    ElevenLabs is asked at most once a minute by a process, and not for long. If it cannot be reached, or
+    the API key may not ask, the answer holds what was known last, and since when.
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
@@ -457,40 +461,42 @@ class CloningServiceAsyncStub(CloningServiceStub):
 class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     """CloningService turns a recording of a caller into a voice at ElevenLabs and gives that voice to an agent.
 
-    Every failure is a google.rpc.Status whose details hold one google.rpc.ErrorInfo: `domain` is
-    "precall", `reason` is the name of an ErrorReason without its prefix, and `metadata` holds
-    `trace_id`, 32 hex digits, and where a limit was not kept to, the limit and what was found. A failure
-    with the reason FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault,
-    and one after which waiting helps holds a google.rpc.RetryInfo that says how long.
+    Every failure is a google.rpc.Status whose details hold one google.rpc.ErrorInfo: `domain` is "precall",
+    `reason` is the name of an ErrorReason without its prefix, and `metadata` holds `trace_id`, 32 hex
+    digits. If a limit was not kept, it also holds the limit and what was found. A failure with the reason
+    FIELD_INVALID also holds one google.rpc.BadRequest that names every field at fault. A failure after which
+    waiting helps also holds one google.rpc.RetryInfo that says how long to wait.
 
-    Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without
-    a known one the answer is UNAUTHENTICATED, and nothing of the request is read. A token is a client's,
+    Where the server has tokens, every call needs the metadata `authorization: Bearer <token>`; without a
+    known token the answer is UNAUTHENTICATED, and the request is not read. A token belongs to a client,
     which has rights: `calls` for PrepareCall, OpenCall and CompleteCall, `voices` for CloneVoice,
     ReplaceVoice, SetConsent and WatchVoice, `read` for everything else that only reads, `erase` for
     DeleteVoice and ForgetCaller. Where the right is missing, the answer is PERMISSION_DENIED, with
     `missing_right` in the metadata of its ErrorInfo.
 
-    A server handles so many calls at once, 64 by default, and so many bytes of samples, and may be set to
-    handle fewer of one client. One more is answered RATE_LIMITED, before its body is read. A body that does
-    not arrive in full within 10 seconds, by default, is answered BODY_TIMEOUT.
+    A server handles a limited number of calls at once, 64 by default, and a limited number of bytes of
+    samples. It may have a lower limit for one client. A call over a limit is answered RATE_LIMITED before
+    its body is read. A body that does not arrive in full within 10 seconds, by default, is answered
+    BODY_TIMEOUT.
 
-    A call that is about to start (PrepareCall, OpenCall) goes before voices that are cloned ahead of
-    time (CloneVoice, ReplaceVoice), which wait for as long as calls need ElevenLabs.
+    Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
+    (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
 
-    A failure of PrepareCall also holds one FallbackInfo, once the registry has told how the agent stands. Where
-    there is none, as after FIELD_INVALID, CONVERSATION_MISMATCH and while the registry does not answer, what was
-    told of the agent last still counts.
+    A failure of PrepareCall also holds one FallbackInfo if the registry has said what the agent was given.
+    There is none after FIELD_INVALID and CONVERSATION_MISMATCH, for example, and while the registry does not
+    answer: then the last answer about the agent still counts.
 
-    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. One that passes
-    before ElevenLabs was asked is answered DEADLINE_TOO_SHORT. One of less than a second that passes before the
-    registry has answered is so, too; a longer one is answered REGISTRY_UNAVAILABLE, or RATE_LIMITED where the
-    registry is only busy. What the registry was asked to note, such as a call or a consent, may be noted all the
-    same.
-    A request is at most 16 MiB, or 1 MiB more than the largest sample where that is set higher.
+    Send a deadline. An answer always leaves before it; a call without one gets 60 seconds. If it passes
+    before ElevenLabs was asked, the answer is DEADLINE_TOO_SHORT. If it passes before the registry has
+    answered, the answer is DEADLINE_TOO_SHORT for a deadline of less than a second, else
+    REGISTRY_UNAVAILABLE, or RATE_LIMITED if the registry is only busy. What the registry was asked to store,
+    such as a call or a consent, may have been stored all the same.
+
+    A request is at most 16 MiB, or 1 MiB more than the largest sample if that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
     UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
-    CLONER_UNAVAILABLE, INTERNAL. A method that there is not is METHOD_NOT_ALLOWED.
+    CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
     """
 
     @_abc_1.abstractmethod
@@ -503,10 +509,10 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         to another call, and returns what the call needs.
 
         It may be repeated, at once or later, at any process: requests of one caller create one voice, and
-        requests for one conversation name the same one. A caller who hangs up, or a deadline that
-        passes, does not stop a clone that has begun; the next request finds it, and nothing is done to the
-        agent meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
-        caller: a request for another one is answered CONVERSATION_MISMATCH, and nothing is done.
+        requests for one conversation name the same voice. A caller who hangs up, or a deadline that passes,
+        does not stop a clone that has begun: the next request finds it, and the agent is not changed
+        meanwhile. A call that was reported as ended no longer touches its agent. A conversation has one
+        caller: a request for another caller is answered CONVERSATION_MISMATCH, and nothing is done.
 
         Reasons: FIELD_INVALID, CONVERSATION_MISMATCH, SAMPLE_REQUIRED, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT,
         SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
@@ -521,16 +527,16 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.OpenCallRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.OpenCallResponse, _abc.Awaitable[_cloning_pb2.OpenCallResponse]]:
-        """OpenCall says that a call is about to start of which no recording is at hand, and returns what is
-        known: the caller's voice, if exactly one caller is known by the number, else nobody's.
+        """OpenCall says that a call is about to start, without a recording, and returns what is known: the
+        caller's voice if exactly one caller is known by the number, else nobody's.
 
-        Where a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Else
-        each number is judged by itself, also for a conversation, `call_sid` or `sip_call_id` that was opened
-        from another number before.
+        If a PrepareCall has said who is calling, that caller's voice counts, whatever the number. Otherwise
+        each number is judged by itself, even if the conversation, `call_sid` or `sip_call_id` was opened from
+        another number before.
 
         It clones nothing and touches no agent. It may be repeated, at once or later, at any process.
-        ElevenLabs is asked for little and not for long; an answer leaves within two seconds. After a deadline
-        that passes the call may be known all the same.
+        ElevenLabs is asked for little and not for long; an answer leaves within two seconds. If the deadline
+        passes, the call may have been stored all the same.
 
         Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
@@ -541,12 +547,12 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.CloneVoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.CloneVoiceResponse, _abc.Awaitable[_cloning_pb2.CloneVoiceResponse]]:
-        """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it
-        finds or clones the caller's voice and touches no agent. The voice is kept for as long as the
-        server is set to keep those, 30 days by default, whether there is a call or not.
+        """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it finds
+        or clones the caller's voice and touches no agent. The voice is kept for as long as the server is set
+        to keep such voices, 30 days by default, even if no call uses it.
 
-        It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that has
-        begun: WatchVoice tells what becomes of it, and the same request finds it. ReplaceVoice puts another
+        It may be repeated, under the rules of PrepareCall. A deadline that passes does not stop a clone that
+        has begun: WatchVoice says what becomes of it, and the same request finds it. ReplaceVoice puts another
         voice in its place.
 
         Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
@@ -562,9 +568,9 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.GetVoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.GetVoiceResponse, _abc.Awaitable[_cloning_pb2.GetVoiceResponse]]:
-        """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it.
-        A voice that is gone, or never came to be, is known for as long as the server is set to remember it,
-        30 days by default; of a caller who was forgotten nothing is.
+        """GetVoice returns one voice that this service made, by its id or by its caller, whatever became of it. A
+        voice that is gone, or never came to be, is known for as long as the server is set to remember it, 30
+        days by default. Nothing is known of a caller who was forgotten.
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
         exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
@@ -578,8 +584,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.ListVoicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.ListVoicesResponse, _abc.Awaitable[_cloning_pb2.ListVoicesResponse]]:
-        """ListVoices returns the voices that this service made, newest first. Unless asked for others, those
-        that are ready.
+        """ListVoices returns the voices that this service made, newest first: those that are ready, unless others
+        are asked for.
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
@@ -592,15 +598,15 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.WatchVoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cloning_pb2.WatchVoiceResponse], _abc.AsyncIterator[_cloning_pb2.WatchVoiceResponse]]:
-        """WatchVoice tells how a voice stands, at once and whenever its state changes, within a second: CREATING,
-        READY, FAILED with the reason, GONE. ElevenLabs is asked nothing for it.
+        """WatchVoice sends the state of a voice, at once and within a second after each change: CREATING, READY,
+        FAILED with the reason, GONE. ElevenLabs is not asked.
 
         The stream ends with OK when the voice has FAILED or is GONE, a little before its deadline, and after
-        five minutes by default (GetLimits tells). Where the last state was another, or none came, watch again. A
-        caller's voice that had failed or was gone before is told first, and does not end the stream: it waits
-        for the next one, as it does where no voice of the caller is known yet. A server that stops ends it with
-        CLONER_UNAVAILABLE; as many streams as one process may have (100 by default), and one more is
-        RATE_LIMITED.
+        five minutes by default (see GetLimits). If the last state was another, or none came, watch again. If
+        the caller's voice had failed or was gone before, that is sent first and does not end the stream: the
+        stream waits for the next voice, as it does if no voice of the caller is known yet. A server that stops
+        ends it with CLONER_UNAVAILABLE. A process serves a limited number of streams, 100 by default; one more
+        is answered RATE_LIMITED.
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
@@ -613,11 +619,11 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.CompleteCallRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.CompleteCallResponse, _abc.Awaitable[_cloning_pb2.CompleteCallResponse]]:
-        """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is
-        deleted once it was not used for as long as the server is set to keep it.
+        """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is deleted
+        when it has not been used for as long as the server is set to keep it.
 
-        It may be repeated. A call that is not known is no failure: there is nothing to do for it. After a deadline
-        that passes the call may have ended all the same.
+        It may be repeated. A call that is not known is no failure: there is nothing to do for it. If the
+        deadline passes, the call may have been ended all the same.
 
         Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
@@ -628,11 +634,11 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.GetCallRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.GetCallResponse, _abc.Awaitable[_cloning_pb2.GetCallResponse]]:
-        """GetCall returns one call that PrepareCall or OpenCall was asked about, under way or over. One that is
-        over is known for as long as the server is set to remember it, 30 days by default.
+        """GetCall returns one call that PrepareCall or OpenCall was asked about, in progress or over. A call that
+        is over is known for as long as the server is set to remember it, 30 days by default.
 
-        It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call that nobody asked
-        about before its end was told is answered NOT_FOUND, also where somebody asked later.
+        It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call whose end was
+        reported before anybody asked about it is answered NOT_FOUND, even if somebody asks later.
 
         Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
@@ -643,8 +649,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.ListCallsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.ListCallsResponse, _abc.Awaitable[_cloning_pb2.ListCallsResponse]]:
-        """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. One whose end was told
-        before is not among them.
+        """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. A call whose end
+        was reported before anybody asked about it is not among them.
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
@@ -657,12 +663,12 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.ReplaceVoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.ReplaceVoiceResponse, _abc.Awaitable[_cloning_pb2.ReplaceVoiceResponse]]:
-        """ReplaceVoice clones a caller's voice anew. Once it is there, the one that there was, if any, is
-        deleted, and agents that speak with it get back what they had before; one that cannot be made
-        changes nothing. The new voice is kept as that of CloneVoice.
+        """ReplaceVoice clones a caller's voice anew. Once the new voice is ready, the former one, if any, is
+        deleted, and agents that speak with it get back what they had before. If the new voice cannot be made,
+        nothing changes. The new voice is kept for as long as one of CloneVoice.
 
         Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
-        `request_id` each request makes a new voice, also one that is repeated because its answer was lost. A
+        `request_id` each request makes a new voice, even if it is repeated because its answer was lost. A
         deadline that passes does not stop a clone that has begun.
 
         Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
@@ -681,8 +687,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         """DeleteVoice deletes one voice at ElevenLabs. Agents that speak with it get back what they had before.
         What is known of its caller stays; ForgetCaller deletes that too.
 
-        It may be repeated: a voice that is gone already is no failure. What ElevenLabs does not delete at once
-        is used no more and deleted later, also after a deadline that passes. A voice that was never this
+        It may be repeated: a voice that is gone already is no failure. If ElevenLabs does not delete the voice
+        at once, or the deadline passes, it is no longer used and is deleted later. A voice that was never this
         service's is answered NOT_FOUND, as is one that is no longer remembered.
 
         Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
@@ -697,8 +703,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller,
         consents included. Agents that speak with one of the voices get back what they had before.
 
-        It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. A deadline
-        that passes may leave a part of it to the next request.
+        It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. If
+        the deadline passes, a part of it may be left to the next request.
 
         Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
@@ -710,15 +716,15 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.SetConsentResponse, _abc.Awaitable[_cloning_pb2.SetConsentResponse]]:
         """SetConsent says that a caller has given a consent to be cloned, or has withdrawn it. Every consent is
-        kept with its time, those too that came with a sample; ForgetCaller alone removes them.
+        kept with its time, even if it came with a sample; only ForgetCaller removes it.
 
-        A consent that is given counts for the voice that there is and for voices to come. One that is
-        withdrawn takes the caller's voices with it, as DeleteVoice does, one that is being made too; until a
-        new consent is told, of another reference or by this call, no voice of the caller is made
-        (CONSENT_MISSING), whatever the server is set to require.
+        A consent that is given counts for the caller's present voice and for later ones. When it is withdrawn,
+        the caller's voices are deleted as by DeleteVoice, even one that is still being made. From then on no
+        voice of the caller is made (CONSENT_MISSING), whatever the server is set to require, until a new
+        consent is given: by this call, or by another call under another reference.
 
-        It may be repeated: the same consent, told again, keeps its first time. After a deadline that passes the
-        consent may be told all the same; what ElevenLabs does not delete at once is deleted later.
+        It may be repeated: the same consent, given again, keeps its first time. If the deadline passes, the
+        consent may have been stored all the same; what ElevenLabs does not delete at once is deleted later.
 
         Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
         """
@@ -729,12 +735,12 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.GetLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.GetLimitsResponse, _abc.Awaitable[_cloning_pb2.GetLimitsResponse]]:
-        """GetLimits tells what a sample must be, how long voices and what is known of them are kept, and whether a
+        """GetLimits says what a sample must be, how long voices and what is known of them are kept, and whether a
         consent is required.
 
-        It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes only
-        with the settings of the server, so it may be kept for as long as the server runs. It fails for no reason
-        of its own.
+        It asks nobody, may be repeated, and leaves nothing behind when a deadline passes. The answer changes
+        only with the settings of the server, so it may be kept for as long as the server runs. It has no
+        reasons of its own to fail.
         """
 
     @_abc_1.abstractmethod
@@ -743,11 +749,11 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_pb2.GetUsageResponse, _abc.Awaitable[_cloning_pb2.GetUsageResponse]]:
-        """GetUsage tells how much of everything is used: voice slots and monthly additions at ElevenLabs, the queue
-        to it, and the calls that the server handles at once.
+        """GetUsage says how much of everything is used: voice slots and monthly additions at ElevenLabs, the
+        queue to it, and the calls that the server handles at once.
 
-        ElevenLabs is asked at most once a minute by a process, and not for long. Where it cannot be reached, or
-        the API key may not ask, the answer tells what was known last, and since when.
+        ElevenLabs is asked at most once a minute by a process, and not for long. If it cannot be reached, or
+        the API key may not ask, the answer holds what was known last, and since when.
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 

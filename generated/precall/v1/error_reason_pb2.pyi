@@ -73,7 +73,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 408, gRPC DEADLINE_EXCEEDED.
     """
     ERROR_REASON_BODY_TOO_LARGE: _ErrorReason.ValueType  # 12
-    """The body is larger than a request with the largest allowed sample can be, or a call's metadata are.
+    """The body is larger than any request with an allowed sample, or the metadata of a call are too large.
     HTTP 413, gRPC INVALID_ARGUMENT.
     """
     ERROR_REASON_SAMPLE_TOO_LARGE: _ErrorReason.ValueType  # 13
@@ -130,8 +130,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 422, gRPC FAILED_PRECONDITION.
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 25
-    """This system handles all that it may at once, or more came for one agent or from one address than may.
-    Try again after `Retry-After`.
+    """This system handles as much as it may at once, or too much came for one agent or from one address. Try
+    again after `Retry-After`.
     HTTP 429, gRPC RESOURCE_EXHAUSTED.
     """
     ERROR_REASON_PROVIDER_UNAUTHORIZED: _ErrorReason.ValueType  # 26
@@ -183,8 +183,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP -, gRPC -.
     """
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 39
-    """The caller's deadline passed before ElevenLabs was asked. One of less than a second may also have passed before
-    the registry had answered. What the registry was asked to note may be noted all the same. Send a longer one.
+    """The caller's deadline passed before ElevenLabs was asked. If it was less than a second, it may also
+    have passed before the registry had answered. What the registry was asked to store may have been stored
+    all the same. Send a longer one.
     HTTP 504, gRPC DEADLINE_EXCEEDED.
     """
 
@@ -247,7 +248,7 @@ ERROR_REASON_BODY_TIMEOUT: ErrorReason.ValueType  # 11
 HTTP 408, gRPC DEADLINE_EXCEEDED.
 """
 ERROR_REASON_BODY_TOO_LARGE: ErrorReason.ValueType  # 12
-"""The body is larger than a request with the largest allowed sample can be, or a call's metadata are.
+"""The body is larger than any request with an allowed sample, or the metadata of a call are too large.
 HTTP 413, gRPC INVALID_ARGUMENT.
 """
 ERROR_REASON_SAMPLE_TOO_LARGE: ErrorReason.ValueType  # 13
@@ -304,8 +305,8 @@ ERROR_REASON_AGENT_REJECTED: ErrorReason.ValueType  # 24
 HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 25
-"""This system handles all that it may at once, or more came for one agent or from one address than may.
-Try again after `Retry-After`.
+"""This system handles as much as it may at once, or too much came for one agent or from one address. Try
+again after `Retry-After`.
 HTTP 429, gRPC RESOURCE_EXHAUSTED.
 """
 ERROR_REASON_PROVIDER_UNAUTHORIZED: ErrorReason.ValueType  # 26
@@ -357,8 +358,9 @@ ERROR_REASON_VOICE_NOT_ACTIVATED: ErrorReason.ValueType  # 37
 HTTP -, gRPC -.
 """
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 39
-"""The caller's deadline passed before ElevenLabs was asked. One of less than a second may also have passed before
-the registry had answered. What the registry was asked to note may be noted all the same. Send a longer one.
+"""The caller's deadline passed before ElevenLabs was asked. If it was less than a second, it may also
+have passed before the registry had answered. What the registry was asked to store may have been stored
+all the same. Send a longer one.
 HTTP 504, gRPC DEADLINE_EXCEEDED.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
