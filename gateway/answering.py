@@ -219,10 +219,10 @@ def _refused(
     if isinstance(failure, PrecallError) and failure.metadata.get("queue") == "own":
         progress.log_facts["queue"] = "own"
     refused = problems.refusal(failure, codes)
+    # Of a body that is too large to be held only the beginning is read, once its sender is verified.
+    unread = refused.reason == "MALFORMED_BODY" or (refused.reason == "BODY_TOO_LARGE" and progress.verified)
     codings = header_values(request.scope["headers"], b"content-encoding")
-    if refused.reason == "MALFORMED_BODY" and any(
-        coding.lower() not in ("", "identity") for coding in codings
-    ):
+    if unread and any(coding.lower() not in ("", "identity") for coding in codings):
         refused = Refusal(reason="UNSUPPORTED_MEDIA_TYPE", message=ENCODED)
     progress.reason = refused.reason
     return refused

@@ -127,9 +127,11 @@ async def test_refused(gateway: Start, tell: Tell, cloner: Any, body: bytes, rea
     assert [] == cloner.ended
 
 
-async def test_encoded(gateway: Start, tell: Tell, cloner: Any) -> None:
+@pytest.mark.parametrize("size", [0, MIB], ids=["held", "too large to be held"])
+async def test_encoded(gateway: Start, tell: Tell, cloner: Any, size: int) -> None:
     """Says of an event that cannot be read because of its Content-Encoding that it is for this."""
-    answer = await tell(await gateway(), gzip.compress(transcription()), **{"Content-Encoding": "gzip"})
+    body = gzip.compress(transcription(transcript="x" * size), compresslevel=0)
+    answer = await tell(await gateway(post_call_held_mb=0.5), body, **{"Content-Encoding": "gzip"})
 
     problem = answer.json()
     assert (415, "UNSUPPORTED_MEDIA_TYPE") == (answer.status_code, problem["reason"])
