@@ -26,6 +26,7 @@ from environment import Secret
 from tests.kit.clients import bearer, channel
 from tests.kit.failures import failure, read, reason, refusal, told
 from tests.kit.processes.cloner import API_KEY, process, ready
+from tests.kit.promises import EVERY
 from tests.kit.requests import call
 from tests.kit.wire import Wire
 
@@ -162,16 +163,17 @@ async def saying(port: int, *words: bytes) -> AsyncIterator[list[asyncio.StreamR
     ("patience", "seconds", "expected"), [(0.3, 10, "BODY_TIMEOUT"), (10, 0.6, "DEADLINE_TOO_SHORT")]
 )
 async def test_slow_body_says_so(cloning, patience: float, seconds: float, expected: str) -> None:
-    """Whoever sends too slowly is told in time, in the shape of every failure."""
+    """Whoever sends too slowly is told in time, in the shape of every failure, for a reason that every call promises."""
 
     async def never() -> Any:
         await asyncio.Event().wait()
         yield b""
 
     async with cloning(body_timeout_seconds=patience) as cloner, channel(cloner.port) as wire:
-        answer = wire.stream_unary(f"{SERVICE}/PrepareCall")(never(), timeout=seconds)
+        answer = wire.stream_unary(f"{SERVICE}/GetLimits")(never(), timeout=seconds)
 
         assert (expected, grpc.StatusCode.DEADLINE_EXCEEDED) == reason(await failure(answer))
+    assert expected in EVERY
 
 
 async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> None:

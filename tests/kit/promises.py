@@ -33,6 +33,7 @@ EVERY = frozenset(
         "MALFORMED_BODY",
         "BODY_TOO_LARGE",
         "BODY_TIMEOUT",
+        "DEADLINE_TOO_SHORT",
         "RATE_LIMITED",
         "CLONER_UNAVAILABLE",
         "INTERNAL",

@@ -44,7 +44,7 @@ class CloningServiceStub:
     A server handles a limited number of calls at once, 64 by default, and a limited number of bytes of
     samples. It may have a lower limit for one client. A call over a limit is answered RATE_LIMITED before
     its body is read. A body that does not arrive in full within 10 seconds, by default, is answered
-    BODY_TIMEOUT.
+    BODY_TIMEOUT, or DEADLINE_TOO_SHORT if its deadline is sooner.
 
     Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
     (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
@@ -62,8 +62,8 @@ class CloningServiceStub:
     A request is at most 16 MiB, or 1 MiB more than the largest sample if that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
-    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
-    CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, DEADLINE_TOO_SHORT,
+    RATE_LIMITED, CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
     """
 
     def __init__(self, channel):
@@ -168,7 +168,7 @@ class CloningServiceServicer:
     A server handles a limited number of calls at once, 64 by default, and a limited number of bytes of
     samples. It may have a lower limit for one client. A call over a limit is answered RATE_LIMITED before
     its body is read. A body that does not arrive in full within 10 seconds, by default, is answered
-    BODY_TIMEOUT.
+    BODY_TIMEOUT, or DEADLINE_TOO_SHORT if its deadline is sooner.
 
     Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
     (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
@@ -186,8 +186,8 @@ class CloningServiceServicer:
     A request is at most 16 MiB, or 1 MiB more than the largest sample if that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
-    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
-    CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, DEADLINE_TOO_SHORT,
+    RATE_LIMITED, CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
     """
 
     def PrepareCall(self, request, context):
@@ -526,7 +526,7 @@ class CloningService:
     A server handles a limited number of calls at once, 64 by default, and a limited number of bytes of
     samples. It may have a lower limit for one client. A call over a limit is answered RATE_LIMITED before
     its body is read. A body that does not arrive in full within 10 seconds, by default, is answered
-    BODY_TIMEOUT.
+    BODY_TIMEOUT, or DEADLINE_TOO_SHORT if its deadline is sooner.
 
     Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
     (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
@@ -544,8 +544,8 @@ class CloningService:
     A request is at most 16 MiB, or 1 MiB more than the largest sample if that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
-    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
-    CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, DEADLINE_TOO_SHORT,
+    RATE_LIMITED, CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
     """
 
     @staticmethod

@@ -45,7 +45,7 @@ class CloningServiceStub:
     A server handles a limited number of calls at once, 64 by default, and a limited number of bytes of
     samples. It may have a lower limit for one client. A call over a limit is answered RATE_LIMITED before
     its body is read. A body that does not arrive in full within 10 seconds, by default, is answered
-    BODY_TIMEOUT.
+    BODY_TIMEOUT, or DEADLINE_TOO_SHORT if its deadline is sooner.
 
     Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
     (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
@@ -63,8 +63,8 @@ class CloningServiceStub:
     A request is at most 16 MiB, or 1 MiB more than the largest sample if that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
-    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
-    CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, DEADLINE_TOO_SHORT,
+    RATE_LIMITED, CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
     """
 
     @_typing.overload
@@ -263,7 +263,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     A server handles a limited number of calls at once, 64 by default, and a limited number of bytes of
     samples. It may have a lower limit for one client. A call over a limit is answered RATE_LIMITED before
     its body is read. A body that does not arrive in full within 10 seconds, by default, is answered
-    BODY_TIMEOUT.
+    BODY_TIMEOUT, or DEADLINE_TOO_SHORT if its deadline is sooner.
 
     Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
     (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
@@ -281,8 +281,8 @@ class CloningServiceAsyncStub(CloningServiceStub):
     A request is at most 16 MiB, or 1 MiB more than the largest sample if that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
-    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
-    CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, DEADLINE_TOO_SHORT,
+    RATE_LIMITED, CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -477,7 +477,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     A server handles a limited number of calls at once, 64 by default, and a limited number of bytes of
     samples. It may have a lower limit for one client. A call over a limit is answered RATE_LIMITED before
     its body is read. A body that does not arrive in full within 10 seconds, by default, is answered
-    BODY_TIMEOUT.
+    BODY_TIMEOUT, or DEADLINE_TOO_SHORT if its deadline is sooner.
 
     Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
     (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
@@ -495,8 +495,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     A request is at most 16 MiB, or 1 MiB more than the largest sample if that is set higher.
 
     The comment of each call lists the reasons for which it can fail. Any call can also fail for these:
-    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, RATE_LIMITED,
-    CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
+    UNAUTHENTICATED, PERMISSION_DENIED, MALFORMED_BODY, BODY_TOO_LARGE, BODY_TIMEOUT, DEADLINE_TOO_SHORT,
+    RATE_LIMITED, CLONER_UNAVAILABLE, INTERNAL. A method that does not exist is answered METHOD_NOT_ALLOWED.
     """
 
     @_abc_1.abstractmethod
