@@ -71,15 +71,18 @@ def find_container(data: Bytes) -> Container:
 
 def check_index(data: Bytes, container: Container) -> None:
     """Raises Unreadable if the index is missing or says that the sound is encrypted."""
-    index = _find_box(data, container, b"moov")
-    if index is None and _find_box(data, container, b"moof") is not None:
+    is_piece = False
+    for name, begins, ends in _boxes(data, container.begins, container.ends):
+        if name == b"moov":
+            if ENCRYPTED.search(data[begins:ends]):  # it would decode to noise
+                raise Unreadable(f"is encrypted; {WANTED}, without copy protection")
+            return
+        is_piece = is_piece or name == b"moof"
+    if is_piece:
         raise Unreadable(f"is a piece of an MP4 recording {WITHOUT_BEGINNING}")
-    if index is None:
-        raise Unreadable(
-            "is an MP4 without its index (moov): it was cut short or never finished; send the whole file"
-        )
-    if ENCRYPTED.search(data[slice(*index)]):  # it would decode to noise
-        raise Unreadable(f"is encrypted; {WANTED}, without copy protection")
+    raise Unreadable(
+        "is an MP4 without its index (moov): it was cut short or never finished; send the whole file"
+    )
 
 
 def check_width(data: Bytes, container: Container) -> None:
@@ -235,14 +238,6 @@ def _webm_block(data: Bytes, at: int) -> tuple[int, object] | None:
         return None
     begins, length = size[0], size[1]
     return begins + length - at, data[begins : begins + 1]
-
-
-def _find_box(data: Bytes, container: Container, name: bytes) -> tuple[int, int] | None:
-    """Where the first box of that name is at the top level of the file."""
-    for found, begins, ends in _boxes(data, container.begins, container.ends):
-        if found == name:
-            return begins, ends
-    return None
 
 
 def _boxes(data: Bytes, at: int, ends: int) -> Iterator[tuple[bytes, int, int]]:
