@@ -15,6 +15,8 @@ with `phone_number`, `name` and `date_of_birth`, as they were given for the voic
 speaks TLS, `CLONER_TLS_CA` holds the authorities for its certificate, and `CLONER_TLS_CLIENT_CERT` and
 `CLONER_TLS_CLIENT_KEY` what this command shows of itself. `DEFAULT_REGION` is the country (such as NL) of
 numbers without a country.
+
+What was done has exit status 0, also if standard output cannot be written.
 """
 
 import argparse
@@ -30,7 +32,17 @@ import msgspec
 from precall_client import Caller, PrecallError, Tls, TlsInvalid, Voice, connect
 
 from callerid import e164, region_fault
-from environment import EnvironmentInvalid, Pem, Target, Token, complain, drop_errors, drop_output, read
+from environment import (
+    EnvironmentInvalid,
+    Pem,
+    Target,
+    Token,
+    complain,
+    drop_errors,
+    drop_output,
+    read,
+    report_done,
+)
 
 __all__ = ["main"]
 
@@ -129,14 +141,15 @@ async def _run(chosen: argparse.Namespace, access: Access) -> int:
             case "forget":
                 caller = None if chosen.voice_id else _caller(_read_caller(), access)
                 answer = await precall.forget_caller(caller=caller, voice_id=chosen.voice_id)
-                print(f"{answer.voices_deleted} voices deleted, {answer.voices_pending} to be deleted later")
+                done = f"{answer.voices_deleted} voices deleted, {answer.voices_pending} to be deleted later"
+                report_done(done, PROGRAM)
             case "replace":
                 sample = chosen.recording.read_bytes()
                 given = _read_caller()
                 replaced = await precall.replace_voice(
                     caller=_caller(given, access), sample=sample, consent=given.consent
                 )
-                print(f"{replaced.voice.voice_id}  {replaced.voice.name}")
+                report_done(f"{replaced.voice.voice_id}  {replaced.voice.name}", PROGRAM)
             case "enrol":
                 # Only here: the other commands start without what it needs.
                 from cli.enrolment import enrol

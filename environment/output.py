@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["complain", "drop_errors", "drop_output"]
+__all__ = ["complain", "drop_errors", "drop_output", "report_done"]
 
 
 def complain(text: str) -> None:
@@ -19,6 +19,18 @@ def complain(text: str) -> None:
         with suppress(OSError):
             sys.stderr.write(f"{text}\n")
     drop_errors()
+
+
+def report_done(text: str, program: str) -> None:
+    """Writes to standard output what was done. That it cannot be written makes it no failure."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except OSError as failure:
+        drop_output()
+        complain(f"{program}: standard output: {failure.strerror}")
 
 
 def drop_errors() -> None:

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli.enrolment.listing import FileInvalid, Row, read_callers
 from cli.enrolment.report import Entry, Report
+from environment import complain, report_done
 
 __all__ = ["enrol"]
 
@@ -73,25 +74,24 @@ async def enrol(
     region: str | None = None,
 ) -> int:
     """Enrols; returns 0 if everybody has a voice, 1 if not, 2 for unusable files, 130 after SIGINT."""
-    console = Console(
-        stderr=True, force_terminal=sys.stderr.isatty(), markup=False, emoji=False, soft_wrap=True
-    )
     try:
         within = _folder(folder)
         rows = read_callers(callers, region)
-        with Report(report) as opened, _shown(console, len(rows)) as show:
+        with Report(report) as opened, _shown(len(rows)) as show:
             run = Run(precall, folder=within, report=opened, show=show)
             await run.work_through(rows, at_once)
     except FileInvalid as fault:
-        console.print(f"precall: {fault}", highlight=False)
+        complain(f"precall: {fault}")
         return 2
-    for entry in sorted(run.refused, key=lambda entry: entry.line):
-        sys.stdout.write(f"line {entry.line}  {entry.file}  {entry.reason}  {entry.message}\n")
+    lines = [
+        f"line {entry.line}  {entry.file}  {entry.reason}  {entry.message}"
+        for entry in sorted(run.refused, key=lambda entry: entry.line)
+    ]
     left = len(rows) - run.counts.total()
     told = ", ".join(f"{run.counts[outcome]} {outcome}" for outcome in ("enrolled", "known", "refused"))
-    sys.stdout.write(f"{told}, {left} left\n")
+    report_done("\n".join([*lines, f"{told}, {left} left"]), "precall")
     if run.stopped:
-        console.print(f"precall: stopped: {run.stopped} Run it again to go on from there.", highlight=False)
+        complain(f"precall: stopped: {run.stopped} Run it again to go on from there.")
     if run.interrupted:
         return 130
     return 1 if left or run.refused else 0
@@ -229,18 +229,22 @@ def _why(failure: PrecallError) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _shown(console: Console, total: int) -> Iterator[Callable[[int, str], None]]:
+def _shown(total: int) -> Iterator[Callable[[int, str], None]]:
     """Shows how many rows are finished: as a bar on a terminal, else as a line for each."""
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    console = Console(stderr=True, force_terminal=is_terminal, markup=False, emoji=False, soft_wrap=True)
     progress = Progress(
         TextColumn("enrolling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
+        console=console, transient=True, disable=not is_terminal,
     )  # fmt: skip
     with progress:
         task = progress.add_task("", total=total)
 
         def show(finished: int, text: str) -> None:
             progress.advance(task, finished)
-            if progress.disable or not finished:
+            if progress.disable:
+                complain(text)
+            elif not finished:
                 console.print(text, highlight=False)
 
         yield show

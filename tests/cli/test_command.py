@@ -151,10 +151,10 @@ def test_without_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert 'precall: expected a caller on standard input: {"phone_number": ...}\n' == capsys.readouterr().err
 
 
-async def written(cloner, stdout: int, **environ: str) -> tuple[int | None, str, str]:
-    """Exit status, output and errors of a list of all voices that is written there."""
+async def written(cloner, stdout: int, *arguments: str, **environ: str) -> tuple[int | None, str, str]:
+    """Exit status, output and errors of a list of all voices, or another command, that is written there."""
     known = {"PATH": os.environ["PATH"], "CLONER_TARGET": f"127.0.0.1:{cloner.port}", "CLONER_TOKEN": TOKEN}
-    async with python("-m", "cli", "voices", env=known | environ, stdout=stdout) as listing:
+    async with python("-m", "cli", *(arguments or ["voices"]), env=known | environ, stdout=stdout) as listing:
         out, err = await listing.communicate()
     return listing.returncode, (out or b"").decode(), err.decode()
 
@@ -171,17 +171,19 @@ async def test_output_of_few_letters(cloner, speech: bytes) -> None:
 
 
 async def test_output_that_cannot_be_written(cloner, speech: bytes) -> None:
-    """A full disk is told in one line; whoever reads no further is left alone."""
-    await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
+    """A full disk is told in one line, and what was done is done; whoever reads no further is left alone."""
+    cloned = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=CALLER, sample=speech), metadata=METADATA)
     full, (reader, writer) = os.open("/dev/full", os.O_WRONLY), os.pipe()
     os.close(reader)
     try:
         on_full_disk, unread = await written(cloner, full), await written(cloner, writer)
+        done = await written(cloner, full, "forget", "--voice-id", cloned.voice.voice_id)
     finally:
         os.close(full)
         os.close(writer)
 
     assert (2, "", "precall: standard output: No space left on device\n") == on_full_disk
+    assert (0, "", "precall: standard output: No space left on device\n") == done
     assert (141, "", "") == unread
 
 

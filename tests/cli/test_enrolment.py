@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from precall.v1 import cloning_pb2 as pb
@@ -77,12 +78,10 @@ def enrol(completed) -> Callable[..., Awaitable[tuple[int, str, str]]]:
 
 
 @asynccontextmanager
-async def running(
-    port: int, *arguments: object, stderr: int = asyncio.subprocess.PIPE
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(port: int, *arguments: object, **streams: Any) -> AsyncIterator[asyncio.subprocess.Process]:
     """The command under way; killed if it is when the block ends."""
     told = map(str, arguments)
-    async with python("-m", "cli", "enrol", *told, env=environment(port), stderr=stderr) as command:
+    async with python("-m", "cli", "enrol", *told, env=environment(port), **streams) as command:
         yield command
 
 
@@ -110,6 +109,17 @@ async def test_enrolled(enrol, cloner, emulator: Emulator, folder: Path, callers
     assert (0, "3 enrolled, 0 known, 0 refused, 0 left\n") == (status, out)
     assert ["Ada", "Ben", "Cleo"] == sorted(voice.name.split("_")[0] for voice in emulator.voices.custom)
     assert ["", "form 17", "form 18"] == await consents(cloner)
+
+
+@pytest.mark.parametrize("streams", [">/dev/full 2>&1", "<&- >&- 2>&-"])
+async def test_streams_that_cannot_be_written(cloner, folder: Path, callers, streams: str) -> None:
+    """Enrols everybody, and says so by its exit status, where nothing else can be said."""
+    path = callers(ADA, BEN)
+    async with running(cloner.port, folder, path, redirected=streams) as command:
+        await command.communicate()
+
+    assert 0 == command.returncode
+    assert ["enrolled"] * 2 == [line["outcome"] for line in reported(path)]
 
 
 async def test_name_of_a_file(enrol, cloner, folder: Path, callers) -> None:
