@@ -41,7 +41,7 @@ EVERY = frozenset(
 )
 """Of any call."""
 
-READING = frozenset(["FIELD_INVALID", "DEADLINE_TOO_SHORT", "REGISTRY_UNAVAILABLE"])
+READING = frozenset(["FIELD_INVALID", "REGISTRY_UNAVAILABLE"])
 MAKING = READING | frozenset(
     [
         "SAMPLE_TOO_LARGE",

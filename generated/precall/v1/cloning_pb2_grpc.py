@@ -204,7 +204,7 @@ class CloningServiceServicer:
         SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
         VOICE_NEEDS_VERIFICATION, CONSENT_MISSING, AGENT_NOT_FOUND, AGENT_REJECTED, PROVIDER_UNAUTHORIZED,
         PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT, PROVIDER_PROTOCOL, PROVIDER_BUSY,
-        PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,7 +222,7 @@ class CloningServiceServicer:
         ElevenLabs is asked for little and not for long; an answer leaves within two seconds. If the deadline
         passes, the call may have been stored all the same.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,7 +240,7 @@ class CloningServiceServicer:
         Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
         SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
         PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
-        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT,
         REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -255,7 +255,7 @@ class CloningServiceServicer:
         It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
         exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -267,7 +267,7 @@ class CloningServiceServicer:
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -286,7 +286,7 @@ class CloningServiceServicer:
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -299,7 +299,7 @@ class CloningServiceServicer:
         It may be repeated. A call that is not known is no failure: there is nothing to do for it. If the
         deadline passes, the call may have been ended all the same.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -312,7 +312,7 @@ class CloningServiceServicer:
         It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call whose end was
         reported before anybody asked about it is answered NOT_FOUND, even if somebody asks later.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -324,7 +324,7 @@ class CloningServiceServicer:
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -342,7 +342,7 @@ class CloningServiceServicer:
         Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
         SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
         PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
-        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT,
         REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -357,7 +357,7 @@ class CloningServiceServicer:
         at once, or the deadline passes, it is no longer used and is deleted later. A voice that was never this
         service's is answered NOT_FOUND, as is one that is no longer remembered.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -370,7 +370,7 @@ class CloningServiceServicer:
         It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. If
         the deadline passes, a part of it may be left to the next request.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -388,7 +388,7 @@ class CloningServiceServicer:
         It may be repeated: the same consent, given again, keeps its first time. If the deadline passes, the
         consent may have been stored all the same; what ElevenLabs does not delete at once is deleted later.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -415,7 +415,7 @@ class CloningServiceServicer:
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-        Reasons: DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: REGISTRY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -85,7 +85,7 @@ class CloningServiceStub:
     SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
     VOICE_NEEDS_VERIFICATION, CONSENT_MISSING, AGENT_NOT_FOUND, AGENT_REJECTED, PROVIDER_UNAUTHORIZED,
     PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT, PROVIDER_PROTOCOL, PROVIDER_BUSY,
-    PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, REGISTRY_UNAVAILABLE.
     """
     OpenCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]
     """OpenCall says that a call is about to start, without a recording, and returns what is known: the
@@ -99,7 +99,7 @@ class CloningServiceStub:
     ElevenLabs is asked for little and not for long; an answer leaves within two seconds. If the deadline
     passes, the call may have been stored all the same.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     CloneVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]
     """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it finds
@@ -113,7 +113,7 @@ class CloningServiceStub:
     Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
     SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
     PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
-    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT,
     REGISTRY_UNAVAILABLE.
     """
     GetVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetVoiceRequest, _cloning_pb2.GetVoiceResponse]
@@ -124,7 +124,7 @@ class CloningServiceStub:
     It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
     exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     ListVoices: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ListVoicesRequest, _cloning_pb2.ListVoicesResponse]
     """ListVoices returns the voices that this service made, newest first: those that are ready, unless others
@@ -132,7 +132,7 @@ class CloningServiceStub:
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     WatchVoice: _grpc.UnaryStreamMultiCallable[_cloning_pb2.WatchVoiceRequest, _cloning_pb2.WatchVoiceResponse]
     """WatchVoice sends the state of a voice, at once and within a second after each change: CREATING, READY,
@@ -147,7 +147,7 @@ class CloningServiceStub:
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     CompleteCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.CompleteCallRequest, _cloning_pb2.CompleteCallResponse]
     """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is deleted
@@ -156,7 +156,7 @@ class CloningServiceStub:
     It may be repeated. A call that is not known is no failure: there is nothing to do for it. If the
     deadline passes, the call may have been ended all the same.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     GetCall: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetCallRequest, _cloning_pb2.GetCallResponse]
     """GetCall returns one call that PrepareCall or OpenCall was asked about, in progress or over. A call that
@@ -165,7 +165,7 @@ class CloningServiceStub:
     It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call whose end was
     reported before anybody asked about it is answered NOT_FOUND, even if somebody asks later.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     ListCalls: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ListCallsRequest, _cloning_pb2.ListCallsResponse]
     """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. A call whose end
@@ -173,7 +173,7 @@ class CloningServiceStub:
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     ReplaceVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]
     """ReplaceVoice clones a caller's voice anew. Once the new voice is ready, the former one, if any, is
@@ -187,7 +187,7 @@ class CloningServiceStub:
     Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
     SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
     PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
-    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT,
     REGISTRY_UNAVAILABLE.
     """
     DeleteVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.DeleteVoiceRequest, _cloning_pb2.DeleteVoiceResponse]
@@ -198,7 +198,7 @@ class CloningServiceStub:
     at once, or the deadline passes, it is no longer used and is deleted later. A voice that was never this
     service's is answered NOT_FOUND, as is one that is no longer remembered.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     ForgetCaller: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ForgetCallerRequest, _cloning_pb2.ForgetCallerResponse]
     """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller,
@@ -207,7 +207,7 @@ class CloningServiceStub:
     It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. If
     the deadline passes, a part of it may be left to the next request.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     SetConsent: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.SetConsentRequest, _cloning_pb2.SetConsentResponse]
     """SetConsent says that a caller has given a consent to be cloned, or has withdrawn it. Every consent is
@@ -221,7 +221,7 @@ class CloningServiceStub:
     It may be repeated: the same consent, given again, keeps its first time. If the deadline passes, the
     consent may have been stored all the same; what ElevenLabs does not delete at once is deleted later.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     GetLimits: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.GetLimitsRequest, _cloning_pb2.GetLimitsResponse]
     """GetLimits says what a sample must be, how long voices and what is known of them are kept, and whether a
@@ -240,7 +240,7 @@ class CloningServiceStub:
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-    Reasons: DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: REGISTRY_UNAVAILABLE.
     """
 
 @_typing.type_check_only
@@ -300,7 +300,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
     VOICE_NEEDS_VERIFICATION, CONSENT_MISSING, AGENT_NOT_FOUND, AGENT_REJECTED, PROVIDER_UNAUTHORIZED,
     PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT, PROVIDER_PROTOCOL, PROVIDER_BUSY,
-    PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, REGISTRY_UNAVAILABLE.
     """
     OpenCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.OpenCallRequest, _cloning_pb2.OpenCallResponse]  # type: ignore[assignment]
     """OpenCall says that a call is about to start, without a recording, and returns what is known: the
@@ -314,7 +314,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     ElevenLabs is asked for little and not for long; an answer leaves within two seconds. If the deadline
     passes, the call may have been stored all the same.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     CloneVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CloneVoiceRequest, _cloning_pb2.CloneVoiceResponse]  # type: ignore[assignment]
     """CloneVoice takes a caller's sample ahead of time, so that the first call already has a voice: it finds
@@ -328,7 +328,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
     SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
     PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
-    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT,
     REGISTRY_UNAVAILABLE.
     """
     GetVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetVoiceRequest, _cloning_pb2.GetVoiceResponse]  # type: ignore[assignment]
@@ -339,7 +339,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
     exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     ListVoices: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ListVoicesRequest, _cloning_pb2.ListVoicesResponse]  # type: ignore[assignment]
     """ListVoices returns the voices that this service made, newest first: those that are ready, unless others
@@ -347,7 +347,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     WatchVoice: _aio.UnaryStreamMultiCallable[_cloning_pb2.WatchVoiceRequest, _cloning_pb2.WatchVoiceResponse]  # type: ignore[assignment]
     """WatchVoice sends the state of a voice, at once and within a second after each change: CREATING, READY,
@@ -362,7 +362,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     CompleteCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.CompleteCallRequest, _cloning_pb2.CompleteCallResponse]  # type: ignore[assignment]
     """CompleteCall says that a call is over. Its agent gets back what it had before, and its voice is deleted
@@ -371,7 +371,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     It may be repeated. A call that is not known is no failure: there is nothing to do for it. If the
     deadline passes, the call may have been ended all the same.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     GetCall: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetCallRequest, _cloning_pb2.GetCallResponse]  # type: ignore[assignment]
     """GetCall returns one call that PrepareCall or OpenCall was asked about, in progress or over. A call that
@@ -380,7 +380,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call whose end was
     reported before anybody asked about it is answered NOT_FOUND, even if somebody asks later.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     ListCalls: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ListCallsRequest, _cloning_pb2.ListCallsResponse]  # type: ignore[assignment]
     """ListCalls returns calls that PrepareCall or OpenCall was asked about, newest first. A call whose end
@@ -388,7 +388,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     ReplaceVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]  # type: ignore[assignment]
     """ReplaceVoice clones a caller's voice anew. Once the new voice is ready, the former one, if any, is
@@ -402,7 +402,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
     SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
     PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
-    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+    PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT,
     REGISTRY_UNAVAILABLE.
     """
     DeleteVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.DeleteVoiceRequest, _cloning_pb2.DeleteVoiceResponse]  # type: ignore[assignment]
@@ -413,7 +413,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     at once, or the deadline passes, it is no longer used and is deleted later. A voice that was never this
     service's is answered NOT_FOUND, as is one that is no longer remembered.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     ForgetCaller: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ForgetCallerRequest, _cloning_pb2.ForgetCallerResponse]  # type: ignore[assignment]
     """ForgetCaller deletes a caller's voices at ElevenLabs and everything that is known of the caller,
@@ -422,7 +422,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. If
     the deadline passes, a part of it may be left to the next request.
 
-    Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
     """
     SetConsent: _aio.UnaryUnaryMultiCallable[_cloning_pb2.SetConsentRequest, _cloning_pb2.SetConsentResponse]  # type: ignore[assignment]
     """SetConsent says that a caller has given a consent to be cloned, or has withdrawn it. Every consent is
@@ -436,7 +436,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     It may be repeated: the same consent, given again, keeps its first time. If the deadline passes, the
     consent may have been stored all the same; what ElevenLabs does not delete at once is deleted later.
 
-    Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
     """
     GetLimits: _aio.UnaryUnaryMultiCallable[_cloning_pb2.GetLimitsRequest, _cloning_pb2.GetLimitsResponse]  # type: ignore[assignment]
     """GetLimits says what a sample must be, how long voices and what is known of them are kept, and whether a
@@ -455,7 +455,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
 
     It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-    Reasons: DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+    Reasons: REGISTRY_UNAVAILABLE.
     """
 
 class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -518,7 +518,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         SAMPLE_TOO_LONG, SAMPLE_SILENT, SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED,
         VOICE_NEEDS_VERIFICATION, CONSENT_MISSING, AGENT_NOT_FOUND, AGENT_REJECTED, PROVIDER_UNAUTHORIZED,
         PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT, PROVIDER_PROTOCOL, PROVIDER_BUSY,
-        PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -538,7 +538,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         ElevenLabs is asked for little and not for long; an answer leaves within two seconds. If the deadline
         passes, the call may have been stored all the same.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -558,7 +558,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
         SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
         PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
-        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT,
         REGISTRY_UNAVAILABLE.
         """
 
@@ -575,7 +575,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         It reads only, may be repeated, and leaves nothing behind when a deadline passes. A voice that does not
         exist, or that somebody else made, is answered NOT_FOUND, as is a caller of whom no voice is known.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -589,7 +589,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -610,7 +610,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -625,7 +625,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         It may be repeated. A call that is not known is no failure: there is nothing to do for it. If the
         deadline passes, the call may have been ended all the same.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -640,7 +640,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         It reads only, may be repeated, and leaves nothing behind when a deadline passes. A call whose end was
         reported before anybody asked about it is answered NOT_FOUND, even if somebody asks later.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -654,7 +654,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -674,7 +674,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         Reasons: FIELD_INVALID, NOT_FOUND, SAMPLE_TOO_LARGE, SAMPLE_TOO_SHORT, SAMPLE_TOO_LONG, SAMPLE_SILENT,
         SAMPLE_RATE_TOO_LOW, SAMPLE_UNREADABLE, SAMPLE_REJECTED, VOICE_NEEDS_VERIFICATION, CONSENT_MISSING,
         PROVIDER_UNAUTHORIZED, PROVIDER_PLAN_LIMIT, VOICE_SLOTS_EXHAUSTED, VOICE_MONTHLY_LIMIT,
-        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT, DEADLINE_TOO_SHORT,
+        PROVIDER_PROTOCOL, PROVIDER_BUSY, PROVIDER_UNAVAILABLE, PROVIDER_TIMEOUT,
         REGISTRY_UNAVAILABLE.
         """
 
@@ -691,7 +691,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         at once, or the deadline passes, it is no longer used and is deleted later. A voice that was never this
         service's is answered NOT_FOUND, as is one that is no longer remembered.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -706,7 +706,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         It may be repeated. What ElevenLabs does not delete at once is deleted later, and forgotten then. If
         the deadline passes, a part of it may be left to the next request.
 
-        Reasons: FIELD_INVALID, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -726,7 +726,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         It may be repeated: the same consent, given again, keeps its first time. If the deadline passes, the
         consent may have been stored all the same; what ElevenLabs does not delete at once is deleted later.
 
-        Reasons: FIELD_INVALID, NOT_FOUND, DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: FIELD_INVALID, NOT_FOUND, REGISTRY_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -757,7 +757,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It reads only, may be repeated, and leaves nothing behind when a deadline passes.
 
-        Reasons: DEADLINE_TOO_SHORT, REGISTRY_UNAVAILABLE.
+        Reasons: REGISTRY_UNAVAILABLE.
         """
 
 def add_CloningServiceServicer_to_server(servicer: CloningServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
