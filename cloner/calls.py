@@ -287,7 +287,7 @@ class Calls:
         """The voice of a new caller; what its agent is to be given is stored together with the voice."""
         recording = await self._samples.inspect(sample, deadline=deadline)
         agent = await _wait_for(reading)
-        update = await self._agents.plan(
+        update = self._agents.plan(
             agent, self._agent_voice(begun, None), caller=begun.identity.caller, deadline=deadline
         )
         with_agent = msgspec.structs.replace(

@@ -126,6 +126,11 @@ class Agents:
         Raises AgentNotFound, but no other ProviderFailure, and RegistryUnavailable.
         """
         agent_id = noted.call.agent_id
+        if (earlier := self._unlocking.get(agent_id)) is not None:
+            # An agent that was read during a lock may not be changed.
+            await asyncio.shield(earlier)
+            state = await self._store.read(agents.state, agent_id)
+            noted = msgspec.structs.replace(noted, agent=state)
         try:
             agent = await self._provider.read_agent(agent_id, deadline=deadline)
         except failures.AgentNotFound:
@@ -141,7 +146,7 @@ class Agents:
         ours = self._mode != "never" and await self._is_ours(agent.voice.voice_id, noted.agent)
         return Reading(agent.voice, noted, ours=ours)
 
-    async def plan(
+    def plan(
         self,
         reading: Reading | None,
         wanted: AgentVoice,
@@ -163,8 +168,6 @@ class Agents:
         row = intended_row(reading, wanted, marker=marker)
         if (obstacle := self._obstacle(row, reading)) is not None:
             return obstacle
-        if (earlier := self._unlocking.get(row.agent_id)) is not None:
-            await asyncio.shield(earlier)
         return AgentUpdate(
             row=row,
             changes=reading.noted.agent.changes,
@@ -190,7 +193,7 @@ class Agents:
         are raised, because no override helps there.
         """
         if intended is None:
-            planned = await self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
+            planned = self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
             if isinstance(planned, Missed):
                 return planned
             may = await self._store.write(agents.intend, planned, now=self._now())
@@ -217,7 +220,7 @@ class Agents:
             late = unanswered = True
             raise
         finally:
-            # The answer does not wait for the unlocking; the next update of the agent does.
+            # The answer does not wait for the unlocking; whoever reads the agent next does.
             unlocking = asyncio.create_task(
                 self._unlock(update, late=late, given=given, unanswered=unanswered)
             )

@@ -141,8 +141,10 @@ INTENDED = Statement(f"""
         AND agents.holder = ''
 """)
 INTENDED_BEFORE = Statement("SELECT 1 FROM agents WHERE agent_id = :agent_id AND holder = :holder")
+# Whoever read the agent during the lock does not know what it has now.
 UNLOCKED = Statement("""
-    UPDATE agents SET held_until = :until, holder = :left WHERE agent_id = :agent_id AND holder = :holder
+    UPDATE agents SET held_until = :until, holder = :left, changes = changes + 1
+    WHERE agent_id = :agent_id AND holder = :holder
 """)
 GIVEN_FOR_GOOD = Statement("""
     UPDATE agents SET former_marker = NULL, former_voice_id = NULL, former_first_message = NULL

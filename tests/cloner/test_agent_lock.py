@@ -1,12 +1,15 @@
 """The lock of an agent lasts no longer than its reason, and an update that comes late does not stay."""
 
+import asyncio
+
 import pytest
+from precall.v1 import cloning_pb2 as pb
 from structlog.testing import capture_logs
 
 from cloner.registry.holding import LANDS_SECONDS, LATE_SECONDS
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
-from tests.kit.provider import AGENT, spoken
+from tests.kit.provider import AGENT, CREATE, spoken
 from tests.kit.requests import call, end
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -49,3 +52,30 @@ async def test_update_that_comes_late(
         await eventually(lambda: before == spoken(emulator))
 
     assert [False, False] == [failed.agent_updated, between.agent_updated]
+
+
+async def test_read_while_it_was_updated(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """An agent that was read during an update for another call is not changed because of that reading."""
+    before, maria = spoken(emulator), pb.Caller(name="Maria", phone_number="+31612345679")
+    async with cloning(provider_attempts=1, agent_update="always") as cloner:
+        emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
+        ivans = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=20))
+        await eventually(lambda: emulator.faults.held == 1)
+        emulator.faults.set(
+            Fault(method="GET", path=AGENT, hold="after"),
+            Fault(method="POST", path=CREATE, hold="before"),
+            Fault(method="PATCH", path=AGENT, status=500),
+        )
+        marias = asyncio.ensure_future(cloner.PrepareCall(call(speech, 2, caller=maria), timeout=20))
+        await eventually(lambda: emulator.faults.held == 2)
+        emulator.faults.release()
+        given = await ivans
+        await eventually(lambda: emulator.faults.held == 1)
+        emulator.faults.release()
+        not_given = await marias
+        emulator.faults.clear()
+        for number in (1, 2):
+            await end(cloner, number)
+        await eventually(lambda: before == spoken(emulator))
+
+    assert (True, False) == (given.agent_updated, not_given.agent_updated)
