@@ -204,9 +204,14 @@ class Voices:
             anew = msgspec.structs.replace(wanted, replaces=old is not None)
             _, clone = await self._cloning.begin(anew, recording)
             if clone is not None and (voice := await self._made(clone, deadline)) is not None:
+                if request is None:
+                    return voice
                 # Another process that took this one for dead may have answered with another voice.
-                answered = None if request is None else await self._answered(request, deadline)
-                return voice if answered is None else answered[0]
+                answer = await self._store.write(
+                    requests.settle, request, voice.marker, reused=False, now=self._now()
+                )
+                if answer.marker == voice.marker:
+                    return voice
         raise failures.Busy
 
     async def usable(self, row: VoiceRow | None, *, deadline: float) -> Voice | None:
