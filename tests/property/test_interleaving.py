@@ -20,6 +20,7 @@ from cloner.registry.sqlite import SqliteTransaction
 from tests.kit.databases import in_memory
 from tests.property.interleaving.deliveries import delivery, end, opening
 from tests.property.interleaving.persons import ahead, consent, forget, withdraw
+from tests.property.interleaving.stories import STORIES, Story
 from tests.property.interleaving.upkeep import (
     close,
     evict,
@@ -38,11 +39,11 @@ from tests.property.interleaving.world import (
     CONVERSATIONS,
     GREETINGS,
     KEEP,
-    NOBODY,
     NUMBERS,
     OLD_ROWS,
     PROCESSES,
     REQUESTS,
+    UNFINISHED,
     Steps,
     World,
 )  # fmt: skip
@@ -68,7 +69,6 @@ moves = st.lists(
     max_size=120,
 )
 COMMON = settings(derandomize=not SOAK_SECONDS, database=None, print_blob=True)
-Story = list[tuple[str, int, int, int]]
 
 
 def play(world: World, story: Story) -> None:
@@ -100,9 +100,7 @@ def play(world: World, story: Story) -> None:
             case "forget":
                 at_once(forget(world, caller, whole_number=one >= 8))
             case "kill":
-                world.alive[process] += 1
-                world.steps = [(by, steps) for by, steps in world.steps if by != process]
-                world.locks = {held: work for held, work in world.locks.items() if work[0] != process}
+                world.kill(process)
             case "wait":
                 world.pass_time(WAITS[one % len(WAITS)], standing_still=two % 4 == 0)
             case "step":
@@ -149,15 +147,16 @@ def settle(world: World) -> None:
 
     What ElevenLabs was asked for may still be done after the agents were put back for the first time.
     """
-    landing = [steps for by, steps in world.steps if by == NOBODY]
-    world.steps, world.locks, world.open = [], {}, {}
-    world.alive = [count + 1 for count in world.alive]
+    for process in range(PROCESSES):
+        world.kill(process)
+    landing, world.steps, world.open = [steps for _, steps in world.steps], [], {}
     for seconds in (HELD_SECONDS + 1, *[CALL_MAX + KEEP] * 4):
         world.now += seconds
         for kind in ("close", "resume", "restore", "remove", "reconcile"):
             for _ in range(12):
                 for _ in WORK[kind](world, 0):
                     world.check()
+        assert [] == world.tx.all(UNFINISHED), "an update that nobody finished is not undone"
         while landing:
             at_once(landing.pop())
     assert BEFORE == world.agents, "an agent did not get back what it had"
@@ -166,6 +165,15 @@ def settle(world: World) -> None:
     assert [] == world.tx.all(GREETINGS), "the greeting of a caller stayed with an agent"
     for caller, at in world.forgotten.items():
         assert [] == world.tx.all(OLD_ROWS, caller=caller, before=at), "a row of who was forgotten"
+
+
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
+def test_story(migrated_file: bytes, story: Story) -> None:
+    """A story that went wrong once goes well."""
+    with in_memory(migrated_file) as connection:
+        world = World(SqliteTransaction(connection))
+        play(world, story)
+        settle(world)
 
 
 @pytest.mark.timeout(300 + SOAK_SECONDS)

@@ -30,6 +30,7 @@ from tests.property.interleaving.world import (
     PERSONS,
     PRESUMED,
     Steps,
+    Work,
     World,
 )  # fmt: skip
 
@@ -77,7 +78,7 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
         update = update.with_voice(voice.marker, voice.voice_id)
     if not may:
         return
-    world.locks[update.holder] = (process, agent)
+    world.locks[update.holder] = Work(process, agent, sent=wanted)
     yield
     done = world.now < deadline and voice.voice_id in world.made
     unanswered = done and next(world.numbers) % 3 == 0
@@ -85,6 +86,7 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
         world.send(agent, wanted)
     elif done:
         world.give(agent, wanted)
+    world.locks[update.holder] = Work(process, agent)
     yield
     del world.locks[update.holder]
     until = world.now + LATE_SECONDS if unanswered else 0.0
@@ -130,8 +132,10 @@ def opening(world: World, agent: str, conversation: str, number: str, *, require
         who = voice.caller if voice is not None else noted.call.caller
         assert voice is None or stored.marker == voice.marker, "a call without its voice"
         world.open[call] = (agent, world.stated.get(call, who), noted.call.begun_at)
-        note_voice(world, call, voice)
         check_before(world, noted)
+    if voice is not None:
+        # Also of a call that is over from the start: it may be asked about again.
+        note_voice(world, call, voice)
     yield
 
 

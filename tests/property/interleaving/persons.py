@@ -52,7 +52,7 @@ def ahead(world: World, process: int, caller: str, name: str, *, replaces: bool)
         until = world.now + AHEAD
         try:
             told = (
-                requests.answer(tx, request, now=world.now) or requests.Answer(made.marker, reused=False)
+                requests.settle(tx, request, made.marker, reused=False, now=world.now)
                 if replaces
                 else voices.keep_for(tx, made.marker, request, until=until, reused=False, now=world.now)
             )
@@ -100,6 +100,8 @@ def forget(world: World, caller: str, *, whole_number: bool) -> Steps:
             assert [] == tx.all(statement, number=number), f"{table} of a number that was forgotten"
         world.forget(*callers, number=number)
     else:
-        erasing.forget(tx, caller, None, now=world.now)
-        world.forget(caller)
+        erasing.forget(tx, caller, None, persons_number=number, now=world.now)
+        alone = world.known_by(number) <= {caller}
+        assert not alone or [] == tx.all(OF_NUMBER["calls"], number=number), "a call of a number of nobody"
+        world.forget(caller, number=number if alone else "")
     yield

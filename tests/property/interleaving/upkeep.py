@@ -10,6 +10,7 @@ from tests.property.interleaving.world import (
     RECONCILE,
     STALE,
     Steps,
+    Work,
     World,
 )
 
@@ -43,7 +44,7 @@ def resume(world: World, process: int, row: VoiceRow | None = None) -> Steps:
 def put_back(world: World, process: int, row: ClaimedAgent) -> Steps:
     """Gives an agent that was claimed back what it had, where our value still stands."""
     claimed, now = world.now, world.agents[row.agent_id]
-    world.locks[row.holder] = (process, row.agent_id)
+    world.locks[row.holder] = Work(process, row.agent_id)
     yield
     ours = row.gave_voice(now.voice_id) or voices.marker_of(world.tx, now.voice_id or "") is not None
     voice = row.before_voice_id if ours and now.voice_id != row.before_voice_id else None

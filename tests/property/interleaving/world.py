@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.registry import Transaction, deployment, holding, requests, voices
@@ -25,6 +26,7 @@ Steps = Iterator[None]
 
 # Read past the product's own statements, which are what is tried.
 PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number ORDER BY person")
+CONSENTING = Statement("SELECT DISTINCT person FROM consents WHERE number = :number")
 PRIVATE = {
     "voices": Statement("""
         SELECT state FROM voices WHERE (person = :caller OR caller = :caller OR replaces = :caller) AND (
@@ -50,8 +52,19 @@ UNMARKED = Statement("""
     SELECT agent_id FROM agents WHERE marker IS NOT NULL AND NOT restoring
         AND NOT EXISTS (SELECT 1 FROM calls WHERE calls.id = agents.call_id AND calls.ended_at IS NULL)
 """)
+# Nobody can give such an agent anything.
+UNFINISHED = Statement("SELECT agent_id FROM agents WHERE holder <> '' AND NOT restoring")
 GREETINGS = Statement("SELECT first_message FROM agents WHERE first_message IS NOT NULL")
 OLD_ROWS = Statement("SELECT created_at FROM voices WHERE person = :caller AND created_at < :before")
+
+
+class Work(NamedTuple):
+    """What the holder of an agent's lock is at."""
+
+    process: int
+    agent: str
+    sent: AgentVoice | None = None
+    """The change that ElevenLabs was asked for and has not answered; None for an agent that is put back."""
 
 
 class World:
@@ -80,7 +93,7 @@ class World:
         self.steps: list[tuple[int, Steps]] = []
         self.alive = [0] * PROCESSES  # how often each process was started
         self.numbers = itertools.count()
-        self.locks: dict[str, tuple[int, str]] = {}  # holder -> the process, and the agent that it works at
+        self.locks: dict[str, Work] = {}  # holder -> what it is at
         self.late: set[str] = set()  # agents that an update has reached so late that nobody waited for it
 
     def owner(self, process: int) -> str:
@@ -93,6 +106,11 @@ class World:
             (at, self.now - begun < PRESUMED) == (agent, True) and who != caller
             for at, who, begun in self.open.values()
         )
+
+    def known_by(self, number: str) -> set[str]:
+        """Who has a voice, a consent or a call with a stated caller under the number."""
+        known = {row[0] for query in (PERSONS, CONSENTING) for row in self.tx.all(query, number=number)}
+        return known | {caller for caller in self.stated.values() if NUMBERS[caller] == number}
 
     def give(self, agent: str, wanted: AgentVoice) -> None:
         """Changes an agent at ElevenLabs, which takes no voice that it does not have."""
@@ -114,8 +132,17 @@ class World:
     def pass_time(self, seconds: float, *, standing_still: bool) -> None:
         """Time passes; who works at an agent keeps its lock, unless all processes stand still."""
         self.now += seconds
-        for holder, (_, agent) in () if standing_still else self.locks.items():
-            holding.renew(self.tx, agent, holder=holder, now=self.now)
+        for holder, work in () if standing_still else self.locks.items():
+            holding.renew(self.tx, work.agent, holder=holder, now=self.now)
+
+    def kill(self, process: int) -> None:
+        """A process dies; what it had asked ElevenLabs for may be done all the same."""
+        self.alive[process] += 1
+        self.steps = [(by, steps) for by, steps in self.steps if by != process]
+        died = [holder for holder, work in self.locks.items() if work.process == process]
+        for work in [self.locks.pop(holder) for holder in died]:
+            if work.sent is not None and next(self.numbers) % 2 == 0:
+                self.send(work.agent, work.sent)
 
     def delete(self, voice: str) -> None:
         """Deletes a voice at ElevenLabs, with which nobody speaks any more as far as can be known."""
