@@ -38,8 +38,6 @@ LOST_SECONDS = 60.0
 # What stands in place of a holder where nobody works at an agent that has to be put back: an update of it got
 # no answer, and may yet be done; or it was put back after that, and is looked at once more.
 UNANSWERED, LOOKED_AT = "unanswered", "looked at"
-# The name of a holder begins so where nothing but its own putting back can be under way.
-SURE = "sure-"
 
 
 class AgentRow(msgspec.Struct, frozen=True):
@@ -309,10 +307,9 @@ def claim_restore(
     if row is None:
         return None
     *fields, last = row
-    # The lock of a holder that died has run out.
-    unsure = last not in ("", LOOKED_AT) and not last.startswith(SURE)
-    found = ClaimedAgent(*fields, holder=holder if unsure else SURE + holder, unsure=unsure)
-    tx.run(CLAIMED, agent_id=found.agent_id, holder=found.holder, until=now + HELD_SECONDS)
+    # Of a holder that died, too, the last update may yet be done; its lock has run out.
+    found = ClaimedAgent(*fields, holder=holder, unsure=last not in ("", LOOKED_AT))
+    tx.run(CLAIMED, agent_id=found.agent_id, holder=holder, until=now + HELD_SECONDS)
     return found
 
 
