@@ -310,10 +310,8 @@ class Janitor:
             log.warning("voice of unknown age", voice_id=voice.voice_id)
         if made is None or made < int(self._store.created_at) or made > now - self._terms.grace:
             return None
-        its_own = row is not None and row.voice_id == voice.voice_id and row.state in ("ready", "deleting")
-        if its_own or (row is not None and row.state == "intended"):
-            return None
-        if await self._marked.belongs_elsewhere(voice.voice_id, marker):
+        under_way = row is not None and row.state == "intended"
+        if _has(row, voice) or under_way or await self._marked.belongs_elsewhere(voice.voice_id, marker):
             return None
         lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
         ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {"voice_id": voice.voice_id}
@@ -322,6 +320,9 @@ class Janitor:
                 if await self._store.write(rows.record, row.marker, voice.voice_id, now=now):
                     return "adopted"
                 note(outcome="abandoned")
+                if _has(await self._store.read(rows.get, marker), voice):
+                    # Its maker has recorded it meanwhile, so an agent may have it.
+                    return None
         with self._span("delete voice", ids, "" if row is None else row.traceparent):
             try:
                 await self._provider.delete_voice(voice.voice_id, deadline=_soon(WORK_SECONDS))
@@ -348,6 +349,11 @@ class Janitor:
             log_context(**ids),
         ):
             yield
+
+
+def _has(row: VoiceRow | None, voice: ListedVoice) -> bool:
+    """Whether the row is of this voice, which it uses or deletes."""
+    return row is not None and row.voice_id == voice.voice_id and row.state in ("ready", "deleting")
 
 
 def _soon(seconds: float) -> float:

@@ -21,7 +21,7 @@ from cloner.registry import (
 from cloner.registry.consents import CallerForgotten, ConsentWithdrawn
 from cloner.registry.holding import LATE_SECONDS
 from cloner.registry.requests import RequestDiffers, RequestForgotten
-from tests.property.interleaving.upkeep import resume
+from tests.property.interleaving.upkeep import discard, resume
 from tests.property.interleaving.world import (
     AHEAD,
     BEFORE,
@@ -253,9 +253,7 @@ def found_or_made(
                     made = voices.get(tx, row.marker)
                     yield
                     return made, may
-                left = voices.get(tx, row.marker)
-                if left is None or left.voice_id != voice:
-                    world.delete(voice)
+                discard(world, row.marker, voice)
                 yield
         if row.state == "ready" and (
             call is None or calls.attach(tx, call, row.marker, stated=caller, now=world.now)

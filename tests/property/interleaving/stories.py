@@ -36,6 +36,12 @@ STORIES: dict[str, Story] = {
         ("remove", 0, 0, 0), *steps(1), ("forget", 0, 1, 0), *steps(1), ("step", 0, 2, 0), ("step", 1, 2, 0),
         *steps(1, of=1),
     ],
+    # It had failed when the reconciliation read its row; by now an agent has it, and it is given up again.
+    "a voice is recorded while it is reconciled": [
+        ("deliver", 0, 0, 0), *steps(4), ("lapse", 1, 0, 0), *steps(1), ("wait", 3, 0, 0), ("reconcile", 1, 0, 0),
+        *steps(2, of=1), *steps(1), ("deliver", 0, 0, 1), *steps(6, of=2), ("withdraw", 0, 0, 0),
+        *steps(2, of=1),
+    ],
     # The update of the first call gets no answer, and is done after that of the second.
     "an agent is given to the next call before its last update is done": [
         *DRAW * 2, ("deliver", 0, 0, 0), *steps(9), ("end", 0, 0, 0), ("deliver", 0, 2, 1), *steps(5, of=1),

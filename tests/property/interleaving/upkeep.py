@@ -37,8 +37,15 @@ def resume(world: World, process: int, row: VoiceRow | None = None) -> Steps:
             if lost.replaces is not None:
                 world.revoked.add(lost.marker)
         elif not voices.record(tx, lost.marker, made[0], now=world.now):
-            world.delete(made[0])
+            discard(world, lost.marker, made[0])
         yield
+
+
+def discard(world: World, marker: str, voice: str) -> None:
+    """Deletes a voice that nobody will use, unless another process has recorded it meanwhile."""
+    row = voices.get(world.tx, marker)
+    if row is None or row.voice_id != voice or row.state == "gone":
+        world.delete(voice)
 
 
 def put_back(world: World, process: int, row: ClaimedAgent) -> Steps:
@@ -115,16 +122,12 @@ def reconcile(world: World, process: int) -> Steps:
         row = voices.get(world.tx, marker)
         if made > began - GRACE or (row is not None and row.state in {"intended", "ready", "deleting"}):
             continue
-        taken = (
-            row is not None
-            and row.state == "failed"
-            and voices.record(world.tx, marker, voice, now=world.now)
-        )
         yield
-        if world.now >= began + RECONCILE:
-            return
-        if not taken:
-            world.delete(voice)
+        if row is None or row.state != "failed" or not voices.record(world.tx, marker, voice, now=world.now):
+            yield
+            if world.now >= began + RECONCILE:
+                return
+            discard(world, marker, voice)
 
 
 def evict(world: World, process: int) -> Steps:
