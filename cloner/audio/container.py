@@ -87,7 +87,9 @@ def check_index(data: Bytes, container: Container) -> None:
 
 def check_width(data: Bytes, container: Container) -> None:
     """Raises Unreadable if the samples of a WAV are padded: ffmpeg reads them as more and shorter ones."""
-    form = WIDTHS.search(data, container.begins, container.begins + LONGEST_HEADER)
+    # Nearly at the beginning: to search so much for the whole took 0.3 ms.
+    at = data.find(b"fmt ", container.begins, container.begins + LONGEST_HEADER)
+    form = WIDTHS.match(data, at) if at >= 0 else None
     if form is None:
         return
     width, bits = (int.from_bytes(number, "little") for number in form.groups())
