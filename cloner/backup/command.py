@@ -41,7 +41,7 @@ from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
 from cloner.voices.hash_key import KeyUnavailable, check_of, file_beside, found_beside, put
-from environment import EnvironmentInvalid, Key, SecretUrl, complain, drop_output, read
+from environment import EnvironmentInvalid, Key, SecretUrl, complain, drop_output, read, report_done
 from telemetry import logs
 
 __all__ = ["main", "reading"]
@@ -85,8 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
             case "backup":
                 _back_up(settings, chosen.file)
             case "check":
-                with reading(chosen.file) as (_, source):
-                    _say(f"{chosen.file} is whole: {_what(source)}")
+                with reading(chosen.file) as (_, source), _telling_output():
+                    print(f"{chosen.file} is whole: {_what(source)}", flush=True)
             case "restore":
                 _restore(settings, chosen)
             case "migrate":
@@ -148,7 +148,11 @@ def _back_up(settings: BackupSettings, name: str) -> None:
         )
         archive.write(file, heading, source)
         content = _what(source)
-    _report(f"{name} holds {content}, {_phrase_of_key(heading)}", name)
+    done = f"{name} holds {content}, {_phrase_of_key(heading)}"
+    if name == "-":  # standard output holds nothing but the back-up
+        complain(done)
+    else:
+        report_done(done, PROGRAM)
 
 
 def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:
@@ -162,21 +166,20 @@ def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:
                 place = None
         if place is not None and heading.key is not None:
             put(place, heading.key.encode(), replace=True)
-        _report(f"restored {_what(source)}")
+        report_done(f"restored {_what(source)}", PROGRAM)
         if restored.replaced:
-            _report(
-                f"{restored.given_up} voices of the registry that was there are deleted by the next cloner"
-            )
+            given_up = f"{restored.given_up} voices of the registry that was there"
+            report_done(f"{given_up} are deleted by the next cloner", PROGRAM)
 
 
 def _migrate(settings: BackupSettings) -> None:
     done = migrated(settings.database_url)
     if done.before == done.after:
-        _report(f"the registry is up to date, at revision {done.after}")
+        report_done(f"the registry is up to date, at revision {done.after}", PROGRAM)
     elif done.before is None:
-        _report(f"the registry was made, at revision {done.after}")
+        report_done(f"the registry was made, at revision {done.after}", PROGRAM)
     else:
-        _report(f"the registry was brought from revision {done.before} to {done.after}")
+        report_done(f"the registry was brought from revision {done.before} to {done.after}", PROGRAM)
 
 
 def _place_of_key(
@@ -253,20 +256,6 @@ def _bytes(stream: TextIO | None, name: str | None = None) -> IO[bytes]:
     if stream is None:  # the process was begun with it closed
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), name)
     return stream.buffer
-
-
-def _report(sentence: str, name: str = "") -> None:
-    """Says what was done. If it cannot be said it was done all the same, so the exit status stays."""
-    try:
-        _say(sentence, name)
-    except OSError as failure:
-        complain(f"{PROGRAM}: {failure.filename}: {failure.strerror}")
-
-
-def _say(sentence: str, name: str = "") -> None:
-    # What is written to standard output must be nothing but the back-up.
-    with _telling_output():
-        print(sentence, file=sys.stderr if name == "-" else sys.stdout, flush=True)
 
 
 @contextlib.contextmanager
