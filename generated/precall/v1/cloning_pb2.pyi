@@ -516,7 +516,7 @@ class OpenCallResponse(_message.Message):
     """How many callers are known by the call or its number."""
     agent_updated: _builtins.bool
     """Whether the agent itself speaks with this voice now. Where it does not, and no override may carry the
-    voice, the greeting does not fit: another voice would say it.
+    voice, send the greeting of `agent_before`, if it has one: another caller's voice would say this one's.
     """
     @_builtins.property
     def voice(self) -> Global___Voice:
