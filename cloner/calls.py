@@ -41,7 +41,7 @@ log = structlog.get_logger()
 AGENT_SECONDS = 1.0
 # The share of its time that an opened call may spend on asking ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
-# How long a failure waits for its caller to be forgotten.
+# How long a failure waits until the caller of its call is taken back.
 UNSTATE_SECONDS = 0.05
 # How long the answer to a repeated delivery waits for its consent and its reference to be stored.
 TOLD_SECONDS = 0.5
@@ -312,7 +312,7 @@ class Calls:
         return self._answer(begun, found.voice, reused=found.reused, missed=missed, before=before)
 
     async def _unstate(self, begun: Begun) -> None:
-        """Forgets the caller of a call that failed, so that the next delivery may state another one.
+        """Takes back the caller of a call that failed, so that the next delivery may state another one.
 
         Waits for UNSTATE_SECONDS at most, so that the failure is answered in time.
         """

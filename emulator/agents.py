@@ -108,7 +108,7 @@ SWITCHED_ON: Json = {
         }
     }
 }
-"""What the demo agent is told to, and every agent that is placed."""
+"""What is switched on at the demo agent, and at every agent that is placed."""
 
 ACCESS = {"is_creator": True, "creator_name": "Demo", "creator_email": "demo@example.com", "role": "admin"}
 

@@ -87,7 +87,7 @@ def check_index(data: Bytes, container: Container) -> None:
 
 def check_width(data: Bytes, container: Container) -> None:
     """Raises Unreadable if the samples of a WAV are padded: ffmpeg reads them as more and shorter ones."""
-    # Nearly at the beginning: to search so much for the whole took 0.3 ms.
+    # By its name, which stands near the beginning: to search so much for the whole pattern takes 0.3 ms.
     at = data.find(b"fmt ", container.begins, container.begins + LONGEST_HEADER)
     form = WIDTHS.match(data, at) if at >= 0 else None
     if form is None:
