@@ -102,18 +102,15 @@ class AccessControl(grpc.aio.ServerInterceptor):
                 self._measured(client, method.lstrip("/") if right is not None else "_OTHER"),
             ):
                 try:
-                    if client is None:
-                        raise Unauthenticated
-                    if right is not None and right not in client.may:
-                        raise PermissionDenied(client=client.name, right=right)
+                    allowed = _allowed(client, right)
                     with (
-                        self._place(client),
+                        self._place(allowed),
                         _erasure_logged(context) if right == "erase" else nullcontext(),
                     ):
-                        calling.set(client)
-                        if client.max_requests is not None:
-                            others = self._under_way[client.name] - 1
-                            own_quota.set(Quota(others, client.max_requests))
+                        calling.set(allowed)
+                        if allowed.max_requests is not None:
+                            others = self._under_way[allowed.name] - 1
+                            own_quota.set(Quota(others, allowed.max_requests))
                         answering = behavior(requests, context)
                         if handler.response_streaming:
                             return await self._while_allowed(answering, metadata, right)
@@ -130,11 +127,7 @@ class AccessControl(grpc.aio.ServerInterceptor):
         work = asyncio.ensure_future(answering)
         try:
             while not (await asyncio.wait({work}, timeout=LOOK_SECONDS))[0]:
-                client = self._client(metadata)
-                if client is None:
-                    raise Unauthenticated
-                if right is not None and right not in client.may:
-                    raise PermissionDenied(client=client.name, right=right)
+                _allowed(self._client(metadata), right)
             return work.result()
         finally:
             work.cancel()
@@ -165,6 +158,15 @@ class AccessControl(grpc.aio.ServerInterceptor):
             yield
         finally:
             self._under_way[client.name] -= 1
+
+
+def _allowed(client: Client | None, right: Right | None) -> Client:
+    """The client, if it is known and has the right. Raises Unauthenticated and PermissionDenied."""
+    if client is None:
+        raise Unauthenticated
+    if right is not None and right not in client.may:
+        raise PermissionDenied(client=client.name, right=right)
+    return client
 
 
 @contextmanager
