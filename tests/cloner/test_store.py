@@ -31,6 +31,8 @@ from cloner.registry import (
     departures,
     deployment,
     due,
+    holding,
+    late_updates,
     opened,
     processes,
     requests,
@@ -690,7 +692,7 @@ async def test_nothing_is_looked_through(tmp_path: Path) -> None:
         pass
     asked = {
         f"{module.__name__.rpartition('.')[2]}.{name}": statement.sqlite
-        for module in (agents, calls, census, departures, due, views, voices)
+        for module in (agents, calls, census, departures, due, holding, late_updates, requests, views, voices)
         for name, found in vars(module).items()
         for statement in (found if isinstance(found, tuple) else (found,))
         if isinstance(statement, Statement)
