@@ -209,10 +209,12 @@ class Agents:
                 return Missed.NO_TIME_LEFT
             has = reading is not None and reading.now == wanted
             with renewing(self._store, agent_id, holder=update.holder, now=self._now):
-                failure = None if has else await self._updated(agent_id, wanted, deadline)
+                failure, unanswered = (
+                    (None, False) if has else await self._updated(agent_id, wanted, deadline)
+                )
             given = failure is None
             if failure is not None:
-                late, unanswered = failure.maybe_done, failure.unanswered
+                late = failure.maybe_done
                 return failure.reason
             self._decided[call_id] = Decision(decided_until, wanted, None)
             log.info("agent given", agent_id=agent_id, voice_id=wanted.voice_id, call_id=call_id)
@@ -246,17 +248,22 @@ class Agents:
             return Missed.NO_GREETING
         return None
 
-    async def _updated(self, agent_id: str, wanted: AgentVoice, deadline: float) -> ProviderFailure | None:
-        """Updates the agent. Returns the failure after which it may lack what is wanted, or None."""
+    async def _updated(
+        self, agent_id: str, wanted: AgentVoice, deadline: float
+    ) -> tuple[ProviderFailure | None, bool]:
+        """Updates the agent. Returns the failure after which it may lack what is wanted, or None.
+
+        Also returns whether a try got no answer.
+        """
         try:
-            after = await self._provider.update_agent(agent_id, wanted, deadline=deadline)
+            after, unanswered = await self._provider.update_agent(agent_id, wanted, deadline=deadline)
         except (failures.AgentRejected, failures.AgentNotFound):
             raise
         except ProviderFailure as failure:
             if facts := self._notices.facts(agent_id, failure, permission="convai_write"):
                 log.warning("agent not updated", **facts)
-            return failure
-        return None if after == wanted else failures.ProtocolBroken()
+            return failure, failure.unanswered
+        return None if after == wanted else failures.ProtocolBroken(), unanswered
 
     async def _is_ours(self, voice_id: str | None, before: AgentState) -> bool:
         """Whether we made the voice that an agent has, even if we never gave it to this agent."""

@@ -163,9 +163,12 @@ class ElevenLabs:
             read=partial(answers.read_agent, agent_id=agent_id), most=AGENT_BYTES, gone=NO_AGENT,
         )  # fmt: skip
 
-    async def update_agent(self, agent_id: str, wanted: AgentVoice, *, deadline: float) -> AgentVoice:
-        """Gives the agent a voice, a greeting or both, and changes nothing else. Returns what it has then.
+    async def update_agent(
+        self, agent_id: str, wanted: AgentVoice, *, deadline: float
+    ) -> tuple[AgentVoice, bool]:
+        """Gives the agent a voice, a greeting or both, and changes nothing else.
 
+        Returns what it has then, and whether an earlier try got no answer, so that it may be done after this.
         ProtocolBroken if ElevenLabs changed another branch than the main one, which is what calls get.
         """
         config: dict[str, dict[str, str]] = {}
@@ -173,9 +176,11 @@ class ElevenLabs:
             config["tts"] = {"voice_id": wanted.voice_id}
         if wanted.first_message is not None:
             config["agent"] = {"first_message": wanted.first_message}
+        unanswered: list[bool] = []
         after = await self._tried(
             "PATCH", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
             read=partial(answers.read_agent, agent_id=agent_id), most=AGENT_BYTES,
+            failed=lambda failure: unanswered.append(failure.unanswered),
             refused=failures.AgentRejected,
             gone={**NO_AGENT, "voice_not_found": failures.AgentRejected},
             json={"conversation_config": config},
@@ -185,7 +190,7 @@ class ElevenLabs:
         if not after.on_main_branch:
             log.warning("agent changed on a branch that is not its main one", agent_id=agent_id)
             raise ProtocolBroken
-        return after.voice
+        return after.voice, any(unanswered)
 
     async def subscription(self, *, deadline: float) -> Subscription:
         """How much of the account is used."""
@@ -204,6 +209,7 @@ class ElevenLabs:
         most: int,
         refused: type[ProviderFailure] = ProtocolBroken,
         gone: Mapping[str, type[ProviderFailure]] = NOTHING,
+        failed: Callable[[ProviderFailure], None] = lambda _: None,
         **content: Any,
     ) -> T:
         path = _path(template, ids)
@@ -212,9 +218,13 @@ class ElevenLabs:
             request = self._api.request(method, path, template=template, resent=resent, **content)
             one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
             async with self._turns.one(one, kind=f"{method} {template}"):
-                return await self._send(
-                    request, one, read, most=most, refused=refused, gone=gone, changes=method != "GET"
-                )
+                try:
+                    return await self._send(
+                        request, one, read, most=most, refused=refused, gone=gone, changes=method != "GET"
+                    )
+                except ProviderFailure as failure:
+                    failed(failure)
+                    raise
 
         return await retrying(
             attempt,

@@ -35,8 +35,9 @@ __all__ = [
 # How long an agent may keep a voice that was lost. In this time the delivery that found the loss can give the
 # agent another voice.
 LOST_SECONDS = 60.0
-# What stands in place of a holder where nobody works at an agent that has to be put back: an update of it got
-# no answer, and may yet be done; or it was put back after that, and is looked at once more.
+# What stands in place of a holder where nobody works at an agent that has to be put back: an update of it, or
+# one try of that, got no answer, and may yet be done; or the agent was put back after that, and is looked at
+# once more.
 UNANSWERED, LOOKED_AT = "unanswered", "looked at"
 
 
@@ -260,8 +261,8 @@ def unlock(
     """Ends the holder's lock of an agent, at once or at `until`; False if it had expired and others took it.
 
     `given` says that the update succeeded, so the former voice and greeting can be forgotten. An agent that
-    stays locked for a while may have been updated, and is put back after that; `unanswered` says that the
-    update may even be done later.
+    stays locked for a while may have been updated, and is put back after that; `unanswered` says that a try
+    of it may even be done later, also where another one succeeded.
     """
     held = (
         tx.run(UNLOCKED, agent_id=agent_id, holder=holder, until=until, left=UNANSWERED if unanswered else "")

@@ -217,7 +217,7 @@ class Removal:
             return "changed_by_others"
         before = AgentVoice(voice_id, first_message)
         try:
-            after = await self._provider.update_agent(row.agent_id, before, deadline=deadline)
+            after, _ = await self._provider.update_agent(row.agent_id, before, deadline=deadline)
         except failures.AgentRejected:
             if voice_id is not None and first_message is not None:
                 # If the voice cannot be put back, put back the greeting at least: it names the caller.

@@ -79,3 +79,19 @@ async def test_read_while_it_was_updated(cloning, emulator: Emulator, speech: by
         await eventually(lambda: before == spoken(emulator))
 
     assert (True, False) == (given.agent_updated, not_given.agent_updated)
+
+
+async def test_try_that_comes_late(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """A try that got no answer, and is done when a later one's update was put back, does not stay either."""
+    before, clock = spoken(emulator), Clock()
+    async with cloning(now=clock, provider_attempts=2) as cloner:
+        emulator.faults.set(Fault(method="PATCH", path=AGENT, status=504))
+        given = await cloner.PrepareCall(call(speech), timeout=20)
+        lost, _ = emulator.requests.matching(method="PATCH", path=AGENT)
+        await end(cloner)
+        await eventually(lambda: before == spoken(emulator))
+        emulator.agents.put("agent_demo", lost.json)
+        clock.ahead += LANDS_SECONDS + 1
+        await eventually(lambda: before == spoken(emulator))
+
+    assert given.agent_updated

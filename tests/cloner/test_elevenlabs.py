@@ -214,7 +214,7 @@ async def test_agent_update_changes_voice_and_greeting_only(
     """Sends the two leaves and nothing else, and reads back what the agent says now."""
     voice_id = await create(provider, speech)
 
-    after = await provider.update_agent("agent_demo", AgentVoice(voice_id, "Hi"), deadline=soon())
+    after, _ = await provider.update_agent("agent_demo", AgentVoice(voice_id, "Hi"), deadline=soon())
 
     assert AgentVoice(voice_id, "Hi") == after
     assert {
