@@ -47,10 +47,12 @@ __all__ = ["TICK_SECONDS", "Janitor", "Terms"]
 log = structlog.get_logger()
 
 TICK_SECONDS = 1.0
-WORK_SECONDS = 30.0  # for one deletion, one restoration, or one page of a list
+WORK_SECONDS = 30.0  # for one deletion, or one page of a list
+# For one restoration. It is short, as other agents that have callers' voices wait for it.
+RESTORE_SECONDS = 15.0
 CLAIM_SECONDS = 60.0
 LEFT_OVER_SECONDS = 60.0  # between two times that all agents with a voice are gone through
-DELETIONS_AT_ONCE = 3
+AT_ONCE = 3  # restorations, and deletions
 PAGE_SIZE = 100
 # A bound for lists without an end: no account has as many voices as these pages hold.
 MOST_PAGES = 200
@@ -106,8 +108,8 @@ class Janitor:
         """Looks every tick, or when woken, and does what is due. No kind of work waits for another."""
         works = [
             ("close", self._close, asyncio.Event()),
-            ("restore", self._restore, asyncio.Event()),
-            *(("delete", self._delete, asyncio.Event()) for _ in range(DELETIONS_AT_ONCE)),
+            *(("restore", self._restore, asyncio.Event()) for _ in range(AT_ONCE)),
+            *(("delete", self._delete, asyncio.Event()) for _ in range(AT_ONCE)),
             ("resume", self._resume, asyncio.Event()),
             ("reconcile", self._reconcile, asyncio.Event()),
             ("left_over", self._find_left_over, asyncio.Event()),
@@ -198,7 +200,7 @@ class Janitor:
                 # Logged already; the next agent does not wait for this one.
                 contextlib.suppress(ProviderFailure),
             ):
-                note(reason=await self._removal.restore(agent, deadline=_soon(WORK_SECONDS)))
+                note(reason=await self._removal.restore(agent, deadline=_soon(RESTORE_SECONDS)))
             # A voice that the agent had may now be deleted.
             self._woken.set()
 

@@ -95,3 +95,22 @@ async def test_try_that_comes_late(cloning, emulator: Emulator, speech: bytes, e
         await eventually(lambda: before == spoken(emulator))
 
     assert given.agent_updated
+
+
+async def test_others_that_do_not_answer(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """An agent is put back at once, also while updates of others get no answer."""
+    before, hanging = spoken(emulator), ["agent_1", "agent_2"]
+    for name in hanging:
+        emulator.agents.put(name, {})
+    async with cloning() as cloner:
+        for number, name in enumerate([*hanging, "agent_demo"]):
+            given = await cloner.PrepareCall(call(speech, number, agent_id=name), timeout=10)
+            assert given.agent_updated
+        paths = [f"/v1/convai/agents/{name}" for name in hanging]
+        emulator.faults.set(*(Fault(method="PATCH", path=path, hold="before", times=None) for path in paths))
+        for number in range(2):
+            await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id=f"conv_{number}"))
+        await emulator.requests.wait(method="PATCH", path=paths[0], stage="held")
+        await end(cloner, 2)
+        await eventually(lambda: before == spoken(emulator))
+        emulator.faults.clear()

@@ -16,7 +16,7 @@ AGENT = "/v1/convai/agents/{}"
 VOICE = "/v1/voices/{}"
 KEPT = {"VOICE_CLONE_KEEP_HOURS": "24"}
 NOT_KEPT = {"VOICE_CLONE_KEEP_HOURS": "0"}
-# Each restores one agent at a time, and three of them are held there.
+# Any of them may be the one that restores an agent, and all of them die.
 VICTIMS = 3
 # How long a delivery may take. Its agent stays in the hands of a dead process for 30 s more.
 DELIVERY_SECONDS = 15
