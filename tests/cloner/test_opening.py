@@ -294,9 +294,12 @@ async def test_same_name_from_another_number(
 
 @ON_SQLITE
 @pytest.mark.parametrize("before", [None, OTHER_NUMBER], ids=["nobody asked", "another number"])
-async def test_number_after_the_end(cloner: CloningServiceStub, speech: bytes, before: str | None) -> None:
+async def test_number_after_the_end(
+    cloner: CloningServiceStub, spans: Any, speech: bytes, before: str | None
+) -> None:
     """Asked about after its end, from a number of its own, a conversation is answered and stays over."""
     ivan = await known(cloner, speech)
+    await spans.wait("restore agent")  # until then the agent is given to nobody
     if before is not None:
         await cloner.OpenCall(opening(before), timeout=10)
     await end(cloner, "conv_9", agent_id="agent_demo")
