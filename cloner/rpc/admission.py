@@ -45,7 +45,7 @@ WATCH_VOICE = path("WatchVoice")
 ROOM_SECONDS = 2.0
 # How much longer a body may take if this process stood still as its time ended: enough to read what came
 # meanwhile, and what its sender could not send then.
-STOOD_STILL_SECONDS = 2.0
+STOOD_STILL_SECONDS = 0.5
 # How many requests without a sample are read at once, and how many streams are open.
 SMALL_READS = 4
 MOST_STREAMS = 64
