@@ -22,11 +22,12 @@ async def extended_if_late(clock: asyncio.Timeout, seconds: float) -> AsyncItera
     loop, due = asyncio.get_running_loop(), clock.when() or 0.0
 
     def look() -> None:
-        # A limit that had passed from the start has expired by now.
-        if loop.time() > due and not clock.expired():
+        if loop.time() > due and clock.when() == due and not clock.expired():
             clock.reschedule(loop.time() + seconds)
 
     handle = loop.call_at(due - CLOCK_SECONDS, look)
+    # It may have been blocked just before: uvloop then ends the limit before it looks.
+    look()
     try:
         yield
     finally:

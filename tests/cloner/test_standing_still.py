@@ -2,7 +2,11 @@
 
 import asyncio
 import signal
+import time
 
+import uvloop
+
+from cloner.rpc.late import extended_if_late
 from tests.kit.processes.cloner import process, ready
 from tests.kit.wire import Wire
 
@@ -34,3 +38,15 @@ async def test_body() -> None:
         await wire.close()
 
     assert {True} == {b"agent_id is required" in end for end in ends}, ends
+
+
+def test_before_it_is_watched() -> None:
+    """A time limit is extended, too, if the process stood still before anything could look at the limit."""
+
+    async def stand_still() -> None:
+        async with asyncio.timeout(0.01) as limit:
+            time.sleep(0.05)  # noqa: ASYNC251 - that is what standing still is
+            async with extended_if_late(limit, 30):
+                await asyncio.sleep(0.01)
+
+    uvloop.run(stand_still())
