@@ -221,7 +221,7 @@ async def test_bound_of_a_client(cloning, emulator: Emulator, speech: bytes, eve
         assert prepared.voice.voice_id
 
 
-async def test_rotation(cloning, tmp_path: Path) -> None:
+async def test_rotation(cloning, speech: bytes, tmp_path: Path) -> None:
     """A file of clients that changes counts while calls go on."""
     path = tmp_path / "clients.toml"
     clients = written(path, entry("crm", "token-of-the-past"))
@@ -241,11 +241,7 @@ async def test_rotation(cloning, tmp_path: Path) -> None:
             await comes_true(lambda: taken("token-of-the-future"))
             assert await taken("token-of-the-past")
             past, future = (
-                cloner.WatchVoice(
-                    pb.WatchVoiceRequest(caller=IVAN),
-                    timeout=60,
-                    metadata=with_token(token),
-                )
+                cloner.WatchVoice(pb.WatchVoiceRequest(caller=IVAN), timeout=60, metadata=with_token(token))
                 for token in ("token-of-the-past", "token-of-the-future")
             )
 
@@ -254,7 +250,12 @@ async def test_rotation(cloning, tmp_path: Path) -> None:
             await comes_true(lambda: refused("token-of-the-past"))
             assert await taken("token-of-the-future")
             assert "UNAUTHENTICATED" == await outcome(past.read())
-            assert not future.done()
+            request = pb.CloneVoiceRequest(caller=IVAN, sample=speech)
+            cloned = await cloner.CloneVoice(request, timeout=20, metadata=with_token("token-of-the-future"))
+            states = [(await future.read()).voice]
+            while states[-1].state == pb.VOICE_STATE_CREATING:
+                states.append((await future.read()).voice)
+            assert cloned.voice.voice_id == states[-1].voice_id
             future.cancel()
 
     assert [] == [line for line in lines if line["log_level"] == "error"]

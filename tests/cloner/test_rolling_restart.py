@@ -16,7 +16,7 @@ from tests.kit.connections import connected
 from tests.kit.ports import free_port
 from tests.kit.processes.cloner import API_KEY, process, ready
 
-PHASE = 50
+PHASE = 125
 
 
 class Callers:
