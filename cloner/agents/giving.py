@@ -218,6 +218,10 @@ class Agents:
                 return failure.reason
             self._decided[call_id] = Decision(decided_until, wanted, None)
             log.info("agent given", agent_id=agent_id, voice_id=wanted.voice_id, call_id=call_id)
+        except (failures.AgentRejected, failures.AgentNotFound) as failure:
+            # An earlier try may have been done, or may be yet.
+            late, unanswered = failure.maybe_done, failure.unanswered
+            raise
         except asyncio.CancelledError:
             late = unanswered = True
             raise

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from cloner.registry.holding import LANDS_SECONDS, LATE_SECONDS
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
+from tests.kit.failures import failure, reason
 from tests.kit.provider import AGENT, CREATE, spoken
 from tests.kit.requests import call, end
 
@@ -81,20 +82,32 @@ async def test_read_while_it_was_updated(cloning, emulator: Emulator, speech: by
     assert (True, False) == (given.agent_updated, not_given.agent_updated)
 
 
-async def test_try_that_comes_late(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
-    """A try that got no answer, and is done when a later one's update was put back, does not stay either."""
+@pytest.mark.parametrize("rejected", [False, True])
+async def test_try_that_comes_late(
+    cloning, emulator: Emulator, speech: bytes, eventually, rejected: bool
+) -> None:
+    """A try that got no answer, and is done only after the agent was put back, does not stay either.
+
+    Whatever ElevenLabs says to the next try.
+    """
     before, clock = spoken(emulator), Clock()
     async with cloning(now=clock, provider_attempts=2) as cloner:
-        emulator.faults.set(Fault(method="PATCH", path=AGENT, status=504))
-        given = await cloner.PrepareCall(call(speech), timeout=20)
-        lost, _ = emulator.requests.matching(method="PATCH", path=AGENT)
-        await end(cloner)
-        await eventually(lambda: before == spoken(emulator))
+        faults = [Fault(method="PATCH", path=AGENT, status=status) for status in (504, 422)]
+        faults[1].body = {"detail": "no"}
+        emulator.faults.set(*faults[: 1 + rejected])
+        with capture_logs() as logs:
+            prepared = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=20))
+            if rejected:
+                assert "AGENT_REJECTED" == reason(await failure(prepared))[0]
+            else:
+                assert (await prepared).agent_updated
+            lost, _ = emulator.requests.matching(method="PATCH", path=AGENT)
+            await end(cloner)
+            clock.ahead = SOON
+            await eventually(lambda: "agent restored" in {line["event"] for line in logs})
         emulator.agents.put("agent_demo", lost.json)
         clock.ahead += LANDS_SECONDS + 1
         await eventually(lambda: before == spoken(emulator))
-
-    assert given.agent_updated
 
 
 async def test_others_that_do_not_answer(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
