@@ -102,7 +102,7 @@ async def test_slow(
     assert queued.attributes["precall.queue_ms"] > 1000 > queued.attributes.get("precall.provider_ms", 0)
     assert "own" == found("POST /webhook", {CONVERSATION: "conv_2"})[0].attributes["precall.queue"]
     waits = found("wait for provider slot", {CONVERSATION: "conv_2"})
-    assert max(wait.end_time - wait.start_time for wait in waits) > 1e9
+    assert sum(wait.end_time - wait.start_time for wait in waits) > 1e9
 
     assert lines("delivery answered", {CONVERSATION: "conv_2", "precall.queue": "own"})
     (asked,), (queued,) = (lines("request answered", {CONVERSATION: name}) for name in ("conv_1", "conv_2"))
