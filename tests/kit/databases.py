@@ -14,6 +14,7 @@ from tests.kit.child import Child
 from tests.kit.postgres import drop_database, entered, new_database
 
 # What a test may have changed beside rows of tables: columns, indexes, triggers, functions, settings, revision.
+# Settings of other databases stand in the same table.
 SHAPE = """
 SELECT md5(string_agg(part, ' ' ORDER BY part)) FROM (
     SELECT concat_ws(':', attrelid::regclass, attname, atttypid, attnotnull) AS part FROM pg_attribute
@@ -21,6 +22,7 @@ SELECT md5(string_agg(part, ' ' ORDER BY part)) FROM (
     UNION ALL SELECT tgname::text FROM pg_trigger
     UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
     UNION ALL SELECT setconfig::text FROM pg_db_role_setting
+        WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
     UNION ALL SELECT version_num FROM alembic_version
 ) AS parts
 """
