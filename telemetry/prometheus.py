@@ -42,6 +42,9 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadingWSGIServer):
     """Answers at most `MOST_AT_ONCE` requests; one more finds its connection closed."""
 
+    # The library's five are soon full, and who comes then is accepted, or turned away, only seconds later.
+    request_queue_size = 128
+
     def __init__(self, family: socket.AddressFamily, where: tuple[str, int]) -> None:
         self.address_family = family
         self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
