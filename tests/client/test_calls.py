@@ -421,6 +421,7 @@ def server_side(folder: Path) -> dict[str, Pem]:
     return {name: Pem((folder / file).read_text(), folder / file) for name, file in names.items()}
 
 
+@pytest.mark.long
 async def test_certificates_that_change(cloning, tmp_path: Path) -> None:
     """One client goes on while the certificates of both sides are replaced."""
     (tmp_path / "server").mkdir()

@@ -508,6 +508,7 @@ async def test_consents_and_requests_stay(
     )  # fmt: skip
 
 
+@pytest.mark.long
 async def test_registry_that_is_there(registry, kept: Path, database: str) -> None:
     """Where a registry has begun, nothing is restored unless it may be replaced."""
     async with opened(database, name="theirs", now=NOW) as store:
@@ -544,6 +545,7 @@ async def test_cloner_that_is_at_it(registry, kept: Path, cloning, database: str
     assert [{"name": "tested"}] == await rows(database, "SELECT name FROM deployment")
 
 
+@pytest.mark.long
 async def test_what_was_done_since(
     registry, cloning, database: str, emulator: Emulator, speech: bytes, tmp_path: Path, eventually
 ) -> None:

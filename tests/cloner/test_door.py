@@ -74,6 +74,7 @@ async def test_strangers_are_not_read(method: str) -> None:
     assert 20 * MEBIBYTE > grown
 
 
+@pytest.mark.long
 async def test_memory_goes_back(emulator_url: str, samples: Path) -> None:
     """Soon after many large samples were cloned hardly any of the memory that they took is held."""
     with wave.open(str(samples / "speech.wav")) as source:

@@ -481,6 +481,7 @@ async def drop(database: str) -> None:
     await asyncio.to_thread(drop_database, database)
 
 
+@pytest.mark.long
 async def test_idle_cloner_writes_nothing(
     cloning, emulator: Emulator, speech: bytes, tmp_path: Any, database: str
 ) -> None:

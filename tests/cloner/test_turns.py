@@ -440,6 +440,7 @@ async def test_what_is_begun_goes_first() -> None:
     await asyncio.gather(*tasks)
 
 
+@pytest.mark.long
 async def test_calls_that_cannot_be_served_in_time(
     cloning, emulator: Emulator, speech: bytes, figures: Figures
 ) -> None:

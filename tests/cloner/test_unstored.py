@@ -51,6 +51,7 @@ async def test_server_that_is_away(
     assert 1 + 3 * bool(fault) == len(emulator.requests.matching(path=LIST))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("faults", "reason"),
     [
@@ -96,6 +97,7 @@ async def test_repeat_of_a_delivery(cloning, emulator: Emulator, speech: bytes, 
     assert one.voice.voice_id == another.voice.voice_id
 
 
+@pytest.mark.long
 async def test_file_that_is_locked(
     cloning, emulator: Emulator, speech: bytes, sqlite: str, eventually
 ) -> None:
@@ -116,6 +118,7 @@ async def test_file_that_is_locked(
     assert [("ready", answer.voice.voice_id)] == await values(sqlite, "SELECT state, voice_id FROM voices")
 
 
+@pytest.mark.long
 async def test_marker_that_nobody_could_look_for(cloning, emulator: Emulator, speech: bytes) -> None:
     """A create without an answer is not sent again where no search says that it made no voice."""
     async with cloning() as cloner:

@@ -149,6 +149,7 @@ async def flood(
     return sent
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pause", [0.05, 0.005])
 @pytest.mark.parametrize("limits", [{"body_timeout_seconds": 0.5}, {"body_timeout_seconds": 600.0}], ids=str)
 async def test_dribble(

@@ -272,6 +272,7 @@ async def test_stalled_bodies(
     assert statuses(first) in ([429], [408])
 
 
+@pytest.mark.long
 async def test_least_rate(gateway: Start, connected: Any, sign: Any, document: Document) -> None:
     """Ends a body that stalls long before it may take no longer."""
     body = document()

@@ -288,6 +288,7 @@ async def test_no_time_to_count(odd: Any) -> None:
     assert ([], 1) == (lines, len(later))
 
 
+@pytest.mark.long
 async def test_storage_comes_back(
     gateway: Start, deliver: Deliver, document: Document, valkey: Valkey
 ) -> None:

@@ -213,6 +213,7 @@ async def test_failures_of_the_cloner(
     assert (status, expected) == (answer.status_code, answer.json()["reason"])
 
 
+@pytest.mark.long
 async def test_silent_cloner(gateway: Start, tell: Tell, cloner: Any) -> None:
     """Waits five seconds for a cloner that says nothing."""
     never = asyncio.Event()

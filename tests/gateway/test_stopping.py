@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
+import pytest
 
 from gateway.app import listening, serving
 from gateway.settings import Settings
@@ -24,6 +25,7 @@ async def unready(url: str) -> httpx.Response:
     return answer
 
 
+@pytest.mark.long
 async def test_serves_while_it_says_that_it_goes(
     start: Start, cloner_target: str, client: httpx.AsyncClient, deliver: Any, document: Callable[..., bytes]
 ) -> None:

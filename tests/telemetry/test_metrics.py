@@ -282,6 +282,7 @@ def fetched(settings, capsys, **environ: str) -> Iterator[str]:
         yield found[0] if found else told
 
 
+@pytest.mark.long
 async def test_flood(settings, capsys) -> None:
     """Those who are silent, or too many, keep each other out, take no thread, and are gone after a while."""
     with fetched(settings, capsys) as url:
