@@ -118,7 +118,7 @@ test: check pass-tests
 # Compiled code is kept even where the environment says otherwise, so that processes start faster.
 [private]
 pass-tests:
-    PYTHONDONTWRITEBYTECODE= {{uv}} run pytest -n 7 --dist worksteal
+    PYTHONDONTWRITEBYTECODE= {{uv}} run pytest -n 9 --dist worksteal
 
 # Not a part of `test`: code that parses took 1.7 times the processor time with Python 3.11, where no cheaper way to
 # measure branches exists. Processes that a test starts with an environment of their own are not measured. A test that
@@ -126,7 +126,7 @@ pass-tests:
 # Which lines and branches the tests run; fails below the floor in pyproject.toml.
 coverage:
     {{uv}} run coverage erase
-    -{{uv}} run coverage run -m pytest -n 7 --dist worksteal
+    -{{uv}} run coverage run -m pytest -n 9 --dist worksteal
     {{uv}} run coverage combine --quiet
     {{uv}} run coverage report
 
@@ -140,7 +140,7 @@ pythons:
         if {{uv}} python find --no-project "$version" > /dev/null 2>&1; then
             echo "== Python $version"
             # Not --isolated: the recipes that tests run use this environment as well, and so this Python.
-            UV_PROJECT_ENVIRONMENT="$made/$version" {{uv}} run --python "$version" pytest -q -n 7 --dist worksteal
+            UV_PROJECT_ENVIRONMENT="$made/$version" {{uv}} run --python "$version" pytest -q -n 9 --dist worksteal
         else
             echo "== Python $version is not here: {{uv}} python install $version"
         fi

@@ -126,6 +126,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     long = [item for item in items if item.get_closest_marker("long")]
+    # One of those that take longest, begun as the last, would have all workers but one wait at the end.
+    long.sort(key=lambda item: not item.get_closest_marker("long").kwargs.get("first", False))
     short = [item for item in items if not item.get_closest_marker("long")]
     ends = [len(short) * worker // workers for worker in range(workers + 1)]
     items[:] = [

@@ -526,7 +526,7 @@ async def test_registry_that_is_there(registry, kept: Path, database: str) -> No
     assert [{"name": "tested"}] == await rows(database, "SELECT name FROM deployment")
 
 
-@pytest.mark.long
+@pytest.mark.long(first=True)
 async def test_cloner_that_is_at_it(registry, kept: Path, cloning, database: str, speech: bytes) -> None:
     """Nothing is restored under a cloner, idle as it may be, and nothing is in its way after it stopped."""
     async with cloning() as cloner:

@@ -24,7 +24,7 @@ PROFILE = (
 
 
 # Shrinking takes hypothesis up to five minutes, and nobody minds waiting for a shorter story.
-@pytest.mark.long
+@pytest.mark.long(first=True)
 @pytest.mark.timeout(900 + SOAK_SECONDS)
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:

@@ -103,7 +103,7 @@ class Senders:
                 await asyncio.sleep(0.05)
 
 
-@pytest.mark.long
+@pytest.mark.long(first=True)
 @pytest.mark.timeout(300)
 async def test_rolling_restart(emulator_url: str, sqlite: str, speech: bytes) -> None:
     """No delivery is refused, cut off or answered 5xx while each of two gateways and two cloners goes and comes."""
