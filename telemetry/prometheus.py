@@ -42,7 +42,8 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadingWSGIServer):
     """Answers at most `MOST_AT_ONCE` requests; one more finds its connection closed."""
 
-    # The library's five are soon full, and who comes then is accepted, or turned away, only seconds later.
+    # So many may wait to be accepted or turned away. The library's five are soon too few, and Linux leaves
+    # others waiting for seconds, or for ever.
     request_queue_size = 128
 
     def __init__(self, family: socket.AddressFamily, where: tuple[str, int]) -> None:
