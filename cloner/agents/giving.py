@@ -94,6 +94,8 @@ class Agents:
         self._others: LRUCache[str, bool] = LRUCache(OTHERS)
         self._decided: LRUCache[str, Decision] = LRUCache(OTHERS)
         self._unlocking: dict[str, asyncio.Task[None]] = {}
+        # How often each agent had been changed when its last lock ended.
+        self._changes: LRUCache[str, int] = LRUCache(OTHERS)
 
     def others_since(self) -> float | None:
         """Since when other callers' open calls at an agent count; None in the modes that ignore them."""
@@ -127,8 +129,9 @@ class Agents:
         """
         agent_id = noted.call.agent_id
         if (earlier := self._unlocking.get(agent_id)) is not None:
-            # An agent that was read during a lock may not be changed.
             await asyncio.shield(earlier)
+        if earlier is not None or noted.agent.changes < self._changes.get(agent_id, 0):
+            # A lock has ended since the call was noted; what was read during it would forbid every change.
             state = await self._store.read(agents.state, agent_id)
             noted = msgspec.structs.replace(noted, agent=state)
         try:
@@ -294,7 +297,9 @@ class Agents:
                 given=given,
                 unanswered=unanswered,
             )
-            if not held and (given or late):
+            if held:
+                self._changes[row.agent_id] = update.changes_unlocked
+            elif given or late:
                 log.warning("agent updated too late", agent_id=row.agent_id)
                 await self._store.write(late_updates.note, row, unanswered=unanswered)
         except RegistryUnavailable as failure:

@@ -99,6 +99,11 @@ class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
     holder: str
 
+    @property
+    def changes_unlocked(self) -> int:
+        """How often the agent will have been changed when the lock has ended: beginning and end count."""
+        return self.changes + 2
+
     def with_voice(self, marker: str, voice_id: str) -> "AgentUpdate":
         """The same, once its voice is made."""
         row = msgspec.structs.replace(self.row, marker=marker, voice_id=voice_id)

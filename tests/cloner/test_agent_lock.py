@@ -2,6 +2,7 @@
 
 import asyncio
 
+import psycopg
 import pytest
 from precall.v1 import cloning_pb2 as pb
 from structlog.testing import capture_logs
@@ -9,12 +10,29 @@ from structlog.testing import capture_logs
 from cloner.registry.holding import LANDS_SECONDS, LATE_SECONDS
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
+from tests.kit.databases import Databases
 from tests.kit.failures import failure, reason
 from tests.kit.provider import AGENT, CREATE, spoken
-from tests.kit.requests import call, end
+from tests.kit.requests import call, call_of_ivan, end
 
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 SOON = LATE_SECONDS + 1
+
+# The transaction that notes the second call has read everything, and is not over.
+HELD_UP = """
+CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER held_up AFTER INSERT ON calls DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.conversation_id = 'conv_2') EXECUTE FUNCTION hold_up();
+SELECT pg_advisory_lock(7)
+"""
+IS_HELD_UP = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
+LOCKED = "SELECT 1 FROM agents WHERE holder <> ''"
+
+
+@pytest.fixture
+def database(sqlite: str) -> str:
+    """One kind is enough for most of them."""
+    return sqlite
 
 
 async def test_answered_failure(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
@@ -80,6 +98,28 @@ async def test_read_while_it_was_updated(cloning, emulator: Emulator, speech: by
         await eventually(lambda: before == spoken(emulator))
 
     assert (True, False) == (given.agent_updated, not_given.agent_updated)
+
+
+async def test_lock_that_ends_while_a_call_is_noted(
+    cloning, emulator: Emulator, databases: Databases, speech: bytes, eventually
+) -> None:
+    """An agent whose lock ends after a call has looked at it, but before that call is noted, is free for the call."""
+    url = databases.take()
+    async with cloning(database_url=url) as cloner:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(HELD_UP)
+            emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
+            first = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
+            await eventually(lambda: emulator.faults.held == 1)
+            second = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech, "conv_2"), timeout=20))
+            await eventually(lambda: connection.execute(IS_HELD_UP).fetchone())
+            emulator.faults.clear()
+            given = await first
+            await eventually(lambda: not connection.execute(LOCKED).fetchone())
+        given_again = await second
+    databases.give_back(url)
+
+    assert (True, True) == (given.agent_updated, given_again.agent_updated)
 
 
 @pytest.mark.parametrize("rejected", [False, True])
