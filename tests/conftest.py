@@ -227,8 +227,8 @@ def left_out(record_property: Callable[[str, object], None]) -> Callable[[str], 
 
 @pytest.fixture
 def speech() -> bytes:
-    """A little over five seconds of synthetic speech, as MP3."""
-    return (SAMPLES / "speech.mp3").read_bytes()
+    """A little over five seconds of synthetic speech, as WAV."""
+    return (SAMPLES / "ulaw.wav").read_bytes()
 
 
 @pytest.fixture

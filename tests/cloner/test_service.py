@@ -107,7 +107,7 @@ async def test_first_call(cloner: CloningServiceStub, emulator: Emulator, speech
     assert voice.voice_id == config["tts"]["voice_id"]
     assert "Hallo Ivan, fijn dat je belt!" == config["agent"]["first_message"]
     (file,) = [part for part in emulator.requests.matching(path=CREATE)[0].form if part.filename]
-    assert ("sample.mp3", "audio/mpeg") == (file.filename, file.content_type)
+    assert ("sample.wav", "audio/wav") == (file.filename, file.content_type)
     assert hashlib.sha256(speech).hexdigest() == file.sha256
 
 
@@ -725,7 +725,7 @@ async def test_one_trace(cloner: CloningServiceStub, spans, speech: bytes) -> No
         "precall.outcome": "success",
     }.items() <= server.attributes.items()
     inspected = spans.one("inspect sample").attributes
-    assert ("mp3", 44_100) == (inspected["precall.sample.format"], inspected["precall.sample.rate"])
+    assert ("wav", 16_000) == (inspected["precall.sample.format"], inspected["precall.sample.rate"])
     assert 5 < inspected["precall.sample.duration"] < 7
 
 

@@ -40,7 +40,7 @@ async def test_success(system, speech: bytes, form: str) -> None:
         },
     } == told
     (file,) = [part for part in system.emulator.requests.matching(path=CREATE)[0].form if part.filename]
-    assert (hashlib.sha256(speech).hexdigest(), "audio/mpeg") == (file.sha256, file.content_type)
+    assert (hashlib.sha256(speech).hexdigest(), "audio/wav") == (file.sha256, file.content_type)
 
 
 async def test_every_format(system, samples) -> None:
