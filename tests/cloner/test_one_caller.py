@@ -19,10 +19,10 @@ ANNA = pb.Caller(name="Anna", phone_number="+31687654321")
 async def under_way(
     cloner: CloningServiceStub, emulator: Emulator, speech: bytes
 ) -> asyncio.Future[pb.PrepareCallResponse]:
-    """Ivan's delivery, whose agent is being read: no voice is meant to be made yet."""
-    emulator.faults.set(Fault(method="GET", path=AGENT, delay_seconds=0.9))
+    """Ivan's delivery, whose agent is being read until that is released: no voice is meant to be made yet."""
+    emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
     ivan = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=20))
-    await emulator.requests.wait(path=AGENT)
+    await emulator.requests.wait(path=AGENT, stage="held")
     return ivan
 
 
@@ -32,6 +32,7 @@ async def test_repeat_that_fails(cloning, emulator: Emulator, speech: bytes) -> 
         ivan = await under_way(cloner, emulator, speech)
         repeat = await failure(cloner.PrepareCall(call(speech), timeout=0.35))
         anna = await failure(cloner.PrepareCall(call(speech, caller=ANNA), timeout=20))
+        emulator.faults.release()
         answer = await ivan
 
     assert "DEADLINE_TOO_SHORT" == told(repeat).reason
@@ -45,6 +46,7 @@ async def test_repeat_that_fails_at_another_cloner(cloning, emulator: Emulator, 
         ivan = await under_way(one, emulator, speech)
         assert "SAMPLE_REQUIRED" == told(await failure(other.PrepareCall(call(b""), timeout=10))).reason
         hers = await one.PrepareCall(call(speech, caller=ANNA), timeout=20)
+        emulator.faults.release()
         his = await ivan
 
     assert his.voice.voice_id != hers.voice.voice_id
