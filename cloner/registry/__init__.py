@@ -21,7 +21,7 @@ from cloner.registry import (
     voice_consents,
     voices,
 )
-from cloner.registry.agents import AgentIntended, AgentRow, AgentState, AgentUpdate, ClaimedAgent
+from cloner.registry.agent import AgentIntended, AgentRow, AgentState, AgentUpdate, ClaimedAgent
 from cloner.registry.calls import Noted
 from cloner.registry.consents import CallerForgotten, Consent, ConsentWithdrawn
 from cloner.registry.opening import opened

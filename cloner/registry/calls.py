@@ -7,7 +7,7 @@ wait for each other.
 import msgspec
 
 from cloner.registry import agents, voices
-from cloner.registry.agents import AgentState
+from cloner.registry.agent import AgentState
 from cloner.registry.rows import CallRow, NewCall, VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction

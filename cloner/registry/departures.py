@@ -1,7 +1,7 @@
 """Voices that leave: given up, deleted by whoever claims them, and forgotten."""
 
 from cloner.registry import calls, requests, voices
-from cloner.registry.agents import LOOKED_AT
+from cloner.registry.agent import LOOKED_AT
 from cloner.registry.reasons import DELETED, EVICTED, EXPIRED, FORGOTTEN, LOST
 from cloner.registry.rows import VoiceRow
 from cloner.registry.statement import Statement

@@ -3,6 +3,7 @@
 import msgspec
 
 from cloner.registry import agents
+from cloner.registry.agent import UNANSWERED, AgentRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
@@ -29,7 +30,7 @@ UPDATED_LATE_UNDER_ANOTHER = Statement("""
 """)
 
 
-def note(tx: Transaction, row: agents.AgentRow, *, unanswered: bool = False) -> None:
+def note(tx: Transaction, row: AgentRow, *, unanswered: bool = False) -> None:
     """Notes that an agent was changed after its lock had expired, so that it is put back.
 
     Meanwhile another call may have stored our value as the agent's own; this corrects it. Whoever has the
@@ -37,7 +38,7 @@ def note(tx: Transaction, row: agents.AgentRow, *, unanswered: bool = False) -> 
     """
     found = tx.one(CURRENT, agent_id=row.agent_id)
     assert found is not None  # noqa: S101 - the intent wrote it, and no row of an agent is ever removed
-    current, left = agents.AgentRow(*found), agents.UNANSWERED if unanswered else ""
+    current, left = AgentRow(*found), UNANSWERED if unanswered else ""
     if not current.marker:
         tx.run(UPDATED_LATE, **msgspec.structs.asdict(row), left=left)
         return

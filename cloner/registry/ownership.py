@@ -1,7 +1,7 @@
 """Which voices are ours."""
 
 from cloner.registry import voices
-from cloner.registry.agents import AgentRow
+from cloner.registry.agent import AgentRow
 from cloner.registry.store import Store
 
 __all__ = ["is_ours"]
