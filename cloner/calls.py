@@ -298,17 +298,23 @@ class Calls:
         return await self._voices.find_or_clone(with_agent, recording, deadline=deadline)
 
     async def _give(self, begun: Begun, found: Found, agent: Reading | None, *, deadline: float) -> Prepared:
-        """Gives the agent the voice, and answers."""
+        """Gives the agent the voice, and answers. Reads the agent anew if it was changed meanwhile."""
         add_log_context(voice_id=found.voice.voice_id)
-        missed = await self._agents.give(
-            agent,
-            self._agent_voice(begun, found.voice),
-            caller=begun.identity.caller,
+        caller = begun.identity.caller
+        give = partial(
+            self._agents.give,
+            wanted=self._agent_voice(begun, found.voice),
+            caller=caller,
             marker=found.voice.marker,
             deadline=deadline,
-            intended=found.agent_intended,
         )
-        before = agent.now if agent is not None and missed is None else None
+        missed = await give(agent, intended=found.agent_intended)
+        if missed == Missed.CHANGED:
+            agent = await self._agents.read_once_free(
+                begun.noted, caller=caller, within=AGENT_SECONDS, deadline=deadline
+            )
+            missed = missed if agent is None else await give(agent)
+        before = None if agent is None or missed is not None else agent_before(agent.noted) or agent.now
         return self._answer(begun, found.voice, reused=found.reused, missed=missed, before=before)
 
     async def _unstate(self, begun: Begun) -> None:

@@ -47,6 +47,7 @@ KEYS: Mapping[str, str] = {
     "provider_ms": "precall.provider_ms",
     "pause_ms": "precall.pause_ms",
     "another_clone_ms": "precall.another_clone_ms",
+    "another_change_ms": "precall.another_change_ms",
     "registry_ms": "precall.registry_ms",
     "audio_ms": "precall.audio_ms",
     "operation": "precall.provider.operation",

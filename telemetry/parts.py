@@ -25,6 +25,7 @@ SPANS: Mapping[str, str] = {
     "queue": "wait for provider slot",
     "pause": "pause before next try",
     "another_clone": "wait for another clone",
+    "another_change": "wait for another change",
     "registry": "registry",
 }
 # The parts whose time another system takes, as far as can be seen from here.

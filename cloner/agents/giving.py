@@ -5,6 +5,7 @@ voice and greeting are stored before it is changed, and put back by `cloner.voic
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from typing import Literal
@@ -25,6 +26,7 @@ from cloner.registry import (
     AgentState,
     AgentUpdate,
     Noted,
+    Obstacle,
     RegistryUnavailable,
     Store,
     agents,
@@ -32,6 +34,7 @@ from cloner.registry import (
     late_updates,
 )
 from cloner.registry.holding import LATE_SECONDS, renewing
+from telemetry.parts import part
 from telemetry.tracing import traceparent
 
 __all__ = ["Agents", "Reading", "intended_row"]
@@ -40,6 +43,8 @@ log = structlog.get_logger()
 
 # An update that begins with less time than this would end after the answer has left.
 UPDATE_SECONDS = 0.5
+# How often one looks whether an agent that is being put back is free.
+LOOK_SECONDS = 0.05
 # How long a repeated delivery gets the same decision, without another request to ElevenLabs.
 DECIDED_SECONDS = 10.0
 # How many agents' own voices are cached as not ours, so that they are not looked up for each call.
@@ -149,6 +154,30 @@ class Agents:
         ours = self._mode != "never" and await self._is_ours(agent.voice.voice_id, noted.agent)
         return Reading(agent.voice, noted, ours=ours)
 
+    async def read_once_free(
+        self, noted: Noted, *, caller: str, within: float, deadline: float
+    ) -> Reading | None:
+        """How the agent of a call speaks once nobody else is changing it.
+
+        None if that takes longer than `within` seconds, or if the agent may not be changed for this call at
+        all. Raises as `read` does.
+        """
+        until = min(asyncio.get_running_loop().time() + within, deadline)
+        agent_id, call_id, since = noted.call.agent_id, noted.call.id, self.others_since()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                with part("another_change"):
+                    while True:
+                        state = await self._store.read(
+                            agents.state_for, agent_id, call_id=call_id, caller=caller, others_since=since
+                        )
+                        if state is None or not state.being_changed:
+                            break
+                        await asyncio.sleep(LOOK_SECONDS)
+                if state is not None and state.is_free(self._now()):
+                    return await self.read(msgspec.structs.replace(noted, agent=state), deadline=deadline)
+        return None
+
     def plan(
         self,
         reading: Reading | None,
@@ -199,13 +228,14 @@ class Agents:
             planned = self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
             if isinstance(planned, Missed):
                 return planned
-            may = await self._store.write(agents.intend, planned, now=self._now())
-            intended = AgentIntended(planned, may)
+            obstacle = await self._store.write(agents.intend, planned, now=self._now())
+            intended = AgentIntended(planned, obstacle)
         update, decided_until = intended.update, self._now() + DECIDED_SECONDS
         agent_id, call_id = update.row.agent_id, update.row.call_id
-        if not intended.may:
-            self._decided[call_id] = Decision(decided_until, wanted, Missed.NOT_FREE)
-            return Missed.NOT_FREE
+        if intended.obstacle is not None:
+            missed = Missed.CHANGED if intended.obstacle is Obstacle.CHANGES else Missed.NOT_FREE
+            self._decided[call_id] = Decision(decided_until, wanted, missed)
+            return missed
         late = unanswered = given = False
         try:
             if deadline - asyncio.get_running_loop().time() < UPDATE_SECONDS:

@@ -15,7 +15,10 @@ class Missed(StrEnum):
     """Another caller's call is in progress at the agent."""
 
     NOT_FREE = "not_free"
-    """The same, found while it was to be changed; or it is just being changed, or the call is over."""
+    """The same, found while it was to be changed; or the call is over."""
+
+    CHANGED = "changed"
+    """It was changed since it was read, or is being changed or put back."""
 
     NOT_READ = "agent_not_read"
     NO_TIME_LEFT = "no_time_left"

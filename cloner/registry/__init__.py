@@ -21,7 +21,7 @@ from cloner.registry import (
     voice_consents,
     voices,
 )
-from cloner.registry.agent import AgentIntended, AgentRow, AgentState, AgentUpdate, ClaimedAgent
+from cloner.registry.agent import AgentIntended, AgentRow, AgentState, AgentUpdate, ClaimedAgent, Obstacle
 from cloner.registry.calls import Noted
 from cloner.registry.consents import CallerForgotten, Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
@@ -54,6 +54,7 @@ __all__ = [
     "NewCall",
     "NewVoiceRow",
     "Noted",
+    "Obstacle",
     "RegistryBusy",
     "RegistryNotOpened",
     "RegistryOfOtherRelease",

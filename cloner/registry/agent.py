@@ -1,5 +1,6 @@
 """What is known of one agent: what it had before, what it was given, and who is at work at it."""
 
+from enum import Enum, auto
 from typing import NamedTuple
 
 import msgspec
@@ -12,6 +13,7 @@ __all__ = [
     "AgentState",
     "AgentUpdate",
     "ClaimedAgent",
+    "Obstacle",
 ]
 
 # What stands in place of a holder where nobody works at an agent that has to be put back: an update of it, or
@@ -61,6 +63,17 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
     row: AgentRow | None
     changes: int
+    holder: str = ""
+    held_until: float = 0.0
+
+    @property
+    def being_changed(self) -> bool:
+        """Whether somebody is at work at the agent, unless that process died meanwhile."""
+        return self.holder not in {"", UNANSWERED, LOOKED_AT}
+
+    def is_free(self, now: float) -> bool:
+        """Whether the agent may be changed, as far as that depends on earlier changes."""
+        return self.holder == "" and self.held_until <= now
 
 
 class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +102,18 @@ class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, row=row)
 
 
+class Obstacle(Enum):
+    """Why an agent may not be changed for a call."""
+
+    CALLS = auto()
+    """The call is over, its voice is given up, or another caller's call is in progress at the agent."""
+
+    CHANGES = auto()
+    """The agent was changed since it was read, or is being changed: read once more, it may be free."""
+
+
 class AgentIntended(NamedTuple):
-    """The change that was passed to `intend`, and whether it may be made."""
+    """The change that was passed to `intend`, and what forbids it, if anything does."""
 
     update: AgentUpdate
-    may: bool
+    obstacle: Obstacle | None

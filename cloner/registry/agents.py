@@ -13,6 +13,7 @@ from cloner.registry.agent import (
     AgentState,
     AgentUpdate,
     ClaimedAgent,
+    Obstacle,
 )
 from cloner.registry.holding import HELD_SECONDS, LANDS_SECONDS
 from cloner.registry.statement import Statement
@@ -30,6 +31,7 @@ __all__ = [
     "record_and_intend",
     "shared",
     "state",
+    "state_for",
     "unlock",
 ]
 
@@ -42,7 +44,8 @@ LOST_SECONDS = 60.0
 FIELDS = """agent_id, marker, call_id, voice_id, first_message, before_voice_id, before_first_message,
     former_marker, former_voice_id, former_first_message, traceparent"""
 
-GIVEN = Statement(f"SELECT {FIELDS}, changes FROM agents WHERE agent_id = :agent_id")
+GIVEN = Statement(f"SELECT {FIELDS}, changes, holder, held_until FROM agents WHERE agent_id = :agent_id")
+IN_PROGRESS = Statement("SELECT 1 FROM calls WHERE id = :call_id AND ended_at IS NULL")
 CALL = Statement("SELECT ended_at FROM calls WHERE id = :call_id FOR UPDATE")
 VOICE = Statement("SELECT state FROM voices WHERE marker = :marker FOR UPDATE")
 OTHER_CALL = Statement("""
@@ -140,12 +143,27 @@ def state(tx: Transaction, agent_id: str) -> AgentState:
     row = tx.one(GIVEN, agent_id=agent_id)
     if row is None:
         return AgentState(row=None, changes=0)
-    *fields, changes = row
-    return AgentState(row=AgentRow(*fields) if row[1] else None, changes=changes)
+    *fields, changes, holder, held_until = row
+    given = AgentRow(*fields) if row[1] else None
+    return AgentState(row=given, changes=changes, holder=holder, held_until=held_until)
 
 
-def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
-    """Stores what an agent had before and is about to be given; False if it may not be changed.
+def state_for(
+    tx: Transaction, agent_id: str, *, call_id: str, caller: str, others_since: float | None
+) -> AgentState | None:
+    """As `state`; None where the agent may not be changed for the call, however soon it is free.
+
+    That is where the call is over, or another caller's call is in progress, as in `AgentUpdate`.
+    """
+    if tx.one(IN_PROGRESS, call_id=call_id) is None:
+        return None
+    if others_since is not None and shared(tx, agent_id, caller=caller, since=others_since):
+        return None
+    return state(tx, agent_id)
+
+
+def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> Obstacle | None:
+    """Stores what an agent had before and is about to be given; if it may not be changed, says why.
 
     It may be changed if it was not changed since it was read, nobody else holds it, no update of it may yet
     be done, the call has not ended, its voice is not given up, and no other caller's call forbids it.
@@ -153,21 +171,24 @@ def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
     row = update.row
     in_progress = _lock_call(tx, row)
     voice = tx.one(VOICE, marker=row.marker)
-    return in_progress and voice is not None and voice[0] == "ready" and _intend(tx, update, now=now)
+    if not in_progress or voice is None or voice[0] != "ready":
+        return Obstacle.CALLS
+    return _intend(tx, update, now=now)
 
 
 def record_and_intend(
     tx: Transaction, update: AgentUpdate, *, stated: str | None = None, now: float
-) -> tuple[voices.Recorded | None, bool]:
+) -> tuple[voices.Recorded | None, Obstacle | None]:
     """Records a new voice as `voices.record` does, and stores as `intend` does that an agent is given it.
 
-    Returns what that returns, and whether the agent may be changed. A voice that was not recorded
-    is given to no agent.
+    Returns what the two return. A voice that was not recorded is given to no agent.
     """
     row = update.row
     in_progress = _lock_call(tx, row)
     recorded = voices.record(tx, row.marker, row.voice_id, now=now, call_id=row.call_id, stated=stated)
-    return recorded, recorded is not None and in_progress and _intend(tx, update, now=now)
+    if recorded is None or not in_progress:
+        return recorded, Obstacle.CALLS
+    return recorded, _intend(tx, update, now=now)
 
 
 def shared(tx: Transaction, agent_id: str, *, caller: str, since: float) -> bool:
@@ -267,18 +288,19 @@ def _lock_call(tx: Transaction, row: AgentRow) -> bool:
     return call is not None and call[0] is None
 
 
-def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> bool:
+def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> Obstacle | None:
     """As `intend`, for an open call and a voice that is ready, both of them locked."""
     # Under the lock of the agent's calls: a call that is not seen here is noted later, and sees this change.
     agent_id, since = update.row.agent_id, update.others_since
     if since is not None and shared(tx, agent_id, caller=update.caller, since=since):
-        return False
+        return Obstacle.CALLS
     values = msgspec.structs.asdict(update.row) | {
         "holder": update.holder,
         "until": now + HELD_SECONDS,
         "former_marker": update.row.former_marker or "",
     }
     if tx.run(INTENDED, **values, changes=update.changes, now=now) == 1:
-        return True
-    # Stored before, by a transaction whose commit was not heard of.
-    return tx.one(INTENDED_BEFORE, agent_id=agent_id, holder=update.holder) is not None
+        return None
+    # It may be stored already, by a transaction whose commit was not heard of.
+    stored = tx.one(INTENDED_BEFORE, agent_id=agent_id, holder=update.holder) is not None
+    return None if stored else Obstacle.CHANGES

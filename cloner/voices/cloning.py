@@ -316,10 +316,10 @@ class Cloning:
                 )
             else:
                 update = clone.agent_update.with_voice(row.marker, voice_id)
-                recorded, held = await self._store.write(
+                recorded, obstacle = await self._store.write(
                     agents.record_and_intend, update, stated=stated, now=now
                 )
-                clone.agent_intended = AgentIntended(update, held)
+                clone.agent_intended = AgentIntended(update, obstacle)
                 if clone.agent_update is None:
                     self._let_go(clone.agent_intended)
             if recorded is None:
@@ -389,7 +389,7 @@ class Cloning:
 
     def _let_go(self, intended: AgentIntended) -> None:
         """Unlocks an agent that will not be changed. If this fails, the lock ends at its own time."""
-        if intended.may:
+        if intended.obstacle is None:
             row, holder = intended.update.row, intended.update.holder
             self._background.begin(self._store.write(agents.unlock, row.agent_id, holder=holder))
 

@@ -155,11 +155,11 @@ async def test_new_voice_and_its_agent(
                 assert await store.write(voices.record, "later", "voice of later", now=NOW)
             case "the voice was forgotten":
                 await store.write(departures.forget, "marker", now=NOW)
-        recorded, may = await store.write(
+        recorded, obstacle = await store.write(
             agents.record_and_intend, update.with_voice("marker", "new"), now=NOW
         )
 
-    assert expected == (recorded is not None, may)
+    assert expected == (recorded is not None, obstacle is None)
     assert [(voice_id,) for voice_id in given] == await values(database, GIVEN)
 
 

@@ -7,11 +7,13 @@ import msgspec
 from cloner.agents.giving import Reading, intended_row
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.registry import (
+    AgentIntended,
     AgentUpdate,
     NamedRequest,
     NewCall,
     NewVoiceRow,
     Noted,
+    Obstacle,
     VoiceRow,
     agents,
     calls,
@@ -52,31 +54,28 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     note_voice(world, call, noted.voice)
     check_before(world, noted)
     yield
-    now = world.agents[agent]
-    yield
-    ours = voices.marker_of(tx, now.voice_id or "") is not None
-    reading = Reading(now, noted, ours=ours)
-    yield
+    reading = yield from read(world, noted)
     wanted = AgentVoice(None, f"Hallo {caller}")
     update = planned(world, reading, wanted, caller=caller)
     new = new_voice(world, process, caller)
-    voice, may = yield from found_or_made(world, process, new, call, noted.voice, update, deadline)
+    voice, intended = yield from found_or_made(world, process, new, call, noted.voice, update, deadline)
     if voice is None or voice.voice_id is None:
         return
     check_whose(world, voice, caller)
     if update is None:
         return
     wanted = AgentVoice(voice.voice_id, wanted.first_message)
-    if may is None:
+    if intended is None:
         if world.now >= deadline:
             return
-        update = planned(world, reading, wanted, marker=voice.marker, caller=caller)
-        assert update is not None
-        may = agents.intend(tx, update, now=world.now)
-        check_intended(world, update, may)
-    else:
-        update = update.with_voice(voice.marker, voice.voice_id)
-    if not may:
+        intended = intended_for(world, reading, wanted, voice, caller)
+        assert intended is not None
+    update = intended.update
+    if intended.obstacle is Obstacle.CALLS:
+        return
+    if intended.obstacle is Obstacle.CHANGES:
+        update = yield from intended_once_free(world, noted, voice, wanted, deadline)
+    if update is None:
         return
     world.locks[update.holder] = Work(process, agent, sent=wanted)
     yield
@@ -94,6 +93,34 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     held = agents.unlock(tx, agent, holder=update.holder, until=until, given=given, unanswered=unanswered)
     if not held and done:
         late_updates.note(tx, update.row, unanswered=unanswered)
+
+
+def read(world: World, noted: Noted) -> Generator[None, None, Reading]:
+    """Reads the agent of a call at ElevenLabs, and finds out whether we made its voice."""
+    now = world.agents[noted.call.agent_id]
+    yield
+    ours = voices.marker_of(world.tx, now.voice_id or "") is not None
+    reading = Reading(now, noted, ours=ours)
+    yield
+    return reading
+
+
+def intended_once_free(
+    world: World, noted: Noted, voice: VoiceRow, wanted: AgentVoice, deadline: float
+) -> Generator[None, None, AgentUpdate | None]:
+    """Reads the agent anew where it was changed or put back meanwhile; None if it still may not be changed."""
+    caller, since = noted.call.caller, world.now - PRESUMED
+    state = agents.state_for(
+        world.tx, noted.call.agent_id, call_id=noted.call.id, caller=caller, others_since=since
+    )
+    yield
+    if state is None or not state.is_free(world.now):
+        return None
+    reading = yield from read(world, msgspec.structs.replace(noted, agent=state))
+    if world.now >= deadline:
+        return None
+    intended = intended_for(world, reading, wanted, voice, caller)
+    return intended.update if intended is not None and intended.obstacle is None else None
 
 
 def opening(world: World, agent: str, conversation: str, number: str, *, require_consent: bool) -> Steps:
@@ -193,9 +220,22 @@ def planned(
     )
 
 
-def check_intended(world: World, update: AgentUpdate, may: bool) -> None:
+def intended_for(
+    world: World, reading: Reading, wanted: AgentVoice, voice: VoiceRow, caller: str
+) -> AgentIntended | None:
+    """Stores what the agent had and is about to be given; None where it may not be changed as it was read."""
+    update = planned(world, reading, wanted, marker=voice.marker, caller=caller)
+    if update is None:
+        return None
+    intended = AgentIntended(update, agents.intend(world.tx, update, now=world.now))
+    check_intended(world, intended)
+    return intended
+
+
+def check_intended(world: World, intended: AgentIntended) -> None:
     """No agent is changed for a call that is over, nor in another caller's."""
-    if may:
+    update = intended.update
+    if intended.obstacle is None:
         assert update.row.call_id in world.open, "an agent was changed for a call that is over"
         assert not world.others(update.row.agent_id, update.caller), "changed in another caller's call"
 
@@ -209,11 +249,10 @@ def found_or_made(
     update: AgentUpdate | None,
     deadline: float,
     request: NamedRequest | None = None,
-) -> Generator[None, None, tuple[VoiceRow | None, bool | None]]:
+) -> Generator[None, None, tuple[VoiceRow | None, AgentIntended | None]]:
     """The row of the caller's voice, which this process makes where nobody else does.
 
-    Also whether the agent may be changed, where that was stored with a voice that was made in time. Nothing
-    is made where the consent was withdrawn, or the request was for another voice.
+    Also the change of the agent, where that was stored with a voice that was made in time. Nothing is made where the consent was withdrawn, or the request was for another voice.
     """
     tx, caller = world.tx, new.person
     for _ in range(5):
@@ -237,7 +276,7 @@ def found_or_made(
                 note_voice(world, call, row)
             yield
             if row.marker == new.marker:
-                voice, may = f"voice_{next(world.numbers)}", None
+                voice, intended = f"voice_{next(world.numbers)}", None
                 world.made[voice] = (row.marker, caller, world.now)
                 yield
                 if update is None or world.now >= deadline:
@@ -246,13 +285,14 @@ def found_or_made(
                     )
                 else:
                     update = update.with_voice(row.marker, voice)
-                    recorded, may = agents.record_and_intend(tx, update, stated=caller, now=world.now)
-                    check_intended(world, update, may)
-                    assert recorded or not may, "a voice that is not recorded was to be given to an agent"
+                    recorded, obstacle = agents.record_and_intend(tx, update, stated=caller, now=world.now)
+                    intended = AgentIntended(update, obstacle)
+                    check_intended(world, intended)
+                    assert recorded or obstacle, "a voice that is not recorded was to be given to an agent"
                 if recorded:
                     made = voices.get(tx, row.marker)
                     yield
-                    return made, may
+                    return made, intended
                 discard(world, row.marker, voice)
                 yield
         if row.state == "ready" and (
