@@ -63,10 +63,11 @@ class Opened(msgspec.Struct):
 
 
 class Kept(msgspec.Struct):
-    """Until when a voice is there at the least, since it was last taken ahead of time."""
+    """Until when a voice is there at the least, since it was last taken ahead of time, and by what."""
 
     until: float
     since: float
+    by: Event
 
 
 def sharing(caller: int) -> list[int]:
@@ -220,17 +221,14 @@ class Judge:
             self.wrong.append(
                 f"{caller} was taken ahead as {voice.voice_id}, made of {self.made.get(voice.voice_id)}"
             )
-        since = event.began
         if event.kind == "replaced":
             meanwhile = [
                 other for kind in ("forgot", "replaced") for other in self._during(kind, caller, event.began)
             ]
             if meanwhile != [event]:
                 return
-            # What this one gave up was the voice before.
-            since = event.ended + 0.6
         before = self.kept.get(voice.voice_id)
-        self.kept[voice.voice_id] = Kept(max(until, before.until if before else until), since)
+        self.kept[voice.voice_id] = Kept(max(until, before.until if before else until), event.began, event)
         if voice.voice_id not in self.provider.voices:
             self._judge_kept(voice.voice_id)
 
@@ -274,7 +272,12 @@ class Judge:
         kept, caller = self.kept.get(voice_id), self.made.get(voice_id)
         if kept is None or self.clock() >= kept.until:
             return
-        done = any(self._during(kind, caller, kept.since) for kind in ("forgot", "replaced", "vanished"))
+        # What the one that made it gave up was the voice before.
+        done = any(
+            event is not kept.by
+            for kind in ("forgot", "replaced", "vanished")
+            for event in self._during(kind, caller, kept.since)
+        )
         # ElevenLabs is asked for a voice again after ten minutes only.
         lost = any(self._jumped(event.began) < 700 for event in self._during("vanished", caller, 0.0))
         if not done and not lost and not self._during("filled", None, 0.0):

@@ -411,14 +411,19 @@ class World(Judge):
         if not self.stubs:
             await self._start(replica % 2)
         _, stub = self.stubs.get(replica % 2) or next(iter(self.stubs.values()))
+        began = time.monotonic()
         try:
             answer = await getattr(stub, method)(request, timeout=seconds)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.CancelledError) as failure:
             reason = _reason(failure)
             self.tell(f"    {method} {_brief(request)}: {reason}")
-            # A busy machine may need as long as an opening, or whoever is impatient, waits for the registry.
-            brief = method == "OpenCall" or seconds < PATIENT
-            if reason not in LATER and not (brief and reason == "REGISTRY_UNAVAILABLE"):
+            meant = set(LATER)
+            if method == "OpenCall" or seconds < PATIENT:
+                # A busy machine may need as long as an opening, or whoever is impatient, waits for it.
+                meant |= {"REGISTRY_UNAVAILABLE", "DEADLINE_TOO_SHORT"}
+            if any(self._during("forgot", caller, began) for caller in CALLERS):
+                meant.add("CONSENT_MISSING")
+            if reason not in meant:
                 self.wrong.append(f"{method} was answered {reason}: {failure}")
             return reason
         self.tell(f"    {method} {_brief(request)}: {_brief(answer)}")
@@ -455,6 +460,7 @@ class World(Judge):
         # Each jump makes both processes look dead to each other, and to finish what a dead one left takes two
         # seconds: time enough for that between the jumps, or they take it from each other for ever.
         later = itertools.cycle((0.0, 0.0, 10.0))
+        made = len(self.made)
         until = time.monotonic() + SETTLE_SECONDS
         while wrong and not self.wrong and time.monotonic() < until:
             self._jump(jumps.pop(0) if jumps else next(later))
@@ -462,6 +468,10 @@ class World(Judge):
             await self._ring(ended)
             looks = [self._unsettled, self._left] if over else [self._unsettled]
             wrong = await self._eventually_right(1.2, looks)
+            if over and wrong and not jumps and len(self.made) > made:
+                # A clone that was still under way has ended, and its voice is kept from then on.
+                made = len(self.made)
+                jumps = [past]
         if over and not wrong and not self.wrong:
             self._jump(AGES)
             wrong = await self._eventually_right(SETTLE_SECONDS, [self._written])
