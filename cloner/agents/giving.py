@@ -162,7 +162,7 @@ class Agents:
         None if that takes longer than `within` seconds, or if the agent may not be changed for this call at
         all. Raises as `read` does.
         """
-        until = min(asyncio.get_running_loop().time() + within, deadline)
+        until = min(asyncio.get_running_loop().time() + within, deadline - UPDATE_SECONDS)
         agent_id, call_id, since = noted.call.agent_id, noted.call.id, self.others_since()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):

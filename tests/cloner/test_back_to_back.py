@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import pytest
 from precall.v1 import cloning_pb2 as pb
 from structlog.testing import capture_logs
 
@@ -66,10 +67,11 @@ async def test_while_it_is_put_back(
     assert before == own(second)
 
 
+@pytest.mark.parametrize("seconds", [20.0, 1.2])
 async def test_put_back_that_takes_long(
-    cloning: Any, emulator: Emulator, speech: bytes, eventually: Any
+    cloning: Any, emulator: Emulator, speech: bytes, eventually: Any, seconds: float
 ) -> None:
-    """A call waits for a moment only; then its answer carries the voice, and the agent is left to be put back."""
+    """A call waits a second at most and is answered in time; the agent is left to be put back."""
     before = spoken(emulator)
     async with cloning() as cloner:
         await cloner.PrepareCall(call(speech), timeout=20)
@@ -77,7 +79,7 @@ async def test_put_back_that_takes_long(
         await end(cloner)
         await eventually(lambda: emulator.faults.held == 1)
         with capture_logs() as logs:
-            second = await cloner.PrepareCall(call(speech, 2, caller=MARIA), timeout=20)
+            second = await cloner.PrepareCall(call(speech, 2, caller=MARIA), timeout=seconds)
         emulator.faults.release()
         await eventually(lambda: before == spoken(emulator))
 
