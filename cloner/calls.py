@@ -11,8 +11,9 @@ from opentelemetry.trace import Link, get_current_span
 
 from callerid import spoken
 from cloner.agents.agent_settings import AgentSettings
-from cloner.agents.giving import Agents, Reading
+from cloner.agents.giving import Agents
 from cloner.agents.missed import Missed
+from cloner.agents.reading import Reading
 from cloner.background import Background
 from cloner.call import Begun, Call, Opened, Prepared, agent_before
 from cloner.deliveries import Deliveries, Key, UnderWay
@@ -298,23 +299,18 @@ class Calls:
         return await self._voices.find_or_clone(with_agent, recording, deadline=deadline)
 
     async def _give(self, begun: Begun, found: Found, agent: Reading | None, *, deadline: float) -> Prepared:
-        """Gives the agent the voice, and answers. Reads the agent anew if it was changed meanwhile."""
+        """Gives the agent the voice, and answers."""
         add_log_context(voice_id=found.voice.voice_id)
-        caller = begun.identity.caller
-        give = partial(
-            self._agents.give,
-            wanted=self._agent_voice(begun, found.voice),
-            caller=caller,
+        given = await self._agents.give(
+            agent,
+            self._agent_voice(begun, found.voice),
+            caller=begun.identity.caller,
             marker=found.voice.marker,
             deadline=deadline,
+            intended=found.agent_intended,
         )
-        missed = await give(agent, intended=found.agent_intended)
-        if missed == Missed.CHANGED:
-            agent = await self._agents.read_once_free(
-                begun.noted, caller=caller, within=AGENT_SECONDS, deadline=deadline
-            )
-            missed = missed if agent is None else await give(agent)
-        before = None if agent is None or missed is not None else agent_before(agent.noted) or agent.now
+        read, missed = given.reading, given.missed
+        before = None if read is None or missed is not None else agent_before(read.noted) or read.now
         return self._answer(begun, found.voice, reused=found.reused, missed=missed, before=before)
 
     async def _unstate(self, begun: Begun) -> None:

@@ -5,9 +5,9 @@ voice and greeting are stored before it is changed, and put back by `cloner.voic
 """
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from cachetools import LRUCache
 from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.missed import Missed
 from cloner.agents.notices import Notices
+from cloner.agents.reading import Reading, intended_row
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.failures import ProviderFailure
@@ -35,29 +36,29 @@ from cloner.registry import (
 )
 from cloner.registry.holding import LATE_SECONDS, renewing
 from telemetry.parts import part
-from telemetry.tracing import traceparent
 
-__all__ = ["Agents", "Reading", "intended_row"]
+__all__ = ["Agents"]
 
 log = structlog.get_logger()
 
 # An update that begins with less time than this would end after the answer has left.
 UPDATE_SECONDS = 0.5
-# How often one looks whether an agent that is being put back is free.
-LOOK_SECONDS = 0.05
+# How long a call waits until an agent that is being changed or put back is free, and how often it looks.
+AGAIN_SECONDS, LOOK_SECONDS = 1.0, 0.05
 # How long a repeated delivery gets the same decision, without another request to ElevenLabs.
 DECIDED_SECONDS = 10.0
 # How many agents' own voices are cached as not ours, so that they are not looked up for each call.
 OTHERS = 10_000
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """How the agent of a call speaks, and what the registry said of it before it was read."""
+class Given(msgspec.Struct, frozen=True):
+    """How the agent of a call spoke before it was given anything, and why it was not given it.
 
-    now: AgentVoice
-    noted: Noted
-    ours: bool
-    """Whether we made the voice that it has now, even if we never gave it to this agent."""
+    `missed` is a Missed or ElevenLabs' reason; None if the agent has what was wanted.
+    """
+
+    reading: Reading | None
+    missed: str | None
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -152,31 +153,12 @@ class Agents:
             return None
         # Looked up here, while the caller's voice is looked for or made, so that nothing waits for it.
         ours = self._mode != "never" and await self._is_ours(agent.voice.voice_id, noted.agent)
+        if ours and noted.agent.row is None:
+            # It may have been given the voice for another call, since this one was noted.
+            state = await self._store.read(agents.state, agent_id)
+            if state.changes != noted.agent.changes:
+                return await self.read(msgspec.structs.replace(noted, agent=state), deadline=deadline)
         return Reading(agent.voice, noted, ours=ours)
-
-    async def read_once_free(
-        self, noted: Noted, *, caller: str, within: float, deadline: float
-    ) -> Reading | None:
-        """How the agent of a call speaks once nobody else is changing it.
-
-        None if that takes longer than `within` seconds, or if the agent may not be changed for this call at
-        all. Raises as `read` does.
-        """
-        until = min(asyncio.get_running_loop().time() + within, deadline - UPDATE_SECONDS)
-        agent_id, call_id, since = noted.call.agent_id, noted.call.id, self.others_since()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                with part("another_change"):
-                    while True:
-                        state = await self._store.read(
-                            agents.state_for, agent_id, call_id=call_id, caller=caller, others_since=since
-                        )
-                        if state is None or not state.being_changed:
-                            break
-                        await asyncio.sleep(LOOK_SECONDS)
-                if state is not None and state.is_free(self._now()):
-                    return await self.read(msgspec.structs.replace(noted, agent=state), deadline=deadline)
-        return None
 
     def plan(
         self,
@@ -217,13 +199,83 @@ class Agents:
         marker: str,
         deadline: float,
         intended: AgentIntended | None = None,
-    ) -> str | None:
-        """Gives the agent voice and greeting. None if it has them now, else a Missed or ElevenLabs' reason.
+    ) -> Given:
+        """Gives the agent voice and greeting. If it was changed since it was read, tries once more.
 
-        An update that was `intended` when the voice was recorded is not stored again. If an update fails, the
-        reason is returned, because the answer's override carries the voice. AgentRejected and AgentNotFound
+        Waits AGAIN_SECONDS at most until nobody else is changing it, and as long until it is read anew. An
+        update that was `intended` when the voice was recorded is not stored again. If an update fails, the
+        reason is told, because the answer's override carries the voice. AgentRejected and AgentNotFound
         are raised, because no override helps there.
         """
+        give = partial(self._give, wanted=wanted, caller=caller, marker=marker, deadline=deadline)
+        missed = await give(reading, intended=intended)
+        if missed != Missed.CHANGED or reading is None:
+            return Given(reading, missed)
+        anew = await self._intend_anew(reading.noted, wanted, caller=caller, marker=marker, deadline=deadline)
+        if isinstance(anew, Missed):
+            return Given(None, anew)
+        again, intended = anew
+        return Given(again, await give(again, intended=intended))
+
+    async def _intend_anew(
+        self, noted: Noted, wanted: AgentVoice, *, caller: str, marker: str, deadline: float
+    ) -> tuple[Reading, AgentIntended] | Missed:
+        """Reads the agent once more, and stores what it is to be given.
+
+        No failure of the registry, and no wait for it, is a reason to withhold the voice.
+        """
+        try:
+            again = await self._read_once_free(noted, caller=caller, deadline=deadline)
+            if isinstance(again, Missed):
+                return again
+            planned = self.plan(again, wanted, caller=caller, marker=marker, deadline=deadline)
+            if isinstance(planned, Missed):
+                return planned
+            async with asyncio.timeout_at(deadline - UPDATE_SECONDS):
+                obstacle = await self._store.write(agents.intend, planned, now=self._now())
+        except (RegistryUnavailable, TimeoutError):
+            return Missed.CHANGED
+        return again, AgentIntended(planned, obstacle)
+
+    async def _read_once_free(self, noted: Noted, *, caller: str, deadline: float) -> Reading | Missed:
+        """How the agent of a call speaks once nobody else is changing it, or why it is not to be changed."""
+        loop, since = asyncio.get_running_loop(), self.others_since()
+        agent_id, call_id = noted.call.agent_id, noted.call.id
+        latest = deadline - UPDATE_SECONDS
+        with part("another_change"):
+            try:
+                async with asyncio.timeout_at(min(loop.time() + AGAIN_SECONDS, latest)):
+                    while True:
+                        state = await self._store.read(
+                            agents.state_for, agent_id, call_id=call_id, caller=caller, others_since=since
+                        )
+                        if state is None or not state.being_changed:
+                            break
+                        await asyncio.sleep(LOOK_SECONDS)
+            except TimeoutError:
+                return Missed.CHANGED
+        if state is None:
+            return Missed.NOT_FREE
+        if not state.is_free(self._now()):
+            return Missed.CHANGED
+        anew = msgspec.structs.replace(noted, agent=state)
+        try:
+            async with asyncio.timeout_at(min(loop.time() + AGAIN_SECONDS, latest)):
+                return await self.read(anew, deadline=deadline) or Missed.NOT_READ
+        except TimeoutError:
+            return Missed.NOT_READ
+
+    async def _give(
+        self,
+        reading: Reading | None,
+        wanted: AgentVoice,
+        *,
+        caller: str,
+        marker: str,
+        deadline: float,
+        intended: AgentIntended | None = None,
+    ) -> str | None:
+        """Gives it as it was read. None if it has it now, else a Missed or ElevenLabs' reason."""
         if intended is None:
             planned = self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
             if isinstance(planned, Missed):
@@ -233,9 +285,10 @@ class Agents:
         update, decided_until = intended.update, self._now() + DECIDED_SECONDS
         agent_id, call_id = update.row.agent_id, update.row.call_id
         if intended.obstacle is not None:
-            missed = Missed.CHANGED if intended.obstacle is Obstacle.CHANGES else Missed.NOT_FREE
-            self._decided[call_id] = Decision(decided_until, wanted, missed)
-            return missed
+            if intended.obstacle is Obstacle.CHANGES:
+                return Missed.CHANGED
+            self._decided[call_id] = Decision(decided_until, wanted, Missed.NOT_FREE)
+            return Missed.NOT_FREE
         late = unanswered = given = False
         try:
             if deadline - asyncio.get_running_loop().time() < UPDATE_SECONDS:
@@ -339,29 +392,3 @@ class Agents:
     def _forget_unlocking(self, agent_id: str, done: "asyncio.Task[None]") -> None:
         if self._unlocking.get(agent_id) is done:
             del self._unlocking[agent_id]
-
-
-def intended_row(reading: Reading, wanted: AgentVoice, *, marker: str) -> AgentRow:
-    """The row that is stored before an agent is changed.
-
-    If the agent still has a value of ours, its original is the one stored with that value.
-    """
-    noted, now, ours = reading.noted, reading.now, reading.ours
-    given = noted.agent.row
-    greets = given is not None and given.gave_message(now.first_message)
-    former = None
-    if given is not None and ours and now.voice_id != wanted.voice_id:
-        former = given.marker if now.voice_id == given.voice_id else given.former_marker
-    return AgentRow(
-        agent_id=noted.call.agent_id,
-        marker=marker,
-        call_id=noted.call.id,
-        voice_id=wanted.voice_id or "",
-        first_message=wanted.first_message or "",
-        before_voice_id=given.before_voice_id if given and ours else now.voice_id,
-        before_first_message=given.before_first_message if given and greets else now.first_message,
-        former_marker=former,
-        former_voice_id=now.voice_id if ours else None,
-        former_first_message=now.first_message if greets else None,
-        traceparent=traceparent(),
-    )

@@ -18,7 +18,7 @@ class Missed(StrEnum):
     """The same, found while it was to be changed; or the call is over."""
 
     CHANGED = "changed"
-    """It was changed since it was read, or is being changed or put back."""
+    """It was changed since it was read, or is being changed or put back, or an update may yet be done."""
 
     NOT_READ = "agent_not_read"
     NO_TIME_LEFT = "no_time_left"

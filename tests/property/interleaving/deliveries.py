@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 import msgspec
 
-from cloner.agents.giving import Reading, intended_row
+from cloner.agents.reading import Reading, intended_row
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.registry import (
     AgentIntended,
