@@ -6,7 +6,7 @@ voice and greeting are stored before it is changed, and put back by `cloner.voic
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Literal
 
@@ -207,19 +207,30 @@ class Agents:
         reason is told, because the answer's override carries the voice. AgentRejected and AgentNotFound
         are raised, because no override helps there.
         """
-        give = partial(self._give, wanted=wanted, caller=caller, marker=marker, deadline=deadline)
-        missed = await give(reading, intended=intended)
-        if missed != Missed.CHANGED or reading is None:
-            return Given(reading, missed)
-        anew = await self._intend_anew(reading.noted, wanted, caller=caller, marker=marker, deadline=deadline)
-        if isinstance(anew, Missed):
-            return Given(None, anew)
-        again, intended = anew
-        return Given(again, await give(again, intended=intended))
+        intend = partial(self._intend, wanted=wanted, caller=caller, marker=marker, deadline=deadline)
+        stored = intended or await intend(reading)
+        if reading is not None and not isinstance(stored, Missed) and stored.obstacle is Obstacle.CHANGES:
+            reading, stored = await self._intend_anew(reading.noted, intend, caller=caller, deadline=deadline)
+        if isinstance(stored, Missed):
+            return Given(reading, stored)
+        return Given(reading, await self._give(reading, wanted, stored, deadline=deadline))
+
+    async def _intend(
+        self, reading: Reading | None, wanted: AgentVoice, *, caller: str, marker: str, deadline: float
+    ) -> AgentIntended | Missed:
+        planned = self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
+        if isinstance(planned, Missed):
+            return planned
+        return AgentIntended(planned, await self._store.write(agents.intend, planned, now=self._now()))
 
     async def _intend_anew(
-        self, noted: Noted, wanted: AgentVoice, *, caller: str, marker: str, deadline: float
-    ) -> tuple[Reading, AgentIntended] | Missed:
+        self,
+        noted: Noted,
+        intend: Callable[[Reading], Awaitable[AgentIntended | Missed]],
+        *,
+        caller: str,
+        deadline: float,
+    ) -> tuple[Reading | None, AgentIntended | Missed]:
         """Reads the agent once more, and stores what it is to be given.
 
         No failure of the registry, and no wait for it, is a reason to withhold the voice.
@@ -227,15 +238,11 @@ class Agents:
         try:
             again = await self._read_once_free(noted, caller=caller, deadline=deadline)
             if isinstance(again, Missed):
-                return again
-            planned = self.plan(again, wanted, caller=caller, marker=marker, deadline=deadline)
-            if isinstance(planned, Missed):
-                return planned
+                return None, again
             async with asyncio.timeout_at(deadline - UPDATE_SECONDS):
-                obstacle = await self._store.write(agents.intend, planned, now=self._now())
+                return again, await intend(again)
         except (RegistryUnavailable, TimeoutError):
-            return Missed.CHANGED
-        return again, AgentIntended(planned, obstacle)
+            return None, Missed.CHANGED
 
     async def _read_once_free(self, noted: Noted, *, caller: str, deadline: float) -> Reading | Missed:
         """How the agent of a call speaks once nobody else is changing it, or why it is not to be changed."""
@@ -266,22 +273,9 @@ class Agents:
             return Missed.NOT_READ
 
     async def _give(
-        self,
-        reading: Reading | None,
-        wanted: AgentVoice,
-        *,
-        caller: str,
-        marker: str,
-        deadline: float,
-        intended: AgentIntended | None = None,
+        self, reading: Reading | None, wanted: AgentVoice, intended: AgentIntended, *, deadline: float
     ) -> str | None:
-        """Gives it as it was read. None if it has it now, else a Missed or ElevenLabs' reason."""
-        if intended is None:
-            planned = self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
-            if isinstance(planned, Missed):
-                return planned
-            obstacle = await self._store.write(agents.intend, planned, now=self._now())
-            intended = AgentIntended(planned, obstacle)
+        """Makes the stored change. None if the agent has it now, else a Missed or ElevenLabs' reason."""
         update, decided_until = intended.update, self._now() + DECIDED_SECONDS
         agent_id, call_id = update.row.agent_id, update.row.call_id
         if intended.obstacle is not None:
