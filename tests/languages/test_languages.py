@@ -218,7 +218,7 @@ async def test_java(cloning, emulator: Any, samples: Path, tmp_path: Path, left_
     await clones(cloning, emulator, samples / "speech.mp3", *java, cwd=folder, told="NOT_FOUND NOT_FOUND")
 
 
-@pytest.mark.long
+@pytest.mark.long(first=True)
 @pytest.mark.timeout(600)
 async def test_rolling_restart(
     emulator_url: str, sqlite: str, tmp_path: Path, compiling_go: Alone, left_out: LeftOut
