@@ -13,7 +13,7 @@ from callerid import spoken
 from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents
 from cloner.agents.missed import Missed
-from cloner.agents.reading import Reading
+from cloner.agents.reading import BegunReading, Reading, result_of
 from cloner.background import Background
 from cloner.call import Begun, Call, Opened, Prepared, agent_before
 from cloner.deliveries import Deliveries, Key, UnderWay
@@ -231,7 +231,7 @@ class Calls:
             found = await self._find_known(begun, wanted, deadline=deadline)
             if found is None:
                 found = await self._clone_new(begun, wanted, sample, reading, deadline=deadline)
-            agent = await _wait_for(reading)
+            agent = await result_of(reading)
         finally:
             reading.cancel()
         return await self._give(begun, found, agent, deadline=deadline)
@@ -281,13 +281,13 @@ class Calls:
         begun: Begun,
         wanted: Wanted,
         sample: bytes,
-        reading: "Awaited[Reading | Exception | None]",
+        reading: BegunReading,
         *,
         deadline: float,
     ) -> Found:
         """The voice of a new caller; what its agent is to be given is stored together with the voice."""
         recording = await self._samples.inspect(sample, deadline=deadline)
-        agent = await _wait_for(reading)
+        agent = await result_of(reading)
         update = self._agents.plan(
             agent, self._agent_voice(begun, None), caller=begun.identity.caller, deadline=deadline
         )
@@ -386,11 +386,3 @@ class Calls:
             agent_before=begun.agent_before or before,
             refused_leaves=self.refused_leaves(begun.call.agent_id),
         )
-
-
-async def _wait_for(reading: "Awaited[Reading | Exception | None]") -> Reading | None:
-    """The result of the reading, or None if it takes too long. Raises what the reading raised."""
-    agent = await reading.result(until=reading.until)
-    if isinstance(agent, Exception):
-        raise unraised(agent)
-    return agent

@@ -15,6 +15,7 @@ import structlog
 from cachetools import LRUCache
 
 from cloner.agents.agent_settings import AgentSettings
+from cloner.agents.decision import Decision, Given
 from cloner.agents.missed import Missed
 from cloner.agents.notices import Notices
 from cloner.agents.reading import Reading, intended_row
@@ -49,27 +50,6 @@ AGAIN_SECONDS, LOOK_SECONDS = 1.0, 0.05
 DECIDED_SECONDS = 10.0
 # How many agents' own voices are cached as not ours, so that they are not looked up for each call.
 OTHERS = 10_000
-
-
-class Given(msgspec.Struct, frozen=True):
-    """How the agent of a call spoke before it was given anything, and why it was not given it.
-
-    `missed` is a Missed or ElevenLabs' reason; None if the agent has what was wanted.
-    """
-
-    reading: Reading | None
-    missed: str | None
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """What an agent was to be given for a call, and why it was not given it; valid until `until`.
-
-    The reason is None if the agent was given it.
-    """
-
-    until: float
-    wanted: AgentVoice
-    missed: Missed | None
 
 
 class Agents:

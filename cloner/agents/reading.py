@@ -2,11 +2,13 @@
 
 import msgspec
 
+from cloner.provider.awaited import Awaited
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.registry import AgentRow, Noted
+from environment.memory import unraised
 from telemetry.tracing import traceparent
 
-__all__ = ["Reading", "intended_row"]
+__all__ = ["BegunReading", "Reading", "intended_row", "result_of"]
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -16,6 +18,18 @@ class Reading(msgspec.Struct, frozen=True):
     noted: Noted
     ours: bool
     """Whether we made the voice that it has now, even if we never gave it to this agent."""
+
+
+BegunReading = Awaited[Reading | Exception | None]
+"""An agent that is being read, while the voice for it is looked for or made."""
+
+
+async def result_of(reading: BegunReading) -> Reading | None:
+    """The result of the reading, or None if it takes too long. Raises what the reading raised."""
+    agent = await reading.result(until=reading.until)
+    if isinstance(agent, Exception):
+        raise unraised(agent)
+    return agent
 
 
 def intended_row(reading: Reading, wanted: AgentVoice, *, marker: str) -> AgentRow:

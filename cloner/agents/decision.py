@@ -1,0 +1,30 @@
+"""What a call's wish for its agent came to, for the call itself and for its repeated deliveries."""
+
+import msgspec
+
+from cloner.agents.missed import Missed
+from cloner.agents.reading import Reading
+from cloner.provider.elevenlabs import AgentVoice
+
+__all__ = ["Decision", "Given"]
+
+
+class Given(msgspec.Struct, frozen=True):
+    """How the agent of a call spoke before it was given anything, and why it was not given it.
+
+    `missed` is a Missed or ElevenLabs' reason; None if the agent has what was wanted.
+    """
+
+    reading: Reading | None
+    missed: str | None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What an agent was to be given for a call, and why it was not given it; valid until `until`.
+
+    The reason is None if the agent was given it.
+    """
+
+    until: float
+    wanted: AgentVoice
+    missed: Missed | None
