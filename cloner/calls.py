@@ -19,7 +19,7 @@ from cloner.call import Begun, Call, Opened, Prepared, agent_before
 from cloner.deliveries import Deliveries, Key, UnderWay
 from cloner.provider.awaited import Awaited
 from cloner.provider.elevenlabs import AgentVoice
-from cloner.provider.failures import AgentNotFound, AgentRejected
+from cloner.provider.failures import AgentNotFound, AgentRejected, Busy
 from cloner.registry import NewCall, Noted, RegistryUnavailable, Store, calls
 from cloner.voices import callers
 from cloner.voices.callers import CallName, ConversationMismatch, Identities
@@ -42,6 +42,8 @@ log = structlog.get_logger()
 AGENT_SECONDS = 1.0
 # The share of its time that an opened call may spend on asking ElevenLabs; the rest is for the answer.
 ASKING_SHARE = 0.5
+# How often a call looks for another voice because the one it had found was given up while its agent was read.
+ROUNDS = 3
 # How long a failure waits until the caller of its call is taken back.
 UNSTATE_SECONDS = 0.05
 # How long the answer to a repeated delivery waits for its consent and its reference to be stored.
@@ -228,13 +230,16 @@ class Calls:
         until = asyncio.get_running_loop().time() + AGENT_SECONDS
         reading = Awaited(self._read_agent(begun.noted, deadline=deadline), until=until)
         try:
-            found = await self._find_known(begun, wanted, deadline=deadline)
-            if found is None:
-                found = await self._clone_new(begun, wanted, sample, reading, deadline=deadline)
-            agent = await result_of(reading)
+            for again in range(ROUNDS):
+                found = await self._find_known(begun, wanted, attached=not again, deadline=deadline)
+                if found is None:
+                    found = await self._clone_new(begun, wanted, sample, reading, deadline=deadline)
+                given = await self._give(begun, found, await result_of(reading), deadline=deadline)
+                if given is not None:
+                    return given
         finally:
             reading.cancel()
-        return await self._give(begun, found, agent, deadline=deadline)
+        raise Busy
 
     async def _read_agent(self, noted: Noted, *, deadline: float) -> Reading | Exception | None:
         """How the agent speaks now, or the failure that Agents raises.
@@ -271,9 +276,11 @@ class Calls:
             return None
         return self._answer(begun, voice, reused=True, missed=decided.missed)
 
-    async def _find_known(self, begun: Begun, wanted: Wanted, *, deadline: float) -> Found | None:
+    async def _find_known(
+        self, begun: Begun, wanted: Wanted, *, attached: bool, deadline: float
+    ) -> Found | None:
         """The voice of a known caller, waited for where it is on its way; None for a new caller."""
-        voice = await self._voices.follow(begun.noted.voice, wanted, deadline=deadline, attached=True)
+        voice = await self._voices.follow(begun.noted.voice, wanted, deadline=deadline, attached=attached)
         return None if voice is None else Found(voice, reused=True, agent_intended=None)
 
     async def _clone_new(
@@ -298,17 +305,22 @@ class Calls:
         )
         return await self._voices.find_or_clone(with_agent, recording, deadline=deadline)
 
-    async def _give(self, begun: Begun, found: Found, agent: Reading | None, *, deadline: float) -> Prepared:
-        """Gives the agent the voice, and answers."""
+    async def _give(
+        self, begun: Begun, found: Found, agent: Reading | None, *, deadline: float
+    ) -> Prepared | None:
+        """Gives the agent the voice, and answers; None if the voice was given up since it was found."""
         add_log_context(voice_id=found.voice.voice_id)
         given = await self._agents.give(
             agent,
             self._agent_voice(begun, found.voice),
+            call_id=begun.call_id,
             caller=begun.identity.caller,
             marker=found.voice.marker,
             deadline=deadline,
             intended=found.agent_intended,
         )
+        if given is None:
+            return None
         read, missed = given.reading, given.missed
         before = None if read is None or missed is not None else agent_before(read.noted) or read.now
         return self._answer(begun, found.voice, reused=found.reused, missed=missed, before=before)

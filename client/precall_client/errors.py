@@ -202,7 +202,7 @@ class ConsentMissing(PrecallError):
     """The caller's consent to the clone is missing.
 
     The server is set to require one; or it was withdrawn, and no new one was given; or the caller was
-    forgotten while the voice was being made.
+    forgotten while the request was under way.
     """
 
     REASON = "CONSENT_MISSING"

@@ -175,12 +175,16 @@ class Agents:
         reading: Reading | None,
         wanted: AgentVoice,
         *,
+        call_id: str,
         caller: str,
         marker: str,
         deadline: float,
         intended: AgentIntended | None = None,
-    ) -> Given:
+    ) -> Given | None:
         """Gives the agent voice and greeting. If it was changed since it was read, tries once more.
+
+        None if the voice was given up since it was found: then nobody may be answered with it. Raises
+        CallerForgotten if its caller was.
 
         Waits AGAIN_SECONDS at most until nobody else is changing it, and as long until it is read anew. An
         update that was `intended` when the voice was recorded is not stored again. If an update fails, the
@@ -192,7 +196,10 @@ class Agents:
         if reading is not None and not isinstance(stored, Missed) and stored.obstacle is Obstacle.CHANGES:
             reading, stored = await self._intend_anew(reading.noted, intend, caller=caller, deadline=deadline)
         if isinstance(stored, Missed):
-            return Given(reading, stored)
+            gone = await self._was_given_up(marker, call_id=call_id, deadline=deadline)
+            return None if gone else Given(reading, stored)
+        if stored.obstacle is Obstacle.VOICE:
+            return None
         return Given(reading, await self._give(reading, wanted, stored, deadline=deadline))
 
     async def _intend(
@@ -202,6 +209,18 @@ class Agents:
         if isinstance(planned, Missed):
             return planned
         return AgentIntended(planned, await self._store.write(agents.intend, planned, now=self._now()))
+
+    async def _was_given_up(self, marker: str, *, call_id: str, deadline: float) -> bool:
+        """Whether a voice was given up since it was found, as far as the registry says so in time.
+
+        Raises CallerForgotten.
+        """
+        try:
+            async with asyncio.timeout_at(deadline - UPDATE_SECONDS):
+                obstacle = await self._store.read(agents.obstacle_for, call_id=call_id, marker=marker)
+        except (RegistryUnavailable, TimeoutError):
+            return False
+        return obstacle is Obstacle.VOICE
 
     async def _intend_anew(
         self,

@@ -106,7 +106,10 @@ class Obstacle(Enum):
     """Why an agent may not be changed for a call."""
 
     CALLS = auto()
-    """The call is over, its voice is given up, or another caller's call is in progress at the agent."""
+    """The call is over, or another caller's call is in progress at the agent."""
+
+    VOICE = auto()
+    """The voice was given up since it was found."""
 
     CHANGES = auto()
     """The agent was changed since it was read, or is being changed: read once more, it may be free."""

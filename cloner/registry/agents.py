@@ -15,9 +15,10 @@ from cloner.registry.agent import (
     ClaimedAgent,
     Obstacle,
 )
+from cloner.registry.consents import CallerForgotten
 from cloner.registry.holding import HELD_SECONDS, LANDS_SECONDS
 from cloner.registry.statement import Statement
-from cloner.registry.transaction import Transaction
+from cloner.registry.transaction import Row, Transaction
 
 __all__ = [
     "claim_restore",
@@ -25,6 +26,7 @@ __all__ = [
     "intend",
     "lock_calls_at",
     "note_restored",
+    "obstacle_for",
     "plan_left_over_restores",
     "plan_restore",
     "plan_unsure_restores",
@@ -45,9 +47,10 @@ FIELDS = """agent_id, marker, call_id, voice_id, first_message, before_voice_id,
     former_marker, former_voice_id, former_first_message, traceparent"""
 
 GIVEN = Statement(f"SELECT {FIELDS}, changes, holder, held_until FROM agents WHERE agent_id = :agent_id")
-IN_PROGRESS = Statement("SELECT 1 FROM calls WHERE id = :call_id AND ended_at IS NULL")
-CALL = Statement("SELECT ended_at FROM calls WHERE id = :call_id FOR UPDATE")
-VOICE = Statement("SELECT state FROM voices WHERE marker = :marker FOR UPDATE")
+CALL = "SELECT ended_at FROM calls WHERE id = :call_id"
+VOICE = "SELECT state FROM voices WHERE marker = :marker"
+SEEN_CALL, LOCKED_CALL = Statement(CALL), Statement(f"{CALL} FOR UPDATE")
+SEEN_VOICE, LOCKED_VOICE = Statement(VOICE), Statement(f"{VOICE} FOR UPDATE")
 OTHER_CALL = Statement("""
     SELECT 1 FROM calls
     WHERE agent_id = :agent_id AND caller <> :caller AND ended_at IS NULL AND begun_at > :others_since
@@ -155,7 +158,8 @@ def state_for(
 
     That is where the call is over, or another caller's call is in progress, as in `AgentUpdate`.
     """
-    if tx.one(IN_PROGRESS, call_id=call_id) is None:
+    call = tx.one(SEEN_CALL, call_id=call_id)
+    if call is None or call[0] is not None:
         return None
     if others_since is not None and shared(tx, agent_id, caller=caller, since=others_since):
         return None
@@ -167,13 +171,20 @@ def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> Obstacle | No
 
     It may be changed if it was not changed since it was read, nobody else holds it, no update of it may yet
     be done, the call has not ended, its voice is not given up, and no other caller's call forbids it.
+    Raises CallerForgotten.
     """
     row = update.row
-    in_progress = _lock_call(tx, row)
-    voice = tx.one(VOICE, marker=row.marker)
-    if not in_progress or voice is None or voice[0] != "ready":
-        return Obstacle.CALLS
-    return _intend(tx, update, now=now)
+    call = _lock_call(tx, row)
+    obstacle = _obstacle(call, tx.one(LOCKED_VOICE, marker=row.marker))
+    return _intend(tx, update, now=now) if obstacle is None else obstacle
+
+
+def obstacle_for(tx: Transaction, *, call_id: str, marker: str) -> Obstacle | None:
+    """What forbids that any agent is given the voice for the call; None if nothing does.
+
+    Raises CallerForgotten.
+    """
+    return _obstacle(tx.one(SEEN_CALL, call_id=call_id), tx.one(SEEN_VOICE, marker=marker))
 
 
 def record_and_intend(
@@ -184,9 +195,9 @@ def record_and_intend(
     Returns what the two return. A voice that was not recorded is given to no agent.
     """
     row = update.row
-    in_progress = _lock_call(tx, row)
+    call = _lock_call(tx, row)
     recorded = voices.record(tx, row.marker, row.voice_id, now=now, call_id=row.call_id, stated=stated)
-    if recorded is None or not in_progress:
+    if recorded is None or call is None or call[0] is not None:
         return recorded, Obstacle.CALLS
     return recorded, _intend(tx, update, now=now)
 
@@ -278,14 +289,21 @@ def has_voice(tx: Transaction, marker: str) -> bool:
     return tx.one(SPEAKING, marker=marker) is not None
 
 
-def _lock_call(tx: Transaction, row: AgentRow) -> bool:
-    """Locks the calls at the agent, then the call itself. Returns whether the call is open.
+def _lock_call(tx: Transaction, row: AgentRow) -> Row | None:
+    """Locks the calls at the agent, then the call itself. Returns when the call ended; None if it is gone.
 
     The caller locks the voice after that: see the order in `cloner.registry.calls`.
     """
     lock_calls_at(tx, row.agent_id)
-    call = tx.one(CALL, call_id=row.call_id)
-    return call is not None and call[0] is None
+    return tx.one(LOCKED_CALL, call_id=row.call_id)
+
+
+def _obstacle(call: Row | None, voice: Row | None) -> Obstacle | None:
+    if call is None:
+        raise CallerForgotten
+    if call[0] is not None:
+        return Obstacle.CALLS
+    return None if voice is not None and voice[0] == "ready" else Obstacle.VOICE
 
 
 def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> Obstacle | None:

@@ -37,7 +37,7 @@ class CallerForgotten(Exception):
 
     def __init__(self) -> None:
         super().__init__(
-            "The caller was forgotten while the voice was being made: another needs a new request."
+            "The caller was forgotten while the request was under way: another voice needs a new request."
         )
 
 

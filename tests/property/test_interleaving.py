@@ -77,7 +77,8 @@ def play(world: World, story: Story) -> None:
         process, caller = one % PROCESSES, f"caller_{two % CALLERS}"
         match kind:
             case "deliver":
-                begin(world, process, delivery(world, process, caller, *at(world, one, three)))
+                where = at(world, one, three)
+                begin(world, process, delivery(world, process, caller, *where, slow=two >= 9))
             case "open":
                 at_once(opening(world, *at(world, one, three), NUMBERS[caller], require_consent=one >= 9))
             case "end":

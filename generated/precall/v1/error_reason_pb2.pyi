@@ -118,7 +118,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_CONSENT_MISSING: _ErrorReason.ValueType  # 22
     """The caller's consent to the clone is missing. The server is set to require one; or it was withdrawn, and no
-    new one was given; or the caller was forgotten while the voice was being made.
+    new one was given; or the caller was forgotten while the request was under way.
     HTTP 422, gRPC FAILED_PRECONDITION.
     """
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 23
@@ -293,7 +293,7 @@ HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_CONSENT_MISSING: ErrorReason.ValueType  # 22
 """The caller's consent to the clone is missing. The server is set to require one; or it was withdrawn, and no
-new one was given; or the caller was forgotten while the voice was being made.
+new one was given; or the caller was forgotten while the request was under way.
 HTTP 422, gRPC FAILED_PRECONDITION.
 """
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 23

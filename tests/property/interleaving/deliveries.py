@@ -1,6 +1,7 @@
 """Calls: a delivery, from the call that is noted to the agent that has the voice, and the end of a call."""
 
 from collections.abc import Generator
+from contextlib import suppress
 
 import msgspec
 
@@ -37,7 +38,9 @@ from tests.property.interleaving.world import (
 )  # fmt: skip
 
 
-def delivery(world: World, process: int, caller: str, agent: str, conversation: str) -> Steps:
+def delivery(
+    world: World, process: int, caller: str, agent: str, conversation: str, *, slow: bool = False
+) -> Steps:
     """One delivery: finds or makes the caller's voice, and gives it to the agent if it may."""
     tx, call, deadline = world.tx, f"{agent}/{conversation}", world.now + PATIENCE
     new = NewCall(
@@ -58,18 +61,12 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     wanted = AgentVoice(None, f"Hallo {caller}")
     update = planned(world, reading, wanted, caller=caller)
     new = new_voice(world, process, caller)
-    voice, intended = yield from found_or_made(world, process, new, call, noted.voice, update, deadline)
-    if voice is None or voice.voice_id is None:
-        return
-    check_whose(world, voice, caller)
-    if update is None:
+    voice, intended = yield from found_and_intended(
+        world, process, new, noted, reading, update, deadline, slow=slow
+    )
+    if voice is None or intended is None:
         return
     wanted = AgentVoice(voice.voice_id, wanted.first_message)
-    if intended is None:
-        if world.now >= deadline:
-            return
-        intended = intended_for(world, reading, wanted, voice, caller)
-        assert intended is not None
     update = intended.update
     if intended.obstacle is Obstacle.CALLS:
         return
@@ -93,6 +90,41 @@ def delivery(world: World, process: int, caller: str, agent: str, conversation: 
     held = agents.unlock(tx, agent, holder=update.holder, until=until, given=given, unanswered=unanswered)
     if not held and done:
         late_updates.note(tx, update.row, unanswered=unanswered)
+
+
+def found_and_intended(
+    world: World,
+    process: int,
+    new: NewVoiceRow,
+    noted: Noted,
+    reading: Reading,
+    update: AgentUpdate | None,
+    deadline: float,
+    *,
+    slow: bool,
+) -> Generator[None, None, tuple[VoiceRow | None, AgentIntended | None]]:
+    """The caller's voice, and the change of the agent to it, where it may be changed.
+
+    A `slow` agent is still being read when there is a voice. If that is given up before the change is stored,
+    there is another one.
+    """
+    call, caller, row = noted.call.id, new.person, noted.voice
+    while True:
+        voice, intended = yield from found_or_made(world, process, new, call, row, update, deadline)
+        if voice is None or voice.voice_id is None:
+            return None, None
+        check_whose(world, voice, caller)
+        if slow:
+            yield
+        if update is None:
+            check_answered(world, call, voice)
+        elif intended is None and world.now < deadline:
+            wanted = AgentVoice(voice.voice_id, update.row.first_message)
+            intended = intended_for(world, reading, wanted, voice, caller)
+        if intended is None or intended.obstacle is not Obstacle.VOICE:
+            return voice, intended
+        row = voices.find_by_caller(world.tx, caller)
+        yield
 
 
 def read(world: World, noted: Noted) -> Generator[None, None, Reading]:
@@ -171,6 +203,13 @@ def check_whose(world: World, voice: VoiceRow, caller: str) -> None:
     assert caller == world.made.get(voice.voice_id or "", ("", caller))[1], "an answer with another's voice"
 
 
+def check_answered(world: World, call: str, voice: VoiceRow) -> None:
+    """Whose agent may not be changed is answered with no voice that nobody may have, either."""
+    with suppress(CallerForgotten):
+        obstacle = agents.obstacle_for(world.tx, call_id=call, marker=voice.marker)
+        assert obstacle or voice.marker not in world.revoked, "an answer with a voice that was withdrawn"
+
+
 def check_before(world: World, noted: Noted) -> None:
     """Whoever is answered while an agent has a caller's voice is told what it had before."""
     agent = noted.call.agent_id
@@ -223,19 +262,26 @@ def planned(
 def intended_for(
     world: World, reading: Reading, wanted: AgentVoice, voice: VoiceRow, caller: str
 ) -> AgentIntended | None:
-    """Stores what the agent had and is about to be given; None where it may not be changed as it was read."""
+    """Stores what the agent had and is about to be given.
+
+    None where it may not be changed as it was read, or the caller was forgotten.
+    """
     update = planned(world, reading, wanted, marker=voice.marker, caller=caller)
     if update is None:
         return None
-    intended = AgentIntended(update, agents.intend(world.tx, update, now=world.now))
+    try:
+        intended = AgentIntended(update, agents.intend(world.tx, update, now=world.now))
+    except CallerForgotten:
+        return None
     check_intended(world, intended)
     return intended
 
 
 def check_intended(world: World, intended: AgentIntended) -> None:
-    """No agent is changed for a call that is over, nor in another caller's."""
+    """No agent is changed for a call that is over, nor in another caller's, nor to a voice that nobody may have."""
     update = intended.update
     if intended.obstacle is None:
+        assert update.row.marker not in world.revoked, "an agent was changed to a voice that was withdrawn"
         assert update.row.call_id in world.open, "an agent was changed for a call that is over"
         assert not world.others(update.row.agent_id, update.caller), "changed in another caller's call"
 

@@ -54,6 +54,10 @@ STORIES: dict[str, Story] = {
         ("wait", 1, 0, 0), ("wait", 1, 0, 0), ("close", 1, 0, 0), *steps(3, of=1), ("restore", 1, 0, 0),
         *steps(2, of=1), *steps(2), ("wait", 2, 0, 0),
     ],
+    # The voice was found, and its agent is still being read.
+    "a consent is withdrawn before the agent is changed": [
+        ("ahead", 0, 0, 0), *steps(9), ("deliver", 0, 9, 0), *steps(4), ("withdraw", 0, 0, 0), *steps(1),
+    ],
     # Nobody knows whether it was done, and the call does not end.
     "who updates an agent dies": [("deliver", 0, 0, 0), *steps(7), ("kill", 0, 0, 0)],
 }  # fmt: skip
