@@ -1,4 +1,4 @@
-"""The path of one call, from who is calling to what the call needs, and its end."""
+"""The path of one call, from who is calling to what the call needs, and the end of every call."""
 
 import asyncio
 import contextlib
@@ -9,20 +9,19 @@ import msgspec
 import structlog
 from opentelemetry.trace import Link, get_current_span
 
-from callerid import spoken
 from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents
 from cloner.agents.missed import Missed
 from cloner.agents.reading import BegunReading, Reading, result_of
 from cloner.background import Background
-from cloner.call import Begun, Call, Opened, Prepared, agent_before
+from cloner.call import Begun, Call, Prepared, agent_before
 from cloner.deliveries import Deliveries, Key, UnderWay
 from cloner.provider.awaited import Awaited
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentNotFound, AgentRejected, Busy
 from cloner.registry import NewCall, Noted, RegistryUnavailable, Store, calls
 from cloner.voices import callers
-from cloner.voices.callers import CallName, ConversationMismatch, Identities
+from cloner.voices.callers import ConversationMismatch, Identities
 from cloner.voices.clone import Wanted
 from cloner.voices.finding import Found, Voices
 from cloner.voices.postponed import ids_of
@@ -40,8 +39,6 @@ log = structlog.get_logger()
 # How long a call waits for its agent to be read before it goes on without. What is read while its voice is
 # made counts as well.
 AGENT_SECONDS = 1.0
-# The share of its time that an opened call may spend on asking ElevenLabs; the rest is for the answer.
-ASKING_SHARE = 0.5
 # How often a call looks for another voice because the one it had found was given up while its agent was read.
 ROUNDS = 3
 # How long a failure waits until the caller of its call is taken back.
@@ -51,7 +48,7 @@ TOLD_SECONDS = 0.5
 
 
 class Calls:
-    """Opens, prepares and ends calls.
+    """Prepares and ends calls.
 
     `due` is set after each call has ended, because its agent must be put back. `now` tells the time, in Unix
     seconds.
@@ -67,7 +64,6 @@ class Calls:
         *,
         identities: Identities,
         first_message: str,
-        require_consent: bool,
         due: asyncio.Event,
         now: Callable[[], float],
     ) -> None:
@@ -78,60 +74,10 @@ class Calls:
         self._agent_settings = agent_settings
         self._identities = identities
         self._first_message = first_message
-        self._require_consent = require_consent
         self._due = due
         self._now = now
         self._deliveries = Deliveries()
         self._background = Background()
-
-    async def open(
-        self, *, agent_id: str, kind: CallName, name: str, phone_number: str, deadline: float
-    ) -> Opened:
-        """Finds what is known for a call without a sample. Clones nothing and changes no agent.
-
-        ElevenLabs is asked only if the cached answer is too old, and only for a share of the time that is
-        left. Raises RegistryUnavailable.
-        """
-        call_id = self._identities.call_id(agent_id, kind, name)
-        number = self._identities.number_hash(phone_number)
-        noted = await self._store.write(
-            calls.open_call,
-            NewCall(
-                id=call_id,
-                agent_id=agent_id,
-                conversation_id=name if kind == "conversation_id" else "",
-                caller=number or call_id,
-                number=number,
-                begun_at=self._now(),
-                confirmed=kind == "conversation_id",
-                traceparent=traceparent(),
-            ),
-            apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
-            number=self._identities.searchable_number_hash(phone_number),
-            require_consent=self._require_consent,
-        )
-        now = asyncio.get_running_loop().time()
-        asking = now + min(AGENT_SECONDS, (deadline - now) * ASKING_SHARE)
-        voice, refused_leaves = await asyncio.gather(
-            self._voices.usable(noted.voice, deadline=asking),
-            self._agent_settings.refused_leaves(agent_id, deadline=asking),
-        )
-        given = noted.agent.row
-        greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
-        return Opened(
-            call_id=noted.call.id,
-            voice=voice,
-            name=greeted,
-            first_message=callers.greeting(self._first_message, greeted) if voice is not None else "",
-            agent_before=agent_before(noted),
-            refused_leaves=refused_leaves,
-            persons=noted.persons,
-            agent_updated=(
-                voice is not None
-                and given is not None
-                and (given.marker, given.former_marker) == (voice.marker, None)
-            ),
-        )
 
     async def begin(self, call: Call, sample: bytes) -> Begun:
         """Notes a call that is to be prepared. Raises ConversationMismatch and RegistryUnavailable.

@@ -20,6 +20,7 @@ from cloner.janitor import TICK_SECONDS, Janitor, Terms
 from cloner.listener import access_of, health_beside, listen, server_of
 from cloner.measures import Measures
 from cloner.memory_budget import MemoryBudget
+from cloner.openings import Openings
 from cloner.provider.account import Account
 from cloner.provider.api_key import check_api_key
 from cloner.provider.elevenlabs import ElevenLabs
@@ -273,9 +274,12 @@ def _parts(
     )  # fmt: skip
     calls = Calls(
         agents, voices, samples, store, agent_settings,
-        identities=identities,
-        first_message=settings.default_first_message, require_consent=settings.require_consent,
-        due=due, now=now,
+        identities=identities, first_message=settings.default_first_message, due=due, now=now,
+    )  # fmt: skip
+    openings = Openings(
+        voices, store, agent_settings,
+        identities=identities, first_message=settings.default_first_message,
+        require_consent=settings.require_consent, now=now,
     )  # fmt: skip
     erasure = Erasure(identities, store, removal, now=now)
     looking = Looking(store, identities, keep_seconds=terms.keep, call_seconds=terms.call, now=now)
@@ -293,9 +297,9 @@ def _parts(
     usage = Usage(account, provider, store, quota=lambda: admission.quota, now=now)
     service = CloningService(
         Rooms(
-            calls=calls, voices=voices, store=store, erasure=erasure, looking=looking, consenting=consenting,
-            usage=usage, identities=identities, limits=_limits(settings, limits, terms),
-            watch_seconds=settings.watch_seconds,
+            calls=calls, openings=openings, voices=voices, store=store, erasure=erasure, looking=looking,
+            consenting=consenting, usage=usage, identities=identities,
+            limits=_limits(settings, limits, terms), watch_seconds=settings.watch_seconds,
         )
     )  # fmt: skip
     return _Parts(

@@ -92,7 +92,7 @@ async def open_call(request: pb.OpenCallRequest, context: Context, rooms: Rooms)
         add_log_context(agent_id=agent_id)
         if kind == "conversation_id":
             add_log_context(conversation_id=name)
-        opened = await rooms.calls.open(
+        opened = await rooms.openings.open(
             agent_id=agent_id, kind=kind, name=name, phone_number=phone_number, deadline=answering.deadline
         )
         add_log_context(call_id=opened.call_id)

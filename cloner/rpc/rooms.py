@@ -5,6 +5,7 @@ from typing import NamedTuple
 from precall.v1 import cloning_pb2 as pb
 
 from cloner.calls import Calls
+from cloner.openings import Openings
 from cloner.registry import Store
 from cloner.rpc.usage import Usage
 from cloner.voices.callers import Identities
@@ -20,6 +21,7 @@ class Rooms(NamedTuple):
     """All that a call of the contract may need. A voice is watched for `watch_seconds` at the most."""
 
     calls: Calls
+    openings: Openings
     voices: Voices
     store: Store
     erasure: Erasure

@@ -1,0 +1,92 @@
+"""The path of one call that comes without a recording: what is known for it."""
+
+import asyncio
+from collections.abc import Callable
+
+from callerid import spoken
+from cloner.agents.agent_settings import AgentSettings
+from cloner.call import Opened, agent_before
+from cloner.registry import NewCall, Store, calls
+from cloner.voices import callers
+from cloner.voices.callers import CallName, Identities
+from cloner.voices.finding import Voices
+from telemetry.tracing import traceparent
+
+__all__ = ["Openings"]
+
+# How long ElevenLabs is asked at most, and the share of the time of a call for that; the rest is left for the
+# answer.
+ASKING_SECONDS = 1.0
+ASKING_SHARE = 0.5
+
+
+class Openings:
+    """Opens calls. `now` tells the time, in Unix seconds."""
+
+    def __init__(
+        self,
+        voices: Voices,
+        store: Store,
+        agent_settings: AgentSettings,
+        *,
+        identities: Identities,
+        first_message: str,
+        require_consent: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self._voices = voices
+        self._store = store
+        self._agent_settings = agent_settings
+        self._identities = identities
+        self._first_message = first_message
+        self._require_consent = require_consent
+        self._now = now
+
+    async def open(
+        self, *, agent_id: str, kind: CallName, name: str, phone_number: str, deadline: float
+    ) -> Opened:
+        """Finds what is known for a call without a sample. Clones nothing and changes no agent.
+
+        ElevenLabs is asked only if the cached answer is too old, and only for a share of the time that is
+        left. Raises RegistryUnavailable.
+        """
+        call_id = self._identities.call_id(agent_id, kind, name)
+        number = self._identities.number_hash(phone_number)
+        noted = await self._store.write(
+            calls.open_call,
+            NewCall(
+                id=call_id,
+                agent_id=agent_id,
+                conversation_id=name if kind == "conversation_id" else "",
+                caller=number or call_id,
+                number=number,
+                begun_at=self._now(),
+                confirmed=kind == "conversation_id",
+                traceparent=traceparent(),
+            ),
+            apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
+            number=self._identities.searchable_number_hash(phone_number),
+            require_consent=self._require_consent,
+        )
+        now = asyncio.get_running_loop().time()
+        asking = now + min(ASKING_SECONDS, (deadline - now) * ASKING_SHARE)
+        voice, refused_leaves = await asyncio.gather(
+            self._voices.usable(noted.voice, deadline=asking),
+            self._agent_settings.refused_leaves(agent_id, deadline=asking),
+        )
+        given = noted.agent.row
+        greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
+        return Opened(
+            call_id=noted.call.id,
+            voice=voice,
+            name=greeted,
+            first_message=callers.greeting(self._first_message, greeted) if voice is not None else "",
+            agent_before=agent_before(noted),
+            refused_leaves=refused_leaves,
+            persons=noted.persons,
+            agent_updated=(
+                voice is not None
+                and given is not None
+                and (given.marker, given.former_marker) == (voice.marker, None)
+            ),
+        )
