@@ -6,10 +6,11 @@ from collections.abc import Callable
 from callerid import spoken
 from cloner.agents.agent_settings import AgentSettings
 from cloner.call import Opened, agent_before
-from cloner.registry import NewCall, Store, calls
+from cloner.registry import CallerForgotten, NewCall, Noted, Store, calls, was_given_up
 from cloner.voices import callers
 from cloner.voices.callers import CallName, Identities
 from cloner.voices.finding import Voices
+from cloner.voices.voice import Voice
 from telemetry.tracing import traceparent
 
 __all__ = ["Openings"]
@@ -18,6 +19,8 @@ __all__ = ["Openings"]
 # answer.
 ASKING_SECONDS = 1.0
 ASKING_SHARE = 0.5
+# How often a call is noted, where the voice that it had is given up while ElevenLabs is asked.
+ROUNDS = 2
 
 
 class Openings:
@@ -50,30 +53,21 @@ class Openings:
         ElevenLabs is asked only if the cached answer is too old, and only for a share of the time that is
         left. Raises RegistryUnavailable.
         """
-        call_id = self._identities.call_id(agent_id, kind, name)
-        number = self._identities.number_hash(phone_number)
-        noted = await self._store.write(
-            calls.open_call,
-            NewCall(
-                id=call_id,
-                agent_id=agent_id,
-                conversation_id=name if kind == "conversation_id" else "",
-                caller=number or call_id,
-                number=number,
-                begun_at=self._now(),
-                confirmed=kind == "conversation_id",
-                traceparent=traceparent(),
-            ),
-            apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
-            number=self._identities.searchable_number_hash(phone_number),
-            require_consent=self._require_consent,
-        )
-        now = asyncio.get_running_loop().time()
-        asking = now + min(ASKING_SECONDS, (deadline - now) * ASKING_SHARE)
-        voice, refused_leaves = await asyncio.gather(
-            self._voices.usable(noted.voice, deadline=asking),
-            self._agent_settings.refused_leaves(agent_id, deadline=asking),
-        )
+        loop = asyncio.get_running_loop()
+        voice: Voice | None = None
+        for _ in range(ROUNDS):
+            noted = await self._note(agent_id=agent_id, kind=kind, name=name, phone_number=phone_number)
+            asks = self._voices.must_ask(noted.voice) or not self._agent_settings.is_recent(agent_id)
+            until = loop.time() + min(ASKING_SECONDS, (deadline - loop.time()) * ASKING_SHARE)
+            voice, refused_leaves = await asyncio.gather(
+                self._voices.usable(noted.voice, deadline=until),
+                self._agent_settings.refused_leaves(agent_id, deadline=until),
+            )
+            if voice is None or not asks:
+                break
+            if not await self._was_given_up(voice, noted, until=(until + deadline) / 2):
+                break
+            voice = None
         given = noted.agent.row
         greeted = spoken(noted.voice.greeting_name) if noted.voice is not None and voice is not None else ""
         return Opened(
@@ -90,3 +84,31 @@ class Openings:
                 and (given.marker, given.former_marker) == (voice.marker, None)
             ),
         )
+
+    async def _note(self, *, agent_id: str, kind: CallName, name: str, phone_number: str) -> Noted:
+        """Stores that the call begins; what the registry knows for it."""
+        call_id = self._identities.call_id(agent_id, kind, name)
+        number = self._identities.number_hash(phone_number)
+        return await self._store.write(
+            calls.open_call,
+            NewCall(
+                id=call_id,
+                agent_id=agent_id,
+                conversation_id=name if kind == "conversation_id" else "",
+                caller=number or call_id,
+                number=number,
+                begun_at=self._now(),
+                confirmed=kind == "conversation_id",
+                traceparent=traceparent(),
+            ),
+            apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
+            number=self._identities.searchable_number_hash(phone_number),
+            require_consent=self._require_consent,
+        )
+
+    async def _was_given_up(self, voice: Voice, noted: Noted, *, until: float) -> bool:
+        """Whether the voice, or its caller, is gone since the call was noted."""
+        try:
+            return await was_given_up(self._store, voice.marker, call_id=noted.call.id, until=until)
+        except CallerForgotten:
+            return True

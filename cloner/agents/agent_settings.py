@@ -51,9 +51,13 @@ class AgentSettings:
         """The overrides that the agent refuses; None where its settings were never read."""
         return self._refused_leaves.get(agent_id)
 
+    def is_recent(self, agent_id: str) -> bool:
+        """Whether what is known of an agent's settings counts without another look at ElevenLabs."""
+        return self._until.get(agent_id, 0.0) > self._now()
+
     async def refused_leaves(self, agent_id: str, *, deadline: float) -> frozenset[str] | None:
         """As `known`, but first reads old settings anew, until the deadline. Raises no ProviderFailure."""
-        if self._until.get(agent_id, 0.0) <= self._now():
+        if not self.is_recent(agent_id):
             reading = self._readings.get(agent_id)
             if reading is None or reading.over:
                 reading = self._readings[agent_id] = Awaited(self._read(agent_id), until=deadline)

@@ -34,6 +34,7 @@ from cloner.registry import (
     agents,
     is_ours,
     late_updates,
+    was_given_up,
 )
 from cloner.registry.holding import LATE_SECONDS, renewing
 from telemetry.parts import part
@@ -196,7 +197,8 @@ class Agents:
         if reading is not None and not isinstance(stored, Missed) and stored.obstacle is Obstacle.CHANGES:
             reading, stored = await self._intend_anew(reading.noted, intend, caller=caller, deadline=deadline)
         if isinstance(stored, Missed):
-            gone = await self._was_given_up(marker, call_id=call_id, deadline=deadline)
+            until = deadline - UPDATE_SECONDS
+            gone = await was_given_up(self._store, marker, call_id=call_id, until=until)
             return None if gone else Given(reading, stored)
         if stored.obstacle is Obstacle.VOICE:
             return None
@@ -209,18 +211,6 @@ class Agents:
         if isinstance(planned, Missed):
             return planned
         return AgentIntended(planned, await self._store.write(agents.intend, planned, now=self._now()))
-
-    async def _was_given_up(self, marker: str, *, call_id: str, deadline: float) -> bool:
-        """Whether a voice was given up since it was found, as far as the registry says so in time.
-
-        Raises CallerForgotten.
-        """
-        try:
-            async with asyncio.timeout_at(deadline - UPDATE_SECONDS):
-                obstacle = await self._store.read(agents.obstacle_for, call_id=call_id, marker=marker)
-        except (RegistryUnavailable, TimeoutError):
-            return False
-        return obstacle is Obstacle.VOICE
 
     async def _intend_anew(
         self,

@@ -25,7 +25,7 @@ from cloner.registry.agent import AgentIntended, AgentRow, AgentState, AgentUpda
 from cloner.registry.calls import Noted
 from cloner.registry.consents import CallerForgotten, Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
-from cloner.registry.ownership import is_ours
+from cloner.registry.ownership import is_ours, was_given_up
 from cloner.registry.requests import NamedRequest, RequestDiffers, RequestForgotten
 from cloner.registry.rows import CallRow, NewCall, NewVoiceRow, VoiceRow
 from cloner.registry.store import Store
@@ -82,4 +82,5 @@ __all__ = [
     "views",
     "voice_consents",
     "voices",
+    "was_given_up",
 ]

@@ -1,10 +1,13 @@
-"""Which voices are ours."""
+"""Which voices are ours, and still those of their callers."""
 
-from cloner.registry import voices
-from cloner.registry.agent import AgentRow
+import asyncio
+
+from cloner.registry import agents, voices
+from cloner.registry.agent import AgentRow, Obstacle
 from cloner.registry.store import Store
+from cloner.registry.transaction import RegistryUnavailable
 
-__all__ = ["is_ours"]
+__all__ = ["is_ours", "was_given_up"]
 
 
 async def is_ours(store: Store, voice_id: str | None, row: AgentRow | None) -> bool:
@@ -17,3 +20,16 @@ async def is_ours(store: Store, voice_id: str | None, row: AgentRow | None) -> b
     if row is not None and row.gave_voice(voice_id):
         return True
     return await store.read(voices.marker_of, voice_id) is not None
+
+
+async def was_given_up(store: Store, marker: str, *, call_id: str, until: float) -> bool:
+    """Whether a voice was given up since it was found for the call, as far as the registry says so in time.
+
+    `until` is a time of the loop. Raises CallerForgotten.
+    """
+    try:
+        async with asyncio.timeout_at(until):
+            obstacle = await store.read(agents.obstacle_for, call_id=call_id, marker=marker)
+    except (RegistryUnavailable, TimeoutError):
+        return False
+    return obstacle is Obstacle.VOICE

@@ -214,6 +214,13 @@ class Voices:
                     return voice
         raise failures.Busy
 
+    def must_ask(self, row: VoiceRow | None) -> bool:
+        """Whether `usable` asks ElevenLabs for the voice of the row."""
+        if row is None or row.state != "ready":
+            return False
+        now = self._now()
+        return now - row.checked_at > self._check_seconds and self._ask_again_at.get(row.marker, now) <= now
+
     async def usable(self, row: VoiceRow | None, *, deadline: float) -> Voice | None:
         """The voice of a ready row; None if ElevenLabs says before the deadline that it is lost."""
         return None if row is None or row.state != "ready" else await self._confirmed(row, deadline)
@@ -309,8 +316,7 @@ class Voices:
 
     async def _confirmed(self, row: VoiceRow, deadline: float) -> Voice | None:
         """The voice of a ready row; None if the provider turns out to have lost it."""
-        now = self._now()
-        if now - row.checked_at > self._check_seconds and self._ask_again_at.get(row.marker, now) <= now:
+        if self.must_ask(row):
             if urgency().call:
                 deadline = min(deadline, asyncio.get_running_loop().time() + CHECK_SECONDS)
             if await self._seen(row, deadline) is False:

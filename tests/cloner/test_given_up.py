@@ -113,3 +113,49 @@ async def test_deleted_while_the_agent_is_put_back(
     assert answer.agent_updated
     assert answer.voice.voice_id not in ("", gone)
     assert (answer.voice.voice_id, answer.first_message) == given
+
+
+async def opened_with_its_agent_held(cloner: Any, emulator: Emulator, speech: bytes) -> tuple[str, Any]:
+    """Ivan's voice, which was made ahead of time, and a call of his that is opened while its agent is read."""
+    made = await cloner.CloneVoice(request("CloneVoice", speech, consent="form 1"), timeout=10)
+    emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
+    opening = request("OpenCall", phone_number=IVAN.phone_number)
+    asked = asyncio.ensure_future(cloner.OpenCall(opening, timeout=20))
+    await emulator.requests.wait(path=AGENT, stage="held")
+    return made.voice.voice_id, asked
+
+
+async def test_deleted_while_a_call_is_opened(cloning, emulator: Emulator, speech: bytes) -> None:
+    """The call has no voice, as one that is opened after the deletion; who calls is known by the consent."""
+    async with cloning() as cloner:
+        gone, asked = await opened_with_its_agent_held(cloner, emulator, speech)
+        await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=gone), timeout=10)
+        emulator.faults.release()
+        opened = await asked
+
+    assert (False, "", pb.CALLER_MATCH_ONE) == (opened.HasField("voice"), opened.name, opened.caller_match)
+
+
+async def test_replaced_while_a_call_is_opened(cloning, emulator: Emulator, speech: bytes) -> None:
+    """The call has the voice that came in its place."""
+    async with cloning() as cloner:
+        gone, asked = await opened_with_its_agent_held(cloner, emulator, speech)
+        replacing = request("ReplaceVoice", speech, consent="form 1")
+        new = (await cloner.ReplaceVoice(replacing, timeout=10)).voice.voice_id
+        emulator.faults.release()
+        opened = await asked
+
+    assert (new, "Ivan", pb.CALLER_MATCH_ONE) == (opened.voice.voice_id, opened.name, opened.caller_match)
+    assert gone != new
+
+
+async def test_forgotten_while_a_call_is_opened(cloning, emulator: Emulator, speech: bytes) -> None:
+    """Nobody is greeted by the name of somebody who was forgotten."""
+    async with cloning() as cloner:
+        _, asked = await opened_with_its_agent_held(cloner, emulator, speech)
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+        emulator.faults.release()
+        opened = await asked
+
+    assert (False, "", "") == (opened.HasField("voice"), opened.name, opened.first_message)
+    assert pb.CALLER_MATCH_NONE == opened.caller_match
