@@ -262,6 +262,7 @@ class Calls:
             call_id=begun.call_id,
             caller=begun.identity.caller,
             marker=found.voice.marker,
+            recorded=not found.reused,
             deadline=deadline,
             intended=found.agent_intended,
         )

@@ -179,13 +179,14 @@ class Agents:
         call_id: str,
         caller: str,
         marker: str,
+        recorded: bool,
         deadline: float,
         intended: AgentIntended | None = None,
     ) -> Given | None:
         """Gives the agent voice and greeting. If it was changed since it was read, tries once more.
 
         None if the voice was given up since it was found: then nobody may be answered with it. Raises
-        CallerForgotten if its caller was.
+        CallerForgotten if its caller was. A voice that was `recorded` just now is not looked at again.
 
         Waits AGAIN_SECONDS at most until nobody else is changing it, and as long until it is read anew. An
         update that was `intended` when the voice was recorded is not stored again. If an update fails, the
@@ -196,9 +197,10 @@ class Agents:
         stored = intended or await intend(reading)
         if reading is not None and not isinstance(stored, Missed) and stored.obstacle is Obstacle.CHANGES:
             reading, stored = await self._intend_anew(reading.noted, intend, caller=caller, deadline=deadline)
+            recorded = False
         if isinstance(stored, Missed):
             until = deadline - UPDATE_SECONDS
-            gone = await was_given_up(self._store, marker, call_id=call_id, until=until)
+            gone = not recorded and await was_given_up(self._store, marker, call_id=call_id, until=until)
             return None if gone else Given(reading, stored)
         if stored.obstacle is Obstacle.VOICE:
             return None

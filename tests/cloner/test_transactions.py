@@ -37,23 +37,33 @@ def waited_for(spans: Any, of: Any) -> list[str]:
     return [span.name for span in sorted(stored, key=lambda span: span.start_time)]
 
 
-async def test_transactions_of_a_call(cloning: Any, emulator: Emulator, spans: Any, speech: bytes) -> None:
+@pytest.mark.parametrize(
+    ("mode", "made", "found"),
+    [
+        ("auto", "agents.record_and_intend", "agents.intend"),
+        ("never", "voices.record", "agents.obstacle_for"),
+    ],
+)
+async def test_transactions_of_a_call(
+    cloning: Any, emulator: Emulator, spans: Any, speech: bytes, mode: str, made: str, found: str
+) -> None:
     """A new caller waits for three transactions, a known one for two, and ElevenLabs' own webhook for one."""
     emulator.agents.put("agent_other", {})
     number = call(speech).caller.phone_number
     another = call(speech)
     another.agent_id, another.conversation_id = "agent_other", "conv_2"
     opening = pb.OpenCallRequest(agent_id="agent_demo", conversation_id="conv_3", phone_number=number)
-    async with cloning() as cloner:
-        assert (await cloner.PrepareCall(call(speech), timeout=20)).agent_updated
+    async with cloning(agent_update=mode) as cloner:
+        new = await cloner.PrepareCall(call(speech), timeout=20)
         known = await cloner.PrepareCall(another, timeout=20)
-        assert (True, True) == (known.voice_reused, known.agent_updated)
+        assert (False, True) == (new.voice_reused, known.voice_reused)
+        assert [mode == "auto"] * 2 == [new.agent_updated, known.agent_updated]
         await cloner.OpenCall(opening, timeout=20)
 
     (first, second), (third,) = spans.finished(PREPARE), spans.finished(OPEN)
     assert [
-        ["registry calls.begin", "registry voices.intend", "registry agents.record_and_intend"],
-        ["registry calls.begin", "registry agents.intend"],
+        ["registry calls.begin", "registry voices.intend", f"registry {made}"],
+        ["registry calls.begin", f"registry {found}"],
         ["registry calls.open_call"],
     ] == [waited_for(spans, span) for span in (first, second, third)]
 
