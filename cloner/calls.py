@@ -19,7 +19,16 @@ from cloner.deliveries import Deliveries, Key, UnderWay
 from cloner.provider.awaited import Awaited
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentNotFound, AgentRejected, Busy
-from cloner.registry import NewCall, Noted, RegistryUnavailable, Store, calls
+from cloner.registry import (
+    NewCall,
+    Noted,
+    RegistryUnavailable,
+    Store,
+    VoiceRow,
+    calls,
+    voices,
+    was_given_up,
+)
 from cloner.voices import callers
 from cloner.voices.callers import ConversationMismatch, Identities
 from cloner.voices.clone import Wanted
@@ -28,7 +37,7 @@ from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples
 from cloner.voices.voice import Voice
 from environment.memory import unraised
-from telemetry.facts import add_log_context
+from telemetry.facts import add_log_context, remove_log_context
 from telemetry.parts import part
 from telemetry.tracing import traceparent
 
@@ -39,7 +48,7 @@ log = structlog.get_logger()
 # How long a call waits for its agent to be read before it goes on without. What is read while its voice is
 # made counts as well.
 AGENT_SECONDS = 1.0
-# How often a call looks for another voice because the one it had found was given up while its agent was read.
+# How often a call looks for a voice, where the one that it had found is gone before its agent has it.
 ROUNDS = 3
 # How long a failure waits until the caller of its call is taken back.
 UNSTATE_SECONDS = 0.05
@@ -79,8 +88,10 @@ class Calls:
         self._deliveries = Deliveries()
         self._background = Background()
 
-    async def begin(self, call: Call, sample: bytes) -> Begun:
+    async def begin(self, call: Call, sample: bytes, *, once_more: bool = False) -> Begun:
         """Notes a call that is to be prepared. Raises ConversationMismatch and RegistryUnavailable.
+
+        A delivery that notes it `once_more` raises CallerForgotten if it is gone by now.
 
         Stores the call before its agent is read, so that all calls at one agent have one order. The answer
         holds how often the agent had been changed by then: `agents.intend` allows no change of the agent if
@@ -102,6 +113,7 @@ class Calls:
             ),
             others_since=self._agents.others_since(),
             reference=call.caller.reference,
+            once_more=once_more,
         )
         if noted is None:
             raise ConversationMismatch
@@ -112,9 +124,9 @@ class Calls:
 
         Without a sample no voice is made: SampleRequired is raised if none is found.
 
-        If the agent refuses the voice because ElevenLabs has lost it, another voice is made. A repeated
-        delivery of a call that is still being prepared gets the answer of the first. Raises what Voices,
-        Samples and Agents raise.
+        If the voice is gone before the agent has it, given up or lost by ElevenLabs, another one is found or
+        made. A repeated delivery of a call that is still being prepared gets the answer of the first. Raises
+        CallerForgotten, and what Voices, Samples and Agents raise.
         """
         key = begun.call_id, begun.identity.stated
         wanted = Wanted(identity=begun.identity, caller=begun.call.caller, call_id=begun.call_id)
@@ -131,9 +143,9 @@ class Calls:
         if first is not None:
             if (prepared := await self._answer_of(first, wanted, deadline=deadline)) is not None:
                 return prepared
-            begun = await self.begin(begun.call, sample)
+            begun = await self.begin(begun.call, sample, once_more=True)
         with self._deliveries.as_first(key, waited=first is not None) as answer:
-            prepared = await self._prepare_despite_loss(begun, wanted, sample, deadline=deadline)
+            prepared = await self._prepare(begun, wanted, sample, deadline=deadline)
             answer.set_result(prepared)
             return prepared
 
@@ -152,20 +164,6 @@ class Calls:
         voice = noting.result() if noting.done() and not noting.exception() else answered.voice
         return msgspec.structs.replace(answered, voice=voice, voice_reused=True)
 
-    async def _prepare_despite_loss(
-        self, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float
-    ) -> Prepared:
-        """As `_prepare`, and again if the agent refuses the voice because ElevenLabs has lost it."""
-        try:
-            return await self._prepare(begun, wanted, sample, deadline=deadline)
-        except AgentRejected:
-            refused = (await self.begin(begun.call, sample)).noted.voice
-            if not await self._voices.is_lost(refused, deadline=deadline):
-                raise
-            # Noted again: the call has no voice any more, and the agent was changed, or may have been.
-            anew = await self.begin(begun.call, sample)
-            return await self._prepare(anew, wanted, sample, deadline=deadline)
-
     async def _prepare(self, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float) -> Prepared:
         if (ended := await self._answer_ended(begun, wanted)) is not None:
             return ended
@@ -175,9 +173,12 @@ class Calls:
         # exist.
         until = asyncio.get_running_loop().time() + AGENT_SECONDS
         reading = Awaited(self._read_agent(begun.noted, deadline=deadline), until=until)
+        known = begun.noted.voice
         try:
             for again in range(ROUNDS):
-                found = await self._find_known(begun, wanted, attached=not again, deadline=deadline)
+                if again:
+                    known = await self._store.read(voices.find_by_caller, wanted.identity.caller)
+                found = await self._find_known(known, wanted, attached=not again, deadline=deadline)
                 if found is None:
                     found = await self._clone_new(begun, wanted, sample, reading, deadline=deadline)
                 given = await self._give(begun, found, await result_of(reading), deadline=deadline)
@@ -216,6 +217,8 @@ class Calls:
         noted = begun.noted
         if not noted.again or noted.voice is None or noted.voice.state != "ready":
             return None
+        if self._voices.must_ask(noted.voice):
+            return None
         voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
         decided = None if voice is None else self._agents.decided(noted, self._agent_voice(begun, voice))
         if voice is None or decided is None:
@@ -223,10 +226,10 @@ class Calls:
         return self._answer(begun, voice, reused=True, missed=decided.missed)
 
     async def _find_known(
-        self, begun: Begun, wanted: Wanted, *, attached: bool, deadline: float
+        self, known: VoiceRow | None, wanted: Wanted, *, attached: bool, deadline: float
     ) -> Found | None:
         """The voice of a known caller, waited for where it is on its way; None for a new caller."""
-        voice = await self._voices.follow(begun.noted.voice, wanted, deadline=deadline, attached=attached)
+        voice = await self._voices.follow(known, wanted, deadline=deadline, attached=attached)
         return None if voice is None else Found(voice, reused=True, agent_intended=None)
 
     async def _clone_new(
@@ -254,23 +257,38 @@ class Calls:
     async def _give(
         self, begun: Begun, found: Found, agent: Reading | None, *, deadline: float
     ) -> Prepared | None:
-        """Gives the agent the voice, and answers; None if the voice was given up since it was found."""
+        """Gives the agent the voice, and answers; None if the voice is gone since it was found."""
         add_log_context(voice_id=found.voice.voice_id)
-        given = await self._agents.give(
-            agent,
-            self._agent_voice(begun, found.voice),
-            call_id=begun.call_id,
-            caller=begun.identity.caller,
-            marker=found.voice.marker,
-            recorded=not found.reused,
-            deadline=deadline,
-            intended=found.agent_intended,
-        )
+        try:
+            given = await self._agents.give(
+                agent,
+                self._agent_voice(begun, found.voice),
+                call_id=begun.call_id,
+                caller=begun.identity.caller,
+                stated=begun.identity.stated,
+                marker=found.voice.marker,
+                recorded=not found.reused,
+                deadline=deadline,
+                intended=found.agent_intended,
+            )
+        except AgentRejected:
+            if not await self._is_gone(begun, found.voice, deadline=deadline):
+                raise
+            given = None
         if given is None:
+            remove_log_context("voice_id")
             return None
         read, missed = given.reading, given.missed
         before = None if read is None or missed is not None else agent_before(read.noted) or read.now
         return self._answer(begun, found.voice, reused=found.reused, missed=missed, before=before)
+
+    async def _is_gone(self, begun: Begun, voice: Voice, *, deadline: float) -> bool:
+        """Whether a voice that the agent refuses is gone: given up meanwhile, or lost by ElevenLabs."""
+        named = {"call_id": begun.call_id, "stated": begun.identity.stated}
+        if await was_given_up(self._store, voice.marker, **named, deadline=deadline):
+            return True
+        row = await self._store.read(voices.get, voice.marker)
+        return await self._voices.is_lost(row, deadline=deadline)
 
     async def _unstate(self, begun: Begun) -> None:
         """Takes back the caller of a call that failed, so that the next delivery may state another one.

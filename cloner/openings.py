@@ -6,7 +6,7 @@ from collections.abc import Callable
 from callerid import spoken
 from cloner.agents.agent_settings import AgentSettings
 from cloner.call import Opened, agent_before
-from cloner.registry import CallerForgotten, NewCall, Noted, Store, calls, was_given_up
+from cloner.registry import NewCall, Noted, RegistryUnavailable, Store, calls, voices
 from cloner.voices import callers
 from cloner.voices.callers import CallName, Identities
 from cloner.voices.finding import Voices
@@ -19,7 +19,7 @@ __all__ = ["Openings"]
 # answer.
 ASKING_SECONDS = 1.0
 ASKING_SHARE = 0.5
-# How often a call is noted, where the voice that it had is given up while ElevenLabs is asked.
+# How often a call is noted, where the voice that it had is gone after ElevenLabs was asked.
 ROUNDS = 2
 
 
@@ -63,9 +63,9 @@ class Openings:
                 self._voices.usable(noted.voice, deadline=until),
                 self._agent_settings.refused_leaves(agent_id, deadline=until),
             )
-            if voice is None or not asks:
+            if noted.voice is None or not asks:
                 break
-            if not await self._was_given_up(voice, noted, until=(until + deadline) / 2):
+            if voice is not None and not await self._was_given_up(voice, until=(until + deadline) / 2):
                 break
             voice = None
         given = noted.agent.row
@@ -106,9 +106,11 @@ class Openings:
             require_consent=self._require_consent,
         )
 
-    async def _was_given_up(self, voice: Voice, noted: Noted, *, until: float) -> bool:
-        """Whether the voice, or its caller, is gone since the call was noted."""
+    async def _was_given_up(self, voice: Voice, *, until: float) -> bool:
+        """Whether the voice was given up since the call was noted, as far as the registry says so in time."""
         try:
-            return await was_given_up(self._store, voice.marker, call_id=noted.call.id, until=until)
-        except CallerForgotten:
-            return True
+            async with asyncio.timeout_at(until):
+                row = await self._store.read(voices.get, voice.marker)
+        except (RegistryUnavailable, TimeoutError):
+            return False
+        return row is None or row.state != "ready"

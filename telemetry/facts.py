@@ -17,7 +17,16 @@ from opentelemetry.sdk.trace import Span as RecordedSpan
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import get_current_span
 
-__all__ = ["KEYS", "FactsOnSpans", "add_log_context", "forget", "keyed", "log_context", "note"]
+__all__ = [
+    "KEYS",
+    "FactsOnSpans",
+    "add_log_context",
+    "forget",
+    "keyed",
+    "log_context",
+    "note",
+    "remove_log_context",
+]
 
 # The keys of OpenTelemetry's semantic conventions where there is one, else our own.
 KEYS: Mapping[str, str] = {
@@ -90,6 +99,11 @@ def add_log_context(**facts: str) -> None:
     """Adds the facts to the current span, and to all later lines and spans of this task and its subtasks."""
     note(**facts)
     structlog.contextvars.bind_contextvars(**facts)
+
+
+def remove_log_context(*names: str) -> None:
+    """Keeps facts of these names from all later lines and spans of this task, since they hold no more."""
+    structlog.contextvars.unbind_contextvars(*names)
 
 
 def forget() -> None:

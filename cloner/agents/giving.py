@@ -178,6 +178,7 @@ class Agents:
         *,
         call_id: str,
         caller: str,
+        stated: str | None,
         marker: str,
         recorded: bool,
         deadline: float,
@@ -193,26 +194,37 @@ class Agents:
         reason is told, because the answer's override carries the voice. AgentRejected and AgentNotFound
         are raised, because no override helps there.
         """
-        intend = partial(self._intend, wanted=wanted, caller=caller, marker=marker, deadline=deadline)
+        intend = partial(
+            self._intend, wanted=wanted, caller=caller, stated=stated, marker=marker, deadline=deadline
+        )
         stored = intended or await intend(reading)
         if reading is not None and not isinstance(stored, Missed) and stored.obstacle is Obstacle.CHANGES:
             reading, stored = await self._intend_anew(reading.noted, intend, caller=caller, deadline=deadline)
             recorded = False
         if isinstance(stored, Missed):
-            until = deadline - UPDATE_SECONDS
-            gone = not recorded and await was_given_up(self._store, marker, call_id=call_id, until=until)
+            gone = not recorded and await was_given_up(
+                self._store, marker, call_id=call_id, stated=stated, deadline=deadline
+            )
             return None if gone else Given(reading, stored)
         if stored.obstacle is Obstacle.VOICE:
             return None
         return Given(reading, await self._give(reading, wanted, stored, deadline=deadline))
 
     async def _intend(
-        self, reading: Reading | None, wanted: AgentVoice, *, caller: str, marker: str, deadline: float
+        self,
+        reading: Reading | None,
+        wanted: AgentVoice,
+        *,
+        caller: str,
+        stated: str | None,
+        marker: str,
+        deadline: float,
     ) -> AgentIntended | Missed:
         planned = self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
         if isinstance(planned, Missed):
             return planned
-        return AgentIntended(planned, await self._store.write(agents.intend, planned, now=self._now()))
+        obstacle = await self._store.write(agents.intend, planned, stated=stated, now=self._now())
+        return AgentIntended(planned, obstacle)
 
     async def _intend_anew(
         self,

@@ -106,7 +106,7 @@ class Obstacle(Enum):
     """Why an agent may not be changed for a call."""
 
     CALLS = auto()
-    """The call is over, or another caller's call is in progress at the agent."""
+    """The call is over or another caller's, or another caller's call is in progress at the agent."""
 
     VOICE = auto()
     """The voice was given up since it was found."""

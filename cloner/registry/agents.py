@@ -17,6 +17,7 @@ from cloner.registry.agent import (
 )
 from cloner.registry.consents import CallerForgotten
 from cloner.registry.holding import HELD_SECONDS, LANDS_SECONDS
+from cloner.registry.reasons import FORGOTTEN
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
 
@@ -47,8 +48,8 @@ FIELDS = """agent_id, marker, call_id, voice_id, first_message, before_voice_id,
     former_marker, former_voice_id, former_first_message, traceparent"""
 
 GIVEN = Statement(f"SELECT {FIELDS}, changes, holder, held_until FROM agents WHERE agent_id = :agent_id")
-CALL = "SELECT ended_at FROM calls WHERE id = :call_id"
-VOICE = "SELECT state FROM voices WHERE marker = :marker"
+CALL = "SELECT ended_at, stated FROM calls WHERE id = :call_id"
+VOICE = "SELECT state, reason FROM voices WHERE marker = :marker"
 SEEN_CALL, LOCKED_CALL = Statement(CALL), Statement(f"{CALL} FOR UPDATE")
 SEEN_VOICE, LOCKED_VOICE = Statement(VOICE), Statement(f"{VOICE} FOR UPDATE")
 OTHER_CALL = Statement("""
@@ -166,25 +167,25 @@ def state_for(
     return state(tx, agent_id)
 
 
-def intend(tx: Transaction, update: AgentUpdate, *, now: float) -> Obstacle | None:
+def intend(tx: Transaction, update: AgentUpdate, *, stated: str | None = None, now: float) -> Obstacle | None:
     """Stores what an agent had before and is about to be given; if it may not be changed, says why.
 
     It may be changed if it was not changed since it was read, nobody else holds it, no update of it may yet
-    be done, the call has not ended, its voice is not given up, and no other caller's call forbids it.
-    Raises CallerForgotten.
+    be done, the call has not ended and is still the `stated` caller's, its voice is not given up, and no
+    other caller's call forbids it. Raises CallerForgotten.
     """
     row = update.row
     call = _lock_call(tx, row)
-    obstacle = _obstacle(call, tx.one(LOCKED_VOICE, marker=row.marker))
+    obstacle = _obstacle(call, tx.one(LOCKED_VOICE, marker=row.marker), stated)
     return _intend(tx, update, now=now) if obstacle is None else obstacle
 
 
-def obstacle_for(tx: Transaction, *, call_id: str, marker: str) -> Obstacle | None:
-    """What forbids that any agent is given the voice for the call; None if nothing does.
+def obstacle_for(tx: Transaction, *, call_id: str, marker: str, stated: str | None) -> Obstacle | None:
+    """What forbids that any agent is given the voice for the `stated` caller's call; None if nothing does.
 
     Raises CallerForgotten.
     """
-    return _obstacle(tx.one(SEEN_CALL, call_id=call_id), tx.one(SEEN_VOICE, marker=marker))
+    return _obstacle(tx.one(SEEN_CALL, call_id=call_id), tx.one(SEEN_VOICE, marker=marker), stated)
 
 
 def record_and_intend(
@@ -197,7 +198,7 @@ def record_and_intend(
     row = update.row
     call = _lock_call(tx, row)
     recorded = voices.record(tx, row.marker, row.voice_id, now=now, call_id=row.call_id, stated=stated)
-    if recorded is None or call is None or call[0] is not None:
+    if recorded is None or call is None or _is_over(call, stated):
         return recorded, Obstacle.CALLS
     return recorded, _intend(tx, update, now=now)
 
@@ -290,7 +291,7 @@ def has_voice(tx: Transaction, marker: str) -> bool:
 
 
 def _lock_call(tx: Transaction, row: AgentRow) -> Row | None:
-    """Locks the calls at the agent, then the call itself. Returns when the call ended; None if it is gone.
+    """Locks the calls at the agent, then the call itself, and returns it; None if it is gone.
 
     The caller locks the voice after that: see the order in `cloner.registry.calls`.
     """
@@ -298,12 +299,19 @@ def _lock_call(tx: Transaction, row: AgentRow) -> Row | None:
     return tx.one(LOCKED_CALL, call_id=row.call_id)
 
 
-def _obstacle(call: Row | None, voice: Row | None) -> Obstacle | None:
-    if call is None:
+def _obstacle(call: Row | None, voice: Row | None, stated: str | None) -> Obstacle | None:
+    # The call of somebody who was forgotten may have been noted again since, by whoever was asked about it.
+    if call is None or voice is None or voice[1] == FORGOTTEN:
         raise CallerForgotten
-    if call[0] is not None:
+    if _is_over(call, stated):
         return Obstacle.CALLS
-    return None if voice is not None and voice[0] == "ready" else Obstacle.VOICE
+    return None if voice[0] == "ready" else Obstacle.VOICE
+
+
+def _is_over(call: Row, stated: str | None) -> bool:
+    """Whether a call has ended, or is no longer the stated caller's."""
+    ended_at, of_whom = call
+    return ended_at is not None or voices.has_other_caller(of_whom, stated)
 
 
 def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> Obstacle | None:

@@ -8,6 +8,7 @@ import msgspec
 
 from cloner.registry import agents, voices
 from cloner.registry.agent import AgentState
+from cloner.registry.consents import CallerForgotten
 from cloner.registry.rows import CallRow, NewCall, VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
@@ -124,7 +125,12 @@ ERASED_WITH_VOICE = Statement("DELETE FROM calls WHERE marker = :marker RETURNIN
 
 
 def begin(
-    tx: Transaction, new: NewCall, *, others_since: float | None = None, reference: str = ""
+    tx: Transaction,
+    new: NewCall,
+    *,
+    others_since: float | None = None,
+    reference: str = "",
+    once_more: bool = False,
 ) -> Noted | None:
     """Notes that a call is in progress, with its voice where it or its caller has one.
 
@@ -132,10 +138,14 @@ def begin(
     the voice.
 
     A call that was noted before keeps its time, its caller and its voice. If it is another caller's, nothing
-    is noted, and None is returned.
+    is noted, and None is returned. A delivery that notes its call `once_more` raises CallerForgotten if what
+    it had noted is gone.
     """
     agents.lock_calls_at(tx, new.agent_id)
     call, known = _note(tx, new)
+    # Whoever was asked about it since has noted it without a caller.
+    if once_more and (not known or not call.stated):
+        raise CallerForgotten
     again = known and call.stated == new.stated and call.marker is not None
     if call.stated not in {"", NOBODY, new.stated}:
         return None

@@ -87,15 +87,16 @@ OLD = "state IN ('gone', 'failed') AND closed_at < :dropped_before"
 DROPPED = Statement(f"DELETE FROM voices WHERE {OLD}")
 
 
-def note_gone(tx: Transaction, marker: str, *, now: float) -> None:
+def note_gone(tx: Transaction, marker: str, *, now: float) -> bool:
     """Closes a voice that the provider no longer has. A voice that was given up keeps the reason for it.
 
-    The row of a voice that was forgotten is removed.
+    The row of a voice that was forgotten is removed. Returns whether it is lost: nobody had given it up.
     """
-    tx.run(GONE, marker=marker, now=now)
+    closed = tx.run(GONE, marker=marker, now=now) == 1
     row = voices.get(tx, marker)
     if row is not None and row.state == "gone" and row.reason == FORGOTTEN:
         erase(tx, marker)
+    return closed and row is not None and row.reason == LOST
 
 
 def evict(tx: Transaction, marker: str, *, busy_since: float, now: float, traceparent: str = "") -> bool:

@@ -9,6 +9,8 @@ from cloner.registry.transaction import RegistryUnavailable
 
 __all__ = ["is_ours", "was_given_up"]
 
+LOOK_SECONDS = 0.5
+
 
 async def is_ours(store: Store, voice_id: str | None, row: AgentRow | None) -> bool:
     """Whether we made the voice that an agent has, even if this row did not give it to the agent.
@@ -22,14 +24,17 @@ async def is_ours(store: Store, voice_id: str | None, row: AgentRow | None) -> b
     return await store.read(voices.marker_of, voice_id) is not None
 
 
-async def was_given_up(store: Store, marker: str, *, call_id: str, until: float) -> bool:
-    """Whether a voice was given up since it was found for the call, as far as the registry says so in time.
+async def was_given_up(
+    store: Store, marker: str, *, call_id: str, stated: str | None, deadline: float
+) -> bool:
+    """Whether a voice was given up since it was found for the `stated` caller's call.
 
-    `until` is a time of the loop. Raises CallerForgotten.
+    Takes LOOK_SECONDS at most: a registry that does not answer is no reason to withhold a voice. Raises
+    CallerForgotten.
     """
     try:
-        async with asyncio.timeout_at(until):
-            obstacle = await store.read(agents.obstacle_for, call_id=call_id, marker=marker)
+        async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + LOOK_SECONDS)):
+            obstacle = await store.read(agents.obstacle_for, call_id=call_id, marker=marker, stated=stated)
     except (RegistryUnavailable, TimeoutError):
         return False
     return obstacle is Obstacle.VOICE

@@ -333,9 +333,8 @@ class Voices:
             return None
         if found:
             await self._store.write(voices.note_checked, row.marker, now=self._now())
-        else:
+        elif await self._store.write(departures.note_gone, row.marker, now=self._now()):
             log.warning("voice lost", voice_id=row.voice_id)
-            await self._store.write(departures.note_gone, row.marker, now=self._now())
         return found
 
     async def _require(self, wanted: Wanted, row: VoiceRow | None) -> None:

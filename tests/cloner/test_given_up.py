@@ -1,30 +1,58 @@
 """A voice that is given up while its call waits for the agent is not what the call is answered."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
+import psycopg
 import pytest
 from precall.v1 import cloning_pb2 as pb
+from structlog.testing import capture_logs
 
 from emulator import Emulator, Fault
+from tests.cloner.clock import Clock
 from tests.kit.failures import failure, told
-from tests.kit.provider import AGENT, CREATE, spoken
+from tests.kit.provider import AGENT, CREATE, VOICE, spoken
 from tests.kit.requests import IVAN, call, call_of_ivan, end, request
 from tests.kit.rows import rows
 
 MARIA = pb.Caller(name="Maria", phone_number="+31612345679")
-MODES = ("auto", "always", "never")
-Given = Callable[[str], Awaitable[Any]]
+MODES = ("auto", "never")
+DELETE, FORGET = "DeleteVoice", "ForgetCaller"
+OPENING = request("OpenCall", phone_number=IVAN.phone_number)
 
 
-async def asked_with_its_agent_held(cloner: Any, emulator: Emulator, speech: bytes) -> tuple[str, Any]:
-    """Ivan's voice, which was made ahead of time, and a call of his whose agent is being read."""
+async def voice_of_ivan(cloner: Any, speech: bytes) -> str:
+    """A voice that is made ahead of time."""
     made = await cloner.CloneVoice(request("CloneVoice", speech, consent="form 1"), timeout=10)
+    return made.voice.voice_id
+
+
+async def asked_with_its_agent_held(
+    cloner: Any, emulator: Emulator, speech: bytes, *, seconds: float = 20, consent: str = ""
+) -> tuple[str, Any]:
+    """Ivan's voice, which was made ahead of time, and a call of his whose agent is being read."""
+    voice_id = await voice_of_ivan(cloner, speech)
     emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
-    asked = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
+    asked = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech, consent=consent), timeout=seconds))
     await emulator.requests.wait(path=AGENT, stage="held")
-    return made.voice.voice_id, asked
+    return voice_id, asked
+
+
+async def give_up(cloner: Any, how: str, voice_id: str) -> None:
+    """Has the voice deleted, or its caller forgotten."""
+    if how == DELETE:
+        await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=voice_id), timeout=10)
+    else:
+        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+
+
+async def answered(asked: Any) -> str:
+    """The voice of an answer, or why there is none."""
+    try:
+        return (await asked).voice.voice_id
+    except grpc.aio.AioRpcError as failed:
+        return told(failed).reason
 
 
 @pytest.mark.parametrize("agent_update", MODES)
@@ -115,14 +143,185 @@ async def test_deleted_while_the_agent_is_put_back(
     assert (answer.voice.voice_id, answer.first_message) == given
 
 
+async def test_forgotten_while_its_delivery_is_repeated(
+    cloning, emulator: Emulator, spans, speech: bytes, database: str
+) -> None:
+    """A repeated delivery that waits for the first is told the same, and nothing is made for it or kept of it."""
+    async with cloning() as cloner:
+        _, asked = await asked_with_its_agent_held(cloner, emulator, speech, consent="form 1")
+        again = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech, consent="form 1"), timeout=20))
+        await spans.wait("registry calls.begin", 2)
+        both = asyncio.gather(answered(asked), answered(again))
+        await give_up(cloner, FORGET, "")
+        emulator.faults.release()
+        assert ["CONSENT_MISSING"] * 2 == await both
+
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+    assert [] == await rows(database, "SELECT id FROM calls")
+    assert [] == await rows(database, "SELECT reference FROM consents")
+
+
+async def test_forgotten_while_a_repeated_delivery_waits_for_its_voice(
+    cloning, emulator: Emulator, spans, speech: bytes, eventually
+) -> None:
+    """The same holds where the first delivery makes the voice."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        again = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
+        await spans.wait("registry calls.begin", 2)
+        both = asyncio.gather(answered(asked), answered(again))
+        await give_up(cloner, FORGET, "")
+        emulator.faults.release()
+        assert ["CONSENT_MISSING"] * 2 == await both
+        await eventually(lambda: not emulator.voices.custom)
+
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+@pytest.mark.parametrize("agent_update", [*MODES, "always"])
+async def test_forgotten_whose_conversation_is_anothers(
+    cloning, emulator: Emulator, speech: bytes, agent_update: str
+) -> None:
+    """Nothing is made for who was forgotten, and the agent stays with who has the conversation since."""
+    async with cloning(agent_update=agent_update) as cloner:
+        _, asked = await asked_with_its_agent_held(cloner, emulator, speech)
+        waiting = asyncio.ensure_future(answered(asked))
+        await give_up(cloner, FORGET, "")
+        maria = await cloner.PrepareCall(call_of_ivan(speech, caller=MARIA), timeout=20)
+        given = spoken(emulator)
+        emulator.faults.release()
+        assert "CONSENT_MISSING" == await waiting
+        assert ([maria.voice.voice_id], given) == (
+            [voice.voice_id for voice in emulator.voices.custom],
+            spoken(emulator),
+        )
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("how", [DELETE, FORGET])
+async def test_short_of_time(cloning, emulator: Emulator, speech: bytes, how: str) -> None:
+    """Where too little time is left to change the agent, the voice is looked at all the same."""
+    async with cloning() as cloner:
+        gone, asked = await asked_with_its_agent_held(cloner, emulator, speech, seconds=1.6)
+        waiting = asyncio.ensure_future(answered(asked))
+        await give_up(cloner, how, gone)
+        assert gone != await waiting
+        emulator.faults.release()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("how", [DELETE, FORGET])
+@pytest.mark.parametrize("agent_update", ["auto", "never"])
+async def test_repeated_while_its_voice_is_looked_for(
+    cloning, emulator: Emulator, speech: bytes, how: str, agent_update: str
+) -> None:
+    """A delivery that is repeated later is not answered with the voice that its first one was."""
+    clock = Clock()
+    async with cloning(now=clock, agent_update=agent_update, voice_check_minutes=0.05) as cloner:
+        gone = await voice_of_ivan(cloner, speech)
+        assert gone == await answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
+        clock.ahead += 5
+        emulator.faults.set(Fault(method="GET", path=VOICE, hold="after"))
+        waiting = asyncio.ensure_future(answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20)))
+        await emulator.requests.wait(path=VOICE, stage="held")
+        await give_up(cloner, how, gone)
+        emulator.faults.release()
+        answer = await waiting
+
+    assert gone != answer
+    assert (how == FORGET) == (answer == "CONSENT_MISSING")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_no_loss_is_told_of_a_voice_that_was_deleted(
+    cloning, emulator: Emulator, speech: bytes
+) -> None:
+    """Nor is ElevenLabs asked for it once more."""
+    clock = Clock()
+    async with cloning(now=clock, voice_check_minutes=0.05) as cloner:
+        voice_id = await voice_of_ivan(cloner, speech)
+        clock.ahead += 5
+        emulator.faults.set(Fault(method="GET", path=VOICE, hold="before"))
+        with capture_logs() as logs:
+            asked = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
+            await emulator.requests.wait(path=VOICE, stage="held")
+            await give_up(cloner, DELETE, voice_id)
+            emulator.faults.release()
+            assert voice_id != await answered(asked)
+
+    assert 1 == len(emulator.requests.matching(method="GET", path=VOICE))
+    assert [] == [line for line in logs if line["event"] == "voice lost"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_lines_about_the_next_voice_do_not_name_the_last(
+    cloning, emulator: Emulator, speech: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is told of the clone that follows is told without the id of the voice that went."""
+    async with cloning() as cloner:
+        gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
+        waiting = asyncio.ensure_future(answered(asked))
+        emulator.faults.set(Fault(method="POST", path=CREATE, error="invalid_content"))
+        await give_up(cloner, DELETE, gone)
+        emulator.faults.release()
+        assert "SAMPLE_REJECTED" == await waiting
+
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "voice not created" in line]
+    assert gone not in line
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_registry_that_hangs(cloning, emulator: Emulator, speech: bytes, database: str) -> None:
+    """A registry that does not say whether the voice is there still is waited for half a second."""
+    async with cloning(agent_update="never") as cloner:
+        voice_id, asked = await asked_with_its_agent_held(cloner, emulator, speech, seconds=60)
+        with psycopg.connect(database) as other:
+            other.execute("LOCK TABLE calls IN ACCESS EXCLUSIVE MODE")
+            emulator.faults.release()
+            # Ten times as long as it takes; until the registry is given up, it takes ten seconds.
+            async with asyncio.timeout(5):
+                assert voice_id == await answered(asked)
+
+
+async def test_replaced_after_elevenlabs_had_lost_it(cloning, emulator: Emulator, speech: bytes) -> None:
+    """The agent refuses the voice that it was to have; the call gets the one that there is by now."""
+    async with cloning() as cloner:
+        emulator.voices.remove(await voice_of_ivan(cloner, speech))
+        emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
+        waiting = asyncio.ensure_future(answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20)))
+        await emulator.requests.wait(path=AGENT, stage="held")
+        replacing = request("ReplaceVoice", speech, consent="form 1")
+        new = (await cloner.ReplaceVoice(replacing, timeout=10)).voice.voice_id
+        emulator.faults.release()
+        assert new == await waiting
+
+
+async def test_forgotten_after_elevenlabs_had_lost_it(
+    cloning, emulator: Emulator, speech: bytes, database: str
+) -> None:
+    """The agent refuses the voice that it was to have; nothing is kept of the call."""
+    async with cloning() as cloner:
+        voice_id = await voice_of_ivan(cloner, speech)
+        emulator.voices.remove(voice_id)
+        emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
+        waiting = asyncio.ensure_future(answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20)))
+        await emulator.requests.wait(path=AGENT, stage="held")
+        await give_up(cloner, FORGET, voice_id)
+        emulator.faults.release()
+        assert "CONSENT_MISSING" == await waiting
+
+    assert [] == await rows(database, "SELECT id FROM calls")
+
+
 async def opened_with_its_agent_held(cloner: Any, emulator: Emulator, speech: bytes) -> tuple[str, Any]:
     """Ivan's voice, which was made ahead of time, and a call of his that is opened while its agent is read."""
-    made = await cloner.CloneVoice(request("CloneVoice", speech, consent="form 1"), timeout=10)
+    voice_id = await voice_of_ivan(cloner, speech)
     emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
-    opening = request("OpenCall", phone_number=IVAN.phone_number)
-    asked = asyncio.ensure_future(cloner.OpenCall(opening, timeout=20))
+    asked = asyncio.ensure_future(cloner.OpenCall(OPENING, timeout=20))
     await emulator.requests.wait(path=AGENT, stage="held")
-    return made.voice.voice_id, asked
+    return voice_id, asked
 
 
 async def test_deleted_while_a_call_is_opened(cloning, emulator: Emulator, speech: bytes) -> None:
@@ -159,3 +358,37 @@ async def test_forgotten_while_a_call_is_opened(cloning, emulator: Emulator, spe
 
     assert (False, "", "") == (opened.HasField("voice"), opened.name, opened.first_message)
     assert pb.CALLER_MATCH_NONE == opened.caller_match
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_deleted_after_a_call_that_is_still_opened(cloning, emulator: Emulator, speech: bytes) -> None:
+    """A call that is over by the time of its answer has no voice that went, either."""
+    async with cloning() as cloner:
+        gone, asked = await opened_with_its_agent_held(cloner, emulator, speech)
+        assert await end(cloner)
+        await give_up(cloner, DELETE, gone)
+        emulator.faults.release()
+        opened = await asked
+
+    assert (False, "") == (opened.HasField("voice"), opened.name)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_replaced_while_an_opened_call_looks_for_it(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """The call has the voice that came in its place, also where ElevenLabs has the last one no more."""
+    clock = Clock()
+    async with cloning(now=clock, voice_check_minutes=0.05) as cloner:
+        gone = await voice_of_ivan(cloner, speech)
+        clock.ahead += 5
+        emulator.faults.set(Fault(method="GET", path=VOICE, hold="before"))
+        asked = asyncio.ensure_future(cloner.OpenCall(OPENING, timeout=20))
+        await emulator.requests.wait(path=VOICE, stage="held")
+        replacing = request("ReplaceVoice", speech, consent="form 1")
+        new = (await cloner.ReplaceVoice(replacing, timeout=10)).voice.voice_id
+        await eventually(lambda: gone not in emulator.voices)
+        emulator.faults.release()
+        opened = await asked
+
+    assert (new, "Ivan") == (opened.voice.voice_id, opened.name)

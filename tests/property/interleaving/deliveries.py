@@ -206,7 +206,7 @@ def check_whose(world: World, voice: VoiceRow, caller: str) -> None:
 def check_answered(world: World, call: str, voice: VoiceRow) -> None:
     """Whose agent may not be changed is answered with no voice that nobody may have, either."""
     with suppress(CallerForgotten):
-        obstacle = agents.obstacle_for(world.tx, call_id=call, marker=voice.marker)
+        obstacle = agents.obstacle_for(world.tx, call_id=call, marker=voice.marker, stated=voice.person)
         assert obstacle or voice.marker not in world.revoked, "an answer with a voice that was withdrawn"
 
 
@@ -270,7 +270,7 @@ def intended_for(
     if update is None:
         return None
     try:
-        intended = AgentIntended(update, agents.intend(world.tx, update, now=world.now))
+        intended = AgentIntended(update, agents.intend(world.tx, update, stated=caller, now=world.now))
     except CallerForgotten:
         return None
     check_intended(world, intended)
