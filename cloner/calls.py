@@ -173,7 +173,7 @@ class Calls:
         # exist.
         until = asyncio.get_running_loop().time() + AGENT_SECONDS
         reading = Awaited(self._read_agent(begun.noted, deadline=deadline), until=until)
-        known = begun.noted.voice
+        known, refused = begun.noted.voice, False
         try:
             for again in range(ROUNDS):
                 if again:
@@ -181,9 +181,17 @@ class Calls:
                 found = await self._find_known(known, wanted, attached=not again, deadline=deadline)
                 if found is None:
                     found = await self._clone_new(begun, wanted, sample, reading, deadline=deadline)
-                given = await self._give(begun, found, await result_of(reading), deadline=deadline)
-                if given is not None:
-                    return given
+                agent = await result_of(reading)
+                try:
+                    prepared = await self._give(begun, found, agent, deadline=deadline)
+                except AgentRejected:
+                    # Once: it would be said of every voice if ElevenLabs were wrong.
+                    if refused or not await self._is_gone(begun, found.voice, deadline=deadline):
+                        raise
+                    refused, prepared = True, None
+                if prepared is not None:
+                    return prepared
+                remove_log_context("voice_id")
         finally:
             reading.cancel()
         raise Busy
@@ -217,11 +225,9 @@ class Calls:
         noted = begun.noted
         if not noted.again or noted.voice is None or noted.voice.state != "ready":
             return None
-        if self._voices.must_ask(noted.voice):
-            return None
         voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
         decided = None if voice is None else self._agents.decided(noted, self._agent_voice(begun, voice))
-        if voice is None or decided is None:
+        if voice is None or decided is None or await self._was_given_up(begun, voice, deadline=deadline):
             return None
         return self._answer(begun, voice, reused=True, missed=decided.missed)
 
@@ -259,24 +265,18 @@ class Calls:
     ) -> Prepared | None:
         """Gives the agent the voice, and answers; None if the voice is gone since it was found."""
         add_log_context(voice_id=found.voice.voice_id)
-        try:
-            given = await self._agents.give(
-                agent,
-                self._agent_voice(begun, found.voice),
-                call_id=begun.call_id,
-                caller=begun.identity.caller,
-                stated=begun.identity.stated,
-                marker=found.voice.marker,
-                recorded=not found.reused,
-                deadline=deadline,
-                intended=found.agent_intended,
-            )
-        except AgentRejected:
-            if not await self._is_gone(begun, found.voice, deadline=deadline):
-                raise
-            given = None
+        given = await self._agents.give(
+            agent,
+            self._agent_voice(begun, found.voice),
+            call_id=begun.call_id,
+            caller=begun.identity.caller,
+            stated=begun.identity.stated,
+            marker=found.voice.marker,
+            recorded=not found.reused,
+            deadline=deadline,
+            intended=found.agent_intended,
+        )
         if given is None:
-            remove_log_context("voice_id")
             return None
         read, missed = given.reading, given.missed
         before = None if read is None or missed is not None else agent_before(read.noted) or read.now
@@ -284,11 +284,17 @@ class Calls:
 
     async def _is_gone(self, begun: Begun, voice: Voice, *, deadline: float) -> bool:
         """Whether a voice that the agent refuses is gone: given up meanwhile, or lost by ElevenLabs."""
-        named = {"call_id": begun.call_id, "stated": begun.identity.stated}
-        if await was_given_up(self._store, voice.marker, **named, deadline=deadline):
+        if await self._was_given_up(begun, voice, deadline=deadline):
             return True
         row = await self._store.read(voices.get, voice.marker)
         return await self._voices.is_lost(row, deadline=deadline)
+
+    async def _was_given_up(self, begun: Begun, voice: Voice, *, deadline: float) -> bool:
+        """Whether a voice was given up since it was found for the call. Raises CallerForgotten."""
+        stated = begun.identity.stated
+        return await was_given_up(
+            self._store, voice.marker, call_id=begun.call_id, stated=stated, deadline=deadline
+        )
 
     async def _unstate(self, begun: Begun) -> None:
         """Takes back the caller of a call that failed, so that the next delivery may state another one.

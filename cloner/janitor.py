@@ -257,10 +257,10 @@ class Janitor:
             for row in await self._store.read(rows.ready):
                 old_enough = row.checked_at < now - self._terms.grace
                 if row.voice_id not in present and old_enough and not await self._is_there(row):
-                    log.warning("voice lost", voice_id=row.voice_id)
-                    await self._store.write(departures.note_gone, row.marker, now=now)
+                    if await self._store.write(departures.note_gone, row.marker, now=now):
+                        log.warning("voice lost", voice_id=row.voice_id)
+                        lost += 1
                     await self._store.write(agents.plan_restore, marker=row.marker)
-                    lost += 1
             await self._reopen_month(now)
             self._measures.reconciled()
             log.info(

@@ -63,7 +63,7 @@ class Openings:
                 self._voices.usable(noted.voice, deadline=until),
                 self._agent_settings.refused_leaves(agent_id, deadline=until),
             )
-            if noted.voice is None or not asks:
+            if noted.voice is None or noted.voice.state != "ready" or not asks:
                 break
             if voice is not None and not await self._was_given_up(voice, until=(until + deadline) / 2):
                 break

@@ -198,7 +198,7 @@ def record_and_intend(
     row = update.row
     call = _lock_call(tx, row)
     recorded = voices.record(tx, row.marker, row.voice_id, now=now, call_id=row.call_id, stated=stated)
-    if recorded is None or call is None or _is_over(call, stated):
+    if recorded is None or call is None or call[0] is not None or voices.has_other_caller(call[1], stated):
         return recorded, Obstacle.CALLS
     return recorded, _intend(tx, update, now=now)
 
@@ -300,18 +300,18 @@ def _lock_call(tx: Transaction, row: AgentRow) -> Row | None:
 
 
 def _obstacle(call: Row | None, voice: Row | None, stated: str | None) -> Obstacle | None:
-    # The call of somebody who was forgotten may have been noted again since, by whoever was asked about it.
-    if call is None or voice is None or voice[1] == FORGOTTEN:
+    """As `obstacle_for`, from the rows of call and voice: its end and whose it is; its state and reason."""
+    if call is None or voices.is_noted_since(call[1], stated):
         raise CallerForgotten
-    if _is_over(call, stated):
+    ended_at, anothers = call[0], voices.has_other_caller(call[1], stated)
+    # A row that is gone is that of somebody forgotten, or a closed one that was purged.
+    if anothers if voice is None else voice[1] == FORGOTTEN:
+        raise CallerForgotten
+    if ended_at is not None:
         return Obstacle.CALLS
-    return None if voice[0] == "ready" else Obstacle.VOICE
-
-
-def _is_over(call: Row, stated: str | None) -> bool:
-    """Whether a call has ended, or is no longer the stated caller's."""
-    ended_at, of_whom = call
-    return ended_at is not None or voices.has_other_caller(of_whom, stated)
+    if voice is None or voice[0] != "ready":
+        return Obstacle.VOICE
+    return Obstacle.CALLS if anothers else None
 
 
 def _intend(tx: Transaction, update: AgentUpdate, *, now: float) -> Obstacle | None:

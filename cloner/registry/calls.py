@@ -74,8 +74,9 @@ KNOWN = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
 STATED = Statement("""
     UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated WHERE id = :id
 """)
-UNSTATED = Statement("""
-    UPDATE calls SET stated = :nobody WHERE id = :id AND stated = :stated AND marker IS NULL
+UNSTATED = Statement(f"""
+    UPDATE calls SET stated = :nobody WHERE id = :id AND stated = :stated AND (marker IS NULL
+        OR EXISTS (SELECT 1 FROM voices WHERE voices.marker = calls.marker AND NOT ({voices.ACTIVE})))
 """)
 ITS_CONVERSATION = Statement("""
     UPDATE calls SET conversation_id = :conversation_id, confirmed = true WHERE id = :id
@@ -143,8 +144,7 @@ def begin(
     """
     agents.lock_calls_at(tx, new.agent_id)
     call, known = _note(tx, new)
-    # Whoever was asked about it since has noted it without a caller.
-    if once_more and (not known or not call.stated):
+    if once_more and (not known or voices.is_noted_since(call.stated, new.stated)):
         raise CallerForgotten
     again = known and call.stated == new.stated and call.marker is not None
     if call.stated not in {"", NOBODY, new.stated}:

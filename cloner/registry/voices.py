@@ -26,6 +26,7 @@ __all__ = [
     "get",
     "has_other_caller",
     "intend",
+    "is_noted_since",
     "keep",
     "keep_for",
     "known",
@@ -194,7 +195,7 @@ def intend(
     While the provider's monthly limit is used up, none is created. A consent that was given earlier counts
     for the new row. A call that is no longer the `stated` caller's neither gets the voice nor decides which
     row it is. Raises RequestDiffers, RequestForgotten, ConsentWithdrawn, or, if there is no such call any
-    more, CallerForgotten.
+    more, or only one that was noted since, CallerForgotten.
     """
     answer = None if request is None else requests.lock(tx, request, now=now)
     if answer is not None and (made := get(tx, answer.marker)) is not None:
@@ -202,7 +203,7 @@ def intend(
     if call_id is not None:
         # The call is locked, so that it gets no second voice meanwhile.
         call = tx.one(CALL, call_id=call_id)
-        if call is None:
+        if call is None or is_noted_since(call[1], stated):
             raise consents.CallerForgotten
         if has_other_caller(call[1], stated):
             call_id = None
@@ -277,6 +278,11 @@ def lock(tx: Transaction, marker: str) -> VoiceRow | None:
     """Locks the row of a marker, and its calls, until the end of the transaction."""
     tx.all(CALLS_LOCKED, marker=marker)
     return one(tx, GET_LOCKED, marker=marker)
+
+
+def is_noted_since(call_stated: str, stated: str | None) -> bool:
+    """Whether a delivery's call was erased since it has stated its caller, and noted without one."""
+    return stated is not None and not call_stated
 
 
 def has_other_caller(call_stated: str, stated: str | None) -> bool:

@@ -22,6 +22,7 @@ from cloner.registry import (
     voice_consents,
     voices,
 )
+from cloner.registry.consents import CallerForgotten
 from cloner.registry.statement import Statement
 from tests.kit.rows import values
 
@@ -149,24 +150,14 @@ async def test_forgotten_without_a_voice(store: Store) -> None:
     assert await store.read(calls.latest, call_id="call") is None
 
 
-@pytest.mark.parametrize("how", ["stated", "opened"])
-async def test_forgotten_and_the_call_is_anothers(store: Store, how: str) -> None:
+async def test_forgotten_and_the_call_is_anothers(store: Store) -> None:
     """A delivery under way, whose caller was forgotten, neither gives a voice to whose call it is nor takes one."""
     anna = "person of Anna"
     await made(store, "marker", "voice")
     await store.write(erasing.forget, IVAN, None, now=NOW)
-    if how == "stated":
-        await store.write(calls.begin, call(anna))
-        theirs = msgspec.structs.replace(intent("theirs"), caller=anna, person=anna)
-        await store.write(voices.intend, theirs, call_id="call", stated=anna, now=NOW)
-    else:
-        await store.write(
-            calls.open_call,
-            call("", number="of Anna"),
-            apart="apart",
-            number="of Anna",
-            require_consent=False,
-        )
+    await store.write(calls.begin, call(anna))
+    theirs = msgspec.structs.replace(intent("theirs"), caller=anna, person=anna)
+    await store.write(voices.intend, theirs, call_id="call", stated=anna, now=NOW)
     before = await store.read(calls.latest, call_id="call")
 
     intended = await store.write(voices.intend, intent("late"), call_id="call", stated=IVAN, now=NOW)
@@ -174,6 +165,22 @@ async def test_forgotten_and_the_call_is_anothers(store: Store, how: str) -> Non
 
     assert intended.row is not None
     assert "late" == intended.row.marker
+    assert before == await store.read(calls.latest, call_id="call")
+
+
+async def test_forgotten_and_the_call_was_opened_since(store: Store) -> None:
+    """Nor is a voice made for it where somebody was asked about the call after that."""
+    await made(store, "marker", "voice")
+    await store.write(erasing.forget, IVAN, None, now=NOW)
+    opening = {"apart": "apart", "number": "of Anna", "require_consent": False}
+    await store.write(calls.open_call, call("", number="of Anna"), **opening)
+    before = await store.read(calls.latest, call_id="call")
+
+    with pytest.raises(CallerForgotten):
+        await store.write(voices.intend, intent("late"), call_id="call", stated=IVAN, now=NOW)
+    with pytest.raises(CallerForgotten):
+        await store.write(calls.begin, call(IVAN), once_more=True)
+
     assert before == await store.read(calls.latest, call_id="call")
 
 

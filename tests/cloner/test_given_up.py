@@ -14,11 +14,15 @@ from tests.cloner.clock import Clock
 from tests.kit.failures import failure, told
 from tests.kit.provider import AGENT, CREATE, VOICE, spoken
 from tests.kit.requests import IVAN, call, call_of_ivan, end, request
-from tests.kit.rows import rows
+from tests.kit.rows import rows, values
 
 MARIA = pb.Caller(name="Maria", phone_number="+31612345679")
 MODES = ("auto", "never")
 DELETE, FORGET = "DeleteVoice", "ForgetCaller"
+WAITING = """
+    SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE NOT granted AND datname = current_database()
+"""
 OPENING = request("OpenCall", phone_number=IVAN.phone_number)
 
 
@@ -315,6 +319,129 @@ async def test_forgotten_after_elevenlabs_had_lost_it(
     assert [] == await rows(database, "SELECT id FROM calls")
 
 
+async def test_forgotten_and_asked_about_since(
+    cloning, emulator: Emulator, speech: bytes, database: str
+) -> None:
+    """A new caller who is forgotten stays so where the call is opened after that."""
+    async with cloning() as cloner:
+        emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
+        asking = call_of_ivan(speech, consent="form 1")
+        waiting = asyncio.ensure_future(answered(cloner.PrepareCall(asking, timeout=20)))
+        await emulator.requests.wait(path=AGENT, stage="held")
+        await give_up(cloner, FORGET, "")
+        await cloner.OpenCall(OPENING, timeout=20)
+        emulator.faults.release()
+        assert "CONSENT_MISSING" == await waiting
+
+    assert [] == emulator.requests.matching(path=CREATE)
+    assert [] == await rows(database, "SELECT reference FROM consents")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+async def test_conversation_of_a_call_that_failed(
+    cloning, emulator: Emulator, speech: bytes, *, again: bool
+) -> None:
+    """A call that has lost its voice and then fails leaves the conversation to whoever is stated next."""
+    async with cloning() as cloner:
+        gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
+        waiting = asyncio.ensure_future(answered(asked))
+        await cloner.SetConsent(pb.SetConsentRequest(voice_id=gone, withdrawn=True), timeout=10)
+        emulator.faults.release()
+        assert "CONSENT_MISSING" == await waiting
+        if again:
+            repeated = cloner.PrepareCall(call_of_ivan(speech), timeout=20)
+            assert "CONSENT_MISSING" == await answered(repeated)
+        maria = await cloner.PrepareCall(call_of_ivan(speech, caller=MARIA), timeout=20)
+
+    assert "Hallo Maria" in maria.first_message
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("asked", [VOICE, AGENT])
+async def test_repeated_while_elevenlabs_fails(
+    cloning, emulator: Emulator, speech: bytes, asked: str
+) -> None:
+    """A delivery that is repeated needs no answer about its agent, also where its voice is due for a look."""
+    clock = Clock()
+    async with cloning(now=clock, voice_check_minutes=0.05) as cloner:
+        voice_id = await voice_of_ivan(cloner, speech)
+        assert (await cloner.PrepareCall(call_of_ivan(speech), timeout=20)).agent_updated
+        clock.ahead += 5
+        emulator.faults.set(Fault(method="GET", path=asked, status=500, times=None))
+        again = await cloner.PrepareCall(call_of_ivan(speech), timeout=20)
+
+    assert (voice_id, True) == (again.voice.voice_id, again.agent_updated)
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_repeated_while_its_consent_is_stored(cloning, speech: bytes, database: str) -> None:
+    """A delivery that is repeated with another consent is not answered with a voice that goes meanwhile."""
+    async with cloning() as cloner:
+        gone = await voice_of_ivan(cloner, speech)
+        assert gone == await answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
+        with psycopg.connect(database) as other:
+            other.execute("LOCK TABLE consents IN ACCESS EXCLUSIVE MODE")
+            repeated = call_of_ivan(speech, consent="form 2")
+            waiting = asyncio.ensure_future(answered(cloner.PrepareCall(repeated, timeout=20)))
+            async with asyncio.timeout(30):
+                while not await values(database, WAITING):
+                    await asyncio.sleep(0.02)
+            await give_up(cloner, DELETE, gone)
+        assert gone != await waiting
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_every_voice_lost(cloning, emulator: Emulator, speech: bytes) -> None:
+    """ElevenLabs is believed once that it has lost the voice; then the agent's word counts."""
+    lost = {"status": 404, "body": {"detail": {"status": "voice_not_found"}}}
+    async with cloning() as cloner:
+        emulator.voices.remove(await voice_of_ivan(cloner, speech))
+        emulator.faults.set(
+            Fault(method="PATCH", path=AGENT, status=400, times=None),
+            Fault(method="GET", path=VOICE, times=None, **lost),
+        )
+        answer = await answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
+
+    assert ("AGENT_REJECTED", 2) == (answer, len(emulator.requests.matching(path=CREATE)))
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_purged(cloning, emulator: Emulator, speech: bytes, database: str) -> None:
+    """A voice whose row is gone, as closed ones are some days later, is no word of somebody forgotten."""
+    async with cloning(registry_keep_days=1e-6) as cloner:
+        gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
+        waiting = asyncio.ensure_future(answered(asked))
+        await give_up(cloner, DELETE, gone)
+        async with asyncio.timeout(30):
+            while await rows(database, "SELECT marker FROM voices"):
+                await asyncio.sleep(0.02)
+        emulator.faults.release()
+        assert (await waiting) not in (gone, "CONSENT_MISSING")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_no_loss_is_told_where_the_account_is_listed(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """A voice that is deleted here, while the listing is compared with the registry, is not told as lost."""
+    clock = Clock()
+    nothing = {"status": 200, "body": {"voices": [], "has_more": False}}
+    async with cloning(now=clock, reconcile_seconds=10_000, reconcile_grace_seconds=0.0) as cloner:
+        voice_id = await voice_of_ivan(cloner, speech)
+        emulator.faults.set(
+            Fault(method="GET", path="/v2/voices", times=None, **nothing),
+            Fault(method="GET", path=VOICE, hold="before"),
+        )
+        with capture_logs() as logs:
+            clock.ahead += 20_000
+            await emulator.requests.wait(path=VOICE, stage="held")
+            await give_up(cloner, DELETE, voice_id)
+            emulator.faults.release()
+            await eventually(lambda: [line for line in logs if line["event"] == "reconciled"])
+
+    assert [] == [line for line in logs if line["event"] == "voice lost"]
+
+
 async def opened_with_its_agent_held(cloner: Any, emulator: Emulator, speech: bytes) -> tuple[str, Any]:
     """Ivan's voice, which was made ahead of time, and a call of his that is opened while its agent is read."""
     voice_id = await voice_of_ivan(cloner, speech)
@@ -392,3 +519,18 @@ async def test_replaced_while_an_opened_call_looks_for_it(
         opened = await asked
 
     assert (new, "Ivan") == (opened.voice.voice_id, opened.name)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_opened_while_its_voice_is_made(cloning, emulator: Emulator, spans, speech: bytes) -> None:
+    """A voice that is on its way is none that went: the call is noted once."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning(agent_check_seconds=0.0) as cloner:
+        asked = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=30))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        opened = await cloner.OpenCall(OPENING, timeout=20)
+        emulator.faults.release()
+        await asked
+
+    assert not opened.HasField("voice")
+    assert 1 == len(spans.finished("registry calls.open_call"))
