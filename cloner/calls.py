@@ -177,6 +177,7 @@ class Calls:
         try:
             for again in range(ROUNDS):
                 if again:
+                    # The voice went. It was replaced, or made again for another call, or there is none.
                     known = await self._store.read(voices.find_by_caller, wanted.identity.caller)
                 found = await self._find_known(known, wanted, attached=not again, deadline=deadline)
                 if found is None:
