@@ -18,7 +18,7 @@ from tests.property.steps import steps
 from tests.property.world import Violated, world
 
 COMMON = settings(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
-# A soak looks at the time after so many: forty took four minutes on a slow machine.
+# A soak looks at the time after each so many.
 PROFILE = (
     settings(COMMON, max_examples=12) if SOAK_SECONDS else settings(COMMON, derandomize=True, max_examples=9)
 )
