@@ -301,15 +301,18 @@ def _lock_call(tx: Transaction, row: AgentRow) -> Row | None:
 
 def _obstacle(call: Row | None, voice: Row | None, stated: str | None) -> Obstacle | None:
     """As `obstacle_for`, from the rows of call and voice: its end and whose it is; its state and reason."""
-    if call is None or voices.is_noted_since(call[1], stated):
+    if call is None:
         raise CallerForgotten
-    ended_at, anothers = call[0], voices.has_other_caller(call[1], stated)
+    ended_at, of_whom = call
+    state, reason = voice or (None, None)
+    anothers = voices.has_other_caller(of_whom, stated)
     # A row that is gone is that of somebody forgotten, or a closed one that was purged.
-    if anothers if voice is None else voice[1] == FORGOTTEN:
+    forgotten = anothers if voice is None else reason == FORGOTTEN
+    if forgotten or voices.is_noted_since(of_whom, stated):
         raise CallerForgotten
     if ended_at is not None:
         return Obstacle.CALLS
-    if voice is None or voice[0] != "ready":
+    if state != "ready":
         return Obstacle.VOICE
     return Obstacle.CALLS if anothers else None
 

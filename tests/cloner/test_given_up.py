@@ -66,7 +66,7 @@ async def test_deleted(cloning, emulator: Emulator, speech: bytes, agent_update:
     """The call gets a voice of its own, as one that comes after the deletion does."""
     async with cloning(agent_update=agent_update) as cloner:
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
-        await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=gone), timeout=10)
+        await give_up(cloner, DELETE, gone)
         emulator.faults.release()
         answer = await asked
         (there,) = emulator.voices.custom
@@ -100,7 +100,7 @@ async def test_forgotten(
     async with cloning(agent_update=agent_update) as cloner:
         _, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         waiting = asyncio.ensure_future(failure(asked))
-        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+        await give_up(cloner, FORGET, "")
         emulator.faults.release()
         refused = told(await waiting)
 
@@ -137,7 +137,7 @@ async def test_deleted_while_the_agent_is_put_back(
         await eventually(lambda: emulator.faults.held == 1)
         asked = asyncio.ensure_future(cloner.PrepareCall(call(speech, 2, caller=MARIA), timeout=20))
         await spans.wait("registry agents.state_for")
-        await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=gone), timeout=10)
+        await give_up(cloner, DELETE, gone)
         emulator.faults.release()
         answer = await asked
         given = spoken(emulator)
@@ -457,7 +457,7 @@ async def test_deleted_while_a_call_is_opened(cloning, emulator: Emulator, speec
     """The call has no voice, as one that is opened after the deletion; who calls is known by the consent."""
     async with cloning() as cloner:
         gone, asked = await opened_with_its_agent_held(cloner, emulator, speech)
-        await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=gone), timeout=10)
+        await give_up(cloner, DELETE, gone)
         emulator.faults.release()
         opened = await asked
 
@@ -481,7 +481,7 @@ async def test_forgotten_while_a_call_is_opened(cloning, emulator: Emulator, spe
     """Nobody is greeted by the name of somebody who was forgotten."""
     async with cloning() as cloner:
         _, asked = await opened_with_its_agent_held(cloner, emulator, speech)
-        await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=IVAN), timeout=10)
+        await give_up(cloner, FORGET, "")
         emulator.faults.release()
         opened = await asked
 
