@@ -1,7 +1,13 @@
 """Where what tests share is."""
 
+import gc
 import re
+import sys
+import threading
 from pathlib import Path
+from types import FrameType
+
+from tests.kit.garbage import left_in_cycles
 
 IMPORTED = re.compile(r"^\s*(?:from|import) tests\b.*\btest_\w+", re.MULTILINE)
 
@@ -14,3 +20,49 @@ def test_no_test_module_is_imported() -> None:
         str(module): found for module in modules if (found := IMPORTED.findall(module.read_text("utf-8")))
     }
     assert len(modules) > 100
+
+
+class Kept:
+    """Is freed by the garbage collector alone, as is the call that made it."""
+
+    def __init__(self, freed: threading.Event, go_on: threading.Event) -> None:
+        self._itself = self
+        self._made_by: FrameType = sys._getframe(1)
+        self._freed = freed
+        self._go_on = go_on
+
+    def __del__(self) -> None:
+        self._freed.set()
+        self._go_on.wait(30)
+
+
+def test_garbage_of_before() -> None:
+    """What another thread is about to collect when a block begins is not told as left by the block."""
+    freed, go_on = threading.Event(), threading.Event()
+
+    def leave_behind() -> None:
+        Kept(freed, go_on)
+
+    leave_behind()
+    collecting = threading.Thread(target=gc.collect)
+    collecting.start()
+    freed.wait(30)
+    threading.Timer(0.1, go_on.set).start()
+    with left_in_cycles("tests") as left:
+        collecting.join(30)
+
+    assert [] == left
+
+
+def test_garbage_of_a_block() -> None:
+    """What only the garbage collector frees of a block's calls is told."""
+    done = threading.Event()
+    done.set()
+
+    def leave_behind() -> None:
+        Kept(done, done)
+
+    with left_in_cycles("tests") as left:
+        leave_behind()
+
+    assert ["tests/test_kit.py: leave_behind"] == left

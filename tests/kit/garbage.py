@@ -1,6 +1,8 @@
 """What only the garbage collector frees."""
 
 import gc
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +21,12 @@ def left_in_cycles(*packages: str) -> Iterator[list[str]]:
     failed, then all that these frames hold stays until somebody looks for cycles.
     """
     left: list[str] = []
-    gc.collect()
     gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
     try:
+        collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
         yield left
-        gc.collect()
+        collect()
         left += [
             place for found in gc.garbage if isinstance(found, FrameType) for place in within(found, packages)
         ]
@@ -32,6 +34,23 @@ def left_in_cycles(*packages: str) -> Iterator[list[str]]:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+def collect() -> None:
+    """Collects all garbage. gc.collect() does nothing while another thread collects, and that may take long."""
+    begun_by: set[int] = set()
+
+    def note_begun(phase: str, _: object) -> None:
+        if phase == "start":
+            begun_by.add(threading.get_ident())
+
+    gc.callbacks.append(note_begun)
+    try:
+        while threading.get_ident() not in begun_by:
+            gc.collect()
+            time.sleep(0)  # the other thread goes on
+    finally:
+        gc.callbacks.remove(note_begun)
 
 
 def within(frame: FrameType, packages: tuple[str, ...]) -> Iterator[str]:
