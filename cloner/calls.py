@@ -143,6 +143,7 @@ class Calls:
         if first is not None:
             if (prepared := await self._answer_of(first, wanted, deadline=deadline)) is not None:
                 return prepared
+            self._voices.check_time(wanted, deadline=deadline)
             begun = await self.begin(begun.call, sample, once_more=True)
         with self._deliveries.as_first(key, waited=first is not None) as answer:
             prepared = await self._prepare(begun, wanted, sample, deadline=deadline)

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from opentelemetry.trace import get_current_span
 
-from cloner.provider.failures import ProviderFailure
+from cloner.provider.failures import DeadlineTooShort, ProviderFailure, TimedOut
 from cloner.provider.turns import urgency
 from cloner.registry import (
     AgentIntended,
@@ -100,6 +100,12 @@ class Clone:
         if isinstance(ended, Exception):
             raise unraised(ended)
         return ended
+
+    def late_failure(self) -> Exception:
+        """What to answer if time runs out now: what went wrong last, if anything did."""
+        if self.failure is not None:
+            return unraised(self.failure)
+        return TimedOut() if self.asked else DeadlineTooShort()
 
     async def stored(self, write: Callable[[], Awaitable[T]]) -> T:
         """The result of a write to the registry, tried again for as long as that cannot be written.

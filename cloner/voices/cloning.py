@@ -12,8 +12,7 @@ ElevenLabs has no idempotency key, so each voice carries a marker in its labels 
 intent is stored under that marker before ElevenLabs is asked. If a process is killed, another process looks
 for voices with the markers of its intents (`adopt`). A voice without an intent is removed by the janitor.
 
-As long as the call that began a clone waits for it, the record also stores what its agent is to be given, in
-one transaction. A clone itself changes no agent.
+While its call waits, the record also stores what the agent is to be given. The clone itself changes no agent.
 """
 
 import asyncio
@@ -96,6 +95,10 @@ class Cloning:
     def clone_under_way(self, marker: str) -> Clone | None:
         """The clone that this process makes under the marker."""
         return self._clones.get(marker)
+
+    def clone_of(self, caller: str) -> Clone | None:
+        """The clone that this process makes for the caller, unless it replaces a voice."""
+        return next((clone for clone in self._clones.values() if clone.row.caller == caller), None)
 
     async def begin(self, wanted: Wanted, recording: Recording) -> tuple[VoiceRow, Clone | None]:
         """Stores the intent and begins the clone, unless the caller has a voice or a clone by now.

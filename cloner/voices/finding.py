@@ -11,7 +11,7 @@ from opentelemetry.trace import Link, get_current_span
 
 from cloner.background import Background
 from cloner.provider import failures
-from cloner.provider.failures import DeadlineTooShort, ProviderFailure, TimedOut
+from cloner.provider.failures import ProviderFailure, TimedOut
 from cloner.provider.turns import urgency
 from cloner.registry import (
     AgentIntended,
@@ -34,7 +34,6 @@ from cloner.voices.marked import Marked, VoiceNeedsVerification
 from cloner.voices.monthly_limit import monthly_limit
 from cloner.voices.samples import Recording, Samples, digest_of
 from cloner.voices.voice import Voice, voice_of
-from environment.memory import unraised
 from telemetry.parts import part
 from telemetry.tracing import linked
 
@@ -46,6 +45,8 @@ WATCH_SECONDS = 0.2
 # How long a call waits for ElevenLabs to say whether it has a voice still; then the registry counts. And how
 # long a voice is not asked for again after that.
 CHECK_SECONDS, AGAIN_SECONDS = 1.0, 5.0
+# Less time than that is too little to ask the registry before the answer.
+HARDLY_SECONDS = 0.05
 VOICES = 10_000
 # How often one request looks again because others changed what it had found, and how many clones it may
 # begin. No request needs so many; without a bound, wrong answers could make us clone for ever.
@@ -214,6 +215,16 @@ class Voices:
                     return voice
         raise failures.Busy
 
+    def check_time(self, wanted: Wanted, *, deadline: float) -> None:
+        """Raises the failure of a wait for the caller's clone, if there is one and hardly any time is left.
+
+        Whoever then asked the registry first would only hear that the registry did not answer in time.
+        """
+        if deadline - asyncio.get_running_loop().time() < HARDLY_SECONDS:
+            clone = self._cloning.clone_of(wanted.identity.caller)
+            if clone is not None:
+                raise clone.late_failure()
+
     def must_ask(self, row: VoiceRow | None) -> bool:
         """Whether `usable` asks ElevenLabs for the voice of the row."""
         if row is None or row.state != "ready":
@@ -297,9 +308,7 @@ class Voices:
         except Superseded:
             return None
         except TimeoutError:
-            if clone.failure is not None:
-                raise unraised(clone.failure) from None
-            raise (TimedOut() if clone.asked else DeadlineTooShort()) from None
+            raise clone.late_failure() from None
 
     async def _found(self, row: VoiceRow, deadline: float) -> Voice | None:
         """The voice of a row, ready or on its way; None if the registry must be read again."""
