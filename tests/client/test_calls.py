@@ -300,9 +300,15 @@ async def relayed(turned_away: int = 0) -> AsyncIterator[tuple[asyncio.Server, a
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal turned_away
         turned_away -= 1
-        if turned_away >= 0:
+        try:
+            # gRPC may connect once more when client and server are gone.
+            with contextlib.suppress(ConnectionRefusedError):
+                if turned_away < 0:
+                    await pass_on(reader, writer)
+        finally:
             writer.transport.abort()
-            return
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
         pumps = [asyncio.create_task(pump(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)

@@ -611,8 +611,7 @@ async def test_cut_off_upload_is_never_cloned(
 
         backwards = asyncio.create_task(back())
         passed = 0
-        while passed < 1_000_000:
-            piece = await reader.read(65536)
+        while passed < 1_000_000 and (piece := await reader.read(65536)):
             theirs_writer.write(piece)
             passed += len(piece)
         await theirs_writer.drain()
