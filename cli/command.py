@@ -38,8 +38,8 @@ from environment import (
     Target,
     Token,
     complain,
-    drop_errors,
     drop_output,
+    parsing,
     read,
     report_done,
 )
@@ -100,10 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     enrol.add_argument(
         "--at-once", type=int, default=3, choices=range(1, 21), metavar="N", help="1 to 20, by default 3"
     )
-    try:
+    with parsing():
         chosen = parser.parse_args(arguments)
-    finally:
-        drop_errors()
     if isinstance(sys.stdout, io.TextIOWrapper):  # it may be unable to hold every letter
         sys.stdout.reconfigure(errors="backslashreplace")
     fault = ""

@@ -8,7 +8,7 @@ same name. A secret, a URL with one in it, a PEM or a TOML may also come from a 
 from environment.address import BaseUrl, Host, Port, Target, address, is_loopback
 from environment.document import Document, Pem, Toml
 from environment.network import Address, Networks, Proxies, Sources, ip_address
-from environment.output import complain, drop_errors, drop_output, report_done
+from environment.output import complain, drop_errors, drop_output, parsing, report_done
 from environment.pem import pem_faults
 from environment.rate import CountStorage, Rate
 from environment.reading import EnvironmentInvalid, read
@@ -45,6 +45,7 @@ __all__ = [
     "ip_address",
     "is_loopback",
     "message_bytes",
+    "parsing",
     "pem_faults",
     "read",
     "remarks",

@@ -6,11 +6,12 @@ stays that of the program here.
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["complain", "drop_errors", "drop_output", "report_done"]
+__all__ = ["complain", "drop_errors", "drop_output", "parsing", "report_done"]
 
 
 def complain(text: str) -> None:
@@ -31,6 +32,21 @@ def report_done(text: str, program: str) -> None:
     except OSError as failure:
         drop_output()
         complain(f"{program}: standard output: {failure.strerror}")
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Ends the program with status 2 for a wrong call that argparse finds in this block.
+
+    It does so also if standard error cannot be written.
+    """
+    try:
+        yield
+    except OSError:
+        # argparse ignores that from Python 3.11.4 on (python/cpython#101640); then this can go.
+        sys.exit(2)
+    finally:
+        drop_errors()
 
 
 def drop_errors() -> None:

@@ -41,7 +41,7 @@ from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
 from cloner.voices.hash_key import KeyUnavailable, check_of, file_beside, found_beside, put
-from environment import EnvironmentInvalid, Key, SecretUrl, complain, drop_output, read, report_done
+from environment import EnvironmentInvalid, Key, SecretUrl, complain, drop_output, parsing, read, report_done
 from telemetry import logs
 
 __all__ = ["main", "reading"]
@@ -73,7 +73,8 @@ class KeyMissing(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 if it was done, 1 if it cannot be as things are, 2 for what cannot be right."""
-    chosen = _parser().parse_args(arguments)
+    with parsing():
+        chosen = _parser().parse_args(arguments)
     # A line of the log that cannot be written is no failure, and no reason for a traceback.
     logging.raiseExceptions = False
     # SIGTERM undoes what was begun, as Ctrl-C does.
