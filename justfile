@@ -1,5 +1,6 @@
-# The uv that runs this recipe, or the one on the path.
-uv := env("UV", "uv")
+# The uv that runs this recipe, or the one on the path. A path may hold spaces.
+uv := quote(env("UV", "uv"))
+just := quote(just_executable())
 
 # List the recipes.
 default:
@@ -35,7 +36,7 @@ jaeger:
     #!/usr/bin/env bash
     set -euo pipefail
     page=http://localhost:16686
-    program=${JAEGER_BIN:-$(command -v jaeger || echo "{{justfile_directory()}}/.jaeger/jaeger")}
+    program=${JAEGER_BIN:-$(command -v jaeger || echo {{quote(justfile_directory())}}/.jaeger/jaeger)}
     if [ ! -x "$program" ] && docker info > /dev/null 2>&1; then
         program=(docker run --rm --publish 127.0.0.1:16686:16686 --publish 127.0.0.1:4318:4318 jaegertracing/jaeger:2.13.0)
     else
@@ -56,9 +57,9 @@ jaeger:
 
 # Write the Python code of the proto files.
 generate into="generated":
-    {{uv}} run python -m grpc_tools.protoc --proto_path=proto --python_out={{into}} --grpc_python_out={{into}} \
-        --mypy_out=quiet:{{into}} --mypy_grpc_out=quiet:{{into}} precall/v1/cloning.proto precall/v1/error_reason.proto
-    touch {{into}}/precall/v1/py.typed
+    {{uv}} run python -m grpc_tools.protoc --proto_path=proto --python_out={{quote(into)}} --grpc_python_out={{quote(into)}} \
+        --mypy_out=quiet:{{quote(into)}} --mypy_grpc_out=quiet:{{quote(into)}} precall/v1/cloning.proto precall/v1/error_reason.proto
+    touch {{quote(into)}}/precall/v1/py.typed
 
 # Put code and proto files into the house style.
 format:
@@ -75,8 +76,8 @@ check:
     {{uv}} run lint-imports
     {{uv}} run buf lint
     {{uv}} run buf format --diff --exit-code
-    {{just_executable()}} check-contract
-    {{just_executable()}} check-generated
+    {{just}} check-contract
+    {{just}} check-generated
     {{uv}} run hadolint Dockerfile
     {{uv}} run shellcheck .ci/run
 
@@ -108,7 +109,7 @@ check-contract:
 [private]
 check-generated:
     fresh=$(mktemp -d) && trap 'rm -r "$fresh"' EXIT && trap 'exit 1' HUP INT TERM && \
-        {{just_executable()}} generate "$fresh" && diff --recursive --exclude=__pycache__ generated "$fresh"
+        {{just}} generate "$fresh" && diff --recursive --exclude=__pycache__ generated "$fresh"
 
 # Side by side: the first check of the types takes one core for half a minute.
 # Pass every check and every test.
