@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -29,7 +29,11 @@ class Usage(NamedTuple):
 
 
 class Subject:
-    """One system that takes deliveries, as its processes."""
+    """One system that takes deliveries, as its processes.
+
+    The worker that looks at samples shows root alone, and no other process of its user, how many files it has
+    open and what it shares with others. For anybody else neither is counted.
+    """
 
     def __init__(self, name: str, url: str, parts: dict[str, list[psutil.Process]]) -> None:
         self.name = name
@@ -40,7 +44,8 @@ class Subject:
     def begin(self) -> None:
         """From here on is counted."""
         for process in self._processes():
-            Path(f"/proc/{process.pid}/clear_refs").write_text(FORGET_PEAK)
+            with suppress(PermissionError):  # then its peak counts from its start
+                Path(f"/proc/{process.pid}/clear_refs").write_text(FORGET_PEAK)
         self._before = self._cpu()
 
     def used(self) -> Usage:
@@ -57,12 +62,15 @@ class Subject:
 
     def proportional_mb(self) -> float:
         """The memory that all of them hold now, what they share counted once."""
-        rolled = [Path(f"/proc/{process.pid}/smaps_rollup").read_text() for process in self._processes()]
-        return sum(_kilobytes(each, "Pss:") for each in rolled) / 1024
+        return sum(map(_proportional, self._processes()))
 
     def descriptors(self) -> int:
         """The files and sockets that all of them have open now."""
-        return sum(process.num_fds() for process in self._processes())
+        open_now = 0
+        for process in self._processes():
+            with suppress(psutil.AccessDenied):
+                open_now += process.num_fds()
+        return open_now
 
     def _processes(self) -> list[psutil.Process]:
         return [process for each in self.parts.values() for process in each]
@@ -151,6 +159,14 @@ def _cpu_ms(process: psutil.Process) -> float:
 def _peak(process: psutil.Process) -> float:
     """The most memory that a process has held, in MB, as Linux counts it."""
     return _kilobytes(Path(f"/proc/{process.pid}/status").read_text(), "VmHWM:") / 1024
+
+
+def _proportional(process: psutil.Process) -> float:
+    """The memory that a process holds, in MB, with its part of what it shares."""
+    try:
+        return _kilobytes(Path(f"/proc/{process.pid}/smaps_rollup").read_text(), "Pss:") / 1024
+    except PermissionError:
+        return _kilobytes(Path(f"/proc/{process.pid}/status").read_text(), "RssAnon:") / 1024
 
 
 def _kilobytes(told: str, name: str) -> float:

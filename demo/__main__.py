@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -110,7 +111,7 @@ def _keep(screen: Screen, collector: Collector, system: System) -> Never:
     screen.paste(
         "a signed delivery of a caller's sample",
         f"ELEVENLABS_WEBHOOK_SECRET={system.secret} \\",
-        f"python3 {EXAMPLE} {system.gateway} \\",
+        f"python3 {shlex.quote(str(EXAMPLE))} {system.gateway} \\",
         "    --consent 'agreed in the demo' # and any recording; --help lists the options",
     )
     screen.paste(

@@ -31,8 +31,8 @@ def test_folder_with_a_space(tmp_path: Path, recipe: list[str], asked: list[str]
     uv.chmod(0o755)
 
     done = subprocess.run(
-        ["just", *recipe], cwd=folder, env={**os.environ, "UV": str(uv)}, check=False, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ["just", *recipe], cwd=folder, env={**os.environ, "UV": str(uv)},
+        capture_output=True, check=False, text=True,
     )  # fmt: skip
 
     assert 0 == done.returncode, done.stderr

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import re
+import shlex
 import shutil
 import stat
 import sys
@@ -22,8 +23,13 @@ SECRET = "everybody-knows-this-secret-so-change-it"
 FROM_SOURCE, DELIVERING = blocks(section(DEPLOYMENT, "### From source"))
 CONTAINERS = section(DEPLOYMENT, "### Without Compose")
 
+# A path with a space is none for the first line of a script.
+BY_PYTHON = f"""#!/bin/sh
+'''exec' {shlex.quote(sys.executable)} "$0" "$@"
+' '''"""
+
 # In the place of Docker: nobody can write to the root, and a volume is a folder beside this file.
-DOCKER = """#!{python}
+DOCKER = """{by_python}
 import argparse, os, pathlib, subprocess, sys
 
 parser = argparse.ArgumentParser()
@@ -53,7 +59,7 @@ with open(here / f"{told.name}.log", "ab") as log:
 
 # In the place of Compose: the cloner's container; and beside what runs, one that sees one folder, and runs as whoever
 # owns that.
-COMPOSE = """#!{python}
+COMPOSE = """{by_python}
 import argparse, os, sys
 
 if sys.argv[1:5] == ["compose", "exec", "-T", "cloner"]:
@@ -114,12 +120,12 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
         delivered = await checkout.run(DELIVERING.text)
         signed = await checkout.run(f"ELEVENLABS_WEBHOOK_SECRET={SECRET}\n{signing.text}")
         # For real, which is the command that is installed.
-        listed = await checkout.run(f"PATH={Path(sys.executable).parent}:$PATH\n{voices}")
+        listed = await checkout.run(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH\n{voices}")
         forgotten = await checkout.run(forgetting)
         await checkout.run(replacing)
         enrolled = await checkout.run(enrolling.text)
         left = await checkout.run(voices)
-        (checkout.folder / "docker").write_text(COMPOSE.replace("{python}", sys.executable))
+        (checkout.folder / "docker").write_text(COMPOSE.replace("{by_python}", BY_PYTHON))
         (checkout.folder / "docker").chmod(0o755)
         (again,) = re.findall(r"With Compose it is `(.*?)`", section(VOICES, "## Voices ahead of time"))
         from_there = await checkout.run(f"PATH=$PWD:$PATH\n{in_container.text}\n{beside.text}\n{again}")
@@ -142,7 +148,7 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
 async def test_containers(checkout: Checkout, emulator_url: str) -> None:
     """The cloner keeps its registry on its volume, where the root is read-only; the gateway needs no place."""
     docker = checkout.folder / "docker"
-    docker.write_text(DOCKER.replace("{python}", sys.executable))
+    docker.write_text(DOCKER.replace("{by_python}", BY_PYTHON))
     docker.chmod(0o755)
     for name, settings in {
         "cloner": f"ELEVENLABS_API_KEY=key-of-the-emulator\nELEVENLABS_BASE_URL={emulator_url}\nCLONER_PORT=50051\n",
