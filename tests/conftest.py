@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from emulator import NO_LATENCY, Emulator, Settings
 from environment.memory import collect_seldom, spare_modules
 from telemetry.tracing import described, provider_of
-from tests.kit import forkserver, golang, worker
+from tests.kit import forkserver, golang, surroundings, worker
 from tests.kit.child import fork_from
 from tests.kit.databases import Databases, migrated_sqlite
 from tests.kit.inspection import Inspection
@@ -56,11 +56,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps files in memory, and lets SIGTERM and SIGHUP end the tests as Ctrl-C does.
+    """Keeps files in memory and settings out, and lets SIGTERM and SIGHUP end the tests as Ctrl-C does.
 
     What the tests started stops then, and what they made goes.
     """
     keep_in_memory()
+    surroundings.forget(os.environ)
     # How fast examples run and are made is told by how busy the machine is.
     hypothesis.settings.register_profile(
         "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

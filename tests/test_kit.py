@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from tests.kit import surroundings
 from tests.kit.garbage import left_in_cycles
 
 IMPORTED = re.compile(r"^\s*(?:from|import) tests\b.*\btest_\w+", re.MULTILINE)
@@ -66,3 +67,27 @@ def test_garbage_of_a_block() -> None:
         leave_behind()
 
     assert ["tests/test_kit.py: leave_behind"] == left
+
+
+def test_surroundings() -> None:
+    """What somebody has set for a cloner of their own is not what tests are run with."""
+    settings = (
+        "DATABASE_URL",
+        "ELEVENLABS_API_KEY_FILE",
+        "OTEL_SDK_DISABLED",
+        "PGHOST",
+        "FORCE_COLOR",
+        "LANGUAGE",
+    )
+    proxy = {"HTTP_PROXY": "http://proxy.example", "no_proxy": "internal.example"}
+    environ = {**dict.fromkeys(settings, "theirs"), **proxy, "LC_ALL": "nowhere", "HOME": "/home/precall"}
+
+    surroundings.forget(environ)
+
+    assert environ == {
+        "HTTP_PROXY": "http://proxy.example",
+        "NO_PROXY": "127.0.0.1,localhost,::1",
+        "no_proxy": "internal.example,127.0.0.1,localhost,::1",
+        "LC_ALL": "C.UTF-8" if surroundings.is_installed("C.UTF-8") else "C",
+        "HOME": "/home/precall",
+    }
