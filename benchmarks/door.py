@@ -10,9 +10,10 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import grpc
 import psutil
@@ -33,7 +34,7 @@ DIRECTLY = (("grpc.enable_http_proxy", 0),)
 METHOD = "/precall.v1.CloningService/PrepareCall"
 SIZE = SIZES["10 MB"]
 
-Crowd = Callable[[str], Awaitable[Counter[str]]]
+Crowd = Callable[[str], Coroutine[Any, Any, Counter[str]]]
 
 
 async def nobody(_target: str) -> Counter[str]:
@@ -109,7 +110,7 @@ def _request(number: int, sample: bytes) -> pb.PrepareCallRequest:
 def crowded(crowd: str, target: str) -> None:
     """One crowd, to its end, in this process."""
     chosen = next(each for each in CROWDS if each.__name__ == crowd)
-    became: Counter[str] = asyncio.run(chosen(target))  # type: ignore[arg-type]
+    became: Counter[str] = asyncio.run(chosen(target))
     print(_listed(became))  # noqa: T201 - its result
 
 
