@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import signal
+import stat
 import sys
 import unicodedata
 from collections import Counter
@@ -196,13 +197,14 @@ def _recording(folder: Path, row: Row) -> tuple[bytes, str]:
         path = Path(os.path.realpath(_named(folder, row.file)))
         if not path.is_relative_to(folder):
             raise RowRefused("FIELD_INVALID", "file must stay inside the folder")
-        if not path.exists():
-            raise RowRefused("FILE_UNREADABLE", "there is no such file in the folder")
-        if not path.is_file():
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise RowRefused("FILE_UNREADABLE", "this is not a file")
-        if path.stat().st_size > LARGEST_BYTES:
+        if found.st_size > LARGEST_BYTES:
             raise RowRefused("SAMPLE_TOO_LARGE", f"the file is larger than {LARGEST_BYTES >> 20} MiB")
         sample = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise RowRefused("FILE_UNREADABLE", "there is no such file in the folder") from None
     except OSError as failure:
         raise RowRefused("FILE_UNREADABLE", f"the file cannot be read ({failure.strerror})") from None
     if not sample:

@@ -5,6 +5,7 @@ named in one place only. Rows that come from a file are put into such a database
 """
 
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -154,8 +155,12 @@ def _read_only(url: str) -> Iterator[Any]:
     """A connection within a transaction that sees one state of the database."""
     if is_sqlite(url):
         path = sqlite_file(url)
-        if not path.is_file():
-            raise RegistryNotOpened(f"DATABASE_URL: {path} does not exist")
+        try:
+            is_file = stat.S_ISREG(path.stat().st_mode)
+        except FileNotFoundError as failure:
+            raise RegistryNotOpened(f"DATABASE_URL: {path} does not exist") from failure
+        if not is_file:
+            raise RegistryNotOpened(f"DATABASE_URL: {path} is not a file")
         # Opened for writing: SQLite may first have to take in what a killed cloner had committed to the log.
         with closing(
             sqlite3.connect(

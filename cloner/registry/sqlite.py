@@ -5,6 +5,7 @@ import contextlib
 import os
 import queue
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -248,16 +249,20 @@ def made_private(path: Path) -> None:
 
     SQLite gives its other files the same mode. Raises RegistryNotOpened.
     """
-    if not path.parent.is_dir():
-        raise RegistryNotOpened(f"DATABASE_URL: the folder {path.parent} does not exist")
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        if not path.is_file():
-            raise RegistryNotOpened(f"DATABASE_URL: {path} is not a file")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise RegistryNotOpened(f"DATABASE_URL: {path} is not a file")
+        finally:
+            os.close(file)
         for suffix in ("", "-wal", "-shm"):
             # A file of another owner may be shared on purpose.
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 Path(f"{path}{suffix}").chmod(0o600)
+    except FileNotFoundError as failure:
+        folder = Path(os.path.realpath(path)).parent
+        raise RegistryNotOpened(f"DATABASE_URL: the folder {folder} does not exist") from failure
     except OSError as failure:
         raise RegistryNotOpened(
             f"DATABASE_URL: {path} can be neither written nor made ({failure.strerror})"

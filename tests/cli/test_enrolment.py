@@ -503,8 +503,8 @@ def test_line(tmp_path) -> None:
         (("recordings", "bad.csv"), "bad.csv, line 1: a column file is missing; this line names the columns"),
         (("recordings", "callers.csv", "--report", "callers.csv"), "callers.csv is no report of this command; name another with --report"),
         (("recordings", "callers.csv", "--report", "no/report.csv"), "no/report.csv cannot be written (No such file or directory)"),
-        (("recordings", "callers.csv", "--at-once", "21"), "invalid choice: 21"),
-        (("recordings", "callers.csv", "--at-once", "0"), "invalid choice: 0"),
+        (("recordings", "callers.csv", "--at-once", "21"), "argument --at-once: invalid choice: "),
+        (("recordings", "callers.csv", "--at-once", "0"), "argument --at-once: invalid choice: "),
     ],
 )  # fmt: skip
 async def test_wrong_call(

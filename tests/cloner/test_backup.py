@@ -662,6 +662,7 @@ async def test_migration_is_told(empty_database: str) -> None:
             1,
             "/nowhere/precall.sqlite3 does not exist",
         ),
+        ({"DATABASE_URL": "sqlite:////tmp"}, 1, "/tmp is not a file"),
         ({"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, 1, "nothing listens at the host and port"),
     ],
 )

@@ -802,7 +802,7 @@ async def test_forget_whose_voices_are_many(
 
 @pytest.mark.parametrize("sample_refused", [False, True])
 async def test_opened_while_delivered(
-    cloner: CloningServiceStub, emulator: Emulator, speech: bytes, sample_refused: bool, eventually
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes, silence, sample_refused: bool, eventually
 ) -> None:
     """Whom a delivery has named is not looked for by the number any more, whatever becomes of the delivery."""
     ivan = await known(cloner, speech)
@@ -812,7 +812,8 @@ async def test_opened_while_delivered(
     )
     emulator.faults.set(Fault(method="GET", path="/v1/convai/agents/agent_demo", delay_seconds=0.5))
     reads = len(emulator.requests.matching(path="/v1/convai/agents/agent_demo"))
-    sample = b"not audio" if sample_refused else speech
+    # Long enough that the agent is being read before it is refused.
+    sample = silence(30.0) if sample_refused else speech
     delivered = asyncio.ensure_future(cloner.PrepareCall(call(sample, ANNA), timeout=10))
     await emulator.requests.wait(reads + 1, path="/v1/convai/agents/agent_demo")
     during = await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)

@@ -58,6 +58,7 @@ END = Statement("UPDATE calls SET ended_at = coalesce(ended_at, 0) + 1 WHERE id 
 WITHOUT_TLS = "Postgres lets nobody in from here without TLS: add ?sslmode=require, or see its pg_hba.conf"
 FOUND = "SELECT id FROM calls ORDER BY id"
 REQUEST = NamedRequest(key="request_1", content="clone")
+LONG = "a" * 300
 
 
 class Broken(Exception):
@@ -537,6 +538,8 @@ async def test_database_of_another_release(database: str) -> None:
     ("place", "problem"),
     [
         ("missing/registry.sqlite3", "the folder {0}/missing does not exist"),
+        ("elsewhere", "the folder {0}/missing does not exist"),
+        (f"{LONG}/file", f"{{0}}/{LONG}/file can be neither written nor made (File name too long)"),
         ("folder", "{0}/folder can be neither written nor made (Is a directory)"),
         ("pipe", "{0}/pipe is not a file"),
         ("text", "{0}/text is not a SQLite database, or a broken one"),
@@ -549,6 +552,7 @@ async def test_file_that_cannot_be_opened(tmp_path: Path, place: str, problem: s
     (tmp_path / "text").write_text("This is a letter and no database. " * 100)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "elsewhere").symlink_to("missing/registry.sqlite3")
     with pytest.raises(RegistryNotOpened) as caught:
         async with opened(f"sqlite:///{tmp_path / place}", name=None, now=NOW):
             pass
