@@ -1,6 +1,7 @@
 import asyncio
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -160,7 +161,7 @@ async def test_reader_gone(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-async def test_kept(uv: str, tmp_path: Path) -> None:
+async def test_kept(uv: str, tmp_path: Path, left_out) -> None:
     """`just demo --keep` stays up after the story; the commands that it prints work as they are."""
     environ = {
         **os.environ,
@@ -180,21 +181,26 @@ async def test_kept(uv: str, tmp_path: Path) -> None:
     ).groups()
     started = children(process)
 
-    sent, asked = [
+    if can_ask := bool(shutil.which("curl")):
+        commands = [delivery, init]
+    else:
+        left_out("what the demo prints for curl")
+        commands = [delivery]
+    asked = [
         await asyncio.create_subprocess_exec(
             "bash", "-c", command, stdout=asyncio.subprocess.PIPE, env={"PATH": os.environ["PATH"]}
         )
-        for command in (delivery, init)
+        for command in commands
     ]
-    answered = [(await each.communicate())[0].decode() for each in (sent, asked)]
+    answered = [(await each.communicate())[0].decode() for each in asked]
     drawn = await read_until(process, "POST /v1/voices/add")
     process.send_signal(signal.SIGTERM)
     rest = (await process.communicate())[0].decode()
 
     (maria, _, _) = re.findall(r"in the voice (\w{20})$", written, flags=re.MULTILINE)
-    assert [0, 0] == [sent.returncode, asked.returncode]
+    assert {0} == {each.returncode for each in asked}
     assert '"status": "success"' in answered[0]
-    assert maria in answered[1]
+    assert not can_ask or maria in answered[1]
     assert "POST /webhook " in drawn
     assert 143 == process.returncode
     assert "error" not in rest.lower()

@@ -100,7 +100,7 @@ async def ready(process: psutil.Process, log: Path) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_from_source(checkout: Checkout, samples: Path) -> None:
+async def test_from_source(checkout: Checkout, samples: Path, left_out) -> None:
     """Three processes from source take the example's delivery, one by curl, and what an operator does to voices."""
     event = json.loads((ROOT / "examples" / "pre_call.json").read_text())
     event["conversation_id"] = "conv_of_curl"
@@ -118,7 +118,10 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
         shutil.copy(samples / recording, checkout.folder / "recordings" / name)
     async with checkout.serving(FROM_SOURCE.text, "emulator", "cloner", "gateway"):
         delivered = await checkout.run(DELIVERING.text)
-        signed = await checkout.run(f"ELEVENLABS_WEBHOOK_SECRET={SECRET}\n{signing.text}")
+        if can_sign := bool(shutil.which("curl") and shutil.which("openssl")):
+            signed = await checkout.run(f"ELEVENLABS_WEBHOOK_SECRET={SECRET}\n{signing.text}")
+        else:
+            left_out("a delivery by curl and openssl")
         # For real, which is the command that is installed.
         listed = await checkout.run(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH\n{voices}")
         forgotten = await checkout.run(forgetting)
@@ -131,9 +134,11 @@ async def test_from_source(checkout: Checkout, samples: Path) -> None:
         from_there = await checkout.run(f"PATH=$PWD:$PATH\n{in_container.text}\n{beside.text}\n{again}")
 
     assert [200, 401, 200] == [int(status) for status in re.findall(r"^HTTP (\d+)", delivered, re.MULTILINE)]
-    answer = json.loads(signed)
-    assert ("success", True) == (answer["status"], answer["voice_reused"])
-    assert [answer["voice_id"]] == [line.split()[0] for line in listed.splitlines()]
+    if can_sign:
+        answer = json.loads(signed)
+        assert ("success", True) == (answer["status"], answer["voice_reused"])
+    (voice,) = [line.split()[0] for line in listed.splitlines()]
+    assert voice == json.loads(delivered[delivered.rindex("\n{") :])["voice_id"]
     assert forgotten.startswith("1 voices deleted")
     assert enrolled.startswith("2 enrolled")
     assert 3 == len(left.splitlines())
