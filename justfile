@@ -137,7 +137,7 @@ pythons:
     set -euo pipefail
     made=$(mktemp -d)
     trap 'rm -r "$made"' EXIT
-    for version in 3.11 3.12 3.13; do
+    for version in 3.11 3.12 3.13 3.14 3.15; do
         if {{uv}} python find --no-project "$version" > /dev/null 2>&1; then
             echo "== Python $version"
             # Not --isolated: the recipes that tests run use this environment as well, and so this Python.

@@ -1,7 +1,5 @@
 """Decides how much of a request's path may be logged: as much as shows where a URL of ours was mistyped."""
 
-from os.path import commonprefix
-
 from gateway.measures import DELIVERIES, ROUTES
 
 __all__ = ["legible"]
@@ -18,5 +16,11 @@ def legible(path: str) -> str | None:
     """
     if not path.startswith(DELIVERIES):
         return None
-    shown = max((commonprefix((path, ours)) for ours in OURS), key=len)  # noqa: RUF071 - by characters: to the typo
-    return shown if shown == path else shown + MASK
+    shown = max(_shared(path, ours) for ours in OURS)
+    return path if shown == len(path) else path[:shown] + MASK
+
+
+def _shared(path: str, ours: str) -> int:
+    """With how many of the same characters both begin."""
+    pairs = enumerate(zip(path, ours, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(path), len(ours)))

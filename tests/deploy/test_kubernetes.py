@@ -48,7 +48,8 @@ def loaded(file: Path) -> list[Object]:
 
 def parsed(text: str) -> list[Object]:
     """The documents of a text; the parser in Python takes ten times as long."""
-    return list(yaml.load_all(text, yaml.CSafeLoader))
+    # PyYAML 6.0.3 has the one in C for Python 3.11 to 3.14.
+    return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def resources(folder: Path) -> list[Object]:
