@@ -284,11 +284,13 @@ async def test_slots_are_made_free(cloning, emulator: Emulator, speech: bytes) -
     assert second.voice.voice_id not in left
 
 
-async def test_monthly_counter_is_remembered(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_monthly_counter_is_remembered(cloning, emulator: Emulator, spans, speech: bytes) -> None:
     """Once it is used up nobody asks again before the provider's reset time."""
     clock = Clock()
     emulator.voices.monthly_limit = 1
     async with cloning(now=clock) as cloner:
+        # That would ask whether the plan has more room by now.
+        await spans.wait("reconcile")
         await cloner.PrepareCall(call(speech, 1), timeout=10)
         for number in (2, 3):
             assert "monthly" in await reason(cloner.PrepareCall(call(speech, number), timeout=10))
