@@ -16,7 +16,7 @@ from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
 from cloner.voices.hash_key import KeyDiffers, KeyUnavailable
 from environment import address, complain
-from environment.open_files import connections_allowed
+from environment.open_files import connections_allowed, too_few
 from telemetry import logs
 from telemetry.output import Output
 
@@ -30,8 +30,12 @@ RESERVED_DESCRIPTORS, PER_WORKER = 128, 8
 def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status.
 
-    2 if the database is another release's or another key's, 1 if nothing can be served.
+    2 if the database is another release's or another key's, or if too few files may be open to serve; 1 if
+    nothing can be served.
     """
+    if fault := too_few():
+        complain(f"cloner: {fault}")
+        return 2
     reserved = RESERVED_DESCRIPTORS + settings.provider_concurrency + PER_WORKER * settings.audio_workers
     most = connections_allowed(settings.cloner_max_connections, reserved=reserved)
     settings = structs.replace(settings, cloner_max_connections=most)

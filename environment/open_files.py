@@ -4,9 +4,20 @@ import resource
 
 import structlog
 
-__all__ = ["connections_allowed"]
+__all__ = ["connections_allowed", "too_few"]
 
 log = structlog.get_logger()
+
+# With fewer a process may not even be able to import what its first answer needs, or gRPC ends it.
+LEAST = 64
+
+
+def too_few() -> str | None:
+    """What to say if this process may open too few files to serve at all; None if it may open enough."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= LEAST:
+        return None
+    return f"may open only {hard} files at once, and needs {LEAST} at least: raise the limit (ulimit -n)"
 
 
 def connections_allowed(most: int, *, reserved: int) -> int:

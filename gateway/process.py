@@ -1,7 +1,6 @@
 """The gateway as a process: it serves until it is told to stop."""
 
 import asyncio
-import resource
 import signal
 
 import uvloop
@@ -10,7 +9,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from environment import address, complain
-from environment.open_files import connections_allowed
+from environment.open_files import connections_allowed, too_few
 from gateway.app import listening, serving
 from gateway.settings import Settings
 from telemetry import logs
@@ -21,16 +20,12 @@ __all__ = ["run"]
 # Descriptors that are kept free of clients' connections: for files, the cloner, traces, and connections that
 # are being closed.
 RESERVED_DESCRIPTORS = 128
-# With fewer it may not even be able to import what its first answer needs.
-LEAST_DESCRIPTORS = 64
 
 
 def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status: 2 if too few files may be open to serve."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < LEAST_DESCRIPTORS:
-        fault = f"may open only {hard} files at once, and needs {LEAST_DESCRIPTORS} at least"
-        complain(f"gateway: {fault}: raise the limit (ulimit -n)")
+    if fault := too_few():
+        complain(f"gateway: {fault}")
         return 2
     most = connections_allowed(settings.precall_max_connections, reserved=RESERVED_DESCRIPTORS)
     settings = structs.replace(settings, precall_max_connections=most)

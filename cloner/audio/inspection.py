@@ -339,7 +339,9 @@ def _bind(memory_mb: int) -> None:
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # A core handler that is a pipe ignores RLIMIT_CORE, and a core would hold somebody's voice.
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    memory = memory_mb << 20 if hard == resource.RLIM_INFINITY else min(memory_mb << 20, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
 def _tone() -> bytes:

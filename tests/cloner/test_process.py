@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import grpc
 import psycopg
@@ -75,6 +76,31 @@ async def test_open_files() -> None:
 
     (told,) = [line for line in lines if "fewer connections than set" in line]
     assert ((hard, hard), True) == (allowed, f"most={hard - 128 - 5 - 8}" in told)
+
+
+async def test_too_few_open_files() -> None:
+    """A cloner that may open too few files says so and ends."""
+    command = ("sh", "-c", 'ulimit -n 24; exec "$0" -m cloner', sys.executable)
+    settings = {"PATH": os.environ["PATH"], "ELEVENLABS_API_KEY": "k", "CLONER_PORT": "0"}
+    done = await asyncio.create_subprocess_exec(*command, env=settings, stderr=asyncio.subprocess.PIPE)
+    _, err = await done.communicate()
+
+    expected = "cloner: may open only 24 files at once, and needs 64 at least: raise the limit (ulimit -n)\n"
+    assert (2, expected) == (done.returncode, err.decode())
+
+
+async def test_memory_limit(tmp_path: Path) -> None:
+    """A cloner serves under a limit of memory that is below the one of the workers that look at samples."""
+    command = ("sh", "-c", 'ulimit -v 1000000; exec "$0" -m cloner', sys.executable)
+    settings = {"ELEVENLABS_API_KEY": "k", "CLONER_PORT": "0", "AUDIO_WORKERS": "1"}
+    started = await asyncio.create_subprocess_exec(
+        *command, env={"PATH": os.environ["PATH"], **settings}, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    await ready(started)
+    started.terminate()
+    await started.communicate()
+
+    assert 0 == started.returncode
 
 
 @pytest.mark.parametrize("host", ["::", "[::1]"])
