@@ -16,7 +16,7 @@ from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
 from cloner.voices.hash_key import KeyDiffers, KeyUnavailable
 from environment import address, complain
-from environment.open_files import connections_allowed, too_few
+from environment.open_files import connections_allowed, too_few_files
 from telemetry import logs
 from telemetry.output import Output
 
@@ -33,7 +33,7 @@ def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, outp
     2 if the database is another release's or another key's, or if too few files may be open to serve; 1 if
     nothing can be served.
     """
-    if fault := too_few():
+    if fault := too_few_files():
         complain(f"cloner: {fault}")
         return 2
     reserved = RESERVED_DESCRIPTORS + settings.provider_concurrency + PER_WORKER * settings.audio_workers

@@ -4,7 +4,7 @@ import resource
 
 import structlog
 
-__all__ = ["connections_allowed", "too_few"]
+__all__ = ["connections_allowed", "too_few_files"]
 
 log = structlog.get_logger()
 
@@ -12,7 +12,7 @@ log = structlog.get_logger()
 LEAST = 64
 
 
-def too_few() -> str | None:
+def too_few_files() -> str | None:
     """What to say if this process may open too few files to serve at all; None if it may open enough."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard >= LEAST:

@@ -9,7 +9,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from environment import address, complain
-from environment.open_files import connections_allowed, too_few
+from environment.open_files import connections_allowed, too_few_files
 from gateway.app import listening, serving
 from gateway.settings import Settings
 from telemetry import logs
@@ -24,7 +24,7 @@ RESERVED_DESCRIPTORS = 128
 
 def run(settings: Settings, tracers: TracerProvider, meters: MeterProvider, output: Output) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status: 2 if too few files may be open to serve."""
-    if fault := too_few():
+    if fault := too_few_files():
         complain(f"gateway: {fault}")
         return 2
     most = connections_allowed(settings.precall_max_connections, reserved=RESERVED_DESCRIPTORS)

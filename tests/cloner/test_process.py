@@ -96,9 +96,11 @@ async def test_memory_limit(tmp_path: Path) -> None:
     started = await asyncio.create_subprocess_exec(
         *command, env={"PATH": os.environ["PATH"], **settings}, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
     )
-    await ready(started)
-    started.terminate()
-    await started.communicate()
+    try:
+        await ready(started)
+    finally:
+        started.terminate()
+        await started.communicate()
 
     assert 0 == started.returncode
 

@@ -26,11 +26,11 @@ CONTAINERS = section(DEPLOYMENT, "### Without Compose")
 # A path with a space is none for the first line of a script.
 BY_PYTHON = f"""#!/bin/sh
 '''exec' {shlex.quote(sys.executable)} "$0" "$@"
-' '''"""
+' '''
+"""
 
 # In the place of Docker: nobody can write to the root, and a volume is a folder beside this file.
-DOCKER = """{by_python}
-import argparse, os, pathlib, subprocess, sys
+DOCKER = """import argparse, os, pathlib, subprocess, sys
 
 parser = argparse.ArgumentParser()
 for flag in ("--detach", "--init", "--read-only"):
@@ -59,8 +59,7 @@ with open(here / f"{told.name}.log", "ab") as log:
 
 # In the place of Compose: the cloner's container; and beside what runs, one that sees one folder, and runs as whoever
 # owns that.
-COMPOSE = """{by_python}
-import argparse, os, sys
+COMPOSE = """import argparse, os, sys
 
 if sys.argv[1:5] == ["compose", "exec", "-T", "cloner"]:
     os.chdir("/")
@@ -128,7 +127,7 @@ async def test_from_source(checkout: Checkout, samples: Path, left_out) -> None:
         await checkout.run(replacing)
         enrolled = await checkout.run(enrolling.text)
         left = await checkout.run(voices)
-        (checkout.folder / "docker").write_text(COMPOSE.replace("{by_python}", BY_PYTHON))
+        (checkout.folder / "docker").write_text(BY_PYTHON + COMPOSE)
         (checkout.folder / "docker").chmod(0o755)
         (again,) = re.findall(r"With Compose it is `(.*?)`", section(VOICES, "## Voices ahead of time"))
         from_there = await checkout.run(f"PATH=$PWD:$PATH\n{in_container.text}\n{beside.text}\n{again}")
@@ -153,7 +152,7 @@ async def test_from_source(checkout: Checkout, samples: Path, left_out) -> None:
 async def test_containers(checkout: Checkout, emulator_url: str) -> None:
     """The cloner keeps its registry on its volume, where the root is read-only; the gateway needs no place."""
     docker = checkout.folder / "docker"
-    docker.write_text(DOCKER.replace("{by_python}", BY_PYTHON))
+    docker.write_text(BY_PYTHON + DOCKER)
     docker.chmod(0o755)
     for name, settings in {
         "cloner": f"ELEVENLABS_API_KEY=key-of-the-emulator\nELEVENLABS_BASE_URL={emulator_url}\nCLONER_PORT=50051\n",
