@@ -170,7 +170,7 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
                     raise
                 finally:
                     failed = code in SERVER_FAILURES
-                    _tell(span, code, failed=failed)
+                    _set_status(span, code, failed=failed)
                     self._seconds.record(
                         time.perf_counter() - began,
                         {
@@ -225,7 +225,7 @@ def _code(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
     return next((known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.UNKNOWN)
 
 
-def _tell(span: Span, code: grpc.StatusCode, *, failed: bool) -> None:
+def _set_status(span: Span, code: grpc.StatusCode, *, failed: bool) -> None:
     span.set_attribute(RPC_STATUS, code.name)
     if failed:
         span.set_attribute(ERROR_TYPE, code.name)

@@ -175,13 +175,19 @@ class Precall:
     async def watch_voice(
         self, voice_id: str = "", *, caller: pb.Caller | None = None, seconds: float = SECONDS
     ) -> AsyncIterator[pb.Voice]:
-        """Reports a voice, at once and whenever it changes, until it is gone or the deadline is near."""
+        """Reports a voice, at once and whenever it changes, until it is gone or the deadline is near.
+
+        Whoever leaves the loop before that ends the call.
+        """
         wire = pb.WatchVoiceRequest(voice_id=voice_id, caller=caller).SerializeToString()
         try:
             with self._tracing.call(f"{SERVICE.full_name}/WatchVoice") as metadata:
-                shown = self._shown(metadata)
-                async for answer in self._connection.watch_voice(wire, seconds, shown):
-                    yield answer.voice
+                stream = self._connection.watch_voice(wire, seconds, self._shown(metadata))
+                try:
+                    async for answer in stream:
+                        yield answer.voice
+                finally:
+                    stream.cancel()  # if the loop was left early, gRPC would go on until the deadline
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, repeatable=True) from None
 
@@ -330,6 +336,8 @@ async def connect(
         yield Precall(connection, token, tracing)
     finally:
         following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
-        await connection.close()
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+        finally:
+            await connection.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -52,12 +52,11 @@ class Connection:
 
         return await uploaded(begin, request, seconds)
 
-    def watch_voice(self, wire: bytes, seconds: float, metadata: Metadata) -> AsyncIterator[Any]:
-        """The answers of WatchVoice, as they come."""
-        answers: AsyncIterator[Any] = self._watch_voice(
-            wire, timeout=max(0.0, seconds), metadata=metadata
-        ).__aiter__()
-        return answers
+    def watch_voice(
+        self, wire: bytes, seconds: float, metadata: Metadata
+    ) -> grpc.aio.UnaryStreamCall[Any, Any]:
+        """A call of WatchVoice, whose answers are iterated over as they come."""
+        return self._watch_voice(wire, timeout=max(0.0, seconds), metadata=metadata)
 
     def _open(self, contents: Contents | None) -> None:
         self._channel, self._channel_of_large = (
@@ -76,7 +75,9 @@ class Connection:
         # channel connects at the first such call.
         self._large = self._callables(self._channel_of_large.stream_unary)
         watch = SERVICE.methods_by_name["WatchVoice"]
-        self._watch_voice: Callable[..., Any] = self._callable(self._channel.unary_stream, watch)
+        self._watch_voice: Callable[..., grpc.aio.UnaryStreamCall[Any, Any]] = self._callable(
+            self._channel.unary_stream, watch
+        )
 
     def _callables(self, made: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
         """The methods of the stub that have one answer."""

@@ -48,34 +48,35 @@ class Tracing:
     def call(self, method: str) -> Iterator[list[tuple[str, str]]]:
         """Spans the block, and yields the metadata that the call has to carry.
 
-        The span fails on every status but OK, and if the caller cancels the call.
+        The span fails on every status but OK, and if the caller cancels the call or leaves a stream. It is
+        not the current span in the block: where the block is within a generator, it would be that of whoever
+        iterates, too.
         """
-        with self._tracer.start_as_current_span(
+        span = self._tracer.start_span(
             method,
             kind=SpanKind.CLIENT,
             attributes={RPC_SYSTEM: "grpc", RPC_METHOD: method, **self._server},
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            began = time.perf_counter()
-            code = grpc.StatusCode.UNKNOWN
-            carrier: dict[str, str] = {}
-            W3C.inject(carrier, set_span_in_context(span))
-            try:
-                yield [*carrier.items()]
-                code = grpc.StatusCode.OK
-            except grpc.aio.AioRpcError as failure:
-                code = failure.code()
-                raise
-            except asyncio.CancelledError:
-                code = grpc.StatusCode.CANCELLED
-                raise
-            finally:
-                _tell(span, code)
-                told = {RPC_SYSTEM: "grpc", RPC_METHOD: method, RPC_STATUS: code.name}
-                if code is not grpc.StatusCode.OK:
-                    told[ERROR_TYPE] = code.name
-                self._seconds.record(time.perf_counter() - began, told)
+        )
+        began = time.perf_counter()
+        code = grpc.StatusCode.UNKNOWN
+        carrier: dict[str, str] = {}
+        W3C.inject(carrier, set_span_in_context(span))
+        try:
+            yield [*carrier.items()]
+            code = grpc.StatusCode.OK
+        except grpc.aio.AioRpcError as failure:
+            code = failure.code()
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            _set_status(span, code)
+            span.end()
+            told = {RPC_SYSTEM: "grpc", RPC_METHOD: method, RPC_STATUS: code.name}
+            if code is not grpc.StatusCode.OK:
+                told[ERROR_TYPE] = code.name
+            self._seconds.record(time.perf_counter() - began, told, set_span_in_context(span))
 
 
 def _server(target: str) -> dict[str, str | int]:
@@ -86,7 +87,7 @@ def _server(target: str) -> dict[str, str | int]:
     return {SERVER_ADDRESS: host.strip("[]"), SERVER_PORT: int(port)}
 
 
-def _tell(span: Span, code: grpc.StatusCode) -> None:
+def _set_status(span: Span, code: grpc.StatusCode) -> None:
     span.set_attribute(RPC_STATUS, code.name)
     if code is not grpc.StatusCode.OK:
         span.set_attribute(ERROR_TYPE, code.name)

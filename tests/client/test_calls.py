@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import inspect
 import io
+import logging
 import re
 import time
 import tracemalloc
@@ -18,7 +19,7 @@ import grpc
 import precall_client
 import pytest
 import trustme
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, get_current_span
 from precall.v1 import cloning_pb2 as pb
 from precall_client import Caller, Precall, PrecallError, Tls, TlsInvalid, connect
 from precall_client.transport import KEPT_BYTES
@@ -205,6 +206,27 @@ async def test_trace(cloning, spans) -> None:
     assert 1 == len({each.context.trace_id for each in (server, client)} | {work.get_span_context().trace_id})
     assert "NOT_FOUND" == client.attributes["rpc.response.status_code"]
     assert not client.status.is_ok
+
+
+async def test_trace_of_a_stream(cloning, spans, speech: bytes, caplog) -> None:
+    """Whoever iterates over a stream, and leaves it, stays in the span that is its own; the stream has its own."""
+    provider = spans.provider("service")
+    tracer = provider.get_tracer("test")
+    async with cloning() as cloner, connect(target(cloner), tracer_provider=provider) as precall:
+        cloned = await precall.clone_voice(caller=IVAN, sample=speech)
+        with tracer.start_as_current_span("work") as work:
+            async for _ in precall.watch_voice(cloned.voice.voice_id):
+                assert work is get_current_span()
+                break
+            assert work is get_current_span()
+            ended = await spans.wait("precall.v1.CloningService/WatchVoice", 2)
+            assert work is get_current_span()
+        server, client = sorted(ended, key=lambda span: span.kind is SpanKind.CLIENT)
+
+    assert work.get_span_context().span_id == client.parent.span_id
+    assert client.context.span_id == server.parent.span_id
+    assert "CANCELLED" == client.attributes["rpc.response.status_code"]
+    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_large_request_goes_once_it_is_sent() -> None:
