@@ -151,6 +151,8 @@ async def serving(
         task.add_done_callback(lambda _: server.up.set())
         try:
             await server.up.wait()
+            if task.done():  # it could not start, and says why
+                await task
             yield f"http://{address(host, port)}"
         finally:
             readiness.leave()

@@ -70,7 +70,8 @@ def observing(service: str, environ: Mapping[str, str]) -> Iterator[Providers]:
             finally:
                 closing.start()
     finally:
-        closing.join()
+        if closing.ident is not None:  # else tracing failed before anything could be sent
+            closing.join()
 
 
 def duration(

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import math
 import signal
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -77,7 +78,9 @@ class Inspector:
         cpu_seconds = enough_cpu_seconds(max_seconds) if cpu_seconds is None else cpu_seconds
         self._arguments = (str(max_seconds), str(enough_sound), str(cpu_seconds), str(memory_mb))
         self._unfinished: set[_Job] = set()
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        # Those of them that no worker has taken, in the order in which they came.
+        self._waiting: deque[_Job] = deque()
+        self._came = asyncio.Event()
         self._alive: set[Worker] = set()
         self._tending: list[asyncio.Task[None]] = []
 
@@ -118,7 +121,8 @@ class Inspector:
             raise InspectionUnavailable
         job = _Job(sample)
         self._unfinished.add(job)
-        self._jobs.put_nowait(job)
+        self._waiting.append(job)
+        self._came.set()
         try:
             async with asyncio.timeout(self._wall_seconds):
                 await job.begun.wait()
@@ -129,6 +133,8 @@ class Inspector:
             raise InspectionUnavailable from None
         finally:
             self._unfinished.discard(job)
+            with contextlib.suppress(ValueError):  # a worker has taken it
+                self._waiting.remove(job)
             job.abandon()
             # A failure refers to this call, and its job to the failure: such a cycle would keep the sample.
             del job
@@ -136,24 +142,30 @@ class Inspector:
     async def _tend(self, worker: Worker) -> None:
         """Gives jobs to a worker, and replaces the worker when it must be."""
         job: _Job | None = None
-        coming = asyncio.create_task(self._jobs.get())
-        try:
-            while True:
-                if worker.gone:
-                    status = await self._stop(worker)
-                    log.warning("inspection worker replaced", cause=worker.gone, exit_status=status)
-                    worker = await self._replacement()
-                if job is None:
-                    await asyncio.wait((coming, worker.line), return_when=asyncio.FIRST_COMPLETED)
-                    if worker.line.done():  # nothing was asked, so this is its end
-                        worker.gone = worker.gone or "nonsense"
-                        continue
-                    job = coming.result()
-                    coming = asyncio.create_task(self._jobs.get())
-                if not await self._work(worker, job):
-                    job = None
-        finally:
-            coming.cancel()
+        while True:
+            if worker.gone:
+                status = await self._stop(worker)
+                log.warning("inspection worker replaced", cause=worker.gone, exit_status=status)
+                worker = await self._replacement()
+            if job is None:
+                job = await self._next(worker)
+            if job is None:
+                worker.gone = worker.gone or "nonsense"
+            elif not await self._work(worker, job):
+                job = None
+
+    async def _next(self, worker: Worker) -> "_Job | None":
+        """The job that has waited longest, once there is one; None if the worker ended before that."""
+        while not worker.line.done():  # nothing was asked, so a line is its end
+            if self._waiting:
+                return self._waiting.popleft()
+            self._came.clear()
+            coming = asyncio.create_task(self._came.wait())
+            try:
+                await asyncio.wait((coming, worker.line), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                coming.cancel()
+        return None
 
     async def _work(self, worker: Worker, job: "_Job") -> bool:
         """Does the job, even if nobody waits for it. Returns whether it needs another try in a new worker."""
@@ -254,7 +266,7 @@ class _Job:
             self.done.set_exception(failure)
 
     def abandon(self) -> None:
-        """Drops the sample; the job may stay in the queue for a while."""
+        """Drops the sample; a worker may still be at it."""
         self.sample = b""
         if not self.done.cancel() and not self.done.cancelled():
             self.done.exception()  # if nobody waits, asyncio must not log it as never retrieved

@@ -1,4 +1,4 @@
-"""Counts rows for metrics. Each count uses a small partial index or a table with few rows."""
+"""Counts rows for metrics. Each count goes through an index that holds little beside what is counted."""
 
 import msgspec
 

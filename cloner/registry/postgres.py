@@ -19,6 +19,7 @@ import psycopg
 import structlog
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq.abc import PGcancelConn
 
 from cloner.registry.statement import Statement
 from cloner.registry.store import Job, Store
@@ -29,7 +30,8 @@ __all__ = ["PostgresStore", "PostgresTransaction", "connected"]
 log = structlog.get_logger()
 
 CONNECTIONS = 10
-# A transaction that takes longer is given up, by the server, and a moment later by us.
+# A transaction that takes longer is given up, by the server, and a moment later by us. What only reads is no
+# transaction, so the server is told by us that nobody waits any more.
 SERVER_SECONDS = 9
 LONGEST_SECONDS = 10.0
 # How often a transaction that was in conflict with another is run anew.
@@ -290,13 +292,15 @@ class PostgresStore(Store):
         It also closes those that nobody has needed for a while.
         """
         self._watch = None
-        now = time.monotonic()
+        loop, now = asyncio.get_running_loop(), time.monotonic()
         with self._lock:
             for connection, ends in self._running.items():
                 if ends < now and connection not in self._cut:
                     self._cut.add(connection)
                     with contextlib.suppress(OSError, psycopg.Error):
+                        cancelling = connection.pgconn.cancel_conn()
                         _cut_off(connection)
+                        loop.run_in_executor(None, _cancel, cancelling)
             with contextlib.suppress(IndexError):  # one was taken meanwhile
                 while len(self._free) > 1 and self._free[0][1] < now - self._idle_seconds:
                     self._free.pop(0)[0].close()
@@ -304,7 +308,7 @@ class PostgresStore(Store):
             # One that was just taken is not among those that are running yet.
             at_rest = self._open == len(self._free) <= 1
         if not at_rest:
-            self._watch = asyncio.get_running_loop().call_later(self._watch_seconds, self._watched)
+            self._watch = loop.call_later(self._watch_seconds, self._watched)
 
 
 def connected(url: str) -> Connection:
@@ -319,3 +323,9 @@ def _cut_off(connection: Connection) -> None:
     """Ends the connection while a thread waits for it; the next step of that thread then fails."""
     with socket.socket(fileno=os.dup(connection.fileno())) as its:
         its.shutdown(socket.SHUT_RDWR)
+
+
+def _cancel(cancelling: PGcancelConn) -> None:
+    """Has the server end a statement, which it would not by itself. May block for some seconds."""
+    with contextlib.suppress(psycopg.Error):  # then nobody can be reached there
+        cancelling.blocking()

@@ -47,7 +47,7 @@ class Store(ABC):
         self.created_at = 0.0
         self.measures = UNMEASURED
         self._waiting = 0
-        # When the oldest task without an answer was queued, and when the last write was answered.
+        # Since when reads, and writes, were asked for without an answer, and when the last write had one.
         self._asked: dict[str, float] = {}
         self._written_at = time.monotonic()
 
@@ -58,7 +58,7 @@ class Store(ABC):
 
     @property
     def silent_seconds(self) -> float:
-        """How long the oldest read or write without an answer has been waiting; 0 if there is none."""
+        """For how long reads, or writes, have been asked for and none was answered; 0 after an answer."""
         now = time.monotonic()
         return max((now - asked for asked in self._asked.values()), default=0.0)
 

@@ -16,6 +16,7 @@ __all__ = [
     "Intent",
     "Recorded",
     "abandoned",
+    "belongs_elsewhere",
     "every",
     "fail",
     "find_by_caller",

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hmac
 import struct
 
 from cloner.rpc.fields import Fields
@@ -46,7 +47,7 @@ class Pages:
                 raw = binascii.a2b_base64(padded.translate(PLAIN), strict_mode=True)
                 seal, (at,), name = raw[:SEAL], struct.unpack(">d", raw[SEAL : SEAL + 8]), raw[SEAL + 8 :]
                 position = (at, name.decode())
-                if seal == self._seal(*position):
+                if hmac.compare_digest(seal, self._seal(*position)):
                     return position
         except (binascii.Error, ValueError, struct.error):
             pass

@@ -23,7 +23,11 @@ LOOK_SECONDS = 1.0
 
 # The library has no types.
 class Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """The standard health service. An unknown service is refused as everything else here is."""
+    """The standard health service. An unknown service is refused as everything else here is.
+
+    If calls are guarded by tokens, what is asked for is not read (`Admission`), and every service counts as
+    the process as a whole.
+    """
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC names it
         if request.service not in NAMES:

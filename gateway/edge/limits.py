@@ -37,7 +37,8 @@ REST_SECONDS = 5.0
 # The share of the time that a delivery has left for which it waits at most: the rest is for its call.
 COUNT_SHARE = 1 / 3
 CONNECTIONS = 32
-# How many agents, or sources, one process counts for at once, and how often it drops expired counts.
+# How many counts one process keeps, of agents and as many of sources: one of this period for each, and one of
+# the last. And how often it drops expired counts.
 MOST_KEYS = 10_000
 TIDY_SECONDS = 1.0
 

@@ -327,6 +327,35 @@ async def test_queue_full() -> None:
     assert [Finding, Finding, InspectionUnavailable, Finding] == [type(each) for each in (*outcomes, again)]
 
 
+async def test_beside_a_slow_sample() -> None:
+    """A sample that keeps one worker holds nobody else up while there is another worker."""
+    async with Inspector(workers=2, max_seconds=MAX_SECONDS) as inspector:
+        slow = min(inspector.pids)
+        os.kill(slow, signal.SIGSTOP)
+        try:
+            asked = [asyncio.create_task(inspector.inspect(SPEECH["wav"])) for _ in range(8)]
+            await until(lambda: [False] == [each.done() for each in asked if not each.done()])
+        finally:
+            os.kill(slow, signal.SIGCONT)
+        await asyncio.gather(*asked)
+
+
+async def test_nobody_waits_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that were given up leave nothing behind, also while no worker can be started to take them."""
+    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
+        (pid,) = inspector.pids
+        with monkeypatch.context() as without:
+            without.setattr(sys, "executable", "/nowhere/python")
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: not inspector.pids)
+            for _ in range(100):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(inspector.inspect(SPEECH["wav"]), 0.001)
+
+            assert 0 == len(inspector._waiting)
+        assert "flac" == (await inspector.inspect(SPEECH["flac"])).format
+
+
 async def test_cancelled() -> None:
     """A caller that hangs up, sooner or later, leaves a worker that answers the next caller rightly."""
     async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
@@ -436,7 +465,6 @@ async def test_stopped_for_good() -> None:
             os.kill(pid, 0)
 
 
-@pytest.mark.timeout(240)
 async def half_of_the_time(pid: int) -> None:
     """Lets a process run for half of the time only, as one does that shares its core with a busy loop."""
     try:
@@ -450,6 +478,7 @@ async def half_of_the_time(pid: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(240)
 async def test_on_a_busy_machine() -> None:
     """The costliest honest recording, ten minutes of eight channels, is heard beside whatever else goes on."""
     minutes = 300 * encoded("ogg", "libopus", seconds=2, rate=48000, layout="7.1")

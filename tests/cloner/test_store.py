@@ -504,6 +504,23 @@ async def test_server_that_hangs(postgres: str) -> None:
     assert [("call",), ("later",)] == await values(database, FOUND)
 
 
+async def test_statement_that_hangs(postgres: str, eventually) -> None:
+    """A statement that takes too long is given up here and ends at the server, also one that only reads."""
+    database = new_database(postgres)
+    async with opened(database, name="tested", now=NOW):
+        pass
+    asleep = Statement("SELECT pg_sleep(60)")
+    store = PostgresStore(database, longest_seconds=1.0)
+    with pytest.raises(RegistryUnavailable):
+        await store.read(lambda tx: tx.one(asleep))
+    seen = entered(postgres + "/postgres")
+    left = "SELECT count(*) FROM pg_stat_activity WHERE starts_with(query, 'SELECT pg_sleep') AND state = 'active' AND datname = %s"
+
+    await eventually(lambda: (0,) == seen.execute(left, [database.rpartition("/")[2]]).fetchone())
+    assert [] == await store.read(lambda tx: tx.all(Statement(FOUND)))
+    await store.close()
+
+
 async def test_url_as_libpq_takes_it(postgres: str) -> None:
     """What managed databases put into their URLs is taken, and reaches the server."""
     database = new_database(postgres)

@@ -1,6 +1,7 @@
 """A gateway that is told to stop: whoever balances hears of it before anything is refused."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -76,6 +77,16 @@ async def test_stranger(
             await client.get(f"{url}/health")
 
         assert (await answer).startswith(b"HTTP/1.1 429 ")
+
+
+async def test_server_that_cannot_start(settings: Callable[..., Settings], spans: Any) -> None:
+    """What does not serve does not say that it does."""
+    chosen = settings(drain_seconds=0.0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unfit:
+        unfit.bind(("127.0.0.1", 0))
+        with pytest.raises(ValueError, match="Stream"):
+            async with serving(chosen, spans.provider("gateway"), unfit):
+                pytest.fail("it serves")
 
 
 async def test_pause_is_part_of_the_grace(start: Start, cloner_target: str) -> None:
