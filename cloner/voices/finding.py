@@ -9,9 +9,8 @@ import structlog
 from cachetools import LRUCache
 from opentelemetry.trace import Link, get_current_span
 
-from cloner.background import Background
 from cloner.provider import failures
-from cloner.provider.failures import ProviderFailure, TimedOut
+from cloner.provider.failures import ProviderFailure
 from cloner.provider.turns import urgency
 from cloner.registry import (
     AgentIntended,
@@ -21,27 +20,23 @@ from cloner.registry import (
     calls,
     consents,
     departures,
-    deployment,
     requests,
     voice_consents,
     voices,
 )
-from cloner.voices.alive import STALE_SECONDS
 from cloner.voices.callers import Caller, Identities, Identity
 from cloner.voices.clone import Clone, Superseded, Wanted
 from cloner.voices.cloning import Cloning
-from cloner.voices.marked import Marked, VoiceNeedsVerification
-from cloner.voices.monthly_limit import monthly_limit
+from cloner.voices.elsewhere import Elsewhere
+from cloner.voices.marked import Marked
 from cloner.voices.samples import Recording, Samples, digest_of
 from cloner.voices.voice import Voice, voice_of
 from telemetry.parts import part
-from telemetry.tracing import linked
 
 __all__ = ["ConsentMissing", "Found", "Voices"]
 
 log = structlog.get_logger()
 
-WATCH_SECONDS = 0.2
 # How long a call waits for ElevenLabs to say whether it has a voice still; then the registry counts. And how
 # long a voice is not asked for again after that.
 CHECK_SECONDS, AGAIN_SECONDS = 1.0, 5.0
@@ -105,8 +100,7 @@ class Voices:
         self._require_consent = require_consent
         self._now = now
         self._ask_again_at: LRUCache[str, float] = LRUCache(VOICES)
-        self._watches: dict[str, asyncio.Task[None]] = {}
-        self._background = Background()
+        self._elsewhere = Elsewhere(cloning, store, now=now)
 
     async def identify(self, caller: Caller, sample: bytes, *, call_id: str = "") -> Identity:
         """Who the caller is."""
@@ -285,7 +279,7 @@ class Voices:
 
     async def close(self) -> None:
         """Stops looking at clones of other processes."""
-        await self._background.finish(0.0)
+        await self._elsewhere.close()
 
     async def _answered(self, request: NamedRequest, deadline: float) -> tuple[Voice, bool] | None:
         """The answer that any process gave to the request before; None if the request counts as new.
@@ -320,7 +314,7 @@ class Voices:
             get_current_span().add_link(clone.trace)
             with part("another_clone", links=[Link(clone.trace)]):
                 return await self._made(clone, deadline)
-        await self._settled(row, deadline)
+        await self._elsewhere.settled(row, deadline)
         return None
 
     async def _confirmed(self, row: VoiceRow, deadline: float) -> Voice | None:
@@ -359,40 +353,3 @@ class Voices:
             return True
         stated = wanted.identity.stated
         return await self._store.write(calls.attach, wanted.call_id, marker, stated=stated, now=self._now())
-
-    async def _settled(self, row: VoiceRow, deadline: float) -> None:
-        """Waits for another process's clone. Raises the failure with which it ended."""
-        watch = self._watches.get(row.marker)
-        if watch is None:
-            watch = self._watches[row.marker] = self._background.begin(self._watch(row.marker))
-            watch.add_done_callback(lambda _: self._watches.pop(row.marker, None))
-        try:
-            with part("another_clone", links=linked(row.traceparent)):
-                async with asyncio.timeout_at(deadline):
-                    await asyncio.shield(watch)
-        except TimeoutError:
-            raise TimedOut from None
-        settled = await self._store.read(voices.get, row.marker)
-        if settled is not None and settled.state == "failed" and settled.reason in JOINED_FAILURES:
-            if settled.reason == failures.MonthlyLimit.reason:
-                raise monthly_limit(await self._store.read(deployment.month_resets_at), self._now())
-            raise JOINED_FAILURES[settled.reason]
-
-    async def _watch(self, marker: str) -> None:
-        """Returns when another process's intent is settled, by that process or in its place."""
-        while (row := await self._store.read(voices.get, marker)) is not None and row.state == "intended":
-            if row.alive_at < self._now() - STALE_SECONDS:
-                await self._cloning.adopt(row)
-            else:
-                await asyncio.sleep(WATCH_SECONDS)
-
-
-# The failures that are raised again for a request that waited for another process's clone, by reason.
-JOINED_FAILURES: dict[str, type[Exception]] = {
-    kind.reason: kind
-    for kind in (
-        failures.Unauthorized, failures.PlanLimit, failures.SlotsExhausted, failures.MonthlyLimit,
-        failures.SampleRejected, failures.ProtocolBroken, failures.Busy, failures.Unavailable,
-        failures.TimedOut, VoiceNeedsVerification,
-    )
-}  # fmt: skip
