@@ -108,6 +108,7 @@ class Calls:
                 caller=identity.caller,
                 number=identity.number,
                 stated=identity.stated,
+                person=identity.person,
                 begun_at=self._now(),
                 traceparent=traceparent(),
             ),

@@ -1,6 +1,6 @@
 """The file of a back-up: lines of JSON, the same for SQLite and Postgres, whole or refused.
 
-    {"precall_registry_backup": 1, "revision": "0006", "deployment": "1a2b3c4d", "key": ..., ...}
+    {"precall_registry_backup": 1, "revision": "0007", "deployment": "1a2b3c4d", "key": ..., ...}
     {"table": "agents", "columns": ["agent_id", ...]}
     ["agent_1", ...]                                    a line for each row
     {"table": "calls", "columns": [...]}

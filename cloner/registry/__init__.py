@@ -22,12 +22,11 @@ from cloner.registry import (
     voices,
 )
 from cloner.registry.agent import AgentIntended, AgentRow, AgentState, AgentUpdate, ClaimedAgent, Obstacle
-from cloner.registry.calls import Noted
 from cloner.registry.consents import CallerForgotten, Consent, ConsentWithdrawn
 from cloner.registry.opening import opened
 from cloner.registry.ownership import is_ours, was_given_up
 from cloner.registry.requests import NamedRequest, RequestDiffers, RequestForgotten
-from cloner.registry.rows import CallRow, NewCall, NewVoiceRow, VoiceRow
+from cloner.registry.rows import CallRow, NewCall, NewVoiceRow, Noted, VoiceRow
 from cloner.registry.store import Store
 from cloner.registry.transaction import (
     RegistryBusy,

@@ -7,15 +7,13 @@ wait for each other.
 import msgspec
 
 from cloner.registry import agents, voices
-from cloner.registry.agent import AgentState
 from cloner.registry.consents import CallerForgotten
-from cloner.registry.rows import CallRow, NewCall, VoiceRow
+from cloner.registry.rows import CallRow, NewCall, Noted, VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
 from cloner.registry.voices import NOBODY
 
 __all__ = [
-    "Noted",
     "attach",
     "begin",
     "close_old",
@@ -32,25 +30,6 @@ __all__ = [
 ]
 
 
-class Noted(msgspec.Struct, frozen=True, kw_only=True):
-    """A call in progress: its voice, ready or on its way, and what its agent was given by then.
-
-    Of two calls that are noted at the same time, one sees the other.
-    """
-
-    call: CallRow
-    voice: VoiceRow | None
-    agent: AgentState
-    again: bool = False
-    """Whether a delivery had asked about this call before, for the same caller, and got a voice."""
-
-    shared: bool = False
-    """Whether another caller's call is in progress at the agent, where that counts."""
-
-    persons: int | None = None
-    """How many persons the call or its number stands for; 2 means several, None that it was not looked up."""
-
-
 # In the order of the row's fields.
 FIELDS = """id, agent_id, conversation_id, caller, marker, number, stated, begun_at, ended_at,
     traceparent, ended_by"""
@@ -64,15 +43,18 @@ NAMELESS = "(:conversation_id = '' OR conversation_id = '' OR conversation_id = 
 
 NOTED = Statement(f"""
     INSERT INTO calls
-        (id, agent_id, conversation_id, caller, number, stated, begun_at, confirmed, traceparent)
-    VALUES (:id, :agent_id, :conversation_id, :caller, :number, :stated, :begun_at, :confirmed, :traceparent)
+        (id, agent_id, conversation_id, caller, number, stated, person, begun_at, confirmed, traceparent)
+    VALUES
+        (:id, :agent_id, :conversation_id, :caller, :number, :stated, :person, :begun_at, :confirmed,
+            :traceparent)
     ON CONFLICT (id) DO NOTHING
     RETURNING {FIELDS}
 """)
 GET = Statement(f"{SELECT} WHERE id = :id")
 KNOWN = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
 STATED = Statement("""
-    UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated WHERE id = :id
+    UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated, person = :person
+    WHERE id = :id
 """)
 UNSTATED = Statement(f"""
     UPDATE calls SET stated = :nobody WHERE id = :id AND stated = :stated AND (marker IS NULL
@@ -115,7 +97,9 @@ OLD = "ended_at < :dropped_before"
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
 CLOSED_OLD = Statement(f"UPDATE calls SET ended_at = :now WHERE {OPEN_FOR_LONG} RETURNING {FIELDS}")
 DROPPED = Statement(f"DELETE FROM calls WHERE {OLD}")
-ERASED = Statement("DELETE FROM calls WHERE caller = :who OR stated = :who OR number = :who RETURNING id")
+# Of a caller, a person or a number. The condition is repeated because the index of persons has no others.
+OF_WHOM = "caller = :who OR number = :who OR (person = :who AND person <> caller)"
+ERASED = Statement(f"DELETE FROM calls WHERE {OF_WHOM} RETURNING id")
 ERASED_OF_NOBODY = Statement(f"""
     DELETE FROM calls WHERE number = :number AND stated IN ('', '{NOBODY}') AND NOT EXISTS (
         SELECT 1 FROM calls AS others WHERE others.number = :number AND others.stated NOT IN ('', '{NOBODY}')
@@ -156,7 +140,7 @@ def begin(
             voice = None
         marker = voice and voice.marker
         theirs = {"marker": marker, "caller": new.caller, "number": new.number, "stated": new.stated}
-        tx.run(STATED, id=call.id, **theirs)
+        tx.run(STATED, id=call.id, person=new.person, **theirs)
         call = msgspec.structs.replace(call, **theirs)
     if voice is None:
         voice = voices.find_by_caller(tx, new.caller)
@@ -176,12 +160,19 @@ def begin(
 
 
 def open_call(
-    tx: Transaction, new: NewCall, *, apart: str, number: str | None, require_consent: bool
+    tx: Transaction,
+    new: NewCall,
+    *,
+    apart: str,
+    number: str | None,
+    nameless: str,
+    require_consent: bool,
 ) -> Noted:
     """Notes that a call is in progress, with its voice where it has one or its number finds one.
 
     Where a delivery has stated the caller, the number finds nothing. Otherwise a second number under the same
     name is another call, whose id is `apart`. Where the conversation is over, that call is over as well.
+    `nameless` is the person who calls from the number without a name.
     """
     agents.lock_calls_at(tx, new.agent_id)
     call, _ = _note(tx, new)
@@ -193,10 +184,10 @@ def open_call(
     voice = voices.find_in_use(tx, call.marker) if call.marker else None
     persons = None if voice is None else 1
     if voice is None and not call.stated and call.ended_at is None:
-        voice = None if number is None else voices.find_by_number(tx, number)
+        voice = None if number is None else voices.find_by_number(tx, number, nameless=nameless)
         persons = 0 if number is None else 1
         if voice is None and number is not None:
-            persons = voices.persons_of(tx, number)
+            persons = voices.persons_of(tx, number, nameless=nameless)
     if voice is not None and require_consent and not voice.consent:
         voice = None
     voice = _used(tx, call, voice, now=new.begun_at)
@@ -282,7 +273,7 @@ def complete(
     A call that was opened without its conversation id is found by it from now on.
 
     `conversation_call_id` is the id of a call that a delivery for the conversation opens at the same agent.
-    If no delivery has come yet, that call is noted as ended, so that a late delivery changes no agent. It is
+    Unless that is the call that ends, it is noted as ended, so that a late delivery changes no agent. It is
     noted of the same caller, with whom it is erased.
     """
     call = end(
@@ -296,8 +287,8 @@ def complete(
     )
     if call is not None:
         agent_id = call.agent_id
-    if agent_id and conversation_id and (call is None or not call.conversation_id):
-        if call is not None:
+    if agent_id and conversation_id and (call is None or call.conversation_id != conversation_id):
+        if call is not None and not call.conversation_id:
             tx.run(ITS_CONVERSATION, id=call.id, conversation_id=conversation_id)
         note_ended(
             tx,
@@ -347,7 +338,7 @@ def drop_ended(tx: Transaction, *, before: float) -> None:
 
 
 def erase_caller(tx: Transaction, who: str) -> None:
-    """Removes every row of the calls of a caller, of a stated caller, or of a number.
+    """Removes every row of the calls of a caller, of a person, or of a number.
 
     Their agents are marked to be put back.
     """

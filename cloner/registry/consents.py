@@ -1,6 +1,6 @@
 """Consents: every consent to be cloned that a person gave or withdrew, each with its time, in order.
 
-Only the erasure of a person removes any.
+Only the erasure of a person removes any, and of persons without a number the end of their last voice.
 """
 
 import msgspec
@@ -12,7 +12,9 @@ __all__ = [
     "CallerForgotten",
     "Consent",
     "ConsentWithdrawn",
+    "callers_from",
     "counting",
+    "drop_unreachable",
     "erase",
     "give",
     "history",
@@ -61,9 +63,19 @@ ADDED = Statement("""
 OF_PERSON = Statement(f"""
     SELECT {FIELDS} FROM consents WHERE person = :person ORDER BY place DESC LIMIT :most
 """)
-PERSONS = Statement("""
-    SELECT person FROM voices WHERE number = :number UNION SELECT person FROM consents WHERE number = :number
+KNOWN_BY_NUMBER = """
+    SELECT person FROM voices WHERE number = :number
+    UNION SELECT person FROM consents WHERE number = :number
+"""
+PERSONS = Statement(f"{KNOWN_BY_NUMBER} ORDER BY 1 LIMIT :most")
+CALLERS = Statement(f"""
+    {KNOWN_BY_NUMBER} UNION SELECT person FROM calls WHERE number = :number AND person <> ''
     ORDER BY 1 LIMIT :most
+""")
+UNREACHABLE_DROPPED = Statement("""
+    DELETE FROM consents WHERE number IS NULL
+        AND NOT EXISTS (SELECT 1 FROM voices WHERE voices.person = consents.person)
+        AND NOT EXISTS (SELECT 1 FROM consents AS others WHERE others.person = consents.person AND withdrawn)
 """)
 ERASED_PERSON = Statement("DELETE FROM consents WHERE person = :person")
 ERASED_NUMBER = Statement("DELETE FROM consents WHERE number = :number")
@@ -85,6 +97,19 @@ def persons_of(tx: Transaction, number: str, *, most: int) -> list[str]:
     return [row[0] for row in tx.all(PERSONS, number=number, most=most)]
 
 
+def callers_from(tx: Transaction, number: str, *, most: int) -> list[str]:
+    """The same, and the persons whom deliveries from the number stated, whatever became of these."""
+    return [row[0] for row in tx.all(CALLERS, number=number, most=most)]
+
+
+def drop_unreachable(tx: Transaction) -> None:
+    """Removes the consents of persons without a number of whom no voice is left: nobody could name them.
+
+    Those who have withdrawn one stay, so that it counts.
+    """
+    tx.run(UNREACHABLE_DROPPED)
+
+
 def counting(
     tx: Transaction, person: str, *, told: str, number: str | None, now: float
 ) -> tuple[str, float | None]:
@@ -103,11 +128,13 @@ def counting(
     return told, give(tx, person, told, number=number, now=now)
 
 
-def note(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> None:
-    """Stores a consent that came with a request, unless it is known."""
+def note(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> bool:
+    """Stores a consent that came with a request, unless it is known. Returns whether it was not."""
     tx.lock(1, person)
-    if tx.one(KNOWN, person=person, reference=reference) is None:
-        give(tx, person, reference, number=number, now=now)
+    if tx.one(KNOWN, person=person, reference=reference) is not None:
+        return False
+    give(tx, person, reference, number=number, now=now)
+    return True
 
 
 def give(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> float:

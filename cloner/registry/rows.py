@@ -2,7 +2,9 @@
 
 import msgspec
 
-__all__ = ["CallRow", "NewCall", "NewVoiceRow", "VoiceRow"]
+from cloner.registry.agent import AgentState
+
+__all__ = ["CallRow", "NewCall", "NewVoiceRow", "Noted", "VoiceRow"]
 
 
 class VoiceRow(msgspec.Struct, frozen=True):
@@ -81,9 +83,31 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True):
     stated: str = ""
     """Who is calling, where a delivery says so."""
 
+    person: str = ""
+    """The same, as voices and consents have it, which stays if the delivery fails."""
+
     begun_at: float
     confirmed: bool = False
     """Whether ElevenLabs has used this conversation id itself, or only a delivery has."""
 
     traceparent: str = ""
     """The span of the request."""
+
+
+class Noted(msgspec.Struct, frozen=True, kw_only=True):
+    """A call in progress: its voice, ready or on its way, and what its agent was given by then.
+
+    Of two calls that are noted at the same time, one sees the other.
+    """
+
+    call: CallRow
+    voice: VoiceRow | None
+    agent: AgentState
+    again: bool = False
+    """Whether a delivery had asked about this call before, for the same caller, and got a voice."""
+
+    shared: bool = False
+    """Whether another caller's call is in progress at the agent, where that counts."""
+
+    persons: int | None = None
+    """How many persons the call or its number stands for; 2 means several, None that it was not looked up."""

@@ -119,19 +119,22 @@ CALL_OF_CONVERSATION = Statement(f"""
     {CALL} WHERE conversation_id = :conversation_id AND agent_id = :agent_id AND {ASKED_ABOUT} {FIRST}
 """)
 # A call that nobody has stated the caller of is that of whoever has its voice.
-CALLERS = "AND (stated = :who OR caller = :who OR marker IN (SELECT marker FROM voices WHERE person = :who))"
+CALLERS = """AND (caller = :who OR (person = :who AND person <> caller)
+    OR marker IN (SELECT marker FROM voices WHERE person = :who))"""
+# Put into the text, so that open calls are found by an index of their own.
+IN_PROGRESS = {False: "", True: "AND ended_at IS NULL AND begun_at > :busy_since"}
 CALLS = {
-    (whose, voiced): Statement(
+    (whose, voiced, in_progress): Statement(
         f"{CALL} WHERE (begun_at, id) < (:at, :below) AND {ASKED_ABOUT}"
         f" {CALLERS if whose == 'person' else ''}"
         f" {'AND number = :who' if whose == 'number' else ''}"
         f" {'AND marker = (SELECT marker FROM voices WHERE voice_id = :voice_id)' if voiced else ''}"
-        " AND (:agent_id = '' OR agent_id = :agent_id)"
-        " AND (:in_progress = 0 OR (ended_at IS NULL AND begun_at > :busy_since))"
+        f" {IN_PROGRESS[in_progress]} AND (:agent_id = '' OR agent_id = :agent_id)"
         " ORDER BY begun_at DESC, id DESC LIMIT :size"
     )
     for whose in WHOSE
     for voiced in (False, True)
+    for in_progress in IN_PROGRESS
 }
 
 
@@ -241,14 +244,13 @@ def calls(
     at, below = before or (float("inf"), "")
     whose, who = _who(person, number)
     rows = tx.all(
-        CALLS[whose, bool(voice_id)],
+        CALLS[whose, bool(voice_id), in_progress],
         at=at,
         below=below,
         size=size,
         who=who,
         agent_id=agent_id,
         voice_id=voice_id,
-        in_progress=int(in_progress),
         busy_since=busy_since,
     )
     return [_call(row) for row in rows]

@@ -6,10 +6,11 @@ from cloner.registry.rows import VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
-__all__ = ["give", "note", "take_in", "withdraw"]
+__all__ = ["give", "note", "take_in", "withdraw", "withdraw_all"]
 
-CONSENTED = Statement("""
-    UPDATE voices SET consent = :consent, consent_at = :now WHERE marker = :marker AND consent = ''
+CONSENTED = Statement(f"""
+    UPDATE voices SET consent = :consent, consent_at = :now
+    WHERE marker = :marker AND consent = '' AND {voices.ACTIVE}
 """)
 WITH_CONSENT = Statement(f"""
     UPDATE voices SET consent = :consent, consent_at = :at WHERE person = :person AND {voices.ACTIVE}
@@ -21,40 +22,55 @@ WITHDRAWN_TOO = Statement("UPDATE voices SET reason = :reason WHERE person = :pe
 
 def note(
     tx: Transaction, person: str, consent: str, *, number: str | None, call_id: str | None, now: float
-) -> None:
-    """Stores a consent that came with a request. Raises CallerForgotten if its call is gone by now."""
+) -> bool:
+    """Stores a consent that came with a request, unless it is known. Returns whether it was not.
+
+    Raises CallerForgotten if its call is gone by now.
+    """
     if call_id is not None and tx.one(voices.CALL, call_id=call_id) is None:
         raise consents.CallerForgotten
-    consents.note(tx, person, consent, number=number, now=now)
+    return consents.note(tx, person, consent, number=number, now=now)
 
 
-def take_in(
-    tx: Transaction, marker: str, consent: str, *, person: str, number: str | None, now: float
-) -> None:
-    """Stores a consent that came with a request, also in the row of a voice that has none yet.
-
-    Stores nothing if the person was forgotten since.
-    """
-    row = voices.get(tx, marker)
-    if row is None or row.reason == FORGOTTEN:
-        return
-    consents.note(tx, person, consent, number=number, now=now)
+def take_in(tx: Transaction, marker: str, consent: str, *, now: float) -> None:
+    """Stores a consent that was noted in the row of a voice that is used and has none yet."""
     tx.run(CONSENTED, marker=marker, consent=consent, now=now)
 
 
-def give(tx: Transaction, person: str, consent: str, *, number: str | None, now: float) -> None:
-    """Stores a consent, also in the rows of the person's voices, ready or on their way."""
+def give(
+    tx: Transaction,
+    person: str,
+    consent: str,
+    *,
+    number: str | None,
+    now: float,
+    marker: str | None = None,
+) -> None:
+    """Stores a consent, also in the rows of the person's voices, ready or on their way.
+
+    Raises CallerForgotten if it was told of the voice of `marker`, whose person was forgotten.
+    """
+    _check_remembered(tx, marker)
     at = consents.give(tx, person, consent, number=number, now=now)
     tx.run(WITH_CONSENT, person=person, consent=consent, at=at)
 
 
 def withdraw(
-    tx: Transaction, person: str, consent: str, *, number: str | None, now: float, traceparent: str = ""
+    tx: Transaction,
+    person: str,
+    consent: str,
+    *,
+    number: str | None,
+    now: float,
+    traceparent: str = "",
+    marker: str | None = None,
 ) -> list[VoiceRow]:
     """Stores a withdrawal, and gives up the person's voices, ready or on their way.
 
-    Returns those that ElevenLabs still has and that must be deleted there.
+    Returns those that ElevenLabs still has and that must be deleted there. Raises CallerForgotten as `give`
+    does.
     """
+    _check_remembered(tx, marker)
     consents.withdraw(tx, person, consent, number=number, now=now)
     for row in voices.find_by_person_or_number(tx, person, None):
         if row.state == "intended":
@@ -69,3 +85,23 @@ def withdraw(
         if row.state != "failed":
             requests.forget_voice(tx, row.marker)
     return [row for row in left if row.state == "deleting"]
+
+
+def withdraw_all(
+    tx: Transaction, number: str, consent: str, *, nameless: str, most: int, now: float, traceparent: str = ""
+) -> tuple[list[str], list[VoiceRow]]:
+    """Does for everybody who called from a number, and for whoever calls `nameless`, what `withdraw` does.
+
+    Returns these persons, at most `most` of them, and their voices.
+    """
+    # In the order in which everybody locks persons.
+    persons = sorted({nameless, *consents.callers_from(tx, number, most=most)})
+    left: list[VoiceRow] = []
+    for person in persons:
+        left += withdraw(tx, person, consent, number=number, now=now, traceparent=traceparent)
+    return persons, left
+
+
+def _check_remembered(tx: Transaction, marker: str | None) -> None:
+    if marker is not None and ((row := voices.get(tx, marker)) is None or row.reason == FORGOTTEN):
+        raise consents.CallerForgotten

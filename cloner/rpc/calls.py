@@ -140,8 +140,9 @@ async def get_call(request: pb.GetCallRequest, context: Context, rooms: Rooms) -
     """Answers GetCall."""
     async with answered(rooms.store, context, conversation_id=request.conversation_id):
         fields = Fields(rooms.identities)
-        call_id = fields.text("call_id", request.call_id, most=64)
         conversation_id = fields.conversation("conversation_id", request.conversation_id)
+        # With a conversation it is ignored, whatever it is.
+        call_id = "" if conversation_id else fields.text("call_id", request.call_id, most=64)
         if not call_id and not conversation_id:
             fields.wrong("call_id", "is required, unless conversation_id is given")
         agent_id = fields.id("agent_id", request.agent_id, required=bool(conversation_id))
@@ -194,8 +195,8 @@ def _name(request: pb.OpenCallRequest, fields: Fields) -> tuple[CallName, str]:
         "call_sid": request.call_sid,
         "sip_call_id": request.sip_call_id,
     }
-    given = {kind: text for kind, name in names.items() if (text := fields.conversation(kind, name))}
-    for kind, text in given.items():
-        return cast("CallName", kind), text
+    for kind, name in names.items():
+        if text := fields.conversation(kind, name):
+            return cast("CallName", kind), text
     fields.wrong("conversation_id", "is required, unless call_sid or sip_call_id is given")
     return "conversation_id", ""

@@ -154,7 +154,8 @@ async def forget_caller(
     async with answered(rooms.store, context, waits=True) as answering:
         fields = Fields(rooms.identities)
         caller = fields.caller(request.caller)
-        if bool(caller.phone_number) == bool(request.voice_id):
+        named = request.HasField("caller") if request.voice_id else bool(caller.phone_number)
+        if named == bool(request.voice_id):
             fields.wrong("caller.phone_number", "or voice_id is required, and not both")
         elif not request.voice_id:
             fields.numbered(caller)

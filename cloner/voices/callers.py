@@ -102,9 +102,10 @@ class Identities:
         """A hash that proves that we issued a page of a list, and for which list."""
         return self._hash("page", *parts)[:32]
 
-    def searchable_number_hash(self, phone_number: str) -> str | None:
-        """The hash by which a number finds voices; None where a number may find none."""
-        return None if self._reuse == "never" else self.number_hash(phone_number)
+    @property
+    def numbers_find_voices(self) -> bool:
+        """Whether a call may have the voice of the only caller known by its number."""
+        return self._reuse != "never"
 
     def number_hash(self, phone_number: str) -> str | None:
         """The hash of a phone number, None for no number."""

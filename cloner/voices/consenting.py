@@ -1,11 +1,21 @@
 """Stores callers' consents and their withdrawals; a withdrawal removes the caller's voices."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import structlog
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import Consent, Store, VoiceRow, consents, reasons, voice_consents
+from cloner.registry import (
+    CallerForgotten,
+    Consent,
+    Store,
+    VoiceRow,
+    VoiceView,
+    consents,
+    reasons,
+    voice_consents,
+)
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.looking import Looking
 from cloner.voices.removal import Removal, log_given_up
@@ -47,12 +57,17 @@ class Consenting:
 
         Raises VoiceNotFound, or CallersSeveral.
         """
+        marker = None
         if caller is None:
-            person, number = await self._hashes_of_voice(voice_id)
+            view = await self._view(voice_id)
+            person, number, marker = view.person, view.number, view.marker
         else:
             person = await self._looking.person(caller, consents=True)
             number = self._identities.number_hash(caller.phone_number)
-        await self._store.write(voice_consents.give, person, consent, number=number, now=self._now())
+        with _voice_of_nobody():
+            await self._store.write(
+                voice_consents.give, person, consent, number=number, marker=marker, now=self._now()
+            )
         log.info("consent given")
         return await self.history(person)
 
@@ -64,25 +79,8 @@ class Consenting:
         Returns the consents and withdrawals so far, how many voices were deleted, and how many ElevenLabs
         will delete later. Raises VoiceNotFound.
         """
-        if caller is None:
-            person, number = await self._hashes_of_voice(voice_id)
-            persons = [person]
-        else:
-            number = self._identities.number_hash(caller.phone_number)
-            persons = [self._identities.person_hash(caller)]
-            if self._identities.row_hashes(caller)[0] is None and number is not None:
-                known = await self._store.read(consents.persons_of, number, most=MOST_PERSONS)
-                persons += [other for other in known if other not in persons]
-        left: list[VoiceRow] = []
-        for person in persons:
-            left += await self._store.write(
-                voice_consents.withdraw,
-                person,
-                consent,
-                number=number,
-                now=self._now(),
-                traceparent=traceparent(),
-            )
+        persons, left = await self._withdrawn(caller, voice_id, consent)
+        for _ in persons:
             log.info("consent withdrawn")
         every = [told for person in persons for told in await self.history(person)]
         every.sort(key=lambda consent: consent.at, reverse=True)
@@ -92,8 +90,49 @@ class Consenting:
             deleted += await self._removal.remove_now(row, deadline=deadline)
         return every[:MOST_HISTORY], deleted, len(left) - deleted
 
-    async def _hashes_of_voice(self, voice_id: str) -> tuple[str, str | None]:
-        found = await self._looking.voice(voice_id)
-        if found is None:
+    async def _withdrawn(
+        self, caller: Caller | None, voice_id: str, consent: str
+    ) -> tuple[list[str], list[VoiceRow]]:
+        """Stores the withdrawal. Returns whose it is, and the voices that are to be deleted."""
+        now = self._now()
+        if caller is None:
+            view = await self._view(voice_id)
+            person, number, marker = view.person, view.number, view.marker
+        else:
+            person, marker = self._identities.person_hash(caller), None
+            number = self._identities.number_hash(caller.phone_number)
+            if self._identities.row_hashes(caller)[0] is None and number is not None:
+                return await self._store.write(
+                    voice_consents.withdraw_all,
+                    number,
+                    consent,
+                    nameless=person,
+                    most=MOST_PERSONS,
+                    now=now,
+                    traceparent=traceparent(),
+                )
+        with _voice_of_nobody():
+            return [person], await self._store.write(
+                voice_consents.withdraw,
+                person,
+                consent,
+                number=number,
+                marker=marker,
+                now=now,
+                traceparent=traceparent(),
+            )
+
+    async def _view(self, voice_id: str) -> VoiceView:
+        view = await self._looking.voice(voice_id)
+        if view is None:
             raise VoiceNotFound
-        return found.person, found.number
+        return view
+
+
+@contextlib.contextmanager
+def _voice_of_nobody() -> Iterator[None]:
+    """A voice whose person was forgotten is not found."""
+    try:
+        yield
+    except CallerForgotten:
+        raise VoiceNotFound from None

@@ -14,12 +14,14 @@ from cloner.provider.failures import ProviderFailure
 from cloner.provider.turns import urgency
 from cloner.registry import (
     AgentIntended,
+    CallerForgotten,
     NamedRequest,
     Store,
     VoiceRow,
     calls,
     consents,
     departures,
+    reasons,
     requests,
     voice_consents,
     voices,
@@ -124,6 +126,7 @@ class Voices:
             done = attached and voice is not None and voice.marker == row.marker and row.state == "ready"
             if voice is not None and (done or await self._attach(wanted, voice.marker)):
                 return await self.note_told(voice, wanted)
+            await self._check_remembered(row.marker)
             row = await self._store.read(voices.find_by_caller, wanted.identity.caller)
         raise failures.Busy
 
@@ -167,12 +170,13 @@ class Voices:
             if request is None:
                 if await self._store.write(voices.keep, voice.marker, until=until):
                     return voice, reused
-                continue
-            told = await self._store.write(
-                voices.keep_for, voice.marker, request, until=until, reused=reused, now=now
-            )
-            if told is not None and told.marker == voice.marker:
-                return voice, told.reused
+            else:
+                told = await self._store.write(
+                    voices.keep_for, voice.marker, request, until=until, reused=reused, now=now
+                )
+                if told is not None and told.marker == voice.marker:
+                    return voice, told.reused
+            await self._check_remembered(voice.marker)
         raise failures.Busy
 
     async def replace(self, wanted: Wanted, sample: bytes, *, deadline: float) -> Voice:
@@ -183,7 +187,10 @@ class Voices:
         request = wanted.request
         await self._require(wanted, None)
         recording: Recording | None = None
+        old: VoiceRow | None = None
         for _ in range(ROUNDS):
+            if old is not None:
+                await self._check_remembered(old.marker)
             old = await self._store.read(voices.find_by_caller, wanted.identity.caller)
             # As in `clone_ahead`.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
@@ -243,35 +250,30 @@ class Voices:
         return voice_of(row)
 
     async def note_consent(self, row: VoiceRow | None, wanted: Wanted) -> None:
-        """Stores the consent that a request brought, unless `row`, the caller's voice, is ready.
+        """Stores the consent that a request brought, unless `row`, the caller's voice, has it already.
 
-        It is stored before a voice is made under it, so that a withdrawal which comes after it counts. Raises
-        CallerForgotten.
+        It is stored before anything is done under it, so that a withdrawal which comes after it counts.
+        Raises CallerForgotten.
         """
-        if wanted.caller.consent and (row is None or row.state != "ready"):
-            await self._store.write(
+        told = wanted.caller.consent
+        if told and (row is None or row.state != "ready" or row.consent != told):
+            noted = await self._store.write(
                 voice_consents.note,
                 wanted.identity.person,
-                wanted.caller.consent,
+                told,
                 number=wanted.identity.number,
                 call_id=wanted.call_id,
                 now=self._now(),
             )
+            if noted:
+                log.info("consent given")
 
     async def note_told(self, voice: Voice, wanted: Wanted) -> Voice:
-        """Stores the consent and the reference that the request brought, and returns the voice with them."""
+        """Stores with the voice the consent, if it has none, and the reference. Returns it with both."""
         told, changed = wanted.caller, False
-        if told.consent and told.consent != voice.consent:
+        if told.consent and not voice.consent:
             changed = True
-            log.info("consent given", voice_id=voice.voice_id)
-            await self._store.write(
-                voice_consents.take_in,
-                voice.marker,
-                told.consent,
-                person=wanted.identity.person,
-                number=wanted.identity.number,
-                now=self._now(),
-            )
+            await self._store.write(voice_consents.take_in, voice.marker, told.consent, now=self._now())
         if told.reference and told.reference != voice.reference:
             changed = True
             await self._store.write(voices.set_reference, voice.marker, told.reference)
@@ -292,6 +294,7 @@ class Voices:
                 return voice_of(row), answer.reused
             if row is not None:
                 await self._found(row, deadline)
+                await self._check_remembered(row.marker)
         return None
 
     async def _made(self, clone: Clone, deadline: float) -> Voice | None:
@@ -339,6 +342,12 @@ class Voices:
         elif await self._store.write(departures.note_gone, row.marker, now=self._now()):
             log.warning("voice lost", voice_id=row.voice_id)
         return found
+
+    async def _check_remembered(self, marker: str) -> None:
+        """Raises CallerForgotten if the caller was forgotten since this voice was found."""
+        row = await self._store.read(voices.get, marker)
+        if row is None or row.reason == reasons.FORGOTTEN:
+            raise CallerForgotten
 
     async def _require(self, wanted: Wanted, row: VoiceRow | None) -> None:
         """Raises ConsentMissing if one is required, and neither the request nor the registry has one."""

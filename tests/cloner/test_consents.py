@@ -8,9 +8,9 @@ from precall.v1 import cloning_pb2 as pb
 from precall.v1 import error_reason_pb2
 
 from emulator import Emulator, Fault
-from tests.cloner.clock import StoppedClock
+from tests.cloner.clock import Clock, StoppedClock
 from tests.kit.failures import refusal
-from tests.kit.provider import AGENT
+from tests.kit.provider import AGENT, VOICE
 from tests.kit.requests import IVAN, call_of_ivan, end, request
 from tests.kit.rows import rows
 from tests.kit.voices import get
@@ -354,3 +354,94 @@ async def test_told_by_a_repeat(cloning, emulator: Emulator, speech: bytes) -> N
     assert ("form 9", "ours") == (told.consent, told.client_reference)
     assert "form 9" == late.consent
     assert ["form 11", "form 9"] == [consent.reference for consent in consents]
+
+
+@pytest.mark.parametrize("method", ["CloneVoice", "PrepareCall"])
+async def test_withdrawn_while_the_voice_is_looked_for(
+    cloning, emulator: Emulator, speech: bytes, method: str
+) -> None:
+    """A withdrawal counts more than the consent of a request that came before it."""
+    clock = Clock()
+    async with cloning(now=clock, voice_check_minutes=0.05) as cloner:
+        await cloner.CloneVoice(clone(speech, "form 1"), timeout=10)
+        clock.ahead += 5
+        emulator.faults.set(Fault(method="GET", path=VOICE, hold="after"))
+        asking = request(method, speech, consent="form 2")
+        asked = asyncio.ensure_future(refusal(getattr(cloner, method)(asking, timeout=20)))
+        await emulator.requests.wait(path=VOICE, stage="held")
+        await withdrawn(cloner)
+        emulator.faults.release()
+
+        assert "CONSENT_MISSING" == (await asked)[0]
+        history = (await given(cloner, "form 3")).consents
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+    assert [("form 3", False), ("", True), ("form 2", False), ("form 1", False)] == [
+        (each.reference, each.withdrawn) for each in history
+    ]
+
+
+async def test_withdrawn_by_the_number_of_a_call_that_failed(
+    cloning, emulator: Emulator, speech: bytes, silence: Any
+) -> None:
+    """A number alone withdraws, too, for whoever has called from it and has no voice yet."""
+    async with cloning() as cloner:
+        await refusal(cloner.PrepareCall(call_of_ivan(silence(5.0)), timeout=10))
+        await withdrawn(cloner, caller=NUMBER)
+        assert "CONSENT_MISSING" == (await refusal(cloner.PrepareCall(call_of_ivan(speech), timeout=10)))[0]
+
+    assert not emulator.voices.custom
+
+
+async def test_withdrawn_by_the_number_of_a_call_under_way(
+    cloning, emulator: Emulator, speech: bytes
+) -> None:
+    """So it does for a call that is being prepared."""
+    emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(refusal(cloner.PrepareCall(call_of_ivan(speech), timeout=20)))
+        await emulator.requests.wait(path=AGENT, stage="held")
+        await withdrawn(cloner, caller=NUMBER)
+        emulator.faults.release()
+        assert "CONSENT_MISSING" == (await asked)[0]
+
+    assert not emulator.voices.custom
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_second_caller_of_whom_only_a_consent_is_known(cloning, speech: bytes) -> None:
+    """A number under which two callers are known finds nobody's voice."""
+    opening = request("OpenCall", phone_number=NUMBER.phone_number)
+    async with cloning() as cloner:
+        await given(cloner, "form 1", caller=NUMBER)
+        await cloner.CloneVoice(clone(speech), timeout=10)
+        alone = await cloner.OpenCall(opening, timeout=10)
+        await end(cloner)
+        await given(cloner, "form 2", caller=MARIA)
+        opening.conversation_id = "conv_2"
+        both = await cloner.OpenCall(opening, timeout=10)
+
+    assert (pb.CALLER_MATCH_ONE, "Ivan") == (alone.caller_match, alone.name)
+    assert (pb.CALLER_MATCH_SEVERAL, "", False) == (both.caller_match, both.name, both.HasField("voice"))
+
+
+async def test_of_whom_nobody_can_name(
+    cloning, emulator: Emulator, speech: bytes, database: str, eventually
+) -> None:
+    """The consent of a caller without a number goes with the last row of their voice, unless it was withdrawn."""
+    clock = Clock()
+    async with cloning(now=clock) as cloner:
+        for name, sample in (("Ivan", speech), ("Maria", speech)):
+            told = call_of_ivan(
+                sample, f"conv_{name}", caller=pb.Caller(name=name), consent=f"form of {name}"
+            )
+            made = await cloner.PrepareCall(told, timeout=10)
+            await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id=f"conv_{name}"), timeout=10)
+        await withdrawn(cloner, voice_id=made.voice.voice_id)
+        clock.ahead += 40 * 86_400
+        await eventually(lambda: not emulator.voices.custom)
+        clock.ahead += 40 * 86_400
+        async with asyncio.timeout(30):
+            while 2 != len(left := await rows(database, "SELECT reference FROM consents ORDER BY place")):
+                await asyncio.sleep(0.02)
+
+    assert [{"reference": "form of Maria"}, {"reference": ""}] == left

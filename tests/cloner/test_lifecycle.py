@@ -374,6 +374,8 @@ async def test_forget_caller_by_voice(cloning, emulator: Emulator, speech: bytes
         answer = await cloner.PrepareCall(call(speech, caller=pb.Caller(name="Ivan")), timeout=10)
         request = pb.ForgetCallerRequest(voice_id=answer.voice.voice_id)
 
+        both = pb.ForgetCallerRequest(voice_id=answer.voice.voice_id, caller=pb.Caller(name="Maria"))
+        assert "not both" in await reason(cloner.ForgetCaller(both, timeout=10))
         assert 1 == (await cloner.ForgetCaller(request, timeout=10)).voices_deleted
         assert "required" in await reason(cloner.ForgetCaller(pb.ForgetCallerRequest(), timeout=10))
 

@@ -247,6 +247,15 @@ async def test_invalid_field(
 
 
 @ON_SQLITE
+async def test_ignored_fields(cloner: CloningServiceStub) -> None:
+    """Names that are ignored may be anything."""
+    opened = await cloner.OpenCall(opening(call_sid="a" * 257, sip_call_id="a\tb"), timeout=10)
+    asked = pb.GetCallRequest(conversation_id="conv_9", agent_id="agent_demo", call_id="c" * 100)
+
+    assert opened.call_id == (await cloner.GetCall(asked, timeout=10)).call.call_id
+
+
+@ON_SQLITE
 @pytest.mark.parametrize("number", ["", OTHER_NUMBER])
 async def test_conversation_that_was_prepared(cloner: CloningServiceStub, speech: bytes, number: str) -> None:
     """A conversation keeps the voice that it was prepared with, whatever the number says."""
@@ -758,6 +767,16 @@ async def test_call_that_has_two_names(cloner: CloningServiceStub, database: str
 
     assert await end(cloner, "conv_1", call_id=opened.call_id, agent_id="agent_demo")
     assert [(0,)] == await values(database, "SELECT count(*) FROM calls WHERE ended_at IS NULL")
+
+
+async def test_call_that_ends_under_another_name(cloner: CloningServiceStub, speech: bytes) -> None:
+    """A call may end under another conversation id than it was announced with: both are over for deliveries."""
+    prepared = await cloner.PrepareCall(call(speech), timeout=10)
+    assert await end(cloner, "conv_2", call_id=prepared.call_id, agent_id="agent_demo")
+
+    for conversation in ("conv_1", "conv_2"):
+        late = await cloner.PrepareCall(call(speech, conversation=conversation), timeout=10)
+        assert (False, prepared.voice.voice_id) == (late.agent_updated, late.voice.voice_id)
 
 
 async def test_line_that_turns_out_to_be_a_conversation(

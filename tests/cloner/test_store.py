@@ -706,20 +706,25 @@ async def test_what_is_due(store: Store) -> None:
     assert ([], ["close"]) == (await due_at(NOW + 7_199), await due_at(NOW + 7_200))
 
 
+def _statements(found: object) -> list[Statement]:
+    """The statements that a name of a module stands for: one, several, or none."""
+    several = found.values() if isinstance(found, dict) else found if isinstance(found, tuple) else (found,)
+    return [each for each in several if isinstance(each, Statement)]
+
+
 async def test_nothing_is_looked_through(tmp_path: Path) -> None:
     """What is asked every second and for every call finds its rows by an index, however many there are."""
     path = tmp_path / "registry.sqlite3"
     async with opened(f"sqlite:///{path}", name="tested", now=NOW):
         pass
     asked = {
-        f"{module.__name__.rpartition('.')[2]}.{name}": statement.sqlite
+        f"{module.__name__.rpartition('.')[2]}.{name}{number or ''}": statement.sqlite
         for module in (agents, calls, census, departures, due, holding, late_updates, requests, views, voices)
         for name, found in vars(module).items()
-        for statement in (found if isinstance(found, tuple) else (found,))
-        if isinstance(statement, Statement)
+        for number, statement in enumerate(_statements(found))
     }
-    # What finds every ready voice, what knows listed ones, and what forgets a caller, which is seldom asked.
-    seldom = {"voices.READY", "voices.KNOWN", "calls.ERASED", "calls.ERASED_OF_NOBODY"}
+    # What finds every ready voice, and what knows listed ones.
+    seldom = {"voices.READY", "voices.KNOWN"}
     assert seldom <= asked.keys()
     asked = {name: text for name, text in asked.items() if name not in seldom}
     with closing(sqlite3.connect(path)) as connection:
@@ -738,6 +743,24 @@ async def test_nothing_is_looked_through(tmp_path: Path) -> None:
 
     assert 40 < len(asked)
     assert set() == looked_through
+
+
+async def test_lists_of_one(tmp_path: Path) -> None:
+    """The calls of one caller, number or voice are found without a walk through those of all."""
+    path = tmp_path / "registry.sqlite3"
+    async with opened(f"sqlite:///{path}", name="tested", now=NOW):
+        pass
+    with closing(sqlite3.connect(path)) as connection:
+        walked = {
+            key
+            for key, statement in views.CALLS.items()
+            for row in connection.execute(
+                f"EXPLAIN QUERY PLAN {statement.sqlite}", dict.fromkeys(PARAMETER.findall(statement.sqlite))
+            )
+            if "ix_calls_begun" in row[3]
+        }
+
+    assert {("", False, False), ("", False, True)} == walked
 
 
 @pytest.fixture
