@@ -47,6 +47,8 @@ log = structlog.get_logger()
 UPDATE_SECONDS = 0.5
 # How long a call waits until an agent that is being changed or put back is free, and how often it looks.
 AGAIN_SECONDS, LOOK_SECONDS = 1.0, 0.05
+# An update that took longer may have met the end of its voice.
+LONG_SECONDS = 1.0
 # How long a repeated delivery gets the same decision, without another request to ElevenLabs.
 DECIDED_SECONDS = 10.0
 # How many agents' own voices are cached as not ours, so that they are not looked up for each call.
@@ -208,7 +210,13 @@ class Agents:
             return None if gone else Given(reading, stored)
         if stored.obstacle is Obstacle.VOICE:
             return None
-        return Given(reading, await self._give(reading, wanted, stored, deadline=deadline))
+        began = asyncio.get_running_loop().time()
+        missed = await self._give(reading, wanted, stored, deadline=deadline)
+        if asyncio.get_running_loop().time() - began > LONG_SECONDS and await was_given_up(
+            self._store, marker, call_id=call_id, stated=stated, deadline=deadline
+        ):
+            return None
+        return Given(reading, missed)
 
     async def _intend(
         self,

@@ -76,6 +76,28 @@ async def test_deleted(cloning, emulator: Emulator, speech: bytes, agent_update:
     assert 2 == len(emulator.requests.matching(path=CREATE))
 
 
+@pytest.mark.parametrize("how", [DELETE, FORGET])
+async def test_given_up_during_the_update(
+    cloning, emulator: Emulator, speech: bytes, eventually, how: str
+) -> None:
+    """So it is where the agent is being given the voice, and ElevenLabs takes its time."""
+    before = spoken(emulator)
+    emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
+    async with cloning() as cloner:
+        gone = await voice_of_ivan(cloner, speech)
+        asked = asyncio.ensure_future(answered(cloner.PrepareCall(call_of_ivan(speech), timeout=30)))
+        await emulator.requests.wait(path=AGENT, method="PATCH", stage="held")
+        await give_up(cloner, how, gone)
+        emulator.faults.release()
+        answer = await asked
+        await eventually(lambda: gone not in {voice.voice_id for voice in emulator.voices.custom})
+        left = [voice.voice_id for voice in emulator.voices.custom]
+        await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id="conv_1"), timeout=10)
+        await eventually(lambda: before == spoken(emulator))
+
+    assert (["CONSENT_MISSING"] if how == FORGET else left) == [answer]
+
+
 @pytest.mark.parametrize("agent_update", MODES)
 async def test_replaced(cloning, emulator: Emulator, speech: bytes, agent_update: str) -> None:
     """The call gets the voice that came in its place; no third one is made."""
