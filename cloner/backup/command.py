@@ -12,7 +12,8 @@ back-up of either database can be restored into the other. "-" is standard outpu
 
 A back-up holds what the registry holds, names to greet by among it, and the key that is kept beside a
 SQLite file, with which phone numbers can be found out: keep it as you keep the registry. A key that is
-told by CALLER_HASH_KEY is not in it; one that is set is held against the key of the back-up.
+told by CALLER_HASH_KEY is not in it; one that is set is held against the key of the back-up. No back-up is
+made of a registry whose key is neither told nor kept beside it, since it would recognise nobody.
 
 Exit status: 0 if it was done, 1 if it cannot be done as things are, 2 for what cannot be right: a
 setting, a file that is no whole back-up, anything of a release that this one does not know. What was done
@@ -86,8 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
             case "backup":
                 _back_up(settings, chosen.file)
             case "check":
-                with reading(chosen.file) as (_, source), _telling_output():
-                    print(f"{chosen.file} is whole: {_what(source)}", flush=True)
+                with reading(chosen.file) as (heading, source), _telling_output():
+                    content = f"{_what(source)}, {_phrase_of_key(heading)}"
+                    print(f"{chosen.file} is whole: {content}", flush=True)
             case "restore":
                 _restore(settings, chosen)
             case "migrate":
@@ -130,14 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _back_up(settings: BackupSettings, name: str) -> None:
     with _made(name) as file, snapshot(settings.database_url) as source:
-        beside = settings.key is None and is_sqlite(settings.database_url)
-        kept = found_beside(settings.database_url) if beside else None
-        key, check = settings.key or kept, source.key_check
-        if check is None and key is not None:
-            check = check_of(key)
-        elif kept is not None and check_of(kept) != check:
-            # What lies beside the file is the key of another registry.
-            kept = None
+        kept, check = _keys(settings, source.key_check)
         heading = archive.Heading(
             precall_registry_backup=archive.FORM,
             made_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -154,6 +149,39 @@ def _back_up(settings: BackupSettings, name: str) -> None:
         complain(done)
     else:
         report_done(done, PROGRAM)
+
+
+def _keys(settings: BackupSettings, known: str | None) -> tuple[bytes | None, str | None]:
+    """The key that goes into a back-up, if any, and the text by which the key of the registry is recognised.
+
+    The registry has `known` that text since it had a key. Raises KeyMissing if nobody tells that key, without
+    which the back-up would recognise nobody, and KeyUnavailable.
+    """
+    told, url = settings.key, settings.database_url
+    if told is not None and known in (None, check_of(told)):
+        return None, check_of(told)
+    sqlite = is_sqlite(url)
+    beside = found_beside(url) if sqlite else None
+    if beside is not None and known in (None, check_of(beside)):
+        return beside, check_of(beside)
+    if known is None:
+        return None, None
+    if told is not None:
+        raise KeyMissing(
+            "CALLER_HASH_KEY is not the key by which the registry knows its callers: set it to that one"
+        )
+    if not sqlite:
+        raise KeyMissing("CALLER_HASH_KEY is required: the key by which the registry knows its callers")
+    path = file_beside(url)
+    if beside is not None:
+        raise KeyMissing(
+            f"{path} is not the key by which the registry knows its callers: put that one back, or set"
+            " CALLER_HASH_KEY to it"
+        )
+    raise KeyMissing(
+        f"{path} is missing, by which the registry knows its callers: put it back, or set CALLER_HASH_KEY"
+        " to what it held"
+    )
 
 
 def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:

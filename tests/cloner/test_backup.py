@@ -154,7 +154,7 @@ async def test_there_and_back(
     holds = f"3 voices, 2 calls and 1 agents of deployment {name}"
     note = "without its key, which is CALLER_HASH_KEY"
     assert (0, f"{tmp_path}/kept holds {holds}, {note}\n", "") == made
-    assert (0, f"{tmp_path}/kept is whole: {holds}\n", "") == check
+    assert (0, f"{tmp_path}/kept is whole: {holds}, {note}\n", "") == check
     assert (0, f"restored {holds}", "") == (restored[0], restored[1].splitlines()[-1], restored[2])
     assert (before, given.voice.voice_id) == (there["agents"][0]["before_voice_id"], spoken(emulator))
     there["deployment"][0]["reconciled_until"] = 0
@@ -294,21 +294,64 @@ async def test_keys_that_do_not_fit(registry, another, postgres: str, tmp_path: 
     assert 0 == (await registry("restore", told, another("postgres")))[0]
 
 
-async def test_key_that_the_registry_knows(registry, another, tmp_path: Path) -> None:
-    """A back-up goes by the key that its registry was begun with, whatever lies beside the file by then."""
-    source, kept = another("sqlite"), tmp_path / "kept"
-    async with opened(source, name="tested", now=NOW) as store:
-        await settled(store, source, Key.read(KEY))
-    (tmp_path / "another" / "precall.sqlite3.key").write_text("the-key-of-somebody-else")
-    made = await registry("backup", kept, source, CALLER_HASH_KEY="")
+async def test_key_that_the_registry_knows(registry, database: str, another, tmp_path: Path) -> None:
+    """A back-up whose key is told holds none, says so when it is checked, and is restored under that key only."""
+    async with opened(database, name="tested", now=NOW) as store:
+        await settled(store, database, Key.read(KEY))
+    made = await registry("backup", tmp_path / "kept", database)
+    check = await registry("check", tmp_path / "kept", database, CALLER_HASH_KEY="")
     restored = [
-        (await registry("restore", kept, f"sqlite:///{tmp_path}/empty.sqlite3", CALLER_HASH_KEY=key))[0]
+        (await registry("restore", tmp_path / "kept", another("sqlite"), CALLER_HASH_KEY=key))[0]
         for key in ("", "the-key-of-somebody-else", KEY)
     ]
 
-    assert (0, True) == (made[0], made[1].endswith(", without its key, which is CALLER_HASH_KEY\n"))
-    assert "the-key-of-somebody-else" not in kept.read_text()
+    note = ", without its key, which is CALLER_HASH_KEY\n"
+    assert [(0, True), (0, True)] == [(status, out.endswith(note)) for status, out, _ in (made, check)]
     assert [2, 2, 0] == restored
+
+
+@pytest.mark.parametrize("told", ["", "the-key-of-somebody-else"])
+async def test_key_that_is_lost(registry, database: str, tmp_path: Path, told: str) -> None:
+    """No back-up is made of a registry whose callers nobody could tell apart, and a line says what to do."""
+    async with opened(database, name="tested", now=NOW) as store:
+        await settled(store, database, Key.read(KEY))
+    status, out, err = await registry("backup", tmp_path / "kept", database, CALLER_HASH_KEY=told)
+    piped = await registry("backup", "-", database, CALLER_HASH_KEY=told)
+
+    beside = f"{database.removeprefix('sqlite:///')}.key"
+    if told:
+        says = "CALLER_HASH_KEY is not the key by which the registry knows its callers: set it to that one"
+    elif like(database) == "sqlite":
+        says = (
+            f"{beside} is missing, by which the registry knows its callers: put it back, or set CALLER_HASH_KEY"
+            " to what it held"
+        )
+    else:
+        says = "CALLER_HASH_KEY is required: the key by which the registry knows its callers"
+    assert (2, "", f"precall-registry: {says}\n") == (status, out, err)
+    assert piped == (status, out, err)
+    assert not (tmp_path / "kept").exists()
+
+
+async def test_key_beside_that_is_another(registry, another, tmp_path: Path) -> None:
+    """What lies beside a SQLite file goes along if it is the registry's key, whatever is told, and else is refused."""
+    source, beside = another("sqlite"), tmp_path / "another" / "precall.sqlite3.key"
+    async with opened(source, name="tested", now=NOW) as store:
+        await settled(store, source, Key.read(KEY))
+    beside.write_text("the-key-of-somebody-else")
+    refused = await registry("backup", tmp_path / "kept", source, CALLER_HASH_KEY="")
+    beside.write_text(KEY)
+    made = await registry("backup", tmp_path / "kept", source, CALLER_HASH_KEY="the-key-of-somebody-else")
+    check = await registry("check", tmp_path / "kept", source, CALLER_HASH_KEY="")
+
+    says = (
+        f"{beside} is not the key by which the registry knows its callers: put that one back, or set"
+        " CALLER_HASH_KEY to it"
+    )
+    assert (2, "", f"precall-registry: {says}\n") == refused
+    assert [(0, True), (0, True)] == [
+        (status, out.endswith(", with its key\n")) for status, out, _ in (made, check)
+    ]
 
 
 def rewritten(content: bytes, change: Callable[[list[Any]], None]) -> bytes:

@@ -88,7 +88,7 @@ async def test_commands(tmp_path: Path) -> None:
 
     holds = "0 voices, 1 calls and 0 agents of deployment tested"
     assert [
-        f"registry.backup holds {holds}, with its key", f"registry.backup is whole: {holds}"
+        f"registry.backup holds {holds}, with its key", f"registry.backup is whole: {holds}, with its key"
     ] == run(keep, tmp_path).splitlines()  # fmt: skip
     for lost in (registry, key):
         lost.unlink()
