@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 import secrets
 import sqlite3
 import threading
@@ -15,6 +14,7 @@ import structlog
 
 from cloner.database_url import is_sqlite, postgres_url, sqlite_file
 from cloner.registry import deployment
+from cloner.registry.server_problem import server_problem
 from cloner.registry.sqlite import SqliteStore, connected, made_private
 from cloner.registry.store import Store
 from cloner.registry.transaction import RegistryNotOpened, RegistryOfOtherRelease, RegistryUnavailable
@@ -44,28 +44,6 @@ TABLES_OF_ALEMBIC = b"""
 # Any number will do, as long as every replica uses the same.
 MIGRATION_LOCK = 7_274_496_313
 MIGRATION_SECONDS = 60
-
-# What Postgres or libpq says when a connection is refused, and what an operator should read.
-REFUSALS = (
-    (r"password authentication failed|no password supplied", "Postgres refuses the user or the password"),
-    (r'role ".*" does not exist|Peer authentication|authentication failed', "Postgres refuses the user"),
-    (r'database ".*" does not exist|no such database', "the database does not exist on the server"),
-    (r"no pg_hba.conf entry.*(no encryption|SSL off)|SSL(/TLS)? (is )?required|requires SSL",
-     "Postgres lets nobody in from here without TLS: add ?sslmode=require, or see its pg_hba.conf"),
-    (r"no pg_hba.conf entry", "Postgres lets nobody in from here: see its pg_hba.conf"),
-    (r"does not support SSL|SSL was required", "the server does not speak TLS, which the URL asks for"),
-    (r"certificate", "the certificate of the server is not one that the URL lets us trust"),
-    (r"could not translate host name|name or service not known|failed to resolve|[Nn]o address",
-     "the host of the database is not found"),
-    (r"[Cc]onnection refused", "nothing listens at the host and port of the database"),
-    (r"No such file or directory", "nothing listens at the socket of the database"),
-    (r"timeout|timed out", "the host of the database does not answer"),
-    (r"too many (clients|connections)|remaining connection slots", "Postgres has no connection left"),
-    (r"starting up|shutting down|recovery mode", "Postgres is just starting or stopping; try again later"),
-    (r"read-only|session is not", "no server of the URL may be written to"),
-    (r"invalid .*(value|option)|unrecognized|unsupported startup", "a parameter of the URL is not one"),
-    (r"permission denied", "the user may not make tables in this database"),
-)  # fmt: skip
 
 
 class Migration(NamedTuple):
@@ -199,7 +177,7 @@ def telling_problems(url: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as failure:
-        raise RegistryNotOpened(f"DATABASE_URL: {_server_problem(failure)}") from failure
+        raise RegistryNotOpened(f"DATABASE_URL: {server_problem(failure)}") from failure
 
 
 def _file_problem(failure: sqlite3.Error) -> str:
@@ -216,15 +194,6 @@ def _file_problem(failure: sqlite3.Error) -> str:
             return "cannot be read or written: the disk is full or broken"
         case _:
             return "cannot be used as a SQLite database"
-
-
-def _server_problem(failure: Exception) -> str:
-    """What went wrong at the server. Postgres's own message may hold names, so it is not repeated."""
-    text = str(failure)
-    for pattern, problem in REFUSALS:
-        if re.search(pattern, text):
-            return problem
-    return "the database cannot be reached, or does not let us work"
 
 
 def sqlite_revision(connection: sqlite3.Connection) -> str | None:

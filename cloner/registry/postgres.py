@@ -21,6 +21,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq.abc import PGcancelConn
 
+from cloner.registry.server_problem import server_problem
 from cloner.registry.statement import Statement
 from cloner.registry.store import Job, Store
 from cloner.registry.transaction import RegistryUnavailable, Row, checked
@@ -187,8 +188,9 @@ class PostgresStore(Store):
                     reconnected = True
                     self._drop_free()
                     continue
-                # The text may hold values and addresses; the type says enough.
-                log.warning("registry not available", reason=type(failure).__name__)
+                # The text may hold values and addresses.
+                cause = failure.sqlstate or server_problem(failure)
+                log.warning("registry not available", reason=type(failure).__name__, cause=cause)
                 raise RegistryUnavailable from failure
             except BaseException:
                 self._given_back(connection, keep=True)
@@ -215,7 +217,7 @@ class PostgresStore(Store):
                 if (freed := self._in_turn(until)) is not None:
                     return freed
                 if self._open:
-                    raise NoneFree
+                    raise NoneFree("too many connections")
             elif self._queue:
                 # Whoever comes now finds out whether there are more again; the others wait on meanwhile.
                 self._refused_until = time.monotonic() + self._refused_seconds

@@ -504,6 +504,36 @@ async def test_server_that_hangs(postgres: str) -> None:
     assert [("call",), ("later",)] == await values(database, FOUND)
 
 
+async def test_cause_in_the_log(postgres: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log tells the server's code where it gave one, else what is in the way, and never a value or an address."""
+    database = new_database(postgres)
+    async with opened(database, name="tested", now=NOW):
+        pass
+    address, _, name = database.partition("@")[2].partition("/")
+    async with Relay(address).listening() as relay:
+        store = PostgresStore(f"postgresql://precall@{relay.address}/{name}", longest_seconds=3.0)
+        with pytest.raises(RegistryUnavailable):
+            await store.write(lambda tx: tx.one(Statement("SELECT 7777 / 0")))
+        await relay.down()
+        with pytest.raises(RegistryUnavailable):
+            await store.write(calls.begin, new("lost"))
+        await relay.mend()
+        await relay.hang()
+        with pytest.raises(RegistryUnavailable):
+            await store.write(calls.begin, new("lost"))
+        await relay.mend()
+        await store.close()
+    told = capsys.readouterr().out
+    lines = [line for line in told.splitlines() if "registry not available" in line]
+
+    assert [
+        "cause=22012",
+        "cause='nothing listens at the host and port of the database'",
+    ] == [re.search(r"cause=('[^']*'|\S+)", line)[0] for line in lines[:2]]
+    assert 3 == len([line for line in lines if "cause=" in line])
+    assert not re.search(rf"7777|{relay.port}|{name}|127\.0", "".join(lines))
+
+
 async def test_statement_that_hangs(postgres: str, eventually) -> None:
     """A statement that takes too long is given up here and ends at the server, also one that only reads."""
     database = new_database(postgres)
