@@ -132,6 +132,10 @@ class Measures:
                     partial(_field_of, last, f"{kind}_{name}"), unit=unit,
                 )  # fmt: skip
 
+    def observe_serving(self, serving: Callable[[], bool]) -> None:
+        """Observes whether the health says that calls are served."""
+        observe(self._meter, "precall.serving", "Whether the health says SERVING.", lambda: int(serving()))
+
     def observe_registry(
         self,
         *,

@@ -134,6 +134,7 @@ async def serving(
         # Whoever is told to stop from here on, stops in order.
         try:
             await readiness.look()
+            measures.observe_serving(lambda: readiness.serving)
             await server.start()
             beside_calls.append(asyncio.create_task(readiness.run()))
             if measures.enabled:
@@ -142,7 +143,7 @@ async def serving(
             yield port
         finally:
             ends = loop.time() + settings.shutdown_grace_seconds
-            await health_servicer.enter_graceful_shutdown()
+            await readiness.stop()
             # A client that watches our health sends its calls elsewhere now. The others notice the end of
             # their connections, and send again what we have not begun.
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))

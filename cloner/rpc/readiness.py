@@ -54,7 +54,18 @@ class Readiness:
         self._health = health
         self._patience = patience_seconds
         self._serving: bool | None = None
+        self._stopping = False
         self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def serving(self) -> bool:
+        """Whether the health says SERVING."""
+        return self._serving is True and not self._stopping
+
+    async def stop(self) -> None:
+        """Says NOT_SERVING from now on, because the process is about to end."""
+        self._stopping = True
+        await self._health.enter_graceful_shutdown()
 
     async def run(self) -> None:
         """Looks at least once a second."""

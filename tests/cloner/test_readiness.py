@@ -14,6 +14,7 @@ from precall.v1 import cloning_pb2 as pb
 
 from tests.kit.clients import channel
 from tests.kit.failures import failure, reason
+from tests.kit.figures import Figures
 from tests.kit.postgres import new_database, on_server
 from tests.kit.relay import Relay
 
@@ -117,6 +118,27 @@ async def test_unreachable_server(cloning, postgres: str, how: str, capsys) -> N
             await cloner.OpenCall(OPENING, timeout=10)
 
     assert 1 == capsys.readouterr().out.count("[error")
+
+
+async def test_gauge(cloning, postgres: str, figures: Figures) -> None:
+    """Metrics tell what the health says, also while nothing is known of what the registry holds."""
+    server, _, name = new_database(postgres).rpartition("/")
+    user, _, target = server.rpartition("@")
+    async with Relay(target).listening() as relay:
+        url = f"{user}@{relay.address}/{name}"
+        settings = {"registry_patience_seconds": PATIENCE_SECONDS, "meters": figures.meters}
+        async with watched(cloning, url, **settings) as (_, health):
+            await figures.until("precall.due", lambda told: told == 0, kind="agent")
+            assert 1 == figures.told("precall.serving")
+            await relay.down()
+            await health.until(NOT_SERVING)
+            await figures.until("precall.due", lambda told: told is None, kind="agent")
+            assert 0 == figures.told("precall.serving")
+            await relay.mend()
+            await health.until(SERVING, seconds=40)
+            assert 1 == figures.told("precall.serving")
+
+    assert 0 == figures.told("precall.serving")
 
 
 async def test_server_that_may_only_be_read(cloning, postgres: str) -> None:
