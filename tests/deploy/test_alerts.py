@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cloner.provider.refusal_log import OPERATIONS
 from tests.deploy.observability import FOLDER, ROOT, panels, read
 
 LeftOut = Callable[[str], None]
@@ -100,6 +101,49 @@ def test_metrics_exist() -> None:
 
     for expression in expressions():
         assert names(expression) <= documented() | recorded | OF_OTHERS, expression
+
+
+def test_words_exist() -> None:
+    """What rules and their tests ask of events after calls and of requests are words that the processes tell."""
+    tried = [series["series"] for test in read("alerts.test.yml")["tests"] for series in test["input_series"]]
+    asked = [text for text in (*expressions(), *tried) if "precall_call_events_total" in text]
+    told = {word for text in asked for word in re.findall(r'precall_outcome="(\w+)"', text)}
+    operations = {
+        word
+        for text in (*expressions(), *tried)
+        for word in re.findall(r'precall_provider_operation!?="(\w+)"', text)
+    }
+
+    assert {"call_ended", "call_unknown", "ignored"} == told
+    assert {"clone", "read_account"} <= operations <= set(OPERATIONS.values())
+
+
+def test_calls_that_end() -> None:
+    """An event that ends no call is no sign that the ends of calls are told."""
+    (rule,) = (rule for rule in rules("record") if rule["record"] == "precall:call_events:30m")
+
+    assert 3 == rule["expr"].count("precall_call_events_total")
+    assert 2 == rule["expr"].count('precall_call_events_total{precall_outcome="call_ended"}')
+
+
+def test_account_that_may_not_be_read() -> None:
+    """A key without the permission to read the account, which calls do without, rings nothing."""
+    (rule,) = (rule for rule in rules("record") if rule["record"] == "precall:provider_refusals:10m")
+
+    assert 2 == rule["expr"].count(
+        'precall_provider_requests_total{precall_provider_operation!="read_account"'
+    )
+
+
+def test_reasons_of_failing_deliveries() -> None:
+    """Whatever fails deliveries by no fault of their senders rings, the key of another workspace among it."""
+    (rule,) = (rule for rule in rules("alert") if rule["alert"] == "PrecallDeliveriesFail")
+    (reasons,) = re.findall(r'precall_reason=~"([^"]+)"', rule["expr"])
+
+    for reason in ("PROVIDER_UNAUTHORIZED", "AGENT_NOT_FOUND", "AGENT_REJECTED", "CLONER_UNAVAILABLE"):
+        assert re.fullmatch(reasons, reason), reason
+    for reason in ("SAMPLE_SILENT", "SIGNATURE_MISMATCH", "FIELD_MISSING"):
+        assert not re.fullmatch(reasons, reason), reason
 
 
 def test_names_are_found() -> None:
