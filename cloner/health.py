@@ -1,7 +1,8 @@
 """Asks the cloner on this machine whether it serves: `python -m cloner.health`, exit status 0 or 1.
 
 For health checks of containers and service managers. It reads CLONER_HOST and CLONER_PORT as the cloner
-does, asks the gRPC health service and takes 3 seconds at most.
+does, asks the gRPC health service and takes 3 seconds at most. If it fails, a line on standard error says
+why.
 """
 
 import os
@@ -16,7 +17,7 @@ import environment
 from cloner.transport_security import health_target
 from environment import Host, Port
 
-__all__ = ["serves"]
+__all__ = ["problem"]
 
 ANSWER_SECONDS = 3.0
 
@@ -28,9 +29,13 @@ class Listening(Struct, frozen=True, kw_only=True):
     cloner_port: Port = 50051
 
 
-def serves(environ: Mapping[str, str]) -> bool:
-    """Whether the cloner answers in time that it serves. Raises EnvironmentInvalid."""
+def problem(environ: Mapping[str, str]) -> str | None:
+    """What an operator should know if the cloner does not answer in time that it serves; None if it does.
+
+    Raises EnvironmentInvalid.
+    """
     where = environment.read(Listening, environ)
+    place = environment.address(where.cloner_host, where.cloner_port)
     target = health_target(where.cloner_host, where.cloner_port)
     # A proxy from the environment would look for the address on its own machine.
     with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
@@ -39,17 +44,22 @@ def serves(environ: Mapping[str, str]) -> bool:
                 health_pb2.HealthCheckRequest(), timeout=ANSWER_SECONDS
             )
         except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+            return f"no cloner of this machine answers for {place}: are CLONER_HOST and CLONER_PORT its own?"
+    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+        return None
+    return f"the cloner at {place} does not serve: see its log"
 
 
 def main() -> int:
     """The exit status."""
     try:
-        return 0 if serves(os.environ) else 1
-    except environment.EnvironmentInvalid as fault:
-        environment.complain(f"cloner.health: {fault}")
-        return 1
+        fault = problem(os.environ)
+    except environment.EnvironmentInvalid as invalid:
+        fault = str(invalid)
+    if fault is None:
+        return 0
+    environment.complain(f"cloner.health: {fault}")
+    return 1
 
 
 if __name__ == "__main__":

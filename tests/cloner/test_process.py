@@ -25,6 +25,7 @@ from emulator import Emulator, Fault
 from environment import Key
 from tests.kit.postgres import new_database
 from tests.kit.processes.cloner import API_KEY, process, ready, until_ready
+from tests.kit.python import python
 
 CREATE = "/v1/voices/add"
 
@@ -119,6 +120,37 @@ async def test_ipv6(host: str) -> None:
         status = await health.wait()
 
     assert (f"[{host.strip('[]')}]:{port}", 0) == (address, status)
+
+
+async def test_health_that_is_not_well(tmp_path: Path) -> None:
+    """A health check that fails says in one line whether nobody answers there, or a cloner that does not serve."""
+
+    async def asked(port: str) -> tuple[int, str]:
+        environ = {"PATH": os.environ["PATH"], "CLONER_PORT": port}
+        async with python("-m", "cloner.health", env=environ) as health:
+            _, err = await health.communicate()
+            return health.returncode, err.decode()
+
+    database = tmp_path / "precall.sqlite3"
+    async with process(
+        ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=f"sqlite:///{database}"
+    ) as started:
+        port = (await ready(started)).rpartition(":")[2]
+        told = [await asked(port)]
+        database.unlink()
+        async with asyncio.timeout(20):
+            while (last := await asked(port)) == (0, ""):
+                await asyncio.sleep(0.1)
+        told += [last, await asked("1")]
+
+    assert [
+        (0, ""),
+        (1, f"cloner.health: the cloner at 127.0.0.1:{port} does not serve: see its log\n"),
+        (
+            1,
+            "cloner.health: no cloner of this machine answers for 127.0.0.1:1: are CLONER_HOST and CLONER_PORT its own?\n",
+        ),
+    ] == told
 
 
 @pytest.mark.parametrize(
