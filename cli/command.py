@@ -47,6 +47,7 @@ from environment import (
 __all__ = ["main"]
 
 PROGRAM = "precall"
+UNREACHED = "is CLONER_TARGET right, and is TLS spoken on both sides?"
 CLOSED = 128 + signal.SIGPIPE
 
 
@@ -106,7 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     fault = ""
     try:
-        status = asyncio.run(_run(chosen, read(Access, os.environ)))
+        access = read(Access, os.environ)
+        status = asyncio.run(_run(chosen, access))
         print(end="", flush=True)
     except EnvironmentInvalid as invalid:
         status, fault = 2, str(invalid)
@@ -122,10 +124,16 @@ def main(arguments: list[str] | None = None) -> int:
     except TlsInvalid as invalid:
         status, fault = 2, f"CLONER_TLS: {invalid}"
     except PrecallError as failure:
-        status, fault = 1, str(failure)
+        status, fault = 1, _sentence(failure, access)
     if fault:
         complain(f"{PROGRAM}: {fault}")
     return status
+
+
+def _sentence(failure: PrecallError, access: Access) -> str:
+    if failure.reason == "CLONER_UNAVAILABLE" and not failure.told:
+        return f"The cloner cannot be reached at {access.cloner_target}: {UNREACHED}"
+    return str(failure)
 
 
 async def _run(chosen: argparse.Namespace, access: Access) -> int:

@@ -114,6 +114,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         strange = set(re.findall(r"\{([^{}|]*)", self.default_first_message)) - {"name"}
         if strange or not self.default_first_message.strip():
             faults.append("DEFAULT_FIRST_MESSAGE must be a sentence with {name} as its only placeholder")
+        if re.fullmatch(r"(['\"`]).*\1", self.default_first_message, re.DOTALL):
+            faults.append("DEFAULT_FIRST_MESSAGE must not stand in quotes: they would be part of it")
         if fault := region_fault(self.default_region):
             faults.append(fault)
         if self.voice_clone_min_duration > self.voice_clone_max_duration:

@@ -81,6 +81,7 @@ def _injected(settings: msgspec.Struct, environ: Mapping[str, str]) -> Iterator[
 def _unknown(settings: msgspec.Struct, environ: Mapping[str, str]) -> Iterator[Remark]:
     own = {field.name.upper(): takes_file(field.type) for field in msgspec.structs.fields(settings)}
     known = KNOWN | own.keys() | {f"{name}_FILE" for name, taken in own.items() if taken}
+    singular = {_singular(name): name for name in known}
     for name in sorted(environ):
         if name in known or OF_SERVICE.fullmatch(name):
             continue
@@ -92,5 +93,12 @@ def _unknown(settings: msgspec.Struct, environ: Mapping[str, str]) -> Iterator[R
         )
         if not near and (plain := name.removesuffix("_FILE")) in own:
             near = [plain]
+        if not near and (one := singular.get(_singular(name.upper()))):
+            near = [one]
         if ours or near:
             yield Remark("unknown variable", name, facts={"did_you_mean": near[0]} if near else {})
+
+
+def _singular(name: str) -> str:
+    """The name of one thing, as PROXY of PROXIES and LEAF of LEAVES or LEAFS."""
+    return re.sub(r"S$", "", re.sub(r"VES$", "F", re.sub(r"IES$", "Y", name)))

@@ -96,11 +96,19 @@ class ApiKey(Secret):
 
 
 class Token(Secret):
-    """A secret of ours that goes into a header."""
+    """A secret of ours that goes into a header, after the word "Bearer"."""
 
     __slots__ = ()
     shortest = SHORTEST
     alphabet = re.compile(r"[ -~]+")
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Reads an operator's text. Raises ValueError, also for what a header holds as a whole."""
+        token = super().read(text)
+        if text.lower().startswith("bearer "):
+            raise ValueError("must be the token alone, without Bearer before it")
+        return token
 
 
 class Key(Secret):

@@ -44,7 +44,10 @@ STOPPING = frozenset(
 TOO_LARGE = ("SAMPLE_TOO_LARGE", "The cloner takes no recording of this size.")
 # The reason and the sentence for an answer of the cloner that has none of its own.
 UNTOLD: dict[str, tuple[str, str]] = {
-    "CLONER_UNAVAILABLE": ("CLONER_UNAVAILABLE", "The cloner cannot be reached: is CLONER_TARGET right?"),
+    "CLONER_UNAVAILABLE": (
+        "CLONER_UNAVAILABLE",
+        "The cloner cannot be reached: is CLONER_TARGET right, and is TLS spoken on both sides?",
+    ),
     "METHOD_NOT_ALLOWED": (
         "CLONER_UNAVAILABLE",
         "What is at CLONER_TARGET is no cloner of this version.",

@@ -8,6 +8,7 @@ __all__ = ["server_problem"]
 REFUSALS = (
     (r"password authentication failed|no password supplied", "Postgres refuses the user or the password"),
     (r'role ".*" does not exist|Peer authentication|authentication failed', "Postgres refuses the user"),
+    (r"is not permitted to log in", "the user may not log in: its role has NOLOGIN"),
     (r'database ".*" does not exist|no such database', "the database does not exist on the server"),
     (r"no pg_hba.conf entry.*(no encryption|SSL off)|SSL(/TLS)? (is )?required|requires SSL",
      "Postgres lets nobody in from here without TLS: add ?sslmode=require, or see its pg_hba.conf"),

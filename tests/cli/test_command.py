@@ -4,6 +4,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 
 import pytest
+import trustme
 from precall.v1 import cloning_pb2 as pb
 
 from cli.command import main
@@ -141,6 +142,19 @@ async def test_refused(
 
     assert (status, "", 1) == (found, out, len(err.splitlines()))
     assert says in err
+
+
+async def test_cloner_that_is_not_there(cloner, command: Command) -> None:
+    """Where nobody answers, or TLS is spoken on one side alone, one line names the place and what to look at."""
+    says = "is CLONER_TARGET right, and is TLS spoken on both sides?"
+    root = trustme.CA().cert_pem.bytes().decode()
+
+    assert (1, "", f"precall: The cloner cannot be reached at 127.0.0.1:1: {says}\n") == await command(
+        1, "voices"
+    )
+    assert (1, "", f"precall: The cloner cannot be reached at 127.0.0.1:{cloner.port}: {says}\n") == (
+        await command(cloner.port, "voices", CLONER_TLS_CA=root)
+    )
 
 
 def test_without_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

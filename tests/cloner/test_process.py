@@ -254,6 +254,16 @@ async def test_another_key(database: str) -> None:
     says = "cloner: CALLER_HASH_KEY is not the key by which the registry knows its callers: set "
     (line,) = err.decode().splitlines()
     assert says == line[: len(says)]
+    assert "unset" not in line
+
+    Path(f"{database.removeprefix('sqlite:///')}.key").write_text("key-of-the-hashes")
+    async with process(
+        ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=database, CALLER_HASH_KEY="key-of-somebody-else"
+    ) as started:
+        out, err = await asyncio.wait_for(started.communicate(), 60)
+
+    assert (2, b"") == (started.returncode, out)
+    assert err.decode() == f"{line}; or unset CALLER_HASH_KEY: precall.sqlite3.key is there\n"
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -54,6 +54,20 @@ def test_greeting_with_an_unknown_placeholder(message: str) -> None:
         read(Settings, {"ELEVENLABS_API_KEY": "key-1", "DEFAULT_FIRST_MESSAGE": message})
 
 
+@pytest.mark.parametrize("quote", ["'", '"', "`"])
+def test_greeting_in_quotes(quote: str) -> None:
+    """Quotes that Docker leaves around a greeting are not read out to a caller; those within it are."""
+    told = {"ELEVENLABS_API_KEY": "key-1", "DEFAULT_FIRST_MESSAGE": f"{quote}Hallo {{name}}!{quote}"}
+    with pytest.raises(
+        EnvironmentInvalid,
+        match=r"^DEFAULT_FIRST_MESSAGE must not stand in quotes: they would be part of it$",
+    ):
+        read(Settings, told)
+
+    for message in ("'t Is {name}!", "Hallo {name|'vriend'}"):
+        assert message == read(Settings, told | {"DEFAULT_FIRST_MESSAGE": message}).default_first_message
+
+
 PLAIN_TEXT = "or CLONER_INSECURE=true says that plain text will do"
 
 

