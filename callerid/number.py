@@ -191,7 +191,7 @@ def _bare(digits: str, region: str | None) -> PhoneNumber | None:
 
 
 def _former(digits: str) -> PhoneNumber | None:
-    """The number of digits that nobody has any more, but had before the plan of their country was changed."""
+    """The present form of a number that is written as it was before its country's plan changed."""
     digits = digits.removeprefix("00")
     for pattern, now in FORMER:
         if found := pattern.fullmatch(digits):

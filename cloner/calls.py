@@ -139,7 +139,7 @@ class Calls:
     async def _prepare_once(
         self, key: Key, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float
     ) -> Prepared:
-        """Answers what the first delivery of the caller is answered, while that one is under way."""
+        """While the caller's first delivery is under way, waits for it and gives the same answer."""
         first = self._deliveries.first(key)
         if first is not None:
             if (prepared := await self._answer_of(first, wanted, deadline=deadline)) is not None:
@@ -179,7 +179,8 @@ class Calls:
         try:
             for again in range(ROUNDS):
                 if again:
-                    # The voice went. It was replaced, or made again for another call, or there is none.
+                    # The voice that was found was given up or lost. By now the caller may have another one:
+                    # a replacement, or one that was cloned for another call.
                     known = await self._store.read(voices.find_by_caller, wanted.identity.caller)
                 found = await self._find_known(known, wanted, attached=not again, deadline=deadline)
                 if found is None:
@@ -188,7 +189,7 @@ class Calls:
                 try:
                     prepared = await self._give(begun, found, agent, deadline=deadline)
                 except AgentRejected:
-                    # Once: it would be said of every voice if ElevenLabs were wrong.
+                    # Only once: if ElevenLabs denied every voice by mistake, each round would clone another.
                     if refused or not await self._is_gone(begun, found.voice, deadline=deadline):
                         raise
                     refused, prepared = True, None

@@ -37,9 +37,9 @@ class Deliveries:
 
     @contextmanager
     def as_first(self, key: Key, *, waited: bool) -> Iterator["asyncio.Future[Prepared]"]:
-        """Later deliveries wait for the answer given within the block, unless this one has `waited` in vain.
+        """Lets later deliveries wait for the answer that the block sets.
 
-        Such a one may have less time left than they.
+        Nobody waits for one that itself `waited` in vain, because it may have less time left.
         """
         answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         if not waited:

@@ -131,7 +131,7 @@ async def serving(
         readiness = Readiness(store, health_servicer, patience_seconds=settings.registry_patience_seconds)
         loop = asyncio.get_running_loop()
         beside_calls = [asyncio.create_task(parts.janitor.run())]
-        # Whoever is told to stop from here on, stops in order.
+        # From here on, a cancellation runs the orderly stop below.
         try:
             await readiness.look()
             measures.observe_serving(lambda: readiness.serving)
@@ -148,7 +148,8 @@ async def serving(
             # their connections, and send again what we have not begun.
             await asyncio.sleep(min(settings.drain_seconds, settings.shutdown_grace_seconds))
             await draining.hold(seconds=max(0.0, ends - loop.time()))
-            # The next cloner at this address may begin before we end, and has the same place for its health.
+            # The next cloner at this address may start before this one ends, and needs the same socket for
+            # its health.
             await beside.aclose()
             stopping = asyncio.create_task(server.stop(max(0.0, ends - loop.time())))
             await asyncio.sleep(0)  # stopping has begun: GOAWAY is on its way

@@ -70,7 +70,7 @@ class FreedMemory:
 
     def _tidy_up(self) -> None:
         self._coming, self._size = None, 0
-        # What was in use whenever garbage was looked for is found by no other look. Takes 5 to 30 ms.
+        # Only a full collection finds garbage that was in use during earlier ones. It takes 5 to 30 ms.
         gc.collect()
         loop = asyncio.get_running_loop()
         self._last = loop.time()

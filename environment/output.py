@@ -23,7 +23,7 @@ def complain(text: str) -> None:
 
 
 def report_done(text: str, program: str) -> None:
-    """Writes to standard output what was done. That it cannot be written makes it no failure."""
+    """Writes to standard output what was done. An output that cannot be written is no failure."""
     if sys.stdout is None:
         return
     try:
@@ -50,7 +50,7 @@ def parsing() -> Iterator[None]:
 
 
 def drop_errors() -> None:
-    """Sends what standard error has not taken nowhere."""
+    """Discards what standard error did not take."""
     if sys.stderr is not None:
         try:
             sys.stderr.flush()
@@ -59,7 +59,7 @@ def drop_errors() -> None:
 
 
 def drop_output() -> None:
-    """Sends what is left of the output nowhere. Standard error holds what the program says."""
+    """Discards what standard output did not take. Standard error holds what the program says."""
     if sys.stdout is not None:
         _drop(sys.stdout)
 

@@ -6,7 +6,7 @@ __all__ = ["open_missing_streams"]
 
 
 def open_missing_streams() -> None:
-    """Opens nothing, as /dev/null is, in the place of each standard stream that is closed.
+    """Opens /dev/null in place of each standard stream that is closed.
 
     Some init scripts start a process so. The next file or socket would take that place, and libuv, which
     closes no standard stream, ends a process whose loop has such a socket.

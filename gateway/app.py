@@ -140,8 +140,8 @@ async def serving(
                 server_header=False,
                 proxy_headers=False,  # uvicorn would trust the proxies that a variable of its own names
                 timeout_keep_alive=settings.precall_keep_alive_seconds,
-                # Any number will do, whatever the annotation says. With 0 uvicorn does not look before it
-                # says that requests had to be cancelled.
+                # uvicorn takes a float here, though it is annotated as int. With 0 it would report cancelled
+                # requests without having looked for any.
                 timeout_graceful_shutdown=math.ceil(grace - drain) or LOOK_SECONDS,  # type: ignore[arg-type]
             )
         )
@@ -159,7 +159,8 @@ async def serving(
             app.begin()
             await asyncio.sleep(drain)
             server.leave.set()
-            # An event may take longer than any stranger may hold up the stop.
+            # A signed event may still need time. Senders who are still unknown when the time of a body is
+            # over are refused, so that no stranger delays the stop.
             hurry = asyncio.get_running_loop().call_later(
                 settings.body_timeout_seconds, connections.places.refuse_unknown
             )

@@ -121,7 +121,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The proxies that are trusted to report where a request comes from."""
 
     precall_max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
-    """For one more than these, the connection that is idle longest is closed."""
+    """How many connections may be open. One more evicts another, an idle one first: see `Places`."""
 
     precall_keep_alive_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 75
     """A connection that is idle for so long is closed. Whoever sends should close it before, or may send a

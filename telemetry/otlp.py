@@ -79,7 +79,7 @@ def session(last: LastTry) -> "requests.Session":
 
 
 class NotingGrpc:
-    """What an exporter of the SDK over gRPC inherits from before that, to note how each try ended."""
+    """A mixin that stands before an SDK exporter over gRPC, and notes how each try ended."""
 
     last: LastTry
     _client: Any

@@ -121,7 +121,7 @@ def _while_tests_run(config: pytest.Config, block: contextlib.AbstractContextMan
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lays the long tests among the others, as many for each worker as for the next.
+    """Spreads the long tests evenly over the workers and among the short tests.
 
     pytest-xdist gives each worker a run of tests that stand side by side, in the same order to all. Most of a long
     test is waiting, for which others may use the processor; so not all workers wait at once, and none begins a long
@@ -149,7 +149,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _mixed(long: list[pytest.Item], short: list[pytest.Item], *, later: float) -> Iterator[pytest.Item]:
-    """Each long test begins so much of the time between two of them later."""
+    """Begins each long test `later` (a share of the distance between two) than an even spread would."""
     step = len(short) * LONG_WITHIN / max(1, len(long))
     begin = 0
     for number, item in enumerate(long):

@@ -35,8 +35,8 @@ class Precall:
     """A client of the cloners behind one target; `connect` makes one.
 
     Each method calls the RPC of its name, and takes the fields of its request. `seconds` is the deadline.
-    A failed call raises the subclass of PrecallError for its reason. What a cloner leaves unanswered gRPC
-    sends again, all but ReplaceVoice, as the service config says; this class repeats nothing that was sent.
+    A failed call raises the subclass of PrecallError for its reason. gRPC itself repeats calls that a cloner
+    left unanswered, except ReplaceVoice (service_config.json). This class repeats nothing.
     """
 
     def __init__(self, connection: Connection, token: Token | None, tracing: Tracing) -> None:

@@ -1,4 +1,4 @@
-"""A class for each reason, called after the value of the proto's ErrorReason.
+"""One exception class for each ErrorReason of the proto, named after it.
 
 Those that only HTTP gives are here too, since both read one list.
 """
@@ -133,7 +133,7 @@ class BodyTimeout(Temporary):
 
 
 class BodyTooLarge(PrecallError):
-    """The body is larger than any request with an allowed sample, or the metadata of a call are too large."""
+    """The body is larger than any request with an allowed sample, or a gRPC call's metadata is too large."""
 
     REASON = "BODY_TOO_LARGE"
 

@@ -10,7 +10,7 @@ __all__ = ["Decision", "Given"]
 
 
 class Given(msgspec.Struct, frozen=True):
-    """How the agent of a call spoke before it was given anything, and why it was not given it.
+    """How the agent of a call spoke before the change, and why the change was not made.
 
     `missed` is a Missed or ElevenLabs' reason; None if the agent has what was wanted.
     """

@@ -188,8 +188,8 @@ class Agents:
     ) -> Given | None:
         """Gives the agent voice and greeting. If it was changed since it was read, tries once more.
 
-        None if the voice was given up since it was found: then nobody may be answered with it. Raises
-        CallerForgotten if its caller was. A voice that was `recorded` just now is not looked at again.
+        None if the voice was given up since it was found: then no answer may carry it. Raises CallerForgotten
+        if the caller was forgotten. A voice `recorded` a moment ago is not checked again.
 
         Waits AGAIN_SECONDS at most until nobody else is changing it, and as long until it is read anew. An
         update that was `intended` when the voice was recorded is not stored again. If an update fails, the

@@ -15,7 +15,7 @@ class Missed(StrEnum):
     """Another caller's call is in progress at the agent."""
 
     NOT_FREE = "not_free"
-    """The same, found while it was to be changed; or the call is over."""
+    """Another caller's call was found only when the agent was to be changed, or this call is over."""
 
     CHANGED = "changed"
     """It was changed since it was read, or is being changed or put back, or an update may yet be done."""

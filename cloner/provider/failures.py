@@ -237,7 +237,7 @@ PERMISSION_WORDS = {"insufficient_permissions", "missing_permissions"}
 # "The API key you used is missing the permission voices_read to execute this operation."
 PERMISSION = re.compile(r"\bpermission ([a-z]+(?:_[a-z]+){1,5})\b")
 
-# With these, what is between us and ElevenLabs says that it waits no longer.
+# With these statuses a proxy between us and ElevenLabs says that it has stopped waiting.
 UNANSWERED_STATUSES = (408, 502, 504)
 
 LONGEST_RETRY_AFTER_SECONDS = 3600.0

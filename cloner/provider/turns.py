@@ -134,8 +134,9 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turns:
-    """Lets `at_once` requests through at once: calls first, of these begun work first, then by arrival.
+    """Lets `at_once` requests through at once.
 
+    Calls go before other work; among calls, requests that may not be declined go first; then arrival counts.
     At most `queue` calls wait, and as many others. If ElevenLabs says that there are too many at once, fewer
     lasting ones are let through for a while.
     """
@@ -259,7 +260,7 @@ class Turns:
         return sum(other.whose.call == mine.call for other in self._waiting)
 
     def _in_order(self) -> list[_Place]:
-        """The waiting requests: calls first, and of these begun work before those that can be declined."""
+        """The waiting requests: calls first, and among these what may not be declined; then by arrival."""
         return sorted(self._waiting, key=lambda place: (not place.whose.call, place.declinable))
 
     def _next(self) -> None:

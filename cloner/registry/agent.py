@@ -16,9 +16,9 @@ __all__ = [
     "Obstacle",
 ]
 
-# What stands in place of a holder where nobody works at an agent that has to be put back: an update of it, or
-# one try of that, got no answer, and may yet be done; or the agent was put back after that, and is looked at
-# once more.
+# Values of `holder` when no process holds the agent, but it may not be changed yet. UNANSWERED: an update, or
+# one of its tries, got no answer and may still be done. LOOKED_AT: the agent was put back after such an
+# update, and is checked once more.
 UNANSWERED, LOOKED_AT = "unanswered", "looked at"
 
 

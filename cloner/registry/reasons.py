@@ -32,4 +32,4 @@ UNANSWERED = "unanswered"
 """ElevenLabs did not say whether it was made, and none was found; it may still appear."""
 
 NOT_MADE = "not made"
-"""Whoever made it found that it was not needed, or a bug. Rows of earlier releases say "given up"."""
+"""It was not wanted any more, or a bug ended its clone. Rows of earlier releases say "given up"."""

@@ -287,7 +287,7 @@ def lock(tx: Transaction, marker: str) -> VoiceRow | None:
 
 
 def is_noted_since(call_stated: str, stated: str | None) -> bool:
-    """Whether a delivery's call was erased since it has stated its caller, and noted without one."""
+    """Whether the call was erased after this delivery stated its caller, and noted again without one."""
     return stated is not None and not call_stated
 
 

@@ -26,9 +26,9 @@ __all__ = ["HEADROOM_SECONDS", "Answering", "answered"]
 log = structlog.get_logger()
 
 LONGEST_SECONDS = 60.0
-# How much time is kept for the answer, at most half of the time that there is. After a third of it whatever
-# still waits is given up, so that the answer leaves 0.15 s before the deadline: half of that is too little on
-# a busy machine.
+# Reserved for sending the answer, at most half of the time left. A call that still waits when a third of it
+# is over is cancelled, so that the answer leaves 0.15 s before the deadline; 0.075 s is too little on a busy
+# machine.
 HEADROOM_SECONDS = 0.225
 
 
@@ -94,8 +94,8 @@ async def answered(
             outcome, reason = "error", reason_of(failure)
             answering.log_facts |= _failure_facts(failure)
             answer_failure(context, failure, *answering.details)
-            # From Python 3.12 on, the frame in which a context manager ends a failure refers to the one that
-            # holds it. The failure would so refer to itself by way of its traceback.
+            # From Python 3.12 on, the frame of this context manager refers to the failure, and the failure's
+            # traceback to the frame. This breaks the cycle.
             failure.__traceback__ = None
         finally:
             facts: dict[str, Any] = {

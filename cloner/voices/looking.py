@@ -215,7 +215,7 @@ class Looking:
             self._watches.discard(watch)
 
     async def _looks(self) -> None:
-        """Reads the registry once a while for all who watch, as long as anybody does."""
+        """Reads the registry every LOOK_SECONDS for all who watch, as long as anybody does."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             watches = tuple(self._watches)

@@ -70,7 +70,8 @@ class Removal:
             try:
                 await self.restore(agent, deadline=deadline)
             except failures.ProviderFailure as failure:
-                # That is when the agent may be tried again; the voice is due as soon as the agent was.
+                # The pause is the agent's, which is postponed by itself. The voice is due as soon as the
+                # agent is put back.
                 failure.retry_after = None
                 raise
         if await self._store.read(agents.has_voice, row.marker):

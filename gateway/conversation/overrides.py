@@ -23,8 +23,8 @@ VOICE, GREETING = get_args(Leaf)
 # The reason of a fallback for a voice that nobody would hear.
 NOT_ACTIVATED = "VOICE_NOT_ACTIVATED"
 AGENTS = 10_000
-# As long as a call takes at most where the cloner is not told its end and is set to nothing else: for so long
-# an agent may have the caller's voice, also while it is no longer kept from other callers.
+# The cloner's default of CALL_MAX_MINUTES: for so long an agent may keep a caller's voice if the end of the
+# call is never reported.
 REMEMBERED_SECONDS = 7_200
 SWITCH = "platform_settings.overrides.conversation_config_override"
 

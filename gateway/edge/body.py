@@ -193,10 +193,10 @@ async def read_body(
 ) -> float:
     """Feeds the body to `feed` piece by piece; returns the loop's time at which it began to arrive.
 
-    A body's time begins when it starts to wait for its turn, if bytes had arrived by then. `feed` notes in
-    `share` what it holds. A body that is declared too large is refused before a byte of it is read. One that
-    comes with fewer than `least_rate` bytes a second is refused before `seconds` are over. Raises BodyError
-    and ClientGone.
+    The wait for its first turn is subtracted from that time, because its bytes may have been there before.
+    `feed` notes in `share` what it holds. A body that is declared too large is refused before a byte of it is
+    read. One that comes with fewer than `least_rate` bytes a second is refused before `seconds` are over.
+    Raises BodyError and ClientGone.
     """
     declared = _declared(headers)
     if declared > limit:
@@ -238,7 +238,8 @@ async def read_body(
                     return began
                 due = min(due + len(chunk) / least_rate, now + GRACE_SECONDS)
                 if due < now:
-                    # A chunk is all that had arrived by then, or so large that it gives more time.
+                    # This chunk was all that had arrived: the sender is too slow. A large chunk would have
+                    # moved `due` further.
                     raise BodyError("BODY_TIMEOUT")
     except TimeoutError:
         raise BodyError("RATE_LIMITED" if share.evicted or waits else "BODY_TIMEOUT") from None

@@ -1,4 +1,4 @@
-"""The end of the time that a sender is given: never before what arrived in time was read.
+"""Ends a sender's time only after everything that arrived in time was read.
 
 A process that stood still, on a busy machine or in a container that was held, finds its timers due before it
 has looked at its sockets. It was then not the sender who was slow.
@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 __all__ = ["Clock", "end"]
 
-# libuv looks at all sockets between two timers, however short the time between them is, unless it is none.
+# libuv polls all sockets between two timers that are not due at once, so any pause of a millisecond or more
+# will do.
 LOOK_SECONDS = 0.05
 
 
@@ -28,7 +29,7 @@ class Clock:
     def set(self, when: float, ring: Callable[[], object]) -> None:
         """Calls `ring` soon after `when`, in the running loop's time.
 
-        If the last look has begun, a time that is already over does not begin it again.
+        If `when` has passed and the last look at the sockets is under way, that look is not restarted.
         """
         if self._looking and when <= asyncio.get_running_loop().time():
             return

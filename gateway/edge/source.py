@@ -5,8 +5,8 @@
 
 Read from the end: the first address that is no trusted proxy is the source. A sender can forge everything
 before it. If an entry is not an address, the source is the proxy that wrote it. If the two headers disagree,
-the source is unknown, because most proxies pass on the one that they do not write themselves. It is not taken
-for the proxy then, whose own address may be one that is let in.
+the source is unknown, because most proxies pass on the one that they do not write themselves. It is not set
+to the proxy's own address, which ALLOWED_SOURCES may contain.
 """
 
 import ipaddress

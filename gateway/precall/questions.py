@@ -1,7 +1,7 @@
 """Asks how an agent speaks, for a delivery that is refused here before the cloner hears of it.
 
-Meanwhile another gateway may have been told that the agent speaks with another caller's voice. OpenCall is
-asked, which makes nothing and changes no agent, about a conversation that nobody else has. CompleteCall goes
+Another gateway may have learnt meanwhile that the agent has a caller's voice. So OpenCall, which clones
+nothing and changes no agent, is called for a conversation that only this process uses. CompleteCall goes
 first, so that this conversation never counts as a call in progress, which would keep the agent from being
 given a voice. What is asked is bounded: one question about an agent at a time, and one a second, however many
 deliveries are refused. The cloner keeps one call for all questions of a process about an agent.
@@ -49,8 +49,8 @@ class AgentQuestions:
     async def _ask(self, agent_id: str) -> None:
         ends = asyncio.get_running_loop().time() + ANSWER_SECONDS
         try:
-            # Told after OpenCall, the end might never be told: an answer can be late or lost, and this
-            # process can stop. Told each time, as the cloner does not keep it for ever.
+            # First, because after OpenCall it might never be sent: an answer can be late or lost, and this
+            # process can stop. Each time, because the cloner drops old calls.
             await self._cloner.complete_call(
                 agent_id=agent_id, conversation_id=self._conversation, seconds=ANSWER_SECONDS
             )

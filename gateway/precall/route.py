@@ -59,7 +59,7 @@ __all__ = ["webhook"]
 FALLBACK_STATUSES = frozenset({422, 429, 500, 502, 503, 504})
 # In less the cloner's answer may not arrive, and nobody would know whether it had asked anybody.
 LEAST_SECONDS = 0.05
-# A body that is there already begins to be read within so long, also where the loop is busy with others.
+# Reading a body that is already there begins within this time, even on a busy loop.
 AT_ONCE_SECONDS = 0.1
 
 

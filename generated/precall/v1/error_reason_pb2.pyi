@@ -73,7 +73,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     HTTP 408, gRPC DEADLINE_EXCEEDED.
     """
     ERROR_REASON_BODY_TOO_LARGE: _ErrorReason.ValueType  # 12
-    """The body is larger than any request with an allowed sample, or the metadata of a call are too large.
+    """The body is larger than any request with an allowed sample, or a gRPC call's metadata is too large.
     HTTP 413, gRPC INVALID_ARGUMENT.
     """
     ERROR_REASON_SAMPLE_TOO_LARGE: _ErrorReason.ValueType  # 13
@@ -248,7 +248,7 @@ ERROR_REASON_BODY_TIMEOUT: ErrorReason.ValueType  # 11
 HTTP 408, gRPC DEADLINE_EXCEEDED.
 """
 ERROR_REASON_BODY_TOO_LARGE: ErrorReason.ValueType  # 12
-"""The body is larger than any request with an allowed sample, or the metadata of a call are too large.
+"""The body is larger than any request with an allowed sample, or a gRPC call's metadata is too large.
 HTTP 413, gRPC INVALID_ARGUMENT.
 """
 ERROR_REASON_SAMPLE_TOO_LARGE: ErrorReason.ValueType  # 13
