@@ -55,11 +55,11 @@ async def answered(
     *,
     conversation_id: str = "",
     longest: float = LONGEST_SECONDS,
-    waits: bool = False,
+    yields: bool = False,
 ) -> AsyncIterator[Answering]:
     """Answers a failure as a status, in time, and notes in span and log how the request ended.
 
-    `waits` says that no telephone call is waiting for this call, so it lets those go first at ElevenLabs.
+    `yields`: no telephone call waits for this, so its requests to ElevenLabs let telephone calls go first.
     """
     began = time.monotonic()
     left = context.time_remaining()
@@ -70,7 +70,7 @@ async def answered(
     with (
         measured() as parts,
         log_context(**({"conversation_id": _line(conversation_id)} if conversation_id else {})),
-        with_urgency(Urgency(call=not waits, until=answering.deadline)),
+        with_urgency(Urgency(call=not yields, until=answering.deadline)),
     ):
         try:
             # Requests to ElevenLabs end at the deadline by themselves; this limit is for the registry.

@@ -54,7 +54,7 @@ class Usage:
 
     async def tell(self, context: Context) -> pb.GetUsageResponse:
         """Answers GetUsage."""
-        async with answered(self._store, context, waits=True) as answering:
+        async with answered(self._store, context, yields=True) as answering:
             # Read before ElevenLabs is asked, because that request would be counted too.
             queue, quota = self._provider.queue, own_quota.get() or self._quota()
             resets_at = await self._store.read(deployment.month_resets_at)

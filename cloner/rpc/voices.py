@@ -33,7 +33,7 @@ __all__ = [
 
 async def clone_voice(request: pb.CloneVoiceRequest, context: Context, rooms: Rooms) -> pb.CloneVoiceResponse:
     """Answers CloneVoice."""
-    async with answered(rooms.store, context, waits=True) as answering:
+    async with answered(rooms.store, context, yields=True) as answering:
         fields = Fields(rooms.identities)
         caller = fields.caller(request.caller, request.consent, request.client_reference)
         sample = fields.sample(request.sample)
@@ -54,7 +54,7 @@ async def replace_voice(
     request: pb.ReplaceVoiceRequest, context: Context, rooms: Rooms
 ) -> pb.ReplaceVoiceResponse:
     """Answers ReplaceVoice."""
-    async with answered(rooms.store, context, waits=True) as answering:
+    async with answered(rooms.store, context, yields=True) as answering:
         fields = Fields(rooms.identities)
         caller = fields.caller(request.caller, request.consent, request.client_reference, numbered=True)
         sample = fields.sample(request.sample)
@@ -89,7 +89,7 @@ async def get_voice(request: pb.GetVoiceRequest, context: Context, rooms: Rooms)
 async def watch_voice(request: pb.WatchVoiceRequest, context: Context, rooms: Rooms) -> None:
     """Answers WatchVoice."""
     # Not a generator: it may be closed in another task than the one that began it.
-    async with answered(rooms.store, context, longest=rooms.watch_seconds, waits=True) as answering:
+    async with answered(rooms.store, context, longest=rooms.watch_seconds, yields=True) as answering:
         caller, voice_id = _which(request, Fields(rooms.identities))
         watched = await rooms.looking.begin(caller, voice_id)
         answering.may_end = True
@@ -137,7 +137,7 @@ async def delete_voice(
     request: pb.DeleteVoiceRequest, context: Context, rooms: Rooms
 ) -> pb.DeleteVoiceResponse:
     """Answers DeleteVoice."""
-    async with answered(rooms.store, context, waits=True) as answering:
+    async with answered(rooms.store, context, yields=True) as answering:
         fields = Fields(rooms.identities)
         voice_id = fields.id("voice_id", request.voice_id)
         fields.check()
@@ -151,7 +151,7 @@ async def forget_caller(
     request: pb.ForgetCallerRequest, context: Context, rooms: Rooms
 ) -> pb.ForgetCallerResponse:
     """Answers ForgetCaller."""
-    async with answered(rooms.store, context, waits=True) as answering:
+    async with answered(rooms.store, context, yields=True) as answering:
         fields = Fields(rooms.identities)
         caller = fields.caller(request.caller)
         named = request.HasField("caller") if request.voice_id else bool(caller.phone_number)
@@ -168,7 +168,7 @@ async def forget_caller(
 
 async def set_consent(request: pb.SetConsentRequest, context: Context, rooms: Rooms) -> pb.SetConsentResponse:
     """Answers SetConsent."""
-    async with answered(rooms.store, context, waits=True) as answering:
+    async with answered(rooms.store, context, yields=True) as answering:
         fields = Fields(rooms.identities)
         consent = fields.consent(request.consent, required=not request.withdrawn)
         caller, voice_id = _which(request, fields)
