@@ -82,9 +82,9 @@ GIVEN_FOR_GOOD = Statement("""
     UPDATE agents SET former_marker = NULL, former_voice_id = NULL, former_first_message = NULL
     WHERE agent_id = :agent_id
 """)
-WITHDRAWN_OF_CALL = Statement("UPDATE agents SET restoring = true WHERE call_id = :call_id")
+MARKED_OF_CALL = Statement("UPDATE agents SET restoring = true WHERE call_id = :call_id")
 # One that is to be looked at once more is looked at now.
-WITHDRAWN_WITH_VOICE = Statement(f"""
+MARKED_WITH_VOICE = Statement(f"""
     UPDATE agents SET restoring = true,
         held_until = CASE WHEN holder = '{LOOKED_AT}' THEN 0 ELSE held_until END,
         holder = CASE WHEN holder = '{LOOKED_AT}' THEN '{UNANSWERED}' ELSE holder END
@@ -96,7 +96,7 @@ NOT_GIVEN = Statement("""
 # Nobody knows what the agent has: an update of it may have failed. Until it is known to have succeeded there
 # is a former marker, which is empty where the agent had its own voice.
 UNSURE = "former_marker IS NOT NULL AND held_until <= :now AND NOT restoring"
-WITHDRAWN_UNSURE = Statement(f"UPDATE agents SET restoring = true WHERE {UNSURE}")
+MARKED_UNSURE = Statement(f"UPDATE agents SET restoring = true WHERE {UNSURE}")
 # The call is over, or the voice is lost.
 LEFT_OVER = """
     marker IS NOT NULL AND NOT restoring AND (
@@ -108,7 +108,7 @@ LEFT_OVER = """
         )
     )
 """
-WITHDRAWN_LEFT_OVER = Statement(f"UPDATE agents SET restoring = true WHERE {LEFT_OVER}")
+MARKED_LEFT_OVER = Statement(f"UPDATE agents SET restoring = true WHERE {LEFT_OVER}")
 DUE = f"""
     SELECT {FIELDS}, holder FROM agents WHERE restoring AND held_until <= :now {{which}}
     ORDER BY held_until LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -237,14 +237,14 @@ def unlock(
 def plan_restore(tx: Transaction, *, call_id: str | None = None, marker: str | None = None) -> None:
     """Marks the agent that was changed for the call, or those with the voice, to be put back."""
     if marker is not None:
-        tx.run(WITHDRAWN_WITH_VOICE, marker=marker)
+        tx.run(MARKED_WITH_VOICE, marker=marker)
     else:
-        tx.run(WITHDRAWN_OF_CALL, call_id=call_id)
+        tx.run(MARKED_OF_CALL, call_id=call_id)
 
 
 def plan_unsure_restores(tx: Transaction, *, now: float) -> None:
     """Marks agents to be put back whose last update may have failed and whose lock has ended."""
-    tx.run(WITHDRAWN_UNSURE, now=now)
+    tx.run(MARKED_UNSURE, now=now)
 
 
 def plan_left_over_restores(tx: Transaction, *, now: float) -> bool:
@@ -253,7 +253,7 @@ def plan_left_over_restores(tx: Transaction, *, now: float) -> bool:
     Returns whether it has. Whoever ends a call marks its agent at once; this also finds what was missed,
     as by a restored back-up. It goes through all agents that have a voice.
     """
-    return tx.run(WITHDRAWN_LEFT_OVER, lost_since=now - LOST_SECONDS) > 0
+    return tx.run(MARKED_LEFT_OVER, lost_since=now - LOST_SECONDS) > 0
 
 
 def claim_restore(
