@@ -19,7 +19,7 @@ from cloner.registry.consents import CallerForgotten
 from cloner.registry.holding import HELD_SECONDS, LANDS_SECONDS
 from cloner.registry.reasons import FORGOTTEN
 from cloner.registry.statement import Statement
-from cloner.registry.transaction import Row, Transaction
+from cloner.registry.transaction import Lock, Row, Transaction
 
 __all__ = [
     "claim_restore",
@@ -139,7 +139,7 @@ def lock_calls_at(tx: Transaction, agent_id: str) -> None:
     The lock is held until the end of the transaction. It is taken before any row is locked, so that no two
     transactions wait for each other.
     """
-    tx.lock(0, agent_id)
+    tx.lock(Lock.AGENT, agent_id)
 
 
 def state(tx: Transaction, agent_id: str) -> AgentState:

@@ -6,7 +6,7 @@ Only the erasure of a person removes any, and of persons without a number the en
 import msgspec
 
 from cloner.registry.statement import Statement
-from cloner.registry.transaction import Transaction
+from cloner.registry.transaction import Lock, Transaction
 
 __all__ = [
     "CallerForgotten",
@@ -118,7 +118,7 @@ def counting(
     `told` is the consent that came with the request, and is stored. Raises ConsentWithdrawn if the last
     consent was withdrawn and `told` is empty or not new.
     """
-    tx.lock(1, person)
+    tx.lock(Lock.PERSON, person)
     latest, _ = _latest(tx, person)
     if latest is not None and latest.withdrawn:
         if not told or tx.one(KNOWN, person=person, reference=told) is not None:
@@ -130,7 +130,7 @@ def counting(
 
 def note(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> bool:
     """Stores a consent that came with a request, unless it is known. Returns whether it was not."""
-    tx.lock(1, person)
+    tx.lock(Lock.PERSON, person)
     if tx.one(KNOWN, person=person, reference=reference) is not None:
         return False
     give(tx, person, reference, number=number, now=now)
@@ -139,7 +139,7 @@ def note(tx: Transaction, person: str, reference: str, *, number: str | None, no
 
 def give(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> float:
     """Stores a consent, and returns its time; one that is in force already keeps its time."""
-    tx.lock(1, person)
+    tx.lock(Lock.PERSON, person)
     latest, place = _latest(tx, person)
     if latest is not None and not latest.withdrawn and latest.reference == reference:
         return latest.at
@@ -149,7 +149,7 @@ def give(tx: Transaction, person: str, reference: str, *, number: str | None, no
 
 def withdraw(tx: Transaction, person: str, reference: str, *, number: str | None, now: float) -> None:
     """Stores a withdrawal; a consent that is withdrawn already keeps its time."""
-    tx.lock(1, person)
+    tx.lock(Lock.PERSON, person)
     latest, place = _latest(tx, person)
     if latest is None or not latest.withdrawn:
         _add(tx, person, place, reference, number=number, withdrawn=True, now=now)

@@ -24,7 +24,7 @@ from psycopg.pq.abc import PGcancelConn
 from cloner.registry.server_problem import server_problem
 from cloner.registry.statement import Statement
 from cloner.registry.store import Job, Store
-from cloner.registry.transaction import RegistryUnavailable, Row, checked
+from cloner.registry.transaction import Lock, RegistryUnavailable, Row, checked
 
 __all__ = ["PostgresStore", "PostgresTransaction", "connected"]
 
@@ -80,7 +80,7 @@ class PostgresTransaction:
     def __init__(self, connection: Connection) -> None:
         self._cursor = connection.cursor()
 
-    def lock(self, kind: int, name: str) -> None:
+    def lock(self, kind: Lock, name: str) -> None:
         self._cursor.execute(LOCK, checked({"name": name, "kind": kind}))
 
     def one(self, statement: Statement, /, **values: object) -> Row | None:

@@ -15,7 +15,7 @@ import structlog
 
 from cloner.registry.statement import Statement
 from cloner.registry.store import Job, Store
-from cloner.registry.transaction import RegistryNotOpened, RegistryUnavailable, Row, checked
+from cloner.registry.transaction import Lock, RegistryNotOpened, RegistryUnavailable, Row, checked
 
 __all__ = ["SqliteStore", "SqliteTransaction", "connected", "made_private"]
 
@@ -36,7 +36,7 @@ class SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def lock(self, kind: int, name: str) -> None:
+    def lock(self, kind: Lock, name: str) -> None:
         """Whoever writes is alone."""
 
     def one(self, statement: Statement, /, **values: object) -> Row | None:

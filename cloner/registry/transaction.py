@@ -1,10 +1,12 @@
 """What a transaction may do, and what can go wrong with it."""
 
+from enum import IntEnum
 from typing import Any, Protocol
 
 from cloner.registry.statement import Statement
 
 __all__ = [
+    "Lock",
     "RegistryBusy",
     "RegistryNotOpened",
     "RegistryOfOtherRelease",
@@ -18,13 +20,20 @@ __all__ = [
 Row = tuple[Any, ...]
 
 
+class Lock(IntEnum):
+    """What is locked: the calls at an agent, by its id, or the consents of a person, by their hash."""
+
+    AGENT = 0
+    PERSON = 1
+
+
 class Transaction(Protocol):
     """A transaction that is under way, within one function that runs from its begin to its commit.
 
     If it is in conflict with another transaction, the function runs again from its start, in a new one.
     """
 
-    def lock(self, kind: int, name: str) -> None:
+    def lock(self, kind: Lock, name: str) -> None:
         """Lets no other transaction have this lock before the end of this one. SQLite has one writer."""
 
     def one(self, statement: Statement, /, **values: object) -> Row | None:
