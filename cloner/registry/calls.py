@@ -51,7 +51,7 @@ NOTED = Statement(f"""
     RETURNING {FIELDS}
 """)
 GET = Statement(f"{SELECT} WHERE id = :id")
-KNOWN = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
+GET_LOCKED = Statement(f"{SELECT} WHERE id = :id FOR UPDATE")
 STATED = Statement("""
     UPDATE calls SET marker = :marker, caller = :caller, number = :number, stated = :stated, person = :person
     WHERE id = :id
@@ -208,7 +208,7 @@ def attach(tx: Transaction, call_id: str, marker: str, *, now: float, stated: st
 
     A call that is no longer the `stated` caller's stays as it is.
     """
-    call = tx.one(KNOWN, id=call_id)
+    call = tx.one(GET_LOCKED, id=call_id)
     voice = tx.one(ITS_VOICE, marker=marker)
     if voice is None:
         return False
@@ -370,7 +370,7 @@ def _note(tx: Transaction, new: NewCall) -> tuple[CallRow, bool]:
         if (row := tx.one(NOTED, **msgspec.structs.asdict(new))) is not None:
             return _call(row), False
         # The row that was in the way may be gone before it is read.
-        if (row := tx.one(KNOWN, id=new.id)) is not None:
+        if (row := tx.one(GET_LOCKED, id=new.id)) is not None:
             return _call(row), True
 
 
