@@ -30,7 +30,7 @@ DEPLOYMENT_LABEL = "precall_deployment"
 MARKER = re.compile(r"[a-z0-9-]{1,128}")
 # When the marker of a create without an answer is looked for, in seconds after the failure.
 LOOKS = (0.0, 0.5, 1.5)
-LOOK_SECONDS = 20.0
+SEARCH_SECONDS = 20.0
 DELETE_SECONDS = 60.0
 
 
@@ -63,12 +63,12 @@ class Marked:
         for pause in LOOKS:
             await asyncio.sleep(max(pause, asked))
             try:
-                deadline = asyncio.get_running_loop().time() + LOOK_SECONDS
+                deadline = asyncio.get_running_loop().time() + SEARCH_SECONDS
                 page = await self._provider.search_voices(marker, deadline=deadline)
             except ProviderFailure as failure:
                 log.warning("marker not looked for", reason=failure.reason)
                 asked = failure.retry_after or 0.0
-                if asked > LOOK_SECONDS:
+                if asked > SEARCH_SECONDS:
                     raise NotLookedFor from None
                 continue
             answered, asked = True, 0.0
