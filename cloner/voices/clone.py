@@ -16,7 +16,6 @@ from cloner.provider.turns import urgency
 from cloner.registry import (
     AgentIntended,
     AgentUpdate,
-    CallerForgotten,
     NamedRequest,
     NewVoiceRow,
     RegistryUnavailable,
@@ -55,11 +54,6 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     replaces: bool = False
     agent_voice_id: str | None = None
     agent_update: AgentUpdate | None = None
-
-    def check_row(self, row: VoiceRow | None) -> None:
-        """Raises CallerForgotten if the row of the intent is gone."""
-        if row is None:
-            raise CallerForgotten
 
 
 class Clone:

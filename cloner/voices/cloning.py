@@ -32,7 +32,7 @@ from cloner.provider.elevenlabs import ElevenLabs, ListedVoice, NewVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.provider.retry import retrying
 from cloner.provider.turns import with_urgency
-from cloner.registry import AgentIntended, Store, VoiceRow, agents, deployment, reasons, voices
+from cloner.registry import AgentIntended, Store, VoiceRow, agents, consents, deployment, reasons, voices
 from cloner.voices.alive import ALIVE_SECONDS, STALE_SECONDS, SignsOfLife
 from cloner.voices.clone import Clone, Superseded, Wanted, new_row
 from cloner.voices.ending import ENDINGS, ending_of
@@ -282,14 +282,14 @@ class Cloning:
 
     async def _renew(self, clone: Clone, wanted: Wanted) -> None:
         """Continues under a new marker if the intent is no longer ours. Raises what `_intend` raises, too."""
-        former = clone.row
-        row = await self._store.read(voices.get, former.marker)
-        wanted.check_row(row)
-        if row is None or row.state != "intended" or row.owner != self._owner:
+        row = await self._store.read(voices.get, clone.row.marker)
+        if row is None:
+            raise consents.CallerForgotten
+        if row.state != "intended" or row.owner != self._owner:
             row, new = await self._intend(wanted)
             if not new:
                 raise Superseded
-            self._clones[row.marker] = self._clones.pop(former.marker, clone)
+            self._clones[row.marker] = self._clones.pop(clone.row.marker, clone)
         clone.row, clone.ours_at = row, asyncio.get_running_loop().time()
 
     async def _resume(self, clone: Clone) -> str:
@@ -330,8 +330,8 @@ class Cloning:
                     raise failures.ProtocolBroken
                 log.warning("voice no longer wanted", voice_id=voice_id)
                 self._discard(voice_id, row.marker, "no_longer_wanted")
-                if wanted is not None:
-                    wanted.check_row(await self._store.read(voices.get, row.marker))
+                if wanted is not None and await self._store.read(voices.get, row.marker) is None:
+                    raise consents.CallerForgotten
                 raise Superseded
             log.info("voice created", voice_id=voice_id)
             if recorded.replaced is not None:
