@@ -78,4 +78,4 @@ class CloningService(CloningServiceServicer):
 
     def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> Awaitable[pb.GetUsageResponse]:
         del request
-        return self._rooms.usage.tell(context)
+        return self._rooms.usage.get_usage(context)

@@ -52,7 +52,7 @@ class Usage:
         self._quota = quota
         self._now = now
 
-    async def tell(self, context: Context) -> pb.GetUsageResponse:
+    async def get_usage(self, context: Context) -> pb.GetUsageResponse:
         """Answers GetUsage."""
         async with answered(self._store, context, yields=True) as answering:
             # Read before ElevenLabs is asked, because that request would be counted too.
