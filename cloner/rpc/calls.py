@@ -168,7 +168,7 @@ async def list_calls(request: pb.ListCallsRequest, context: Context, rooms: Room
             rooms.identities, fields, "calls", agent_id, person or "", number or "", voice_id,
             str(request.in_progress),
         )  # fmt: skip
-        size, before = pages.size(request.page_size), pages.begin(request.page_token)
+        size, before = pages.size(request.page_size), pages.position_of(request.page_token)
         fields.check()
         page = await rooms.store.read(
             views.calls,

@@ -37,7 +37,7 @@ class Pages:
             self._fields.wrong("page_size", "may not be negative")
         return min(asked, MOST) or USUAL
 
-    def begin(self, token: str) -> tuple[float, str] | None:
+    def position_of(self, token: str) -> tuple[float, str] | None:
         """Where a page begins: after this time and name. None for the first page."""
         if not token:
             return None

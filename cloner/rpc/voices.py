@@ -111,7 +111,7 @@ async def list_voices(request: pb.ListVoicesRequest, context: Context, rooms: Ro
         pages = Pages(
             rooms.identities, fields, "voices", person or "", number or "", reference, *map(str, sorted(told))
         )
-        size, before = pages.size(request.page_size), pages.begin(request.page_token)
+        size, before = pages.size(request.page_size), pages.position_of(request.page_token)
         fields.check()
         page = await rooms.store.read(
             views.voices,
