@@ -74,7 +74,7 @@ async def handled(request: Request[Any, Any, Any], context: RouteContext, progre
     ends = progress.began + context.settings.conversation_init_budget_ms / 1000 - HEADROOM_SECONDS
     content = await received(request, context, progress, ends)
     call = initiation.read(content, own_numbers=context.own_numbers, region=context.settings.default_region)
-    facts = known(context, call, progress)
+    facts = note_call(context, call, progress)
     if facts.agent_id is None:
         progress.reason, progress.fallback = "agent_unknown", True
         return nobodys_voice(context, facts)
@@ -124,8 +124,8 @@ async def received(
         return verified.content
 
 
-def known(context: RouteContext, call: Initiation, progress: Progress) -> Facts:
-    """What is known of the call before the cloner is asked."""
+def note_call(context: RouteContext, call: Initiation, progress: Progress) -> Facts:
+    """Notes what is known of the call before the cloner is asked, and returns it."""
     progress.note_ids(agent_id=call.agent_id, conversation_id=call.conversation_id)
     progress.facts = Facts(
         name=None,
@@ -175,7 +175,7 @@ def fallback_answer(context: RouteContext, attempt: Attempt) -> StartData | None
     progress = attempt.progress
     if attempt.refused is None or not progress.verified:
         return None
-    return nobodys_voice(context, progress.facts or known(context, initiation.NOTHING, progress))
+    return nobodys_voice(context, progress.facts or note_call(context, initiation.NOTHING, progress))
 
 
 def _carries(tokens: tuple[Secret, ...], authorization: list[str]) -> bool:
