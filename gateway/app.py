@@ -164,8 +164,12 @@ async def serving(
             hurry = asyncio.get_running_loop().call_later(
                 settings.body_timeout_seconds, connections.places.refuse_unknown
             )
-            await task
-            hurry.cancel()
+            try:
+                await task
+            finally:
+                hurry.cancel()
+                for each in listeners:  # a server that did not start leaves them open
+                    each.close()
 
 
 def listening(settings: Settings) -> socket.socket:

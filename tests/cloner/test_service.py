@@ -474,13 +474,14 @@ async def test_last_known_reason_with_a_busy_registry(
 
 
 async def test_last_known_reason_of_a_repeat(
-    once: CloningServiceStub, emulator: Emulator, sqlite: str, speech: bytes
+    once: CloningServiceStub, emulator: Emulator, sqlite: str, speech: bytes, spans: Any
 ) -> None:
     """A repeat that waits for the first until no time is left is told the same, whatever the registry does."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     with closing(sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)) as other:
         both = [asyncio.ensure_future(failure(once.PrepareCall(call(speech), timeout=2))) for _ in range(2)]
         await emulator.requests.wait(path=CREATE, stage="held")
+        await spans.wait("registry calls.begin", 2)
         other.execute("BEGIN IMMEDIATE")
         reasons = [told(await failed).reason for failed in both]
         other.execute("COMMIT")

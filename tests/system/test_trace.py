@@ -184,7 +184,7 @@ async def test_deadline_that_passes(running, emulator, speech: bytes, spans) -> 
     """A call that ran out of time failed in every process that waited."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
 
-    async with running(of_gateway={"precall_budget_ms": 700}) as system:
+    async with running(of_gateway={"precall_budget_ms": 2_500}) as system:
         await system.deliver(speech)
         await spans.wait("POST /webhook")
         waited = {("gateway", "POST /webhook"), ("gateway", RPC), ("cloner", RPC)}
