@@ -2,6 +2,9 @@
 
 Nothing outlives a transaction: no statement is prepared, and settings and locks end with it. So a pooler that
 gives each transaction another connection may stand between.
+
+The pool of psycopg is not used: it connects in the background, so that whoever waits learns by a time-out
+alone that the server refuses, and a connection that hangs in a transaction is left to whoever has it.
 """
 
 import asyncio
