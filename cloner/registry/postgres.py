@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
+import selectors
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ import psycopg
 import structlog
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import PollingStatus
 from psycopg.pq.abc import PGcancelConn
 
 from cloner.registry.server_problem import server_problem
@@ -48,6 +50,8 @@ WAIT_SECONDS = 0.002
 REFUSED_SECONDS = 5.0
 # A connection that nobody needed for so long is closed, as others may be waiting for it. One is kept.
 IDLE_SECONDS = 60.0
+CANCEL_SECONDS = 5.0
+UNDER_WAY = (PollingStatus.READING, PollingStatus.WRITING)
 # Defaults, which the URL may override.
 DEFAULTS: dict[str, str | int] = {
     "application_name": "precall",
@@ -297,23 +301,27 @@ class PostgresStore(Store):
         It also closes those that nobody has needed for a while.
         """
         self._watch = None
-        loop, now = asyncio.get_running_loop(), time.monotonic()
+        now = time.monotonic()
+        cancelling: list[PGcancelConn] = []
         with self._lock:
             for connection, ends in self._running.items():
                 if ends < now and connection not in self._cut:
                     self._cut.add(connection)
+                    with contextlib.suppress(psycopg.Error):
+                        cancelling.append(connection.pgconn.cancel_conn())
                     with contextlib.suppress(OSError, psycopg.Error):
-                        cancelling = connection.pgconn.cancel_conn()
                         _cut_off(connection)
-                        loop.run_in_executor(None, _cancel, cancelling)
             with contextlib.suppress(IndexError):  # one was taken meanwhile
                 while len(self._free) > 1 and self._free[0][1] < now - self._idle_seconds:
                     self._free.pop(0)[0].close()
                     self._open -= 1
             # One that was just taken is not among those that are running yet.
             at_rest = self._open == len(self._free) <= 1
+        if cancelling:
+            # Nobody waits for it, nor does the end of this process.
+            threading.Thread(target=_cancel, args=(cancelling,), name="cancelling", daemon=True).start()
         if not at_rest:
-            self._watch = loop.call_later(self._watch_seconds, self._watched)
+            self._watch = asyncio.get_running_loop().call_later(self._watch_seconds, self._watched)
 
 
 def connected(url: str) -> Connection:
@@ -330,7 +338,18 @@ def _cut_off(connection: Connection) -> None:
         its.shutdown(socket.SHUT_RDWR)
 
 
-def _cancel(cancelling: PGcancelConn) -> None:
-    """Has the server end a statement, which it would not by itself. May block for some seconds."""
-    with contextlib.suppress(psycopg.Error):  # then nobody can be reached there
-        cancelling.blocking()
+def _cancel(cancelling: list[PGcancelConn]) -> None:
+    """Has the server end statements, which it would not by itself. Blocks the thread for some seconds.
+
+    Polls, because `PGcancelConn.blocking` lets no other thread run meanwhile.
+    """
+    for each in cancelling:
+        until = time.monotonic() + CANCEL_SECONDS
+        with contextlib.suppress(psycopg.Error, OSError):
+            each.start()
+            while (left := until - time.monotonic()) > 0 and (wanted := each.poll()) in UNDER_WAY:
+                ready = selectors.EVENT_READ if wanted is PollingStatus.READING else selectors.EVENT_WRITE
+                with selectors.DefaultSelector() as selector:
+                    selector.register(each.socket, ready)
+                    selector.select(left)
+        each.finish()

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -486,7 +487,19 @@ async def test_deadlock_is_run_anew(postgres: str) -> None:
 
 
 async def test_server_that_hangs(postgres: str) -> None:
-    """A server that no longer answers is given up in a bounded time, and served by again when it is back."""
+    """A server that no longer answers is given up in a bounded time, and served by again when it is back.
+
+    Nothing else stands still meanwhile.
+    """
+    longest = 0.0
+
+    async def beat() -> None:
+        nonlocal longest
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - began)
+
     database = new_database(postgres)
     async with opened(database, name="tested", now=NOW):
         pass
@@ -495,13 +508,17 @@ async def test_server_that_hangs(postgres: str) -> None:
         store = PostgresStore(f"postgresql://precall@{relay.address}/{name}", longest_seconds=3.0)
         await store.write(calls.begin, new("call"))
         await relay.hang()
+        beating = asyncio.create_task(beat())
         with pytest.raises(RegistryUnavailable):
             await asyncio.wait_for(store.write(calls.begin, new("lost")), 30)
+        await asyncio.sleep(1.0)
+        beating.cancel()
         await relay.mend()
         await asyncio.wait_for(store.write(calls.begin, new("later")), 30)
         await store.close()
 
     assert [("call",), ("later",)] == await values(database, FOUND)
+    assert 4.0 > longest
 
 
 async def test_cause_in_the_log(postgres: str, capsys: pytest.CaptureFixture[str]) -> None:
