@@ -175,7 +175,7 @@ class Janitor:
                 log_given_up(row.voice_id, reasons.EXPIRED)
         await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
         await self._store.write(departures.drop_closed, before=now - terms.closed_rows)
-        await self._store.write(consents.drop_unreachable)
+        await self._store.write(consents.drop_unreachable, before=now - terms.closed_rows)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
         await self._store.write(requests.drop_old, before=now - requests.KEPT_SECONDS)
         # The voices that were given up are due at once.

@@ -8,7 +8,7 @@ from cloner.agents.agent_settings import AgentSettings
 from cloner.call import Opened, agent_before
 from cloner.registry import NewCall, Noted, RegistryUnavailable, Store, calls, voices
 from cloner.voices import callers
-from cloner.voices.callers import Caller, CallName, Identities
+from cloner.voices.callers import CallName, Identities
 from cloner.voices.finding import Voices
 from cloner.voices.voice import Voice
 from telemetry.tracing import traceparent
@@ -88,10 +88,7 @@ class Openings:
     async def _note(self, *, agent_id: str, kind: CallName, name: str, phone_number: str) -> Noted:
         """Stores that the call begins; what the registry knows for it."""
         call_id = self._identities.call_id(agent_id, kind, name)
-        nameless = self._identities.identify(
-            Caller(phone_number=phone_number), sample_digest="", call_id=call_id
-        )
-        number = nameless.number
+        number = self._identities.number_hash(phone_number)
         return await self._store.write(
             calls.open_call,
             NewCall(
@@ -106,7 +103,6 @@ class Openings:
             ),
             apart=self._identities.call_id(agent_id, kind, name, number=number or "none"),
             number=number if self._identities.numbers_find_voices else None,
-            nameless=nameless.person,
             require_consent=self._require_consent,
         )
 

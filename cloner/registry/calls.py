@@ -97,9 +97,11 @@ OLD = "ended_at < :dropped_before"
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
 CLOSED_OLD = Statement(f"UPDATE calls SET ended_at = :now WHERE {OPEN_FOR_LONG} RETURNING {FIELDS}")
 DROPPED = Statement(f"DELETE FROM calls WHERE {OLD}")
-# Of a caller, a person or a number. The condition is repeated because the index of persons has no others.
-OF_WHOM = "caller = :who OR number = :who OR (person = :who AND person <> caller)"
-ERASED = Statement(f"DELETE FROM calls WHERE {OF_WHOM} RETURNING id")
+# The calls of a caller or a person. The conditions of the indexes are repeated. The release before this one
+# stores no persons of calls.
+OF_WHOM = """caller = :who OR (person = :who AND person <> caller)
+    OR (stated = :who AND person = '' AND stated <> '')"""
+ERASED = Statement(f"DELETE FROM calls WHERE number = :who OR {OF_WHOM} RETURNING id")
 ERASED_OF_NOBODY = Statement(f"""
     DELETE FROM calls WHERE number = :number AND stated IN ('', '{NOBODY}') AND NOT EXISTS (
         SELECT 1 FROM calls AS others WHERE others.number = :number AND others.stated NOT IN ('', '{NOBODY}')
@@ -160,19 +162,12 @@ def begin(
 
 
 def open_call(
-    tx: Transaction,
-    new: NewCall,
-    *,
-    apart: str,
-    number: str | None,
-    nameless: str,
-    require_consent: bool,
+    tx: Transaction, new: NewCall, *, apart: str, number: str | None, require_consent: bool
 ) -> Noted:
     """Notes that a call is in progress, with its voice where it has one or its number finds one.
 
     Where a delivery has stated the caller, the number finds nothing. Otherwise a second number under the same
     name is another call, whose id is `apart`. Where the conversation is over, that call is over as well.
-    `nameless` is the person who calls from the number without a name.
     """
     agents.lock_calls_at(tx, new.agent_id)
     call, _ = _note(tx, new)
@@ -184,10 +179,10 @@ def open_call(
     voice = voices.find_in_use(tx, call.marker) if call.marker else None
     persons = None if voice is None else 1
     if voice is None and not call.stated and call.ended_at is None:
-        voice = None if number is None else voices.find_by_number(tx, number, nameless=nameless)
+        voice = None if number is None else voices.find_by_number(tx, number)
         persons = 0 if number is None else 1
         if voice is None and number is not None:
-            persons = voices.persons_of(tx, number, nameless=nameless)
+            persons = voices.persons_of(tx, number)
     if voice is not None and require_consent and not voice.consent:
         voice = None
     voice = _used(tx, call, voice, now=new.begun_at)

@@ -69,11 +69,13 @@ KNOWN_BY_NUMBER = """
 """
 PERSONS = Statement(f"{KNOWN_BY_NUMBER} ORDER BY 1 LIMIT :most")
 CALLERS = Statement(f"""
-    {KNOWN_BY_NUMBER} UNION SELECT person FROM calls WHERE number = :number AND person <> ''
+    {KNOWN_BY_NUMBER}
+    UNION SELECT coalesce(nullif(person, ''), stated) FROM calls
+        WHERE number = :number AND (person <> '' OR stated NOT IN ('', '-'))
     ORDER BY 1 LIMIT :most
 """)
 UNREACHABLE_DROPPED = Statement("""
-    DELETE FROM consents WHERE number IS NULL
+    DELETE FROM consents WHERE number IS NULL AND at < :dropped_before
         AND NOT EXISTS (SELECT 1 FROM voices WHERE voices.person = consents.person)
         AND NOT EXISTS (SELECT 1 FROM consents AS others WHERE others.person = consents.person AND withdrawn)
 """)
@@ -102,12 +104,12 @@ def callers_from(tx: Transaction, number: str, *, most: int) -> list[str]:
     return [row[0] for row in tx.all(CALLERS, number=number, most=most)]
 
 
-def drop_unreachable(tx: Transaction) -> None:
-    """Removes the consents of persons without a number of whom no voice is left: nobody could name them.
+def drop_unreachable(tx: Transaction, *, before: float) -> None:
+    """Removes what persons without a number consented to before `before`, and of whom no voice is left.
 
-    Those who have withdrawn one stay, so that it counts.
+    Nobody could name them. Those who have withdrawn a consent stay, so that this counts.
     """
-    tx.run(UNREACHABLE_DROPPED)
+    tx.run(UNREACHABLE_DROPPED, dropped_before=before)
 
 
 def counting(

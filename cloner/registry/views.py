@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from cloner.registry.calls import FIRST
+from cloner.registry.calls import FIRST, OF_WHOM
 from cloner.registry.departures import CALLED_AT, IN_CALL
 from cloner.registry.reasons import UNANSWERED
 from cloner.registry.statement import Statement
@@ -119,8 +119,7 @@ CALL_OF_CONVERSATION = Statement(f"""
     {CALL} WHERE conversation_id = :conversation_id AND agent_id = :agent_id AND {ASKED_ABOUT} {FIRST}
 """)
 # A call that nobody has stated the caller of is that of whoever has its voice.
-CALLERS = """AND (caller = :who OR (person = :who AND person <> caller)
-    OR marker IN (SELECT marker FROM voices WHERE person = :who))"""
+CALLERS = f"AND ({OF_WHOM} OR marker IN (SELECT marker FROM voices WHERE person = :who))"
 # Put into the text, so that open calls are found by an index of their own.
 IN_PROGRESS = {False: "", True: "AND ended_at IS NULL AND begun_at > :busy_since"}
 CALLS = {

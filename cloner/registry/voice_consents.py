@@ -1,7 +1,7 @@
 """What a consent or a withdrawal does to the voices of the person."""
 
 from cloner.registry import consents, requests, voices
-from cloner.registry.reasons import CONSENT_WITHDRAWN, FORGOTTEN
+from cloner.registry.reasons import CONSENT_WITHDRAWN
 from cloner.registry.rows import VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
@@ -103,5 +103,7 @@ def withdraw_all(
 
 
 def _check_remembered(tx: Transaction, marker: str | None) -> None:
-    if marker is not None and ((row := voices.get(tx, marker)) is None or row.reason == FORGOTTEN):
-        raise consents.CallerForgotten
+    if marker is not None:
+        voices.lock(tx, marker)  # so that nobody forgets the person before this is stored
+        if voices.is_forgotten(tx, marker):
+            raise consents.CallerForgotten

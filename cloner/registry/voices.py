@@ -7,7 +7,7 @@ import msgspec
 from cloner.registry import consents, requests
 from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, note_alive
-from cloner.registry.reasons import CONSENT_WITHDRAWN, REPLACED
+from cloner.registry.reasons import CONSENT_WITHDRAWN, FORGOTTEN, REPLACED
 from cloner.registry.rows import NewVoiceRow, VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
@@ -27,6 +27,7 @@ __all__ = [
     "get",
     "has_other_caller",
     "intend",
+    "is_forgotten",
     "is_noted_since",
     "keep",
     "keep_for",
@@ -79,18 +80,14 @@ IN_USE = Statement(f"{SELECT} WHERE marker = :marker AND {ACTIVE}")
 OF_CALLER = Statement(f"{SELECT} WHERE caller = :caller AND {ACTIVE}")
 BY_VOICE_ID = Statement(f"{SELECT} WHERE voice_id = :voice_id")
 MARKER_OF = Statement("SELECT marker FROM voices WHERE voice_id = :voice_id")
-PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2")
-# Also those of whom only a consent is known. One that was given for a number alone may be of anybody.
-CALLERS = """SELECT person FROM voices WHERE number = :number
-    UNION SELECT person FROM consents WHERE number = :number AND NOT withdrawn AND person <> :nameless
-    LIMIT 2"""
-CALLERS_OF_NUMBER = Statement(CALLERS)
 # The newest voice of the one person who is known by the number.
 OF_NUMBER = Statement(f"""
-    {SELECT} WHERE number = :number AND state = 'ready'
-        AND 1 = (SELECT count(*) FROM ({CALLERS}) AS callers)
+    {SELECT} WHERE number = :number AND state = 'ready' AND 1 = (
+        SELECT count(*) FROM (SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2) AS persons
+    )
     ORDER BY created_at DESC LIMIT 1
 """)
+PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2")
 CALL = Statement("SELECT marker, stated FROM calls WHERE id = :call_id FOR UPDATE")
 INTENDED = Statement(f"""
     INSERT INTO voices (marker, caller, replaces, number, person, greeting_name, name, owner, traceparent,
@@ -146,6 +143,12 @@ def get(tx: Transaction, marker: str) -> VoiceRow | None:
     return one(tx, GET, marker=marker)
 
 
+def is_forgotten(tx: Transaction, marker: str) -> bool:
+    """Whether the caller whose voice this was, or was to be, has been forgotten."""
+    row = get(tx, marker)
+    return row is None or row.reason == FORGOTTEN
+
+
 def marker_of(tx: Transaction, voice_id: str) -> str | None:
     """The marker under which a voice is known, whatever became of it; None if it is none of ours."""
     row = tx.one(MARKER_OF, voice_id=voice_id)
@@ -167,18 +170,17 @@ def find_by_caller(tx: Transaction, caller: str) -> VoiceRow | None:
     return one(tx, OF_CALLER, caller=caller)
 
 
-def find_by_number(tx: Transaction, number: str, *, nameless: str) -> VoiceRow | None:
+def find_by_number(tx: Transaction, number: str) -> VoiceRow | None:
     """The newest voice of the one person who is known by this number; None where there are more.
 
-    A person counts as long as a row exists, even if the voice is gone, and as long as a consent does. Whoever
-    calls from the number without a name is `nameless`, of whom a consent alone does not count.
+    A person counts as long as a row exists, even if the voice is gone.
     """
-    return one(tx, OF_NUMBER, number=number, nameless=nameless)
+    return one(tx, OF_NUMBER, number=number)
 
 
-def persons_of(tx: Transaction, number: str, *, nameless: str) -> int:
+def persons_of(tx: Transaction, number: str) -> int:
     """How many persons are known by this number: 0, 1, or 2 for more."""
-    return len(tx.all(CALLERS_OF_NUMBER, number=number, nameless=nameless))
+    return len(tx.all(PERSONS, number=number))
 
 
 def find_by_voice_id(tx: Transaction, voice_id: str) -> VoiceRow | None:

@@ -283,7 +283,7 @@ class Cloning:
     async def _renew(self, clone: Clone, wanted: Wanted) -> None:
         """Continues under a new marker if the intent is no longer ours. Raises what `_intend` raises, too."""
         row = await self._store.read(voices.get, clone.row.marker)
-        if row is None:
+        if row is None or row.reason == reasons.FORGOTTEN:
             raise consents.CallerForgotten
         if row.state != "intended" or row.owner != self._owner:
             row, new = await self._intend(wanted)
@@ -330,7 +330,7 @@ class Cloning:
                     raise failures.ProtocolBroken
                 log.warning("voice no longer wanted", voice_id=voice_id)
                 self._discard(voice_id, row.marker, "no_longer_wanted")
-                if wanted is not None and await self._store.read(voices.get, row.marker) is None:
+                if wanted is not None and await self._store.read(voices.is_forgotten, row.marker):
                     raise consents.CallerForgotten
                 raise Superseded
             log.info("voice created", voice_id=voice_id)

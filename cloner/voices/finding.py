@@ -21,7 +21,6 @@ from cloner.registry import (
     calls,
     consents,
     departures,
-    reasons,
     requests,
     voice_consents,
     voices,
@@ -345,8 +344,7 @@ class Voices:
 
     async def _check_remembered(self, marker: str) -> None:
         """Raises CallerForgotten if the caller was forgotten since this voice was found."""
-        row = await self._store.read(voices.get, marker)
-        if row is None or row.reason == reasons.FORGOTTEN:
+        if await self._store.read(voices.is_forgotten, marker):
             raise CallerForgotten
 
     async def _require(self, wanted: Wanted, row: VoiceRow | None) -> None:

@@ -407,23 +407,6 @@ async def test_withdrawn_by_the_number_of_a_call_under_way(
     assert not emulator.voices.custom
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-async def test_second_caller_of_whom_only_a_consent_is_known(cloning, speech: bytes) -> None:
-    """A number under which two callers are known finds nobody's voice."""
-    opening = request("OpenCall", phone_number=NUMBER.phone_number)
-    async with cloning() as cloner:
-        await given(cloner, "form 1", caller=NUMBER)
-        await cloner.CloneVoice(clone(speech), timeout=10)
-        alone = await cloner.OpenCall(opening, timeout=10)
-        await end(cloner)
-        await given(cloner, "form 2", caller=MARIA)
-        opening.conversation_id = "conv_2"
-        both = await cloner.OpenCall(opening, timeout=10)
-
-    assert (pb.CALLER_MATCH_ONE, "Ivan") == (alone.caller_match, alone.name)
-    assert (pb.CALLER_MATCH_SEVERAL, "", False) == (both.caller_match, both.name, both.HasField("voice"))
-
-
 async def test_of_whom_nobody_can_name(cloning, speech: bytes, database: str) -> None:
     """The consent of a caller without a number goes with the last row of their voice, unless it was withdrawn."""
     clock = Clock()

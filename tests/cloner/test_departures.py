@@ -172,7 +172,7 @@ async def test_forgotten_and_the_call_was_opened_since(store: Store) -> None:
     """Nor is a voice made for it where somebody was asked about the call after that."""
     await made(store, "marker", "voice")
     await store.write(erasing.forget, IVAN, None, now=NOW)
-    opening = {"apart": "apart", "number": "of Anna", "nameless": "nobody", "require_consent": False}
+    opening = {"apart": "apart", "number": "of Anna", "require_consent": False}
     await store.write(calls.open_call, call("", number="of Anna"), **opening)
     before = await store.read(calls.latest, call_id="call")
 

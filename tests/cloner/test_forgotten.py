@@ -1,6 +1,8 @@
 """What is under way for a caller who is forgotten meanwhile comes to nothing, and a voice forgets its caller."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -95,6 +97,23 @@ async def test_while_another_process_makes_the_voice(
         await eventually(lambda: not emulator.voices.custom)
 
     assert ["CONSENT_MISSING"] * 2 == refused
+    assert 1 == len(emulator.requests.matching(path=CREATE))
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_after_another_process_has_taken_over(
+    cloning, emulator: Emulator, speech: bytes, database: str
+) -> None:
+    """A process whose voice another one has recorded meanwhile, and given up, makes no second one."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    async with cloning() as cloner:
+        asked = asyncio.ensure_future(failure(cloner.CloneVoice(request("CloneVoice", speech), timeout=20)))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        with closing(sqlite3.connect(database.removeprefix("sqlite:///"), isolation_level=None)) as other:
+            other.execute("UPDATE voices SET state = 'deleting', reason = 'forgotten', due_at = 1e12")
+        emulator.faults.release()
+
+        assert "CONSENT_MISSING" == told(await asked).reason
     assert 1 == len(emulator.requests.matching(path=CREATE))
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import psutil
 import psycopg
 import pytest
@@ -793,6 +794,17 @@ async def test_nothing_is_looked_through(tmp_path: Path) -> None:
 
     assert 40 < len(asked)
     assert set() == looked_through
+
+
+async def test_calls_of_the_release_before(store: Store) -> None:
+    """Calls that were noted without their person are those of whom a delivery had stated."""
+    await store.write(calls.begin, msgspec.structs.replace(new("call"), caller="somebody", stated="p"))
+    await store.write(lambda tx: tx.run(Statement("UPDATE calls SET person = ''")))
+    listed = await store.read(views.calls, before=None, size=9, person="p", busy_since=NOW)
+    await store.write(calls.erase_caller, "p")
+
+    assert ["call"] == [each.id for each in listed]
+    assert None is await store.read(calls.latest, call_id="call")
 
 
 async def test_lists_of_one(tmp_path: Path) -> None:

@@ -122,9 +122,7 @@ class _CallerMatchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallerMat
     """More than one caller is known by the number, so it stands for none of them."""
 
 class CallerMatch(_CallerMatch, metaclass=_CallerMatchEnumTypeWrapper):
-    """CallerMatch says how many callers are known by a call or its number: by a voice, also one that is gone, or
-    by a consent under their name.
-    """
+    """CallerMatch says how many callers are known by a call or its number: by a voice, also by one that is gone."""
 
 CALLER_MATCH_UNSPECIFIED: CallerMatch.ValueType  # 0
 """Nobody was looked for: a PrepareCall has said who is calling and no voice came of it, or the call is

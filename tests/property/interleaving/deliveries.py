@@ -165,7 +165,7 @@ def opening(world: World, agent: str, conversation: str, number: str, *, require
             id=call, agent_id=agent, conversation_id=conversation, caller=number, number=number,
             begun_at=world.now, confirmed=True,
         ),
-        apart=f"{call}/{number}", number=number, nameless="nobody", require_consent=require_consent,
+        apart=f"{call}/{number}", number=number, require_consent=require_consent,
     )  # fmt: skip
     call, voice = noted.call.id, noted.voice
     assert noted.call.stated or noted.call.number == number, "a call of another number"

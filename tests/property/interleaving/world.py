@@ -25,10 +25,7 @@ NUMBERS = {f"caller_{n}": f"number_{n // 2}" for n in range(CALLERS)}
 Steps = Iterator[None]
 
 # Read past the product's own statements, which are what is tried.
-PERSONS = Statement("""
-    SELECT person FROM voices WHERE number = :number
-    UNION SELECT person FROM consents WHERE number = :number AND NOT withdrawn
-""")
+PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number ORDER BY person")
 CONSENTING = Statement("SELECT DISTINCT person FROM consents WHERE number = :number")
 PRIVATE = {
     "voices": Statement("""
