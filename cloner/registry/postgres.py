@@ -347,9 +347,12 @@ def _cancel(cancelling: list[PGcancelConn]) -> None:
         until = time.monotonic() + CANCEL_SECONDS
         with contextlib.suppress(psycopg.Error, OSError):
             each.start()
-            while (left := until - time.monotonic()) > 0 and (wanted := each.poll()) in UNDER_WAY:
-                ready = selectors.EVENT_READ if wanted is PollingStatus.READING else selectors.EVENT_WRITE
+            wanted = PollingStatus.WRITING  # what libpq has to be waited for with before the first look
+            while wanted in UNDER_WAY:
+                ready = selectors.EVENT_READ if wanted == PollingStatus.READING else selectors.EVENT_WRITE
                 with selectors.DefaultSelector() as selector:
                     selector.register(each.socket, ready)
-                    selector.select(left)
+                    if not selector.select(until - time.monotonic()):
+                        break
+                wanted = PollingStatus(each.poll())
         each.finish()
