@@ -86,7 +86,8 @@ async def test_repeat_of_a_delivery(cloning, emulator: Emulator, speech: bytes, 
         await emulator.requests.wait(path=AGENT, count=2, stage="arrived")
         again = call(speech, client_reference="ours", consent="form 1")
         second = asyncio.ensure_future(cloner.PrepareCall(again, timeout=10))
-        while not await values(sqlite, "SELECT 1 FROM voices WHERE client_reference = 'ours'"):
+        # As it arrives, the reference and the consent are stored; the voice is to have the consent as well.
+        while not await values(sqlite, "SELECT 1 FROM consents"):
             await asyncio.sleep(0.01)
         with closing(sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
