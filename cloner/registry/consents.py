@@ -100,7 +100,7 @@ def persons_of(tx: Transaction, number: str, *, most: int) -> list[str]:
 
 
 def callers_from(tx: Transaction, number: str, *, most: int) -> list[str]:
-    """The same, and the persons whom deliveries from the number stated, whatever became of these."""
+    """The persons known under the number, and those whom deliveries from it stated, failed or not."""
     return [row[0] for row in tx.all(CALLERS, number=number, most=most)]
 
 

@@ -154,8 +154,8 @@ async def forget_caller(
     async with answered(rooms.store, context, yields=True) as answering:
         fields = Fields(rooms.identities)
         caller = fields.caller(request.caller)
-        named = request.HasField("caller") if request.voice_id else bool(caller.phone_number)
-        if named == bool(request.voice_id):
+        both = request.voice_id and request.HasField("caller")
+        if both or not (request.voice_id or caller.phone_number):
             fields.wrong("caller.phone_number", "or voice_id is required, and not both")
         elif not request.voice_id:
             fields.numbered(caller)
