@@ -32,6 +32,7 @@ import msgspec
 from precall_client import Caller, PrecallError, Tls, TlsInvalid, Voice, connect
 
 from callerid import e164, region_fault
+from cli import UNREACHED
 from environment import (
     EnvironmentInvalid,
     Pem,
@@ -47,7 +48,6 @@ from environment import (
 __all__ = ["main"]
 
 PROGRAM = "precall"
-UNREACHED = "is CLONER_TARGET right, and is TLS spoken on both sides?"
 CLOSED = 128 + signal.SIGPIPE
 
 

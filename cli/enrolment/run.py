@@ -18,6 +18,7 @@ from precall_client import Caller, Precall, PrecallError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cli import UNREACHED
 from cli.enrolment.listing import FileInvalid, Row, read_callers
 from cli.enrolment.report import Entry, Report
 from environment import complain, report_done
@@ -44,10 +45,7 @@ STOPPING = frozenset(
 TOO_LARGE = ("SAMPLE_TOO_LARGE", "The cloner takes no recording of this size.")
 # The reason and the sentence for an answer of the cloner that has none of its own.
 UNTOLD: dict[str, tuple[str, str]] = {
-    "CLONER_UNAVAILABLE": (
-        "CLONER_UNAVAILABLE",
-        "The cloner cannot be reached: is CLONER_TARGET right, and is TLS spoken on both sides?",
-    ),
+    "CLONER_UNAVAILABLE": ("CLONER_UNAVAILABLE", f"The cloner cannot be reached: {UNREACHED}"),
     "METHOD_NOT_ALLOWED": (
         "CLONER_UNAVAILABLE",
         "What is at CLONER_TARGET is no cloner of this version.",
