@@ -11,11 +11,10 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from cloner.audio.inspector import InspectionUnavailable
-from cloner.database_url import is_sqlite
 from cloner.registry import RegistryOfOtherRelease, RegistryUnavailable
 from cloner.server import AddressInUse, checking_api_key, serving
 from cloner.settings import Settings
-from cloner.voices.hash_key import KeyDiffers, KeyUnavailable, file_beside
+from cloner.voices.hash_key import KeyDiffers, KeyUnavailable
 from environment import address, complain
 from environment.open_files import connections_allowed, too_few_files
 from telemetry import logs
@@ -90,18 +89,9 @@ async def _served(
         complain(f"cloner: cannot serve on {where}: {why}")
         return 1
     except (InspectionUnavailable, KeyDiffers, KeyUnavailable, RegistryUnavailable) as failure:
-        complain(f"cloner: {failure}{_unsetting(failure, settings)}")
+        complain(f"cloner: {failure}")
         return 2 if isinstance(failure, (KeyDiffers, RegistryOfOtherRelease)) else 1
     return 0
-
-
-def _unsetting(failure: Exception, settings: Settings) -> str:
-    """What is to be added if CALLER_HASH_KEY stands in the way of the key beside a SQLite file."""
-    if isinstance(failure, KeyDiffers) and settings.caller_hash_key and is_sqlite(settings.database_url):
-        beside = file_beside(settings.database_url)
-        if beside.exists():
-            return f"; or unset CALLER_HASH_KEY: {beside.name} is there"
-    return ""
 
 
 def _why_not(host: str, port: int) -> str:

@@ -41,7 +41,7 @@ from cloner.registry import RegistryNotOpened, RegistryOfOtherRelease
 from cloner.registry.opening import migrated
 from cloner.registry.restoring import restoring
 from cloner.registry.snapshot import RowsInvalid, Snapshot, assembled, snapshot
-from cloner.voices.hash_key import KeyUnavailable, check_of, file_beside, found_beside, put
+from cloner.voices.hash_key import KeyUnavailable, check_of, file_beside, found_beside, missing, put
 from environment import EnvironmentInvalid, Key, SecretUrl, complain, drop_output, parsing, read, report_done
 from telemetry import logs
 
@@ -172,16 +172,12 @@ def _keys(settings: BackupSettings, known: str | None) -> tuple[bytes | None, st
         )
     if not sqlite:
         raise KeyMissing("CALLER_HASH_KEY is required: the key by which the registry knows its callers")
-    path = file_beside(url)
     if beside is not None:
         raise KeyMissing(
-            f"{path} is not the key by which the registry knows its callers: put that one back, or set"
-            " CALLER_HASH_KEY to it"
+            f"{file_beside(url)} is not the key by which the registry knows its callers: put that one back,"
+            " or set CALLER_HASH_KEY to it"
         )
-    raise KeyMissing(
-        f"{path} is missing, by which the registry knows its callers: put it back, or set CALLER_HASH_KEY"
-        " to what it held"
-    )
+    raise KeyMissing(missing(url))
 
 
 def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:

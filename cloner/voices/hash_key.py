@@ -6,7 +6,7 @@ import hmac
 import secrets
 from pathlib import Path
 
-from cloner.database_url import sqlite_file
+from cloner.database_url import is_sqlite, sqlite_file
 from cloner.private_file import publishing
 from cloner.registry import Store, deployment
 from environment import Key
@@ -19,6 +19,7 @@ __all__ = [
     "file_beside",
     "found_beside",
     "kept_beside",
+    "missing",
     "put",
     "settled",
 ]
@@ -48,16 +49,22 @@ async def settled(store: Store, database_url: str, told: Key | None) -> bytes:
     else:
         key = kept_beside(database_url)
     if key is None:
-        raise KeyUnavailable(
-            f"{path} is missing, by which the registry knows its callers: put it back, or set CALLER_HASH_KEY"
-            " to what it held"
-        )
+        raise KeyUnavailable(missing(database_url))
     if not await store.write(deployment.settle_key, check_of(key)):
         raise KeyDiffers(
             f"{path or 'CALLER_HASH_KEY'} is not the key by which the registry knows its callers: set"
             " CALLER_HASH_KEY to that one, or DATABASE_URL to an empty database"
+            + _unsetting(path, database_url)
         )
     return key
+
+
+def missing(database_url: str) -> str:
+    """What an operator should read where the file of the key is gone."""
+    return (
+        f"{file_beside(database_url)} is missing, by which the registry knows its callers: put it back, or"
+        " set CALLER_HASH_KEY to what it held"
+    )
 
 
 def file_beside(database_url: str) -> Path:
@@ -110,6 +117,13 @@ def put(path: Path, key: bytes, *, replace: bool) -> None:
 def check_of(key: bytes) -> str:
     """A text by which a key is recognised, and from which nothing else can be learnt of it."""
     return hmac.new(key, CHECKED, hashlib.sha256).hexdigest()[:32]
+
+
+def _unsetting(used: Path | None, database_url: str) -> str:
+    """What else helps if CALLER_HASH_KEY was used where a SQLite file has a key beside it."""
+    if used is not None or not is_sqlite(database_url) or not file_beside(database_url).exists():
+        return ""
+    return f"; or unset CALLER_HASH_KEY: {file_beside(database_url).name} is there"
 
 
 def _reason(fault: ValueError) -> str:
