@@ -9,7 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import msgspec
@@ -487,6 +487,19 @@ async def test_deadlock_is_run_anew(postgres: str) -> None:
     assert 3 <= sum(tries.values())
 
 
+@asynccontextmanager
+async def behind_relay(postgres: str) -> AsyncIterator[tuple[PostgresStore, Relay, str]]:
+    """A store in a database of its own, the relay to it, and the database's URL past that relay."""
+    database = new_database(postgres)
+    async with opened(database, name="tested", now=NOW):
+        pass
+    address, _, name = database.partition("@")[2].partition("/")
+    async with Relay(address).listening() as relay:
+        store = PostgresStore(f"postgresql://precall@{relay.address}/{name}", longest_seconds=3.0)
+        yield store, relay, database
+        await store.close()
+
+
 async def test_server_that_hangs(postgres: str) -> None:
     """A server that no longer answers is given up in a bounded time, and served by again when it is back.
 
@@ -501,12 +514,7 @@ async def test_server_that_hangs(postgres: str) -> None:
             await asyncio.sleep(0.01)
             longest = max(longest, time.monotonic() - began)
 
-    database = new_database(postgres)
-    async with opened(database, name="tested", now=NOW):
-        pass
-    address, _, name = database.partition("@")[2].partition("/")
-    async with Relay(address).listening() as relay:
-        store = PostgresStore(f"postgresql://precall@{relay.address}/{name}", longest_seconds=3.0)
+    async with behind_relay(postgres) as (store, relay, database):
         await store.write(calls.begin, new("call"))
         await relay.hang()
         beating = asyncio.create_task(beat())
@@ -516,7 +524,6 @@ async def test_server_that_hangs(postgres: str) -> None:
         beating.cancel()
         await relay.mend()
         await asyncio.wait_for(store.write(calls.begin, new("later")), 30)
-        await store.close()
 
     assert [("call",), ("later",)] == await values(database, FOUND)
     assert 4.0 > longest
@@ -524,12 +531,7 @@ async def test_server_that_hangs(postgres: str) -> None:
 
 async def test_cause_in_the_log(postgres: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The log tells the server's code where it gave one, else what is in the way, and never a value or an address."""
-    database = new_database(postgres)
-    async with opened(database, name="tested", now=NOW):
-        pass
-    address, _, name = database.partition("@")[2].partition("/")
-    async with Relay(address).listening() as relay:
-        store = PostgresStore(f"postgresql://precall@{relay.address}/{name}", longest_seconds=3.0)
+    async with behind_relay(postgres) as (store, relay, database):
         with pytest.raises(RegistryUnavailable):
             await store.write(lambda tx: tx.one(Statement("SELECT 7777 / 0")))
         await relay.down()
@@ -540,7 +542,6 @@ async def test_cause_in_the_log(postgres: str, capsys: pytest.CaptureFixture[str
         with pytest.raises(RegistryUnavailable):
             await store.write(calls.begin, new("lost"))
         await relay.mend()
-        await store.close()
     told = capsys.readouterr().out
     lines = [line for line in told.splitlines() if "registry not available" in line]
 
@@ -549,7 +550,7 @@ async def test_cause_in_the_log(postgres: str, capsys: pytest.CaptureFixture[str
         "cause='nothing listens at the host and port of the database'",
     ] == [re.search(r"cause=('[^']*'|\S+)", line)[0] for line in lines[:2]]
     assert 3 == len([line for line in lines if "cause=" in line])
-    assert not re.search(rf"7777|{relay.port}|{name}|127\.0", "".join(lines))
+    assert not re.search(rf"7777|{relay.port}|{database.rpartition('/')[2]}|127\.0", "".join(lines))
 
 
 async def test_statement_that_hangs(postgres: str, eventually) -> None:
