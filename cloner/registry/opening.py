@@ -14,7 +14,7 @@ import structlog
 
 from cloner.database_url import is_sqlite, postgres_url, sqlite_file
 from cloner.registry import deployment
-from cloner.registry.server_problem import server_problem
+from cloner.registry.server_problem import NOT_OURS, server_problem
 from cloner.registry.sqlite import SqliteStore, connected, made_private
 from cloner.registry.store import Store
 from cloner.registry.transaction import RegistryNotOpened, RegistryOfOtherRelease, RegistryUnavailable
@@ -193,7 +193,7 @@ def _file_problem(failure: sqlite3.Error) -> str:
         case sqlite3.SQLITE_IOERR:
             return "cannot be read or written: the disk is full or broken"
         case _:
-            return "cannot be used as a SQLite database"
+            return NOT_OURS if "already exists" in str(failure) else "cannot be used as a SQLite database"
 
 
 def sqlite_revision(connection: sqlite3.Connection) -> str | None:

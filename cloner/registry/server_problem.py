@@ -2,7 +2,9 @@
 
 import re
 
-__all__ = ["server_problem"]
+__all__ = ["NOT_OURS", "server_problem"]
+
+NOT_OURS = "holds tables of another program: name a database of Precall's own"
 
 # What Postgres or libpq says when a connection is refused, and what an operator should read.
 REFUSALS = (
@@ -27,6 +29,7 @@ REFUSALS = (
     (r"read-only|session is not", "no server of the URL may be written to"),
     (r"invalid .*(value|option)|unrecognized|unsupported startup", "a parameter of the URL is not one"),
     (r"permission denied", "the user may not make tables in this database"),
+    (r"already exists", f"the database {NOT_OURS}"),
 )  # fmt: skip
 
 

@@ -600,6 +600,20 @@ async def test_database_of_another_release(database: str) -> None:
     assert [("9999",)] == await values(database, "SELECT version_num FROM alembic_version")
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
+async def test_database_of_another_program(database: str) -> None:
+    """A database whose tables are not ours is refused in one line, and left as it is."""
+    async with opened(database, name="tested", now=NOW) as store:
+        await store.write(lambda tx: tx.run(Statement("DROP TABLE alembic_version")))
+
+    what = database.removeprefix("sqlite:///") if "sqlite" in database else "the database"
+    assert (
+        f"DATABASE_URL: {what} holds tables of another program: name a database of Precall's own"
+        == await refused(database)
+    )
+    assert [("tested",)] == await values(database, "SELECT name FROM deployment")
+
+
 @pytest.mark.parametrize(
     ("place", "problem"),
     [
