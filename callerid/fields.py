@@ -12,6 +12,7 @@ from callerid.name import holds_control
 __all__ = [
     "ID",
     "MAX_BIRTH",
+    "MAX_CALL_ID",
     "MAX_CONSENT",
     "MAX_CONVERSATION_ID",
     "MAX_ID",
@@ -25,15 +26,16 @@ MAX_ID = 128
 ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_ID}}}")
 """An id of ElevenLabs' or of the sender's own."""
 
+MAX_CALL_ID = 64
 MAX_CONVERSATION_ID = 256
 MAX_NAME = 200
 MAX_BIRTH = 64
 MAX_CONSENT = 200
 
 
-def identifier(text: str | None) -> str | None:
-    """The text, if it can be an id."""
-    return text if text and ID.fullmatch(text) else None
+def identifier(text: str | None, *, most: int = MAX_ID) -> str | None:
+    """The text, if it can be an id of at most so many characters."""
+    return text if text and len(text) <= most and ID.fullmatch(text) else None
 
 
 def conversation(text: str | None) -> str | None:

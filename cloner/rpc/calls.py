@@ -5,7 +5,7 @@ from typing import cast
 import structlog
 from precall.v1 import cloning_pb2 as pb
 
-from callerid import MAX_ID
+from callerid import MAX_CALL_ID, MAX_ID
 from cloner.call import Call
 from cloner.registry import views
 from cloner.rpc import messages
@@ -121,7 +121,7 @@ async def complete_call(
     async with answered(rooms.store, context, conversation_id=request.conversation_id):
         fields = Fields(rooms.identities)
         conversation_id = fields.conversation("conversation_id", request.conversation_id)
-        call_id = fields.text("call_id", request.call_id, most=64)
+        call_id = fields.text("call_id", request.call_id, most=MAX_CALL_ID)
         agent_id = fields.text("agent_id", request.agent_id, most=MAX_ID)
         voice_id = fields.text("voice_id", request.voice_id, most=MAX_ID)
         if not conversation_id and not call_id and not voice_id:
@@ -142,7 +142,7 @@ async def get_call(request: pb.GetCallRequest, context: Context, rooms: Rooms) -
         fields = Fields(rooms.identities)
         conversation_id = fields.conversation("conversation_id", request.conversation_id)
         # With a conversation it is ignored, whatever it is.
-        call_id = "" if conversation_id else fields.text("call_id", request.call_id, most=64)
+        call_id = "" if conversation_id else fields.text("call_id", request.call_id, most=MAX_CALL_ID)
         if not call_id and not conversation_id:
             fields.wrong("call_id", "is required, unless conversation_id is given")
         agent_id = fields.id("agent_id", request.agent_id, required=bool(conversation_id))

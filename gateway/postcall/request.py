@@ -16,7 +16,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from callerid import MAX_CONVERSATION_ID, conversation, identifier
+from callerid import MAX_CALL_ID, MAX_CONVERSATION_ID, conversation, identifier
 from gateway.edge.body import BodyError
 from gateway.edge.described import described
 from gateway.edge.fault import DeliveryError
@@ -151,7 +151,7 @@ def read(body: VerifiedBody) -> Event:
         type=kind if kind in ENDING or kind == AUDIO else None,
         conversation_id=conversation(data.conversation_id),
         # What is echoed is a stranger's to set, so it names a call only together with the call's agent.
-        call_id=None if agent_id is None else identifier(data.call_id),
+        call_id=None if agent_id is None else identifier(data.call_id, most=MAX_CALL_ID),
         agent_id=agent_id,
         voice_id=identifier(data.voice_id),
     )

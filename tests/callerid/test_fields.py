@@ -7,7 +7,16 @@ import json
 import pytest
 from precall.v1 import cloning_pb2 as pb
 
-from callerid import MAX_BIRTH, MAX_CONSENT, MAX_CONVERSATION_ID, MAX_ID, MAX_NAME, conversation, identifier
+from callerid import (
+    MAX_BIRTH,
+    MAX_CALL_ID,
+    MAX_CONSENT,
+    MAX_CONVERSATION_ID,
+    MAX_ID,
+    MAX_NAME,
+    conversation,
+    identifier,
+)
 from cloner.rpc.fields import Fields
 from cloner.rpc.status import FieldInvalid
 from cloner.voices.callers import Identities
@@ -141,7 +150,14 @@ def test_faults_alike(field: str, text: str) -> None:
 
 def test_lengths() -> None:
     """The lengths are those of the contract."""
-    assert (128, 256, 200, 64, 200) == (MAX_ID, MAX_CONVERSATION_ID, MAX_NAME, MAX_BIRTH, MAX_CONSENT)
+    assert (128, 64, 256, 200, 64, 200) == (
+        MAX_ID,
+        MAX_CALL_ID,
+        MAX_CONVERSATION_ID,
+        MAX_NAME,
+        MAX_BIRTH,
+        MAX_CONSENT,
+    )
 
 
 def test_nothing_told() -> None:

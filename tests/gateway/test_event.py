@@ -142,6 +142,15 @@ def test_unknown(kind: str, size: int) -> None:
             {"conversation_id": "a\nb", "agent_id": "agent_x", "conversation_initiation_client_data": START},
             (None, "call_1", "agent_x", "voice_1"),
         ),
+        # No id of ours is as long.
+        (
+            {
+                "conversation_id": "conv_y",
+                "agent_id": "agent_x",
+                "conversation_initiation_client_data": {"dynamic_variables": {"precall_call_id": "c" * 65}},
+            },
+            ("conv_y", None, "agent_x", None),
+        ),
         # Echoed by a call at an agent that nobody knows: it names no call of ours.
         (
             {"conversation_id": "conv_y", "conversation_initiation_client_data": START},
