@@ -32,26 +32,31 @@ class Share:
 class MemoryBudget:
     """A budget of bytes. What does not fit waits until it does; when nothing is held, any size fits.
 
-    `left` is passed to FreedMemory.
+    What no call waits for leaves a quarter free for calls, and waits for as long as calls do. `left` is
+    passed to FreedMemory.
     """
 
     def __init__(self, size: int, *, left: Callable[[], None] = lambda: None) -> None:
-        self._size = size
         self._freed = FreedMemory(left)
         self._taken = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._calls = _Waiting(size)
+        self._others = _Waiting(size * 3 // 4)
 
     @property
     def taken(self) -> int:
         """How many bytes are held."""
         return self._taken
 
-    async def wait(self, size: int, *, seconds: float) -> Share:
-        """A share of that size, once it is free. Raises Overloaded if that takes longer than `seconds`."""
-        if self._waiting or not self._fits(size):
+    async def wait(self, size: int, *, call: bool, seconds: float) -> Share:
+        """A share of that size, once it is free; `call` says whether a call waits for it.
+
+        Raises Overloaded if that takes longer than `seconds`.
+        """
+        mine = self._calls if call else self._others
+        if self._calls.line or mine.line or not self._fits(size, mine.most):
             granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             entry = (size, granted)
-            self._waiting.append(entry)
+            mine.line.append(entry)
             try:
                 async with asyncio.timeout(seconds):
                     await granted
@@ -60,10 +65,10 @@ class MemoryBudget:
                     self.change(-size)
                 else:
                     with contextlib.suppress(ValueError):
-                        self._waiting.remove(entry)
+                        mine.line.remove(entry)
                     self.change(0)
                 if isinstance(end, TimeoutError):
-                    raise Overloaded(limit_bytes_at_once=str(self._size)) from None
+                    raise Overloaded(limit_bytes_at_once=str(mine.most)) from None
                 raise
         else:
             self._taken += size
@@ -86,11 +91,22 @@ class MemoryBudget:
     def change(self, size: int) -> None:
         """Takes `size` more bytes, or fewer if it is negative, and lets in those who fit now."""
         self._taken += size
-        while self._waiting and self._fits(self._waiting[0][0]):
-            wanted, granted = self._waiting.popleft()
-            if not granted.done():
-                self._taken += wanted
-                granted.set_result(None)
+        for kind in (self._calls, self._others):
+            while kind.line and self._fits(kind.line[0][0], kind.most):
+                wanted, granted = kind.line.popleft()
+                if not granted.done():
+                    self._taken += wanted
+                    granted.set_result(None)
+            if kind.line:
+                return
 
-    def _fits(self, size: int) -> bool:
-        return self._taken == 0 or self._taken + size <= self._size
+    def _fits(self, size: int, most: int) -> bool:
+        return self._taken == 0 or self._taken + size <= most
+
+
+class _Waiting:
+    """Who waits, in the order in which they came; they get in while at most `most` bytes are taken."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.line: deque[tuple[int, asyncio.Future[None]]] = deque()

@@ -78,8 +78,9 @@ class Inspector:
         cpu_seconds = enough_cpu_seconds(max_seconds) if cpu_seconds is None else cpu_seconds
         self._arguments = (str(max_seconds), str(enough_sound), str(cpu_seconds), str(memory_mb))
         self._unfinished: set[_Job] = set()
-        # Those of them that no worker has taken, in the order in which they came.
-        self._waiting: deque[_Job] = deque()
+        # Those of them that no worker has taken, in the order in which they came: first those of calls.
+        self._calls: deque[_Job] = deque()
+        self._others: deque[_Job] = deque()
         self._came = asyncio.Event()
         self._alive: set[Worker] = set()
         self._tending: list[asyncio.Task[None]] = []
@@ -112,8 +113,10 @@ class Inspector:
             job.fail(InspectionUnavailable("The service is stopping"))
         await self._stop_all()
 
-    async def inspect(self, sample: bytes) -> Finding:
+    async def inspect(self, sample: bytes, *, call: bool = True) -> Finding:
         """Finds out what the sample is. If it is longer than `max_seconds`, its duration is not measured.
+
+        A sample that no `call` waits for lets those that calls wait for go first.
 
         Raises SampleUnreadable or InspectionUnavailable. May be cancelled at any time.
         """
@@ -121,7 +124,8 @@ class Inspector:
             raise InspectionUnavailable
         job = _Job(sample)
         self._unfinished.add(job)
-        self._waiting.append(job)
+        waiting = self._calls if call else self._others
+        waiting.append(job)
         self._came.set()
         try:
             async with asyncio.timeout(self._wall_seconds):
@@ -134,7 +138,7 @@ class Inspector:
         finally:
             self._unfinished.discard(job)
             with contextlib.suppress(ValueError):  # a worker has taken it
-                self._waiting.remove(job)
+                waiting.remove(job)
             job.abandon()
             # A failure refers to this call, and its job to the failure: such a cycle would keep the sample.
             del job
@@ -155,10 +159,11 @@ class Inspector:
                 job = None
 
     async def _next(self, worker: Worker) -> "_Job | None":
-        """The job that has waited longest, once there is one; None if the worker ended before that."""
+        """The job that is next, once there is one; None if the worker ended before that."""
         while not worker.line.done():  # nothing was asked, so a line is its end
-            if self._waiting:
-                return self._waiting.popleft()
+            for waiting in (self._calls, self._others):
+                if waiting:
+                    return waiting.popleft()
             self._came.clear()
             coming = asyncio.create_task(self._came.wait())
             try:

@@ -37,8 +37,8 @@ __all__ = ["Admission"]
 WITH_SAMPLE = frozenset(
     path(method.name) for method in METHODS if "sample" in method.input_type.fields_by_name
 )
-# Cloning ahead of time may not take all places: some are left for calls.
-AHEAD = frozenset(map(path, ("CloneVoice", "ReplaceVoice")))
+# Everything else may take neither all places nor all memory: some are left for calls.
+OF_CALLS = frozenset(map(path, ("PrepareCall", "OpenCall", "CompleteCall")))
 WATCH_VOICE = path("WatchVoice")
 
 # How long a request waits for room in memory before it is refused.
@@ -88,9 +88,9 @@ class Admission(grpc.aio.ServerInterceptor):
     """Lets in as many calls as the limits allow. `memory` is the budget of their bodies.
 
     At most `most_calls` with a sample are under way, and as many without one, which so never wait for
-    samples; beside them at most `most_watches` streams watch voices. A body may have `max_bytes` and must
-    arrive within `body_seconds`. If calls are `guarded` by tokens, strangers can still ask for the health,
-    and get an answer without their bodies being read.
+    samples; both leave room to what calls need. Beside them at most `most_watches` streams watch voices. A
+    body may have `max_bytes` and must arrive within `body_seconds`. If calls are `guarded` by tokens,
+    strangers can still ask for the health, and get an answer without their bodies being read.
     """
 
     def __init__(
@@ -111,8 +111,9 @@ class Admission(grpc.aio.ServerInterceptor):
         self._guarded = guarded
         self._small_memory = MemoryBudget(SMALL_READS * self.hard_limit)
         self._samples = Places(most_calls)
-        self._ahead = Places(max(1, most_calls - max(1, most_calls // 16)))
         self._small = Places(most_calls)
+        left = max(1, most_calls - max(1, most_calls // 16))
+        self._ahead, self._small_others = Places(left), Places(left)
         self._health = Places(most_calls)
         self._streams = Places(MOST_STREAMS, kind="streams")
         self._watches = Places(MOST_WATCHES, TooManyWatchers, kind="streams")
@@ -158,7 +159,7 @@ class Admission(grpc.aio.ServerInterceptor):
         )
 
     def _unary(self, method: str, handler: Handler) -> Any:
-        places, memory = self._kind(method)
+        places, memory = self._places(method), self._memory if method in WITH_SAMPLE else self._small_memory
 
         async def call(_requests: Any, context: Context) -> Any:
             share = None
@@ -226,13 +227,13 @@ class Admission(grpc.aio.ServerInterceptor):
             return self._voice_watches
         return self._watches if method.startswith(HEALTH) else self._streams
 
-    def _kind(self, method: str) -> tuple[tuple[Places, ...], MemoryBudget]:
-        """The places that a call of this method takes, and the budget that its body is counted in."""
-        if method in AHEAD:
-            return (self._samples, self._ahead), self._memory
+    def _places(self, method: str) -> tuple[Places, ...]:
+        """The places that a call of this method takes."""
+        if method.startswith(HEALTH):
+            return (self._health,)
         if method in WITH_SAMPLE:
-            return (self._samples,), self._memory
-        return (self._health if method.startswith(HEALTH) else self._small,), self._small_memory
+            return (self._samples,) if method in OF_CALLS else (self._samples, self._ahead)
+        return (self._small,) if method in OF_CALLS else (self._small, self._small_others)
 
     async def _received(
         self, method: str, handler: Handler, context: Context, memory: MemoryBudget
@@ -247,7 +248,7 @@ class Admission(grpc.aio.ServerInterceptor):
         left = context.time_remaining()
         patience = ROOM_SECONDS if left is None else min(ROOM_SECONDS, left / 2)
         try:
-            share = await memory.wait(self.hard_limit, seconds=patience)
+            share = await memory.wait(self.hard_limit, call=method in OF_CALLS, seconds=patience)
         except Overloaded:
             # As for a late answer: if a client gave less time than any answer takes, that is at fault.
             if left is not None and left < FAIR_SECONDS:

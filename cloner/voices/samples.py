@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from cloner.audio.inspector import InspectionUnavailable, Inspector
 from cloner.audio.reply import SOUND_DBFS, Finding
 from cloner.provider.failures import FAIR_SECONDS, DeadlineTooShort
+from cloner.provider.turns import urgency
 from telemetry.facts import note
 from telemetry.parts import part
 from telemetry.tracing import failing
@@ -119,7 +120,7 @@ class Samples:
             left = deadline - asyncio.get_running_loop().time()
             try:
                 async with asyncio.timeout_at(deadline):
-                    audio = await self._inspector.inspect(sample)
+                    audio = await self._inspector.inspect(sample, call=urgency().call)
             except TimeoutError:
                 raise (DeadlineTooShort if left < FAIR_SECONDS else InspectionUnavailable) from None
             note(

@@ -316,6 +316,21 @@ async def test_in_turn() -> None:
     assert ["opus", "wav", "ogg", "flac"] == finished
 
 
+async def test_calls_first() -> None:
+    """A sample that a call waits for is looked at before those that came earlier and that none waits for."""
+    finished: list[str] = []
+
+    async def look(inspector: Inspector, name: str, *, call: bool) -> None:
+        await inspector.inspect(SPEECH[name], call=call)
+        finished.append(name)
+
+    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector, asyncio.TaskGroup() as together:
+        for name, waited_for in (("opus", False), ("wav", False), ("ogg", True), ("flac", True)):
+            together.create_task(look(inspector, name, call=waited_for))
+
+    assert ["ogg", "flac", "opus", "wav"] == finished
+
+
 async def test_queue_full() -> None:
     """Refuses at once what would be one too many in the queue, and forgets none of the others."""
     async with Inspector(workers=1, waiting=1, max_seconds=MAX_SECONDS) as inspector:
@@ -352,7 +367,7 @@ async def test_nobody_waits_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(inspector.inspect(SPEECH["wav"]), 0.001)
 
-            assert 0 == len(inspector._waiting)
+            assert 0 == len(inspector._calls)
         assert "flac" == (await inspector.inspect(SPEECH["flac"])).format
 
 

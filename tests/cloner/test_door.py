@@ -244,6 +244,25 @@ async def test_voices_ahead_of_time_leave_places_to_calls(cloning, emulator: Emu
     assert ("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED) == reason(refused)
 
 
+async def test_stalled_bodies_ahead_of_time_leave_room_to_calls(cloning, speech: bytes) -> None:
+    """However many bodies that no call waits for stall, what a call needs still gets in."""
+    async with cloning() as cloner:
+        wire = await Wire.open(cloner.port)
+        for method in ("CloneVoice", "ReplaceVoice", "GetVoice", "ListCalls"):
+            stalled = [wire.begin(f"{SERVICE}/{method}") for _ in range(65)]
+            await wire.end_of(stalled[-1])  # there was no place for it, so all others have come
+
+        prepared = await cloner.PrepareCall(call(speech), timeout=10)
+        known = pb.OpenCallRequest(
+            agent_id="agent_demo", conversation_id="conv_2", phone_number="+31600000000"
+        )
+        await cloner.OpenCall(known, timeout=10)
+        ended = await cloner.CompleteCall(pb.CompleteCallRequest(call_id=prepared.call_id), timeout=10)
+        await wire.close()
+
+    assert ended.found
+
+
 def clone(sample: bytes, number: int) -> pb.CloneVoiceRequest:
     """A request to clone a voice ahead of time."""
     caller = pb.Caller(name="Maria", phone_number=f"+3161999{number:04}")

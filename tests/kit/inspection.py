@@ -37,9 +37,9 @@ class Inspection:
         self._thread.join()
         self._loop.close()
 
-    async def inspect(self, sample: bytes) -> Finding:
+    async def inspect(self, sample: bytes, *, call: bool = True) -> Finding:
         """As `Inspector.inspect`."""
-        asked = asyncio.run_coroutine_threadsafe(self._inspector.inspect(sample), self._loop)
+        asked = asyncio.run_coroutine_threadsafe(self._inspector.inspect(sample, call=call), self._loop)
         return await asyncio.wrap_future(asked)
 
 
@@ -49,7 +49,7 @@ class WithoutWorker:
     def __init__(self, limits: InspectionLimits) -> None:
         self._limits = limits
 
-    async def inspect(self, sample: bytes) -> Finding:
+    async def inspect(self, sample: bytes, *, call: bool = True) -> Finding:  # noqa: ARG002
         """As `Inspector.inspect`."""
         reply: Reply = await asyncio.to_thread(_answer, sample, self._limits)
         if reply.finding is None:

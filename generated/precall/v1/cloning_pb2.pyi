@@ -877,13 +877,13 @@ class CompleteCallRequest(_message.Message):
     call is ended that OpenCall has opened for another conversation.
     """
     call_id: _builtins.str
-    """Optional. The `call_id` of PrepareCallResponse or OpenCallResponse: at most 64 printable characters. It
-    counts together with `agent_id`, which must be the call's. Without an `agent_id`, no call is ended that
-    is known as another conversation than the one given.
+    """Optional. The `call_id` of PrepareCallResponse or OpenCallResponse: at most 64 printable characters.
+    Without an `agent_id`, no call is ended that is known as another conversation than the one given.
     """
     agent_id: _builtins.str
     """Optional. The agent of the call: at most 128 printable characters. With a conversation or a `call_id`
-    it must be that of the call.
+    it must be that of the call. An end that is reported before its call is remembered only if it names
+    conversation and agent: only then does the call, when it comes, leave the agent alone.
     """
     voice_id: _builtins.str
     """Optional. The voice of the call: at most 128 printable characters. It counts together with `agent_id`."""

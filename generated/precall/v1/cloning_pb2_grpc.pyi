@@ -48,7 +48,8 @@ class CloningServiceStub:
     BODY_TIMEOUT, or DEADLINE_TOO_SHORT if its deadline is sooner.
 
     Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
-    (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
+    (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs. Whatever no call waits for
+    leaves some of the calls and bytes at once to PrepareCall, OpenCall and CompleteCall.
 
     A failure of PrepareCall also holds one FallbackInfo if the registry has said what the agent was given.
     There is none after FIELD_INVALID and CONVERSATION_MISMATCH, for example, and while the registry does not
@@ -266,7 +267,8 @@ class CloningServiceAsyncStub(CloningServiceStub):
     BODY_TIMEOUT, or DEADLINE_TOO_SHORT if its deadline is sooner.
 
     Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
-    (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
+    (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs. Whatever no call waits for
+    leaves some of the calls and bytes at once to PrepareCall, OpenCall and CompleteCall.
 
     A failure of PrepareCall also holds one FallbackInfo if the registry has said what the agent was given.
     There is none after FIELD_INVALID and CONVERSATION_MISMATCH, for example, and while the registry does not
@@ -480,7 +482,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     BODY_TIMEOUT, or DEADLINE_TOO_SHORT if its deadline is sooner.
 
     Calls that are about to start (PrepareCall, OpenCall) come before voices that are cloned ahead of time
-    (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs.
+    (CloneVoice, ReplaceVoice): these wait for as long as calls need ElevenLabs. Whatever no call waits for
+    leaves some of the calls and bytes at once to PrepareCall, OpenCall and CompleteCall.
 
     A failure of PrepareCall also holds one FallbackInfo if the registry has said what the agent was given.
     There is none after FIELD_INVALID and CONVERSATION_MISMATCH, for example, and while the registry does not
