@@ -21,6 +21,7 @@ __all__ = [
     "BodyTooLarge",
     "ClientOverloaded",
     "MalformedMessage",
+    "MetadataTooLarge",
     "MethodUnknown",
     "Overloaded",
     "PermissionDenied",
@@ -49,12 +50,18 @@ class MalformedMessage(Refused):
 
 
 class BodyTooLarge(Refused):
-    """The request, or its metadata, are larger than allowed."""
+    """The request is larger than allowed."""
 
     sentence = "The request is larger than this method takes."
 
     def __init__(self, *, limit: int, actual: int) -> None:
         super().__init__(limit_bytes=str(limit), actual_bytes=str(actual))
+
+
+class MetadataTooLarge(BodyTooLarge):
+    """The metadata of the request are larger than allowed."""
+
+    sentence = "The metadata of the request is larger than this server takes."
 
 
 class BodyTimeout(Refused):

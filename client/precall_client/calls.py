@@ -34,9 +34,9 @@ Token = str | Callable[[], str]
 class Precall:
     """A client of the cloners behind one target; `connect` makes one.
 
-    Each method calls the RPC of its name, and takes the fields of its request. `seconds` is the deadline.
-    A failed call raises the subclass of PrecallError for its reason. gRPC itself repeats calls that a cloner
-    left unanswered, except ReplaceVoice (service_config.json). This class repeats nothing.
+    Each method calls the RPC of its name, and takes the fields of its request. `seconds` is the deadline,
+    a day at most. A failed call raises the subclass of PrecallError for its reason. gRPC itself repeats calls
+    that a cloner left unanswered, except ReplaceVoice (service_config.json). This class repeats nothing.
     """
 
     def __init__(self, connection: Connection, token: Token | None, tracing: Tracing) -> None:

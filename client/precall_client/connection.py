@@ -22,6 +22,9 @@ LOOK_SECONDS = 1.0
 # How long a call that began before certificates changed may go on.
 CHANGE_SECONDS = 120.0
 
+# The longest deadline that gRPC is given: with one of centuries it ends a call at once.
+LONGEST_SECONDS = 86_400.0
+
 Metadata = list[tuple[str, str]]
 
 
@@ -42,8 +45,9 @@ class Connection:
 
     async def send(self, name: str, wire: bytes, seconds: float, metadata: Metadata) -> Any:
         """The one answer of the RPC of that name."""
+        seconds = _deadline(seconds)
         if len(wire) <= KEPT_BYTES:
-            return await self._methods[name](wire, timeout=max(0.0, seconds), metadata=metadata)
+            return await self._methods[name](wire, timeout=seconds, metadata=metadata)
         request = [wire]
         del wire
 
@@ -56,7 +60,7 @@ class Connection:
         self, wire: bytes, seconds: float, metadata: Metadata
     ) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """A call of WatchVoice, whose answers are iterated over as they come."""
-        return self._watch_voice(wire, timeout=max(0.0, seconds), metadata=metadata)
+        return self._watch_voice(wire, timeout=_deadline(seconds), metadata=metadata)
 
     def _open(self, contents: Contents | None) -> None:
         self._channel, self._channel_of_large = (
@@ -132,3 +136,7 @@ def _found(tls: Tls) -> Contents | str:
     except TlsInvalid as fault:
         return str(fault)
     return contents
+
+
+def _deadline(seconds: float) -> float:
+    return min(max(0.0, seconds), LONGEST_SECONDS)

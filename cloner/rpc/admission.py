@@ -20,6 +20,7 @@ from cloner.refusals import (
     BodyTimeout,
     BodyTooLarge,
     MalformedMessage,
+    MetadataTooLarge,
     MethodUnknown,
     Overloaded,
     Refused,
@@ -144,7 +145,7 @@ class Admission(grpc.aio.ServerInterceptor):
         if handler is None:
             return grpc.stream_unary_rpc_method_handler(_refusing(MethodUnknown()))
         if size > MAX_METADATA_BYTES:
-            too_large = _refusing(BodyTooLarge(limit=MAX_METADATA_BYTES, actual=size))
+            too_large = _refusing(MetadataTooLarge(limit=MAX_METADATA_BYTES, actual=size))
             if handler.response_streaming:
                 return grpc.stream_stream_rpc_method_handler(too_large)
             return grpc.stream_unary_rpc_method_handler(too_large)

@@ -105,9 +105,11 @@ async def list_voices(request: pb.ListVoicesRequest, context: Context, rooms: Ro
         whom = fields.caller(request.caller, numbered=True) if request.HasField("caller") else None
         person, number = (None, None) if whom is None else rooms.identities.row_hashes(whom)
         reference = fields.reference(request.client_reference)
+        if request.client_reference and not reference:
+            fields.wrong("client_reference", "may not be blank: without it, the voices of all are listed")
         told = set(request.states) or {pb.VOICE_STATE_READY}
-        for state in told - set(messages.STATES.values()):
-            fields.wrong("states", f"may not hold {state}")
+        if told - set(messages.STATES.values()):
+            fields.wrong("states", "may hold CREATING, READY, FAILED and GONE only")
         pages = Pages(
             rooms.identities, fields, "voices", person or "", number or "", reference, *map(str, sorted(told))
         )

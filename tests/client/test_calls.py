@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import io
 import logging
+import math
 import re
 import time
 import tracemalloc
@@ -185,6 +186,19 @@ async def test_deadline(cloning, emulator: Emulator, speech: bytes) -> None:
 
     assert 10 > took
     assert late.value.may_repeat
+
+
+@pytest.mark.parametrize("sample", [b"", bytes(300_000)], ids=["small", "large"])
+async def test_no_deadline(cloning, sample: bytes) -> None:
+    """A deadline of centuries, or none at all, is a long one."""
+    async with cloning() as cloner, connect(target(cloner)) as precall:
+        for seconds in (math.inf, 1e300):
+            assert not (await precall.list_voices(seconds=seconds)).voices
+            with pytest.raises(PrecallError) as refused:
+                await precall.clone_voice(caller=IVAN, sample=sample, seconds=seconds)
+            assert refused.value.reason in {"FIELD_INVALID", "SAMPLE_UNREADABLE"}
+            with pytest.raises(precall_client.NotFound):
+                await anext(precall.watch_voice("voice_of_nobody", seconds=seconds))
 
 
 async def test_trace(cloning, spans) -> None:

@@ -306,6 +306,8 @@ async def test_every_refusal_has_one_shape(
 async def test_limits_are_told(cloning, silence: Callable[..., bytes]) -> None:
     """A limit that was not kept to is told with what was found."""
     async with cloning() as cloner, channel(cloner.port) as wire:
+        many = [("x-much", "y" * 20_000)]
+        metadata = await failure(cloner.GetLimits(pb.GetLimitsRequest(), metadata=many, timeout=10))
         raw = wire.unary_unary(f"{SERVICE}/PrepareCall")(bytes(17 * MEBIBYTE), timeout=10)
         large = await failure(raw)
         sample = await failure(cloner.PrepareCall(call(bytes(10 * MEBIBYTE + 1)), timeout=10))
@@ -316,6 +318,11 @@ async def test_limits_are_told(cloning, silence: Callable[..., bytes]) -> None:
         del found["trace_id"]
         return found
 
+    assert "The metadata of the request is larger than this server takes." == metadata.details()
+    assert ("16384", True) == (
+        told(metadata).metadata["limit_bytes"],
+        "actual_bytes" in told(metadata).metadata,
+    )
     assert {"limit_bytes": "16777216", "actual_bytes": "17825792"} == facts(large)
     assert {"limit_bytes": "10485760", "actual_bytes": "10485761"} == facts(sample)
     assert {"limit_seconds": "3", "actual_seconds": "2"} == facts(short)

@@ -429,7 +429,7 @@ async def test_page_tokens(cloning, speech: bytes) -> None:
 
 
 async def test_page_size(cloning, speech: bytes) -> None:
-    """A page that is too large is cut; a number that is none is refused."""
+    """A page that is too large is cut; a number that is none is refused, and so is a filter that is none."""
     async with cloning() as cloner:
         await cloner.PrepareCall(call_of_ivan(speech), timeout=10)
         for size in (0, 100, 101, 2**31 - 1):
@@ -441,6 +441,10 @@ async def test_page_size(cloning, speech: bytes) -> None:
             (cloner.ListVoices, pb.ListVoicesRequest(page_size=-1, states=[pb.VOICE_STATE_UNSPECIFIED])),
         ):
             assert ("FIELD_INVALID", ["states", "page_size"]) == await refusal(method(request, timeout=10))
+        every = pb.ListVoicesRequest(states=range(5, 1_000), client_reference="\t")
+        assert ("FIELD_INVALID", ["client_reference", "states"]) == await refusal(
+            cloner.ListVoices(every, timeout=10)
+        )
         assert ("FIELD_INVALID", ["page_size"]) == await refusal(
             cloner.ListCalls(pb.ListCallsRequest(page_size=-1), timeout=10)
         )

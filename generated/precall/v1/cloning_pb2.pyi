@@ -803,7 +803,9 @@ class ListVoicesRequest(_message.Message):
     first page.
     """
     client_reference: _builtins.str
-    """Optional. Only voices with exactly this reference of the sender's own, at most 128 printable characters."""
+    """Optional. Only voices with exactly this reference of the sender's own, at most 128 printable characters,
+    not all of them spaces.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Optional. Only the voices of this caller, with the same parts that were sent for the voice. With a
