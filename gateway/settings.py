@@ -147,9 +147,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     def max_body_bytes(self) -> int:
         """The largest body that is read.
 
-        In base64 a sample is a third larger, and escaped slashes or line ends add a little.
+        In base64 a sample is a third larger; line ends add a little, and escaped slashes a sixth where it is
+        quiet PCM.
         """
-        return self.max_sample_bytes * 3 // 2 + 65_536
+        return self.max_sample_bytes * 2 + 65_536
 
     @property
     def max_sending_bytes(self) -> int:

@@ -224,11 +224,11 @@ def _listen(
     samples: Counter[int] = Counter()
     heard = 0.0
     for frame in _frames(opened, stream):
+        if fault := _absurdity(frame, codec.name):
+            if heard:  # it was none up to here: this piece is damaged
+                continue
+            raise Unreadable(fault)
         rate = frame.sample_rate
-        if rate not in SAMPLE_RATES:
-            raise Unreadable(f"has an absurd sample rate: {rate} Hz; send 44100 Hz")
-        if frame.layout.nb_channels not in range(1, MAX_CHANNELS + 1):
-            raise Unreadable(_too_many(_name(codec.name), frame.layout.nb_channels))
         sounding.hear(frame)
         samples[rate] += frame.samples
         heard += frame.samples / rate
@@ -249,6 +249,15 @@ def _listen(
         # It may change on the way: HE-AAC starts at half of it, joined MP3 files at anything.
         sample_rate=max(samples, key=lambda rate: samples[rate] / rate),
     )
+
+
+def _absurdity(frame: AudioFrame, codec: str) -> str:
+    """What cannot be of what was decoded; empty if all may be."""
+    if frame.sample_rate not in SAMPLE_RATES:
+        return f"has an absurd sample rate: {frame.sample_rate} Hz; send 44100 Hz"
+    if frame.layout.nb_channels not in range(1, MAX_CHANNELS + 1):
+        return _too_many(_name(codec), frame.layout.nb_channels)
+    return ""
 
 
 def _format(kind: Kind, codec: str) -> Format:
@@ -273,9 +282,11 @@ def _packets(opened: InputContainer, stream: AudioStream) -> "Iterator[av.Packet
     for _ in range(DAMAGED_PLACES):
         try:
             yield from opened.demux(stream)
-        except MemoryError:
-            raise
-        except av.FFmpegError:
+        except av.FFmpegError as failure:
+            if isinstance(failure, MemoryError):
+                bytes(
+                    LEAST_ROOM
+                )  # MemoryError if there is none; if there is, a damaged length asked for more
             continue
         return
 

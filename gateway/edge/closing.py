@@ -17,7 +17,8 @@ __all__ = ["LingeringClose"]
 # Time for a sender that reads the answer only when it has sent everything. One that pauses has read it.
 LINGER_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
-LINGER_BYTES = 64 * 1_048_576
+# More than the largest event, which need not be held.
+LINGER_BYTES = 256 * 1_048_576
 
 
 class LingeringClose:

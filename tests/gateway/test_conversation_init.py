@@ -404,7 +404,7 @@ async def test_signed_wrongly(start: Start, client: httpx.AsyncClient, sign: Any
 
 async def test_many_bodies(start: Start, ask: Any) -> None:
     """Where no body fits any more, the conversation can start."""
-    url = await start(voice_clone_max_size_mb=0.1, post_call_held_mb=0.1, body_buffer_mb=0.25)
+    url = await start(voice_clone_max_size_mb=0.1, post_call_held_mb=0.1, body_buffer_mb=0.27)
     large = REQUEST | {"padding": "x" * 200_000}
     answers = await asyncio.gather(*(ask(url, large) for _ in range(20)))
 

@@ -124,6 +124,19 @@ async def test_too_large(gateway: Start, connected: Any, client: httpx.AsyncClie
     assert 200 == fits.status_code
 
 
+async def test_too_large_for_who_sends_first(gateway: Start, connected: Any) -> None:
+    """A client that reads only once it has sent all sees the refusal, however large an event may be."""
+    size = 130 * MIB
+    async with connected(await gateway()) as (reader, writer), asyncio.timeout(60):
+        writer.write(head(signature([b""]), f"Content-Length: {size}"))
+        for _ in range(size // MIB):
+            writer.write(bytes(MIB))
+            await writer.drain()
+        answer = await reader.read()
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
 async def test_limits_are_its_own(gateway: Start, tell: Tell, connected: Any) -> None:
     """Neither the size nor the time of a delivery before a call counts here."""
     small: dict[str, Any] = {

@@ -36,6 +36,18 @@ async def fails(context: Any, code: grpc.StatusCode, reason: str, message: str) 
     return PrepareCallResponse()
 
 
+async def test_escaped_slashes(gateway: Start, deliver: Deliver, document: Document) -> None:
+    """A sample within the limit is taken also where its sender escapes slashes, of which quiet sound has many."""
+    loudness = (b"\xff\xff", b"\xfe\xff", b"\xfd\xff", b"\x02\x00", b"\x01\x00")
+    quiet = b"".join(loudness * 104_857)
+    body = document(quiet).replace(b"/", b"\\/")
+
+    answer = await deliver(await gateway(voice_clone_max_size_mb=1.0), body)
+
+    assert len(body) > 1.5 * len(quiet) + 65_536
+    assert 200 == answer.status_code
+
+
 async def test_success(gateway: Start, deliver: Deliver, document: Document) -> None:
     """Answers a delivery with all that the contract names."""
     url = await gateway(dynamic_variables={"who": "{name|friend}", "visits": 3})
