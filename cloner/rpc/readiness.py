@@ -44,9 +44,10 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
 class Readiness:
     """Watches the registry until it is cancelled, and sets the health by it.
 
-    If the registry does not answer for `patience_seconds`, the health is NOT_SERVING until it answers. If the
-    registry's file is gone, it is NOT_SERVING at once. If nobody else writes, one row is written in every
-    half of the patience: only a write finds a full disk, a lock that is kept, or a server that is read-only.
+    If the registry does not answer for `patience_seconds`, the health is NOT_SERVING until it answers and a
+    row is written. If the registry's file is gone, it is NOT_SERVING at once. If nobody else writes, one row
+    is written in every half of the patience: only a write finds a full disk, a lock that is kept, or a server
+    that is read-only. A transaction that finds nothing to change finds none of them.
     """
 
     def __init__(self, store: Store, health: Health, *, patience_seconds: float) -> None:
@@ -56,6 +57,7 @@ class Readiness:
         self._serving: bool | None = None
         self._stopping = False
         self._writing: asyncio.Task[None] | None = None
+        self._written = True  # since it last did not answer
 
     @property
     def serving(self) -> bool:
@@ -81,8 +83,11 @@ class Readiness:
     async def look(self) -> None:
         """Sets the health by what is known now."""
         silent = self._store.silent_seconds
-        serving = not self._store.gone and silent < self._patience
-        if self._store.write_seconds > self._patience / 2 and (self._writing is None or self._writing.done()):
+        answers = not self._store.gone and silent < self._patience
+        self._written = self._written and answers
+        serving = answers and self._written
+        due = not self._written or self._store.write_seconds > self._patience / 2
+        if due and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._write())
         if serving == self._serving:
             return
@@ -99,3 +104,4 @@ class Readiness:
         """Writes a row: an idle process only reads, and after a failed write no call comes to write."""
         with contextlib.suppress(RegistryUnavailable):
             await self._store.write(deployment.touch)
+            self._written = True

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from precall.v1 import cloning_pb2 as pb
@@ -154,6 +155,24 @@ async def test_server_that_may_only_be_read(cloning, postgres: str) -> None:
             )
             await health.until(status)
         await cloner.OpenCall(OPENING, timeout=10)
+
+
+async def test_nothing_to_write(cloning, postgres: str, capsys) -> None:
+    """While no row can be written, a transaction that finds nothing to change is no sign of an end of that."""
+    url = new_database(postgres)
+    async with watched(cloning, url, registry_patience_seconds=1.0) as (cloner, health):
+        with psycopg.connect(url) as other:
+            other.execute("UPDATE deployment SET name = name")
+            await health.until(NOT_SERVING)
+            for _ in range(10):
+                request = pb.CompleteCallRequest(agent_id="agent_demo", voice_id="voice_of_nobody")
+                assert not (await cloner.CompleteCall(request, timeout=5)).found
+                await asyncio.sleep(0.2)
+                assert {NOT_SERVING} == await health.both()
+            other.rollback()
+        await health.until(SERVING)
+
+    assert 1 == capsys.readouterr().out.count("[error")
 
 
 async def test_patience(cloning, database: str, tmp_path: Path) -> None:
