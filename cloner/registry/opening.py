@@ -144,13 +144,20 @@ def _postgres_store(url: str) -> Store:
 
 
 def bring_up_to_date(connection: Any) -> Migration:
-    """Applies what migrations the database lacks. Raises RegistryOfOtherRelease and what its driver does."""
+    """Applies what migrations the database lacks.
+
+    Raises RegistryOfOtherRelease, RegistryNotOpened and what its driver does.
+    """
     if isinstance(connection, sqlite3.Connection):
         before = sqlite_revision(connection)
         if lacks_migrations(before):
             connection.execute(f"PRAGMA busy_timeout={MIGRATION_SECONDS * 1000}")
             before = _migrate_alone("sqlite://", connection, sqlite_revision, "BEGIN IMMEDIATE")
     else:
+        if connection.info.parameter_status("server_encoding") != "UTF8":
+            raise RegistryNotOpened(
+                "DATABASE_URL: the database must have the encoding UTF8, as names have it"
+            )
         before = postgres_revision(connection)
         if lacks_migrations(before):
             alone = f"BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"

@@ -26,9 +26,12 @@ REFUSALS = (
     (r"closed the connection|EOF detected|connection is (lost|closed)",
      "the connection to the database ended"),
     (r"starting up|shutting down|recovery mode", "Postgres is just starting or stopping; try again later"),
-    (r"read-only|session is not", "no server of the URL may be written to"),
+    (r"read-only|session is not|not in hot standby mode", "no server of the URL may be written to"),
     (r"invalid .*(value|option)|unrecognized|unsupported startup", "a parameter of the URL is not one"),
-    (r"permission denied", "the user may not make tables in this database"),
+    (r"permission denied",
+     "the user lacks rights in this database: to make its tables, or to read and write them"),
+    (r"not currently accepting connections", "the database lets nobody in: it has ALLOW_CONNECTIONS false"),
+    (r"no schema has been selected", "the search_path of the user names no schema that there is"),
     (r"already exists", f"the database {NOT_OURS}"),
 )  # fmt: skip
 

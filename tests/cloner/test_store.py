@@ -48,7 +48,7 @@ from cloner.registry.postgres import connected as connected_to_postgres
 from cloner.registry.sqlite import connected
 from cloner.registry.statement import PARAMETER, Statement
 from tests.kit.intents import intent
-from tests.kit.postgres import entered, new_database, on_server
+from tests.kit.postgres import drop_database, entered, new_database, on_server
 from tests.kit.relay import Relay
 from tests.kit.releases import LATEST
 from tests.kit.rows import values
@@ -58,6 +58,7 @@ ENDED = Statement("SELECT ended_at FROM calls WHERE id = :id")
 FOR_UPDATE = Statement("SELECT id FROM calls WHERE id = :id FOR UPDATE")
 END = Statement("UPDATE calls SET ended_at = coalesce(ended_at, 0) + 1 WHERE id = :id")
 WITHOUT_TLS = "Postgres lets nobody in from here without TLS: add ?sslmode=require, or see its pg_hba.conf"
+WITHOUT_RIGHTS = "the user lacks rights in this database: to make its tables, or to read and write them"
 FOUND = "SELECT id FROM calls ORDER BY id"
 REQUEST = NamedRequest(key="request_1", content="clone")
 LONG = "a" * 300
@@ -677,7 +678,48 @@ async def test_user_who_may_not_make_tables(postgres: str) -> None:
     """A server that lets a user in, but make no tables, is told in one line."""
     problem = await refused(as_member(new_database(postgres)))
 
-    assert "DATABASE_URL: the user may not make tables in this database" == problem
+    assert f"DATABASE_URL: {WITHOUT_RIGHTS}" == problem
+
+
+async def test_user_who_may_not_read_the_tables(postgres: str) -> None:
+    """A server whose tables are another user's is told in one line as well."""
+    database = new_database(postgres)
+    async with opened(database, name=None, now=NOW):
+        pass
+
+    assert f"DATABASE_URL: {WITHOUT_RIGHTS}" == await refused(as_member(database))
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("ALLOW_CONNECTIONS false", "the database lets nobody in: it has ALLOW_CONNECTIONS false"),
+        ("SET search_path = nowhere", "the search_path of the user names no schema that there is"),
+    ],
+)
+async def test_database_that_lets_nobody_in(postgres: str, setting: str, problem: str) -> None:
+    """What an administrator may set of a database is told in one line."""
+    database = new_database(postgres)
+    on_server(postgres, f"ALTER DATABASE {database.rpartition('/')[2]} {setting}")
+
+    assert f"DATABASE_URL: {problem}" == await refused(database)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_database_of_another_encoding(postgres: str, encoding: str) -> None:
+    """A database that cannot hold every name is refused, and left empty."""
+    name = f"precall_{encoding.lower()}_{os.getpid()}"
+    made = f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    on_server(postgres, f"CREATE DATABASE {name} {made}")
+    url = f"{postgres}/{name}"
+    try:
+        problem = await refused(url)
+        tables = await values(url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+    finally:
+        drop_database(url)
+
+    assert "DATABASE_URL: the database must have the encoding UTF8, as names have it" == problem
+    assert [(0,)] == tables
 
 
 async def test_disk_that_fills_while_tables_are_made(tmp_path: Path) -> None:
