@@ -6,7 +6,7 @@ from collections.abc import Callable
 from cloner.background import Background
 from cloner.provider import failures
 from cloner.provider.failures import TimedOut
-from cloner.registry import Store, VoiceRow, deployment, voices
+from cloner.registry import Store, VoiceRow, deployment, processes, voices
 from cloner.voices.alive import STALE_SECONDS
 from cloner.voices.cloning import Cloning
 from cloner.voices.marked import VoiceNeedsVerification
@@ -64,7 +64,7 @@ class Elsewhere:
     async def _watch(self, marker: str) -> None:
         """Returns when another process's intent is settled, by that process or in its place."""
         while (row := await self._store.read(voices.get, marker)) is not None and row.state == "intended":
-            if row.alive_at < self._now() - STALE_SECONDS:
-                await self._cloning.adopt(row)
-            else:
+            if processes.is_alive(row.alive_at, stale=self._now() - STALE_SECONDS):
                 await asyncio.sleep(LOOK_SECONDS)
+            else:
+                await self._cloning.adopt(row)

@@ -43,6 +43,22 @@ async def test_stopped_under_way(cloning: Any, emulator: Emulator, speech: bytes
     assert [1] == [line["clones"] for line in lines if line["event"] == stopped]
 
 
+async def test_clock_set_back(cloning: Any, emulator: Emulator, speech: bytes) -> None:
+    """What a process left while the clock was an hour ahead is finished once it is right."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
+    clock = Clock()
+    clock.ahead = 3_600
+    async with cloning(now=clock, shutdown_grace_seconds=0.0) as cloner:
+        answer = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=30))
+        await emulator.requests.wait(path=CREATE, stage="held")
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+    emulator.faults.clear()
+    emulator.faults.release()
+    async with cloning() as cloner:
+        assert (await cloner.PrepareCall(call(speech), timeout=30)).voice.voice_id
+
+
 @pytest.mark.parametrize("agent_update", ["auto", "never"])
 async def test_call_has_its_voice(
     cloning: Any, emulator: Emulator, database: str, speech: bytes, eventually: Any, agent_update: str
