@@ -146,7 +146,7 @@ async def test_refused(
 
 async def test_cloner_that_is_not_there(cloner, command: Command) -> None:
     """Where nobody answers, or TLS is spoken on one side alone, one line names the place and what to look at."""
-    says = "is CLONER_TARGET right, and is TLS spoken on both sides?"
+    says = "is CLONER_TARGET right, is TLS spoken on both sides, and what does python -m cloner.health say?"
     root = trustme.CA().cert_pem.bytes().decode()
 
     assert (1, "", f"precall: The cloner cannot be reached at 127.0.0.1:1: {says}\n") == await command(

@@ -11,13 +11,17 @@ from telemetry.facts import KEYS
 from tests.kit.lines import EVERYWHERE, Line, table
 
 ROOT = Path(__file__).parents[2]
-SHARED = {"telemetry", "environment"}
+# Which process the code of a folder runs in.
+FOLDERS = {
+    "gateway": "gateway", "client/precall_client": "gateway", "cloner": "cloner",
+    "telemetry": "both", "environment": "both",
+}  # fmt: skip
 LEVELS = {"info", "warning", "error"}
 
 
 def calls() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module, ast.Call]]:
     """Each call in our code, with the process it is of and the function that it stands in."""
-    for folder in ("gateway", "cloner", *sorted(SHARED)):
+    for folder, process in FOLDERS.items():
         for path in sorted((ROOT / folder).rglob("*.py")):
             tree = ast.parse(path.read_text())
             inner: dict[ast.Call, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module] = {}
@@ -25,7 +29,7 @@ def calls() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.
                 if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
                     inner |= {node: scope for node in ast.walk(scope) if isinstance(node, ast.Call)}
             for call, scope in inner.items():
-                yield "both" if folder in SHARED else folder, scope, call
+                yield process, scope, call
 
 
 def text(node: ast.expr) -> str | None:
@@ -64,6 +68,7 @@ def written() -> dict[str, Line]:
         else:
             continue
         assert event, ast.unparse(call)
+        event = event.replace("%s", "...")
         levels[event] |= said
         by[event].add(process)
         keys[event] |= {KEYS.get(key, key) for key in named}
