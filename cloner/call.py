@@ -1,13 +1,19 @@
 """What is known of a call at each stage: as it is told, noted, opened and prepared."""
 
+from typing import TypeAlias
+
 import msgspec
 
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.registry import Noted
 from cloner.voices.callers import Caller, Identity
+from cloner.voices.clone import Wanted
 from cloner.voices.voice import Voice
 
-__all__ = ["Begun", "Call", "Opened", "Prepared", "agent_before"]
+__all__ = ["Begun", "Call", "DeliveryKey", "Opened", "Prepared", "agent_before"]
+
+DeliveryKey: TypeAlias = tuple[str, str]
+"""A call, and whom its delivery has stated: no delivery gets another caller's answer."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +35,16 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     def call_id(self) -> str:
         """Our own name for the call."""
         return self.noted.call.id
+
+    @property
+    def key(self) -> DeliveryKey:
+        """Deliveries under way with the same key get one answer."""
+        return self.call_id, self.identity.stated
+
+    @property
+    def wanted(self) -> Wanted:
+        """The voice that the call needs."""
+        return Wanted(identity=self.identity, caller=self.call.caller, call_id=self.call_id)
 
     @property
     def agent_before(self) -> AgentVoice | None:

@@ -15,7 +15,7 @@ from cloner.agents.missed import Missed
 from cloner.agents.reading import BegunReading, Reading, result_of
 from cloner.background import Background
 from cloner.call import Begun, Call, Prepared, agent_before
-from cloner.deliveries import Deliveries, Key, UnderWay
+from cloner.deliveries import Deliveries, UnderWay
 from cloner.provider.awaited import Awaited
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.provider.failures import AgentNotFound, AgentRejected, Busy
@@ -31,7 +31,6 @@ from cloner.registry import (
 )
 from cloner.voices import callers
 from cloner.voices.callers import ConversationMismatch, Identities
-from cloner.voices.clone import Wanted
 from cloner.voices.finding import Found, Voices
 from cloner.voices.postponed import ids_of
 from cloner.voices.samples import Samples
@@ -129,29 +128,25 @@ class Calls:
         made. A repeated delivery of a call that is still being prepared gets the answer of the first. Raises
         CallerForgotten, and what Voices, Samples and Agents raise.
         """
-        key = begun.call_id, begun.identity.stated
-        wanted = Wanted(identity=begun.identity, caller=begun.call.caller, call_id=begun.call_id)
         # While another delivery of the caller is under way, nobody else may have the call.
-        async with self._deliveries.counted(key, failed=partial(self._unstate, begun)):
-            await self._voices.note_consent(begun.noted.voice, wanted)
-            return await self._prepare_once(key, begun, wanted, sample, deadline=deadline)
+        async with self._deliveries.counted(begun.key, failed=partial(self._unstate, begun)):
+            await self._voices.note_consent(begun.noted.voice, begun.wanted)
+            return await self._prepare_once(begun, sample, deadline=deadline)
 
-    async def _prepare_once(
-        self, key: Key, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float
-    ) -> Prepared:
+    async def _prepare_once(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
         """While the caller's first delivery is under way, waits for it and gives the same answer."""
-        first = self._deliveries.first(key)
+        first = self._deliveries.first(begun.key)
         if first is not None:
-            if (prepared := await self._answer_of(first, wanted, deadline=deadline)) is not None:
+            if (prepared := await self._answer_of(first, begun, deadline=deadline)) is not None:
                 return prepared
-            self._voices.check_time(wanted, deadline=deadline)
+            self._voices.check_time(begun.wanted, deadline=deadline)
             begun = await self.begin(begun.call, sample, once_more=True)
-        with self._deliveries.as_first(key, waited=first is not None) as answer:
-            prepared = await self._prepare(begun, wanted, sample, deadline=deadline)
+        with self._deliveries.as_first(begun.key, waited=first is not None) as answer:
+            prepared = await self._prepare(begun, sample, deadline=deadline)
             answer.set_result(prepared)
             return prepared
 
-    async def _answer_of(self, first: UnderWay, wanted: Wanted, *, deadline: float) -> Prepared | None:
+    async def _answer_of(self, first: UnderWay, begun: Begun, *, deadline: float) -> Prepared | None:
         """The answer of the delivery that came first, waited for; None if it fails or takes too long."""
         get_current_span().add_link(first.trace)
         left = deadline - asyncio.get_running_loop().time()
@@ -160,16 +155,16 @@ class Calls:
         if not first.answer.done() or first.answer.cancelled():
             return None
         answered = first.answer.result()
-        noting = self._background.begin(self._voices.note_told(answered.voice, wanted))
+        noting = self._background.begin(self._voices.note_told(answered.voice, begun.wanted))
         # The answer is there, and does not wait for a registry that cannot be written.
         await asyncio.wait({noting}, timeout=TOLD_SECONDS)
         voice = noting.result() if noting.done() and not noting.exception() else answered.voice
         return msgspec.structs.replace(answered, voice=voice, voice_reused=True)
 
-    async def _prepare(self, begun: Begun, wanted: Wanted, sample: bytes, *, deadline: float) -> Prepared:
-        if (ended := await self._answer_ended(begun, wanted)) is not None:
+    async def _prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
+        if (ended := await self._answer_ended(begun)) is not None:
             return ended
-        if (repeated := await self._answer_repeated(begun, wanted, deadline=deadline)) is not None:
+        if (repeated := await self._answer_repeated(begun, deadline=deadline)) is not None:
             return repeated
         # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
         # exist.
@@ -181,10 +176,10 @@ class Calls:
                 if again:
                     # The voice that was found was given up or lost. By now the caller may have another one:
                     # a replacement, or one that was cloned for another call.
-                    known = await self._store.read(voices.find_by_caller, wanted.identity.caller)
-                found = await self._find_known(known, wanted, attached=not again, deadline=deadline)
+                    known = await self._store.read(voices.find_by_caller, begun.identity.caller)
+                found = await self._find_known(known, begun, attached=not again, deadline=deadline)
                 if found is None:
-                    found = await self._clone_new(begun, wanted, sample, reading, deadline=deadline)
+                    found = await self._clone_new(begun, sample, reading, deadline=deadline)
                 agent = await result_of(reading)
                 try:
                     prepared = await self._give(begun, found, agent, deadline=deadline)
@@ -211,17 +206,17 @@ class Calls:
         except (AgentNotFound, RegistryUnavailable) as failure:
             return unraised(failure)
 
-    async def _answer_ended(self, begun: Begun, wanted: Wanted) -> Prepared | None:
+    async def _answer_ended(self, begun: Begun) -> Prepared | None:
         """The answer to a delivery after its call: nothing is made or changed for it any more."""
         if begun.noted.call.ended_at is None:
             return None
-        voice = await self._voices.former_voice(begun.noted.call.marker, wanted)
+        voice = await self._voices.former_voice(begun.noted.call.marker, begun.wanted)
         if voice is None:
             return None
-        voice = await self._voices.note_told(voice, wanted)
+        voice = await self._voices.note_told(voice, begun.wanted)
         return self._answer(begun, voice, reused=True, missed=Missed.CALL_ENDED)
 
-    async def _answer_repeated(self, begun: Begun, wanted: Wanted, *, deadline: float) -> Prepared | None:
+    async def _answer_repeated(self, begun: Begun, *, deadline: float) -> Prepared | None:
         """The answer to a delivery that is repeated during its call.
 
         None where ElevenLabs may say something else than it said before.
@@ -229,27 +224,21 @@ class Calls:
         noted = begun.noted
         if not noted.again or noted.voice is None or noted.voice.state != "ready":
             return None
-        voice = await self._voices.follow(noted.voice, wanted, deadline=deadline, attached=True)
+        voice = await self._voices.follow(noted.voice, begun.wanted, deadline=deadline, attached=True)
         decided = None if voice is None else self._agents.decided(noted, self._agent_voice(begun, voice))
         if voice is None or decided is None or await self._was_given_up(begun, voice, deadline=deadline):
             return None
         return self._answer(begun, voice, reused=True, missed=decided.missed)
 
     async def _find_known(
-        self, known: VoiceRow | None, wanted: Wanted, *, attached: bool, deadline: float
+        self, known: VoiceRow | None, begun: Begun, *, attached: bool, deadline: float
     ) -> Found | None:
         """The voice of a known caller, waited for where it is on its way; None for a new caller."""
-        voice = await self._voices.follow(known, wanted, deadline=deadline, attached=attached)
+        voice = await self._voices.follow(known, begun.wanted, deadline=deadline, attached=attached)
         return None if voice is None else Found(voice, reused=True, agent_intended=None)
 
     async def _clone_new(
-        self,
-        begun: Begun,
-        wanted: Wanted,
-        sample: bytes,
-        reading: BegunReading,
-        *,
-        deadline: float,
+        self, begun: Begun, sample: bytes, reading: BegunReading, *, deadline: float
     ) -> Found:
         """The voice of a new caller; what its agent is to be given is stored together with the voice."""
         recording = await self._samples.inspect(sample, deadline=deadline)
@@ -258,7 +247,7 @@ class Calls:
             agent, self._agent_voice(begun, None), caller=begun.identity.caller, deadline=deadline
         )
         with_agent = msgspec.structs.replace(
-            wanted,
+            begun.wanted,
             agent_voice_id=agent and agent.now.voice_id,
             agent_update=None if isinstance(update, Missed) else update,
         )

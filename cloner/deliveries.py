@@ -4,16 +4,13 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext, get_current_span
 
-from cloner.call import Prepared
+from cloner.call import DeliveryKey, Prepared
 
-__all__ = ["Deliveries", "Key", "UnderWay"]
-
-Key: TypeAlias = tuple[str, str]
-"""A call, and whom its delivery has stated: no delivery gets another caller's answer."""
+__all__ = ["Deliveries", "UnderWay"]
 
 
 class UnderWay(NamedTuple):
@@ -27,16 +24,16 @@ class Deliveries:
     """Knows the deliveries under way by their keys."""
 
     def __init__(self) -> None:
-        self._first: dict[Key, UnderWay] = {}
-        self._counts: Counter[Key] = Counter()
-        self._failed: set[Key] = set()
+        self._first: dict[DeliveryKey, UnderWay] = {}
+        self._counts: Counter[DeliveryKey] = Counter()
+        self._failed: set[DeliveryKey] = set()
 
-    def first(self, key: Key) -> UnderWay | None:
+    def first(self, key: DeliveryKey) -> UnderWay | None:
         """The delivery that later ones wait for."""
         return self._first.get(key)
 
     @contextmanager
-    def as_first(self, key: Key, *, waited: bool) -> Iterator["asyncio.Future[Prepared]"]:
+    def as_first(self, key: DeliveryKey, *, waited: bool) -> Iterator["asyncio.Future[Prepared]"]:
         """Lets later deliveries wait for the answer that the block sets.
 
         Nobody waits for one that itself `waited` in vain, because it may have less time left.
@@ -52,7 +49,9 @@ class Deliveries:
                 del self._first[key]
 
     @asynccontextmanager
-    async def counted(self, key: Key, *, failed: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    async def counted(
+        self, key: DeliveryKey, *, failed: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[None]:
         """Counts a delivery for the block. Once none is left, and one of them has failed, calls `failed`.
 
         One whose time has run out, or whose sender has hung up, has failed as well: it is cancelled then.
