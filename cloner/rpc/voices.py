@@ -14,7 +14,7 @@ from cloner.rpc.contract import Context
 from cloner.rpc.fields import Fields
 from cloner.rpc.pages import Pages
 from cloner.rpc.rooms import Rooms
-from cloner.voices.callers import Caller, Identities
+from cloner.voices.callers import Caller
 from cloner.voices.clone import Wanted
 from cloner.voices.samples import digest_of
 from telemetry.facts import add_log_context, note
@@ -34,16 +34,9 @@ __all__ = [
 async def clone_voice(request: pb.CloneVoiceRequest, context: Context, rooms: Rooms) -> pb.CloneVoiceResponse:
     """Answers CloneVoice."""
     async with answered(rooms.store, context, yields=True) as answering:
-        fields = Fields(rooms.identities)
-        caller = fields.caller(request.caller, request.consent, request.client_reference)
-        sample = fields.sample(request.sample)
-        request_id = fields.id("request_id", request.request_id, required=False)
-        fields.check()
+        caller, sample, request_id = _read(request, Fields(rooms.identities))
         del request  # frees its bytes: only the sample is needed from now on
-        note(sample_bytes=len(sample))
-        identity = await rooms.voices.identify(caller, sample)
-        named = await _request(rooms.identities, "CloneVoice", request_id, caller, sample)
-        wanted = Wanted(identity=identity, caller=caller, request=named)
+        wanted = await _wanted(rooms, "CloneVoice", request_id, caller, sample)
         voice, reused = await rooms.voices.clone_ahead(wanted, sample, deadline=answering.deadline)
         answering.log_facts |= {"voice_id": voice.voice_id, "voice_reused": reused}
         return pb.CloneVoiceResponse(voice=messages.voice(voice), voice_reused=reused)
@@ -55,15 +48,9 @@ async def replace_voice(
 ) -> pb.ReplaceVoiceResponse:
     """Answers ReplaceVoice."""
     async with answered(rooms.store, context, yields=True) as answering:
-        fields = Fields(rooms.identities)
-        caller = fields.caller(request.caller, request.consent, request.client_reference, numbered=True)
-        sample = fields.sample(request.sample)
-        request_id = fields.id("request_id", request.request_id, required=False)
-        fields.check()
+        caller, sample, request_id = _read(request, Fields(rooms.identities), numbered=True)
         del request  # frees its bytes: only the sample is needed from now on
-        identity = await rooms.voices.identify(caller, sample)
-        named = await _request(rooms.identities, "ReplaceVoice", request_id, caller, sample)
-        wanted = Wanted(identity=identity, caller=caller, request=named)
+        wanted = await _wanted(rooms, "ReplaceVoice", request_id, caller, sample)
         voice = await rooms.voices.replace(wanted, sample, deadline=answering.deadline)
         answering.log_facts["voice_id"] = voice.voice_id
         return pb.ReplaceVoiceResponse(voice=messages.voice(voice))
@@ -198,13 +185,24 @@ def _which(request: Any, fields: Fields) -> tuple[Caller | None, str]:
     return caller, voice_id
 
 
-async def _request(
-    identities: Identities, method: str, request_id: str, caller: Caller, sample: bytes
-) -> NamedRequest | None:
-    """The request by its name and content; None where its sender gave it no name."""
-    if not request_id:
-        return None
-    return NamedRequest(
-        key=identities.request_key(calling.get().name, request_id),
-        content=identities.content_hash(method, caller, sample_digest=await digest_of(sample)),
-    )
+def _read(
+    request: pb.CloneVoiceRequest | pb.ReplaceVoiceRequest, fields: Fields, *, numbered: bool = False
+) -> tuple[Caller, bytes, str]:
+    """Whose voice is to be made, of which sample, and the request's id. Raises FieldInvalid."""
+    caller = fields.caller(request.caller, request.consent, request.client_reference, numbered=numbered)
+    sample = fields.sample(request.sample)
+    request_id = fields.id("request_id", request.request_id, required=False)
+    fields.check()
+    note(sample_bytes=len(sample))
+    return caller, sample, request_id
+
+
+async def _wanted(rooms: Rooms, method: str, request_id: str, caller: Caller, sample: bytes) -> Wanted:
+    """The voice that is wanted, under the request's name and content where its sender gave it a name."""
+    identity, named = await rooms.voices.identify(caller, sample), None
+    if request_id:
+        named = NamedRequest(
+            key=rooms.identities.request_key(calling.get().name, request_id),
+            content=rooms.identities.content_hash(method, caller, sample_digest=await digest_of(sample)),
+        )
+    return Wanted(identity=identity, caller=caller, request=named)

@@ -13,7 +13,7 @@ from emulator import Emulator, Fault
 from telemetry.logs import add_keys
 from tests.cloner.clock import Clock
 from tests.kit.failures import failure
-from tests.kit.requests import call
+from tests.kit.requests import CLONING, call, request
 
 CREATE = "/v1/voices/add"
 PREPARE, COMPLETE = (f"precall.v1.CloningService/{name}" for name in ("PrepareCall", "CompleteCall"))
@@ -122,6 +122,16 @@ async def test_sample_that_is_refused(cloning: Any, spans: Any) -> None:
         inspected.status.status_code,
         inspected.status.description,
     )
+
+
+@pytest.mark.parametrize("method", CLONING)
+async def test_sample_that_is_sent(cloning: Any, spans: Any, speech: bytes, method: str) -> None:
+    """The span of every call that brings a sample says how large it is."""
+    async with cloning() as cloner:
+        await getattr(cloner, method)(request(method, speech), timeout=20)
+    (span,) = spans.finished(f"precall.v1.CloningService/{method}")
+
+    assert len(speech) == span.attributes["precall.sample.size"]
 
 
 async def test_agent_that_others_have_changed(
