@@ -18,7 +18,7 @@ from cloner.registry import (
 )
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.looking import Looking
-from cloner.voices.removal import Removal, log_given_up
+from cloner.voices.removal import Removal
 from telemetry.tracing import traceparent
 
 __all__ = ["MOST_HISTORY", "Consenting"]
@@ -84,11 +84,8 @@ class Consenting:
             log.info("consent withdrawn")
         every = [told for person in persons for told in await self.history(person)]
         every.sort(key=lambda consent: consent.at, reverse=True)
-        deleted = 0
-        for row in left:
-            log_given_up(row.voice_id, reasons.CONSENT_WITHDRAWN)
-            deleted += await self._removal.remove_now(row, deadline=deadline)
-        return every[:MOST_HISTORY], deleted, len(left) - deleted
+        deleted, pending = await self._removal.remove_all(left, reasons.CONSENT_WITHDRAWN, deadline=deadline)
+        return every[:MOST_HISTORY], deleted, pending
 
     async def _withdrawn(
         self, caller: Caller | None, voice_id: str, consent: str

@@ -65,9 +65,6 @@ class Erasure:
                 now=self._now(),
                 traceparent=traceparent(),
             )
-        deleted = 0
-        for row in left:
-            log_given_up(row.voice_id, reasons.FORGOTTEN)
-            deleted += await self._removal.remove_now(row, deadline=deadline)
-        log.info("caller erased", voices_deleted=deleted, voices_pending=len(left) - deleted)
-        return deleted, len(left) - deleted
+        deleted, pending = await self._removal.remove_all(left, reasons.FORGOTTEN, deadline=deadline)
+        log.info("caller erased", voices_deleted=deleted, voices_pending=pending)
+        return deleted, pending

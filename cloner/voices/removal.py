@@ -109,6 +109,17 @@ class Removal:
             return False
         return True
 
+    async def remove_all(self, rows: list[VoiceRow], reason: str, *, deadline: float) -> tuple[int, int]:
+        """Deletes voices that were given up for the reason, one after the other, as `remove_now` does.
+
+        Returns how many were deleted, and how many will be deleted later.
+        """
+        deleted = 0
+        for row in rows:
+            log_given_up(row.voice_id, reason)
+            deleted += await self.remove_now(row, deadline=deadline)
+        return deleted, len(rows) - deleted
+
     async def evict(self, *, kept: bool, replaces: str | None, deadline: float) -> bool:
         """Deletes the voice that was used the longest ago and is in no call; False if none was deleted.
 
