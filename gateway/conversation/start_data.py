@@ -11,10 +11,10 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from callerid import e164, spoken
-from gateway.conversation.overrides import GREETING, NOTHING, VOICE, Speech
-from gateway.settings import PLACEHOLDER, RESERVED
+from gateway.conversation.overrides import GREETING, VOICE, Overrides, Speech
+from gateway.settings import PLACEHOLDER, RESERVED, Settings
 
-__all__ = ["Facts", "StartData", "build_start_data", "unknown_call"]
+__all__ = ["Facts", "StartData", "build_start_data", "nobodys_voice", "unknown_call"]
 
 Value = str | int | float | bool
 
@@ -84,7 +84,7 @@ def build_start_data(
     *,
     variables: Mapping[str, Value],
     leaves: Collection[str],
-    speech: Speech = NOTHING,
+    speech: Speech,
 ) -> StartData:
     """The data for one conversation: every configured variable, and the allowed part of the speech."""
     values = {name: _filled(value, facts) for name, value in variables.items()}
@@ -99,6 +99,16 @@ def build_start_data(
     return StartData(
         dynamic_variables=values,
         conversation_config_override=Override(agent=agent, tts=tts) if overrides else UNSET,
+    )
+
+
+def nobodys_voice(facts: Facts, settings: Settings, overrides: Overrides) -> StartData:
+    """The data without a caller's voice: with the agent's own, even if it has a caller's just now."""
+    return build_start_data(
+        facts,
+        variables=settings.dynamic_variables,
+        leaves=overrides.allowed(facts.agent_id),
+        speech=overrides.speech_before(facts.agent_id),
     )
 
 

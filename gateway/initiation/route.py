@@ -39,7 +39,7 @@ from gateway.answering import (
     verifier,
 )
 from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Speech, remember
-from gateway.conversation.start_data import Facts, StartData, build_start_data, unknown_call
+from gateway.conversation.start_data import Facts, StartData, build_start_data, nobodys_voice, unknown_call
 from gateway.edge import problems
 from gateway.edge.openapi import responses
 from gateway.edge.problems import Unauthenticated
@@ -77,7 +77,7 @@ async def handled(request: Request[Any, Any, Any], context: RouteContext, progre
     facts = note_call(context, call, progress)
     if facts.agent_id is None:
         progress.reason, progress.fallback = "agent_unknown", True
-        return nobodys_voice(context, facts)
+        return nobodys_voice(facts, context.settings, context.overrides)
     with part("cloner"):
         response = await context.cloner.open_call(
             agent_id=facts.agent_id,
@@ -91,7 +91,7 @@ async def handled(request: Request[Any, Any, Any], context: RouteContext, progre
     if not response.HasField("voice"):
         progress.reason = UNKNOWN.get(response.caller_match, "caller_unknown")
         progress.fallback = response.caller_match == CALLER_MATCH_ONE
-        return nobodys_voice(context, facts)
+        return nobodys_voice(facts, context.settings, context.overrides)
     return greeted(context, facts, response, progress)
 
 
@@ -160,22 +160,13 @@ def greeted(context: RouteContext, facts: Facts, response: OpenCallResponse, pro
     )
 
 
-def nobodys_voice(context: RouteContext, facts: Facts) -> StartData:
-    """The answer without a caller's voice: the agent's own, even if it has a caller's just now."""
-    return build_start_data(
-        facts,
-        variables=context.settings.dynamic_variables,
-        leaves=context.overrides.allowed(facts.agent_id),
-        speech=context.overrides.speech_before(facts.agent_id),
-    )
-
-
 def fallback_answer(context: RouteContext, attempt: Attempt) -> StartData | None:
     """The answer to a known sender, whatever failed."""
     progress = attempt.progress
     if attempt.refused is None or not progress.verified:
         return None
-    return nobodys_voice(context, progress.facts or note_call(context, initiation.NOTHING, progress))
+    facts = progress.facts or note_call(context, initiation.NOTHING, progress)
+    return nobodys_voice(facts, context.settings, context.overrides)
 
 
 def _carries(tokens: tuple[Secret, ...], authorization: list[str]) -> bool:

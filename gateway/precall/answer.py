@@ -6,7 +6,7 @@ from msgspec import Struct, field, structs
 from precall.v1.cloning_pb2 import PrepareCallResponse
 
 from gateway.conversation.overrides import NOT_ACTIVATED, VOICE, Overrides, Speech, remember
-from gateway.conversation.start_data import Facts, StartData, build_start_data
+from gateway.conversation.start_data import Facts, StartData, build_start_data, nobodys_voice
 from gateway.settings import Settings
 
 __all__ = ["FallbackCall", "PreparedCall", "fallback", "prepared"]
@@ -88,12 +88,7 @@ def fallback(
         conversation_id=facts.conversation_id or "",
         caller_info=_info(facts),
         processing_time_ms=duration_ms,
-        conversation_initiation_client_data=build_start_data(
-            facts,
-            variables=settings.dynamic_variables,
-            leaves=overrides.allowed(facts.agent_id),
-            speech=overrides.speech_before(facts.agent_id),
-        ),
+        conversation_initiation_client_data=nobodys_voice(facts, settings, overrides),
     )
 
 
