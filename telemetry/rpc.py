@@ -34,7 +34,7 @@ from telemetry.metrics import NOWHERE, duration
 from telemetry.parts import SCOPE, traced_by
 from telemetry.tracing import linked
 
-__all__ = ["RpcServerTracing"]
+__all__ = ["RpcServerTracing", "status_of"]
 
 # Names of the RPC semantic conventions 1.44, which the Python package still keeps as incubating.
 RPC_METHOD, RPC_STATUS = KEYS["method"], KEYS["code"]
@@ -159,14 +159,14 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
                 began = time.perf_counter()
                 try:
                     response = await behavior(request, context)
-                    code = _code(context)
+                    code = status_of(context)
                 except asyncio.CancelledError:
                     remaining = context.time_remaining()
                     passed = remaining is not None and remaining <= 0
                     code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
                     raise
                 except grpc.aio.AbortError:
-                    code = _code(context)
+                    code = status_of(context)
                     raise
                 finally:
                     failed = code in SERVER_FAILURES
@@ -192,6 +192,16 @@ class RpcServerTracing(grpc.aio.ServerInterceptor):
         return Context(), linked(carrier.get("traceparent", ""))
 
 
+def status_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
+    """The status that was set on a call: OK if none was, UNKNOWN for a number that gRPC does not have."""
+    code = context.code()  # 0 or None before one is set, an int or an enum after
+    if not code:
+        return grpc.StatusCode.OK
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return next((known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.UNKNOWN)
+
+
 def _client(peer: str) -> dict[str, str | int]:
     """The address of the client, if there is one: `ipv4:127.0.0.1:40404`, `ipv6:%5B::1%5D:40404`."""
     kind, _, rest = urllib.parse.unquote(peer).partition(":")
@@ -213,16 +223,6 @@ def _piped(behavior: Any) -> Any:
             await context.write(answer)
 
     return call
-
-
-def _code(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
-    """The status that was set on the call: 0 or None before one is set, an int or an enum after."""
-    code = context.code()
-    if not code:
-        return grpc.StatusCode.OK
-    if isinstance(code, grpc.StatusCode):
-        return code
-    return next((known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.UNKNOWN)
 
 
 def _set_status(span: Span, code: grpc.StatusCode, *, failed: bool) -> None:

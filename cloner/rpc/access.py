@@ -16,6 +16,7 @@ from cloner.rpc.contract import HEALTH, METHODS, Context, Handler, path, streame
 from cloner.rpc.status import CallEnding, ending_of_call, refuse
 from cloner.rpc.usage import Quota, own_quota
 from telemetry.facts import log_context
+from telemetry.rpc import status_of
 
 __all__ = ["AccessControl"]
 
@@ -175,8 +176,6 @@ def _erasure_logged(context: Context) -> Iterator[None]:
     code = "CANCELLED"
     try:
         yield
-        # The status of a call that succeeds is never set.
-        status = context.code() or grpc.StatusCode.OK
-        code = next((known.name for known in grpc.StatusCode if status in (known, known.value[0])), "UNKNOWN")
+        code = status_of(context).name
     finally:
         log.info("erasure", code=code)
