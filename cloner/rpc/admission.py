@@ -169,7 +169,7 @@ class Admission(grpc.aio.ServerInterceptor):
                     for kind in places:
                         taken.enter_context(kind.one())
                     request, share = await self._received(method, handler, context, memory)
-                    return await _answer(handler.unary_unary, request, context)
+                    return await handler.unary_unary(request.pop(), context)
             except Exception as failure:  # noqa: BLE001 - the outermost boundary: whatever it is, it ends here
                 refuse(context, failure)
                 return None
@@ -284,11 +284,6 @@ class Admission(grpc.aio.ServerInterceptor):
         if len(raw) > self._max_bytes:
             raise BodyTooLarge(limit=self._max_bytes, actual=len(raw))
         return raw
-
-
-async def _answer(behavior: Any, request: list[Any], context: Context) -> Any:
-    answer = behavior(request.pop(), context)
-    return await answer if inspect.isawaitable(answer) else answer
 
 
 def _refusing(failure: Exception) -> Any:
