@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import grpc
 import structlog
-from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.trace import get_current_span
@@ -188,20 +187,21 @@ def answer_failure(context: Context, failure: Exception, *more: Message) -> None
         reason=reason_of(failure),
         metadata={**facts, "trace_id": trace_id(get_current_span())},
     )
-    status.details.append(_packed(info))
+    status.details.add().Pack(info)
     faults = failure.faults if isinstance(failure, FieldInvalid | RequestDiffers | CallersSeveral) else ()
     if faults:
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
             for field, problem in faults
         ]
-        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
     asked = failure.retry_after if isinstance(failure, failures.ProviderFailure) else None
     if (seconds := asked or WAITS.get(reason)) is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(round(1000 * seconds))
-        status.details.append(_packed(retry))
-    status.details.extend(_packed(detail) for detail in more)
+        status.details.add().Pack(retry)
+    for detail in more:
+        status.details.add().Pack(detail)
     context.set_code(code)
     context.set_details(message)
     # Requests to ElevenLabs and the registry were tried again here; another process would fail too.
@@ -222,9 +222,3 @@ def refuse(context: Context, failure: Exception, *, warn: bool = False) -> None:
 
 def _row(failure: Exception) -> tuple[ErrorReason.ValueType, grpc.StatusCode]:
     return TABLE.get(type(failure), (E.ERROR_REASON_INTERNAL, C.INTERNAL))
-
-
-def _packed(detail: Message) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(detail)
-    return packed
