@@ -19,7 +19,6 @@ __all__ = [
     "close_old",
     "complete",
     "drop_ended",
-    "end",
     "erase_caller",
     "erase_of_nobody",
     "erase_with_voice",
@@ -212,46 +211,6 @@ def attach(tx: Transaction, call_id: str, marker: str, *, now: float, stated: st
     return voices.note_used(tx, marker, now=now)
 
 
-def end(
-    tx: Transaction,
-    *,
-    now: float,
-    call_id: str | None = None,
-    conversation_id: str | None = None,
-    agent_id: str | None = None,
-    voice_id: str | None = None,
-    traceparent: str = "",
-) -> CallRow | None:
-    """Ends the call that is found by its conversation, else by its id, else by agent and voice.
-
-    Its agent is marked to be put back. Returns the call, or None if there is none. A call that has ended
-    already keeps its time. A call is not ended if it is at another agent, or if ElevenLabs uses another
-    conversation id for it. If only a delivery has used the conversation id, the call's own id and its agent
-    are enough: the id cannot be guessed, and a sender who announces a call may not know which conversation
-    id ElevenLabs will use.
-    """
-    told = {"conversation_id": conversation_id or "", "agent_id": agent_id or ""}
-    row = None
-    if conversation_id:
-        row = tx.one(OF_CONVERSATION_AT if agent_id else OF_CONVERSATION, **told)
-    if row is None and call_id:
-        row = tx.one(OF_ID, id=call_id, **told)
-    if row is None and agent_id and voice_id:
-        row = tx.one(OF_VOICE_AT, voice_id=voice_id, **told)
-    if row is None:
-        return None
-    call = _call(row)
-    told_now = {"now": now, "ended_by": traceparent}
-    ended = tx.all(ENDED, id=call.id, **told_now)
-    if call.conversation_id:
-        its = {"conversation_id": call.conversation_id, "agent_id": call.agent_id}
-        ended += tx.all(ENDED_CONVERSATION, **its, **told_now)
-    if call_id:
-        ended += tx.all(ENDED_NAMELESS, id=call_id, agent_id=call.agent_id, **told_now)
-    _plan_restores(tx, ended)
-    return call
-
-
 def complete(
     tx: Transaction,
     *,
@@ -263,15 +222,20 @@ def complete(
     conversation_call_id: str,
     traceparent: str = "",
 ) -> CallRow | None:
-    """Ends a call as `end` does; None if nobody had asked about the call.
+    """Ends the call that is found by its conversation, else by its id, else by agent and voice.
 
-    A call that was opened without its conversation id is found by it from now on.
+    Its agent is marked to be put back. Returns the call, or None if nobody had asked about it. A call that
+    has ended already keeps its time. A call is not ended if it is at another agent, or if ElevenLabs uses
+    another conversation id for it. If only a delivery has used the conversation id, the call's own id and its
+    agent are enough: the id cannot be guessed, and a sender who announces a call may not know which
+    conversation id ElevenLabs will use. A call that was opened without its conversation id is found by it
+    from now on.
 
     `conversation_call_id` is the id of a call that a delivery for the conversation opens at the same agent.
     Unless that is the call that ends, it is noted as ended, so that a late delivery changes no agent. It is
     noted of the same caller, with whom it is erased.
     """
-    call = end(
+    call = _end(
         tx,
         now=now,
         call_id=call_id,
@@ -299,6 +263,39 @@ def complete(
         )
     # `note_ended` stores a call that nobody had asked about as one that ended when it began.
     return None if call is None or call.ended_at == call.begun_at else call
+
+
+def _end(
+    tx: Transaction,
+    *,
+    now: float,
+    call_id: str,
+    conversation_id: str,
+    agent_id: str,
+    voice_id: str,
+    traceparent: str,
+) -> CallRow | None:
+    """Ends the call that `complete` finds, and returns it as it was before; None if there is none."""
+    told = {"conversation_id": conversation_id, "agent_id": agent_id}
+    row = None
+    if conversation_id:
+        row = tx.one(OF_CONVERSATION_AT if agent_id else OF_CONVERSATION, **told)
+    if row is None and call_id:
+        row = tx.one(OF_ID, id=call_id, **told)
+    if row is None and agent_id and voice_id:
+        row = tx.one(OF_VOICE_AT, voice_id=voice_id, **told)
+    if row is None:
+        return None
+    call = _call(row)
+    told_now = {"now": now, "ended_by": traceparent}
+    ended = tx.all(ENDED, id=call.id, **told_now)
+    if call.conversation_id:
+        its = {"conversation_id": call.conversation_id, "agent_id": call.agent_id}
+        ended += tx.all(ENDED_CONVERSATION, **its, **told_now)
+    if call_id:
+        ended += tx.all(ENDED_NAMELESS, id=call_id, agent_id=call.agent_id, **told_now)
+    _plan_restores(tx, ended)
+    return call
 
 
 def unstate(tx: Transaction, call_id: str, *, stated: str) -> None:

@@ -132,7 +132,10 @@ async def test_reads_what_was_written(store: Store) -> None:
 
     async def write_and_read(number: int) -> float | None:
         await store.write(calls.begin, new(f"call_{number}"))
-        await store.write(calls.end, now=NOW + number, call_id=f"call_{number}")
+        await store.write(
+            calls.complete, now=NOW + number, call_id=f"call_{number}", conversation_id="", agent_id="", voice_id="",
+            conversation_call_id="",
+        )  # fmt: skip
         return await store.read(ended, f"call_{number}")
 
     assert [NOW + number for number in range(40)] == await asyncio.gather(

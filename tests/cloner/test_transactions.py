@@ -156,7 +156,10 @@ async def test_new_voice_and_its_agent(
             case "it was stored, and nobody heard of it":
                 await store.write(agents.record_and_intend, update.with_voice("marker", "new"), now=NOW)
             case "the call ended":
-                await store.write(calls.end, now=NOW, call_id="call", agent_id="agent")
+                await store.write(
+                    calls.complete, now=NOW, call_id="call", conversation_id="", agent_id="agent", voice_id="",
+                    conversation_call_id="",
+                )  # fmt: skip
             case "another caller began":
                 await store.write(calls.begin, new("another", "Maria"))
             case "the voice was lost to another":
