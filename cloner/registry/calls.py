@@ -8,10 +8,9 @@ import msgspec
 
 from cloner.registry import agents, voices
 from cloner.registry.consents import CallerForgotten
-from cloner.registry.rows import CallRow, NewCall, Noted, VoiceRow
+from cloner.registry.rows import NOBODY, CallRow, NewCall, Noted, VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Row, Transaction
-from cloner.registry.voices import NOBODY
 
 __all__ = [
     "attach",

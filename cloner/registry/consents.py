@@ -5,6 +5,7 @@ Only the erasure of a person removes any, and of persons without a number the en
 
 import msgspec
 
+from cloner.registry.rows import NOBODY
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Lock, Transaction
 
@@ -71,7 +72,7 @@ PERSONS = Statement(f"{KNOWN_BY_NUMBER} ORDER BY 1 LIMIT :most")
 CALLERS = Statement(f"""
     {KNOWN_BY_NUMBER}
     UNION SELECT coalesce(nullif(person, ''), stated) FROM calls
-        WHERE number = :number AND (person <> '' OR stated NOT IN ('', '-'))
+        WHERE number = :number AND (person <> '' OR stated NOT IN ('', '{NOBODY}'))
     ORDER BY 1 LIMIT :most
 """)
 UNREACHABLE_DROPPED = Statement("""

@@ -4,7 +4,10 @@ import msgspec
 
 from cloner.registry.agent import AgentState
 
-__all__ = ["CallRow", "NewCall", "NewVoiceRow", "Noted", "VoiceRow"]
+__all__ = ["NOBODY", "CallRow", "NewCall", "NewVoiceRow", "Noted", "VoiceRow"]
+
+NOBODY = "-"
+"""The `stated` of a call that failed after a delivery had stated its caller."""
 
 
 class VoiceRow(msgspec.Struct, frozen=True):

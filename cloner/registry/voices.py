@@ -8,7 +8,7 @@ from cloner.registry import consents, requests
 from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, note_alive
 from cloner.registry.reasons import CONSENT_WITHDRAWN, FORGOTTEN, REPLACED
-from cloner.registry.rows import NewVoiceRow, VoiceRow
+from cloner.registry.rows import NOBODY, NewVoiceRow, VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
@@ -59,9 +59,6 @@ class Recorded(msgspec.Struct, frozen=True):
     replaced: str | None
     """The voice that it takes the place of, which is given up."""
 
-
-# The `stated` of a call that failed after a delivery had stated its caller.
-NOBODY = "-"
 
 # Why a voice failed that is not to be used, though ElevenLabs has it.
 NOT_TO_BE_USED = (CONSENT_WITHDRAWN, "VOICE_NEEDS_VERIFICATION")
