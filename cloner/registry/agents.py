@@ -109,13 +109,15 @@ LEFT_OVER = """
     )
 """
 MARKED_LEFT_OVER = Statement(f"UPDATE agents SET restoring = true WHERE {LEFT_OVER}")
-DUE = f"""
-    SELECT {FIELDS}, holder FROM agents WHERE restoring AND held_until <= :now {{which}}
+# What is to be put back now.
+DUE = "restoring AND held_until <= :now"
+FIRST = f"""
+    SELECT {FIELDS}, holder FROM agents WHERE {DUE} {{which}}
     ORDER BY held_until LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 MAY_HAVE = "(marker = :marker OR former_marker = :marker)"
-FIRST_DUE = Statement(DUE.format(which=""))
-FIRST_DUE_WITH_VOICE = Statement(DUE.format(which=f"AND {MAY_HAVE}"))
+FIRST_DUE = Statement(FIRST.format(which=""))
+FIRST_DUE_WITH_VOICE = Statement(FIRST.format(which=f"AND {MAY_HAVE}"))
 CLAIMED = Statement("""
     UPDATE agents SET held_until = :until, holder = :holder, changes = changes + 1 WHERE agent_id = :agent_id
 """)

@@ -20,7 +20,7 @@ WHAT_IS_DUE = Statement(f"""
             OR EXISTS (SELECT 1 FROM voices WHERE {departures.UNUSED[0]})
             OR EXISTS (SELECT 1 FROM voices WHERE {departures.UNUSED[1]})
             OR EXISTS (SELECT 1 FROM requests WHERE {requests.OLD}),
-        EXISTS (SELECT 1 FROM agents WHERE restoring AND held_until <= :now),
+        EXISTS (SELECT 1 FROM agents WHERE {agents.DUE}),
         EXISTS (SELECT 1 FROM voices WHERE {departures.DUE}),
         EXISTS (SELECT 1 FROM voices WHERE {voices.ABANDONED}),
         EXISTS (SELECT 1 FROM deployment WHERE {deployment.DUE})
