@@ -62,7 +62,6 @@ ITS_CONVERSATION = Statement("""
     UPDATE calls SET conversation_id = :conversation_id, confirmed = true WHERE id = :id
 """)
 CONFIRMED = Statement("UPDATE calls SET confirmed = true WHERE id = :id")
-HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :id")
 ITS_VOICE = Statement(f"SELECT caller FROM voices WHERE marker = :marker AND {voices.ACTIVE} FOR UPDATE")
 LATEST_WITH_VOICE = Statement(f"{SELECT} WHERE marker = :marker ORDER BY begun_at DESC LIMIT 1")
 OF_CONVERSATION = Statement(f"{SELECT} WHERE conversation_id = :conversation_id {FIRST}")
@@ -206,7 +205,7 @@ def attach(tx: Transaction, call_id: str, marker: str, *, now: float, stated: st
     if voice is None:
         return False
     if call is not None and not voices.has_other_caller(_call(call).stated, stated):
-        tx.run(HAS, id=call_id, marker=marker, caller=voice[0])
+        tx.run(voices.CALL_HAS, call_id=call_id, marker=marker, caller=voice[0])
     return voices.note_used(tx, marker, now=now)
 
 
@@ -378,5 +377,5 @@ def _used(tx: Transaction, call: CallRow, voice: VoiceRow | None, *, now: float)
         return voice
     if voice is None or not voices.note_used(tx, voice.marker, now=now):
         return None
-    tx.run(HAS, id=call.id, marker=voice.marker, caller=voice.caller)
+    tx.run(voices.CALL_HAS, call_id=call.id, marker=voice.marker, caller=voice.caller)
     return voice
