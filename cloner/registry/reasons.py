@@ -10,6 +10,7 @@ __all__ = [
     "EXPIRED",
     "FORGOTTEN",
     "LOST",
+    "NEEDS_VERIFICATION",
     "NOT_MADE",
     "REPLACED",
     "RESTORED",
@@ -33,3 +34,6 @@ UNANSWERED = "unanswered"
 
 NOT_MADE = "not made"
 """It was not wanted any more, or a bug ended its clone. Rows of earlier releases say "given up"."""
+
+NEEDS_VERIFICATION = "VOICE_NEEDS_VERIFICATION"
+"""ElevenLabs has made it, and wants it verified before it may speak. The name of the ErrorReason as well."""

@@ -7,7 +7,7 @@ import msgspec
 from cloner.registry import consents, requests
 from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, note_alive
-from cloner.registry.reasons import CONSENT_WITHDRAWN, FORGOTTEN, REPLACED
+from cloner.registry.reasons import CONSENT_WITHDRAWN, FORGOTTEN, NEEDS_VERIFICATION, REPLACED
 from cloner.registry.rows import NOBODY, NewVoiceRow, VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
@@ -61,7 +61,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 # Why a voice failed that is not to be used, though ElevenLabs has it.
-NOT_TO_BE_USED = (CONSENT_WITHDRAWN, "VOICE_NEEDS_VERIFICATION")
+NOT_TO_BE_USED = (CONSENT_WITHDRAWN, NEEDS_VERIFICATION)
 
 # In the order of the row's fields.
 FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,

@@ -12,7 +12,7 @@ import structlog
 from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
 from cloner.provider.failures import ProviderFailure
-from cloner.registry import RegistryUnavailable, Store, VoiceRow, voices
+from cloner.registry import RegistryUnavailable, Store, VoiceRow, reasons, voices
 
 __all__ = [
     "DEPLOYMENT_LABEL",
@@ -37,7 +37,7 @@ DELETE_SECONDS = 60.0
 class VoiceNeedsVerification(Exception):
     """The provider wants the voice to be verified before it may speak. It is removed again."""
 
-    reason = "VOICE_NEEDS_VERIFICATION"
+    reason = reasons.NEEDS_VERIFICATION
 
     def __init__(self) -> None:
         super().__init__("ElevenLabs wants this voice verified before it may speak; it was removed again.")
