@@ -96,14 +96,20 @@ class Verifier:
 
     def first(self, size: int) -> bytes:
         """The first of the bytes that are kept, while it is not known yet who signed them."""
-        return self._content(size)
+        found: list[memoryview] = []
+        for piece in (*self._pieces, bytes(self._last)):
+            found.append(memoryview(piece)[:size])
+            size -= len(found[-1])
+            if not size:
+                break
+        return b"".join(found)
 
     def keep_first(self, size: int) -> None:
         """Drops all but the first `size` bytes. Later bytes are checked, but not kept."""
         self._most = size
         if self._kept > size:
             self._whole = False
-            first = self._content(size)
+            first = self.first(size)
             self._pieces, self._last, self._kept = [], bytearray(), 0
             self._keep(first)
 
@@ -133,16 +139,6 @@ class Verifier:
         if len(self._last) >= PIECE_BYTES:
             self._pieces.append(bytes(self._last))
             self._last = bytearray()
-
-    def _content(self, size: int) -> bytes:
-        """The first bytes of those that are kept."""
-        found: list[memoryview] = []
-        for piece in (*self._pieces, bytes(self._last)):
-            found.append(memoryview(piece)[:size])
-            size -= len(found[-1])
-            if not size:
-                break
-        return b"".join(found)
 
 
 def _parts(header: Sequence[str]) -> tuple[str, list[bytes]]:
