@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Aside:
-    """Reads one large body at a time: each thread more would take its share of time from all answers."""
+    """Reads one of a route's large bodies at a time: each thread more takes time from all answers."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()

@@ -10,7 +10,7 @@
     ask_agent()         -> how the agent speaks, for a call that goes on although it was refused here
     answer              -> 200, or what problems.py makes of the failure, or fallback_answer()
 
-Each arrow changes the type once.
+Behind an arrow stands what a step makes and, after the bar, what it may raise.
 """
 
 import asyncio
