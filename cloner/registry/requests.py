@@ -32,7 +32,7 @@ class RequestDiffers(Exception):
     faults = (("request_id", "was used for another request within a day: give each an id of its own"),)
 
     def __init__(self) -> None:
-        super().__init__(" ".join(*self.faults))
+        super().__init__(" ".join(self.faults[0]))
 
 
 class RequestForgotten(Exception):

@@ -26,7 +26,7 @@ class CallersSeveral(Exception):
     faults = (("caller.name", "is required: several callers are known by this phone number"),)
 
     def __init__(self) -> None:
-        super().__init__(" ".join(*self.faults))
+        super().__init__(" ".join(self.faults[0]))
 
 
 class _Target(msgspec.Struct, frozen=True, kw_only=True):
