@@ -124,10 +124,8 @@ async def _read_refusal(response: httpx.Response) -> bytes:
 
 
 async def _read(response: httpx.Response, most: int) -> bytes:
-    encodings = "content-encoding" in response.headers and [
-        name.strip().lower() for name in response.headers.get_list("content-encoding", split_commas=True)
-    ]
-    match [name for name in encodings or () if name not in ("", "identity")]:
+    encodings = response.headers.get_list("content-encoding", split_commas=True)
+    match [name for encoding in encodings if (name := encoding.lower()) not in ("", "identity")]:
         case []:
             decoder = None
         case ["gzip" | "x-gzip"]:
