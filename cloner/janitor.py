@@ -297,7 +297,7 @@ class Janitor:
             for voice in page.voices:
                 if marker := marker_in(voice, self._store.name):
                     # The other fields are not needed here, and may be as long as a whole page.
-                    short = msgspec.structs.replace(voice, name=None, labels=None, description=None)
+                    short = msgspec.structs.replace(voice, labels=None, description=None)
                     found.append((marker, short))
             token = page.next_page_token
             if not page.has_more or not token:

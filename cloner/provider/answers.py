@@ -59,7 +59,6 @@ class ListedVoice(msgspec.Struct, frozen=True):
     """A voice as the provider lists it."""
 
     voice_id: str
-    name: str | None = None
     labels: dict[str, str | None] | None = None
     description: str | None = None
     created_at_unix: int | None = None

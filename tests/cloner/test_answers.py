@@ -354,6 +354,15 @@ def test_what_nobody_needs_hides_nothing(text: str) -> None:
     assert AgentVoice("v", "Hi") == read_agent(body.encode().replace(b"half", b"\xff"), "agent").voice
 
 
+@pytest.mark.parametrize("name", [None, 7, ["n"], "\ud83d"], ids=repr)
+def test_name_of_a_voice(name: Any) -> None:
+    """No voice is missed because of its name, which nobody reads."""
+    told = {"voice_id": "v", "name": name}
+
+    assert "v" == read_voice(json.dumps(told).encode(), "v").voice_id
+    assert ["v"] == [voice.voice_id for voice in read_page(json.dumps({"voices": [told]}).encode()).voices]
+
+
 @pytest.mark.parametrize("part", ["\ud83d", ["\ud83d"], {"tts": "\ud83d"}, {"\ud83d": 1, "tts": 7}], ids=repr)
 def test_half_an_emoji_where_something_else_should_be(part: Any) -> None:
     """Is what any other text is there: an agent of which the voice is not told, a voice that is not listed."""
