@@ -23,14 +23,12 @@ class DeliveryError(Exception):
         reason: Reason,
         message: str,
         *,
-        field: str | None = None,
         agent_id: str | None = None,
         conversation_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
-        self.field = field
         # Known where they could be read, so that the call is found that the failure is about.
         self.agent_id = agent_id
         self.conversation_id = conversation_id

@@ -186,7 +186,6 @@ def _missing(sent: SentEvent, event: Event) -> DeliveryError:
     return DeliveryError(
         "FIELD_INVALID",
         f"{field} {must}.",
-        field=field,
         agent_id=event.agent_id,
         conversation_id=event.conversation_id,
     )

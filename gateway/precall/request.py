@@ -292,4 +292,4 @@ def _misfit(fault: str) -> DeliveryError | None:
 
 
 def _invalid(field: str, fault: str) -> DeliveryError:
-    return DeliveryError("FIELD_INVALID", f"{field} {fault}.", field=field)
+    return DeliveryError("FIELD_INVALID", f"{field} {fault}.")

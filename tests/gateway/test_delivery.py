@@ -292,7 +292,7 @@ def test_required(refused: Callable[..., DeliveryError], name: str, value: Any) 
     """Names a required field that is missing, null, empty or blank."""
     failure = refused(written(**{name: value}))
 
-    assert ("FIELD_INVALID", name, f"{name} is required.") == (failure.reason, failure.field, failure.message)
+    assert ("FIELD_INVALID", f"{name} is required.") == (failure.reason, failure.message)
 
 
 @pytest.mark.parametrize(
@@ -409,11 +409,7 @@ def test_field_invalid(refused: Callable[..., DeliveryError], fields: dict[str, 
     failure = refused(written(**fields))
 
     conversation_id = None if field == "conversation_id" else "conv_abc123xyz"
-    assert ("FIELD_INVALID", field, conversation_id) == (
-        failure.reason,
-        failure.field,
-        failure.conversation_id,
-    )
+    assert ("FIELD_INVALID", conversation_id) == (failure.reason, failure.conversation_id)
     assert failure.message.startswith(f"{field} ")
 
 
@@ -538,7 +534,8 @@ def test_form_field_invalid(refused: Callable[..., DeliveryError], body: bytes, 
     """Names the part, or the field of the metadata, that is missing, empty, repeated or wrong."""
     failure = refused(body, FORM)
 
-    assert ("FIELD_INVALID", field) == (failure.reason, failure.field)
+    assert "FIELD_INVALID" == failure.reason
+    assert failure.message.startswith(f"{field} ")
 
 
 def test_sample_of_the_limit(parse: Callable[..., Delivery]) -> None:
@@ -614,5 +611,6 @@ def test_misfit_among_many_fields(refused: Callable[..., DeliveryError]) -> None
     finally:
         tracemalloc.stop()
 
-    assert ("type", "conv_1", "agent_1") == (failure.field, failure.conversation_id, failure.agent_id)
+    assert failure.message.startswith("type ")
+    assert ("conv_1", "agent_1") == (failure.conversation_id, failure.agent_id)
     assert most < 3 * len(body)

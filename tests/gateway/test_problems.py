@@ -137,7 +137,7 @@ def test_what_is_between_us_and_the_cloner(reason: str, code: grpc.StatusCode) -
         (BodyError("BODY_TIMEOUT"), "BODY_TIMEOUT"),
         (BodyError("BODY_TOO_LARGE"), "BODY_TOO_LARGE"),
         (BodyError("RATE_LIMITED"), "RATE_LIMITED"),
-        (DeliveryError("FIELD_INVALID", "agent_id is required.", field="agent_id"), "FIELD_INVALID"),
+        (DeliveryError("FIELD_INVALID", "agent_id is required."), "FIELD_INVALID"),
         (DeliveryError("SAMPLE_TOO_LARGE", "Too large."), "SAMPLE_TOO_LARGE"),
         (NotFoundException(), "NOT_FOUND"),
         (MethodNotAllowedException(), "METHOD_NOT_ALLOWED"),
