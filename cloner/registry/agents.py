@@ -18,7 +18,7 @@ from cloner.registry.agent import (
 from cloner.registry.consents import CallerForgotten
 from cloner.registry.holding import HELD_SECONDS, LANDS_SECONDS
 from cloner.registry.reasons import FORGOTTEN
-from cloner.registry.statement import Statement
+from cloner.registry.statement import Statement, assignments, columns, parameters
 from cloner.registry.transaction import Lock, Row, Transaction
 
 __all__ = [
@@ -43,9 +43,7 @@ __all__ = [
 LOST_SECONDS = 60.0
 
 
-# In the order of the row's fields.
-FIELDS = """agent_id, marker, call_id, voice_id, first_message, before_voice_id, before_first_message,
-    former_marker, former_voice_id, former_first_message, traceparent"""
+FIELDS = columns(AgentRow)
 
 GIVEN = Statement(f"SELECT {FIELDS}, changes, holder, held_until FROM agents WHERE agent_id = :agent_id")
 CALL = "SELECT ended_at, stated FROM calls WHERE id = :call_id"
@@ -59,18 +57,11 @@ OTHER_CALL = Statement("""
 """)
 INTENDED = Statement(f"""
     INSERT INTO agents ({FIELDS}, restoring, held_until, holder, changes)
-    VALUES (:agent_id, :marker, :call_id, :voice_id, :first_message, :before_voice_id,
-        :before_first_message, :former_marker, :former_voice_id, :former_first_message, :traceparent,
-        false, :until, :holder, :changes + 1)
-    ON CONFLICT (agent_id) DO UPDATE SET
-        marker = excluded.marker, call_id = excluded.call_id, voice_id = excluded.voice_id,
-        first_message = excluded.first_message, before_voice_id = excluded.before_voice_id,
-        before_first_message = excluded.before_first_message, former_marker = excluded.former_marker,
-        former_voice_id = excluded.former_voice_id, former_first_message = excluded.former_first_message,
-        traceparent = excluded.traceparent, restoring = false, held_until = excluded.held_until,
-        holder = excluded.holder, changes = excluded.changes
-    WHERE agents.held_until <= :now AND agents.changes = :changes
-        AND agents.holder = ''
+    VALUES ({parameters(AgentRow)}, false, :until, :holder, :changes + 1)
+    ON CONFLICT (agent_id) DO UPDATE SET {assignments(AgentRow, key="agent_id", prefix="excluded.")},
+        restoring = false, held_until = excluded.held_until, holder = excluded.holder,
+        changes = excluded.changes
+    WHERE agents.held_until <= :now AND agents.changes = :changes AND agents.holder = ''
 """)
 INTENDED_BEFORE = Statement("SELECT 1 FROM agents WHERE agent_id = :agent_id AND holder = :holder")
 # Whoever read the agent during the lock does not know what it has now.

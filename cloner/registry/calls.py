@@ -9,7 +9,7 @@ import msgspec
 from cloner.registry import agents, voices
 from cloner.registry.consents import CallerForgotten
 from cloner.registry.rows import NOBODY, CallRow, NewCall, Noted, VoiceRow
-from cloner.registry.statement import Statement
+from cloner.registry.statement import Statement, columns, parameters
 from cloner.registry.transaction import Row, Transaction
 
 __all__ = [
@@ -28,9 +28,7 @@ __all__ = [
 ]
 
 
-# In the order of the row's fields.
-FIELDS = """id, agent_id, conversation_id, caller, marker, number, stated, begun_at, ended_at,
-    traceparent, ended_by"""
+FIELDS = columns(CallRow)
 SELECT = f"SELECT {FIELDS} FROM calls"
 # A call whose caller a delivery has stated comes first: its agent may have been given a voice. One that
 # nobody had asked about, as `note_ended` stores it, comes last.
@@ -40,11 +38,7 @@ FIRST = """ORDER BY CASE WHEN ended_at = begun_at THEN 2 WHEN stated = '' THEN 1
 NAMELESS = "(:conversation_id = '' OR conversation_id = '' OR conversation_id = :conversation_id)"
 
 NOTED = Statement(f"""
-    INSERT INTO calls
-        (id, agent_id, conversation_id, caller, number, stated, person, begun_at, confirmed, traceparent)
-    VALUES
-        (:id, :agent_id, :conversation_id, :caller, :number, :stated, :person, :begun_at, :confirmed,
-            :traceparent)
+    INSERT INTO calls ({columns(NewCall)}) VALUES ({parameters(NewCall)})
     ON CONFLICT (id) DO NOTHING
     RETURNING {FIELDS}
 """)

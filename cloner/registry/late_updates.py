@@ -4,18 +4,14 @@ import msgspec
 
 from cloner.registry import agents
 from cloner.registry.agent import UNANSWERED, AgentRow
-from cloner.registry.statement import Statement
+from cloner.registry.statement import Statement, assignments
 from cloner.registry.transaction import Transaction
 
 __all__ = ["note"]
 
 CURRENT = Statement(f"SELECT {agents.FIELDS} FROM agents WHERE agent_id = :agent_id FOR UPDATE")
-UPDATED_LATE = Statement("""
-    UPDATE agents SET marker = :marker, call_id = :call_id, voice_id = :voice_id,
-        first_message = :first_message, before_voice_id = :before_voice_id,
-        before_first_message = :before_first_message,
-        former_marker = :former_marker, former_voice_id = :former_voice_id,
-        former_first_message = :former_first_message, traceparent = :traceparent,
+UPDATED_LATE = Statement(f"""
+    UPDATE agents SET {assignments(AgentRow, key="agent_id")},
         restoring = true, holder = :left, changes = changes + 1
     WHERE agent_id = :agent_id
 """)

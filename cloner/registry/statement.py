@@ -2,7 +2,9 @@
 
 import re
 
-__all__ = ["Statement"]
+import msgspec
+
+__all__ = ["Statement", "assignments", "columns", "parameters"]
 
 # A row is locked on Postgres alone: on SQLite, whoever writes is alone.
 LOCK = re.compile(r"\s+FOR UPDATE(?: SKIP LOCKED)?\b")
@@ -27,3 +29,20 @@ class Statement:
 
     def __repr__(self) -> str:
         return f"Statement({self.sqlite!r})"
+
+
+def columns(kind: type[msgspec.Struct], **computed: str) -> str:
+    """The columns of a row, named and ordered as its fields are; what is `computed` is no column."""
+    return ", ".join(
+        f"{computed[name]} AS {name}" if name in computed else name for name in kind.__struct_fields__
+    )
+
+
+def parameters(kind: type[msgspec.Struct]) -> str:
+    """The parameters that fill a row, in the order of its columns."""
+    return ", ".join(f":{name}" for name in kind.__struct_fields__)
+
+
+def assignments(kind: type[msgspec.Struct], *, key: str, prefix: str = ":") -> str:
+    """Sets every column of a row but its key to what has its name behind the prefix: to its parameter."""
+    return ", ".join(f"{name} = {prefix}{name}" for name in kind.__struct_fields__ if name != key)

@@ -8,7 +8,7 @@ import msgspec
 from cloner.registry.calls import FIRST, OF_WHOM
 from cloner.registry.departures import CALLED_AT, IN_CALL
 from cloner.registry.reasons import UNANSWERED
-from cloner.registry.statement import Statement
+from cloner.registry.statement import Statement, columns
 from cloner.registry.transaction import Row, Transaction
 from cloner.registry.voices import PERSONS
 
@@ -63,18 +63,13 @@ class CallView(msgspec.Struct, frozen=True):
     """Whether the agent has the voice of this call now."""
 
 
-# In the order of the fields.
-VOICE = f"""SELECT marker, state, person, number, voice_id, name, created_at, used_at, kept_until, closed_at,
-    reason, consent, consent_at, client_reference,
-    {IN_CALL} AS in_call, {CALLED_AT} AS called_at
-    FROM voices"""
-CALL = """SELECT id, agent_id, conversation_id, begun_at, ended_at,
-    (SELECT voice_id FROM voices WHERE voices.marker = calls.marker) AS voice_id,
-    EXISTS (
+VOICE = f"SELECT {columns(VoiceView, in_call=IN_CALL, called_at=CALLED_AT)} FROM voices"
+ITS_VOICE = "(SELECT voice_id FROM voices WHERE voices.marker = calls.marker)"
+HAS_ITS_AGENT = """EXISTS (
         SELECT 1 FROM agents
         WHERE agents.call_id = calls.id AND agents.marker IS NOT NULL AND NOT agents.restoring
-    ) AS agent_updated
-    FROM calls"""
+    )"""
+CALL = f"SELECT {columns(CallView, voice_id=ITS_VOICE, agent_updated=HAS_ITS_AGENT)} FROM calls"
 # `note_ended` stores ended_at equal to begun_at for a call that nobody had asked about.
 ASKED_ABOUT = "(ended_at IS NULL OR ended_at <> begun_at)"
 

@@ -9,7 +9,7 @@ from cloner.registry.deployment import month_resets_at
 from cloner.registry.processes import DEAD, SEEN, note_alive
 from cloner.registry.reasons import CONSENT_WITHDRAWN, FORGOTTEN, NEEDS_VERIFICATION, REPLACED
 from cloner.registry.rows import NOBODY, NewVoiceRow, VoiceRow
-from cloner.registry.statement import Statement
+from cloner.registry.statement import Statement, columns, parameters
 from cloner.registry.transaction import Transaction
 
 __all__ = [
@@ -63,10 +63,7 @@ class Recorded(msgspec.Struct, frozen=True):
 # Why a voice failed that is not to be used, though ElevenLabs has it.
 NOT_TO_BE_USED = (CONSENT_WITHDRAWN, NEEDS_VERIFICATION)
 
-# In the order of the row's fields.
-FIELDS = f"""marker, state, caller, person, replaces, greeting_name, voice_id, name, created_at, checked_at,
-    owner, {SEEN} AS alive_at, tries, reason, traceparent, consent, consent_at,
-    client_reference, given_up_by"""
+FIELDS = columns(VoiceRow, alive_at=SEEN)
 # Ready or on its way: a caller has one such voice at most.
 ACTIVE = "state IN ('intended', 'ready')"
 SELECT = f"SELECT {FIELDS} FROM voices"
@@ -87,10 +84,8 @@ OF_NUMBER = Statement(f"""
 PERSONS = Statement("SELECT DISTINCT person FROM voices WHERE number = :number LIMIT 2")
 CALL = Statement("SELECT marker, stated FROM calls WHERE id = :call_id FOR UPDATE")
 INTENDED = Statement(f"""
-    INSERT INTO voices (marker, caller, replaces, number, person, greeting_name, name, owner, traceparent,
-        consent, kept_until, client_reference, state, created_at, used_at, checked_at, consent_at)
-    VALUES (:marker, :caller, :replaces, :number, :person, :greeting_name, :name, :owner, :traceparent,
-        :consent, :kept_until, :client_reference, 'intended', :now, :now, :now, :consent_at)
+    INSERT INTO voices ({columns(NewVoiceRow)}, state, created_at, used_at, checked_at, consent_at)
+    VALUES ({parameters(NewVoiceRow)}, 'intended', :now, :now, :now, :consent_at)
     ON CONFLICT (caller) WHERE {ACTIVE} DO NOTHING
 """)
 CALL_HAS = Statement("UPDATE calls SET marker = :marker, caller = :caller WHERE id = :call_id")
