@@ -40,7 +40,7 @@ from telemetry.facts import add_log_context, remove_log_context
 from telemetry.parts import part
 from telemetry.tracing import traceparent
 
-__all__ = ["Calls"]
+__all__ = ["AGENT_SECONDS", "Calls"]
 
 log = structlog.get_logger()
 
@@ -58,8 +58,8 @@ TOLD_SECONDS = 0.5
 class Calls:
     """Prepares and ends calls.
 
-    `due` is set after each call has ended, because its agent must be put back. `now` tells the time, in Unix
-    seconds.
+    `due` is set after each call has ended, because its agent must be put back. A call waits `agent_seconds`
+    for how its agent speaks. `now` tells the time, in Unix seconds.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Calls:
         identities: Identities,
         first_message: str,
         due: asyncio.Event,
+        agent_seconds: float,
         now: Callable[[], float],
     ) -> None:
         self._agents = agents
@@ -83,6 +84,7 @@ class Calls:
         self._identities = identities
         self._first_message = first_message
         self._due = due
+        self._agent_seconds = agent_seconds
         self._now = now
         self._deliveries = Deliveries()
         self._background = Background()
@@ -168,7 +170,7 @@ class Calls:
             return repeated
         # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
         # exist.
-        until = asyncio.get_running_loop().time() + AGENT_SECONDS
+        until = asyncio.get_running_loop().time() + self._agent_seconds
         reading = Awaited(self._read_agent(begun.noted, deadline=deadline), until=until)
         known, refused = begun.noted.voice, False
         try:

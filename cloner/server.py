@@ -14,7 +14,7 @@ from precall.v1 import cloning_pb2 as pb
 from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents
 from cloner.audio.inspector import Inspector
-from cloner.calls import Calls
+from cloner.calls import AGENT_SECONDS, Calls
 from cloner.census import CENSUS_SECONDS, CensusTaker
 from cloner.janitor import TICK_SECONDS, Janitor, Terms
 from cloner.listener import access_of, health_beside, listen, server_of
@@ -78,12 +78,14 @@ async def serving(
     tick_seconds: float = TICK_SECONDS,
     census_seconds: float = CENSUS_SECONDS,
     still_seconds: float = STILL_SECONDS,
+    agent_seconds: float = AGENT_SECONDS,
     meters: MeterProvider = NOWHERE,
 ) -> AsyncIterator[int]:
     """Serves until the block ends, then finishes what is in flight. Yields the port.
 
     Every `tick_seconds` it looks for what has become due. If `meters` export metrics, it counts every
-    `census_seconds` what there is. It stops when no new call came for `still_seconds`.
+    `census_seconds` what there is. It stops when no new call came for `still_seconds`. A call waits
+    `agent_seconds` for how its agent speaks.
 
     An `inspector` that is passed must be open and is not closed here, so that several cloners, one after the
     other, can share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, KeyDiffers, and
@@ -111,6 +113,7 @@ async def serving(
             api=api,
             tick_seconds=tick_seconds,
             census_seconds=census_seconds,
+            agent_seconds=agent_seconds,
             now=now,
         )
         draining = Draining(still_seconds=still_seconds)
@@ -214,6 +217,7 @@ def _parts(
     store: Store,
     api: Api,
     tick_seconds: float,
+    agent_seconds: float,
     census_seconds: float,
     now: Callable[[], float],
 ) -> _Parts:
@@ -276,7 +280,8 @@ def _parts(
     )  # fmt: skip
     calls = Calls(
         agents, voices, samples, store, agent_settings,
-        identities=identities, first_message=settings.default_first_message, due=due, now=now,
+        identities=identities, first_message=settings.default_first_message, due=due,
+        agent_seconds=agent_seconds, now=now,
     )  # fmt: skip
     openings = Openings(
         voices, store, agent_settings,

@@ -1,6 +1,7 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -8,6 +9,7 @@ import pytest
 from opentelemetry.metrics import MeterProvider
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
+from cloner.calls import AGENT_SECONDS
 from cloner.server import serving
 from cloner.settings import Settings
 from environment import Secret
@@ -35,7 +37,11 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
 
     @asynccontextmanager
     async def start(
-        now: Callable[[], float] = time.time, *, meters: MeterProvider = NOWHERE, **settings: Any
+        now: Callable[[], float] = time.time,
+        *,
+        meters: MeterProvider = NOWHERE,
+        agent_seconds: float = AGENT_SECONDS,
+        **settings: Any,
     ) -> AsyncIterator[CloningServiceStub]:
         chosen = {
             "elevenlabs_api_key": Secret(API_KEY),
@@ -57,6 +63,7 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
                 tick_seconds=TICK_SECONDS,
                 census_seconds=TICK_SECONDS,
                 still_seconds=0.0,  # no client is connected any more
+                agent_seconds=agent_seconds,
                 meters=meters,
                 inspector=None if settings.keys() & OF_ITS_OWN else inspection,
             ) as port,
@@ -68,6 +75,12 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
         assert [] == promises.broken
 
     return start
+
+
+@pytest.fixture
+def patient(cloning: Cloning) -> Cloning:
+    """The same, whose calls wait for how their agent speaks as long as a busy machine needs for what is tried."""
+    return partial(cloning, agent_seconds=60.0)
 
 
 @pytest.fixture

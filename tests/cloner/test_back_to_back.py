@@ -167,12 +167,12 @@ async def test_registry_that_cannot_be_written(
 
 
 async def test_given_to_another_conversation_meanwhile(
-    cloning: Any, emulator: Emulator, speech: bytes
+    patient: Any, emulator: Emulator, speech: bytes
 ) -> None:
     """An agent that got the caller's voice for another conversation, once this one was noted, is read anew."""
     before = spoken(emulator)
     emulator.agents.put("agent_other", {})
-    async with cloning() as cloner:
+    async with patient() as cloner:
         await cloner.PrepareCall(call_of_ivan(speech, "conv_0", agent_id="agent_other"), timeout=20)
         emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
         slow = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(b"", "conv_2"), timeout=20))

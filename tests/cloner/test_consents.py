@@ -280,10 +280,10 @@ async def test_fields(cloning, request_fields: dict[str, Any], fields: list[str]
         assert "NOT_FOUND" == (await refusal(unknown))[0]
 
 
-async def test_withdrawn_before_the_intent(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_withdrawn_before_the_intent(patient, emulator: Emulator, speech: bytes) -> None:
     """A consent that came with a delivery is withdrawn by whoever withdraws it while its agent is read."""
     emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
-    async with cloning(require_consent=True) as cloner:
+    async with patient(require_consent=True) as cloner:
         asked = asyncio.ensure_future(
             refusal(cloner.PrepareCall(call_of_ivan(speech, consent="form 1"), timeout=20))
         )
@@ -393,11 +393,11 @@ async def test_withdrawn_by_the_number_of_a_call_that_failed(
 
 
 async def test_withdrawn_by_the_number_of_a_call_under_way(
-    cloning, emulator: Emulator, speech: bytes
+    patient, emulator: Emulator, speech: bytes
 ) -> None:
     """So it does for a call that is being prepared."""
     emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
-    async with cloning() as cloner:
+    async with patient() as cloner:
         asked = asyncio.ensure_future(refusal(cloner.PrepareCall(call_of_ivan(speech), timeout=20)))
         await emulator.requests.wait(path=AGENT, stage="held")
         await withdrawn(cloner, caller=NUMBER)

@@ -62,9 +62,9 @@ async def answered(asked: Any) -> str:
 
 
 @pytest.mark.parametrize("agent_update", MODES)
-async def test_deleted(cloning, emulator: Emulator, speech: bytes, agent_update: str) -> None:
+async def test_deleted(patient, emulator: Emulator, speech: bytes, agent_update: str) -> None:
     """The call gets a voice of its own, as one that comes after the deletion does."""
-    async with cloning(agent_update=agent_update) as cloner:
+    async with patient(agent_update=agent_update) as cloner:
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         await give_up(cloner, DELETE, gone)
         emulator.faults.release()
@@ -78,12 +78,12 @@ async def test_deleted(cloning, emulator: Emulator, speech: bytes, agent_update:
 
 @pytest.mark.parametrize("how", [DELETE, FORGET])
 async def test_given_up_during_the_update(
-    cloning, emulator: Emulator, speech: bytes, eventually, how: str
+    patient, emulator: Emulator, speech: bytes, eventually, how: str
 ) -> None:
     """So it is where the agent is being given the voice, and ElevenLabs takes its time."""
     before = spoken(emulator)
     emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
-    async with cloning() as cloner:
+    async with patient() as cloner:
         gone = await voice_of_ivan(cloner, speech)
         asked = asyncio.ensure_future(answered(cloner.PrepareCall(call_of_ivan(speech), timeout=30)))
         await emulator.requests.wait(path=AGENT, method="PATCH", stage="held")
@@ -99,9 +99,9 @@ async def test_given_up_during_the_update(
 
 
 @pytest.mark.parametrize("agent_update", MODES)
-async def test_replaced(cloning, emulator: Emulator, speech: bytes, agent_update: str) -> None:
+async def test_replaced(patient, emulator: Emulator, speech: bytes, agent_update: str) -> None:
     """The call gets the voice that came in its place; no third one is made."""
-    async with cloning(agent_update=agent_update) as cloner:
+    async with patient(agent_update=agent_update) as cloner:
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         replacing = request("ReplaceVoice", speech, consent="form 1")
         new = (await cloner.ReplaceVoice(replacing, timeout=10)).voice.voice_id
@@ -115,11 +115,11 @@ async def test_replaced(cloning, emulator: Emulator, speech: bytes, agent_update
 
 @pytest.mark.parametrize("agent_update", MODES)
 async def test_forgotten(
-    cloning, emulator: Emulator, speech: bytes, database: str, agent_update: str
+    patient, emulator: Emulator, speech: bytes, database: str, agent_update: str
 ) -> None:
     """The call is told so, and nothing is made for it or kept of it."""
     before = spoken(emulator)
-    async with cloning(agent_update=agent_update) as cloner:
+    async with patient(agent_update=agent_update) as cloner:
         _, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         waiting = asyncio.ensure_future(failure(asked))
         await give_up(cloner, FORGET, "")
@@ -132,9 +132,9 @@ async def test_forgotten(
     assert [] == await rows(database, "SELECT id FROM calls")
 
 
-async def test_consent_withdrawn(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_consent_withdrawn(patient, emulator: Emulator, speech: bytes) -> None:
     """The call is told so, and no voice is made without a new consent."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         waiting = asyncio.ensure_future(failure(asked))
         await cloner.SetConsent(pb.SetConsentRequest(voice_id=gone, withdrawn=True), timeout=10)
@@ -146,11 +146,11 @@ async def test_consent_withdrawn(cloning, emulator: Emulator, speech: bytes) -> 
 
 
 async def test_deleted_while_the_agent_is_put_back(
-    cloning, emulator: Emulator, spans, speech: bytes, eventually
+    patient, emulator: Emulator, spans, speech: bytes, eventually
 ) -> None:
     """The second try at an agent gives it the voice that the call has by then."""
     before = spoken(emulator)
-    async with cloning() as cloner:
+    async with patient() as cloner:
         made = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=MARIA, sample=speech), timeout=10)
         gone = made.voice.voice_id
         await cloner.PrepareCall(call(speech), timeout=20)
@@ -172,10 +172,10 @@ async def test_deleted_while_the_agent_is_put_back(
 
 
 async def test_forgotten_while_its_delivery_is_repeated(
-    cloning, emulator: Emulator, spans, speech: bytes, database: str
+    patient, emulator: Emulator, spans, speech: bytes, database: str
 ) -> None:
     """A repeated delivery that waits for the first is told the same, and nothing is made for it or kept of it."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         _, asked = await asked_with_its_agent_held(cloner, emulator, speech, consent="form 1")
         again = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech, consent="form 1"), timeout=20))
         await spans.wait("registry calls.begin", 2)
@@ -190,11 +190,11 @@ async def test_forgotten_while_its_delivery_is_repeated(
 
 
 async def test_forgotten_while_a_repeated_delivery_waits_for_its_voice(
-    cloning, emulator: Emulator, spans, speech: bytes, eventually
+    patient, emulator: Emulator, spans, speech: bytes, eventually
 ) -> None:
     """The same holds where the first delivery makes the voice."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
-    async with cloning() as cloner:
+    async with patient() as cloner:
         asked = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
         await emulator.requests.wait(path=CREATE, stage="held")
         again = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
@@ -210,10 +210,10 @@ async def test_forgotten_while_a_repeated_delivery_waits_for_its_voice(
 
 @pytest.mark.parametrize("agent_update", [*MODES, "always"])
 async def test_forgotten_whose_conversation_is_anothers(
-    cloning, emulator: Emulator, speech: bytes, agent_update: str
+    patient, emulator: Emulator, speech: bytes, agent_update: str
 ) -> None:
     """Nothing is made for who was forgotten, and the agent stays with who has the conversation since."""
-    async with cloning(agent_update=agent_update) as cloner:
+    async with patient(agent_update=agent_update) as cloner:
         _, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         waiting = asyncio.ensure_future(answered(asked))
         await give_up(cloner, FORGET, "")
@@ -243,11 +243,11 @@ async def test_short_of_time(cloning, emulator: Emulator, speech: bytes, how: st
 @pytest.mark.parametrize("how", [DELETE, FORGET])
 @pytest.mark.parametrize("agent_update", ["auto", "never"])
 async def test_repeated_while_its_voice_is_looked_for(
-    cloning, emulator: Emulator, speech: bytes, how: str, agent_update: str
+    patient, emulator: Emulator, speech: bytes, how: str, agent_update: str
 ) -> None:
     """A delivery that is repeated later is not answered with the voice that its first one was."""
     clock = Clock()
-    async with cloning(now=clock, agent_update=agent_update, voice_check_minutes=0.05) as cloner:
+    async with patient(now=clock, agent_update=agent_update, voice_check_minutes=0.05) as cloner:
         gone = await voice_of_ivan(cloner, speech)
         assert gone == await answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
         clock.ahead += 5
@@ -264,11 +264,11 @@ async def test_repeated_while_its_voice_is_looked_for(
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_no_loss_is_told_of_a_voice_that_was_deleted(
-    cloning, emulator: Emulator, speech: bytes
+    patient, emulator: Emulator, speech: bytes
 ) -> None:
     """Nor is ElevenLabs asked for it once more."""
     clock = Clock()
-    async with cloning(now=clock, voice_check_minutes=0.05) as cloner:
+    async with patient(now=clock, voice_check_minutes=0.05) as cloner:
         voice_id = await voice_of_ivan(cloner, speech)
         clock.ahead += 5
         emulator.faults.set(Fault(method="GET", path=VOICE, hold="before"))
@@ -285,10 +285,10 @@ async def test_no_loss_is_told_of_a_voice_that_was_deleted(
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_lines_about_the_next_voice_do_not_name_the_last(
-    cloning, emulator: Emulator, speech: bytes, capsys: pytest.CaptureFixture[str]
+    patient, emulator: Emulator, speech: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is told of the clone that follows is told without the id of the voice that went."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         waiting = asyncio.ensure_future(answered(asked))
         emulator.faults.set(Fault(method="POST", path=CREATE, error="invalid_content"))
@@ -301,9 +301,9 @@ async def test_lines_about_the_next_voice_do_not_name_the_last(
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
-async def test_registry_that_hangs(cloning, emulator: Emulator, speech: bytes, database: str) -> None:
+async def test_registry_that_hangs(patient, emulator: Emulator, speech: bytes, database: str) -> None:
     """A registry that does not say whether the voice is there still is waited for half a second."""
-    async with cloning(agent_update="never") as cloner:
+    async with patient(agent_update="never") as cloner:
         voice_id, asked = await asked_with_its_agent_held(cloner, emulator, speech, seconds=60)
         with psycopg.connect(database) as other:
             other.execute("LOCK TABLE calls IN ACCESS EXCLUSIVE MODE")
@@ -313,9 +313,9 @@ async def test_registry_that_hangs(cloning, emulator: Emulator, speech: bytes, d
                 assert voice_id == await answered(asked)
 
 
-async def test_replaced_after_elevenlabs_had_lost_it(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_replaced_after_elevenlabs_had_lost_it(patient, emulator: Emulator, speech: bytes) -> None:
     """The agent refuses the voice that it was to have; the call gets the one that there is by now."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         emulator.voices.remove(await voice_of_ivan(cloner, speech))
         emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
         waiting = asyncio.ensure_future(answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20)))
@@ -327,10 +327,10 @@ async def test_replaced_after_elevenlabs_had_lost_it(cloning, emulator: Emulator
 
 
 async def test_forgotten_after_elevenlabs_had_lost_it(
-    cloning, emulator: Emulator, speech: bytes, database: str
+    patient, emulator: Emulator, speech: bytes, database: str
 ) -> None:
     """The agent refuses the voice that it was to have; nothing is kept of the call."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         voice_id = await voice_of_ivan(cloner, speech)
         emulator.voices.remove(voice_id)
         emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
@@ -344,10 +344,10 @@ async def test_forgotten_after_elevenlabs_had_lost_it(
 
 
 async def test_forgotten_and_asked_about_since(
-    cloning, emulator: Emulator, speech: bytes, database: str
+    patient, emulator: Emulator, speech: bytes, database: str
 ) -> None:
     """A new caller who is forgotten stays so where the call is opened after that."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
         asking = call_of_ivan(speech, consent="form 1")
         waiting = asyncio.ensure_future(answered(cloner.PrepareCall(asking, timeout=20)))
@@ -363,10 +363,10 @@ async def test_forgotten_and_asked_about_since(
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
 async def test_conversation_of_a_call_that_failed(
-    cloning, emulator: Emulator, speech: bytes, *, again: bool
+    patient, emulator: Emulator, speech: bytes, *, again: bool
 ) -> None:
     """A call that has lost its voice and then fails leaves the conversation to whoever is stated next."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         waiting = asyncio.ensure_future(answered(asked))
         await cloner.SetConsent(pb.SetConsentRequest(voice_id=gone, withdrawn=True), timeout=10)
@@ -383,11 +383,11 @@ async def test_conversation_of_a_call_that_failed(
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("asked", [VOICE, AGENT])
 async def test_repeated_while_elevenlabs_fails(
-    cloning, emulator: Emulator, speech: bytes, asked: str
+    patient, emulator: Emulator, speech: bytes, asked: str
 ) -> None:
     """A delivery that is repeated needs no answer about its agent, also where its voice is due for a look."""
     clock = Clock()
-    async with cloning(now=clock, voice_check_minutes=0.05) as cloner:
+    async with patient(now=clock, voice_check_minutes=0.05) as cloner:
         voice_id = await voice_of_ivan(cloner, speech)
         assert (await cloner.PrepareCall(call_of_ivan(speech), timeout=20)).agent_updated
         clock.ahead += 5
@@ -398,9 +398,9 @@ async def test_repeated_while_elevenlabs_fails(
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
-async def test_repeated_while_its_consent_is_stored(cloning, speech: bytes, database: str) -> None:
+async def test_repeated_while_its_consent_is_stored(patient, speech: bytes, database: str) -> None:
     """A delivery that is repeated with another consent is not answered with a voice that goes meanwhile."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         gone = await voice_of_ivan(cloner, speech)
         assert gone == await answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20))
         with psycopg.connect(database) as other:
@@ -415,10 +415,10 @@ async def test_repeated_while_its_consent_is_stored(cloning, speech: bytes, data
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-async def test_every_voice_lost(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_every_voice_lost(patient, emulator: Emulator, speech: bytes) -> None:
     """ElevenLabs is believed once that it has lost the voice; then the agent's word counts."""
     lost = {"status": 404, "body": {"detail": {"status": "voice_not_found"}}}
-    async with cloning() as cloner:
+    async with patient() as cloner:
         emulator.voices.remove(await voice_of_ivan(cloner, speech))
         emulator.faults.set(
             Fault(method="PATCH", path=AGENT, status=400, times=None),
@@ -430,9 +430,9 @@ async def test_every_voice_lost(cloning, emulator: Emulator, speech: bytes) -> N
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-async def test_purged(cloning, emulator: Emulator, speech: bytes, database: str) -> None:
+async def test_purged(patient, emulator: Emulator, speech: bytes, database: str) -> None:
     """A voice whose row is gone, as closed ones are some days later, is no word of somebody forgotten."""
-    async with cloning(registry_keep_days=1e-6) as cloner:
+    async with patient(registry_keep_days=1e-6) as cloner:
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         waiting = asyncio.ensure_future(answered(asked))
         await give_up(cloner, DELETE, gone)
@@ -445,12 +445,12 @@ async def test_purged(cloning, emulator: Emulator, speech: bytes, database: str)
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_no_loss_is_told_where_the_account_is_listed(
-    cloning, emulator: Emulator, speech: bytes, eventually
+    patient, emulator: Emulator, speech: bytes, eventually
 ) -> None:
     """A voice that is deleted here, while the listing is compared with the registry, is not told as lost."""
     clock = Clock()
     nothing = {"status": 200, "body": {"voices": [], "has_more": False}}
-    async with cloning(now=clock, reconcile_seconds=10_000, reconcile_grace_seconds=0.0) as cloner:
+    async with patient(now=clock, reconcile_seconds=10_000, reconcile_grace_seconds=0.0) as cloner:
         voice_id = await voice_of_ivan(cloner, speech)
         emulator.faults.set(
             Fault(method="GET", path="/v2/voices", times=None, **nothing),
@@ -475,9 +475,9 @@ async def opened_with_its_agent_held(cloner: Any, emulator: Emulator, speech: by
     return voice_id, asked
 
 
-async def test_deleted_while_a_call_is_opened(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_deleted_while_a_call_is_opened(patient, emulator: Emulator, speech: bytes) -> None:
     """The call has no voice, as one that is opened after the deletion; who calls is known by the consent."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         gone, asked = await opened_with_its_agent_held(cloner, emulator, speech)
         await give_up(cloner, DELETE, gone)
         emulator.faults.release()
@@ -486,9 +486,9 @@ async def test_deleted_while_a_call_is_opened(cloning, emulator: Emulator, speec
     assert (False, "", pb.CALLER_MATCH_ONE) == (opened.HasField("voice"), opened.name, opened.caller_match)
 
 
-async def test_replaced_while_a_call_is_opened(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_replaced_while_a_call_is_opened(patient, emulator: Emulator, speech: bytes) -> None:
     """The call has the voice that came in its place."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         gone, asked = await opened_with_its_agent_held(cloner, emulator, speech)
         replacing = request("ReplaceVoice", speech, consent="form 1")
         new = (await cloner.ReplaceVoice(replacing, timeout=10)).voice.voice_id
@@ -499,9 +499,9 @@ async def test_replaced_while_a_call_is_opened(cloning, emulator: Emulator, spee
     assert gone != new
 
 
-async def test_forgotten_while_a_call_is_opened(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_forgotten_while_a_call_is_opened(patient, emulator: Emulator, speech: bytes) -> None:
     """Nobody is greeted by the name of somebody who was forgotten."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         _, asked = await opened_with_its_agent_held(cloner, emulator, speech)
         await give_up(cloner, FORGET, "")
         emulator.faults.release()
@@ -512,9 +512,9 @@ async def test_forgotten_while_a_call_is_opened(cloning, emulator: Emulator, spe
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-async def test_deleted_after_a_call_that_is_still_opened(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_deleted_after_a_call_that_is_still_opened(patient, emulator: Emulator, speech: bytes) -> None:
     """A call that is over by the time of its answer has no voice that went, either."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         gone, asked = await opened_with_its_agent_held(cloner, emulator, speech)
         assert await end(cloner)
         await give_up(cloner, DELETE, gone)
@@ -526,11 +526,11 @@ async def test_deleted_after_a_call_that_is_still_opened(cloning, emulator: Emul
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_replaced_while_an_opened_call_looks_for_it(
-    cloning, emulator: Emulator, speech: bytes, eventually
+    patient, emulator: Emulator, speech: bytes, eventually
 ) -> None:
     """The call has the voice that came in its place, also where ElevenLabs has the last one no more."""
     clock = Clock()
-    async with cloning(now=clock, voice_check_minutes=0.05) as cloner:
+    async with patient(now=clock, voice_check_minutes=0.05) as cloner:
         gone = await voice_of_ivan(cloner, speech)
         clock.ahead += 5
         emulator.faults.set(Fault(method="GET", path=VOICE, hold="before"))
@@ -546,10 +546,10 @@ async def test_replaced_while_an_opened_call_looks_for_it(
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-async def test_opened_while_its_voice_is_made(cloning, emulator: Emulator, spans, speech: bytes) -> None:
+async def test_opened_while_its_voice_is_made(patient, emulator: Emulator, spans, speech: bytes) -> None:
     """A voice that is on its way is none that went: the call is noted once."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
-    async with cloning(agent_check_seconds=0.0) as cloner:
+    async with patient(agent_check_seconds=0.0) as cloner:
         asked = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=30))
         await emulator.requests.wait(path=CREATE, stage="held")
         opened = await cloner.OpenCall(OPENING, timeout=20)

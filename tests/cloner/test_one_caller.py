@@ -28,9 +28,9 @@ async def under_way(
     return ivan
 
 
-async def test_repeat_that_fails(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_repeat_that_fails(patient, emulator: Emulator, speech: bytes) -> None:
     """While a delivery is under way, a repeat of it that fails leaves the conversation to nobody else."""
-    async with cloning() as cloner:
+    async with patient() as cloner:
         ivan = await under_way(cloner, emulator, speech)
         repeat = await failure(cloner.PrepareCall(call(b""), timeout=SHORT_SECONDS))
         anna = await failure(cloner.PrepareCall(call(speech, caller=ANNA), timeout=20))
@@ -42,9 +42,9 @@ async def test_repeat_that_fails(cloning, emulator: Emulator, speech: bytes) -> 
     assert answer.agent_updated
 
 
-async def test_repeat_that_fails_at_another_cloner(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_repeat_that_fails_at_another_cloner(patient, emulator: Emulator, speech: bytes) -> None:
     """Where the repeat fails at another cloner, the conversation may become another caller's, but no voice does."""
-    async with cloning() as one, cloning() as other:
+    async with patient() as one, patient() as other:
         ivan = await under_way(one, emulator, speech)
         assert "SAMPLE_REQUIRED" == told(await failure(other.PrepareCall(call(b""), timeout=10))).reason
         hers = await one.PrepareCall(call(speech, caller=ANNA), timeout=20)
