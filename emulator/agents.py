@@ -138,11 +138,23 @@ class ConversationPart(msgspec.Struct):
     tts: SpeechPart | msgspec.UnsetType = msgspec.UNSET
 
 
+class OverridesPart(msgspec.Struct):
+    """What a PATCH may hold of what a conversation may override, as far as its types are checked."""
+
+    conversation_config_override: Json | msgspec.UnsetType = msgspec.UNSET
+
+
+class PlatformPart(msgspec.Struct):
+    """What a PATCH may hold of the platform's settings, as far as its types are checked."""
+
+    overrides: OverridesPart | msgspec.UnsetType = msgspec.UNSET
+
+
 class AgentChange(msgspec.Struct):
     """The body of a PATCH, as far as its types are checked; a top-level null counts as not given."""
 
     conversation_config: ConversationPart | None = None
-    platform_settings: Json | None = None
+    platform_settings: PlatformPart | None = None
     workflow: Json | None = None
     name: str | None = None
     tags: list[str] | None = None

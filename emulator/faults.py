@@ -11,8 +11,9 @@ may be combined; it happens in this order:
 6. `drop: "after"`: the connection is closed, the work done
 7. `truncate`: the answer's head and half of its body, then the connection is closed
 
-`requires_verification` and `search_lag` change the work of `POST /v1/voices/add` itself, `default_voices`
-that of `GET /v2/voices`. Faults take effect before the API key is checked, as those of a proxy do.
+`requires_verification`, `library_voice_match` and `search_lag` change the work of `POST /v1/voices/add`
+itself, `default_voices` that of `GET /v2/voices`. Faults take effect before the API key is checked, as those
+of a proxy do.
 """
 
 import asyncio
@@ -65,6 +66,8 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """With `status` or `error`: the work is done all the same, and only the answer is another."""
     truncate: bool = False
     requires_verification: bool = False
+    library_voice_match: bool = False
+    """The voice is like one of the library: it has to be verified, and the answer says no more than which."""
     search_lag: SearchLag | None = None
     default_voices: bool = False
     """Premade voices are added to the first page whatever the search asks for, also for a category."""
@@ -84,8 +87,11 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("headers and work_done need status or error")
         if not all(re.fullmatch(r"[\w-]+:[ -~]*", f"{k}:{v}", re.ASCII) for k, v in self.headers.items()):
             raise ValueError("headers must be printable ASCII")
-        if (self.requires_verification or self.search_lag) and (self.method, self.path) != CREATE:
-            raise ValueError("requires_verification and search_lag are for POST /v1/voices/add")
+        of_create = self.requires_verification or self.library_voice_match or self.search_lag
+        if of_create and (self.method, self.path) != CREATE:
+            raise ValueError(
+                "requires_verification, library_voice_match and search_lag are for POST /v1/voices/add"
+            )
         if self.default_voices and (self.method, self.path) != SEARCH:
             raise ValueError("default_voices is for GET /v2/voices")
 

@@ -17,7 +17,7 @@ from emulator.journal import Received
 from emulator.routes import Routes
 from emulator.settings import Settings
 from emulator.voice_form import VoiceForm
-from emulator.voices import Voice, Voices, VoiceSettings
+from emulator.voices import Voice, Voices, VoiceSettings, new_id
 
 Json = dict[str, Any]
 HTTPRequest = Request[Any, Any, Any]
@@ -32,7 +32,8 @@ def _authenticate(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseR
     workspace = connection.scope["state"]["workspace"]
     if given != workspace.settings.api_key:
         raise refused("invalid_api_key")
-    workspace.permissions.require(handler.opt["permission"])
+    if (permission := handler.opt.get("permission")) is not None:  # an OPTIONS needs none
+        workspace.permissions.require(permission)
 
 
 @post("/v1/voices/add", status_code=200, permission="create_instant_voice_clone")
@@ -51,10 +52,13 @@ async def add_voice(
         description=form.description,
         labels=form.labels or {},
         samples=form.samples,
-        requires_verification=fault.requires_verification,
+        requires_verification=fault.requires_verification or fault.library_voice_match,
         lag=fault.search_lag,
     )
-    return {"voice_id": voice.voice_id, "requires_verification": fault.requires_verification}
+    made = {"voice_id": voice.voice_id, "requires_verification": fault.requires_verification}
+    if fault.library_voice_match:
+        made["library_voice_match"] = {"library_voice_id": new_id(), "public_owner_id": "owner_1"}
+    return made
 
 
 @get("/v1/voices", permission="voices_read")
@@ -125,7 +129,7 @@ async def get_subscription(voices: NamedDependency[Voices]) -> Json:
         "max_credit_limit_extension": 0,
         "can_extend_character_limit": False,
         "allowed_to_extend_character_limit": False,
-        "next_character_count_reset_unix": 1_798_761_600,
+        "next_character_count_reset_unix": voices.month_ends,
         "voice_slots_used": len(voices.custom),
         "voice_limit": voices.limit,
         "voice_add_edit_counter": voices.monthly_used,

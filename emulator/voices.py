@@ -6,6 +6,7 @@
 import secrets
 import string
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
@@ -161,6 +162,14 @@ class Voices:
         if not voice.is_owner:
             raise refused("voice_access_denied", "You do not have permission to change this voice.")
         return voice
+
+    @property
+    def month_ends(self) -> int:
+        """When the next month begins, in Unix seconds: the monthly counter is said to start again then."""
+        first = datetime.fromtimestamp(self._clock(), UTC).replace(
+            day=1, hour=0, minute=0, second=0, microsecond=0
+        )
+        return int((first + timedelta(days=31)).replace(day=1).timestamp())
 
     def require_slot(self) -> None:
         """Refuse if no slot is free, or if no operation is left in the month."""

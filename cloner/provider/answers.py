@@ -46,6 +46,9 @@ class NewVoice(msgspec.Struct, frozen=True):
 
     voice_id: str
     requires_verification: bool = False
+    library_voice_match: object = None
+    """A voice of ElevenLabs' library that the sample is too much like. If there is one, the new voice has to
+    be verified, too (the reference of `POST /v1/voices/add`)."""
 
 
 class Verification(msgspec.Struct, frozen=True):
@@ -152,7 +155,8 @@ def read_new_voice(body: bytes) -> NewVoice:
     voice = _decode(body, NewVoice)
     if not VOICE_ID.fullmatch(voice.voice_id):
         raise ProtocolBroken
-    return voice
+    matched = voice.library_voice_match is not None
+    return NewVoice(voice.voice_id, requires_verification=voice.requires_verification or matched)
 
 
 def read_voice(body: bytes, voice_id: str) -> ListedVoice:
@@ -198,8 +202,10 @@ def read_agent(body: bytes, agent_id: str) -> Agent:
 
 
 def read_subscription(body: bytes) -> Subscription:
-    """How much of the account is used."""
+    """How much of the account is used. Raises ProtocolBroken for what says nothing of an account."""
     told = _decode(body, _Account)
+    if told == _Account():
+        raise ProtocolBroken
     return Subscription(
         slots_used=_count(told.voice_slots_used),
         slots_limit=_count(told.voice_limit),

@@ -286,6 +286,8 @@ def classify(
     kind = _kind_by_words(status, texts, gone)
     if kind is None or (kind is SampleRejected and not about_sample):
         kind = STATUSES.get(status)
+        if status == 403 and not any(texts):
+            kind = ProtocolBroken  # a proxy between us says so, too, and nobody need set another key
     if kind is None and status >= 500:
         kind = Unavailable
     elif kind is None:

@@ -397,6 +397,13 @@ def test_verification_of_no_kind(verification: Any) -> None:
         read_new_voice(json.dumps({"voice_id": "v", "requires_verification": verification}).encode())
 
 
+@pytest.mark.parametrize("body", ["{}", '{"detail": {"status": "invalid_api_key"}}', '{"voice_limit": null}'])
+def test_account_of_nobody(body: str) -> None:
+    """An answer that says nothing of an account is not taken for one."""
+    with pytest.raises(ProtocolBroken):
+        read_subscription(body.encode())
+
+
 @pytest.mark.parametrize("token", ["a b", "x" * 3_000, "\0", "\ud800", "é"], ids=lambda t: repr(t)[:12])
 def test_page_tokens_of_no_kind(token: str) -> None:
     """A token is sent back, so it is looked at first."""

@@ -31,8 +31,6 @@ ELSEWHERE = {
 }  # fmt: skip
 # What is no call of ours.
 UNKNOWN = {"METHOD_NOT_ALLOWED"}
-# When the month of the emulator's plan is over.
-MONTH_ENDS = 1_798_761_600
 
 
 @pytest.fixture
@@ -111,7 +109,8 @@ async def test_making(
 @pytest.mark.parametrize("method", CLONING)
 async def test_month_that_is_used_up(cloning, emulator: Emulator, speech: bytes, method: str) -> None:
     """Whoever is told that the month is used up is told until when, from what ElevenLabs said and from memory."""
-    clock = StoppedClock(MONTH_ENDS - 100_000.0)
+    ends = emulator.voices.month_ends
+    clock = StoppedClock(ends - 100_000.0)
     emulator.voices.monthly_limit = 0
     waits = []
     async with cloning(now=clock) as cloner:
@@ -121,7 +120,7 @@ async def test_month_that_is_used_up(cloning, emulator: Emulator, speech: bytes,
             waits.append(clock.now + told(failure).retry.ToMilliseconds() / 1000)
             clock.now += 40_000
 
-    assert [MONTH_ENDS] * 2 == waits
+    assert [ends] * 2 == waits
     assert 1 == len(emulator.requests.matching(method="POST", path=CREATE))
 
 

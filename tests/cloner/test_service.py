@@ -350,11 +350,12 @@ async def test_agent_not_updated_for_the_moment(
     assert answer.voice.voice_id in emulator.voices
 
 
+@pytest.mark.parametrize("told", ["requires_verification", "library_voice_match"])
 async def test_voice_that_needs_verification_is_removed(
-    cloner: CloningServiceStub, emulator: Emulator, speech: bytes, eventually
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes, eventually, told: str
 ) -> None:
-    """A voice that may not speak is refused, and takes no slot for long."""
-    emulator.faults.set(Fault(method="POST", path=CREATE, requires_verification=True))
+    """A voice that may not speak is refused, however that is told, and takes no slot for long."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, **{told: True}))
 
     assert "VOICE_NEEDS_VERIFICATION" == (await refusal(cloner.PrepareCall(call(speech), timeout=10)))[0]
     await eventually(lambda: not emulator.voices.custom)

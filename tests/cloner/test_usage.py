@@ -17,7 +17,6 @@ from tests.kit.requests import IVAN
 
 CREATE = "/v1/voices/add"
 SUBSCRIPTION = "/v1/user/subscription"
-RESET = 1_798_761_600
 
 
 @pytest.fixture
@@ -97,7 +96,8 @@ async def test_usage(cloning, emulator: Emulator, speech: bytes) -> None:
 
     assert (0, 30) == (idle.voice_slots.used, idle.voice_slots.limit)
     month = idle.monthly_additions
-    assert (0, 95, RESET, False) == (month.used, month.limit, month.reset_time.seconds, month.exhausted)
+    ends = emulator.voices.month_ends
+    assert (0, 95, ends, False) == (month.used, month.limit, month.reset_time.seconds, month.exhausted)
     assert idle.HasField("account_time")
     assert (0, 2, 0, 9) == tuple(
         getattr(idle.provider_queue, name)
@@ -169,7 +169,8 @@ async def test_account_that_hangs(cloning, emulator: Emulator) -> None:
 
 async def test_month_that_is_used_up(cloning, emulator: Emulator, speech: bytes) -> None:
     """It is told, with when it starts again, and so is every clone until then."""
-    clock = StoppedClock(RESET - 1_000.0)
+    ends = emulator.voices.month_ends
+    clock = StoppedClock(ends - 1_000.0)
     emulator.voices.monthly_limit = 0
     async with cloning(now=clock, provider_attempts=1) as cloner:
         assert "VOICE_MONTHLY_LIMIT" == (await refusal(cloner.CloneVoice(clone(speech), timeout=10)))[0]
@@ -179,7 +180,7 @@ async def test_month_that_is_used_up(cloning, emulator: Emulator, speech: bytes)
         later = await usage(cloner)
 
     month = answer.monthly_additions
-    assert (True, RESET, False) == (month.exhausted, month.reset_time.seconds, month.HasField("used"))
+    assert (True, ends, False) == (month.exhausted, month.reset_time.seconds, month.HasField("used"))
     assert not later.HasField("monthly_additions")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import datetime
 from io import BytesIO
 
 import elevenlabs
@@ -10,6 +11,7 @@ import pytest
 from elevenlabs import core, errors, types
 
 from emulator import Emulator
+from emulator.voices import Voices
 
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00"
 MP3 = b"ID3\x04\x00\x00\x00\x00\x00\x00"
@@ -211,6 +213,22 @@ async def test_settings(sdk: "elevenlabs.AsyncElevenLabs") -> None:
 
     settings = await sdk.voices.settings.get(voice_id)
     assert (0.9, 0.75, 1.0) == (settings.stability, settings.similarity_boost, settings.speed)
+
+
+@pytest.mark.parametrize(
+    ("now", "ends"),
+    [
+        ("2026-12-31T23:59:59", "2027-01-01"),
+        ("2027-01-01T00:00:00", "2027-02-01"),
+        ("2028-02-29T12:00", "2028-03-01"),
+    ],
+)
+def test_end_of_the_month(now: str, ends: str) -> None:
+    """The plan's month ends with that of the calendar."""
+    time = datetime.fromisoformat(f"{now}+00:00").timestamp()
+    voices = Voices(limit=1, monthly_limit=None, clock=lambda: time)
+
+    assert datetime.fromisoformat(f"{ends}T00:00:00+00:00").timestamp() == voices.month_ends
 
 
 async def test_subscription(sdk: "elevenlabs.AsyncElevenLabs") -> None:

@@ -68,6 +68,7 @@ async def test_clear_from_outside(http: httpx.AsyncClient) -> None:
         {"method": "POST", "path": CREATE, "status": 500, "headers": {"a": "b\r\nc: d"}},
         {"method": "POST", "path": CREATE, "status": 204, "body": "x"},
         {"method": "GET", "path": "/v1/voices", "requires_verification": True},
+        {"method": "GET", "path": "/v1/voices", "library_voice_match": True},
         {"method": "GET", "path": "/v1/voices", "delay": 1},
     ],
     ids=str,
@@ -208,13 +209,15 @@ async def test_delay(http: httpx.AsyncClient, emulator: Emulator) -> None:
     assert [None] == [received.status for received in emulator.requests]
 
 
-async def test_requires_verification(http: httpx.AsyncClient, emulator: Emulator) -> None:
+@pytest.mark.parametrize("told", ["requires_verification", "library_voice_match"])
+async def test_requires_verification(http: httpx.AsyncClient, emulator: Emulator, told: str) -> None:
     """Makes a voice that takes a slot, and that no agent and no call may have before it is verified."""
-    emulator.faults.set(on_create(requires_verification=True))
+    emulator.faults.set(on_create(**{told: True}))
 
     made = (await create(http)).json()
     voice = emulator.voices[made["voice_id"]]
-    assert (True, True) == (made["requires_verification"], voice.voice_verification.requires_verification)
+    assert made[told]
+    assert voice.voice_verification.requires_verification
 
     speech = {"tts": {"voice_id": voice.voice_id}}
     data = {"type": "conversation_initiation_client_data", "conversation_config_override": speech}

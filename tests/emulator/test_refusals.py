@@ -220,6 +220,11 @@ async def test_premade_voice_stays(http: httpx.AsyncClient, emulator: Emulator) 
             ["body", "conversation_config", "agent", "first_message"],
         ),
         (b'{"conversation_config": {"tts": {"speed": 9}}}', ["body", "conversation_config", "tts", "speed"]),
+        (b'{"platform_settings": {"overrides": null}}', ["body", "platform_settings", "overrides"]),
+        (
+            b'{"platform_settings": {"overrides": {"conversation_config_override": "x"}}}',
+            ["body", "platform_settings", "overrides", "conversation_config_override"],
+        ),
     ],
 )
 async def test_malformed_patch(http: httpx.AsyncClient, content: bytes, loc: list[str | int]) -> None:
@@ -265,3 +270,11 @@ async def test_bad_page_token(http: httpx.AsyncClient) -> None:
     reply = await http.get("/v2/voices", params={"next_page_token": "x"})
 
     assert (400, "invalid_parameters") == (reply.status_code, reply.json()["detail"]["code"])
+
+
+async def test_options(http: httpx.AsyncClient) -> None:
+    """What may be done at a path is told to whoever has the key."""
+    assert (204, "GET, OPTIONS") == (
+        (told := await http.options("/v1/voices")).status_code,
+        told.headers["allow"],
+    )
