@@ -1,6 +1,7 @@
 """Starts everything on this machine, lives through three calls, and shows what was answered and traced."""
 
 import argparse
+import io
 import os
 import shlex
 import signal
@@ -38,6 +39,8 @@ def main() -> int:
     )
     chosen = parser.parse_args()
     end_in_order()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal knows every name, or a line's bars
     console = Console(highlight=False)
     try:
         return _demo(console, keep=chosen.keep, verbose=chosen.verbose)
@@ -109,10 +112,10 @@ def _keep(screen: Screen, collector: Collector, system: System) -> Never:
     """Shows how to call the gateway, and the trace of each call that is made. Ends by a signal alone."""
     screen.heading("Still up, until Ctrl-C. In another terminal:")
     screen.paste(
-        "a signed delivery of a caller's sample",
+        "a signed delivery of a caller's sample (--help lists options, and any recording may follow)",
         f"ELEVENLABS_WEBHOOK_SECRET={system.secret} \\",
         f"python3 {shlex.quote(str(EXAMPLE))} {system.gateway} \\",
-        "    --consent 'agreed in the demo' # and any recording; --help lists the options",
+        "    --consent 'agreed in the demo'",
     )
     screen.paste(
         "what ElevenLabs asks when Maria calls",

@@ -35,7 +35,7 @@ def waterfall(trace_id: str, spans: list[Bar], *, width: int) -> Table:
     """
     table = Table(title=f"trace {trace_id}", title_justify="left", box=None, padding=(0, 1), pad_edge=False)
     for column, justify in COLUMNS:
-        table.add_column(column, justify=justify, no_wrap=True)
+        table.add_column(column, justify=justify, no_wrap=column != "span")
     rows = [
         (span, "  " * depth + span.name + (" ✗" if span.failed else "")) for depth, span in _ordered(spans)
     ]

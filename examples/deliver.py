@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import hmac
 import http.client
+import io
 import json
 import os
 import secrets
@@ -180,6 +181,15 @@ def fail(reason: str) -> NoReturn:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # not every terminal knows every name
+        status = main()
+        sys.stdout.flush()
+        sys.exit(status)
+    except (
+        BrokenPipeError
+    ):  # whoever read the output has gone, and the rest of it must not be written, either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

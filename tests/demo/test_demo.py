@@ -1,4 +1,5 @@
 import asyncio
+import io
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from demo.waterfall import Bar, waterfall
 from tests.kit.stand_in import programs
@@ -217,3 +219,20 @@ def test_waterfall_of_a_broken_trace() -> None:
     table = waterfall("0" * 32, [bar], width=80)
 
     assert [["late ✗"], ["2.0"]] == [list(table.columns[column].cells) for column in (1, 3)]
+
+
+@pytest.mark.parametrize("width", [60, 66, 80])
+def test_waterfall_of_a_narrow_terminal(width: int) -> None:
+    """What is short stands whole: services and times."""
+    name = "precall.v1.CloningService/PrepareCall"
+    times = {"began": 0, "ended": 5_050_600_000}
+    rows = [
+        Bar(span_id=span, parent_id=parent, service="gateway", name=name, failed=False, **times)
+        for span, parent in (("a", ""), ("b", "a"), ("c", "b"))
+    ]
+    written = io.StringIO()
+
+    Console(file=written, width=width).print(waterfall("0" * 32, rows, width=width))
+
+    assert 3 == written.getvalue().count("5050.6")
+    assert 3 == written.getvalue().count("gateway")
