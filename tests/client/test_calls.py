@@ -7,7 +7,9 @@ import inspect
 import io
 import logging
 import math
+import os
 import re
+import signal
 import time
 import tracemalloc
 import wave
@@ -28,6 +30,7 @@ from precall_client.upload import uploaded
 
 from emulator import Emulator, Fault
 from environment import Pem, Secret, Toml
+from tests.kit.processes.cloner import process, ready
 
 MEBIBYTE = 1_048_576
 CREATE = "/v1/voices/add"
@@ -186,6 +189,23 @@ async def test_deadline(cloning, emulator: Emulator, speech: bytes) -> None:
 
     assert 10 > took
     assert late.value.may_repeat
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [0, 300_000], ids=["small", "large"])
+async def test_server_that_stands_still(size: int) -> None:
+    """A call to a process that is frozen ends long before its deadline, so that it may be made elsewhere."""
+    async with (
+        process(ELEVENLABS_API_KEY="k", CLONER_PORT="0") as started,
+        connect(await ready(started)) as precall,
+    ):
+        await precall.get_limits(seconds=10)
+        os.kill(started.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(precall_client.ClonerUnavailable):
+                await precall.clone_voice(caller=IVAN, sample=bytes(size), seconds=60)
+        finally:
+            os.kill(started.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("sample", [b"", bytes(300_000)], ids=["small", "large"])
