@@ -57,8 +57,9 @@ class Removal:
         self._now = now
         # How often in a row each agent could not be put back.
         self._tries: LRUCache[str, int] = LRUCache(AGENTS)
-        # The agents that are being put back.
+        # The agents that are being put back, and the voices that are being deleted.
         self._restoring: list[Urgency] = []
+        self._deleting: list[Urgency] = []
 
     async def remove(self, row: VoiceRow, *, deadline: float) -> bool:
         """Deletes a voice that was given up. False if an agent may still have it: then it is not deleted.
@@ -77,7 +78,9 @@ class Removal:
         if await self._store.read(agents.has_voice, row.marker):
             return False
         if row.voice_id is not None:
-            await self._provider.delete_voice(row.voice_id, deadline=deadline)
+            # Under a load of new callers no voice would go, and those that are to go would take all slots.
+            with self._one_urgent(self._deleting):
+                await self._provider.delete_voice(row.voice_id, deadline=deadline)
         log.info("voice deleted", voice_id=row.voice_id, reason=row.reason or "unknown")
         await self._store.write(departures.note_gone, row.marker, now=self._now())
         return True
@@ -162,7 +165,7 @@ class Removal:
         try:
             with (
                 log_context(agent_id=row.agent_id, voice_id=row.voice_id, call_id=row.call_id),
-                self._one_urgent(),
+                self._one_urgent(self._restoring),
                 renewing(self._store, row.agent_id, holder=row.holder, now=self._now),
             ):
                 unchanged = await self._restore(row, deadline)
@@ -179,18 +182,18 @@ class Removal:
         return unchanged
 
     @contextlib.contextmanager
-    def _one_urgent(self) -> Iterator[None]:
-        """A block of work that is urgent once all such blocks that began before it have ended."""
+    def _one_urgent(self, line: list[Urgency]) -> Iterator[None]:
+        """A block of work that is urgent once all such blocks in the line have ended that began before it."""
         mine = Urgency(call=urgency().call)
-        self._restoring.append(mine)
-        self._restoring[0].hurry()
+        line.append(mine)
+        line[0].hurry()
         try:
             with with_urgency(mine):
                 yield
         finally:
-            self._restoring.remove(mine)
-            if self._restoring:
-                self._restoring[0].hurry()
+            line.remove(mine)
+            if line:
+                line[0].hurry()
 
     async def _unlock(self, row: ClaimedAgent, *, pause: float) -> None:
         """Lets an agent go that is not put back yet; it may be tried again after the pause."""

@@ -55,6 +55,26 @@ async def test_agent_gets_back_what_it_had(
     assert 1 == len(emulator.requests.matching(path=CREATE))
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_deleted_under_load(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
+    """While new callers use every turn that may last, voices that are not needed any more are deleted all the same."""
+    async with cloning(voice_clone_keep_hours=0.0, provider_concurrency=5) as cloner:
+        for number in (1, 2):
+            await cloner.PrepareCall(call(speech, number), timeout=10)
+        emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+        calling = [
+            asyncio.ensure_future(cloner.PrepareCall(call(speech, number), timeout=30))
+            for number in range(3, 9)
+        ]
+        await emulator.requests.wait(4, path=CREATE, stage="held")
+        for number in (1, 2):
+            await end(cloner, number)
+        await eventually(lambda: not emulator.voices.custom)
+        emulator.faults.clear()
+        emulator.faults.release()
+        await asyncio.gather(*calling)
+
+
 async def test_leaf_by_leaf(cloning, emulator: Emulator, speech: bytes, eventually) -> None:
     """What somebody else changed meanwhile stays; only where our value still stands it is put back."""
     voice_before, _ = spoken(emulator)
