@@ -32,15 +32,15 @@ class Share:
 class MemoryBudget:
     """A budget of bytes. What does not fit waits until it does; when nothing is held, any size fits.
 
-    What no call waits for leaves a quarter free for calls, and waits for as long as calls do. `left` is
-    passed to FreedMemory.
+    What no call waits for gets in only while no more than `for_others` are held, and waits for as long as
+    calls do. `left` is passed to FreedMemory.
     """
 
-    def __init__(self, size: int, *, left: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, size: int, *, for_others: int, left: Callable[[], None] = lambda: None) -> None:
         self._freed = FreedMemory(left)
         self._taken = 0
         self._calls = _Waiting(size)
-        self._others = _Waiting(size * 3 // 4)
+        self._others = _Waiting(for_others)
 
     @property
     def taken(self) -> int:

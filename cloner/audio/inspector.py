@@ -81,6 +81,8 @@ class Inspector:
         # Those of them that no worker has taken, in the order in which they came: first those of calls.
         self._calls: deque[_Job] = deque()
         self._others: deque[_Job] = deque()
+        # Those of no call that workers are at: while there are several workers, one is kept for calls.
+        self._begun_others: set[_Job] = set()
         self._came = asyncio.Event()
         self._alive: set[Worker] = set()
         self._tending: list[asyncio.Task[None]] = []
@@ -156,14 +158,19 @@ class Inspector:
             if job is None:
                 worker.gone = worker.gone or "nonsense"
             elif not await self._work(worker, job):
+                self._begun_others.discard(job)
+                self._came.set()
                 job = None
 
     async def _next(self, worker: Worker) -> "_Job | None":
         """The job that is next, once there is one; None if the worker ended before that."""
         while not worker.line.done():  # nothing was asked, so a line is its end
-            for waiting in (self._calls, self._others):
-                if waiting:
-                    return waiting.popleft()
+            if self._calls:
+                return self._calls.popleft()
+            if self._others and len(self._begun_others) < max(1, self._workers - 1):
+                job = self._others.popleft()
+                self._begun_others.add(job)
+                return job
             self._came.clear()
             coming = asyncio.create_task(self._came.wait())
             try:

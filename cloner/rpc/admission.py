@@ -110,7 +110,9 @@ class Admission(grpc.aio.ServerInterceptor):
         self._max_bytes = max_bytes
         self._body_seconds = body_seconds
         self._guarded = guarded
-        self._small_memory = MemoryBudget(SMALL_READS * self.hard_limit)
+        self._small_memory = MemoryBudget(
+            SMALL_READS * self.hard_limit, for_others=(SMALL_READS - 1) * self.hard_limit
+        )
         self._samples = Places(most_calls)
         self._small = Places(most_calls)
         left = max(1, most_calls - max(1, most_calls // 16))

@@ -331,6 +331,21 @@ async def test_calls_first() -> None:
     assert ["ogg", "flac", "opus", "wav"] == finished
 
 
+async def test_worker_for_calls() -> None:
+    """Of several workers one takes only samples that a call waits for."""
+    finished: list[str] = []
+
+    async def look(inspector: Inspector, name: str, *, call: bool) -> None:
+        await inspector.inspect(SPEECH[name], call=call)
+        finished.append(name)
+
+    async with Inspector(workers=2, max_seconds=MAX_SECONDS) as inspector, asyncio.TaskGroup() as together:
+        for name, waited_for in (("opus", False), ("wav", False), ("flac", True)):
+            together.create_task(look(inspector, name, call=waited_for))
+
+    assert "wav" == finished[-1]
+
+
 async def test_queue_full() -> None:
     """Refuses at once what would be one too many in the queue, and forgets none of the others."""
     async with Inspector(workers=1, waiting=1, max_seconds=MAX_SECONDS) as inspector:

@@ -263,6 +263,29 @@ async def test_stalled_bodies_ahead_of_time_leave_room_to_calls(cloning, speech:
     assert ended.found
 
 
+async def test_samples_ahead_of_time_leave_room_to_calls(cloning, emulator: Emulator, samples: Path) -> None:
+    """However many large samples are cloned ahead of time, with a copy for each clone, a call still gets in."""
+    with wave.open(str(samples / "speech.wav")) as source:
+        parameters, frames = source.getparams(), source.readframes(source.getnframes())
+    file = io.BytesIO()
+    with wave.open(file, "wb") as large:
+        large.setparams(parameters)
+        large.writeframes(frames * (9 * MEBIBYTE // len(frames)))
+    emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
+    async with cloning(provider_concurrency=30, sample_buffer_mb=160.0) as cloner:
+        ahead = [
+            asyncio.ensure_future(cloner.CloneVoice(clone(file.getvalue(), n), timeout=20)) for n in range(12)
+        ]
+        await emulator.requests.wait(path=CREATE, stage="held")
+        for _ in range(20):
+            answer = await failure(cloner.PrepareCall(call(b""), timeout=10))
+            assert "SAMPLE_REQUIRED" == reason(answer)[0]
+            await asyncio.sleep(0.1)
+        emulator.faults.clear()
+        emulator.faults.release()
+        await asyncio.gather(*ahead, return_exceptions=True)
+
+
 def clone(sample: bytes, number: int) -> pb.CloneVoiceRequest:
     """A request to clone a voice ahead of time."""
     caller = pb.Caller(name="Maria", phone_number=f"+3161999{number:04}")
