@@ -256,13 +256,19 @@ class Janitor:
             )
             lost = 0
             present = {voice.voice_id for _, voice in listed}
-            for row in await self._store.read(rows.ready):
+            ready = await self._store.read(rows.ready)
+            for row in ready:
                 old_enough = row.checked_at < now - self._terms.grace
                 if row.voice_id not in present and old_enough and not await self._is_there(row):
                     if await self._store.write(departures.note_gone, row.marker, now=now):
                         log.warning("voice lost", voice_id=row.voice_id)
                         lost += 1
                     await self._store.write(agents.plan_restore, marker=row.marker)
+            if lost == len(ready) > 1:
+                log.error(
+                    "every voice of the registry is lost, is ELEVENLABS_API_KEY of another workspace?",
+                    lost=lost,
+                )
             await self._reopen_month(now)
             self._measures.reconciled()
             log.info(

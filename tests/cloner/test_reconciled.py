@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 from precall.v1 import cloning_pb2 as pb
 from precall.v1 import error_reason_pb2
 from structlog.testing import capture_logs
@@ -129,3 +130,24 @@ async def test_voices_of_unknown_age(cloning, emulator: Emulator, speech: bytes,
     assert ids.items() <= adopted.attributes.items()
     assert [asked.context.trace_id] == [link.context.trace_id for link in adopted.links]
     assert [] == emulator.requests.matching(method="DELETE")
+
+
+@pytest.mark.parametrize("lost", [2, 3])
+async def test_every_voice_lost(cloning, emulator: Emulator, speech: bytes, eventually, lost: int) -> None:
+    """Where not one voice is there, as with the key of another workspace, that is told; one left, and it is not."""
+    clock = Clock()
+    async with cloning(now=clock, reconcile_seconds=0.3, reconcile_grace_seconds=60.0) as cloner:
+        for number in range(3):
+            await cloner.CloneVoice(
+                pb.CloneVoiceRequest(caller=call(speech, number).caller, sample=speech), timeout=10
+            )
+        with capture_logs() as logs:
+            for voice in emulator.voices.custom[:lost]:
+                emulator.voices.remove(voice.voice_id)
+            clock.ahead = 100
+            await eventually(
+                lambda: [line for line in logs if line["event"] == "reconciled" and line["lost"]]
+            )
+
+    every = [line["lost"] for line in logs if line["event"].startswith("every voice of the registry is lost")]
+    assert ([3] if lost == 3 else []) == every
