@@ -284,9 +284,8 @@ def _packets(opened: InputContainer, stream: AudioStream) -> "Iterator[av.Packet
             yield from opened.demux(stream)
         except av.FFmpegError as failure:
             if isinstance(failure, MemoryError):
-                bytes(
-                    LEAST_ROOM
-                )  # MemoryError if there is none; if there is, a damaged length asked for more
+                # Raises MemoryError itself if there is none. If there is, a damaged length asked for more.
+                bytes(LEAST_ROOM)
             continue
         return
 

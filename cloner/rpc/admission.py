@@ -116,7 +116,7 @@ class Admission(grpc.aio.ServerInterceptor):
         self._samples = Places(most_calls)
         self._small = Places(most_calls)
         left = max(1, most_calls - max(1, most_calls // 16))
-        self._ahead, self._small_others = Places(left), Places(left)
+        self._samples_of_others, self._small_of_others = Places(left), Places(left)
         self._health = Places(most_calls)
         self._streams = Places(MOST_STREAMS, kind="streams")
         self._watches = Places(MOST_WATCHES, TooManyWatchers, kind="streams")
@@ -235,8 +235,8 @@ class Admission(grpc.aio.ServerInterceptor):
         if method.startswith(HEALTH):
             return (self._health,)
         if method in WITH_SAMPLE:
-            return (self._samples,) if method in OF_CALLS else (self._samples, self._ahead)
-        return (self._small,) if method in OF_CALLS else (self._small, self._small_others)
+            return (self._samples,) if method in OF_CALLS else (self._samples, self._samples_of_others)
+        return (self._small,) if method in OF_CALLS else (self._small, self._small_of_others)
 
     async def _received(
         self, method: str, handler: Handler, context: Context, memory: MemoryBudget

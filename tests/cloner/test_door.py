@@ -74,25 +74,31 @@ async def test_strangers_are_not_read(method: str) -> None:
     assert 20 * MEBIBYTE > grown
 
 
-@pytest.mark.long
-async def test_memory_goes_back(emulator_url: str, samples: Path) -> None:
-    """Soon after many large samples were cloned hardly any of the memory that they took is held."""
+def nine_megabytes(samples: Path) -> bytes:
+    """The speech over and over, as WAV."""
     with wave.open(str(samples / "speech.wav")) as source:
         parameters, frames = source.getparams(), source.readframes(source.getnframes())
     file = io.BytesIO()
     with wave.open(file, "wb") as large:
         large.setparams(parameters)
         large.writeframes(frames * (9 * MEBIBYTE // len(frames)))
+    return file.getvalue()
+
+
+@pytest.mark.long
+async def test_memory_goes_back(emulator_url: str, samples: Path) -> None:
+    """Soon after many large samples were cloned hardly any of the memory that they took is held."""
+    large = nine_megabytes(samples)
     async with process(
         ELEVENLABS_API_KEY=API_KEY, ELEVENLABS_BASE_URL=emulator_url, CLONER_PORT="0", AUDIO_WORKERS="1"
     ) as started:
         target, memory = await ready(started), psutil.Process(started.pid)
         async with grpc.aio.insecure_channel(target) as channel:
             stub = CloningServiceStub(channel)
-            await stub.PrepareCall(call(file.getvalue()), timeout=60)
+            await stub.PrepareCall(call(large), timeout=60)
             before = memory.memory_info().rss
             await asyncio.gather(
-                *(stub.PrepareCall(call(file.getvalue(), number), timeout=60) for number in range(2, 14))
+                *(stub.PrepareCall(call(large, number), timeout=60) for number in range(2, 14))
             )
             async with asyncio.timeout(30):
                 while memory.memory_info().rss - before > 50 * MEBIBYTE:
@@ -265,17 +271,10 @@ async def test_stalled_bodies_ahead_of_time_leave_room_to_calls(cloning, speech:
 
 async def test_samples_ahead_of_time_leave_room_to_calls(cloning, emulator: Emulator, samples: Path) -> None:
     """However many large samples are cloned ahead of time, with a copy for each clone, a call still gets in."""
-    with wave.open(str(samples / "speech.wav")) as source:
-        parameters, frames = source.getparams(), source.readframes(source.getnframes())
-    file = io.BytesIO()
-    with wave.open(file, "wb") as large:
-        large.setparams(parameters)
-        large.writeframes(frames * (9 * MEBIBYTE // len(frames)))
+    large = nine_megabytes(samples)
     emulator.faults.set(Fault(method="POST", path=CREATE, times=None, hold="before"))
     async with cloning(provider_concurrency=30, sample_buffer_mb=160.0) as cloner:
-        ahead = [
-            asyncio.ensure_future(cloner.CloneVoice(clone(file.getvalue(), n), timeout=20)) for n in range(12)
-        ]
+        ahead = [asyncio.ensure_future(cloner.CloneVoice(clone(large, n), timeout=20)) for n in range(12)]
         await emulator.requests.wait(path=CREATE, stage="held")
         for _ in range(20):
             answer = await failure(cloner.PrepareCall(call(b""), timeout=10))
