@@ -14,6 +14,7 @@ import structlog
 
 from cloner.database_url import is_sqlite, postgres_url, sqlite_file
 from cloner.registry import deployment
+from cloner.registry.integrity import BROKEN, check_with_log
 from cloner.registry.server_problem import NOT_OURS, server_problem
 from cloner.registry.sqlite import SqliteStore, connected, made_private
 from cloner.registry.store import Store
@@ -44,6 +45,20 @@ TABLES_OF_ALEMBIC = b"""
 # Any number will do, as long as every replica uses the same.
 MIGRATION_LOCK = 7_274_496_313
 MIGRATION_SECONDS = 60
+
+HELD = "is held by another process"
+NOT_WRITTEN = "cannot be written, or its folder cannot"
+FILE_PROBLEMS = {
+    sqlite3.SQLITE_CORRUPT: BROKEN,
+    sqlite3.SQLITE_NOTADB: "is not a SQLite database, or a broken one",
+    sqlite3.SQLITE_BUSY: HELD,
+    sqlite3.SQLITE_LOCKED: HELD,
+    sqlite3.SQLITE_READONLY: NOT_WRITTEN,
+    sqlite3.SQLITE_CANTOPEN: NOT_WRITTEN,
+    sqlite3.SQLITE_PERM: NOT_WRITTEN,
+    sqlite3.SQLITE_FULL: "cannot be written: the disk is full",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk is full or broken",
+}
 
 
 class Migration(NamedTuple):
@@ -109,6 +124,8 @@ def migrated(url: str) -> Migration:
     with telling_problems(url):
         if is_sqlite(url):
             made_private(sqlite_file(url))
+            # The log that a crash leaves belongs to its file. Without one, a start reads nothing twice.
+            check_with_log(sqlite_file(url))
             with contextlib.closing(connected(sqlite_file(url))) as connection:
                 return bring_up_to_date(connection)
 
@@ -188,19 +205,9 @@ def telling_problems(url: str) -> Iterator[None]:
 
 
 def _file_problem(failure: sqlite3.Error) -> str:
-    match getattr(failure, "sqlite_errorcode", 0) & 0xFF:
-        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-            return "is not a SQLite database, or a broken one"
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return "is held by another process"
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return "cannot be written, or its folder cannot"
-        case sqlite3.SQLITE_FULL:
-            return "cannot be written: the disk is full"
-        case sqlite3.SQLITE_IOERR:
-            return "cannot be read or written: the disk is full or broken"
-        case _:
-            return NOT_OURS if "already exists" in str(failure) else "cannot be used as a SQLite database"
+    if problem := FILE_PROBLEMS.get(getattr(failure, "sqlite_errorcode", 0) & 0xFF):
+        return problem
+    return NOT_OURS if "already exists" in str(failure) else "cannot be used as a SQLite database"
 
 
 def sqlite_revision(connection: sqlite3.Connection) -> str | None:

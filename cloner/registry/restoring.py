@@ -21,6 +21,7 @@ import msgspec
 
 from cloner.database_url import is_sqlite, postgres_url, sqlite_file
 from cloner.registry import departures
+from cloner.registry.integrity import check_whole, check_with_log
 from cloner.registry.opening import (
     MIGRATION_LOCK,
     bring_up_to_date,
@@ -152,6 +153,7 @@ def _alone_in_file(path: Path) -> Iterator[tuple[Connection, Transaction]]:
     made_private(path)
     with closing(sqlite3.connect(path, isolation_level=None, timeout=GONE_SECONDS)) as connection:
         try:
+            checked = check_with_log(path)
             # The lock is kept from the first transaction until the connection is closed. SQLite leaves WAL
             # mode only if no other process has the file open.
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -162,6 +164,8 @@ def _alone_in_file(path: Path) -> Iterator[tuple[Connection, Transaction]]:
             if failure.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise RegistryInUse(f"DATABASE_URL: {path} is in use: stop every cloner first") from failure
             raise
+        if not checked:
+            check_whole(connection, path)
         # The commit, too, is on the disk.
         connection.execute("PRAGMA synchronous=EXTRA")
         bring_up_to_date(connection)

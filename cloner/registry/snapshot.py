@@ -14,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from cloner.database_url import is_sqlite, postgres_url, sqlite_file
+from cloner.registry.integrity import check_whole, check_with_log
 from cloner.registry.opening import (
     known_revisions,
     lacks_migrations,
@@ -161,6 +162,7 @@ def _read_only(url: str) -> Iterator[Any]:
             raise RegistryNotOpened(f"DATABASE_URL: {path} does not exist") from failure
         if not is_file:
             raise RegistryNotOpened(f"DATABASE_URL: {path} is not a file")
+        checked = check_with_log(path)
         # Opened for writing: SQLite may first have to take in what a killed cloner had committed to the log.
         with closing(
             sqlite3.connect(
@@ -169,6 +171,8 @@ def _read_only(url: str) -> Iterator[Any]:
         ) as connection:
             connection.execute("PRAGMA query_only=ON")
             connection.execute("BEGIN")
+            if not checked:
+                check_whole(connection, path)
             yield connection
         return
 

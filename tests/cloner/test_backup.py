@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -567,6 +568,78 @@ async def test_registry_that_is_there(registry, kept: Path, database: str) -> No
     ) == refused
     assert ([{"name": "theirs"}], 0) == (there, replaced[0])
     assert [{"name": "tested"}] == await rows(database, "SELECT name FROM deployment")
+
+
+@pytest.fixture
+async def mixture(tmp_path: Path) -> Path:
+    """A registry whose file was replaced by an older one while it was open; its log still lies beside the file."""
+    folder = tmp_path / "mixture"
+    folder.mkdir()
+    file, older = folder / "precall.sqlite3", folder / "older"
+    async with opened(f"sqlite:///{file}", name="tested", now=NOW) as store:
+        await store.write(begin_all, range(5))
+    shutil.copy(file, older)
+    async with opened(f"sqlite:///{file}", name=None, now=NOW) as store:
+        await store.write(begin_all, range(5, 10))
+    async with opened(f"sqlite:///{file}", name=None, now=NOW) as store:
+        await store.write(
+            lambda tx: tx.run(Statement("UPDATE calls SET ended_at = begun_at WHERE id = 'left_0'"))
+        )
+        older.rename(file)
+    assert Path(f"{file}-wal").stat().st_size > 0
+    return file
+
+
+@pytest.mark.parametrize("taken_in", [False, True], ids=["log beside it", "log taken in"])
+async def test_file_that_is_broken(registry, completed, kept: Path, mixture: Path, taken_in: bool) -> None:
+    """No command works on a file that a foreign log has broken, nor does a cloner; one line says what to do."""
+    database = f"sqlite:///{mixture}"
+    if taken_in:
+        assert [("ok",)] != await values(database, "PRAGMA integrity_check")
+        assert not Path(f"{mixture}-wal").exists()
+    says = (
+        f"DATABASE_URL: {mixture} is a broken SQLite database: move it, and those with -wal and -shm behind its"
+        " name, away, and restore a back-up\n"
+    )
+    refused = (1, "", f"precall-registry: {says}")
+
+    # The first one refused leaves the file as it is to the next.
+    assert refused == await registry("restore", kept, database, "--replace")
+    assert refused == await registry("backup", kept.with_name("broken"), database)
+    assert not kept.with_name("broken").exists()
+    if not taken_in:
+        environ = {"PATH": os.environ["PATH"], "DATABASE_URL": database}
+        assert refused == await completed("cloner.backup", "migrate", environ=environ)
+        async with process(
+            ELEVENLABS_API_KEY="k", CLONER_PORT="0", DATABASE_URL=database, CALLER_HASH_KEY=KEY
+        ) as started:
+            out, err = await started.communicate()
+        assert (1, b"", f"cloner: {says}") == (started.returncode, out, err.decode())
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{mixture}{suffix}").unlink(missing_ok=suffix != "")
+    assert 0 == (await registry("restore", kept, database))[0]
+    assert 10 == len(await rows(database, "SELECT * FROM calls"))
+
+
+async def test_log_that_a_crash_leaves(registry, tmp_path: Path) -> None:
+    """A log that belongs to its file is taken in: by the next cloner, a back-up, or what replaces the registry."""
+    whole, log = tmp_path / "whole.sqlite3", tmp_path / "whole.sqlite3-wal"
+    async with opened(f"sqlite:///{whole}", name="tested", now=NOW) as store:
+        await store.write(begin_all, range(50))
+        # As the power may go: what was committed stands in the log alone.
+        for name in ("opened", "kept", "replaced"):
+            shutil.copy(whole, tmp_path / f"{name}.sqlite3")
+            shutil.copy(log, tmp_path / f"{name}.sqlite3-wal")
+
+    async with opened(f"sqlite:///{tmp_path}/opened.sqlite3", name=None, now=NOW) as store:
+        assert "tested" == store.name
+    made = await registry("backup", tmp_path / "kept", f"sqlite:///{tmp_path}/kept.sqlite3")
+    restored = await registry(
+        "restore", tmp_path / "kept", f"sqlite:///{tmp_path}/replaced.sqlite3", "--replace"
+    )
+    assert (0, 0) == (made[0], restored[0])
+    for name in ("opened", "kept", "replaced"):
+        assert [(100,)] == await values(f"sqlite:///{tmp_path}/{name}.sqlite3", "SELECT count(*) FROM calls")
 
 
 @pytest.mark.long(first=True)
