@@ -237,7 +237,7 @@ def _parts(
     )
     measures.observe_samples(lambda: memory.taken, settings.sample_buffer_bytes)
     marked = Marked(provider, store)
-    removal = Removal(provider, store, call_seconds=settings.call_max_minutes * 60, now=now)
+    removal = Removal(provider, store, marked, call_seconds=settings.call_max_minutes * 60, now=now)
     kept_ahead = max(LEAST_KEPT_SECONDS, settings.enrolment_keep_days * 86_400)
     cloning = Cloning(
         provider, store, marked, removal,

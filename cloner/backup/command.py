@@ -195,6 +195,9 @@ def _restore(settings: BackupSettings, chosen: argparse.Namespace) -> None:
         if restored.replaced:
             given_up = f"{restored.given_up} voices of the registry that was there"
             report_done(f"{given_up} are deleted by the next cloner", PROGRAM)
+        if restored.looked_for:
+            looked_for = f"{restored.looked_for} that were being made"
+            report_done(f"{looked_for} are looked for, and deleted where ElevenLabs has made them", PROGRAM)
 
 
 def _migrate(settings: BackupSettings) -> None:

@@ -4,7 +4,8 @@ The registry's own history is set back. Changes at ElevenLabs cannot be, so what
 of them is kept:
 
 voices    that only the replaced registry knows are given up for deletion; those that were being deleted
-          still are. Each restored voice is looked for at ElevenLabs before it is used
+          still are. So are those that were being made, which nobody may know by an id yet: they are
+          looked for by their markers. Each restored voice is looked for at ElevenLabs before it is used
 agents    keep the rows of the replaced registry, and each agent is put back
 calls     keep these rows too: a call that is over must not begin again
 consents  and requests keep these rows too: withdrawals still count, and requests stay answered
@@ -29,7 +30,7 @@ from cloner.registry.opening import (
     postgres_revision,
     telling_problems,
 )
-from cloner.registry.reasons import RESTORED
+from cloner.registry.reasons import RESTORED, UNANSWERED
 from cloner.registry.snapshot import Snapshot, Table
 from cloner.registry.sqlite import SqliteTransaction, made_private
 from cloner.registry.statement import Statement
@@ -45,8 +46,12 @@ GONE_SECONDS = RECENT_SECONDS + 2.0
 # The rows of these tables are added to those that are there; where both have a row, the one there stays.
 STAYING = ("agents", "calls", "consents", "requests")
 
+# A create without an answer may have made a voice all the same. Reconciliation finds none of another name.
+LEFT = f"state IN ('ready', 'deleting', 'intended') OR (state = 'failed' AND reason = '{UNANSWERED}')"
 BEGUN = Statement("SELECT 1 FROM deployment")
 VOICES_DROPPED = Statement("DELETE FROM voices")
+# A request whose voice was being made counts as new.
+REQUEST_DROPPED = Statement("DELETE FROM requests WHERE marker = :marker")
 PROCESSES_DROPPED = Statement("DELETE FROM processes")
 DEPLOYMENT_DROPPED = Statement("DELETE FROM deployment")
 # What the provider has now is checked before anything else is done.
@@ -85,6 +90,9 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     given_up: int
     """How many of its voices the restored registry deletes."""
 
+    looked_for: int
+    """How many more may have been made, which the restored registry looks for and deletes."""
+
 
 @contextmanager
 def restoring(url: str, source: Snapshot, *, key_check: str | None, replace: bool) -> Iterator[Restored]:
@@ -102,6 +110,10 @@ def restoring(url: str, source: Snapshot, *, key_check: str | None, replace: boo
         left = _left(transaction, source, tables["voices"]) if there else {}
         for statement in (VOICES_DROPPED, PROCESSES_DROPPED, DEPLOYMENT_DROPPED):
             transaction.run(statement)
+        place = tables["voices"].columns.index("voice_id")
+        unknown = [marker for marker, row in left.items() if row[place] is None]
+        for marker in unknown:
+            transaction.run(REQUEST_DROPPED, marker=marker)
         for table in source.tables:
             rows = source.rows(table)
             if table.name == "voices":
@@ -111,7 +123,7 @@ def restoring(url: str, source: Snapshot, *, key_check: str | None, replace: boo
         for statement in (TO_BE_RECONCILED, TO_BE_CHECKED, TO_BE_PUT_BACK):
             transaction.run(statement)
         transaction.run(KEYED, check=key_check)
-        yield Restored(replaced=there, given_up=len(left))
+        yield Restored(replaced=there, given_up=len(left) - len(unknown), looked_for=len(unknown))
         connection.execute("COMMIT")
 
 
@@ -122,15 +134,19 @@ def _left(transaction: Transaction, source: Snapshot, table: Table) -> dict[str,
     known = {row[marker]: row[voice_id] for row in source.rows(table)}
     their_ids = set(known.values())
     left = {}
-    for found in transaction.all(Statement(f"{table.query} WHERE state IN ('ready', 'deleting')")):
+    for found in transaction.all(Statement(f"{table.query} WHERE {LEFT}")):
         row = list(found)
-        if row[marker] in known and row[state] == "ready":
+        if row[marker] in known and row[state] != "deleting":
             continue
-        if row[voice_id] in their_ids and known.get(row[marker]) != row[voice_id]:
+        unknown = row[voice_id] is None
+        if not unknown and row[voice_id] in their_ids and known.get(row[marker]) != row[voice_id]:
             # Its voice id belongs to another row by now.
             continue
-        if row[state] == "ready":
-            given_up = {"state": "deleting", "reason": RESTORED, "tries": 0}
+        if row[state] != "deleting":
+            given_up = {"state": "deleting", "reason": RESTORED, "tries": 0, "closed_at": None}
+            if unknown:
+                # No caller is told of a voice without an id.
+                given_up |= {"caller": row[marker], "person": row[marker], "replaces": None, "owner": ""}
             for column, value in (given_up | departures.NOBODYS).items():
                 row[place[column]] = value
         row[place["due_at"]] = 0.0

@@ -99,7 +99,11 @@ REFERENCE = {False: "", True: "AND client_reference = :reference AND client_refe
 TOLD = f"""CASE WHEN state = 'failed' AND reason = '{UNANSWERED}' AND closed_at > :unsure_since
     THEN 'intended' ELSE state END"""
 # Most lists are of ready voices, for which there is an index of their own.
-IN_STATE = {True: "AND state = 'ready'", False: f"AND {TOLD} IN (:states[])"}
+# A voice that was given up before its id was known is nobody's, and nothing can be told of it.
+IN_STATE = {
+    True: "AND state = 'ready'",
+    False: f"AND {TOLD} IN (:states[]) AND (voice_id IS NOT NULL OR state IN ('intended', 'failed'))",
+}
 PAGES = {
     (whose, referred, ready): Statement(
         f"{VOICE} WHERE (created_at, marker) < (:at, :below) {IN_STATE[ready]} {WHOSE[whose]}"

@@ -64,7 +64,7 @@ class Marked:
             await asyncio.sleep(max(pause, asked))
             try:
                 deadline = asyncio.get_running_loop().time() + SEARCH_SECONDS
-                page = await self._provider.search_voices(marker, deadline=deadline)
+                found = await self.find(marker, deadline=deadline)
             except ProviderFailure as failure:
                 log.warning("marker not looked for", reason=failure.reason)
                 asked = failure.retry_after or 0.0
@@ -72,11 +72,21 @@ class Marked:
                     raise NotLookedFor from None
                 continue
             answered, asked = True, 0.0
-            for voice in page.voices:
-                if marker_in(voice) == marker or marker in (voice.description or ""):
-                    return voice
+            if found is not None:
+                return found
         if not answered:
             raise NotLookedFor
+        return None
+
+    async def find(self, marker: str, *, deadline: float) -> ListedVoice | None:
+        """The voice that a list has under the marker, whatever deployment it names.
+
+        Raises a ProviderFailure if there is no answer.
+        """
+        page = await self._provider.search_voices(marker, deadline=deadline)
+        for voice in page.voices:
+            if marker_in(voice) == marker or marker in (voice.description or ""):
+                return voice
         return None
 
     async def is_there(self, row: VoiceRow, *, deadline: float) -> bool:

@@ -26,6 +26,7 @@ from cloner.registry import (
     voices,
 )
 from cloner.registry.holding import LATE_SECONDS, renewing
+from cloner.voices.marked import Marked
 from cloner.voices.postponed import ids_of, ids_of_agent, log_postponed, pause_after
 from telemetry.facts import log_context
 from telemetry.tracing import traceparent
@@ -38,6 +39,8 @@ log = structlog.get_logger()
 # Meanwhile the agent stays locked, and has a caller's voice and name.
 LONGEST_AGENT_SECONDS, LONGEST_ASKED_SECONDS = 60.0, 300.0
 AGENTS = 10_000
+# So long after its intent was stored, a create has made its voice, and lists have it, or never will.
+MADE_SECONDS = 300.0
 # How long a deletion waits for an agent that is being put back, and how often it looks.
 SOON_SECONDS, LOOK_SECONDS = 2.0, 0.1
 
@@ -49,10 +52,17 @@ class Removal:
     """
 
     def __init__(
-        self, provider: ElevenLabs, store: Store, *, call_seconds: float, now: Callable[[], float]
+        self,
+        provider: ElevenLabs,
+        store: Store,
+        marked: Marked,
+        *,
+        call_seconds: float,
+        now: Callable[[], float],
     ) -> None:
         self._provider = provider
         self._store = store
+        self._marked = marked
         self._call_seconds = call_seconds
         self._now = now
         # How often in a row each agent could not be put back.
@@ -77,13 +87,29 @@ class Removal:
                 raise
         if await self._store.read(agents.has_voice, row.marker):
             return False
-        if row.voice_id is not None:
+        voice_id = row.voice_id or await self._unrecorded(row, deadline)
+        if voice_id is not None:
             # Under a load of new callers no voice would go, and those that are to go would take all slots.
             with self._one_urgent(self._deleting):
-                await self._provider.delete_voice(row.voice_id, deadline=deadline)
-        log.info("voice deleted", voice_id=row.voice_id, reason=row.reason or "unknown")
+                await self._provider.delete_voice(voice_id, deadline=deadline)
+            log.info("voice deleted", voice_id=voice_id, reason=row.reason or "unknown")
         await self._store.write(departures.note_gone, row.marker, now=self._now())
         return True
+
+    async def _unrecorded(self, row: VoiceRow, deadline: float) -> str | None:
+        """The id of a voice that was given up while it was being made; None if none was made.
+
+        Raises VoiceNotFound while it may still be.
+        """
+        found = await self._marked.find(row.marker, deadline=deadline)
+        if found is None:
+            if self._now() < row.created_at + MADE_SECONDS:
+                raise failures.VoiceNotFound
+            return None
+        if await self._marked.belongs_elsewhere(found.voice_id, row.marker):
+            return None
+        log.info("voice found by its marker", voice_id=found.voice_id)
+        return found.voice_id
 
     async def remove_now(self, row: VoiceRow, *, deadline: float) -> bool:
         """Deletes a voice that was given up. False if that takes too long or fails: it is deleted later.

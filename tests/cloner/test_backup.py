@@ -701,6 +701,55 @@ async def test_what_was_done_since(
     assert 2 == len(emulator.requests.matching(path=CREATE))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("found", ["at once", "after a failure", "late"])
+async def test_voice_that_was_being_made(
+    registry, cloning, database: str, another, emulator: Emulator, speech: bytes, tmp_path: Path, eventually,
+    found: str,
+) -> None:  # fmt: skip
+    """A voice of which the registry that goes knows the intent alone is looked for, and deleted; it is nobody's."""
+    earlier = another(like(database))
+    ivan = pb.CloneVoiceRequest(
+        caller=pb.Caller(name="Ivan", phone_number="+31612340001"), sample=speech, request_id="1"
+    )
+    async with cloning(database_url=earlier) as cloner:
+        known = await cloner.CloneVoice(ivan, timeout=10)
+    assert 0 == (await registry("backup", tmp_path / "kept", earlier))[0]
+    ivan.request_id = "2"
+    # Another registry, with another name, which ends while ElevenLabs has made the voice and not said so.
+    emulator.faults.set(Fault(method="POST", path=CREATE, hold="after"))
+    async with cloning(now=a_while_ago, shutdown_grace_seconds=0.0) as cloner:
+        asking = asyncio.ensure_future(cloner.CloneVoice(ivan, timeout=10))
+        await eventually(lambda: 2 == len(emulator.voices.custom))
+    await asyncio.gather(asking, return_exceptions=True)
+    emulator.faults.clear()
+    assert [("intended", None)] == await values(database, "SELECT state, voice_id FROM voices")
+    (orphan,) = (voice for voice in emulator.voices.custom if voice.voice_id != known.voice.voice_id)
+    status, out, _ = await registry("restore", tmp_path / "kept", database, "--replace")
+    assert (0, "1 that were being made are looked for, and deleted where ElevenLabs has made them") == (
+        status, out.splitlines()[-1],
+    )  # fmt: skip
+
+    if found == "after a failure":
+        emulator.faults.set(Fault(method="GET", path="/v2/voices", error="internal_error"))
+    elif found == "late":
+        emulator.voices.remove(orphan.voice_id)
+    async with cloning(provider_attempts=1) as cloner:
+        while found != "at once" and not await rows(database, "SELECT 1 FROM voices WHERE tries > 0"):
+            await asyncio.sleep(0.05)
+        again = await cloner.CloneVoice(ivan, timeout=10)
+        listed = await cloner.ListVoices(pb.ListVoicesRequest(states=pb.VoiceState.values()[1:]), timeout=10)
+        emulator.faults.clear()
+        if found == "late":
+            emulator.voices.put(orphan)
+        while await rows(database, "SELECT 1 FROM voices WHERE state = 'deleting'"):
+            await asyncio.sleep(0.05)
+
+    assert [known.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+    assert [known.voice.voice_id] == [voice.voice_id for voice in listed.voices]
+    assert (True, known.voice.voice_id) == (again.voice_reused, again.voice.voice_id)
+
+
 async def test_registry_that_was_lost(
     registry, cloning, database: str, another, emulator: Emulator, speech: bytes, tmp_path: Path, eventually
 ) -> None:
