@@ -5,6 +5,7 @@ the log that this one leaves does not fit the new file, and SQLite takes it in a
 found by one index and not by another, so that work is claimed again and again.
 """
 
+import math
 import os
 import sqlite3
 from contextlib import closing
@@ -24,15 +25,19 @@ BUSY_SECONDS = 10.0
 CACHE_KIB = 32_768
 
 
-def check_with_log(path: Path) -> bool:
-    """Checks the file together with the log beside it. False where there is none: then nothing is checked.
+def check_with_log(path: Path, *, most: float = math.inf) -> bool:
+    """Checks the file together with the log beside it.
+
+    False where there is no log, or where both have more bytes than `most`: then nothing is checked.
 
     Both are only read. A connection that may write would take the log into the file when it is closed, and
     the next start would see no log. Cloners that have the file open go on meanwhile. Raises RegistryNotOpened
     and what SQLite does.
     """
+    file = Path(os.path.realpath(path))
     try:
-        if os.stat(f"{os.path.realpath(path)}-wal").st_size == 0:  # noqa: PTH116 - the file's name is a text
+        log = file.with_name(f"{file.name}-wal").stat().st_size
+        if log == 0 or log + file.stat().st_size > most:
             return False
     except OSError:
         return False

@@ -45,6 +45,7 @@ TABLES_OF_ALEMBIC = b"""
 # Any number will do, as long as every replica uses the same.
 MIGRATION_LOCK = 7_274_496_313
 MIGRATION_SECONDS = 60
+MOST_CHECKED_BYTES = 100_000_000
 
 HELD = "is held by another process"
 NOT_WRITTEN = "cannot be written, or its folder cannot"
@@ -124,8 +125,9 @@ def migrated(url: str) -> Migration:
     with telling_problems(url):
         if is_sqlite(url):
             made_private(sqlite_file(url))
-            # The log that a crash leaves belongs to its file. Without one, a start reads nothing twice.
-            check_with_log(sqlite_file(url))
+            # A crash leaves a log as well. A start without one reads nothing twice, nor does one with a
+            # registry of which that would take longer than a few seconds.
+            check_with_log(sqlite_file(url), most=MOST_CHECKED_BYTES)
             with contextlib.closing(connected(sqlite_file(url))) as connection:
                 return bring_up_to_date(connection)
 
