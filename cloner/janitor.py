@@ -250,13 +250,13 @@ class Janitor:
             return
         with self._span("reconcile", {}):
             listed = await self._listed()
-            known = await self._store.read(rows.known, sorted({marker for marker, _ in listed}))
+            known = await self._store.look_through(rows.known, sorted({marker for marker, _ in listed}))
             done = Counter(
                 [await self._judged(marker, known.get(marker), voice, now) for marker, voice in listed]
             )
             lost = 0
             present = {voice.voice_id for _, voice in listed}
-            ready = await self._store.read(rows.ready)
+            ready = await self._store.look_through(rows.ready)
             for row in ready:
                 old_enough = row.checked_at < now - self._terms.grace
                 if row.voice_id not in present and old_enough and not await self._is_there(row):

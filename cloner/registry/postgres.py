@@ -36,6 +36,8 @@ __all__ = ["PostgresStore", "PostgresTransaction", "connected"]
 log = structlog.get_logger()
 
 CONNECTIONS = 10
+# Beside these: for what goes through many rows while no call waits for it.
+LOOKING_THROUGH = 2
 # A transaction that takes longer is given up, by the server, and a moment later by us. What only reads is no
 # transaction, so the server is told by us that nobody waits any more.
 SERVER_SECONDS = 9
@@ -127,6 +129,7 @@ class PostgresStore(Store):
         self._refused_seconds = refused_seconds
         self._watch_seconds = min(WATCH_SECONDS, idle_seconds)
         self._threads = ThreadPoolExecutor(CONNECTIONS, "registry")
+        self._looking = ThreadPoolExecutor(LOOKING_THROUGH, "registry-look")
         # With the time when it was given back. The connection that was used last is taken first, so that
         # those that nobody needs stay idle.
         self._free = [] if first is None else [(first, time.monotonic())]
@@ -142,25 +145,29 @@ class PostgresStore(Store):
         self._watch: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._threads.shutdown)
+        for threads in (self._threads, self._looking):
+            await asyncio.to_thread(threads.shutdown)
         if self._watch is not None:
             self._watch.cancel()
         while self._free:
             self._free.pop()[0].close()
 
     async def _write(self, job: Job) -> Any:
-        return await self._in_thread(job, begin=True)
+        return await self._in_thread(self._threads, job, begin=True)
 
     async def _read(self, job: Job) -> Any:
         # Each statement sees what was committed before it, within a transaction and without.
-        return await self._in_thread(job, begin=False)
+        return await self._in_thread(self._threads, job, begin=False)
 
-    async def _in_thread(self, job: Job, *, begin: bool) -> Any:
+    async def _look_through(self, job: Job) -> Any:
+        return await self._in_thread(self._looking, job, begin=False)
+
+    async def _in_thread(self, threads: ThreadPoolExecutor, job: Job, *, begin: bool) -> Any:
         loop = asyncio.get_running_loop()
         if self._watch is None:
             self._watch = loop.call_later(self._watch_seconds, self._watched)
         try:
-            future = loop.run_in_executor(self._threads, self._carried_out, job, begin)
+            future = loop.run_in_executor(threads, self._carried_out, job, begin)
         except RuntimeError as failure:  # the store is closed
             raise RegistryUnavailable from failure
         try:
@@ -284,7 +291,7 @@ class PostgresStore(Store):
                 connection.close()
                 self._open -= 1
             # In a queue only the first one takes it, and all have to look; otherwise anybody does.
-            self._becomes_free.notify(CONNECTIONS if self._queue else 1)
+            self._becomes_free.notify(CONNECTIONS + LOOKING_THROUGH if self._queue else 1)
         return usable, cut
 
     def _drop_free(self) -> None:

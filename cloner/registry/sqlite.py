@@ -1,4 +1,4 @@
-"""The registry in a SQLite file: one thread writes, another reads."""
+"""The registry in a SQLite file: one thread writes, one reads, and one looks through many rows."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -28,6 +29,8 @@ BUSY_MS = 50
 MOST_AT_ONCE = 200
 STATEMENTS = 256
 CACHE_KIB = 32_768
+# What looks through many rows needs each of them once.
+LOOKING_CACHE_KIB = 2_048
 
 
 class SqliteTransaction:
@@ -65,17 +68,21 @@ class SqliteStore(Store):
         self._path = path
         self._missing = False
         with contextlib.ExitStack() as begun:
-            self._writing, self._reading = (
-                begun.enter_context(contextlib.closing(connected(path))) for _ in range(2)
+            self._writing, self._reading, self._looking = (
+                begun.enter_context(contextlib.closing(connected(path))) for _ in range(3)
             )
-            self._reading.execute("PRAGMA query_only=ON")
-            # The writer waits in short turns of its own; a reader leaves the waiting to SQLite.
-            self._reading.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+            for reader in (self._reading, self._looking):
+                reader.execute("PRAGMA query_only=ON")
+                # The writer waits in short turns of its own; a reader leaves the waiting to SQLite.
+                reader.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+            self._looking.execute(f"PRAGMA cache_size=-{LOOKING_CACHE_KIB}")
             self._files = self._seen()
             # Nothing failed, so they stay open.
             begun.pop_all()
         self._write_lane = _Lane("registry-write", self._write_all)
-        self._read_lane = _Lane("registry-read", self._read_all)
+        self._read_lane = _Lane("registry-read", partial(self._read_all, self._reading))
+        # One at a time, so that each is still waited for when it is begun.
+        self._look_lane = _Lane("registry-look", partial(self._read_all, self._looking), at_once=1)
 
     @property
     def gone(self) -> bool:
@@ -87,6 +94,8 @@ class SqliteStore(Store):
     def _close(self) -> None:
         self._write_lane.end()
         self._read_lane.end()
+        self._look_lane.end()
+        self._looking.close()
         self._reading.close()
         self._writing.close()
 
@@ -95,6 +104,9 @@ class SqliteStore(Store):
 
     async def _read(self, job: Job) -> object:
         return await self._read_lane.put(job)
+
+    async def _look_through(self, job: Job) -> object:
+        return await self._look_lane.put(job)
 
     def _write_all(self, tasks: "list[_Task]") -> None:
         """Runs all tasks in one transaction of SQLite."""
@@ -117,9 +129,9 @@ class SqliteStore(Store):
             for task in tasks:
                 task.failure = task.failure or failure
 
-    def _read_all(self, tasks: "list[_Task]") -> None:
+    def _read_all(self, connection: sqlite3.Connection, tasks: "list[_Task]") -> None:
         """Answers all tasks from one snapshot of the file, taken after the last of them was queued."""
-        connection, transaction = self._reading, SqliteTransaction(self._reading)
+        transaction = SqliteTransaction(connection)
         try:
             self._require_file()
             connection.execute("BEGIN")
@@ -185,10 +197,13 @@ class _Task:
 
 
 class _Lane:
-    """A thread that runs what is queued, in order; each time it takes all that is there."""
+    """A thread that runs what is queued, in order, each time all that is there; `at_once` at most."""
 
-    def __init__(self, name: str, work: Callable[[list[_Task]], None]) -> None:
+    def __init__(
+        self, name: str, work: Callable[[list[_Task]], None], *, at_once: int = MOST_AT_ONCE
+    ) -> None:
         self._work = work
+        self._at_once = at_once
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -212,7 +227,7 @@ class _Lane:
         going_on = True
         while going_on:
             batch = [self._tasks.get()]
-            while len(batch) < MOST_AT_ONCE:
+            while len(batch) < self._at_once:
                 try:
                     batch.append(self._tasks.get_nowait())
                 except queue.Empty:

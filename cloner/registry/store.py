@@ -85,6 +85,17 @@ class Store(ABC):
         job = self._read(lambda transaction: work(transaction, *args, **named))
         return await self._waited("read", _name_of(work), job)
 
+    async def look_through(
+        self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
+    ) -> T:
+        """As `read`, for what may go through many rows and no call waits for, such as a page of a list.
+
+        Few of these are carried out at once, however many ask, so that calls find the database free. Those
+        whose callers no longer wait are never begun.
+        """
+        job = self._look_through(lambda transaction: work(transaction, *args, **named))
+        return await self._waited("read", _name_of(work), job)
+
     @abstractmethod
     async def close(self) -> None:
         """Waits for what is running, and closes every connection."""
@@ -94,6 +105,9 @@ class Store(ABC):
 
     @abstractmethod
     async def _read(self, job: Job) -> Any: ...
+
+    @abstractmethod
+    async def _look_through(self, job: Job) -> Any: ...
 
     async def _waited(self, kind: str, name: str, work: Coroutine[Any, Any, T]) -> T:
         if self._waiting >= MOST_WAITING:

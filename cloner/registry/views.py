@@ -119,19 +119,21 @@ CALL_OF_CONVERSATION = Statement(f"""
 """)
 # A call that nobody has stated the caller of is that of whoever has its voice.
 CALLERS = f"AND ({OF_WHOM} OR marker IN (SELECT marker FROM voices WHERE person = :who))"
-# Put into the text, so that open calls are found by an index of their own.
+# Put into the text, so that open calls, and those of one agent, are found by indexes of their own.
 IN_PROGRESS = {False: "", True: "AND ended_at IS NULL AND begun_at > :busy_since"}
+AT_AGENT = {False: "", True: "AND agent_id = :agent_id"}
 CALLS = {
-    (whose, voiced, in_progress): Statement(
+    (whose, voiced, at_agent, in_progress): Statement(
         f"{CALL} WHERE (begun_at, id) < (:at, :below) AND {ASKED_ABOUT}"
         f" {CALLERS if whose == 'person' else ''}"
         f" {'AND number = :who' if whose == 'number' else ''}"
         f" {'AND marker = (SELECT marker FROM voices WHERE voice_id = :voice_id)' if voiced else ''}"
-        f" {IN_PROGRESS[in_progress]} AND (:agent_id = '' OR agent_id = :agent_id)"
+        f" {IN_PROGRESS[in_progress]} {AT_AGENT[at_agent]}"
         " ORDER BY begun_at DESC, id DESC LIMIT :size"
     )
     for whose in WHOSE
     for voiced in (False, True)
+    for at_agent in AT_AGENT
     for in_progress in IN_PROGRESS
 }
 
@@ -242,7 +244,7 @@ def calls(
     at, below = before or (float("inf"), "")
     whose, who = _who(person, number)
     rows = tx.all(
-        CALLS[whose, bool(voice_id), in_progress],
+        CALLS[whose, bool(voice_id), bool(agent_id), in_progress],
         at=at,
         below=below,
         size=size,

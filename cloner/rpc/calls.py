@@ -170,7 +170,7 @@ async def list_calls(request: pb.ListCallsRequest, context: Context, rooms: Room
         )  # fmt: skip
         size, before = pages.size(request.page_size), pages.position_of(request.page_token)
         fields.check()
-        page = await rooms.store.read(
+        page = await rooms.store.look_through(
             views.calls,
             before=before,
             size=size,

@@ -102,7 +102,7 @@ async def list_voices(request: pb.ListVoicesRequest, context: Context, rooms: Ro
         )
         size, before = pages.size(request.page_size), pages.position_of(request.page_token)
         fields.check()
-        page = await rooms.store.read(
+        page = await rooms.store.look_through(
             views.voices,
             before=before,
             size=size,

@@ -1,8 +1,11 @@
 """What became of voices and calls, for whoever asks: one of them, and lists by filters."""
 
+import asyncio
 import base64
+from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 from precall.v1 import cloning_pb2 as pb
 from precall.v1 import error_reason_pb2
@@ -334,6 +337,28 @@ async def test_calls_of_a_caller(cloning, speech: bytes, reuse: str) -> None:
 
     assert prepared.voice.voice_id == opened.voice.voice_id
     assert [opened.call_id, prepared.call_id] == [each.call_id for each in page.calls]
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_lists_that_hang(cloning, database: str) -> None:
+    """However many lists are asked for, other calls are answered meanwhile."""
+    async with cloning() as cloner:
+        with psycopg.connect(database) as other:
+            other.execute("LOCK TABLE calls IN ACCESS EXCLUSIVE MODE")
+            lists = [
+                asyncio.ensure_future(ask(timeout=60))
+                for _ in range(6)
+                for ask in (
+                    partial(cloner.ListCalls, pb.ListCallsRequest()),
+                    partial(cloner.ListVoices, pb.ListVoicesRequest()),
+                )
+            ]
+            # The first ones may yet overtake the lists.
+            for _ in range(20):
+                await cloner.GetUsage(pb.GetUsageRequest(), timeout=5)
+        answers = await asyncio.gather(*lists)
+
+    assert 12 == len(answers)
 
 
 @pytest.mark.parametrize("hours", [5, 40 * 24])

@@ -187,6 +187,43 @@ async def test_cancelled_waiter(store: Store, database: str) -> None:
         await asyncio.sleep(0.02)
 
 
+async def test_lists_leave_room(store: Store) -> None:
+    """However many look through everything, whoever reads or writes for a call is served."""
+    released = threading.Event()
+    looking = [asyncio.create_task(store.look_through(lambda _: released.wait(30))) for _ in range(20)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await store.write(calls.begin, new("call"))
+        assert None is await store.read(ended, "call")
+    released.set()
+
+    assert [True] * 20 == await asyncio.gather(*looking)
+
+
+async def test_lists_that_nobody_waits_for(store: Store) -> None:
+    """They are never begun, and those that were keep nobody from looking once they are over."""
+    begun: list[int] = []
+    released = threading.Event()
+
+    def look(_: Transaction, number: int) -> bool:
+        begun.append(number)
+        return released.wait(30)
+
+    looking = [asyncio.create_task(store.look_through(look, number)) for number in range(20)]
+    async with asyncio.timeout(10):
+        while not begun:
+            await asyncio.sleep(0.01)
+    for task in looking:
+        task.cancel()
+    await asyncio.gather(*looking, return_exceptions=True)
+    released.set()
+    async with asyncio.timeout(10):
+        await store.look_through(look, 20)
+
+    assert [*range(len(begun) - 1), 20] == sorted(begun)
+    assert len(begun) <= 3
+
+
 async def test_close_waits_for_what_runs(database: str) -> None:
     """What was begun before the store is closed is committed, and afterwards nothing is taken."""
     async with opened(database, name="tested", now=NOW) as store:
@@ -868,7 +905,7 @@ async def test_calls_of_the_release_before(store: Store) -> None:
 
 
 async def test_lists_of_one(tmp_path: Path) -> None:
-    """The calls of one caller, number or voice are found without a walk through those of all."""
+    """The calls of one caller, number or voice, and those in progress at an agent, are found without a walk."""
     path = tmp_path / "registry.sqlite3"
     async with opened(f"sqlite:///{path}", name="tested", now=NOW):
         pass
@@ -882,7 +919,7 @@ async def test_lists_of_one(tmp_path: Path) -> None:
             if "ix_calls_begun" in row[3]
         }
 
-    assert {("", False, False), ("", False, True)} == walked
+    assert {("", False, False, False), ("", False, False, True), ("", False, True, False)} == walked
 
 
 @pytest.fixture
