@@ -27,7 +27,7 @@ DB_SYSTEM, DB_OPERATION = "db.system.name", "db.operation.name"
 
 # Callers wait until their own deadlines; this bounds how many wait.
 MOST_WAITING = 10_000
-# If no write was committed for so long, the database counts as unreachable and not only as busy.
+# If nothing was answered for so long, the database counts as unreachable and not only as busy.
 RECENT_SECONDS = 1.0
 
 
@@ -47,9 +47,9 @@ class Store(ABC):
         self.created_at = 0.0
         self.measures = UNMEASURED
         self._waiting = 0
-        # Since when reads, and writes, were asked for without an answer, and when the last write had one.
+        # Since when reads, and writes, were asked for without an answer, and when the last of them had one.
         self._asked: dict[str, float] = {}
-        self._written_at = time.monotonic()
+        self._written_at = self._read_at = time.monotonic()
 
     @property
     def gone(self) -> bool:
@@ -131,13 +131,17 @@ class Store(ABC):
                 self._asked.pop(kind, None)
                 if kind == "write":
                     self._written_at = time.monotonic()
+                else:
+                    self._read_at = time.monotonic()
 
     def late_failure(self, since: float) -> Exception:
         """The failure of a caller that asked at `since`, on the loop's clock, and got no answer in time.
 
-        If another write was committed meanwhile, the database can be reached and is only busy.
+        If another write was committed meanwhile, the database can be reached and is only busy. Where no write
+        waits, a read that was answered says so, too; one that can only be read is out of reach.
         """
-        if self.write_seconds < asyncio.get_running_loop().time() - since:
+        answered_at = self._written_at if "write" in self._asked else max(self._written_at, self._read_at)
+        if time.monotonic() - answered_at < asyncio.get_running_loop().time() - since:
             return RegistryBusy()
         log.warning("registry did not answer in time")
         return RegistryUnavailable()

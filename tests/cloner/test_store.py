@@ -275,6 +275,29 @@ async def test_busy_is_not_out_of_reach(store: Store) -> None:
     assert RegistryBusy is type(store.late_failure(since))
 
 
+async def test_busy_with_reads(store: Store) -> None:
+    """So is told where others were read to, unless it is a write that gets no answer."""
+    loop = asyncio.get_running_loop()
+    begun, released = threading.Event(), threading.Event()
+
+    def slow(_: Transaction) -> None:
+        begun.set()
+        released.wait(30)
+
+    await asyncio.sleep(0.05)
+    since = loop.time()
+    await asyncio.sleep(0.05)
+    await store.read(ended, "call")
+    busy = store.late_failure(since)
+    writing = asyncio.create_task(store.write(slow))
+    assert await asyncio.to_thread(begun.wait, 30)
+    unreachable = store.late_failure(since)
+    released.set()
+    await writing
+
+    assert [RegistryBusy, RegistryUnavailable] == [type(busy), type(unreachable)]
+
+
 async def test_one_commit_for_all_who_wait(tmp_path: Path) -> None:
     """On SQLite, those who wait while one commits share the next commit."""
     path = tmp_path / "registry.sqlite3"
