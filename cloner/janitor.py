@@ -165,19 +165,23 @@ class Janitor:
     async def _close(self) -> None:
         """Ends calls that never ended, gives up voices that nobody used for long, drops old rows."""
         now, terms = self._now(), self._terms
-        for call in await self._store.write(calls.close_old, before=now - terms.call, now=now):
-            log.info("call ended", **ids_of(call, None), reason="presumed")
+        # Each transaction takes a part of what there is, so that calls get their turn between two of them.
+        while closed := await self._store.write(calls.close_old, before=now - terms.call, now=now):
+            for call in closed:
+                log.info("call ended", **ids_of(call, None), reason="presumed")
         await self._store.write(agents.plan_unsure_restores, now=now)
         if terms.keep is not None:
-            for row in await self._store.write(
+            while expired := await self._store.write(
                 departures.expire, unused_since=now - terms.keep, busy_since=now - terms.call, now=now
             ):
-                log_given_up(row.voice_id, reasons.EXPIRED)
-        await self._store.write(calls.drop_ended, before=now - terms.closed_rows)
-        await self._store.write(departures.drop_closed, before=now - terms.closed_rows)
-        await self._store.write(consents.drop_unreachable, before=now - terms.closed_rows)
+                for row in expired:
+                    log_given_up(row.voice_id, reasons.EXPIRED)
         await self._store.write(processes.drop_dead, before=now - terms.closed_rows)
-        await self._store.write(requests.drop_old, before=now - requests.KEPT_SECONDS)
+        for drop in (calls.drop_ended, departures.drop_closed, consents.drop_unreachable):
+            while await self._store.write(drop, before=now - terms.closed_rows):
+                continue
+        while await self._store.write(requests.drop_old, before=now - requests.KEPT_SECONDS):
+            continue
         # The voices that were given up are due at once.
         self._woken.set()
 

@@ -9,7 +9,7 @@ import msgspec
 from cloner.registry import agents, voices
 from cloner.registry.consents import CallerForgotten
 from cloner.registry.rows import NOBODY, CallRow, NewCall, Noted, VoiceRow
-from cloner.registry.statement import Statement, columns, parameters
+from cloner.registry.statement import AT_ONCE, Statement, columns, parameters, some
 from cloner.registry.transaction import Row, Transaction
 
 __all__ = [
@@ -86,8 +86,13 @@ ENDED_NAMELESS = Statement(f"""
 OPEN_FOR_LONG = "ended_at IS NULL AND begun_at <= :busy_since"
 OLD = "ended_at < :dropped_before"
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
-CLOSED_OLD = Statement(f"UPDATE calls SET ended_at = :now WHERE {OPEN_FOR_LONG} RETURNING {FIELDS}")
-DROPPED = Statement(f"DELETE FROM calls WHERE {OLD}")
+# Each of them has an agent that is marked by a statement of its own.
+CLOSED_AT_ONCE = 100
+CLOSED_OLD = Statement(f"""
+    UPDATE calls SET ended_at = :now WHERE {some("calls", "id", OPEN_FOR_LONG, most=CLOSED_AT_ONCE)}
+    RETURNING {FIELDS}
+""")
+DROPPED = Statement(f"DELETE FROM calls WHERE {some('calls', 'id', OLD)}")
 # The calls of a caller or a person. The conditions of the indexes are repeated. The release before this one
 # stores no persons of calls.
 OF_WHOM = """caller = :who OR (person = :who AND person <> caller)
@@ -307,7 +312,7 @@ def note_ended(tx: Transaction, new: NewCall, *, now: float) -> None:
 
 
 def close_old(tx: Transaction, *, before: float, now: float) -> list[CallRow]:
-    """Ends every open call that began before `before`, and returns these calls.
+    """Ends open calls that began before `before`, CLOSED_AT_ONCE at most, and returns these calls.
 
     They end now, so that their rows stay as long as others. Their agents are marked to be put back.
     """
@@ -316,9 +321,9 @@ def close_old(tx: Transaction, *, before: float, now: float) -> list[CallRow]:
     return [_call(row) for row in closed]
 
 
-def drop_ended(tx: Transaction, *, before: float) -> None:
-    """Removes the rows of calls that ended before `before`."""
-    tx.run(DROPPED, dropped_before=before)
+def drop_ended(tx: Transaction, *, before: float) -> bool:
+    """Removes rows of calls that ended before `before`. Returns whether there may be more of them."""
+    return tx.run(DROPPED, dropped_before=before) == AT_ONCE
 
 
 def erase_caller(tx: Transaction, who: str) -> None:

@@ -6,7 +6,7 @@ Only the erasure of a person removes any, and of persons without a number the en
 import msgspec
 
 from cloner.registry.rows import NOBODY
-from cloner.registry.statement import Statement
+from cloner.registry.statement import AT_ONCE, Statement, some
 from cloner.registry.transaction import Lock, Transaction
 
 __all__ = [
@@ -75,10 +75,11 @@ CALLERS = Statement(f"""
         WHERE number = :number AND (person <> '' OR stated NOT IN ('', '{NOBODY}'))
     ORDER BY 1 LIMIT :most
 """)
-UNREACHABLE_DROPPED = Statement("""
-    DELETE FROM consents WHERE number IS NULL AND at < :dropped_before
-        AND NOT EXISTS (SELECT 1 FROM voices WHERE voices.person = consents.person)
-        AND NOT EXISTS (SELECT 1 FROM consents AS others WHERE others.person = consents.person AND withdrawn)
+UNREACHABLE = """number IS NULL AND at < :dropped_before
+    AND NOT EXISTS (SELECT 1 FROM voices WHERE voices.person = consents.person)
+    AND NOT EXISTS (SELECT 1 FROM consents AS others WHERE others.person = consents.person AND withdrawn)"""
+UNREACHABLE_DROPPED = Statement(f"""
+    DELETE FROM consents WHERE {some("consents", "person, place", UNREACHABLE)}
 """)
 ERASED_PERSON = Statement("DELETE FROM consents WHERE person = :person")
 ERASED_NUMBER = Statement("DELETE FROM consents WHERE number = :number")
@@ -105,12 +106,13 @@ def callers_from(tx: Transaction, number: str, *, most: int) -> list[str]:
     return [row[0] for row in tx.all(CALLERS, number=number, most=most)]
 
 
-def drop_unreachable(tx: Transaction, *, before: float) -> None:
+def drop_unreachable(tx: Transaction, *, before: float) -> bool:
     """Removes what persons without a number consented to before `before`, and of whom no voice is left.
 
-    Nobody could name them. Those who have withdrawn a consent stay, so that this counts.
+    Nobody could name them. Those who have withdrawn a consent stay, so that this counts. Returns whether
+    there may be more of them.
     """
-    tx.run(UNREACHABLE_DROPPED, dropped_before=before)
+    return tx.run(UNREACHABLE_DROPPED, dropped_before=before) == AT_ONCE
 
 
 def counting(

@@ -4,7 +4,7 @@ from cloner.registry import calls, requests, voices
 from cloner.registry.agent import LOOKED_AT
 from cloner.registry.reasons import DELETED, EVICTED, EXPIRED, FORGOTTEN, LOST
 from cloner.registry.rows import VoiceRow
-from cloner.registry.statement import Statement
+from cloner.registry.statement import AT_ONCE, Statement, some
 from cloner.registry.transaction import Transaction
 
 __all__ = [
@@ -56,7 +56,10 @@ IDLE = f"""
 """
 # Two conditions, so that an index finds both: most voices were never to be kept, or all still are.
 UNUSED = (f"kept_until = 0 AND {IDLE}", f"kept_until > 0 AND kept_until <= :now AND {IDLE}")
-EXPIRE = tuple(Statement(f"{voices.GIVE_UP} WHERE {unused} RETURNING {voices.FIELDS}") for unused in UNUSED)
+EXPIRE = tuple(
+    Statement(f"{voices.GIVE_UP} WHERE {some('voices', 'marker', unused)} RETURNING {voices.FIELDS}")
+    for unused in UNUSED
+)
 LEAST_RECENTLY_USED = Statement(f"""
     {voices.SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
 """)
@@ -84,7 +87,7 @@ POSTPONED = Statement("""
 """)
 ERASED = Statement("DELETE FROM voices WHERE marker = :marker AND state IN ('gone', 'failed')")
 OLD = "state IN ('gone', 'failed') AND closed_at < :dropped_before"
-DROPPED = Statement(f"DELETE FROM voices WHERE {OLD}")
+DROPPED = Statement(f"DELETE FROM voices WHERE {some('voices', 'marker', OLD)}")
 
 
 def note_gone(tx: Transaction, marker: str, *, now: float) -> bool:
@@ -137,9 +140,9 @@ def delete(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -
 
 
 def expire(tx: Transaction, *, unused_since: float, busy_since: float, now: float) -> list[VoiceRow]:
-    """Gives up every voice that no call has used since `unused_since`, and returns these voices.
+    """Gives up voices that no call has used since `unused_since`, and returns these voices.
 
-    A voice that is to be kept for longer stays.
+    A voice that is to be kept for longer stays. Of each kind AT_ONCE go at most; the others are still due.
     """
     values = {"unused_since": unused_since, "busy_since": busy_since, "now": now}
     return [
@@ -181,6 +184,6 @@ def erase(tx: Transaction, marker: str) -> None:
     requests.forget_voice(tx, marker)
 
 
-def drop_closed(tx: Transaction, *, before: float) -> None:
-    """Removes the rows of voices that were closed before `before`."""
-    tx.run(DROPPED, dropped_before=before)
+def drop_closed(tx: Transaction, *, before: float) -> bool:
+    """Removes rows of voices that were closed before `before`. Returns whether there may be more of them."""
+    return tx.run(DROPPED, dropped_before=before) == AT_ONCE

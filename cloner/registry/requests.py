@@ -6,7 +6,7 @@ knowing later for which request. A request that failed before that is not rememb
 
 import msgspec
 
-from cloner.registry.statement import Statement
+from cloner.registry.statement import AT_ONCE, Statement, some
 from cloner.registry.transaction import Transaction
 
 __all__ = [
@@ -74,7 +74,7 @@ LED_TO = Statement("""
 """)
 FORGOTTEN = Statement("UPDATE requests SET content = '', marker = NULL WHERE marker = :marker")
 OLD = "at <= :answered_before"
-DROPPED = Statement(f"DELETE FROM requests WHERE {OLD}")
+DROPPED = Statement(f"DELETE FROM requests WHERE {some('requests', 'key', OLD)}")
 
 
 def answer(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:
@@ -122,6 +122,6 @@ def forget_voice(tx: Transaction, marker: str) -> None:
     tx.run(FORGOTTEN, marker=marker)
 
 
-def drop_old(tx: Transaction, *, before: float) -> None:
-    """Removes requests that were answered before `before`."""
-    tx.run(DROPPED, answered_before=before)
+def drop_old(tx: Transaction, *, before: float) -> bool:
+    """Removes requests that were answered before `before`. Returns whether there may be more of them."""
+    return tx.run(DROPPED, answered_before=before) == AT_ONCE

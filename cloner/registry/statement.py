@@ -4,8 +4,10 @@ import re
 
 import msgspec
 
-__all__ = ["Statement", "assignments", "columns", "parameters"]
+__all__ = ["AT_ONCE", "Statement", "assignments", "columns", "parameters", "some"]
 
+# How many rows a transaction that no call waits for changes: others wait for it, on SQLite all who write.
+AT_ONCE = 1_000
 # A row is locked on Postgres alone: on SQLite, whoever writes is alone.
 LOCK = re.compile(r"\s+FOR UPDATE(?: SKIP LOCKED)?\b")
 LIST = re.compile(r":([a-z_]+)\[\]")
@@ -29,6 +31,15 @@ class Statement:
 
     def __repr__(self) -> str:
         return f"Statement({self.sqlite!r})"
+
+
+def some(table: str, key: str, condition: str, *, most: int = AT_ONCE) -> str:
+    """The condition, for so many rows of the table at most.
+
+    It is repeated because a row that waits for another transaction is looked at again only by what stands
+    beside the list.
+    """
+    return f"({key}) IN (SELECT {key} FROM {table} WHERE {condition} LIMIT {most}) AND {condition}"
 
 
 def columns(kind: type[msgspec.Struct], **computed: str) -> str:

@@ -1,24 +1,32 @@
 """What an idle cloner does every second."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 import msgspec
+import pytest
 
 from cloner.registry import (
     AgentRow,
     AgentUpdate,
     NewCall,
+    Store,
     Transaction,
     agents,
     calls,
+    consents,
     departures,
     due,
+    opened,
+    requests,
     voices,
 )
 from cloner.registry.sqlite import SqliteTransaction
+from cloner.registry.statement import Statement
 from tests.kit.databases import in_memory
 from tests.kit.intents import intent
+from tests.kit.rows import values
 
 NOW = 1_765_000_000.0
 DAY = 86_400.0
@@ -76,3 +84,73 @@ def begin_call(tx: Transaction, number: int) -> None:
 def test_upkeep_costs_the_same(migrated_file: bytes) -> None:
     """What is done every second costs the same, however many callers are in calls or enrolled."""
     assert steps_of_upkeep(migrated_file, 3) == steps_of_upkeep(migrated_file, 300)
+
+
+VOICE = "marker, state, caller, name, created_at, used_at, checked_at, closed_at"
+CALL = "id, agent_id, conversation_id, caller, begun_at, ended_at"
+# Rows of which each kind is more than one transaction takes: where, how many, of what, and what is left to do.
+MANY = {
+    "ended calls": ("calls", 2_500, CALL, "'call_' || n, 'agent', '', 'c', 0, 1", "ended_at < 9"),
+    "open calls": ("calls", 250, CALL, "'open_' || n, 'agent', '', 'c', 0, NULL", "ended_at IS NULL"),
+    "gone voices": ("voices", 2_500, VOICE, "'gone_' || n, 'gone', 'c', '', 0, 0, 0, 1", "closed_at = 1"),
+    "unused voices": (
+        "voices", 2_500, VOICE, "'ready_' || n, 'ready', 'c_' || n, '', 0, 0, 0, NULL", "state = 'ready'",
+    ),
+    "requests": ("requests", 2_500, "key, content, reused, at", "'key_' || n, '', false, 0", "true"),
+    "consents": (
+        "consents", 2_500, "person, place, reference, withdrawn, at", "'p_' || n, 1, 'form', false, 0", "true",
+    ),
+}  # fmt: skip
+WORK: dict[str, Callable[[Transaction], object]] = {
+    "ended calls": lambda tx: calls.drop_ended(tx, before=NOW),
+    "open calls": lambda tx: calls.close_old(tx, before=NOW, now=NOW),
+    "gone voices": lambda tx: departures.drop_closed(tx, before=NOW),
+    "unused voices": lambda tx: departures.expire(tx, unused_since=NOW, busy_since=NOW, now=NOW),
+    "requests": lambda tx: requests.drop_old(tx, before=NOW),
+    "consents": lambda tx: consents.drop_unreachable(tx, before=NOW),
+}
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[Store]:
+    """An open registry, on both databases."""
+    async with opened(database, name="tested", now=NOW) as made:
+        yield made
+
+
+async def fill(store: Store, what: str) -> None:
+    """Stores the rows of a kind."""
+    table, many, columns, row, _ = MANY[what]
+    numbers = f"WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {many})"
+    stored = Statement(f"{numbers} INSERT INTO {table} ({columns}) SELECT {row} FROM n")
+    await store.write(lambda tx: tx.run(stored))
+
+
+async def left(database: str, what: str) -> int:
+    """How many rows of a kind are still to be done."""
+    table, *_, condition = MANY[what]
+    ((many,),) = await values(database, f"SELECT count(*) FROM {table} WHERE {condition}")
+    return int(many)
+
+
+@pytest.mark.parametrize("what", MANY)
+async def test_in_parts(store: Store, database: str, what: str) -> None:
+    """One transaction takes so many rows at most, and says whether it is to be repeated."""
+    await fill(store, what)
+    told, done = [], []
+    for _ in range(4):
+        told.append(bool(await store.write(WORK[what])))
+        done.append(await left(database, what))
+    lists = what in {"open calls", "unused voices"}
+
+    assert ([150, 50, 0, 0] if what == "open calls" else [1_500, 500, 0, 0]) == done
+    assert [True, True, lists, False] == told
+
+
+async def test_all_parts(cloning, store: Store, database: str) -> None:
+    """A cloner does all that there is."""
+    for what in MANY:
+        await fill(store, what)
+    async with cloning(), asyncio.timeout(60):
+        while any([await left(database, what) for what in MANY]):
+            await asyncio.sleep(0.05)
