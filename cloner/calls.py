@@ -100,7 +100,8 @@ class Calls:
         """
         call_id = self._identities.call_id(call.agent_id, "conversation_id", call.conversation_id)
         identity = await self._voices.identify(call.caller, sample, call_id=call_id)
-        noted = await self._store.write(
+        noted = await self._store.write_at(
+            call.agent_id,
             calls.begin,
             NewCall(
                 id=call_id,

@@ -89,7 +89,8 @@ class Openings:
         """Stores that the call begins; what the registry knows for it."""
         call_id = self._identities.call_id(agent_id, kind, name)
         number = self._identities.number_hash(phone_number)
-        return await self._store.write(
+        return await self._store.write_at(
+            agent_id,
             calls.open_call,
             NewCall(
                 id=call_id,

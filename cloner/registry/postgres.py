@@ -16,8 +16,10 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import psycopg
 import structlog
@@ -36,6 +38,8 @@ __all__ = ["PostgresStore", "PostgresTransaction", "connected"]
 log = structlog.get_logger()
 
 CONNECTIONS = 10
+# Of these at most so many for the calls at one agent: one is at work, the next one waits for its lock.
+AT_ONE_AGENT = 2
 # Beside these: for what goes through many rows while no call waits for it.
 LOOKING_THROUGH = 2
 # A transaction that takes longer is given up, by the server, and a moment later by us. What only reads is no
@@ -129,6 +133,8 @@ class PostgresStore(Store):
         self._refused_seconds = refused_seconds
         self._watch_seconds = min(WATCH_SECONDS, idle_seconds)
         self._threads = ThreadPoolExecutor(CONNECTIONS, "registry")
+        # The places at an agent, for as long as somebody has one or waits for one.
+        self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._looking = ThreadPoolExecutor(LOOKING_THROUGH, "registry-look")
         # With the time when it was given back. The connection that was used last is taken first, so that
         # those that nobody needs stay idle.
@@ -155,6 +161,13 @@ class PostgresStore(Store):
     async def _write(self, job: Job) -> Any:
         return await self._in_thread(self._threads, job, begin=True)
 
+    async def _write_at(self, agent_id: str, job: Job) -> Any:
+        places = self._places.get(agent_id)
+        if places is None:
+            places = self._places[agent_id] = asyncio.Semaphore(AT_ONE_AGENT)
+        await places.acquire()
+        return await self._in_thread(self._threads, job, begin=True, over=places.release)
+
     async def _read(self, job: Job) -> Any:
         # Each statement sees what was committed before it, within a transaction and without.
         return await self._in_thread(self._threads, job, begin=False)
@@ -162,14 +175,28 @@ class PostgresStore(Store):
     async def _look_through(self, job: Job) -> Any:
         return await self._in_thread(self._looking, job, begin=False)
 
-    async def _in_thread(self, threads: ThreadPoolExecutor, job: Job, *, begin: bool) -> Any:
+    async def _in_thread(
+        self,
+        threads: ThreadPoolExecutor,
+        job: Job,
+        *,
+        begin: bool,
+        over: Callable[[], None] | None = None,
+    ) -> Any:
+        """What the job returns. Calls `over` when no thread has it any more, whoever still waits."""
         loop = asyncio.get_running_loop()
         if self._watch is None:
             self._watch = loop.call_later(self._watch_seconds, self._watched)
         try:
-            future = loop.run_in_executor(threads, self._carried_out, job, begin)
+            running = threads.submit(self._carried_out, job, begin)
         except RuntimeError as failure:  # the store is closed
+            if over is not None:
+                over()
             raise RegistryUnavailable from failure
+        if over is not None:
+            running.add_done_callback(lambda _: loop.call_soon_threadsafe(over))
+        future = asyncio.wrap_future(running)
+        del running
         try:
             return await future
         finally:

@@ -74,6 +74,21 @@ class Store(ABC):
         job = self._write(lambda transaction: work(transaction, *args, **named))
         return await self._waited("write", _name_of(work), job)
 
+    async def write_at(
+        self,
+        agent_id: str,
+        work: Callable[Concatenate[Transaction, P], T],
+        /,
+        *args: P.args,
+        **named: P.kwargs,
+    ) -> T:
+        """As `write`, for a transaction that locks the calls at an agent.
+
+        Those that wait for one agent leave room for the others.
+        """
+        job = self._write_at(agent_id, lambda transaction: work(transaction, *args, **named))
+        return await self._waited("write", _name_of(work), job)
+
     async def read(
         self, work: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **named: P.kwargs
     ) -> T:
@@ -102,6 +117,9 @@ class Store(ABC):
 
     @abstractmethod
     async def _write(self, job: Job) -> Any: ...
+
+    async def _write_at(self, agent_id: str, job: Job) -> Any:  # noqa: ARG002 - where only one writes, nobody waits
+        return await self._write(job)
 
     @abstractmethod
     async def _read(self, job: Job) -> Any: ...

@@ -62,6 +62,11 @@ WITHOUT_RIGHTS = "the user lacks rights in this database: to make its tables, or
 FOUND = "SELECT id FROM calls ORDER BY id"
 REQUEST = NamedRequest(key="request_1", content="clone")
 LONG = "a" * 300
+AGENT_LOCKED = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+WAIT_FOR_A_LOCK = """
+    SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
+"""
 
 
 class Broken(Exception):
@@ -80,6 +85,11 @@ def new(name: str, conversation: str = "conv") -> NewCall:
     return NewCall(
         id=name, agent_id=f"agent_{name}", conversation_id=conversation, caller="c", stated="c", begun_at=NOW
     )
+
+
+def hot_call(number: int) -> NewCall:
+    """One of many calls at one agent."""
+    return msgspec.structs.replace(new(f"hot_{number}"), agent_id="agent_hot")
 
 
 def begin_and_break(tx: Transaction, name: str) -> None:
@@ -185,6 +195,31 @@ async def test_cancelled_waiter(store: Store, database: str) -> None:
     while [("begun",), ("later",)] != (found := await values(database, FOUND)):
         assert ("never begun",) not in found
         await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+@pytest.mark.parametrize("left", [False, True], ids=["waited for", "left"])
+async def test_calls_at_one_agent_leave_room(store: Store, database: str, left: bool) -> None:
+    """However many calls wait for one agent, also where nobody waits for them any more, others are stored."""
+    with psycopg.connect(database) as other:
+        other.execute(AGENT_LOCKED, ["agent_hot"])
+        hot = [
+            asyncio.create_task(store.write_at("agent_hot", calls.begin, hot_call(number)))
+            for number in range(20)
+        ]
+        while len(await values(database, WAIT_FOR_A_LOCK)) < 2:
+            await asyncio.sleep(0.01)
+        if left:
+            for task in hot[:12]:
+                task.cancel()
+            await asyncio.gather(*hot[:12], return_exceptions=True)
+        async with asyncio.timeout(5):
+            await store.write_at("agent_call", calls.begin, new("call"))
+    stored = await asyncio.gather(*hot, return_exceptions=True)
+
+    assert 20 - 12 * left == len([each for each in stored if not isinstance(each, BaseException)])
+    # Two of those who left were at work, and are carried out.
+    assert 21 - 10 * left == len(await values(database, FOUND))
 
 
 async def test_lists_leave_room(store: Store) -> None:
