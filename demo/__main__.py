@@ -112,7 +112,7 @@ def _keep(screen: Screen, collector: Collector, system: System) -> Never:
     """Shows how to call the gateway, and the trace of each call that is made. Ends by a signal alone."""
     screen.heading("Still up, until Ctrl-C. In another terminal:")
     screen.paste(
-        "a signed delivery of a caller's sample (--help lists options, and any recording may follow)",
+        "a signed delivery of a caller's sample; --help lists the options",
         f"ELEVENLABS_WEBHOOK_SECRET={system.secret} \\",
         f"python3 {shlex.quote(str(EXAMPLE))} {system.gateway} \\",
         "    --consent 'agreed in the demo'",
