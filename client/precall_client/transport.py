@@ -37,10 +37,12 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # Notices a server that vanished or stands still without a word while a call waits for it, within fifteen
-    # seconds. gRPC 1.85 bounds the answer to a ping by the last of the three alone.
+    # seconds. gRPC 1.85 bounds the answer to a ping by the third of these alone.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
+    # Otherwise only two pings are sent at that pace while nothing else is, and then one a minute.
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 

@@ -231,7 +231,8 @@ class Agents:
         planned = self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
         if isinstance(planned, Missed):
             return planned
-        obstacle = await self._store.write(agents.intend, planned, stated=stated, now=self._now())
+        at, now = planned.row.agent_id, self._now()
+        obstacle = await self._store.write_at(at, agents.intend, planned, stated=stated, now=now)
         return AgentIntended(planned, obstacle)
 
     async def _intend_anew(

@@ -151,6 +151,10 @@ class Inspector:
         while True:
             if worker.gone:
                 status = await self._stop(worker)
+                if job is not None:
+                    # It may be long until there is another worker for its second try.
+                    self._begun_others.discard(job)
+                    self._came.set()
                 log.warning("inspection worker replaced", cause=worker.gone, exit_status=status)
                 worker = await self._replacement()
             if job is None:

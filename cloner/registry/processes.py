@@ -17,9 +17,12 @@ DEAD = f"""
 """
 # Every transaction that stores an intent also stores a sign of life; only the first in a while changes a row.
 FRESH_SECONDS = 1.0
+# A transaction that had to wait sets none back; a clock that was set back by more does.
+WAITED_SECONDS = 30.0
 
-RENEWED = Statement("""
-    UPDATE processes SET alive_at = :now WHERE owner = :owner AND NOT alive_at BETWEEN :now - :fresh AND :now
+RENEWED = Statement(f"""
+    UPDATE processes SET alive_at = :now
+    WHERE owner = :owner AND NOT alive_at BETWEEN :now - :fresh AND :now + {WAITED_SECONDS}
 """)
 FIRST = Statement("""
     INSERT INTO processes (owner, alive_at) VALUES (:owner, :now) ON CONFLICT (owner) DO NOTHING

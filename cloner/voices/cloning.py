@@ -319,8 +319,8 @@ class Cloning:
                 )
             else:
                 update = clone.agent_update.with_voice(row.marker, voice_id)
-                recorded, obstacle = await self._store.write(
-                    agents.record_and_intend, update, stated=stated, now=now
+                recorded, obstacle = await self._store.write_at(
+                    update.row.agent_id, agents.record_and_intend, update, stated=stated, now=now
                 )
                 clone.agent_intended = AgentIntended(update, obstacle)
                 if clone.agent_update is None:

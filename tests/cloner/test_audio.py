@@ -346,6 +346,23 @@ async def test_worker_for_calls() -> None:
     assert "wav" == finished[-1]
 
 
+async def test_worker_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample that waits for a new worker holds up no other that none of the calls waits for."""
+    async with Inspector(workers=2, wall_seconds=20, cpu_seconds=20, max_seconds=1e9) as inspector:
+        idle = {pid: cpu_seconds(pid) for pid in inspector.pids}
+        asked = asyncio.create_task(inspector.inspect(ENDLESS, call=False))
+        await until(lambda: any(cpu_seconds(pid) > before + 0.05 for pid, before in idle.items()))
+        busy = max(idle, key=lambda pid: cpu_seconds(pid) - idle[pid])
+        with monkeypatch.context() as without:
+            without.setattr(sys, "executable", "/nowhere/python")
+            os.kill(busy, signal.SIGKILL)
+            await until(lambda: busy not in inspector.pids)
+
+            assert "flac" == (await inspector.inspect(SPEECH["flac"], call=False)).format
+        asked.cancel()
+        await asyncio.wait((asked,))
+
+
 async def test_queue_full() -> None:
     """Refuses at once what would be one too many in the queue, and forgets none of the others."""
     async with Inspector(workers=1, waiting=1, max_seconds=MAX_SECONDS) as inspector:
