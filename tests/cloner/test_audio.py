@@ -301,49 +301,49 @@ async def test_sample_dropped() -> None:
         await until(lambda: held() == 0)
 
 
-async def test_in_turn() -> None:
-    """Samples are looked at in the order in which they came."""
-    finished: list[str] = []
+async def finished(*samples: tuple[str, bool]) -> list[str]:
+    """The order in which one worker is done with samples that come together, each with whether a call waits."""
+    done: list[str] = []
 
-    async def look(inspector: Inspector, name: str) -> None:
-        await inspector.inspect(SPEECH[name])
-        finished.append(name)
+    async def look(inspector: Inspector, name: str, *, call: bool) -> None:
+        await inspector.inspect(SPEECH[name], call=call)
+        done.append(name)
 
     async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector, asyncio.TaskGroup() as together:
-        for name in ("opus", "wav", "ogg", "flac"):
-            together.create_task(look(inspector, name))
+        for name, call in samples:
+            together.create_task(look(inspector, name, call=call))
+    return done
 
-    assert ["opus", "wav", "ogg", "flac"] == finished
+
+async def test_in_turn() -> None:
+    """Samples are looked at in the order in which they came."""
+    order = await finished(("opus", True), ("wav", True), ("ogg", True), ("flac", True))
+
+    assert ["opus", "wav", "ogg", "flac"] == order
 
 
 async def test_calls_first() -> None:
     """A sample that a call waits for is looked at before those that came earlier and that none waits for."""
-    finished: list[str] = []
+    order = await finished(("opus", False), ("wav", False), ("ogg", True), ("flac", True))
 
-    async def look(inspector: Inspector, name: str, *, call: bool) -> None:
-        await inspector.inspect(SPEECH[name], call=call)
-        finished.append(name)
-
-    async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector, asyncio.TaskGroup() as together:
-        for name, waited_for in (("opus", False), ("wav", False), ("ogg", True), ("flac", True)):
-            together.create_task(look(inspector, name, call=waited_for))
-
-    assert ["ogg", "flac", "opus", "wav"] == finished
+    assert ["ogg", "flac", "opus", "wav"] == order
 
 
 async def test_worker_for_calls() -> None:
     """Of several workers one takes only samples that a call waits for."""
-    finished: list[str] = []
-
-    async def look(inspector: Inspector, name: str, *, call: bool) -> None:
-        await inspector.inspect(SPEECH[name], call=call)
-        finished.append(name)
-
     async with Inspector(workers=2, max_seconds=MAX_SECONDS) as inspector, asyncio.TaskGroup() as together:
-        for name, waited_for in (("opus", False), ("wav", False), ("flac", True)):
-            together.create_task(look(inspector, name, call=waited_for))
+        for pid in inspector.pids:
+            os.kill(pid, signal.SIGSTOP)
+        for name in ("opus", "wav"):
+            together.create_task(inspector.inspect(SPEECH[name], call=False))
+        await until(lambda: len(inspector._others) == 1)
+        together.create_task(inspector.inspect(SPEECH["flac"]))
+        await until(lambda: len(inspector._unfinished) == 3 and not inspector._calls)
+        waiting = len(inspector._others)
+        for pid in inspector.pids:
+            os.kill(pid, signal.SIGCONT)
 
-    assert "wav" == finished[-1]
+    assert 1 == waiting
 
 
 async def test_worker_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
