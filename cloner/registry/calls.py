@@ -9,7 +9,7 @@ import msgspec
 from cloner.registry import agents, voices
 from cloner.registry.consents import CallerForgotten
 from cloner.registry.rows import NOBODY, CallRow, NewCall, Noted, VoiceRow
-from cloner.registry.statement import AT_ONCE, Statement, columns, parameters, some
+from cloner.registry.statement import AT_ONCE, Statement, columns, of_some, parameters
 from cloner.registry.transaction import Row, Transaction
 
 __all__ = [
@@ -88,11 +88,11 @@ OLD = "ended_at < :dropped_before"
 ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
 # Each of them has an agent that is marked by a statement of its own.
 CLOSED_AT_ONCE = 100
+CLOSE = "UPDATE calls SET ended_at = :now"
 CLOSED_OLD = Statement(f"""
-    UPDATE calls SET ended_at = :now WHERE {some("calls", "id", OPEN_FOR_LONG, most=CLOSED_AT_ONCE)}
-    RETURNING {FIELDS}
+    {of_some(CLOSE, table="calls", key="id", condition=OPEN_FOR_LONG, most=CLOSED_AT_ONCE)} RETURNING {FIELDS}
 """)
-DROPPED = Statement(f"DELETE FROM calls WHERE {some('calls', 'id', OLD)}")
+DROPPED = Statement(of_some("DELETE FROM calls", table="calls", key="id", condition=OLD))
 # The calls of a caller or a person. The conditions of the indexes are repeated. The release before this one
 # stores no persons of calls.
 OF_WHOM = """caller = :who OR (person = :who AND person <> caller)

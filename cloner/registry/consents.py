@@ -6,7 +6,7 @@ Only the erasure of a person removes any, and of persons without a number the en
 import msgspec
 
 from cloner.registry.rows import NOBODY
-from cloner.registry.statement import AT_ONCE, Statement, some
+from cloner.registry.statement import AT_ONCE, Statement, of_some
 from cloner.registry.transaction import Lock, Transaction
 
 __all__ = [
@@ -78,9 +78,9 @@ CALLERS = Statement(f"""
 UNREACHABLE = """number IS NULL AND at < :dropped_before
     AND NOT EXISTS (SELECT 1 FROM voices WHERE voices.person = consents.person)
     AND NOT EXISTS (SELECT 1 FROM consents AS others WHERE others.person = consents.person AND withdrawn)"""
-UNREACHABLE_DROPPED = Statement(f"""
-    DELETE FROM consents WHERE {some("consents", "person, place", UNREACHABLE)}
-""")
+UNREACHABLE_DROPPED = Statement(
+    of_some("DELETE FROM consents", table="consents", key="person, place", condition=UNREACHABLE)
+)
 ERASED_PERSON = Statement("DELETE FROM consents WHERE person = :person")
 ERASED_NUMBER = Statement("DELETE FROM consents WHERE number = :number")
 

@@ -4,7 +4,7 @@ from cloner.registry import calls, requests, voices
 from cloner.registry.agent import LOOKED_AT
 from cloner.registry.reasons import DELETED, EVICTED, EXPIRED, FORGOTTEN, LOST
 from cloner.registry.rows import VoiceRow
-from cloner.registry.statement import AT_ONCE, Statement, some
+from cloner.registry.statement import AT_ONCE, Statement, of_some
 from cloner.registry.transaction import Transaction
 
 __all__ = [
@@ -57,7 +57,9 @@ IDLE = f"""
 # Two conditions, so that an index finds both: most voices were never to be kept, or all still are.
 UNUSED = (f"kept_until = 0 AND {IDLE}", f"kept_until > 0 AND kept_until <= :now AND {IDLE}")
 EXPIRE = tuple(
-    Statement(f"{voices.GIVE_UP} WHERE {some('voices', 'marker', unused)} RETURNING {voices.FIELDS}")
+    Statement(f"""
+        {of_some(voices.GIVE_UP, table="voices", key="marker", condition=unused)} RETURNING {voices.FIELDS}
+    """)
     for unused in UNUSED
 )
 LEAST_RECENTLY_USED = Statement(f"""
@@ -87,7 +89,7 @@ POSTPONED = Statement("""
 """)
 ERASED = Statement("DELETE FROM voices WHERE marker = :marker AND state IN ('gone', 'failed')")
 OLD = "state IN ('gone', 'failed') AND closed_at < :dropped_before"
-DROPPED = Statement(f"DELETE FROM voices WHERE {some('voices', 'marker', OLD)}")
+DROPPED = Statement(of_some("DELETE FROM voices", table="voices", key="marker", condition=OLD))
 
 
 def note_gone(tx: Transaction, marker: str, *, now: float) -> bool:

@@ -6,7 +6,7 @@ knowing later for which request. A request that failed before that is not rememb
 
 import msgspec
 
-from cloner.registry.statement import AT_ONCE, Statement, some
+from cloner.registry.statement import AT_ONCE, Statement, of_some
 from cloner.registry.transaction import Transaction
 
 __all__ = [
@@ -74,7 +74,7 @@ LED_TO = Statement("""
 """)
 FORGOTTEN = Statement("UPDATE requests SET content = '', marker = NULL WHERE marker = :marker")
 OLD = "at <= :answered_before"
-DROPPED = Statement(f"DELETE FROM requests WHERE {some('requests', 'key', OLD)}")
+DROPPED = Statement(of_some("DELETE FROM requests", table="requests", key="key", condition=OLD))
 
 
 def answer(tx: Transaction, request: NamedRequest, *, now: float) -> Answer | None:

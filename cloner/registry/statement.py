@@ -4,7 +4,7 @@ import re
 
 import msgspec
 
-__all__ = ["AT_ONCE", "Statement", "assignments", "columns", "parameters", "some"]
+__all__ = ["AT_ONCE", "Statement", "assignments", "columns", "of_some", "parameters"]
 
 # How many rows a transaction that no call waits for changes: others wait for it, on SQLite all who write.
 AT_ONCE = 1_000
@@ -33,13 +33,15 @@ class Statement:
         return f"Statement({self.sqlite!r})"
 
 
-def some(table: str, key: str, condition: str, *, most: int = AT_ONCE) -> str:
-    """The condition, for so many rows of the table at most.
+def of_some(change: str, *, table: str, key: str, condition: str, most: int = AT_ONCE) -> str:
+    """The change, of so many rows of the table at most, and of none that another transaction is changing.
 
-    It is repeated because a row that waits for another transaction is looked at again only by what stands
-    beside the list.
+    Which ones is found out first, and once: Postgres may ask a condition that stands in the change itself
+    again for each row, a thousand times what it takes, where it takes a table for smaller than it is.
     """
-    return f"({key}) IN (SELECT {key} FROM {table} WHERE {condition} LIMIT {most}) AND {condition}"
+    chosen = f"SELECT {key} FROM {table} WHERE {condition} LIMIT {most} FOR UPDATE SKIP LOCKED"
+    once = f"WITH chosen AS MATERIALIZED ({chosen}) SELECT {key} FROM chosen"
+    return f"{change} WHERE ({key}) IN ({once})"
 
 
 def columns(kind: type[msgspec.Struct], **computed: str) -> str:

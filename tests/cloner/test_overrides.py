@@ -155,6 +155,7 @@ async def test_agent_that_answers_late(cloner: CloningServiceStub, emulator: Emu
     emulator.faults.set(Fault(method="GET", path=AGENT, **HANGS))
     assert [] == await refused(cloner, seconds=IMPATIENT)
 
+    await emulator.requests.wait(path=AGENT, stage="held")
     emulator.faults.release()
     async with asyncio.timeout(4):  # less than the time after which the agent would be asked again
         while BOTH != await refused(cloner):

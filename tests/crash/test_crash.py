@@ -18,8 +18,9 @@ KEPT = {"VOICE_CLONE_KEEP_HOURS": "24"}
 NOT_KEPT = {"VOICE_CLONE_KEEP_HOURS": "0"}
 # Any of them may be the one that restores an agent, and all of them die.
 VICTIMS = 3
-# How long a delivery may take. Its agent stays in the hands of a dead process for 30 s more.
-DELIVERY_SECONDS = 15
+# How long a delivery may take: longer than a busy machine needs to bring all others to their steps, because an
+# update that is given up is undone.
+DELIVERY_SECONDS = 60
 
 
 class Step(NamedTuple):
