@@ -19,6 +19,7 @@ from cloner.agents.decision import Decision, Given
 from cloner.agents.missed import Missed
 from cloner.agents.notices import Notices
 from cloner.agents.reading import Reading, intended_row
+from cloner.agents.unlocking import Unlocking
 from cloner.provider import failures
 from cloner.provider.elevenlabs import AgentVoice, ElevenLabs
 from cloner.provider.failures import ProviderFailure
@@ -33,10 +34,9 @@ from cloner.registry import (
     Store,
     agents,
     is_ours,
-    late_updates,
     was_given_up,
 )
-from cloner.registry.holding import LATE_SECONDS, renewing
+from cloner.registry.holding import renewing
 from telemetry.parts import part
 
 __all__ = ["Agents"]
@@ -82,9 +82,7 @@ class Agents:
         self._notices = Notices(now=now)
         self._others: LRUCache[str, bool] = LRUCache(OTHERS)
         self._decided: LRUCache[str, Decision] = LRUCache(OTHERS)
-        self._unlocking: dict[str, asyncio.Task[None]] = {}
-        # How often each agent had been changed when its last lock ended.
-        self._changes: LRUCache[str, int] = LRUCache(OTHERS)
+        self._unlocking = Unlocking(store, now=now)
 
     def others_since(self) -> float | None:
         """Since when other callers' open calls at an agent count; None in the modes that ignore them."""
@@ -109,7 +107,7 @@ class Agents:
 
     async def close(self) -> None:
         """Waits until every finished update is recorded."""
-        await asyncio.gather(*self._unlocking.values())
+        await self._unlocking.close()
 
     async def read(self, noted: Noted, *, deadline: float) -> Reading | None:
         """How the agent of a call speaks now; None if it cannot be read.
@@ -117,10 +115,8 @@ class Agents:
         Raises AgentNotFound, but no other ProviderFailure, and RegistryUnavailable.
         """
         agent_id = noted.call.agent_id
-        if (earlier := self._unlocking.get(agent_id)) is not None:
-            await asyncio.shield(earlier)
-        if earlier is not None or noted.agent.changes < self._changes.get(agent_id, 0):
-            # A lock has ended since the call was noted; what was read during it would forbid every change.
+        if await self._unlocking.has_ended_since(agent_id, noted.agent.changes):
+            # What was read of the registry during the lock would forbid every change.
             state = await self._store.read(agents.state, agent_id)
             noted = msgspec.structs.replace(noted, agent=state)
         try:
@@ -318,12 +314,7 @@ class Agents:
             late = unanswered = True
             raise
         finally:
-            # The answer does not wait for the unlocking; whoever reads the agent next does.
-            unlocking = asyncio.create_task(
-                self._unlock(update, late=late, given=given, unanswered=unanswered)
-            )
-            self._unlocking[agent_id] = unlocking
-            unlocking.add_done_callback(lambda done: self._forget_unlocking(agent_id, done))
+            self._unlocking.begin(update, late=late, given=given, unanswered=unanswered)
         return None
 
     def _obstacle(self, row: AgentRow, reading: Reading) -> Missed | None:
@@ -369,32 +360,3 @@ class Agents:
         if not ours:
             self._others[voice_id] = True
         return ours
-
-    async def _unlock(self, update: AgentUpdate, *, late: bool, given: bool, unanswered: bool) -> None:
-        """Ends the lock of an agent. It may have expired, if this process stood still meanwhile.
-
-        After an update that may be done `late` the agent stays locked for a while, and is put back.
-        """
-        row = update.row
-        until = self._now() + LATE_SECONDS if late else 0.0
-        try:
-            held = await self._store.write(
-                agents.unlock,
-                row.agent_id,
-                holder=update.holder,
-                until=until,
-                given=given,
-                unanswered=unanswered,
-            )
-            if held:
-                self._changes[row.agent_id] = update.changes_unlocked
-            elif given or late:
-                log.warning("agent updated too late", agent_id=row.agent_id)
-                await self._store.write(late_updates.note, row, unanswered=unanswered)
-        except RegistryUnavailable as failure:
-            # The lock expires by itself; then an agent whose state nobody knows is put back.
-            log.warning("agent still held", agent_id=row.agent_id, reason=failure.reason)
-
-    def _forget_unlocking(self, agent_id: str, done: "asyncio.Task[None]") -> None:
-        if self._unlocking.get(agent_id) is done:
-            del self._unlocking[agent_id]
