@@ -267,7 +267,7 @@ def _parts(
     agent_settings = AgentSettings(provider, believed_seconds=settings.agent_check_seconds, now=now)
     agents = Agents(
         provider, store, agent_settings, mode=settings.agent_update,
-        presumed_seconds=settings.call_presumed_minutes * 60, now=now,
+        presumed_seconds=settings.call_presumed_minutes * 60, agent_seconds=agent_seconds, now=now,
     )  # fmt: skip
     terms = Terms(
         keep=settings.voice_clone_keep_hours * 3600 if settings.voice_clone_auto_delete else None,

@@ -45,8 +45,8 @@ log = structlog.get_logger()
 
 # An update that begins with less time than this would end after the answer has left.
 UPDATE_SECONDS = 0.5
-# How long a call waits until an agent that is being changed or put back is free, and how often it looks.
-AGAIN_SECONDS, LOOK_SECONDS = 1.0, 0.05
+# How often a call looks whether an agent that is being changed or put back is free.
+LOOK_SECONDS = 0.05
 # An update that took longer may have met the end of its voice.
 LONG_SECONDS = 1.0
 # How long a repeated delivery gets the same decision, without another request to ElevenLabs.
@@ -60,7 +60,8 @@ class Agents:
 
     A call counts as in progress for `presumed_seconds` after its first request, until it is reported
     as ended. `auto` updates an agent only while no other caller's call is in progress there; `always`
-    and `never` do as they say. `now` tells the time, in Unix seconds.
+    and `never` do as they say. A call waits `agent_seconds` at most until nobody else is changing its agent,
+    and as long until it is read anew. `now` tells the time, in Unix seconds.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Agents:
         *,
         mode: Literal["auto", "always", "never"],
         presumed_seconds: float,
+        agent_seconds: float,
         now: Callable[[], float],
     ) -> None:
         self._provider = provider
@@ -78,6 +80,7 @@ class Agents:
         self._agent_settings = agent_settings
         self._mode = mode
         self._presumed = presumed_seconds
+        self._seconds = agent_seconds
         self._now = now
         self._notices = Notices(now=now)
         self._others: LRUCache[str, bool] = LRUCache(OTHERS)
@@ -187,8 +190,7 @@ class Agents:
         None if the voice was given up since it was found: then no answer may carry it. Raises CallerForgotten
         if the caller was forgotten. A voice `recorded` a moment ago is not checked again.
 
-        Waits AGAIN_SECONDS at most until nobody else is changing it, and as long until it is read anew. An
-        update that was `intended` when the voice was recorded is not stored again. If an update fails, the
+        An update that was `intended` when the voice was recorded is not stored again. If an update fails, the
         reason is told, because the answer's override carries the voice. AgentRejected and AgentNotFound
         are raised, because no override helps there.
         """
@@ -259,7 +261,7 @@ class Agents:
         latest = deadline - UPDATE_SECONDS
         with part("another_change"):
             try:
-                async with asyncio.timeout_at(min(loop.time() + AGAIN_SECONDS, latest)):
+                async with asyncio.timeout_at(min(loop.time() + self._seconds, latest)):
                     while True:
                         state = await self._store.read(
                             agents.state_for, agent_id, call_id=call_id, caller=caller, others_since=since
@@ -275,7 +277,7 @@ class Agents:
             return Missed.CHANGED
         anew = msgspec.structs.replace(noted, agent=state)
         try:
-            async with asyncio.timeout_at(min(loop.time() + AGAIN_SECONDS, latest)):
+            async with asyncio.timeout_at(min(loop.time() + self._seconds, latest)):
                 return await self.read(anew, deadline=deadline) or Missed.NOT_READ
         except TimeoutError:
             return Missed.NOT_READ

@@ -212,7 +212,6 @@ async def test_bound_of_a_client(cloning, emulator: Emulator, speech: bytes, eve
         ]
 
         emulator.faults.clear()
-        emulator.faults.release()
         await asyncio.gather(*under_way)
         assert "OK" == await listed(cloner, "token-of-enrolment")
         prepared = await cloner.PrepareCall(

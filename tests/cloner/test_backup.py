@@ -28,7 +28,7 @@ from tests.kit.postgres import new_database
 from tests.kit.processes.cloner import process, until_ready
 from tests.kit.python import python
 from tests.kit.releases import LATEST, of_next_release
-from tests.kit.rows import Row, rows, values
+from tests.kit.rows import Row, rows, until_none, values
 
 CREATE = "/v1/voices/add"
 KEY = "key-of-the-hashes"
@@ -96,9 +96,7 @@ def spoken(emulator: Emulator, agent: str = "agent_demo") -> str:
 
 async def put_back(database: str) -> None:
     """Waits until every agent is known to have what it had."""
-    async with asyncio.timeout(20):
-        while await rows(database, "SELECT 1 FROM agents WHERE marker IS NOT NULL"):
-            await asyncio.sleep(0.02)
+    await until_none(database, "SELECT 1 FROM agents WHERE marker IS NOT NULL")
 
 
 async def content(database: str) -> dict[str, list[Row]]:
@@ -647,9 +645,13 @@ async def test_cloner_that_is_at_it(registry, kept: Path, cloning, database: str
     """Nothing is restored under a cloner, idle as it may be, and nothing is in its way after it stopped."""
     async with cloning() as cloner:
         await cloner.PrepareCall(call(speech), timeout=10)
-        # What follows an update of the agent is written down after the answer.
+        # What follows an update of the agent is written down after the answer, and so may be the first
+        # reconciliation.
         there = await content(database)
-        while any(agent["holder"] for agent in there["agents"]):
+        while (
+            any(agent["holder"] for agent in there["agents"])
+            or not there["deployment"][0]["reconciled_until"]
+        ):
             there = await content(database)
         status, out, err = await registry("restore", kept, database, "--replace")
         assert there == await content(database)

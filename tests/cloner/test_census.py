@@ -11,6 +11,7 @@ from tests.cloner.clock import Clock
 from tests.kit.figures import Figures
 from tests.kit.provider import AGENT, SUBSCRIPTION, VOICE
 from tests.kit.requests import call, end
+from tests.kit.rows import until_unlocked
 
 
 def equals(expected: float) -> Callable[[float | None], bool]:
@@ -32,7 +33,9 @@ async def test_a_call(cloning, figures: Figures, speech: bytes) -> None:
     assert 0 == figures.told("precall.voices", state="intended")
 
 
-async def test_what_is_due(cloning, figures: Figures, emulator: Emulator, speech: bytes) -> None:
+async def test_what_is_due(
+    cloning, figures: Figures, emulator: Emulator, database: str, speech: bytes
+) -> None:
     """An agent and a voice that cannot be cleaned up are due, for longer and longer, until they can."""
     clock = Clock()
     kinds = {"agent": Fault(method="PATCH", path=AGENT, times=None, error="service_unavailable"),
@@ -44,6 +47,7 @@ async def test_what_is_due(cloning, figures: Figures, emulator: Emulator, speech
             timeout=10,
         )
         assert voice.voice_id != other.voice.voice_id
+        await until_unlocked(database)
         emulator.faults.set(*kinds.values())
         await end(cloner)
         await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=other.voice.voice_id), timeout=10)
@@ -51,14 +55,18 @@ async def test_what_is_due(cloning, figures: Figures, emulator: Emulator, speech
             await figures.until("precall.due", equals(1), kind=kind)
         assert 1 == figures.told("precall.voices", state="deleting")
 
+        # No lock is to expire because time jumps.
+        await until_unlocked(database)
         clock.ahead += 100
         for kind in kinds:
             await figures.until("precall.due.oldest.age", lambda told: 100 <= (told or 0) < 300, kind=kind)
+        await until_unlocked(database)
         clock.ahead += 500
         for kind in kinds:
             await figures.until("precall.due.oldest.age", lambda told: 600 <= (told or 0) < 800, kind=kind)
 
         emulator.faults.clear()
+        await until_unlocked(database)
         clock.ahead += 600
         for kind in kinds:
             await figures.until("precall.due", equals(0), kind=kind)

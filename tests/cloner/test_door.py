@@ -199,7 +199,6 @@ async def test_too_many_calls(cloning, emulator: Emulator, speech: bytes) -> Non
         await wire.close()
         assert [] == list((await cloner.ListVoices(pb.ListVoicesRequest(), timeout=5)).voices)
         emulator.faults.clear()
-        emulator.faults.release()
         await asyncio.gather(*held)
         assert (await cloner.PrepareCall(call(speech, 3), timeout=10)).voice.voice_id
 
@@ -226,7 +225,6 @@ async def test_far_too_many_calls(cloning, emulator: Emulator, speech: bytes) ->
 
         reasons = {each for told in await asyncio.gather(*map(refused, range(2, 500))) for each in told}
         emulator.faults.clear()
-        emulator.faults.release()
         await held
 
     assert {("RATE_LIMITED", grpc.StatusCode.RESOURCE_EXHAUSTED)} == reasons
@@ -241,7 +239,6 @@ async def test_voices_ahead_of_time_leave_places_to_calls(cloning, emulator: Emu
         starting = asyncio.ensure_future(cloner.PrepareCall(call(speech, 9), timeout=20))
         await emulator.requests.wait(4, path=CREATE, stage="held")
         emulator.faults.clear()
-        emulator.faults.release()
         answers = await asyncio.gather(*ahead, return_exceptions=True)
 
         assert (await starting).voice.voice_id
@@ -281,7 +278,6 @@ async def test_samples_ahead_of_time_leave_room_to_calls(cloning, emulator: Emul
             assert "SAMPLE_REQUIRED" == reason(answer)[0]
             await asyncio.sleep(0.1)
         emulator.faults.clear()
-        emulator.faults.release()
         await asyncio.gather(*ahead, return_exceptions=True)
 
 
@@ -434,7 +430,6 @@ async def test_short_deadline_is_no_fault_of_the_registry(
             if read(failed) is not None:  # else gRPC itself was the first to say so
                 told.add(reason(failed)[0])
         emulator.faults.clear()
-        emulator.faults.release()
 
     assert {"DEADLINE_TOO_SHORT", "PROVIDER_TIMEOUT", "PROVIDER_BUSY"} >= told
 

@@ -14,7 +14,7 @@ from tests.cloner.clock import Clock
 from tests.kit.failures import failure, read, told
 from tests.kit.provider import AGENT, CREATE, VOICE, spoken
 from tests.kit.requests import IVAN, call, call_of_ivan, end, request
-from tests.kit.rows import rows, values
+from tests.kit.rows import rows, until_unstated, values
 
 MARIA = pb.Caller(name="Maria", phone_number="+31612345679")
 MODES = ("auto", "never")
@@ -363,7 +363,7 @@ async def test_forgotten_and_asked_about_since(
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
 async def test_conversation_of_a_call_that_failed(
-    patient, emulator: Emulator, speech: bytes, *, again: bool
+    patient, emulator: Emulator, database: str, speech: bytes, *, again: bool
 ) -> None:
     """A call that has lost its voice and then fails leaves the conversation to whoever is stated next."""
     async with patient() as cloner:
@@ -372,9 +372,11 @@ async def test_conversation_of_a_call_that_failed(
         await cloner.SetConsent(pb.SetConsentRequest(voice_id=gone, withdrawn=True), timeout=10)
         emulator.faults.release()
         assert "CONSENT_MISSING" == await waiting
+        await until_unstated(database)
         if again:
             repeated = cloner.PrepareCall(call_of_ivan(speech), timeout=20)
             assert "CONSENT_MISSING" == await answered(repeated)
+        await until_unstated(database)
         maria = await cloner.PrepareCall(call_of_ivan(speech, caller=MARIA), timeout=20)
 
     assert "Hallo Maria" in maria.first_message

@@ -19,7 +19,7 @@ from tests.kit.failures import failure
 from tests.kit.postgres import drop_database
 from tests.kit.provider import AGENT, CREATE, SUBSCRIPTION, VOICE, spoken
 from tests.kit.requests import call, end
-from tests.kit.rows import values
+from tests.kit.rows import until_unlocked, values
 
 QUICK = {"reconcile_seconds": 0.2, "reconcile_grace_seconds": 0.0}
 
@@ -71,7 +71,6 @@ async def test_deleted_under_load(cloning, emulator: Emulator, speech: bytes, ev
             await end(cloner, number)
         await eventually(lambda: not emulator.voices.custom)
         emulator.faults.clear()
-        emulator.faults.release()
         await asyncio.gather(*calling)
 
 
@@ -269,11 +268,12 @@ async def test_voice_deleted_by_hand(cloning, emulator: Emulator, speech: bytes)
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-async def test_voice_that_nobody_tells_of(cloning, emulator: Emulator, speech: bytes) -> None:
+async def test_voice_that_nobody_tells_of(cloning, emulator: Emulator, database: str, speech: bytes) -> None:
     """A call waits once, for a moment, to hear whether its voice is there still; then it counts as there."""
     clock = Clock()
     async with cloning(now=clock, reconcile_seconds=10_000) as cloner:
         first = await cloner.PrepareCall(call(speech), timeout=10)
+        await until_unlocked(database)
         clock.ahead = 601
         emulator.faults.set(Fault(method="GET", path=VOICE, times=None, hold="before"))
         second = await cloner.PrepareCall(call(speech), timeout=5)

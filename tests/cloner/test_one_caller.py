@@ -11,6 +11,7 @@ from emulator import Emulator, Fault
 from tests.kit.failures import failure, told
 from tests.kit.provider import AGENT, CREATE
 from tests.kit.requests import call
+from tests.kit.rows import until_unstated
 
 NOW = 1_700_000_000.0
 # So long a repeat waits for the first delivery. Then it fails, for want of time or of a sample to make a voice from.
@@ -42,11 +43,14 @@ async def test_repeat_that_fails(patient, emulator: Emulator, speech: bytes) -> 
     assert answer.agent_updated
 
 
-async def test_repeat_that_fails_at_another_cloner(patient, emulator: Emulator, speech: bytes) -> None:
+async def test_repeat_that_fails_at_another_cloner(
+    patient, emulator: Emulator, database: str, speech: bytes
+) -> None:
     """Where the repeat fails at another cloner, the conversation may become another caller's, but no voice does."""
     async with patient() as one, patient() as other:
         ivan = await under_way(one, emulator, speech)
         assert "SAMPLE_REQUIRED" == told(await failure(other.PrepareCall(call(b""), timeout=10))).reason
+        await until_unstated(database)
         hers = await one.PrepareCall(call(speech, caller=ANNA), timeout=20)
         emulator.faults.release()
         his = await ivan

@@ -13,7 +13,7 @@ from precall.v1.cloning_pb2_grpc import CloningServiceStub
 from emulator import Emulator, Fault
 from tests.cloner.clock import Clock
 from tests.kit.failures import failure, told
-from tests.kit.rows import values
+from tests.kit.rows import until_unstated, values
 from tests.kit.voices import lasting
 
 CREATE = "/v1/voices/add"
@@ -377,9 +377,12 @@ async def test_two_callers_at_once_in_a_conversation(
 
 
 @ON_SQLITE
-async def test_caller_corrected_after_a_failure(cloner: CloningServiceStub, speech: bytes) -> None:
+async def test_caller_corrected_after_a_failure(
+    cloner: CloningServiceStub, database: str, speech: bytes
+) -> None:
     """A delivery that failed binds its conversation to nobody."""
     reason, _ = await details(cloner.PrepareCall(call(b"not audio", MARIA), timeout=10))
+    await until_unstated(database)
     answer = await cloner.PrepareCall(call(speech), timeout=10)
 
     assert "SAMPLE_UNREADABLE" == reason

@@ -100,7 +100,6 @@ async def test_making(
             *(failed(cloner, method, each, way.get("seconds", 15)) for method, each in asked.items())
         )
         emulator.faults.clear()
-        emulator.faults.release()
 
     for failure in failures:
         check(failure, expected)

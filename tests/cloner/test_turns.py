@@ -461,7 +461,6 @@ async def test_calls_that_cannot_be_served_in_time(
     async with cloning(meters=figures.meters, provider_concurrency=2) as cloner:
         await asyncio.gather(*map(ask, range(6)))
         emulator.faults.clear()
-        emulator.faults.release()
 
     assert [*["RATE_LIMITED"] * 4, *["PROVIDER_TIMEOUT"] * 2] == ended
     assert 2 == len(emulator.requests.matching(path=CREATE))
@@ -530,6 +529,5 @@ async def test_agents_that_are_not_put_back(cloning, emulator: Emulator, speech:
 
         prepared = await cloner.PrepareCall(call(speech), timeout=10)
         emulator.faults.clear()
-        emulator.faults.release()
 
     assert prepared.agent_updated

@@ -91,7 +91,6 @@ async def test_usage(cloning, emulator: Emulator, speech: bytes) -> None:
         while (busy := await usage(cloner)).provider_queue.waiting < 1:
             await asyncio.sleep(0.02)
         emulator.faults.clear()
-        emulator.faults.release()
         await asyncio.gather(*asking)
 
     assert (0, 30) == (idle.voice_slots.used, idle.voice_slots.limit)
@@ -121,7 +120,6 @@ async def test_own_quota(cloning, emulator: Emulator, speech: bytes) -> None:
         busy = await cloner.GetUsage(asked, timeout=10, metadata=crm)
         other = await cloner.GetUsage(asked, timeout=10, metadata=with_token("token-of-the-erp"))
         emulator.faults.clear()
-        emulator.faults.release()
         await asking
 
     assert [pb.Quota(in_use=0, limit=3), pb.Quota(in_use=1, limit=3)] == [idle.quota, busy.quota]

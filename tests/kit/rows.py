@@ -11,6 +11,10 @@ from tests.kit.postgres import entered
 
 Row = dict[str, Any]
 
+LOOK_SECONDS, LONG_SECONDS = 0.02, 30.0
+LOCKED = "SELECT 1 FROM agents WHERE holder <> ''"
+STATED = "SELECT 1 FROM calls WHERE stated NOT IN ('', '-')"
+
 
 async def rows(database: str, query: str) -> list[Row]:
     """The rows of a query, by the names of their columns."""
@@ -22,6 +26,23 @@ async def rows(database: str, query: str) -> list[Row]:
 async def values(database: str, query: str) -> list[tuple[Any, ...]]:
     """The rows of a query, as values in order."""
     return [tuple(row.values()) for row in await rows(database, query)]
+
+
+async def until_none(database: str, query: str) -> None:
+    """Waits until a query finds no row."""
+    async with asyncio.timeout(LONG_SECONDS):
+        while await rows(database, query):
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def until_unlocked(database: str) -> None:
+    """Waits until it is stored that agents were given what they have: no answer waits for that."""
+    await until_none(database, LOCKED)
+
+
+async def until_unstated(database: str) -> None:
+    """Waits until calls that failed are nobody's any more: their answers do not wait long for that."""
+    await until_none(database, STATED)
 
 
 def _of_sqlite(path: str, query: str) -> list[Row]:

@@ -28,7 +28,7 @@ PROFILE = (
 @pytest.mark.long(first=True)
 @pytest.mark.timeout(900 + SOAK_SECONDS)
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:
+def test_invariants(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Two replicas, killed and started at will, keep to the design at every moment and at quiet points."""
     server = request.getfixturevalue("postgres") if kind == "postgres" else ""
 
@@ -40,7 +40,8 @@ def test_invariants(kind: str, request: pytest.FixtureRequest) -> None:
         agent_update=st.sampled_from(("auto", "auto", "auto", "always")),
     )
     def lives(story: list[Any], keep_hours: float, keep_days: float, agent_update: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        # Whoever stops the tests while one of these is removed leaves a rest, which pytest removes the next time.
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
             url = new_database(server) if server else f"sqlite:///{folder}/precall.sqlite3"
             try:
                 chosen = {

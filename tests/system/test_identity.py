@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from environment import Secret
+from tests.kit.rows import until_unlocked
 
 ROUTE = "/webhook/conversation-init"
 TOKEN = {"Authorization": "Bearer token"}
@@ -106,7 +107,7 @@ async def test_shared_number(running, spans, speech: bytes) -> None:
     assert "caller_ambiguous" == root.attributes["precall.reason"]
 
 
-async def test_greeting_without_the_voice(running, speech: bytes) -> None:
+async def test_greeting_without_the_voice(running, sqlite: str, speech: bytes) -> None:
     """At an agent that speaks with a caller's voice, which no override changes, that caller alone is greeted by name."""
     anna = {"name": "Anna", "phone_number": "+31612340013"}
     leaves = {"override_leaves": ("agent.first_message",)}
@@ -115,6 +116,7 @@ async def test_greeting_without_the_voice(running, speech: bytes) -> None:
             await system.end(f"conv_{n - 1}")
             answer = await system.deliver(speech, conversation_id=f"conv_{n}", caller_metadata=caller)
             assert answer.json()["agent_updated"]
+            await until_unlocked(sqlite)
         told = [
             await asked(system, caller["phone_number"], conversation)
             for caller, conversation in ((anna, "conv_2"), (IVAN, "conv_1"))
