@@ -425,9 +425,13 @@ async def test_large_request_finds_nobody_at_first() -> None:
     assert pb.CloneVoiceResponse() == answer
 
 
-async def test_large_request_ends_in_time() -> None:
-    """A large request that finds nobody is not tried again once its time would have run out."""
+@pytest.mark.parametrize("busy", [False, True])
+async def test_large_request_ends_in_time(busy: bool) -> None:
+    """A large request that finds nobody is not tried again once its time would have run out, or has."""
     left = []
+    if busy:
+        # In the pause after the first try, which finds at once that nobody is there.
+        asyncio.get_running_loop().call_later(0.05, time.sleep, 0.6)
 
     def begin(seconds: float) -> Any:
         left.append(seconds)

@@ -167,7 +167,7 @@ async def saying(port: int, *words: bytes) -> AsyncIterator[list[asyncio.StreamR
 
 
 @pytest.mark.parametrize(
-    ("patience", "seconds", "expected"), [(0.3, 10, "BODY_TIMEOUT"), (10, 0.6, "DEADLINE_TOO_SHORT")]
+    ("patience", "seconds", "expected"), [(0.3, 10, "BODY_TIMEOUT"), (10, 1.5, "DEADLINE_TOO_SHORT")]
 )
 async def test_slow_body_says_so(cloning, patience: float, seconds: float, expected: str) -> None:
     """Whoever sends too slowly is told in time, in the shape of every failure, for a reason that every call promises."""

@@ -231,8 +231,8 @@ async def test_forgotten_whose_conversation_is_anothers(
 @pytest.mark.parametrize("how", [DELETE, FORGET])
 async def test_short_of_time(cloning, emulator: Emulator, speech: bytes, how: str) -> None:
     """Where too little time is left to change the agent, the voice is looked at all the same."""
-    async with cloning() as cloner:
-        gone, asked = await asked_with_its_agent_held(cloner, emulator, speech, seconds=1.6)
+    async with cloning(agent_seconds=3.0) as cloner:
+        gone, asked = await asked_with_its_agent_held(cloner, emulator, speech, seconds=3.6)
         waiting = asyncio.ensure_future(answered(asked))
         await give_up(cloner, how, gone)
         assert gone != await waiting

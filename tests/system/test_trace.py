@@ -187,6 +187,7 @@ async def test_deadline_that_passes(running, emulator, speech: bytes, spans) -> 
     async with running(of_gateway={"precall_budget_ms": 2_500}) as system:
         await system.deliver(speech)
         await spans.wait("POST /webhook")
+        await spans.wait(RPC, 2)
         waited = {("gateway", "POST /webhook"), ("gateway", RPC), ("cloner", RPC)}
         assert waited == failed(spans.of_delivery())
         assert {"DEADLINE_EXCEEDED"} == {
