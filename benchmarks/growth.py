@@ -6,15 +6,11 @@ how to see that every agent was put back: one that was not would be put back onc
 """
 
 import sqlite3
-import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -28,10 +24,10 @@ from benchmarks.report import Figure, at_most
 from benchmarks.system import Subject, system
 from benchmarks.turns import FASTEST, Length, Side, measured
 from demo.processes import ProcessFailed
+from tests.kit.postgres import new_database, running, url_in
 
-__all__ = ["growth", "in_database", "multiply"]
+__all__ = ["growth", "in_database", "multiply", "postgres_databases"]
 
-ROOT = Path(__file__).parent.parent
 SMALL = 100
 SIZE = SIZES["200 KB"]
 RESTORED_SECONDS = 60.0
@@ -46,9 +42,16 @@ def growth(elevenlabs: str, length: Length, voices: int) -> list[Figure]:
     with TemporaryDirectory(prefix="precall-bench-") as folder:
         files = [f"sqlite:///{folder}/{name}.sqlite3" for name in ("small", "large")]
         found += _of("SQLite", elevenlabs, files, length, voices)
-    with _postgres() as server:
-        found += _of("Postgres", elevenlabs, [_new_database(server) for _ in range(2)], length, voices)
+    with postgres_databases(2) as urls:
+        found += _of("Postgres", elevenlabs, urls, length, voices)
     return found
+
+
+@contextmanager
+def postgres_databases(count: int) -> Iterator[list[str]]:
+    """So many empty databases on a server of their own, of the kind that the tests use."""
+    with running() as file:
+        yield [new_database(url_in(file)) for _ in range(count)]
 
 
 def _of(kind: str, elevenlabs: str, databases: Sequence[str], length: Length, voices: int) -> list[Figure]:
@@ -161,23 +164,3 @@ def in_database(database: str) -> Iterator[Run]:
         yield run
         # As the server does by itself after a while.
         run("VACUUM ANALYZE")
-
-
-@contextmanager
-def _postgres() -> Iterator[str]:
-    """The server that the tests use, as a URL without a database."""
-    keeper = subprocess.Popen(
-        [sys.executable, "-m", "tests.kit.postgres"],
-        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    assert keeper.stdin is not None and keeper.stdout is not None  # noqa: S101, PT018 - both are pipes
-    with keeper:
-        yield keeper.stdout.readline().strip()
-        keeper.stdin.close()
-
-
-def _new_database(server: str) -> str:
-    name = f"bench_{uuid.uuid4().hex}"
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    return f"{server}/{name}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.growth import in_database, multiply
+from benchmarks.growth import in_database, multiply, postgres_databases
 from demo.processes import ProcessFailed
 
 
@@ -37,3 +37,11 @@ def test_nothing_copied(empty_database: str) -> None:
 
         with pytest.raises(ProcessFailed):
             multiply(run, 1_000, sqlite=empty_database.startswith("sqlite"))
+
+
+def test_databases_of_its_own() -> None:
+    """The benchmark starts a Postgres of its own, and has as many databases there as it compares registries."""
+    with postgres_databases(2) as urls:
+        for url in urls:
+            with in_database(url) as run:
+                run("CREATE TABLE voices (marker TEXT PRIMARY KEY)")
