@@ -189,12 +189,14 @@ class Janitor:
         """Finds agents whose voice is lost, and any that were not marked when their call ended.
 
         No index finds them: this goes through all agents that have a voice, and so is not done every tick.
+        It begins with a look for which nobody waits: on SQLite, all who write would wait for the change.
         """
         now = self._now()
-        found = await self._store.write(agents.plan_left_over_restores, now=now)
-        self._found_left_over = now
+        found = await self._store.look_through(agents.any_left_over, now=now)
         if found:
+            await self._store.write(agents.plan_left_over_restores, now=now)
             self._woken.set()
+        self._found_left_over = now
 
     async def _restore(self) -> None:
         """Gives agents back what they had before a call that is over."""

@@ -22,6 +22,7 @@ from cloner.registry.statement import Statement, assignments, columns, parameter
 from cloner.registry.transaction import Lock, Row, Transaction
 
 __all__ = [
+    "any_left_over",
     "claim_restore",
     "has_voice",
     "intend",
@@ -99,6 +100,7 @@ LEFT_OVER = """
         )
     )
 """
+ANY_LEFT_OVER = Statement(f"SELECT 1 FROM agents WHERE {LEFT_OVER} LIMIT 1")
 MARKED_LEFT_OVER = Statement(f"UPDATE agents SET restoring = true WHERE {LEFT_OVER}")
 # What is to be put back now.
 DUE = "restoring AND held_until <= :now"
@@ -240,13 +242,17 @@ def plan_unsure_restores(tx: Transaction, *, now: float) -> None:
     tx.run(MARKED_UNSURE, now=now)
 
 
-def plan_left_over_restores(tx: Transaction, *, now: float) -> bool:
+def any_left_over(tx: Transaction, *, now: float) -> bool:
+    """Whether `plan_left_over_restores` would mark an agent. It goes through all agents that have a voice."""
+    return tx.one(ANY_LEFT_OVER, lost_since=now - LOST_SECONDS) is not None
+
+
+def plan_left_over_restores(tx: Transaction, *, now: float) -> None:
     """Marks agents to be put back whose voice was lost more than LOST_SECONDS ago, or whose call is over.
 
-    Returns whether it has. Whoever ends a call marks its agent at once; this also finds what was missed,
-    as by a restored back-up. It goes through all agents that have a voice.
+    Whoever ends a call marks its agent at once; this also finds what was missed, as by a restored back-up.
     """
-    return tx.run(MARKED_LEFT_OVER, lost_since=now - LOST_SECONDS) > 0
+    tx.run(MARKED_LEFT_OVER, lost_since=now - LOST_SECONDS)
 
 
 def claim_restore(
