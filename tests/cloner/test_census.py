@@ -107,14 +107,3 @@ async def test_reconciliation(cloning, figures: Figures, eventually: Any) -> Non
             return ages[-1] < ages[-2]
 
         await eventually(younger)
-
-
-async def test_agents_in_calls_are_looked_at_only(cloning, figures: Figures, speech: bytes) -> None:
-    """Who goes through all agents that have a voice writes nothing where none is left over: others would wait."""
-    took = "precall.registry.transaction.duration"
-    async with cloning(meters=figures.meters) as cloner:
-        await cloner.PrepareCall(call(speech), timeout=10)
-        key = {"precall.registry.transaction": "agents.any_left_over"}
-        await figures.until(took, lambda told: told is not None, **key)
-
-    assert None is figures.told(took, **{"precall.registry.transaction": "agents.plan_left_over_restores"})

@@ -24,8 +24,11 @@ from cloner.registry import (
 )
 from cloner.registry.sqlite import SqliteTransaction
 from cloner.registry.statement import Statement
+from tests.cloner.clock import Clock
 from tests.kit.databases import in_memory
+from tests.kit.figures import Figures
 from tests.kit.intents import intent
+from tests.kit.requests import call
 from tests.kit.rows import values
 
 NOW = 1_765_000_000.0
@@ -172,3 +175,19 @@ async def test_all_parts(cloning, store: Store, database: str) -> None:
     async with cloning(), asyncio.timeout(60):
         while any([await left(database, what) for what in MANY]):
             await asyncio.sleep(0.05)
+
+
+async def test_agents_in_calls_are_only_looked_at(cloning, figures: Figures, speech: bytes) -> None:
+    """Who goes through all agents with a voice, every minute, writes nothing where none is left over."""
+    took, by_name = "precall.registry.transaction.duration", "precall.registry.transaction"
+    clock = Clock()
+    async with cloning(now=clock, meters=figures.meters) as cloner:
+        await cloner.PrepareCall(call(speech), timeout=10)
+        # The third look begins after whatever the second one led to.
+        for looks in (1, 2, 3):
+            clock.ahead = 61.0 * looks
+            await figures.until(
+                took, lambda told, looks=looks: (told or 0) >= looks, **{by_name: "agents.any_left_over"}
+            )
+
+    assert None is figures.told(took, **{by_name: "agents.plan_left_over_restores"})

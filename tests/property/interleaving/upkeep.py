@@ -105,7 +105,9 @@ def find_left_over(world: World, process: int) -> Steps:
     """Finds agents whose voice is lost."""
     del process
     yield
-    agents.plan_left_over_restores(world.tx, now=world.now)
+    if agents.any_left_over(world.tx, now=world.now):
+        yield
+        agents.plan_left_over_restores(world.tx, now=world.now)
 
 
 def reconcile(world: World, process: int) -> Steps:
