@@ -80,7 +80,7 @@ class Agents:
         self._agent_settings = agent_settings
         self._mode = mode
         self._presumed = presumed_seconds
-        self._seconds = agent_seconds
+        self._agent_seconds = agent_seconds
         self._now = now
         self._notices = Notices(now=now)
         self._others: LRUCache[str, bool] = LRUCache(OTHERS)
@@ -261,7 +261,7 @@ class Agents:
         latest = deadline - UPDATE_SECONDS
         with part("another_change"):
             try:
-                async with asyncio.timeout_at(min(loop.time() + self._seconds, latest)):
+                async with asyncio.timeout_at(min(loop.time() + self._agent_seconds, latest)):
                     while True:
                         state = await self._store.read(
                             agents.state_for, agent_id, call_id=call_id, caller=caller, others_since=since
@@ -277,7 +277,7 @@ class Agents:
             return Missed.CHANGED
         anew = msgspec.structs.replace(noted, agent=state)
         try:
-            async with asyncio.timeout_at(min(loop.time() + self._seconds, latest)):
+            async with asyncio.timeout_at(min(loop.time() + self._agent_seconds, latest)):
                 return await self.read(anew, deadline=deadline) or Missed.NOT_READ
         except TimeoutError:
             return Missed.NOT_READ

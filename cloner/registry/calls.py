@@ -85,10 +85,10 @@ ENDED_NAMELESS = Statement(f"""
 # When calls that are open, or over, are old; `due` asks the same.
 OPEN_FOR_LONG = "ended_at IS NULL AND begun_at <= :busy_since"
 OLD = "ended_at < :dropped_before"
-ENDED_UNKNOWN = Statement("UPDATE calls SET ended_at = :now WHERE id = :id AND ended_at IS NULL")
+CLOSE = "UPDATE calls SET ended_at = :now"
+ENDED_UNKNOWN = Statement(f"{CLOSE} WHERE id = :id AND ended_at IS NULL")
 # Each of them has an agent that is marked by a statement of its own.
 CLOSED_AT_ONCE = 100
-CLOSE = "UPDATE calls SET ended_at = :now"
 CLOSED_OLD = Statement(f"""
     {of_some(CLOSE, table="calls", key="id", condition=OPEN_FOR_LONG, most=CLOSED_AT_ONCE)} RETURNING {FIELDS}
 """)
