@@ -14,6 +14,7 @@ from tests.kit.databases import Databases
 from tests.kit.failures import failure, reason
 from tests.kit.provider import AGENT, CREATE, spoken
 from tests.kit.requests import call, call_of_ivan, end
+from tests.kit.rows import until_unlocked
 
 SOON = LATE_SECONDS + 1
 
@@ -26,7 +27,6 @@ CREATE CONSTRAINT TRIGGER held_up AFTER INSERT ON calls DEFERRABLE INITIALLY DEF
 SELECT pg_advisory_lock(7)
 """
 IS_HELD_UP = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
-LOCKED = "SELECT 1 FROM agents WHERE holder <> ''"
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_lock_that_ends_while_a_call_is_noted(
             await eventually(lambda: connection.execute(IS_HELD_UP).fetchone())
             emulator.faults.clear()
             given = await first
-            await eventually(lambda: not connection.execute(LOCKED).fetchone())
+            await until_unlocked(url)
         given_again = await second
     databases.give_back(url)
 

@@ -28,7 +28,7 @@ from tests.kit.postgres import new_database
 from tests.kit.processes.cloner import process, until_ready
 from tests.kit.python import python
 from tests.kit.releases import LATEST, of_next_release
-from tests.kit.rows import Row, rows, until_none, values
+from tests.kit.rows import Row, rows, until_none, until_unlocked, values
 
 CREATE = "/v1/voices/add"
 KEY = "key-of-the-hashes"
@@ -645,14 +645,10 @@ async def test_cloner_that_is_at_it(registry, kept: Path, cloning, database: str
     """Nothing is restored under a cloner, idle as it may be, and nothing is in its way after it stopped."""
     async with cloning() as cloner:
         await cloner.PrepareCall(call(speech), timeout=10)
-        # What follows an update of the agent is written down after the answer, and so may be the first
-        # reconciliation.
+        await until_unlocked(database)
+        # The first reconciliation may be claimed later than a call is answered.
+        await until_none(database, "SELECT 1 FROM deployment WHERE reconciled_until = 0")
         there = await content(database)
-        while (
-            any(agent["holder"] for agent in there["agents"])
-            or not there["deployment"][0]["reconciled_until"]
-        ):
-            there = await content(database)
         status, out, err = await registry("restore", kept, database, "--replace")
         assert there == await content(database)
         again = await cloner.PrepareCall(call(speech), timeout=10)
