@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.deliveries import Request
 
-__all__ = ["Answered", "RequestFailed", "ask", "send", "send_evenly"]
+__all__ = ["Answered", "Connection", "RequestFailed", "ask", "send", "send_evenly"]
 
 END = b"\r\n\r\n"
 LENGTH = b"content-length:"
@@ -121,11 +121,19 @@ async def send(
 
 
 async def send_evenly(
-    url: str, requests: Iterator[Request], *, rate: float, at_most: int, seconds: float, expected: bytes
+    url: str,
+    requests: Iterator[Request],
+    *,
+    rate: float,
+    at_most: int,
+    seconds: float,
+    expected: bytes,
+    made: list[Connection],
 ) -> tuple[Answered, list[str]]:
     """Sends requests at a steady rate, whether or not those before were answered; says how others failed.
 
-    Waiting for one of the `at_most` connections counts as part of the time that a request takes.
+    Waiting for one of the `at_most` connections counts as part of the time that a request takes. Each
+    connection that it makes is added to `made` at once.
     """
     room, idle = asyncio.Semaphore(at_most), deque[Connection]()
     times: list[float] = []
@@ -137,6 +145,7 @@ async def send_evenly(
             connection = idle.pop() if idle else None
             if connection is None or connection.closed:
                 (connection,) = await connected(url, 1)
+                made.append(connection)
             waited = (time.perf_counter() - due) * 1000
             try:
                 times.append(waited + await _timed(connection, request, expected))

@@ -37,7 +37,7 @@ FIGURES = [
     "monolith: peak memory, 2 x 10 MB held at the provider",
     "Precall: peak memory, 2 x 10 MB held at the provider",
     "70% of the peak for 2 s: resident memory, early / late",
-    "70% of the peak for 2 s: descriptors, early / late",
+    "70% of the peak for 2 s: descriptors but those of the sender's connections, early / late",
 ]
 
 
