@@ -28,7 +28,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import PollingStatus
 from psycopg.pq.abc import PGcancelConn
 
-from cloner.registry.server_problem import server_problem
+from cloner.registry.server_problem import is_bug, server_problem
 from cloner.registry.statement import Statement
 from cloner.registry.store import Job, Store
 from cloner.registry.transaction import Lock, RegistryUnavailable, Row, checked
@@ -229,6 +229,8 @@ class PostgresStore(Store):
                     reconnected = True
                     self._drop_free()
                     continue
+                if type(failure) is psycopg.ProgrammingError or is_bug(failure.sqlstate or ""):
+                    raise
                 # The text may hold values and addresses.
                 cause = failure.sqlstate or server_problem(failure)
                 log.warning("registry not available", reason=type(failure).__name__, cause=cause)

@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["NOT_OURS", "server_problem"]
+__all__ = ["NOT_OURS", "is_bug", "server_problem"]
 
 NOT_OURS = "holds tables of another program: name a database of Precall's own"
 
@@ -35,6 +35,11 @@ REFUSALS = (
     (r"already exists", f"the database {NOT_OURS}"),
 )  # fmt: skip
 
+# The classes of SQLSTATE for values, constraints and statements that are wrong.
+OURS = ("22", "23", "42")
+# Of these, what others cause: rights and tables taken away, and a pooler that keeps prepared statements.
+THEIRS = ("42501", "42P01", "42P05")
+
 
 def server_problem(failure: Exception) -> str:
     """What went wrong at the server. Postgres's own message may hold names, so it is not repeated."""
@@ -43,3 +48,8 @@ def server_problem(failure: Exception) -> str:
         if re.search(pattern, text):
             return problem
     return "the database cannot be reached, or does not let us work"
+
+
+def is_bug(sqlstate: str) -> bool:
+    """Whether a statement of ours is wrong, to judge by what Postgres answers. Then waiting does not help."""
+    return sqlstate.startswith(OURS) and sqlstate not in THEIRS

@@ -309,10 +309,20 @@ def _run_separately(connection: sqlite3.Connection, transaction: SqliteTransacti
     connection.execute("RELEASE task")
 
 
+def _is_bug(failure: sqlite3.Error) -> bool:
+    """Whether a statement of ours is wrong, so that waiting would not help."""
+    if not isinstance(failure, sqlite3.OperationalError):
+        # DatabaseError itself stands for a file that is damaged, or no database at all.
+        return type(failure) is not sqlite3.DatabaseError
+    # Somebody may have taken the tables away.
+    refused = getattr(failure, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+    return refused and not str(failure).startswith("no such table")
+
+
 def _told(tasks: list[_Task]) -> None:
     """Hands over all results at once: waking a loop costs more than handing over one result."""
     for task in tasks:
-        if isinstance(task.failure, sqlite3.Error):
+        if isinstance(task.failure, sqlite3.Error) and not _is_bug(task.failure):
             # The text of the error may hold values; its name says enough.
             reason = getattr(task.failure, "sqlite_errorname", type(task.failure).__name__)
             log.warning("registry not available", reason=reason)

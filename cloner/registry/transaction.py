@@ -47,7 +47,10 @@ class Transaction(Protocol):
 
 
 class RegistryUnavailable(Exception):
-    """The database cannot be reached, answered an error, or did not answer in time."""
+    """The database cannot be reached, does not let us work, or did not answer in time.
+
+    A statement of ours that is wrong is a bug, which the driver's own exception tells.
+    """
 
     reason = "REGISTRY_UNAVAILABLE"
 

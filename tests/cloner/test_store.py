@@ -129,6 +129,27 @@ async def test_one_failure_is_one_failure(store: Store, database: str) -> None:
     assert sorted((f"good_{number}",) for number in range(30) if number % 3) == await values(database, FOUND)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["SELECT no_such_column FROM calls", "SELECT FROM WHERE", "SELECT id FROM calls WHERE id = :forgotten",
+     "INSERT INTO calls (id) VALUES (NULL)"],
+    ids=["column", "syntax", "parameter", "constraint"],
+)  # fmt: skip
+async def test_wrong_statement_is_a_bug(store: Store, wrong: str) -> None:
+    """A statement that can never work is not taken for a database that is out of reach, which waiting helps."""
+    statement = Statement(wrong)
+    with pytest.raises((sqlite3.Error, psycopg.Error)):
+        await store.write(lambda tx: tx.one(statement))
+    await store.write(calls.begin, new("call_1"))
+
+
+async def test_tables_that_are_taken_away(store: Store) -> None:
+    """Somebody else's doing is no bug: the registry is out of reach until the tables are back."""
+    statement = Statement("SELECT 1 FROM no_such_table")
+    with pytest.raises(RegistryUnavailable):
+        await store.read(lambda tx: tx.one(statement))
+
+
 async def test_answered_after_the_commit(store: Store, database: str) -> None:
     """Whoever is told that a transaction is done finds it on another connection."""
     for number in range(20):
@@ -632,7 +653,7 @@ async def test_cause_in_the_log(postgres: str, capsys: pytest.CaptureFixture[str
     """The log tells the server's code where it gave one, else what is in the way, and never a value or an address."""
     async with behind_relay(postgres) as (store, relay, database):
         with pytest.raises(RegistryUnavailable):
-            await store.write(lambda tx: tx.one(Statement("SELECT 7777 / 0")))
+            await store.write(lambda tx: tx.one(Statement("SELECT 7777 FROM taken_away")))
         await relay.down()
         with pytest.raises(RegistryUnavailable):
             await store.write(calls.begin, new("lost"))
@@ -645,11 +666,11 @@ async def test_cause_in_the_log(postgres: str, capsys: pytest.CaptureFixture[str
     lines = [line for line in told.splitlines() if "registry not available" in line]
 
     assert [
-        "cause=22012",
+        "cause=42P01",
         "cause='nothing listens at the host and port of the database'",
     ] == [re.search(r"cause=('[^']*'|\S+)", line)[0] for line in lines[:2]]
     assert 3 == len([line for line in lines if "cause=" in line])
-    assert not re.search(rf"7777|{relay.port}|{database.rpartition('/')[2]}|127\.0", "".join(lines))
+    assert not re.search(rf"7777|taken_away|{relay.port}|{database.rpartition('/')[2]}|127\.0", "".join(lines))
 
 
 async def test_statement_that_hangs(postgres: str, eventually) -> None:
