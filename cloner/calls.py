@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 import structlog
@@ -131,10 +130,15 @@ class Calls:
         made. A repeated delivery of a call that is still being prepared gets the answer of the first. Raises
         CallerForgotten, and what Voices, Samples and Agents raise.
         """
-        # While another delivery of the caller is under way, nobody else may have the call.
-        async with self._deliveries.counted(begun.key, failed=partial(self._unstate, begun)):
-            await self._voices.note_consent(begun.noted.voice, begun.wanted)
-            return await self._prepare_once(begun, sample, deadline=deadline)
+        counted = self._deliveries.counted(begun.key)
+        try:
+            with counted:
+                await self._voices.note_consent(begun.noted.voice, begun.wanted)
+                return await self._prepare_once(begun, sample, deadline=deadline)
+        finally:
+            # While another delivery of the caller is under way, nobody else may have the call.
+            if counted.last_and_failed:
+                await self._unstate(begun)
 
     async def _prepare_once(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
         """While the caller's first delivery is under way, waits for it and gives the same answer."""
@@ -158,7 +162,7 @@ class Calls:
         if not first.answer.done() or first.answer.cancelled():
             return None
         answered = first.answer.result()
-        noting = self._background.begin(self._voices.note_told(answered.voice, begun.wanted))
+        noting = self._background.begin_alone(self._voices.note_told(answered.voice, begun.wanted))
         # The answer is there, and does not wait for a registry that cannot be written.
         await asyncio.wait({noting}, timeout=TOLD_SECONDS)
         voice = noting.result() if noting.done() and not noting.exception() else answered.voice
@@ -297,7 +301,7 @@ class Calls:
 
         Waits for UNSTATE_SECONDS at most, so that the failure is answered in time.
         """
-        task = self._background.begin(
+        task = self._background.begin_alone(
             self._store.write(calls.unstate, begun.call_id, stated=begun.identity.stated)
         )
         # If time runs out here, the answer is still the failure, which `prepare` then raises.

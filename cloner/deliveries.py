@@ -2,15 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext, get_current_span
 
 from cloner.call import DeliveryKey, Prepared
 
-__all__ = ["Deliveries", "UnderWay"]
+__all__ = ["Counted", "Deliveries", "UnderWay"]
 
 
 class UnderWay(NamedTuple):
@@ -48,24 +48,33 @@ class Deliveries:
             if not waited:
                 del self._first[key]
 
-    @asynccontextmanager
-    async def counted(
-        self, key: DeliveryKey, *, failed: Callable[[], Awaitable[None]]
-    ) -> AsyncIterator[None]:
-        """Counts a delivery for the block. Once none is left, and one of them has failed, calls `failed`.
+    def counted(self, key: DeliveryKey) -> "Counted":
+        """A block for which a delivery counts as one that is under way."""
+        return Counted(key, self._counts, self._failed)
 
-        One whose time has run out, or whose sender has hung up, has failed as well: it is cancelled then.
-        """
-        self._counts[key] += 1
-        try:
-            yield
-        except BaseException:
-            self._failed.add(key)
-            raise
-        finally:
-            self._counts[key] -= 1
-            if not self._counts[key]:
-                del self._counts[key]
-                if key in self._failed:
-                    self._failed.discard(key)
-                    await failed()
+
+class Counted:
+    """A delivery that counts as one under way for the block."""
+
+    last_and_failed = False
+    """Whether no delivery of the call was under way any more when the block ended, and one had failed.
+
+    One whose time has run out, or whose sender has hung up, has failed as well: it is cancelled then.
+    """
+
+    def __init__(self, key: DeliveryKey, counts: Counter[DeliveryKey], failed: set[DeliveryKey]) -> None:
+        self._key = key
+        self._counts = counts
+        self._failed = failed
+
+    def __enter__(self) -> None:
+        self._counts[self._key] += 1
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is not None:
+            self._failed.add(self._key)
+        self._counts[self._key] -= 1
+        if not self._counts[self._key]:
+            del self._counts[self._key]
+            self.last_and_failed = self._key in self._failed
+            self._failed.discard(self._key)

@@ -341,7 +341,7 @@ class Cloning:
     def _start(self, clone: Clone, work: Coroutine[Any, Any, str]) -> None:
         """Begins the task of a clone. Its intent is closed if nothing comes of it."""
         self._clones[clone.row.marker] = clone
-        clone.task = self._background.begin(self._finished(clone, work))
+        clone.task = self._background.begin_alone(self._finished(clone, work))
         self._alive.begin()
 
     async def _finished(self, clone: Clone, work: Coroutine[Any, Any, str]) -> Voice | Exception:
@@ -354,14 +354,14 @@ class Cloning:
             raise
         except Exception:
             self._measure(clone, "error", "INTERNAL")
-            self._background.begin(self._give_up(clone, reasons.NOT_MADE))
+            self._background.begin_alone(self._give_up(clone, reasons.NOT_MADE))
             raise
         ending = ending_of(came, clone.failure)
         self._measure(clone, ending.outcome, ending.reason)
         if ending.closed_with is None:
             self._clones.pop(clone.row.marker, None)
         else:
-            closing = self._background.begin(self._give_up(clone, ending.closed_with))
+            closing = self._background.begin_alone(self._give_up(clone, ending.closed_with))
             await asyncio.wait({closing}, timeout=CLOSING_SECONDS)
         return ending.told
 
@@ -394,7 +394,7 @@ class Cloning:
         """Unlocks an agent that will not be changed. If this fails, the lock ends at its own time."""
         if intended.obstacle is None:
             row, holder = intended.update.row, intended.update.holder
-            self._background.begin(self._store.write(agents.unlock, row.agent_id, holder=holder))
+            self._background.begin_alone(self._store.write(agents.unlock, row.agent_id, holder=holder))
 
     def _discard(self, voice_id: str, marker: str, reason: str) -> None:
-        self._background.begin(self._marked.discard(voice_id, marker, reason))
+        self._background.begin_alone(self._marked.discard(voice_id, marker, reason))

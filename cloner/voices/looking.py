@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextvars import Context
 from typing import NamedTuple
 
 import msgspec
 
 from cloner.provider.failures import VoiceNotFound
-from cloner.registry import CallView, RegistryUnavailable, Store, VoiceView, reasons, views
+from cloner.registry import CallView, Store, VoiceView, reasons, views
 from cloner.voices.callers import Caller, Identities
 from cloner.voices.voice import MADE_OUT_SECONDS, Voice, voice_seen
 from environment.memory import unraised
@@ -208,7 +209,8 @@ class Looking:
         watch = _Watch(target)
         self._watches.add(watch)
         if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._looks())
+            # For all who watch, so of no request's trace.
+            self._look = asyncio.create_task(self._looks(), context=Context())
         try:
             yield watch
         finally:
@@ -230,7 +232,7 @@ class Looking:
                     numbers={target.number for target in targets if target.number is not None},
                     busy_since=self.busy_since,
                 )
-            except RegistryUnavailable as failure:
+            except Exception as failure:  # noqa: BLE001 - raised for each who watches
                 for watch in watches:
                     watch.failure = failure
             else:

@@ -1,15 +1,15 @@
 """Decides what an answer may override in a conversation, by what the cloner said of the agent.
 
 An override that the agent's own settings refuse makes the conversation fail. The last that the cloner said is
-remembered, for answers that are given without it.
+remembered, for answers that are given without it: until it says something else, since nobody knows here for
+how long an agent keeps a caller's voice.
 """
 
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import get_args
 
 import structlog
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 from msgspec import Struct
 from precall.v1.cloning_pb2 import FallbackInfo, OpenCallResponse, PrepareCallResponse
 
@@ -23,9 +23,6 @@ VOICE, GREETING = get_args(Leaf)
 # The reason of a fallback for a voice that nobody would hear.
 NOT_ACTIVATED = "VOICE_NOT_ACTIVATED"
 AGENTS = 10_000
-# The cloner's default of CALL_MAX_MINUTES: for so long an agent may keep a caller's voice if the end of the
-# call is never reported.
-REMEMBERED_SECONDS = 7_200
 SWITCH = "platform_settings.overrides.conversation_config_override"
 
 
@@ -49,12 +46,12 @@ class KnownAgent(Struct, frozen=True):
 class Overrides:
     """Decides what an answer may override.
 
-    `leaves` are those that the operator allows. `now` tells the seconds.
+    `leaves` are those that the operator allows. So many agents as AGENTS are remembered.
     """
 
-    def __init__(self, leaves: Collection[str], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, leaves: Collection[str]) -> None:
         self._leaves = frozenset(leaves)
-        self._agents: TTLCache[str, KnownAgent] = TTLCache(AGENTS, REMEMBERED_SECONDS, now)
+        self._agents: LRUCache[str, KnownAgent] = LRUCache(AGENTS)
         self._logged: LRUCache[tuple[str, str], bool] = LRUCache(AGENTS)
 
     def update(self, agent_id: str, *, refused_leaves: Collection[str] | None, before: Speech) -> None:

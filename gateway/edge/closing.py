@@ -17,7 +17,7 @@ __all__ = ["LingeringClose"]
 # Time for a sender that reads the answer only when it has sent everything. One that pauses has read it.
 LINGER_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
-# More than the largest event, which need not be held.
+# A sender of more, after an event that is too large, may see the connection reset instead of the answer.
 LINGER_BYTES = 256 * 1_048_576
 
 

@@ -670,7 +670,9 @@ async def test_cause_in_the_log(postgres: str, capsys: pytest.CaptureFixture[str
         "cause='nothing listens at the host and port of the database'",
     ] == [re.search(r"cause=('[^']*'|\S+)", line)[0] for line in lines[:2]]
     assert 3 == len([line for line in lines if "cause=" in line])
-    assert not re.search(rf"7777|taken_away|{relay.port}|{database.rpartition('/')[2]}|127\.0", "".join(lines))
+    assert not re.search(
+        rf"7777|taken_away|{relay.port}|{database.rpartition('/')[2]}|127\.0", "".join(lines)
+    )
 
 
 async def test_statement_that_hangs(postgres: str, eventually) -> None:

@@ -69,17 +69,3 @@ def test_before() -> None:
     overrides.update("agent_1", refused_leaves=[], before=NOTHING)
 
     assert [own, NOTHING] == [actual, overrides.speech_before("agent_1")]
-
-
-def test_remembered() -> None:
-    """What an agent had is known for as long as a call may last of whose end nobody was told, and no longer."""
-    time = 0.0
-    overrides = Overrides(BOTH, lambda: time)
-    own = Speech(voice_id="voice_0")
-
-    overrides.update("agent_1", refused_leaves=[], before=own)
-    time = 119 * 60.0
-    actual = overrides.speech_before("agent_1")
-    time = 121 * 60.0
-
-    assert [own, NOTHING] == [actual, overrides.speech_before("agent_1")]
