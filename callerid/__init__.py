@@ -16,7 +16,7 @@ from callerid.fields import (
     fault_of,
     identifier,
 )
-from callerid.name import folded, holds_control, spaced, spoken
+from callerid.name import folded, holds_control, holds_lost, spaced, spoken
 from callerid.number import LONGEST, LONGEST_ADDRESS, e164, longest, region_fault
 from callerid.person import identify_person
 
@@ -35,6 +35,7 @@ __all__ = [
     "fault_of",
     "folded",
     "holds_control",
+    "holds_lost",
     "identifier",
     "identify_person",
     "longest",

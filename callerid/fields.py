@@ -7,7 +7,7 @@ it.
 
 import re
 
-from callerid.name import holds_control
+from callerid.name import holds_control, holds_lost
 
 __all__ = [
     "ID",
@@ -41,8 +41,7 @@ def identifier(text: str | None, *, most: int = MAX_ID) -> str | None:
 def conversation(text: str | None) -> str | None:
     """The text without spaces around it, if it can be the id of a conversation, or of a telephone call."""
     text = (text or "").strip(" ")
-    # U+FFFD stands for what could not be read, so two conversations might get one id.
-    fits = text and len(text) <= MAX_CONVERSATION_ID and text.isprintable() and "\ufffd" not in text
+    fits = text and len(text) <= MAX_CONVERSATION_ID and text.isprintable() and not holds_lost(text)
     return text if fits else None
 
 

@@ -6,20 +6,29 @@ joiners of Persian, Sinhala and emoji), characters that set a direction, and eve
 
 import unicodedata
 
-__all__ = ["folded", "holds_control", "spaced", "spoken"]
+__all__ = ["folded", "holds_control", "holds_lost", "spaced", "spoken"]
 
 # Control characters and lone surrogates, which are no characters and cannot be sent on.
 REFUSED = frozenset({"Cc", "Cs"})
 # Format characters, such as joiners, spaces, and marks without a letter that they belong to: a name with
 # nothing else cannot be seen or spoken.
 UNSEEN = frozenset({"Cf", "Zs", "Zl", "Zp", "Mn", "Mc", "Me"})
+LOST = "\ufffd"
 # Neither can these: blanks that Unicode counts as letters or signs, and signs for a lost character.
-BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd")
+BLANKS = frozenset(f"\u115f\u1160\u2800\u3164\uffa0\ufffc{LOST}")
 
 
 def holds_control(text: str) -> bool:
     """Whether the text holds a control character, apart from blanks around it."""
     return any(unicodedata.category(character) in REFUSED for character in text.strip())
+
+
+def holds_lost(text: str) -> bool:
+    """Whether a character of the text was lost on its way: U+FFFD stands for one that could not be read.
+
+    Two texts that differed may be equal now.
+    """
+    return LOST in text
 
 
 def spaced(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from callerid import e164, identify_person, spaced, spoken
+from callerid import e164, holds_lost, identify_person, spaced, spoken
 
 __all__ = ["CallName", "Caller", "ConversationMismatch", "Identities", "Identity", "greeting", "voice_label"]
 
@@ -64,29 +64,37 @@ class Identities:
 
     def needs_sample(self, caller: Caller) -> bool:
         """Whether the caller cannot be identified without the digest of the sample."""
-        return self._reuse == "sample" or e164(caller.phone_number, self.region) is None
+        return self._reuse == "sample" or not self._is_told(caller)
 
     def identify(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
         """Equal for two requests exactly when they come from one caller.
 
         Numbers are compared in E.164 form, names without regard to case, spaces and how their letters are
-        encoded. Without a number that can be one person's, the sample is part of the identity, because many
-        people share a name.
+        encoded. Where what is said tells nobody from everybody else, the sample is part of the identity.
         """
-        number = e164(caller.phone_number, self.region)
+        number, told = e164(caller.phone_number, self.region), self._is_told(caller)
         parts = [*identify_person(number, caller.name, caller.date_of_birth)]
-        if number is None or self._reuse == "sample":
+        if self._reuse == "sample" or not told:
             parts.append(sample_digest)
         if self._reuse == "never":
             parts.append(call_id)
         stated = self._hash("caller", *parts[:3])
-        person = stated if number else self._hash("caller", *parts[:3], sample_digest)
+        person = stated if told else self._hash("caller", *parts[:3], sample_digest)
         return Identity(
             caller=self._hash("caller", *parts),
             number=self._hash_of_number(number),
             person=person,
             stated=stated,
         )
+
+    def _is_told(self, caller: Caller) -> bool:
+        """Whether what is said of a caller tells them from everybody else.
+
+        Many people share a name. Several may share a number, and their names may be equal once the characters
+        are lost in which they differ.
+        """
+        told_by_name = not holds_lost(caller.name) and not holds_lost(caller.date_of_birth)
+        return told_by_name and e164(caller.phone_number, self.region) is not None
 
     def row_hashes(self, caller: Caller) -> tuple[str | None, str | None]:
         """The hashes to find a caller's rows by: the person's or, with a number alone, the number's."""

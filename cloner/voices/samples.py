@@ -153,7 +153,8 @@ def judge(audio: Finding, limits: SampleLimits) -> None:
     if seconds > limits.max_seconds:
         # Decoding stopped at the limit, so the real duration is not known.
         raise SampleTooLong(
-            f"Voice sample too long: more than the {limits.max_seconds:.1f} s allowed",
+            f"Voice sample too long: more than the {limits.max_seconds:.1f} s allowed, of {audio.codec}"
+            f" at {audio.sample_rate} Hz. Send a part of it",
             limit_seconds=limits.max_seconds,
         )
     if audio.sample_rate < limits.min_rate:

@@ -32,11 +32,12 @@ LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class BodyError(Exception):
-    """The body was not read to its end."""
+    """The body was not read to its end. `message` says more than the reason, where there is more to say."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason, message: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.message = message
 
 
 class ClientGone(Exception):
@@ -200,7 +201,7 @@ async def read_body(
     """
     declared = _declared(headers)
     if declared > limit:
-        raise BodyError("BODY_TOO_LARGE")
+        raise _too_large(limit)
     # Nothing is reserved, so that a sender that only announces bytes keeps nobody out.
     share.expect(declared)
     loop = asyncio.get_running_loop()
@@ -232,7 +233,7 @@ async def read_body(
                 chunk: bytes = message.get("body", b"")
                 size += len(chunk)
                 if size > limit:
-                    raise BodyError("BODY_TOO_LARGE")
+                    raise _too_large(limit)
                 feed(chunk)
                 if not message.get("more_body", False):
                     return began
@@ -261,6 +262,10 @@ def has_body(headers: Headers) -> bool:
         name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
         for name, value in headers
     )
+
+
+def _too_large(limit: int) -> BodyError:
+    return BodyError("BODY_TOO_LARGE", f"The body may have at most {limit} bytes.")
 
 
 def _declared(headers: Headers) -> int:

@@ -197,7 +197,8 @@ def refusal(failure: Exception, codes: Mapping[grpc.StatusCode, str] = CODES) ->
     match failure:
         case SignatureError() | BodyError():
             retry = RETRY_AFTER_SECONDS if failure.reason == "RATE_LIMITED" else None
-            return Refusal(reason=failure.reason, headers=_retry_after(retry))
+            message = failure.message if isinstance(failure, BodyError) else ""
+            return Refusal(reason=failure.reason, message=message, headers=_retry_after(retry))
         case Unauthenticated():
             return Refusal(reason="UNAUTHENTICATED", headers={"WWW-Authenticate": "Bearer"})
         case DeliveryError() | OverLimit() | SourceRefused() | DeadlineTooShort():

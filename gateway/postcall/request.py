@@ -31,6 +31,7 @@ AUDIO = "post_call_audio"
 
 # How much is kept of an event that is not held as a whole.
 HEAD_BYTES = 65_536
+UNNAMED = f"The event is too large, and its first {HEAD_BYTES} bytes do not say what it is and of which call."
 BEGINNING_BYTES = 512
 BEGINNING = re.compile(rb'(?:%b)?\s*\{\s*"type"\s*:\s*"([^"\\]*)"' % BOM)
 
@@ -158,7 +159,7 @@ def read(body: VerifiedBody) -> Event:
     if kind and (event.names_call or not event.ends_call):
         return event
     if not body.whole:
-        raise BodyError("BODY_TOO_LARGE")
+        raise BodyError("BODY_TOO_LARGE", UNNAMED)
     raise _missing(sent, event)
 
 
@@ -168,7 +169,7 @@ def _sent(body: VerifiedBody) -> SentEvent:
         return convert(body.content, SentEvent, cut=not body.whole)
     except NotJson as failure:
         if not body.whole:
-            raise BodyError("BODY_TOO_LARGE") from None
+            raise BodyError("BODY_TOO_LARGE", UNNAMED) from None
         what = "a JSON object" if isinstance(failure, NotObject) else "JSON, in UTF-8"
         raise DeliveryError("MALFORMED_BODY", f"The body must be {what}.") from None
 

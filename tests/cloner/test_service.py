@@ -214,7 +214,10 @@ async def test_sample_too_long(cloning, speech: bytes) -> None:
     async with cloning(voice_clone_max_duration=4.0) as cloner:
         reason, _, message = await refusal(cloner.PrepareCall(call(speech), timeout=10))
 
-    assert ("SAMPLE_TOO_LONG", "Voice sample too long: more than the 4.0 s allowed") == (reason, message)
+    assert (
+        "SAMPLE_TOO_LONG",
+        "Voice sample too long: more than the 4.0 s allowed, of mu-law at 16000 Hz. Send a part of it",
+    ) == (reason, message)
 
 
 async def test_busy_machine(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:

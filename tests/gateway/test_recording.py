@@ -102,6 +102,10 @@ async def test_too_large_to_be_held(gateway: Start, tell: Tell, cloner: Any) -> 
 
     assert (200, [BARE]) == (found.status_code, cloner.ended)
     assert (413, "BODY_TOO_LARGE") == (lost.status_code, lost.json()["reason"])
+    assert (
+        "The event is too large, and its first 65536 bytes do not say what it is and of which call."
+        == lost.json()["error_message"]
+    )
 
 
 async def test_too_large(gateway: Start, connected: Any, client: httpx.AsyncClient) -> None:
@@ -116,6 +120,7 @@ async def test_too_large(gateway: Start, connected: Any, client: httpx.AsyncClie
 
     assert announced.startswith(b"HTTP/1.1 413 ")
     assert b"BODY_TOO_LARGE" in announced
+    assert b"The body may have at most 2097152 bytes." in announced
     assert (413, "BODY_TOO_LARGE", "close") == (
         streaming.status_code,
         streaming.json()["reason"],

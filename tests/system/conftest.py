@@ -39,16 +39,26 @@ class System:
         headers = {"ElevenLabs-Signature": signed(body, secret=SECRET)}
         return await self.http.post(path, content=body, headers=headers)
 
-    async def deliver(self, sample: bytes, *, form: str = "json", **changes: Any) -> httpx.Response:
+    async def deliver(
+        self, sample: bytes, *, form: str = "json", encoding: str = "utf-8", **changes: Any
+    ) -> httpx.Response:
         """One signed delivery."""
         if form == "json":
             data = {"format": "base64", "data": base64.b64encode(sample).decode(), "duration_seconds": 5.2}
+            document = json.dumps({**event(**changes), "voice_sample": data}, ensure_ascii=False)
             request = self.http.build_request(
-                "POST", "/webhook", json={**event(**changes), "voice_sample": data}
+                "POST",
+                "/webhook",
+                content=document.encode(encoding, "backslashreplace"),
+                headers={"Content-Type": "application/json"},
             )
         else:
             files = {
-                "metadata": (None, json.dumps(event(**changes)), "application/json"),
+                "metadata": (
+                    None,
+                    json.dumps(event(**changes), ensure_ascii=False).encode(encoding, "backslashreplace"),
+                    "application/json",
+                ),
                 "voice_sample": ("sample.mp3", sample, "audio/mpeg"),
             }
             request = self.http.build_request("POST", "/webhook", files=files)

@@ -128,6 +128,38 @@ async def test_greeting_without_the_voice(running, sqlite: str, speech: bytes) -
 
 
 @pytest.mark.parametrize("form", ["json", "form"])
+@pytest.mark.parametrize(
+    ("names", "encoding"),
+    [
+        (("Иван", "Ольга"), "cp1251"), (("Zoë", "Zoé"), "latin-1"), (("\ud83d", "\ud83e"), "ascii"),
+        (("An\ufffd", "An\ufffd"), "utf-8"),
+    ],
+)  # fmt: skip
+async def test_names_that_lost_characters(
+    running, samples: Path, form: str, names: tuple[str, str], encoding: str
+) -> None:
+    """Two who share a number and what is left of their names do not share a voice; one alone keeps theirs."""
+    one, other = ((samples / name).read_bytes() for name in ("ulaw.wav", "speech.mp3"))
+    async with running(of_gateway=INITIATION, of_cloner={"agent_update": "never"}) as system:
+        answers = [
+            await system.deliver(
+                sample,
+                form=form,
+                encoding=encoding,
+                conversation_id=f"conv_{number}",
+                caller_metadata=IVAN | {"name": name},
+            )
+            for number, (name, sample) in enumerate([(names[0], one), (names[1], other), (names[0], one)])
+        ]
+        found = await asked(system, IVAN["phone_number"], "conv_init")
+
+    assert [200] * 3 == [answer.status_code for answer in answers]
+    first, second, again = (answer.json()["voice_id"] for answer in answers)
+    assert (first, True) == (again, first != second)
+    assert "tts" not in found.get("conversation_config_override", {})
+
+
+@pytest.mark.parametrize("form", ["json", "form"])
 @pytest.mark.parametrize("policy", ["error", "default_voice"])
 async def test_names(running, speech: bytes, form: str, policy: str) -> None:
     """Real names are taken and greeted; a control character is the sender's fault, named as they named it."""

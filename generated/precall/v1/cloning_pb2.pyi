@@ -157,8 +157,8 @@ class Caller(_message.Message):
     """Optional. The phone number, best in E.164 form such as "+31612345678"; at most 64 characters, or 256 as
     a `tel:`, `sip:` or `whatsapp:` address, with or without a display name. A text that no numbering plan
     has, such as "anonymous" or zeros, counts as no number, and so do fewer than six digits without a plus.
-    Write a WhatsApp id as `whatsapp:` and its digits. Without a number the bytes of the sample help to
-    tell callers apart.
+    Write a WhatsApp id as `whatsapp:` and its digits. Without a number, and where a name or a date of birth
+    holds U+FFFD, the sign for a lost character, the bytes of the sample help to tell callers apart.
     """
     def __init__(
         self,
