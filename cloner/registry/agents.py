@@ -162,7 +162,7 @@ def state_for(
     return state(tx, agent_id)
 
 
-def intend(tx: Transaction, update: AgentUpdate, *, stated: str | None = None, now: float) -> Obstacle | None:
+def intend(tx: Transaction, update: AgentUpdate, *, stated: str | None, now: float) -> Obstacle | None:
     """Stores what an agent had before and is about to be given; if it may not be changed, says why.
 
     It may be changed if it was not changed since it was read, nobody else holds it, no update of it may yet
@@ -184,7 +184,7 @@ def obstacle_for(tx: Transaction, *, call_id: str, marker: str, stated: str | No
 
 
 def record_and_intend(
-    tx: Transaction, update: AgentUpdate, *, stated: str | None = None, now: float
+    tx: Transaction, update: AgentUpdate, *, stated: str | None, now: float
 ) -> tuple[voices.Recorded | None, Obstacle | None]:
     """Records a new voice as `voices.record` does, and stores as `intend` does that an agent is given it.
 

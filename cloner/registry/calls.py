@@ -194,7 +194,7 @@ def latest(tx: Transaction, *, call_id: str | None = None, marker: str | None = 
     return None if row is None else _call(row)
 
 
-def attach(tx: Transaction, call_id: str, marker: str, *, now: float, stated: str | None = None) -> bool:
+def attach(tx: Transaction, call_id: str, marker: str, *, now: float, stated: str | None) -> bool:
     """Stores which voice a call has. False if that voice was given up meanwhile.
 
     A call that is no longer the `stated` caller's stays as it is.

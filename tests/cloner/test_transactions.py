@@ -154,7 +154,9 @@ async def test_new_voice_and_its_agent(
         await store.write(voices.intend, intent("marker", caller="Ivan"), call_id="call", now=NOW)
         match meanwhile:
             case "it was stored, and nobody heard of it":
-                await store.write(agents.record_and_intend, update.with_voice("marker", "new"), now=NOW)
+                await store.write(
+                    agents.record_and_intend, update.with_voice("marker", "new"), stated="Ivan", now=NOW
+                )
             case "the call ended":
                 await store.write(
                     calls.complete, now=NOW, call_id="call", conversation_id="", agent_id="agent", voice_id="",
@@ -169,7 +171,7 @@ async def test_new_voice_and_its_agent(
             case "the voice was forgotten":
                 await store.write(departures.forget, "marker", now=NOW)
         recorded, obstacle = await store.write(
-            agents.record_and_intend, update.with_voice("marker", "new"), now=NOW
+            agents.record_and_intend, update.with_voice("marker", "new"), stated="Ivan", now=NOW
         )
 
     assert expected == (recorded is not None, obstacle is None)

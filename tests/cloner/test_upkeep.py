@@ -80,7 +80,7 @@ def begin_call(tx: Transaction, number: int) -> None:
     voices.intend(tx, intent(marker, caller=caller), call_id=call, now=NOW - 60)
     row = AgentRow(agent, marker, call, f"voice_{number}", "Hello", "before", "Welcome", None, None, None, "")
     update = AgentUpdate(row=row, changes=0, caller=caller, others_since=None, holder="process")
-    assert (voices.Recorded(None), None) == agents.record_and_intend(tx, update, now=NOW - 60)
+    assert (voices.Recorded(None), None) == agents.record_and_intend(tx, update, stated="", now=NOW - 60)
     assert agents.unlock(tx, agent, holder="process", given=True)
 
 
