@@ -19,6 +19,8 @@ __all__ = [
     "expire",
     "forget",
     "least_recently_used",
+    "leaving",
+    "make_room",
     "note_gone",
     "postpone_deletion",
 ]
@@ -63,13 +65,19 @@ EXPIRE = tuple(
     for unused in UNUSED
 )
 LEAST_RECENTLY_USED = Statement(f"""
-    {voices.SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
+    {voices.SELECT} WHERE state = 'ready' AND kept_until <= :now AND NOT {IN_CALL}
+    ORDER BY used_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """)
 KEPT_OF_CALLER = Statement(f"""
-    {voices.SELECT} WHERE state = 'ready' AND kept_until > :now AND caller = :caller AND NOT {IN_CALL} LIMIT 1
+    {voices.SELECT} WHERE state = 'ready' AND kept_until > :now AND caller = :caller AND NOT {IN_CALL}
+    LIMIT 1 FOR UPDATE SKIP LOCKED
 """)
 KEPT_LEAST_RECENTLY_USED = Statement(f"""
-    {voices.SELECT} WHERE state = 'ready' AND kept_until > :now AND NOT {IN_CALL} ORDER BY used_at LIMIT 1
+    {voices.SELECT} WHERE state = 'ready' AND kept_until > :now AND NOT {IN_CALL}
+    ORDER BY used_at LIMIT 1 FOR UPDATE SKIP LOCKED
+""")
+LEAVING = Statement(f"""
+    {voices.SELECT} WHERE state = 'deleting' AND voice_id IS NOT NULL ORDER BY due_at LIMIT 1
 """)
 # A voice waits while somebody has the agent that speaks with it, or the agent waits to be tried again.
 HELD = f"held_until > :now AND holder <> '{LOOKED_AT}'"
@@ -167,6 +175,27 @@ def least_recently_used(
     elif row is None and replaces is not None:
         row = voices.one(tx, KEPT_OF_CALLER, busy_since=busy_since, now=now, caller=replaces)
     return row
+
+
+def make_room(
+    tx: Transaction, *, busy_since: float, now: float, kept: bool, replaces: str | None, traceparent: str = ""
+) -> VoiceRow | None:
+    """Gives up the voice that `least_recently_used` finds, and returns it; None if there is none.
+
+    Of several who ask at once, each gives up another one.
+    """
+    while True:
+        row = least_recently_used(tx, busy_since=busy_since, now=now, kept=kept, replaces=replaces)
+        if row is None:
+            return None
+        # A call may have taken it just before it was locked; then it is not found again.
+        if evict(tx, row.marker, busy_since=busy_since, now=now, traceparent=traceparent):
+            return voices.get(tx, row.marker)
+
+
+def leaving(tx: Transaction) -> VoiceRow | None:
+    """A voice that was given up and still has its slot: the one whose deletion is due first."""
+    return voices.one(tx, LEAVING)
 
 
 def claim_deletion(tx: Transaction, *, now: float, until: float) -> VoiceRow | None:

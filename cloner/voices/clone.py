@@ -26,12 +26,14 @@ from cloner.voices.voice import Voice
 from environment.memory import unraised
 from telemetry.tracing import traceparent
 
-__all__ = ["Clone", "Superseded", "Wanted", "new_row"]
+__all__ = ["MOST_EVICTIONS", "Clone", "Superseded", "Wanted", "new_row"]
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
+# So many slots are freed for one clone.
+MOST_EVICTIONS = 4
 # Between two tries to store what became of a clone; the last one again and again.
 STORE_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -84,7 +86,9 @@ class Clone:
         self.agent_intended: AgentIntended | None = None
         """The update and whether the registry allowed it; None if it was never tried."""
 
-        self.evicted = False
+        self.evictions = 0
+        """How often a slot was freed for it. Another clone may be faster to take it."""
+
         # A clone that was begun ahead of time becomes urgent when a call comes to need it.
         self.urgency = urgency()
 

@@ -34,7 +34,7 @@ from cloner.provider.retry import retrying
 from cloner.provider.turns import with_urgency
 from cloner.registry import AgentIntended, Store, VoiceRow, agents, consents, deployment, reasons, voices
 from cloner.voices.alive import ALIVE_SECONDS, STALE_SECONDS, SignsOfLife
-from cloner.voices.clone import Clone, Superseded, Wanted, new_row
+from cloner.voices.clone import MOST_EVICTIONS, Clone, Superseded, Wanted, new_row
 from cloner.voices.ending import ENDINGS, ending_of
 from cloner.voices.marked import DEPLOYMENT_LABEL, MARKER_LABEL, Marked, VoiceNeedsVerification
 from cloner.voices.monthly_limit import monthly_limit, resets_at
@@ -217,12 +217,12 @@ class Cloning:
             created = await self._create(clone, wanted, recording, deadline=deadline, resent=resent)
         except failures.SlotsExhausted:
             # For a call, a voice that was made ahead of time may be deleted.
-            if clone.evicted or not await self._removal.evict(
+            if clone.evictions == MOST_EVICTIONS or not await self._removal.evict(
                 kept=wanted.call_id is not None, replaces=clone.row.replaces, deadline=deadline
             ):
                 log.error("no voice slot left")
                 raise
-            clone.evicted = True
+            clone.evictions += 1
             return await self._attempt(clone, wanted, recording, deadline=deadline, resent=resent + 1)
         except failures.MonthlyLimit:
             again = await resets_at(self._provider, deadline=deadline, now=self._now)

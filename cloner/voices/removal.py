@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Callable, Iterator
 
-import msgspec
 import structlog
 from cachetools import LRUCache
 
@@ -41,6 +41,8 @@ LONGEST_AGENT_SECONDS, LONGEST_ASKED_SECONDS = 60.0, 300.0
 AGENTS = 10_000
 # So long after its intent was stored, a create has made its voice, and lists have it, or never will.
 MADE_SECONDS = 300.0
+# After a deletion that failed, no other voice is given up for a slot for so long.
+UNDELETED_SECONDS = 60.0
 # How long a deletion waits for an agent that is being put back, and how often it looks.
 SOON_SECONDS, LOOK_SECONDS = 2.0, 0.1
 
@@ -67,6 +69,10 @@ class Removal:
         self._now = now
         # How often in a row each agent could not be put back.
         self._tries: LRUCache[str, int] = LRUCache(AGENTS)
+        self._undeleted: tuple[VoiceRow, float] | None = None
+        """The voice that was to be deleted last, if ElevenLabs did not do it, and until when that counts."""
+
+        self._deleted_at = -math.inf
         # The agents that are being put back, and the voices that are being deleted.
         self._restoring: list[Urgency] = []
         self._deleting: list[Urgency] = []
@@ -90,7 +96,7 @@ class Removal:
         voice_id = row.voice_id or await self._unrecorded(row, deadline)
         if voice_id is not None:
             # Under a load of new callers no voice would go, and those that are to go would take all slots.
-            with self._one_urgent(self._deleting):
+            with self._one_urgent(self._deleting), self._noting_undeleted(row):
                 await self._provider.delete_voice(voice_id, deadline=deadline)
             log.info("voice deleted", voice_id=voice_id, reason=row.reason or "unknown")
         await self._store.write(departures.note_gone, row.marker, now=self._now())
@@ -150,28 +156,43 @@ class Removal:
         return deleted, len(rows) - deleted
 
     async def evict(self, *, kept: bool, replaces: str | None, deadline: float) -> bool:
-        """Deletes the voice that was used the longest ago and is in no call; False if none was deleted.
+        """Frees a slot: deletes the voice that was used the longest ago and is in no call.
 
-        A kept voice is deleted only with `kept`, or if it is the voice of the caller `replaces`. Raises
-        RegistryUnavailable.
+        A kept voice is deleted only with `kept`, or, where no other can go, if it is the voice of the caller
+        `replaces` and the month has room for the new one. Without any such voice, one that is leaving anyway
+        is waited for. False if no slot came free. Raises a ProviderFailure or RegistryUnavailable.
         """
-        now = self._now()
-        busy_since = now - self._call_seconds
-        oldest = await self._store.read(
-            departures.least_recently_used, busy_since=busy_since, now=now, kept=kept, replaces=replaces
-        )
-        if oldest is None or not await self._store.write(
-            departures.evict,
-            oldest.marker,
-            busy_since=busy_since,
-            now=self._now(),
-            traceparent=traceparent(),
-        ):
-            return False
-        oldest = msgspec.structs.replace(oldest, reason=reasons.EVICTED)
-        log_given_up(oldest.voice_id, reasons.EVICTED)
+        if self._undeleted is not None and asyncio.get_running_loop().time() < self._undeleted[1]:
+            # To give up another one, too, would free nothing, and its caller would be unknown.
+            return await self.remove_now(self._undeleted[0], deadline=deadline)
+        row = await self._make_room(kept=kept, replaces=None)
+        if row is None and replaces is not None and await self._month_has_room(deadline):
+            row = await self._make_room(kept=kept, replaces=replaces)
+        if row is None:
+            leaving = await self._store.read(departures.leaving)
+            if leaving is None:
+                # Since the slots were full, one may have gone.
+                return asyncio.get_running_loop().time() < self._deleted_at + SOON_SECONDS
+            return await self.remove_now(leaving, deadline=deadline)
+        log_given_up(row.voice_id, reasons.EVICTED)
         # After a call that ended a moment ago, its agent may still be being put back.
-        return await self.remove_now(oldest, deadline=deadline)
+        return await self.remove_now(row, deadline=deadline)
+
+    async def _make_room(self, *, kept: bool, replaces: str | None) -> VoiceRow | None:
+        now = self._now()
+        return await self._store.write(
+            departures.make_room,
+            busy_since=now - self._call_seconds,
+            now=now,
+            kept=kept,
+            replaces=replaces,
+            traceparent=traceparent(),
+        )
+
+    async def _month_has_room(self, deadline: float) -> bool:
+        account = await self._provider.subscription(deadline=deadline)
+        used, limit = account.month_used, account.month_limit
+        return used is None or limit is None or used < limit
 
     async def claim(self, *, marker: str | None = None) -> ClaimedAgent | None:
         """Claims an agent that must be put back; None if there is none."""
@@ -206,6 +227,16 @@ class Removal:
         self._tries.pop(row.agent_id, None)
         await self._store.write(agents.note_restored, row, now=self._now())
         return unchanged
+
+    @contextlib.contextmanager
+    def _noting_undeleted(self, row: VoiceRow) -> Iterator[None]:
+        """Notes whether ElevenLabs deletes voices at present, by the one that the block deletes."""
+        try:
+            yield
+        except failures.ProviderFailure:
+            self._undeleted = (row, asyncio.get_running_loop().time() + UNDELETED_SECONDS)
+            raise
+        self._undeleted, self._deleted_at = None, asyncio.get_running_loop().time()
 
     @contextlib.contextmanager
     def _one_urgent(self, line: list[Urgency]) -> Iterator[None]:

@@ -264,6 +264,63 @@ async def test_slot_of_a_call_that_has_just_ended(
     assert [] == [line for line in logs if line["log_level"] == "error"]
 
 
+async def test_many_at_once_in_full_slots(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """Each of many new callers gets the slot of another voice whose call is over."""
+    first, second = ([f"{name}{number}" for number in range(5)] for name in ("Maria", "Piet"))
+    emulator.voices.limit = 5
+    for name in first:
+        await called(cloner, speech, name)
+    await asyncio.gather(*(called(cloner, speech, name) for name in second))
+
+    assert set(second) == {voice.name.split("_")[0] for voice in emulator.voices.custom}
+
+
+async def test_slot_that_is_being_freed(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """Where no other voice can go, a call waits for one that is being deleted anyway."""
+    emulator.voices.limit = 2
+    await cloner.PrepareCall(call(speech, "Maria"), timeout=10)
+    leaving = await enrol(cloner, speech, "Anna")
+    emulator.faults.set(Fault(method="DELETE", path=VOICE, hold="before"))
+    deleting = asyncio.ensure_future(
+        cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=leaving.voice_id), timeout=10)
+    )
+    await emulator.requests.wait(method="DELETE", path=VOICE, stage="held")
+    waiting = asyncio.ensure_future(
+        cloner.PrepareCall(call(speech, "Piet", agent_id="agent_demo"), timeout=10)
+    )
+    await emulator.requests.wait(2, method="DELETE", path=VOICE)
+    emulator.faults.release()
+    prepared, _ = await asyncio.gather(waiting, deleting)
+
+    assert prepared.voice.voice_id in at_provider(emulator)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("error", ["missing_permissions", "service_unavailable"])
+async def test_deletions_that_fail_cost_one_voice(
+    cloning, emulator: Emulator, speech: bytes, eventually, error: str
+) -> None:
+    """While ElevenLabs deletes nothing, calls in full slots give up one voice, not one each."""
+    emulator.voices.limit = 3
+    async with cloning(provider_attempts=1) as cloner:
+        for name in ("Anna", "Maria", "Piet"):
+            await enrol(cloner, speech, name)
+        emulator.faults.set(Fault(method="DELETE", path=VOICE, times=None, error=error))
+        for number in range(3):
+            refused = await refusal(cloner.PrepareCall(call(speech, f"New{number}"), timeout=10))
+            assert "VOICE_SLOTS_EXHAUSTED" == refused[0]
+        assert 2 == len(await listed(cloner))
+        emulator.faults.clear()
+        await eventually(lambda: 2 == len(emulator.voices.custom))
+        prepared = await cloner.PrepareCall(call(speech, "New"), timeout=10)
+
+    assert prepared.voice.voice_id in at_provider(emulator)
+
+
 async def test_full_plan_is_an_error(cloner: CloningServiceStub, emulator: Emulator, speech: bytes) -> None:
     """Where no voice can go, somebody must act."""
     emulator.voices.limit = 1
@@ -502,6 +559,18 @@ async def test_replacement_in_full_slots(cloning, emulator: Emulator, speech: by
 
     assert old.voice.voice_id != new.voice.voice_id
     assert [new.voice.voice_id] == [voice.voice_id for voice in emulator.voices.custom]
+
+
+@ON_SQLITE
+async def test_replacement_in_full_slots_and_a_full_month(cloning, emulator: Emulator, speech: bytes) -> None:
+    """The former voice gives no slot to one that cannot be made."""
+    emulator.voices.limit = 1
+    async with cloning() as cloner:
+        old = await enrol(cloner, speech)
+        emulator.voices.monthly_limit = emulator.voices.monthly_used
+        replacing = cloner.ReplaceVoice(pb.ReplaceVoiceRequest(caller=IVAN, sample=speech), timeout=10)
+        assert "VOICE_SLOTS_EXHAUSTED" == (await refusal(replacing))[0]
+        assert [old] == await listed(cloner)
 
 
 async def test_replacement_that_is_finished_by_another(

@@ -179,7 +179,11 @@ class CloningServiceStub:
     ReplaceVoice: _grpc.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]
     """ReplaceVoice clones a caller's voice anew. Once the new voice is ready, the former one, if any, is
     deleted, and agents that speak with it get back what they had before. If the new voice cannot be made,
-    nothing changes. The new voice is kept for as long as one of CloneVoice.
+    nothing changes. There is one exception: where every slot is taken and no other voice may go, the former
+    one is deleted first. The new voice is kept for as long as one of CloneVoice.
+
+    Where the cloner has VOICE_REUSE=sample, each sample has a voice of its own: then the voices of other
+    samples stay, and DeleteVoice deletes the one that is wrong.
 
     Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
     `request_id` each request makes a new voice, even if it is repeated because its answer was lost. A
@@ -395,7 +399,11 @@ class CloningServiceAsyncStub(CloningServiceStub):
     ReplaceVoice: _aio.UnaryUnaryMultiCallable[_cloning_pb2.ReplaceVoiceRequest, _cloning_pb2.ReplaceVoiceResponse]  # type: ignore[assignment]
     """ReplaceVoice clones a caller's voice anew. Once the new voice is ready, the former one, if any, is
     deleted, and agents that speak with it get back what they had before. If the new voice cannot be made,
-    nothing changes. The new voice is kept for as long as one of CloneVoice.
+    nothing changes. There is one exception: where every slot is taken and no other voice may go, the former
+    one is deleted first. The new voice is kept for as long as one of CloneVoice.
+
+    Where the cloner has VOICE_REUSE=sample, each sample has a voice of its own: then the voices of other
+    samples stay, and DeleteVoice deletes the one that is wrong.
 
     Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
     `request_id` each request makes a new voice, even if it is repeated because its answer was lost. A
@@ -668,7 +676,11 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cloning_pb2.ReplaceVoiceResponse, _abc.Awaitable[_cloning_pb2.ReplaceVoiceResponse]]:
         """ReplaceVoice clones a caller's voice anew. Once the new voice is ready, the former one, if any, is
         deleted, and agents that speak with it get back what they had before. If the new voice cannot be made,
-        nothing changes. The new voice is kept for as long as one of CloneVoice.
+        nothing changes. There is one exception: where every slot is taken and no other voice may go, the former
+        one is deleted first. The new voice is kept for as long as one of CloneVoice.
+
+        Where the cloner has VOICE_REUSE=sample, each sample has a voice of its own: then the voices of other
+        samples stay, and DeleteVoice deletes the one that is wrong.
 
         Repeated under the same `request_id`, it makes one voice and returns it each time. Without a
         `request_id` each request makes a new voice, even if it is repeated because its answer was lost. A
