@@ -319,7 +319,7 @@ class Janitor:
         return found
 
     async def _judged(self, marker: str, row: VoiceRow | None, voice: ListedVoice, now: float) -> str | None:
-        """Adopts a voice that a create without an answer made, or removes one that nobody will use."""
+        """Adopts a voice that a create without an answer made, or that was lost; removes one of no use."""
         # ElevenLabs need not say when a voice was made; an intent is stored just before.
         made = row.created_at if voice.created_at_unix is None and row is not None else voice.created_at_unix
         if made is None:
@@ -327,11 +327,17 @@ class Janitor:
         if made is None or made < int(self._store.created_at) or made > now - self._terms.grace:
             return None
         under_way = row is not None and row.state == "intended"
-        if _has(row, voice) or under_way or await self._marked.belongs_elsewhere(voice.voice_id, marker):
+        if (
+            _has(row, voice)
+            or under_way
+            or await self._marked.belongs_elsewhere(voice.voice_id, marker)
+            or (row is not None and row.is_lost and not await self._is_there(row, unknown=False))
+        ):
             return None
-        lost_answer = row is not None and row.state == "failed" and not voice.requires_verification
+        # With a key of another workspace all voices count as lost, until it is the right one again.
+        returns = row is not None and (row.state == "failed" or row.is_lost)
         ids = ids_of(await self._store.read(calls.latest, marker=marker), row) | {"voice_id": voice.voice_id}
-        if row is not None and lost_answer:
+        if row is not None and returns and not voice.requires_verification:
             with self._span("adopt voice", ids, row.traceparent):
                 if await self._store.write(rows.record, row.marker, voice.voice_id, now=now):
                     return "adopted"
@@ -349,12 +355,12 @@ class Janitor:
             log.info("voice deleted", voice_id=voice.voice_id, reason="orphan")
         return "removed"
 
-    async def _is_there(self, row: VoiceRow) -> bool:
-        """Asks for one voice, because a list may lag behind."""
+    async def _is_there(self, row: VoiceRow, *, unknown: bool = True) -> bool:
+        """Asks for one voice, because a list may lag behind. `unknown` where there is no answer."""
         try:
             return await self._marked.is_there(row, deadline=_soon(WORK_SECONDS))
         except ProviderFailure:
-            return True
+            return unknown
 
     @contextlib.contextmanager
     def _span(self, name: str, ids: dict[str, str], *origins: str) -> Iterator[None]:

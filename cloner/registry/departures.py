@@ -35,6 +35,10 @@ GONE = Statement(f"""
     WHERE marker = :marker AND state IN ('ready', 'deleting')
 """)
 GIVEN_UP = Statement(f"{voices.GIVE_UP} WHERE marker = :marker AND state = 'ready'")
+# It may turn up again, and nobody is to use it then.
+LOST_AND_GIVEN_UP = Statement(f"""
+    UPDATE voices SET reason = '{DELETED}' WHERE marker = :marker AND state = 'gone' AND reason = '{LOST}'
+""")
 GIVEN_UP_UNLESS_IN_CALL = Statement(
     f"{voices.GIVE_UP} WHERE marker = :marker AND state = 'ready' AND NOT {IN_CALL}"
 )
@@ -145,6 +149,7 @@ def delete(tx: Transaction, marker: str, *, now: float, traceparent: str = "") -
     False if it was given up before.
     """
     given_up = tx.run(GIVEN_UP, marker=marker, reason=DELETED, now=now, given_up_by=traceparent) == 1
+    tx.run(LOST_AND_GIVEN_UP, marker=marker)
     requests.forget_voice(tx, marker)
     return given_up
 

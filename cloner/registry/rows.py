@@ -3,6 +3,7 @@
 import msgspec
 
 from cloner.registry.agent import AgentState
+from cloner.registry.reasons import LOST
 
 __all__ = ["NOBODY", "CallRow", "NewCall", "NewVoiceRow", "Noted", "VoiceRow"]
 
@@ -35,6 +36,11 @@ class VoiceRow(msgspec.Struct, frozen=True):
     client_reference: str
     given_up_by: str
     """The span of the request that gave it up."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether ElevenLabs said that there is no such voice, and nobody had given it up."""
+        return self.state == "gone" and self.reason == LOST
 
 
 class NewVoiceRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """What a consent or a withdrawal does to the voices of the person."""
 
 from cloner.registry import consents, requests, voices
-from cloner.registry.reasons import CONSENT_WITHDRAWN
+from cloner.registry.reasons import CONSENT_WITHDRAWN, LOST
 from cloner.registry.rows import VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
@@ -17,7 +17,11 @@ WITH_CONSENT = Statement(f"""
 """)
 WITHDRAWN = Statement(f"{voices.GIVE_UP} WHERE person = :person AND state = 'ready'")
 # A voice whose creation failed may have been made all the same.
-WITHDRAWN_TOO = Statement("UPDATE voices SET reason = :reason WHERE person = :person AND state = 'failed'")
+# Those that may still turn up at ElevenLabs.
+WITHDRAWN_TOO = Statement(f"""
+    UPDATE voices SET reason = :reason
+    WHERE person = :person AND (state = 'failed' OR (state = 'gone' AND reason = '{LOST}'))
+""")
 
 
 def note(

@@ -243,7 +243,7 @@ def record(
     call_id: str | None = None,
     stated: str | None = None,
 ) -> Recorded | None:
-    """Makes an intended or failed voice ready; a voice that another process has recorded stays ready.
+    """Makes an intended, failed or lost voice ready; one that another process has recorded stays ready.
 
     None if it can no longer become ready: then nobody will use the voice, and its maker removes it. A call
     that lost the voice when its intent failed has it again, if it is still the `stated` caller's call and has
@@ -256,7 +256,8 @@ def record(
     intended = row.state == "intended"
     # A replacement that failed stays failed, and so does a voice that nobody may use.
     late = row.state == "failed" and row.replaces is None and row.reason not in NOT_TO_BE_USED
-    if not (intended or late or (row.state == "ready" and row.voice_id == voice_id)):
+    same = row.voice_id == voice_id
+    if not (intended or late or (same and (row.state == "ready" or row.is_lost))):
         return None
     if belongs_elsewhere(tx, voice_id, marker=marker):
         return None

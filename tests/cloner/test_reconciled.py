@@ -151,3 +151,47 @@ async def test_every_voice_lost(cloning, emulator: Emulator, speech: bytes, even
 
     every = [line["lost"] for line in logs if line["event"].startswith("every voice of the registry is lost")]
     assert ([3] if lost == 3 else []) == every
+
+
+def total(logs: list[Any], what: str) -> int:
+    """How many voices all reconciliations so far have had."""
+    return sum(line[what] for line in logs if line["event"] == "reconciled")
+
+
+async def test_lost_voices_that_are_there_again(
+    cloning, emulator: Emulator, speech: bytes, eventually
+) -> None:
+    """After some time with the key of another workspace, whoever still wants their voice has it again.
+
+    Those that were deleted, withdrawn, forgotten or made anew meanwhile go.
+    """
+    clock = Clock()
+    anna, deleted, withdrawn, forgotten, anew = (call(speech, number).caller for number in range(5))
+    async with cloning(now=clock, reconcile_seconds=0.3, reconcile_grace_seconds=60.0) as cloner:
+
+        async def clone(caller: pb.Caller) -> str:
+            request = pb.CloneVoiceRequest(caller=caller, sample=speech, consent="form 17")
+            return (await cloner.CloneVoice(request, timeout=10)).voice.voice_id
+
+        ids = [await clone(caller) for caller in (anna, deleted, withdrawn, forgotten, anew)]
+        there = list(emulator.voices.custom)
+        for voice_id in ids:
+            emulator.voices.remove(voice_id)
+        with capture_logs() as logs:
+            clock.ahead = 100
+            await eventually(lambda: 5 == total(logs, "lost"))
+            await cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=ids[1]), timeout=10)
+            await cloner.SetConsent(
+                pb.SetConsentRequest(caller=withdrawn, consent="form 18", withdrawn=True), timeout=10
+            )
+            await cloner.ForgetCaller(pb.ForgetCallerRequest(caller=forgotten), timeout=10)
+            second = await clone(anew)
+            for voice in there:
+                emulator.voices.put(voice)
+            await eventually(lambda: (1, 4) == (total(logs, "adopted"), total(logs, "removed")))
+        assert {ids[0], second} == {voice.voice_id for voice in emulator.voices.custom}
+        known = await cloner.PrepareCall(call(b"", 0), timeout=10)
+        listed = await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)
+
+    assert (ids[0], True) == (known.voice.voice_id, known.voice_reused)
+    assert {ids[0], second} == {voice.voice_id for voice in listed.voices}

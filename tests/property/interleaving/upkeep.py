@@ -125,7 +125,8 @@ def reconcile(world: World, process: int) -> Steps:
         if made > began - GRACE or (row is not None and row.state in {"intended", "ready", "deleting"}):
             continue
         yield
-        if row is None or row.state != "failed" or not voices.record(world.tx, marker, voice, now=world.now):
+        returns = row is not None and (row.state == "failed" or row.is_lost)
+        if not returns or not voices.record(world.tx, marker, voice, now=world.now):
             yield
             if world.now >= began + RECONCILE:
                 return
