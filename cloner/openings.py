@@ -82,6 +82,7 @@ class Openings:
                 voice is not None
                 and given is not None
                 and (given.marker, given.former_marker) == (voice.marker, None)
+                and not noted.agent.restoring
             ),
         )
 

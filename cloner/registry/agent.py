@@ -63,6 +63,9 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
     row: AgentRow | None
     changes: int
+    restoring: bool = False
+    """Whether it is to be put back, or just is."""
+
     holder: str = ""
     held_until: float = 0.0
 

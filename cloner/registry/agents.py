@@ -46,7 +46,9 @@ LOST_SECONDS = 60.0
 
 FIELDS = columns(AgentRow)
 
-GIVEN = Statement(f"SELECT {FIELDS}, changes, holder, held_until FROM agents WHERE agent_id = :agent_id")
+GIVEN = Statement(
+    f"SELECT {FIELDS}, changes, restoring, holder, held_until FROM agents WHERE agent_id = :agent_id"
+)
 CALL = "SELECT ended_at, stated FROM calls WHERE id = :call_id"
 VOICE = "SELECT state, reason FROM voices WHERE marker = :marker"
 SEEN_CALL, LOCKED_CALL = Statement(CALL), Statement(f"{CALL} FOR UPDATE")
@@ -142,9 +144,11 @@ def state(tx: Transaction, agent_id: str) -> AgentState:
     row = tx.one(GIVEN, agent_id=agent_id)
     if row is None:
         return AgentState(row=None, changes=0)
-    *fields, changes, holder, held_until = row
+    *fields, changes, restoring, holder, held_until = row
     given = AgentRow(*fields) if row[1] else None
-    return AgentState(row=given, changes=changes, holder=holder, held_until=held_until)
+    return AgentState(
+        row=given, changes=changes, restoring=bool(restoring), holder=holder, held_until=held_until
+    )
 
 
 def state_for(

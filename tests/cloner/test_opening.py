@@ -908,3 +908,19 @@ async def test_agents_settings_that_were_not_seen(
     seen = await cloner.PrepareCall(call(speech), timeout=10)
 
     assert (False, True) == (unseen.settings_seen, seen.settings_seen)
+
+
+async def test_opened_while_the_agent_is_put_back(
+    cloner: CloningServiceStub, emulator: Emulator, speech: bytes
+) -> None:
+    """An agent that is about to lose the caller's voice does not count as one that has it."""
+    await cloner.PrepareCall(call(speech), timeout=10)
+    had = await cloner.OpenCall(opening(conversation="conv_1"), timeout=10)
+    updates = len(emulator.requests.matching(method="PATCH", path=AGENT))
+    emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before"))
+    await end(cloner, "conv_1")
+    await emulator.requests.wait(updates + 1, method="PATCH", path=AGENT)
+    during = await cloner.OpenCall(opening(), timeout=10)
+    emulator.faults.release()
+
+    assert (True, had.voice, False) == (had.agent_updated, during.voice, during.agent_updated)
