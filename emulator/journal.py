@@ -86,7 +86,7 @@ class Requests:
         method: str | None = None,
         path: str | None = None,
         stage: Stage = "arrived",
-        seconds: float = 5,
+        seconds: float = 30,
     ) -> list[Received]:
         """Wait until at least so many match; raises `TimeoutError` when they do not in time."""
         async with asyncio.timeout(seconds):

@@ -13,6 +13,7 @@ from cloner.provider import failures
 from cloner.provider.elevenlabs import ElevenLabs, ListedVoice
 from cloner.provider.failures import ProviderFailure
 from cloner.registry import RegistryUnavailable, Store, VoiceRow, reasons, voices
+from telemetry.parts import part
 
 __all__ = [
     "DEPLOYMENT_LABEL",
@@ -61,7 +62,9 @@ class Marked:
         """
         answered, asked = False, 0.0
         for pause in LOOKS:
-            await asyncio.sleep(max(pause, asked))
+            if wait := max(pause, asked):
+                with part("pause"):
+                    await asyncio.sleep(wait)
             try:
                 deadline = asyncio.get_running_loop().time() + SEARCH_SECONDS
                 found = await self.find(marker, deadline=deadline)

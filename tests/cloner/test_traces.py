@@ -111,6 +111,15 @@ async def test_late_work_tells_its_outcome(
     ] == [(*map(span.attributes.get, told), span.status.status_code) for span in (pause, late)]
 
 
+async def test_pauses_between_looks(cloning: Any, emulator: Emulator, spans: Any, speech: bytes) -> None:
+    """What a search for the voice of a create without an answer waits has spans, too."""
+    emulator.faults.set(Fault(method="POST", path=CREATE, drop="before"))
+    async with cloning(provider_attempts=1) as cloner:
+        await failure(cloner.PrepareCall(call(speech), timeout=20))
+
+    assert 2 == len(spans.finished("pause before next try"))
+
+
 async def test_sample_that_is_refused(cloning: Any, spans: Any) -> None:
     """The span of a sample that is refused fails without the text of the exception."""
     async with cloning() as cloner:

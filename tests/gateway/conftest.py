@@ -184,7 +184,7 @@ async def gateway(
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client. It speaks no TLS: to read whom it would trust takes 20 ms. And to no proxy."""
-    async with httpx.AsyncClient(verify=False, timeout=20, trust_env=False) as http:
+    async with httpx.AsyncClient(verify=False, timeout=60, trust_env=False) as http:
         yield http
 
 
