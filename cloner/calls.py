@@ -162,7 +162,7 @@ class Calls:
         if not first.answer.done() or first.answer.cancelled():
             return None
         answered = first.answer.result()
-        noting = self._background.begin_alone(self._voices.note_told(answered.voice, begun.wanted))
+        noting = self._background.begin(self._voices.note_told(answered.voice, begun.wanted))
         # The answer is there, and does not wait for a registry that cannot be written.
         await asyncio.wait({noting}, timeout=TOLD_SECONDS)
         voice = noting.result() if noting.done() and not noting.exception() else answered.voice
