@@ -64,7 +64,7 @@ class Identities:
 
     def needs_sample(self, caller: Caller) -> bool:
         """Whether the caller cannot be identified without the digest of the sample."""
-        return self._reuse == "sample" or not self._is_told(caller)
+        return self._reuse == "sample" or not _is_told(caller, e164(caller.phone_number, self.region))
 
     def identify(self, caller: Caller, *, sample_digest: str, call_id: str) -> Identity:
         """Equal for two requests exactly when they come from one caller.
@@ -72,7 +72,8 @@ class Identities:
         Numbers are compared in E.164 form, names without regard to case, spaces and how their letters are
         encoded. Where what is said tells nobody from everybody else, the sample is part of the identity.
         """
-        number, told = e164(caller.phone_number, self.region), self._is_told(caller)
+        number = e164(caller.phone_number, self.region)
+        told = _is_told(caller, number)
         parts = [*identify_person(number, caller.name, caller.date_of_birth)]
         if self._reuse == "sample" or not told:
             parts.append(sample_digest)
@@ -86,15 +87,6 @@ class Identities:
             person=person,
             stated=stated,
         )
-
-    def _is_told(self, caller: Caller) -> bool:
-        """Whether what is said of a caller tells them from everybody else.
-
-        Many people share a name. Several may share a number, and their names may be equal once the characters
-        are lost in which they differ.
-        """
-        told_by_name = not holds_lost(caller.name) and not holds_lost(caller.date_of_birth)
-        return told_by_name and e164(caller.phone_number, self.region) is not None
 
     def row_hashes(self, caller: Caller) -> tuple[str | None, str | None]:
         """The hashes to find a caller's rows by: the person's or, with a number alone, the number's."""
@@ -143,6 +135,15 @@ class Identities:
         # Lengths in front, so that two lists of parts never give the same text.
         text = "".join(f"{len(part)}:{part}" for part in parts)
         return hmac.digest(self._key, text.encode(), "sha256").hex()
+
+
+def _is_told(caller: Caller, number: str | None) -> bool:
+    """Whether what is said of a caller tells them from everybody else.
+
+    Many people share a name. Several may share a number, and their names may be equal once the characters are
+    lost in which they differ.
+    """
+    return number is not None and not holds_lost(caller.name) and not holds_lost(caller.date_of_birth)
 
 
 def greeting(template: str, name: str) -> str:
