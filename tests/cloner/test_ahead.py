@@ -289,9 +289,7 @@ async def test_slot_that_is_being_freed(
         cloner.DeleteVoice(pb.DeleteVoiceRequest(voice_id=leaving.voice_id), timeout=10)
     )
     await emulator.requests.wait(method="DELETE", path=VOICE, stage="held")
-    waiting = asyncio.ensure_future(
-        cloner.PrepareCall(call(speech, "Piet", agent_id="agent_demo"), timeout=10)
-    )
+    waiting = asyncio.ensure_future(cloner.PrepareCall(call(speech, "Piet"), timeout=10))
     await emulator.requests.wait(2, method="DELETE", path=VOICE)
     emulator.faults.release()
     prepared, _ = await asyncio.gather(waiting, deleting)
