@@ -39,13 +39,10 @@ from telemetry.facts import add_log_context, remove_log_context
 from telemetry.parts import part
 from telemetry.tracing import traceparent
 
-__all__ = ["AGENT_SECONDS", "Calls"]
+__all__ = ["Calls"]
 
 log = structlog.get_logger()
 
-# How long a call waits for its agent to be read before it goes on without. What is read while its voice is
-# made counts as well.
-AGENT_SECONDS = 1.0
 # How often a call looks for a voice, where the one that it had found is gone before its agent has it.
 ROUNDS = 3
 # How long a failure waits until the caller of its call is taken back.
@@ -57,8 +54,9 @@ TOLD_SECONDS = 0.5
 class Calls:
     """Prepares and ends calls.
 
-    `due` is set after each call has ended, because its agent must be put back. A call waits `agent_seconds`
-    for how its agent speaks. `now` tells the time, in Unix seconds.
+    `due` is set after each call has ended, because its agent must be put back. A call waits `asking_seconds`
+    for how its agent speaks, then it goes on without; what is read while its voice is made counts as well.
+    `now` tells the time, in Unix seconds.
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class Calls:
         identities: Identities,
         first_message: str,
         due: asyncio.Event,
-        agent_seconds: float,
+        asking_seconds: float,
         now: Callable[[], float],
     ) -> None:
         self._agents = agents
@@ -83,7 +81,7 @@ class Calls:
         self._identities = identities
         self._first_message = first_message
         self._due = due
-        self._agent_seconds = agent_seconds
+        self._asking_seconds = asking_seconds
         self._now = now
         self._deliveries = Deliveries()
         self._background = Background()
@@ -175,7 +173,7 @@ class Calls:
             return repeated
         # The agent is read while the voice is looked for, so that no voice is made for an agent that does not
         # exist.
-        until = asyncio.get_running_loop().time() + self._agent_seconds
+        until = asyncio.get_running_loop().time() + self._asking_seconds
         reading = Awaited(self._read_agent(begun.noted, deadline=deadline), until=until)
         known, refused = begun.noted.voice, False
         try:

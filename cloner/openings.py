@@ -15,9 +15,7 @@ from telemetry.tracing import traceparent
 
 __all__ = ["Openings"]
 
-# How long ElevenLabs is asked at most, and the share of the time of a call for that; the rest is left for the
-# answer.
-ASKING_SECONDS = 1.0
+# The share of the time of a call for which ElevenLabs is asked at most; the rest is left for the answer.
 ASKING_SHARE = 0.5
 # How often a call is noted, where the voice that it had is gone after ElevenLabs was asked.
 ROUNDS = 2
@@ -58,7 +56,7 @@ class Openings:
         for _ in range(ROUNDS):
             noted = await self._note(agent_id=agent_id, kind=kind, name=name, phone_number=phone_number)
             asks = self._voices.must_ask(noted.voice) or not self._agent_settings.is_recent(agent_id)
-            until = loop.time() + min(ASKING_SECONDS, (deadline - loop.time()) * ASKING_SHARE)
+            until = loop.time() + (deadline - loop.time()) * ASKING_SHARE
             voice, refused_leaves = await asyncio.gather(
                 self._voices.usable(noted.voice, deadline=until),
                 self._agent_settings.refused_leaves(agent_id, deadline=until),

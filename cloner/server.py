@@ -14,7 +14,7 @@ from precall.v1 import cloning_pb2 as pb
 from cloner.agents.agent_settings import AgentSettings
 from cloner.agents.giving import Agents
 from cloner.audio.inspector import Inspector
-from cloner.calls import AGENT_SECONDS, Calls
+from cloner.calls import Calls
 from cloner.census import CENSUS_SECONDS, CensusTaker
 from cloner.janitor import TICK_SECONDS, Janitor, Terms
 from cloner.listener import access_of, health_beside, listen, server_of
@@ -51,10 +51,12 @@ from environment.memory import give_back
 from telemetry.http_client import HttpClientTracing
 from telemetry.metrics import NOWHERE
 
-__all__ = ["AddressInUse", "checking_api_key", "serving"]
+__all__ = ["ASKING_SECONDS", "AddressInUse", "checking_api_key", "serving"]
 
 log = structlog.get_logger()
 
+# How long a call waits for what ElevenLabs says of its agent or its voice, before it goes on without.
+ASKING_SECONDS = 1.0
 # A voice that is made ahead of time is kept for this long at least: if it were deleted before its answer
 # arrived, it would be made again.
 LEAST_KEPT_SECONDS = 60.0
@@ -78,14 +80,15 @@ async def serving(
     tick_seconds: float = TICK_SECONDS,
     census_seconds: float = CENSUS_SECONDS,
     still_seconds: float = STILL_SECONDS,
-    agent_seconds: float = AGENT_SECONDS,
+    asking_seconds: float = ASKING_SECONDS,
     meters: MeterProvider = NOWHERE,
 ) -> AsyncIterator[int]:
     """Serves until the block ends, then finishes what is in flight. Yields the port.
 
     Every `tick_seconds` it looks for what has become due. If `meters` export metrics, it counts every
     `census_seconds` what there is. It stops when no new call came for `still_seconds`. A call waits
-    `agent_seconds` for how its agent speaks.
+    `asking_seconds` for ElevenLabs' word on its agent or its voice, and one without a sample twice that for
+    its answer.
 
     An `inspector` that is passed must be open and is not closed here, so that several cloners, one after the
     other, can share its workers. Raises AddressInUse, RegistryUnavailable, KeyUnavailable, KeyDiffers, and
@@ -113,7 +116,7 @@ async def serving(
             api=api,
             tick_seconds=tick_seconds,
             census_seconds=census_seconds,
-            agent_seconds=agent_seconds,
+            asking_seconds=asking_seconds,
             now=now,
         )
         draining = Draining(still_seconds=still_seconds)
@@ -217,7 +220,7 @@ def _parts(
     store: Store,
     api: Api,
     tick_seconds: float,
-    agent_seconds: float,
+    asking_seconds: float,
     census_seconds: float,
     now: Callable[[], float],
 ) -> _Parts:
@@ -261,13 +264,14 @@ def _parts(
         cloning, marked, samples, store,
         identities=identities,
         check_seconds=settings.voice_check_minutes * 60,
+        asking_seconds=asking_seconds,
         keep_seconds=kept_ahead,
         require_consent=settings.require_consent, now=now,
     )  # fmt: skip
     agent_settings = AgentSettings(provider, believed_seconds=settings.agent_check_seconds, now=now)
     agents = Agents(
         provider, store, agent_settings, mode=settings.agent_update,
-        presumed_seconds=settings.call_presumed_minutes * 60, agent_seconds=agent_seconds, now=now,
+        presumed_seconds=settings.call_presumed_minutes * 60, asking_seconds=asking_seconds, now=now,
     )  # fmt: skip
     terms = Terms(
         keep=settings.voice_clone_keep_hours * 3600 if settings.voice_clone_auto_delete else None,
@@ -284,7 +288,7 @@ def _parts(
     calls = Calls(
         agents, voices, samples, store, agent_settings,
         identities=identities, first_message=settings.default_first_message, due=due,
-        agent_seconds=agent_seconds, now=now,
+        asking_seconds=asking_seconds, now=now,
     )  # fmt: skip
     openings = Openings(
         voices, store, agent_settings,
@@ -310,6 +314,7 @@ def _parts(
             calls=calls, openings=openings, voices=voices, store=store, erasure=erasure, looking=looking,
             consenting=consenting, usage=usage, identities=identities,
             limits=_limits(settings, limits, terms), watch_seconds=settings.watch_seconds,
+            opening_seconds=2 * asking_seconds,
         )
     )  # fmt: skip
     return _Parts(

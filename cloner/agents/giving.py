@@ -60,7 +60,7 @@ class Agents:
 
     A call counts as in progress for `presumed_seconds` after its first request, until it is reported
     as ended. `auto` updates an agent only while no other caller's call is in progress there; `always`
-    and `never` do as they say. A call waits `agent_seconds` at most until nobody else is changing its agent,
+    and `never` do as they say. A call waits `asking_seconds` at most until nobody else is changing its agent,
     and as long until it is read anew. `now` tells the time, in Unix seconds.
     """
 
@@ -72,7 +72,7 @@ class Agents:
         *,
         mode: Literal["auto", "always", "never"],
         presumed_seconds: float,
-        agent_seconds: float,
+        asking_seconds: float,
         now: Callable[[], float],
     ) -> None:
         self._provider = provider
@@ -80,7 +80,7 @@ class Agents:
         self._agent_settings = agent_settings
         self._mode = mode
         self._presumed = presumed_seconds
-        self._agent_seconds = agent_seconds
+        self._asking_seconds = asking_seconds
         self._now = now
         self._notices = Notices(now=now)
         self._others: LRUCache[str, bool] = LRUCache(OTHERS)
@@ -261,7 +261,7 @@ class Agents:
         latest = deadline - UPDATE_SECONDS
         with part("another_change"):
             try:
-                async with asyncio.timeout_at(min(loop.time() + self._agent_seconds, latest)):
+                async with asyncio.timeout_at(min(loop.time() + self._asking_seconds, latest)):
                     while True:
                         state = await self._store.read(
                             agents.state_for, agent_id, call_id=call_id, caller=caller, others_since=since
@@ -277,7 +277,7 @@ class Agents:
             return Missed.CHANGED
         anew = msgspec.structs.replace(noted, agent=state)
         try:
-            async with asyncio.timeout_at(min(loop.time() + self._agent_seconds, latest)):
+            async with asyncio.timeout_at(min(loop.time() + self._asking_seconds, latest)):
                 return await self.read(anew, deadline=deadline) or Missed.NOT_READ
         except TimeoutError:
             return Missed.NOT_READ

@@ -22,7 +22,6 @@ __all__ = ["complete_call", "get_call", "list_calls", "open_call", "prepare_call
 
 log = structlog.get_logger()
 
-LONGEST_OPENING_SECONDS = 2.0
 MATCHES = {
     None: pb.CALLER_MATCH_UNSPECIFIED,
     0: pb.CALLER_MATCH_NONE,
@@ -82,7 +81,7 @@ async def prepare_call(
 async def open_call(request: pb.OpenCallRequest, context: Context, rooms: Rooms) -> pb.OpenCallResponse:
     """Answers OpenCall."""
     async with answered(
-        rooms.store, context, conversation_id=request.conversation_id, longest=LONGEST_OPENING_SECONDS
+        rooms.store, context, conversation_id=request.conversation_id, longest=rooms.opening_seconds
     ) as answering:
         fields = Fields(rooms.identities)
         agent_id = fields.id("agent_id", request.agent_id)

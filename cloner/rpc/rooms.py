@@ -18,7 +18,10 @@ __all__ = ["Rooms"]
 
 
 class Rooms(NamedTuple):
-    """All that a call of the contract may need. A voice is watched for `watch_seconds` at the most."""
+    """All that a call of the contract may need.
+
+    A voice is watched for `watch_seconds` at the most, and OpenCall is answered within `opening_seconds`.
+    """
 
     calls: Calls
     openings: Openings
@@ -31,3 +34,4 @@ class Rooms(NamedTuple):
     identities: Identities
     limits: pb.GetLimitsResponse
     watch_seconds: float
+    opening_seconds: float

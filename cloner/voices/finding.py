@@ -38,9 +38,8 @@ __all__ = ["ConsentMissing", "Found", "Voices"]
 
 log = structlog.get_logger()
 
-# How long a call waits for ElevenLabs to say whether it has a voice still; then the registry counts. And how
-# long a voice is not asked for again after that.
-CHECK_SECONDS, AGAIN_SECONDS = 1.0, 5.0
+# How long a voice is not asked for again once ElevenLabs did not say in time whether it has it.
+AGAIN_SECONDS = 5.0
 # Less time than that is too little to ask the registry before the answer.
 HARDLY_SECONDS = 0.05
 VOICES = 10_000
@@ -69,7 +68,8 @@ class Found(NamedTuple):
 class Voices:
     """Finds voices, and has them made. `now` tells the time, in Unix seconds.
 
-    A voice that was not seen at ElevenLabs for `check_seconds` is looked for there before it is used.
+    A voice that was not seen at ElevenLabs for `check_seconds` is looked for there before it is used. A call
+    waits `asking_seconds` for the answer; then the registry counts.
     A voice that is made ahead of time is kept for `keep_seconds` at least. With `require_consent`, no voice
     is made or used without a consent.
 
@@ -87,6 +87,7 @@ class Voices:
         *,
         identities: Identities,
         check_seconds: float,
+        asking_seconds: float,
         keep_seconds: float,
         require_consent: bool,
         now: Callable[[], float],
@@ -97,6 +98,7 @@ class Voices:
         self._store = store
         self._identities = identities
         self._check_seconds = check_seconds
+        self._asking_seconds = asking_seconds
         self._keep_seconds = keep_seconds
         self._require_consent = require_consent
         self._now = now
@@ -323,7 +325,7 @@ class Voices:
         """The voice of a ready row; None if the provider turns out to have lost it."""
         if self.must_ask(row):
             if urgency().call:
-                deadline = min(deadline, asyncio.get_running_loop().time() + CHECK_SECONDS)
+                deadline = min(deadline, asyncio.get_running_loop().time() + self._asking_seconds)
             if await self._seen(row, deadline) is False:
                 return None
         return voice_of(row)

@@ -9,8 +9,7 @@ import pytest
 from opentelemetry.metrics import MeterProvider
 from precall.v1.cloning_pb2_grpc import CloningServiceStub
 
-from cloner.calls import AGENT_SECONDS
-from cloner.server import serving
+from cloner.server import ASKING_SECONDS, serving
 from cloner.settings import Settings
 from environment import Secret
 from telemetry.metrics import NOWHERE
@@ -40,7 +39,7 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
         now: Callable[[], float] = time.time,
         *,
         meters: MeterProvider = NOWHERE,
-        agent_seconds: float = AGENT_SECONDS,
+        asking_seconds: float = ASKING_SECONDS,
         **settings: Any,
     ) -> AsyncIterator[CloningServiceStub]:
         chosen = {
@@ -63,7 +62,7 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
                 tick_seconds=TICK_SECONDS,
                 census_seconds=TICK_SECONDS,
                 still_seconds=0.0,  # no client is connected any more
-                agent_seconds=agent_seconds,
+                asking_seconds=asking_seconds,
                 meters=meters,
                 inspector=None if settings.keys() & OF_ITS_OWN else inspection,
             ) as port,
@@ -79,8 +78,8 @@ def cloning(spans, emulator_url, database: str, inspection: Inspection) -> Cloni
 
 @pytest.fixture
 def patient(cloning: Cloning) -> Cloning:
-    """The same, whose calls wait for how their agent speaks as long as a busy machine needs for what is tried."""
-    return partial(cloning, agent_seconds=60.0)
+    """The same, whose calls wait for ElevenLabs' word as long as a busy machine needs for what is tried."""
+    return partial(cloning, asking_seconds=60.0)
 
 
 @pytest.fixture

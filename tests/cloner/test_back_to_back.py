@@ -117,7 +117,7 @@ async def test_requests_that_take_long(cloning: Any, emulator: Emulator, speech:
     """Each of several calls gets the agent: what is waited for the one before leaves time to read it anew."""
     before = spoken(emulator)
     # Each wait takes a little more than half of what a call waits: not both would fit into it.
-    async with cloning(agent_seconds=3.0) as cloner:
+    async with cloning(asking_seconds=3.0) as cloner:
         for number in range(3):
             enrolled = pb.CloneVoiceRequest(caller=call(b"", number).caller, sample=speech, consent="form 17")
             await cloner.CloneVoice(enrolled, timeout=10)

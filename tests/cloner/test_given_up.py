@@ -104,7 +104,7 @@ async def test_replaced(patient, emulator: Emulator, speech: bytes, agent_update
     async with patient(agent_update=agent_update) as cloner:
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         replacing = request("ReplaceVoice", speech, consent="form 1")
-        new = (await cloner.ReplaceVoice(replacing, timeout=10)).voice.voice_id
+        new = (await cloner.ReplaceVoice(replacing, timeout=30)).voice.voice_id
         emulator.faults.release()
         answer = await asked
 
@@ -231,7 +231,7 @@ async def test_forgotten_whose_conversation_is_anothers(
 @pytest.mark.parametrize("how", [DELETE, FORGET])
 async def test_short_of_time(cloning, emulator: Emulator, speech: bytes, how: str) -> None:
     """Where too little time is left to change the agent, the voice is looked at all the same."""
-    async with cloning(agent_seconds=3.0) as cloner:
+    async with cloning(asking_seconds=3.0) as cloner:
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech, seconds=3.6)
         waiting = asyncio.ensure_future(answered(asked))
         await give_up(cloner, how, gone)
@@ -321,7 +321,7 @@ async def test_replaced_after_elevenlabs_had_lost_it(patient, emulator: Emulator
         waiting = asyncio.ensure_future(answered(cloner.PrepareCall(call_of_ivan(speech), timeout=20)))
         await emulator.requests.wait(path=AGENT, stage="held")
         replacing = request("ReplaceVoice", speech, consent="form 1")
-        new = (await cloner.ReplaceVoice(replacing, timeout=10)).voice.voice_id
+        new = (await cloner.ReplaceVoice(replacing, timeout=30)).voice.voice_id
         emulator.faults.release()
         assert new == await waiting
 
@@ -353,7 +353,7 @@ async def test_forgotten_and_asked_about_since(
         waiting = asyncio.ensure_future(answered(cloner.PrepareCall(asking, timeout=20)))
         await emulator.requests.wait(path=AGENT, stage="held")
         await give_up(cloner, FORGET, "")
-        await cloner.OpenCall(OPENING, timeout=20)
+        await cloner.OpenCall(OPENING, timeout=60)
         emulator.faults.release()
         assert "CONSENT_MISSING" == await waiting
 
@@ -472,7 +472,7 @@ async def opened_with_its_agent_held(cloner: Any, emulator: Emulator, speech: by
     """Ivan's voice, which was made ahead of time, and a call of his that is opened while its agent is read."""
     voice_id = await voice_of_ivan(cloner, speech)
     emulator.faults.set(Fault(method="GET", path=AGENT, hold="before"))
-    asked = asyncio.ensure_future(cloner.OpenCall(OPENING, timeout=20))
+    asked = asyncio.ensure_future(cloner.OpenCall(OPENING, timeout=60))
     await emulator.requests.wait(path=AGENT, stage="held")
     return voice_id, asked
 
@@ -493,7 +493,7 @@ async def test_replaced_while_a_call_is_opened(patient, emulator: Emulator, spee
     async with patient() as cloner:
         gone, asked = await opened_with_its_agent_held(cloner, emulator, speech)
         replacing = request("ReplaceVoice", speech, consent="form 1")
-        new = (await cloner.ReplaceVoice(replacing, timeout=10)).voice.voice_id
+        new = (await cloner.ReplaceVoice(replacing, timeout=30)).voice.voice_id
         emulator.faults.release()
         opened = await asked
 
@@ -536,10 +536,10 @@ async def test_replaced_while_an_opened_call_looks_for_it(
         gone = await voice_of_ivan(cloner, speech)
         clock.ahead += 5
         emulator.faults.set(Fault(method="GET", path=VOICE, hold="before"))
-        asked = asyncio.ensure_future(cloner.OpenCall(OPENING, timeout=20))
+        asked = asyncio.ensure_future(cloner.OpenCall(OPENING, timeout=60))
         await emulator.requests.wait(path=VOICE, stage="held")
         replacing = request("ReplaceVoice", speech, consent="form 1")
-        new = (await cloner.ReplaceVoice(replacing, timeout=10)).voice.voice_id
+        new = (await cloner.ReplaceVoice(replacing, timeout=30)).voice.voice_id
         await eventually(lambda: gone not in emulator.voices)
         emulator.faults.release()
         opened = await asked
@@ -554,7 +554,7 @@ async def test_opened_while_its_voice_is_made(patient, emulator: Emulator, spans
     async with patient(agent_check_seconds=0.0) as cloner:
         asked = asyncio.ensure_future(cloner.PrepareCall(call_of_ivan(speech), timeout=30))
         await emulator.requests.wait(path=CREATE, stage="held")
-        opened = await cloner.OpenCall(OPENING, timeout=20)
+        opened = await cloner.OpenCall(OPENING, timeout=60)
         emulator.faults.release()
         await asked
 

@@ -27,6 +27,9 @@ SEARCH = "/v2/voices"
 DEAD_SECONDS = 10.0
 # What a process may hold beyond its death: the agent of a delivery, or a voice that it deletes.
 LONGEST_CLAIM = 61.0
+# How long a delivery may take, and wait for its agent: longer than a busy machine needs to bring all others to
+# their steps, because an update that is given up is undone.
+DELIVERY_SECONDS = 60
 DEPLOYMENT_LABEL = "precall_deployment"
 
 
@@ -92,6 +95,7 @@ class World:
             self.folder / f"replica-{self._started}.log",
             {name: value for name, value in environ.items() if value},
             tick_seconds=TICK_SECONDS,
+            asking_seconds=DELIVERY_SECONDS,
         )
         try:
             port = await process.port(100)

@@ -10,7 +10,7 @@ from precall.v1 import cloning_pb2 as pb
 
 from emulator import Fault
 from tests.crash.conftest import KINDS, Worlds
-from tests.crash.replicas import CREATE, DEAD_SECONDS, SEARCH, Replica, World, delivery
+from tests.crash.replicas import CREATE, DEAD_SECONDS, DELIVERY_SECONDS, SEARCH, Replica, World, delivery
 
 AGENT = "/v1/convai/agents/{}"
 VOICE = "/v1/voices/{}"
@@ -18,9 +18,6 @@ KEPT = {"VOICE_CLONE_KEEP_HOURS": "24"}
 NOT_KEPT = {"VOICE_CLONE_KEEP_HOURS": "0"}
 # Any of them may be the one that restores an agent, and all of them die.
 VICTIMS = 3
-# How long a delivery may take: longer than a busy machine needs to bring all others to their steps, because an
-# update that is given up is undone.
-DELIVERY_SECONDS = 60
 
 
 class Step(NamedTuple):
@@ -47,7 +44,7 @@ DELIVERY = {
     "UpdateLost": Step({"method": "PATCH", "path": AGENT, **LOST, **AGAIN}, ("ready",), 1, False),
     "UpdateDone": Step({"method": "PATCH", "path": AGENT, **DONE, **AGAIN}, ("ready",), 1, True),
     "Answered": Step({}, ("ready",), 1, True),
-    # The last, because nobody waits for the agent longer than a second.
+    # The last, because the agent is read again after ten seconds, and by those who repeat the delivery.
     "BeforeIntent": Step({"method": "GET", "path": AGENT, **LATE}, (), 0, False),
 }
 DELETION = {

@@ -25,7 +25,6 @@ from pathlib import Path
 import uvloop
 from opentelemetry.sdk.trace import TracerProvider
 
-from cloner import janitor
 from cloner.audio.inspection import InspectionLimits
 from cloner.server import serving
 from cloner.settings import Settings
@@ -87,16 +86,17 @@ class Clock:
 
 
 class Forked:
-    """A cloner process with the settings that an environment would give it. Its log is appended to a file."""
+    """A cloner process with the settings that an environment would give it. Its log is appended to a file.
 
-    def __init__(
-        self, clock: Clock, log: Path, environ: dict[str, str], *, tick_seconds: float = janitor.TICK_SECONDS
-    ) -> None:
+    The `rhythm` is what `serving` takes beside: how often it looks, and how long it waits.
+    """
+
+    def __init__(self, clock: Clock, log: Path, environ: dict[str, str], **rhythm: float) -> None:
         self._answers, told = os.pipe()
         os.set_blocking(self._answers, False)
         with log.open("ab") as written:
             files = [None, written.fileno(), written.fileno(), told, clock.file]
-            self._child = Child(_serve, environ, tick_seconds, files=files)
+            self._child = Child(_serve, environ, rhythm, files=files)
         os.close(told)
         self.pid = self._child.pid
 
@@ -279,18 +279,18 @@ def become(module: str, arguments: tuple[str, ...], environ: dict[str, str], fol
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _serve(environ: dict[str, str], tick_seconds: float, told: int, clock: int) -> None:
+def _serve(environ: dict[str, str], rhythm: dict[str, float], told: int, clock: int) -> None:
     logs.configure("cloner", level="INFO", form="json")
     settings = read(Settings, environ)
     limits = InspectionLimits(most=settings.voice_clone_max_duration, enough=settings.voice_clone_min_sound)
     inspector = None if "AUDIO_WORKERS" in environ else WithoutWorker(limits)
-    uvloop.run(_listen(Clock.of_file(clock), told, settings, inspector, tick_seconds))
+    uvloop.run(_listen(Clock.of_file(clock), told, settings, inspector, rhythm))
 
 
 async def _listen(
-    clock: Clock, told: int, settings: Settings, inspector: WithoutWorker | None, tick_seconds: float
+    clock: Clock, told: int, settings: Settings, inspector: WithoutWorker | None, rhythm: dict[str, float]
 ) -> None:
     tracing = TracerProvider(shutdown_on_exit=False)
-    async with serving(settings, tracing, now=clock, inspector=inspector, tick_seconds=tick_seconds) as port:
+    async with serving(settings, tracing, now=clock, inspector=inspector, **rhythm) as port:
         os.write(told, str(port).encode())
         await asyncio.Event().wait()
