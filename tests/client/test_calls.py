@@ -510,7 +510,7 @@ async def test_certificates_that_change(cloning, tmp_path: Path) -> None:
 
         write(tmp_path / "client", second, "client")
         write(tmp_path / "server", second, "localhost")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 await asyncio.sleep(0.2)
                 if precall.channel is before:

@@ -59,7 +59,7 @@ async def test_update_that_comes_late(
     async with cloning(now=clock, provider_attempts=1) as cloner:
         emulator.faults.set(Fault(method="PATCH", path=AGENT, hold="before", times=1))
         with capture_logs() as logs:
-            failed = await cloner.PrepareCall(call(speech), timeout=1.5)
+            failed = await cloner.PrepareCall(call(speech), timeout=4)
             if ended:
                 await end(cloner)
             clock.ahead = SOON

@@ -107,7 +107,7 @@ def at_provider(emulator: Emulator) -> set[str]:
 
 async def left(cloner: CloningServiceStub, emulator: Emulator, *voices: pb.Voice) -> None:
     """Waits until no voices but these are at the provider, and says that they may be used."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while {voice.voice_id for voice in voices} != at_provider(emulator):
             # Wakes the janitor, and ends nothing anew.
             await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id="conv_Maria"), timeout=10)
@@ -538,7 +538,7 @@ async def test_replacement_that_fails(cloning, emulator: Emulator, speech: bytes
             await cloner.ReplaceVoice(pb.ReplaceVoiceRequest(caller=caller, sample=other), timeout=10)
         kept = await cloner.ListVoices(pb.ListVoicesRequest(), timeout=10)
         new = await cloner.ReplaceVoice(pb.ReplaceVoiceRequest(caller=caller, sample=other), timeout=10)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while [new.voice.voice_id] != [voice.voice_id for voice in emulator.voices.custom]:
                 await asyncio.sleep(0.02)
         again = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=caller, sample=speech), timeout=10)
@@ -588,7 +588,7 @@ async def test_replacement_that_is_finished_by_another(
     emulator.faults.clear()
     clock.ahead += 60.0
     async with cloning(now=clock) as cloner:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(emulator.voices.custom) != 1:
                 await asyncio.sleep(0.02)
         again = await cloner.CloneVoice(pb.CloneVoiceRequest(caller=caller, sample=speech), timeout=10)

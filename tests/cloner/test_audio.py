@@ -58,7 +58,7 @@ def cpu_seconds(pid: int) -> float:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Returns once the condition holds."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # other processes set no events of ours
             await asyncio.sleep(0.005)
 

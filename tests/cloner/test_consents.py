@@ -419,7 +419,7 @@ async def test_of_whom_nobody_can_name(cloning, speech: bytes, database: str) ->
             await cloner.CompleteCall(pb.CompleteCallRequest(conversation_id=f"conv_{name}"), timeout=10)
         await withdrawn(cloner, voice_id=made.voice.voice_id)
         clock.ahead += 40 * 86_400
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await rows(database, "SELECT marker FROM voices WHERE state <> 'gone'"):
                 await asyncio.sleep(0.02)
             clock.ahead += 40 * 86_400

@@ -263,7 +263,7 @@ async def meanwhile(
     quick = asyncio.ensure_future(then)
     if store.postgres:
         # SQLite has them wait in its queue, where nothing can be seen of it.
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await values(database, WAITING):
                 await asyncio.sleep(0.01)
     go_on.set()

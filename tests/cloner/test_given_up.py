@@ -409,7 +409,7 @@ async def test_repeated_while_its_consent_is_stored(patient, speech: bytes, data
             other.execute("LOCK TABLE consents IN ACCESS EXCLUSIVE MODE")
             repeated = call_of_ivan(speech, consent="form 2")
             waiting = asyncio.ensure_future(answered(cloner.PrepareCall(repeated, timeout=20)))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not await values(database, WAITING):
                     await asyncio.sleep(0.02)
             await give_up(cloner, DELETE, gone)
@@ -438,7 +438,7 @@ async def test_purged(patient, emulator: Emulator, speech: bytes, database: str)
         gone, asked = await asked_with_its_agent_held(cloner, emulator, speech)
         waiting = asyncio.ensure_future(answered(asked))
         await give_up(cloner, DELETE, gone)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await rows(database, "SELECT marker FROM voices"):
                 await asyncio.sleep(0.02)
         emulator.faults.release()

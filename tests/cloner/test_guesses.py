@@ -272,7 +272,7 @@ async def test_agent_with_a_voice_of_ours_that_nobody_noted(
     async with cloning(reconcile_seconds=1e9) as cloner:
         first = await cloner.PrepareCall(call(speech), timeout=10)
         await end(cloner)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await values(database, "SELECT agent_id FROM agents WHERE marker IS NOT NULL"):
                 await asyncio.sleep(0.01)
         emulator.agents.patch(
@@ -398,7 +398,7 @@ async def test_list_without_voices(cloning, emulator: Emulator, speech: bytes) -
 
 async def reconciled(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a cloner tells of having gone through a list, once it has come to the list's end."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (told := [line for line in logs if line["event"] == "reconciled"]):
             await asyncio.sleep(0.01)
     return told
@@ -465,7 +465,7 @@ async def test_lists_of_markers_that_are_none(cloning, emulator: Emulator, speec
         )  # fmt: skip
         with capture_logs() as logs:
             clock.ahead = 10
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 # One may have begun before the list was another.
                 while not (told := [line for line in logs if line["event"] == "reconciled" and line["lost"]]):
                     await asyncio.sleep(0.01)

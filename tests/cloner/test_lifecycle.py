@@ -31,7 +31,7 @@ async def reason(answer: Any) -> str:
 
 async def let_go(database: str) -> None:
     """Waits until the agent may be given another voice: a moment after it has back what it had."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while [(None,)] != await values(database, "SELECT marker FROM agents"):
             await asyncio.sleep(0.02)
 
@@ -452,7 +452,7 @@ async def test_reconciliation_leaves_others_alone(cloning, emulator: Emulator) -
             name="e", description="precall-ours-3", labels={**old, "precall": "precall-ours-3"}, samples=[]
         )
         clock.ahead = 10
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while "e" in {voice.name for voice in emulator.voices.custom}:
                 await asyncio.sleep(0.01)
 

@@ -66,7 +66,7 @@ async def listed(cloner: CloningServiceStub) -> list[str]:
 
 async def left(cloner: CloningServiceStub, emulator: Emulator, *voices: pb.Voice) -> None:
     """Waits until no voices but these are at the provider, and says that they may be used."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while {voice.voice_id for voice in voices} != {voice.voice_id for voice in emulator.voices.custom}:
             await end(cloner, "conv_Maria")  # wakes the janitor, and ends nothing anew
     assert [voice.voice_id for voice in voices] == await listed(cloner)
@@ -513,7 +513,7 @@ async def test_what_the_agent_had_before(
     assert [before] * 3 == [answer.agent_before for answer in (first, opened, second)]
 
     await end(cloner, "conv_1")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await cloner.OpenCall(opening(UNKNOWN), timeout=10)).HasField("agent_before"):
             await asyncio.sleep(0.01)
     third = await cloner.PrepareCall(call(speech, MARIA, "conv_3"), timeout=10)

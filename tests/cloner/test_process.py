@@ -138,7 +138,7 @@ async def test_health_that_is_not_well(tmp_path: Path) -> None:
         port = (await ready(started)).rpartition(":")[2]
         told = [await asked(port)]
         database.unlink()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (last := await asked(port)) == (0, ""):
                 await asyncio.sleep(0.1)
         told += [last, await asked("1")]
@@ -303,7 +303,7 @@ async def test_stops_while_it_opens_the_registry(postgres: str) -> None:
             DATABASE_URL=database,
             CALLER_HASH_KEY="key-of-the-hashes",
         ) as started:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while other.execute(waiting, (database.rpartition("/")[2],)).fetchone() != (1,):
                     await asyncio.sleep(0.02)
             started.terminate()

@@ -215,7 +215,7 @@ async def test_watches(cloning, database: str) -> None:
             for n in range(2)
         ]
         watches = [asyncio.create_task(watch(number, ends)) for number in range(300)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(told) < len(watches):
                 await asyncio.sleep(0.01)
         await cloner.OpenCall(OPENING, timeout=10)

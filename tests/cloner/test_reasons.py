@@ -219,7 +219,7 @@ async def freeze(connection: psycopg.Connection, tables: str) -> None:
 
     It waits for none while it has another, so that it is in no circle with a transaction of the cloner.
     """
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE NOWAIT")

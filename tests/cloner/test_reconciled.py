@@ -118,7 +118,7 @@ async def test_voices_of_unknown_age(cloning, emulator: Emulator, speech: bytes,
         emulator.faults.set(Fault(method="GET", path=LIST, times=None, status=200, body=body))
         with capture_logs() as logs:
             clock.ahead = 100
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not [line for line in logs if line["event"] == "reconciled" and line["adopted"]]:
                     await asyncio.sleep(0.01)
         known = await cloner.PrepareCall(call(speech, conversation_id="conv_2"), timeout=10)

@@ -483,15 +483,21 @@ async def test_last_known_reason_of_a_repeat(
     """A repeat that waits for the first until no time is left is told the same, whatever the registry does."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     with closing(sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)) as other:
-        both = [asyncio.ensure_future(failure(once.PrepareCall(call(speech), timeout=2))) for _ in range(2)]
-        await emulator.requests.wait(path=CREATE, stage="held")
-        await spans.wait("registry calls.begin", 2)
-        other.execute("BEGIN IMMEDIATE")
-        reasons = [told(await failed).reason for failed in both]
-        other.execute("COMMIT")
+        for asked in range(2, 60, 2):
+            both = [
+                asyncio.ensure_future(failure(once.PrepareCall(call(speech), timeout=2))) for _ in range(2)
+            ]
+            await emulator.requests.wait(path=CREATE, stage="held")
+            await spans.wait("registry calls.begin", asked)
+            other.execute("BEGIN IMMEDIATE")
+            ended = await asyncio.gather(*both)
+            other.execute("COMMIT")
+            # On a machine that stands still for a moment the client's own clock may be first.
+            if None not in map(read, ended):
+                break
     emulator.faults.release()
 
-    assert ["PROVIDER_TIMEOUT"] * 2 == reasons
+    assert ["PROVIDER_TIMEOUT"] * 2 == [told(failed).reason for failed in ended]
 
 
 async def test_call_that_goes_while_its_intent_is_stored(

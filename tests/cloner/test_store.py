@@ -527,7 +527,7 @@ async def test_postgres_with_few_connections(postgres: str) -> None:
 
     await asyncio.gather(*(store.read(lambda tx: tx.one(busy)) for _ in range(40)))
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while entered(f"{postgres}/postgres").execute(connections).fetchone() != (1,):
             await asyncio.sleep(0.01)
     await store.close()
@@ -550,7 +550,7 @@ async def test_postgres_that_gives_more_connections_again(postgres: str, ended: 
         while seen[-1] == 1:
             seen.append((await store.read(lambda tx: tx.one(busy)))[0])
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         for _ in range(12):
             group.create_task(keep_asking())
         while len(seen) < 12:

@@ -22,7 +22,7 @@ async def closed_by_another(cloning: Any, database: str) -> None:
     """Another cloner takes over the only intent there is, finds no voice of it, and closes it."""
     clock = Clock()
     clock.ahead = STILL_SECONDS
-    async with cloning(now=clock), asyncio.timeout(30):
+    async with cloning(now=clock), asyncio.timeout(60):
         while await values(database, "SELECT state FROM voices") != [("failed",)]:
             await asyncio.sleep(0.01)
 
@@ -84,8 +84,10 @@ async def test_call_that_was_answered_before(
     """The call has the voice also where it was answered without."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     async with cloning(voice_clone_keep_hours=0.0) as cloner:
+        asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=4))
+        await emulator.requests.wait(path=CREATE, stage="held")
         with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
-            await cloner.PrepareCall(call(speech), timeout=1)
+            await asked
         await closed_by_another(cloning, database)
         meanwhile = await cloner.GetVoice(pb.GetVoiceRequest(caller=call(speech).caller), timeout=10)
         assert pb.VOICE_STATE_CREATING == meanwhile.voice.state  # for it may yet turn up
@@ -94,6 +96,6 @@ async def test_call_that_was_answered_before(
 
         conversation = pb.GetCallRequest(agent_id="agent_demo", conversation_id="conv_1")
         (made,) = emulator.voices.custom
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while made.voice_id != (await cloner.GetCall(conversation, timeout=10)).call.voice_id:
                 await asyncio.sleep(0.01)

@@ -46,7 +46,7 @@ async def test_late_work_tells_its_call(cloning: Any, emulator: Emulator, spans:
     """Every span of what is done after the answer has the ids of its call."""
     emulator.faults.set(Fault(method="POST", path=CREATE, hold="before"))
     async with cloning() as cloner:
-        asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=2))
+        asked = asyncio.ensure_future(cloner.PrepareCall(call(speech), timeout=4))
         await emulator.requests.wait(path=CREATE, stage="held")
         await asyncio.wait({asked})
         emulator.faults.release()

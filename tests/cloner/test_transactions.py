@@ -106,12 +106,12 @@ async def test_call_that_goes_while_its_voice_is_recorded(
         with psycopg.connect(database) as other:
             other.execute("SELECT 1 FROM voices FOR UPDATE")
             emulator.faults.release()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while [(1,)] != await values(database, waiting):
                     await asyncio.sleep(0.01)
             asked.cancel()
             await spans.wait(PREPARE)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (0.0,) not in await values(database, "SELECT held_until FROM agents"):
                 await asyncio.sleep(0.01)
 

@@ -252,5 +252,5 @@ async def test_given_up() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await http.get(f"http://{place}/")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await closed.wait()

@@ -30,7 +30,7 @@ async def test_server_that_is_away(
         there = database.replace(address, relay.address)
         async with cloning(database_url=there, provider_attempts=1) as cloner:
             first = asyncio.ensure_future(
-                asyncio.gather(cloner.PrepareCall(call(speech), timeout=2), return_exceptions=True)
+                asyncio.gather(cloner.PrepareCall(call(speech), timeout=4), return_exceptions=True)
             )
             await emulator.requests.wait(path=CREATE, stage="held")
             await relay.down()
@@ -38,7 +38,7 @@ async def test_server_that_is_away(
             (answer,) = await first
             assert isinstance(answer, grpc.aio.AioRpcError)
             await relay.mend()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 # Until what came of the first is stored, it is what the second one waits for.
                 while isinstance(answer, grpc.aio.AioRpcError):
                     (answer,) = await asyncio.gather(

@@ -52,7 +52,7 @@ class Replica:
     async def kill(self) -> None:
         """Kills it at once, and waits until it is gone, and what it has started with it."""
         self.process.kill()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while any(child.is_running() for child in self.children):
                 await asyncio.sleep(0.02)
 
@@ -194,7 +194,7 @@ class World:
     async def reconciled(self, times: int) -> None:
         """Waits for so many reconciliations, counted from their beginning."""
         began = len(self._reconciliations())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(self._reconciliations()) < began + times + 1:
                 await asyncio.sleep(0.05)
 

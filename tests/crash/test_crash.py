@@ -132,7 +132,7 @@ async def let_go(world: World) -> None:
     """Lets the provider do what it was asked for by those who are dead, and waits for it."""
     begun = list(world.emulator.requests)
     world.emulator.faults.clear()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while any(request.stage == "held" for request in begun):
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)

@@ -12,7 +12,7 @@ from tests.crash.conftest import Worlds
 from tests.crash.replicas import CREATE, DEAD_SECONDS
 
 # Starting so many processes takes a busy machine its time.
-pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 CALLER = pb.Caller(name="Ivan", phone_number="+31612345678")
 

@@ -30,7 +30,7 @@ def chunk(content: bytes) -> bytes:
 
 async def answered(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Status and JSON of an answer that closed the connection, and said that it would."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         whole = await reader.read()
     match = ANSWER.match(whole)
     assert match is not None
@@ -138,7 +138,7 @@ async def flood(
 ) -> int:
     """Sends a piece over and over until the other side closes or a task is done. Says how much."""
     sent = 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while until is None or not until.done():
             try:
                 writer.write(piece)
@@ -272,7 +272,7 @@ async def test_early_answer_of_a_busy_gateway(gateway: Start, connected: Any) ->
     """A gateway that stands still for a moment does not take that for a pause of the sender."""
     async with connected(await gateway()) as (reader, writer):
         writer.write(head("nonsense", "Content-Length: 4000000"))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             answer = await reader.readuntil(b"}")
         writer.write(bytes(100_000))
         await writer.drain()
@@ -281,7 +281,7 @@ async def test_early_answer_of_a_busy_gateway(gateway: Start, connected: Any) ->
         for _ in range(39):
             writer.write(bytes(100_000))
             await writer.drain()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             rest = await reader.read()
 
     assert (True, b"") == (b"SIGNATURE_MALFORMED" in answer, rest)
@@ -322,7 +322,7 @@ async def test_every_early_answer_closes(gateway: Start, connected: Any) -> None
             status, _ = await answered(reader)
         return line, status
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         actual = dict(await asyncio.gather(*map(ask, expected)))
 
     assert expected == actual

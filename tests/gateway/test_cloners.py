@@ -66,7 +66,7 @@ async def test_added_cloner_is_found(gateway: Any, cloner: Any, deliver: Any, do
         await stack.enter_async_context(replica(added, "127.0.0.2", port))
         names.addresses.append("127.0.0.2")
         number = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not added.asked:
                 number += 1
                 answer = await deliver(url, document(conversation_id=f"conv_{number}"))

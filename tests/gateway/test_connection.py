@@ -20,7 +20,7 @@ FORGED = f"v0={'0' * 64}"
 
 async def whole(reader: asyncio.StreamReader) -> bytes:
     """All that comes until the other side closes."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await reader.read()
 
 
@@ -124,7 +124,7 @@ async def test_strange(gateway: Start, connected: Any, name: str, caplog: pytest
         async with connected(url) as (reader, writer):
             writer.write(sent)
             answers = b""
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(statuses(answers)) < len(expected):
                     more = await reader.read(65_536)
                     assert more, answers
@@ -248,7 +248,7 @@ async def test_who_gives_way(gateway: Start, connected: Any) -> None:
                     async with connected(url) as sixth:
                         assert [429] == statuses(await whole(asking[0]))
                         sixth[1].write(HEALTH)
-                        async with asyncio.timeout(20):
+                        async with asyncio.timeout(60):
                             assert b" 200 " in await sixth[0].readline()
 
 

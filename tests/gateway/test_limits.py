@@ -200,7 +200,7 @@ async def test_source_before_body(
         f"ElevenLabs-Signature: {sign(body)}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
 
-    async with connected(url) as (reader, writer), asyncio.timeout(20):
+    async with connected(url) as (reader, writer), asyncio.timeout(60):
         writer.write(head.encode())
         answer = await reader.read()
 

@@ -190,7 +190,7 @@ async def test_refused_before_body(gateway: Start, connected: Any, sign: Any, do
         f"ElevenLabs-Signature: {sign(document())}\r\nContent-Length: 1000000\r\n\r\n"
     )
 
-    async with connected(url) as (reader, writer), asyncio.timeout(20):
+    async with connected(url) as (reader, writer), asyncio.timeout(60):
         writer.write(head.encode())
 
         assert (await reader.read()).startswith(b"HTTP/1.1 403 ")

@@ -317,7 +317,7 @@ async def test_cloner_returns(gateway: Start, deliver: Deliver, document: Docume
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await deliver(url, document())).status_code != 200:
                 pass
     finally:
@@ -386,7 +386,7 @@ async def test_client_hangs_up(
         async with connected(await gateway()) as (_, writer):
             writer.write(head.encode() + body)
             await begun.wait()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await cloner.cancelled.wait()
             (server,) = await spans.wait(SERVER)
             (client,) = await spans.wait(CLIENT)

@@ -8,6 +8,6 @@ __all__ = ["comes_true"]
 
 async def comes_true(holds: Any) -> None:
     """Waits for what a file that has changed brings about."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await holds():
             await asyncio.sleep(0.05)

@@ -37,6 +37,6 @@ class Figures:
 
     async def until(self, name: str, holds: Callable[[float | None], bool], **attributes: str) -> None:
         """Waits until that holds of what a gauge says."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not holds(self.told(name, **attributes)):
                 await asyncio.sleep(0.02)

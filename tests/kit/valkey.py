@@ -41,7 +41,7 @@ class Valkey:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(f"AUTH {PASSWORD}\r\nKEYS *\r\n".encode())
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 assert b"+OK\r\n" == await reader.readline()
                 count = int((await reader.readline()).removeprefix(b"*"))
                 lines = [await reader.readline() for _ in range(2 * count)]
@@ -62,7 +62,7 @@ async def running(folder: Path, *, port: int | None = None) -> AsyncIterator[Val
         stdout=asyncio.subprocess.PIPE, env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while b"Ready to accept connections" not in (line := await process.stdout.readline()):
                 assert line, "Valkey did not start"
         yield Valkey(process, port)

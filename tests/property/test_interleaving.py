@@ -177,7 +177,7 @@ def test_story(migrated_file: bytes, story: Story) -> None:
         settle(world)
 
 
-@pytest.mark.timeout(300 + SOAK_SECONDS)
+@pytest.mark.timeout(600 + SOAK_SECONDS)
 def test_in_any_order(migrated_file: bytes) -> None:
     """In SQLite, in memory."""
 
@@ -192,7 +192,7 @@ def test_in_any_order(migrated_file: bytes) -> None:
     as_long_as_asked(lives)
 
 
-@pytest.mark.timeout(300 + SOAK_SECONDS)
+@pytest.mark.timeout(600 + SOAK_SECONDS)
 def test_in_any_order_in_postgres(databases: Any) -> None:
     """In Postgres, where each story is rolled back at its end."""
     url = databases.take()

@@ -302,7 +302,7 @@ async def test_restart(running: Any, emulator: Emulator, speech: bytes) -> None:
             await emulator.calls.end(call.conversation_id) for call in (opened, delivered, opened, again)
         ]
         assert ([[200]] * 4, answer["voice_id"]) == (statuses, again.voice_id)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while emulator.voices.custom:
                 await asyncio.sleep(0.02)
         config = emulator.agents[AGENT]["conversation_config"]

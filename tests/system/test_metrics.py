@@ -81,7 +81,7 @@ class System:
     async def fetch(self, process: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
         """What a Prometheus server would fetch: the series of each sample, and their values."""
         found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     answer = await self.http.get(self.metrics[process])
@@ -97,7 +97,7 @@ class System:
         """Stops the gateway, then the cloner; their exit statuses."""
         for process in reversed(self.processes):
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await process.communicate()
         return [process.returncode for process in self.processes]
 
@@ -154,7 +154,7 @@ async def running(emulator_url: str, sqlite: str, speech: bytes) -> AsyncIterato
 
 async def everything(system: System, emulator: Emulator) -> httpx.Response:
     """Has everything happen that is measured; the answer to the delivery."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         # For the key, and for the figures.
         while [request.path for request in emulator.requests].count(ACCOUNT) < 2:
             await asyncio.sleep(0.01)

@@ -69,7 +69,7 @@ async def proxied(nginx: str, folder: Path, gateway: str) -> AsyncIterator[tuple
 
 
 async def _listening(process: asyncio.subprocess.Process, port: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             assert process.returncode is None, (await process.communicate())[1].decode()
             try:

@@ -35,7 +35,7 @@ async def process(
 async def ready(process: Process) -> str:
     """The address in the line that says that the gateway is ready."""
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         line = (await process.stdout.readline()).decode()
     if line.startswith("{"):
         told = json.loads(line)
@@ -48,6 +48,6 @@ async def ready(process: Process) -> str:
 
 async def ended(process: Process) -> tuple[int | None, str, str]:
     """Exit status and what was written."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         output, errors = await process.communicate()
     return process.returncode, output.decode(), errors.decode()
