@@ -7,7 +7,7 @@ import msgspec
 from cloner.provider.elevenlabs import AgentVoice
 from cloner.registry import Noted
 from cloner.voices.callers import Caller, Identity
-from cloner.voices.clone import Wanted
+from cloner.voices.intent import Wanted
 from cloner.voices.voice import Voice
 
 __all__ = ["Begun", "Call", "DeliveryKey", "Opened", "Prepared", "agent_before"]

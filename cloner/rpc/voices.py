@@ -15,7 +15,7 @@ from cloner.rpc.fields import Fields
 from cloner.rpc.pages import Pages
 from cloner.rpc.rooms import Rooms
 from cloner.voices.callers import Caller
-from cloner.voices.clone import Wanted
+from cloner.voices.intent import Wanted
 from cloner.voices.samples import digest_of
 from telemetry.facts import add_log_context, note
 

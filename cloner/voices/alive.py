@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextvars import Context
 
 from cloner.registry import Store, processes
@@ -15,19 +14,20 @@ STALE_SECONDS = 8.0  # a process without a sign of life for so long counts as de
 
 
 class SignsOfLife:
-    """Gives signs of life while they are `needed`. `now` tells the time, in Unix seconds."""
+    """Gives signs of life of the process `owner` while anything is `under_way`.
 
-    def __init__(self, store: Store, *, needed: Callable[[], object], now: Callable[[], float]) -> None:
+    `now` tells the time, in Unix seconds.
+    """
+
+    def __init__(self, store: Store, under_way: Sized, *, owner: str, now: Callable[[], float]) -> None:
         self._store = store
-        self._needed = needed
+        self._under_way = under_way
+        self._owner = owner
         self._now = now
-        self.owner = secrets.token_hex(8)
-        """Names this process in the registry."""
-
         self._heart: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Gives signs of life from now on, until they are needed no more."""
+        """Gives signs of life from now on, until nothing is under way any more."""
         if self._heart is None or self._heart.done():
             # The task serves every clone, so it is part of no request's trace.
             self._heart = asyncio.create_task(self._beat(), context=Context())
@@ -39,7 +39,7 @@ class SignsOfLife:
             await asyncio.gather(self._heart, return_exceptions=True)
 
     async def _beat(self) -> None:
-        while self._needed():
+        while len(self._under_way) > 0:
             await asyncio.sleep(ALIVE_SECONDS)
             with contextlib.suppress(Exception):  # logged by whatever else needs the registry
-                await self._store.write(processes.note_alive, self.owner, now=self._now())
+                await self._store.write(processes.note_alive, self._owner, now=self._now())

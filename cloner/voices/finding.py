@@ -26,9 +26,10 @@ from cloner.registry import (
     voices,
 )
 from cloner.voices.callers import Caller, Identities, Identity
-from cloner.voices.clone import Clone, Superseded, Wanted
+from cloner.voices.clone import Clone, Superseded
 from cloner.voices.cloning import Cloning
 from cloner.voices.elsewhere import Elsewhere
+from cloner.voices.intent import Wanted
 from cloner.voices.marked import Marked
 from cloner.voices.samples import Recording, Samples, digest_of
 from cloner.voices.voice import Voice, voice_of
@@ -142,7 +143,7 @@ class Voices:
                 try:
                     voice = await self._made(clone, deadline)
                 except BaseException:
-                    self._cloning.leave(clone)
+                    clone.leave()
                     raise
             if voice is not None:
                 return Found(voice, clone is None, None if clone is None else clone.agent_intended)

@@ -15,14 +15,7 @@ from cloner.provider.failures import ProviderFailure
 from cloner.registry import RegistryUnavailable, Store, VoiceRow, reasons, voices
 from telemetry.parts import part
 
-__all__ = [
-    "DEPLOYMENT_LABEL",
-    "MARKER_LABEL",
-    "Marked",
-    "NotLookedFor",
-    "VoiceNeedsVerification",
-    "marker_in",
-]
+__all__ = ["Marked", "NotLookedFor", "VoiceNeedsVerification", "marker_in"]
 
 log = structlog.get_logger()
 
@@ -54,6 +47,10 @@ class Marked:
     def __init__(self, provider: ElevenLabs, store: Store) -> None:
         self._provider = provider
         self._store = store
+
+    def labels(self, marker: str) -> dict[str, str]:
+        """What the labels of a new voice with the marker say."""
+        return {MARKER_LABEL: marker, DEPLOYMENT_LABEL: self._store.name}
 
     async def look_for(self, marker: str) -> ListedVoice | None:
         """The voice that carries the marker. A list may lag behind, so it is searched for two seconds.

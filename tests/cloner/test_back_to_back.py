@@ -92,7 +92,7 @@ async def test_while_it_is_put_back(
     assert before == own(second)
 
 
-@pytest.mark.parametrize("seconds", [20.0, 1.2])
+@pytest.mark.parametrize("seconds", [20.0, 1.6])
 async def test_put_back_that_takes_long(
     cloning: Any, emulator: Emulator, spans: Any, speech: bytes, eventually: Any, seconds: float
 ) -> None:

@@ -172,7 +172,7 @@ async def test_month_that_is_used_up(cloning, emulator: Emulator, speech: bytes)
     emulator.voices.monthly_limit = 0
     async with cloning(now=clock, provider_attempts=1) as cloner:
         assert "VOICE_MONTHLY_LIMIT" == (await refusal(cloner.CloneVoice(clone(speech), timeout=10)))[0]
-        emulator.faults.set(Fault(method="GET", path=SUBSCRIPTION, error="service_unavailable"))
+        emulator.faults.set(Fault(method="GET", path=SUBSCRIPTION, times=None, error="service_unavailable"))
         answer = await usage(cloner)
         clock.now += 1_001
         later = await usage(cloner)
