@@ -228,7 +228,7 @@ async def test_not_audio(inspector: Inspector, sample: Callable[[], bytes]) -> N
 
 async def test_longer_than_wanted(inspector: Inspector) -> None:
     """Stops soon after the longest wanted: ten megabytes of joined Opus files last 40 minutes."""
-    found = await inspector.inspect(SPEECH["opus"] * 400)
+    found = await inspector.inspect(SPEECH["opus"] * 100)
 
     assert 0 < found.duration_seconds - MAX_SECONDS < 2
 
@@ -348,7 +348,7 @@ async def test_worker_for_calls() -> None:
 
 async def test_worker_that_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample that waits for a new worker holds up no other that none of the calls waits for."""
-    async with Inspector(workers=2, wall_seconds=20, cpu_seconds=20, max_seconds=1e9) as inspector:
+    async with Inspector(workers=2, wall_seconds=60, cpu_seconds=20, max_seconds=1e9) as inspector:
         idle = {pid: cpu_seconds(pid) for pid in inspector.pids}
         asked = asyncio.create_task(inspector.inspect(ENDLESS, call=False))
         await until(lambda: any(cpu_seconds(pid) > before + 0.05 for pid, before in idle.items()))
@@ -408,7 +408,7 @@ async def test_cancelled() -> None:
     async with Inspector(workers=1, max_seconds=MAX_SECONDS) as inspector:
         pids = inspector.pids
         while True:
-            begun, waiting = (asyncio.create_task(inspector.inspect(SPEECH["opus"] * 40)) for _ in range(2))
+            begun, waiting = (asyncio.create_task(inspector.inspect(SPEECH["opus"] * 10)) for _ in range(2))
             idle = cpu_seconds(*pids)
             await until(lambda idle=idle: cpu_seconds(*pids) > idle)
             begun.cancel()
@@ -435,7 +435,7 @@ async def test_killed_while_idle() -> None:
 
 async def test_killed_while_working() -> None:
     """A sample whose worker died gets a second one."""
-    async with Inspector(workers=1, wall_seconds=20, cpu_seconds=20, max_seconds=1e9) as inspector:
+    async with Inspector(workers=1, wall_seconds=60, cpu_seconds=20, max_seconds=1e9) as inspector:
         (first,) = inspector.pids
         idle = cpu_seconds(first)
         once = asyncio.create_task(inspector.inspect(SPEECH["mp3"] * 100))
@@ -449,7 +449,7 @@ async def test_killed_twice() -> None:
     """A sample of which two workers died is refused, but not blamed for a SIGKILL, which it cannot send."""
     outcomes: list[Finding | BaseException] = []
     with capture_logs() as logs:
-        async with Inspector(workers=1, wall_seconds=20, cpu_seconds=20, max_seconds=1e9) as inspector:
+        async with Inspector(workers=1, wall_seconds=60, cpu_seconds=20, max_seconds=1e9) as inspector:
             for end in (signal.SIGSEGV, signal.SIGKILL):
                 twice = asyncio.create_task(inspector.inspect(ENDLESS))
                 await until(lambda: len(inspector._unfinished) == 1)
@@ -621,7 +621,7 @@ async def test_not_started(capfd: pytest.CaptureFixture[str]) -> None:
 
 async def test_stopped() -> None:
     """On the way out nobody is left waiting, and no process either."""
-    async with Inspector(workers=1, wall_seconds=20, max_seconds=1e9) as inspector:
+    async with Inspector(workers=1, wall_seconds=60, max_seconds=1e9) as inspector:
         (pid,) = inspector.pids
         asked = [asyncio.create_task(inspector.inspect(ENDLESS)) for _ in range(2)]
         idle = cpu_seconds(pid)

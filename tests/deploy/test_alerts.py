@@ -56,6 +56,7 @@ async def run(*command: str) -> tuple[int | None, str]:
     return process.returncode, out.decode()
 
 
+@pytest.mark.timeout(600)
 async def test_rules_ring_when_they_should(left_out: LeftOut) -> None:
     """Prometheus' own tool takes configuration and rules, and each rule rings when it should and not else."""
     if (promtool := shutil.which("promtool")) is None:
