@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from callerid import region_fault
 from cloner.clients import clients_of
@@ -18,10 +18,10 @@ from environment import (
     Pem,
     Port,
     SecretUrl,
+    SharedSettings,
     Token,
     Toml,
     is_loopback,
-    message_bytes,
 )
 
 __all__ = ["Settings"]
@@ -37,7 +37,7 @@ Deployment = Annotated[
 ]
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(SharedSettings, frozen=True, kw_only=True):
     """What an operator may set. docs/CONFIGURATION.md describes each variable."""
 
     elevenlabs_api_key: ApiKey
@@ -64,20 +64,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     cloner_max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     watch_max: Annotated[int, Meta(ge=1, le=100_000)] = 100
     watch_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
-    body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
 
     database_url: SecretUrl = SecretUrl(DEFAULT_URL)
     caller_hash_key: Key | None = None
     precall_deployment: Deployment | None = None
 
-    default_region: str | None = None
     default_first_message: str = "Hallo {name}, fijn dat je belt!"
 
     voice_clone_min_duration: Seconds = 3.0
     voice_clone_max_duration: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     voice_clone_min_sound: Seconds = 1.0
     voice_clone_min_sample_rate: Annotated[int, Meta(ge=0, le=768_000)] = 16_000
-    voice_clone_max_size_mb: Annotated[float, Meta(gt=0, le=256)] = 10.0
 
     voice_clone_auto_delete: bool = True
     voice_clone_keep_hours: Hours = 24.0
@@ -103,11 +100,6 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     audio_workers: Annotated[int, Meta(ge=1, le=256)] = 2
     sample_buffer_mb: Annotated[float, Meta(gt=0, le=1_048_576)] = 512.0
-
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    log_format: Literal["text", "json"] = "text"
-    shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
-    drain_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
 
     def __post_init__(self) -> None:
         faults = []
@@ -161,13 +153,3 @@ class Settings(Struct, frozen=True, kw_only=True):
     def sample_buffer_bytes(self) -> int:
         """How many bytes of requests and samples are held at once."""
         return int(self.sample_buffer_mb * MEBIBYTE)
-
-    @property
-    def max_sample_bytes(self) -> int:
-        """How large a sample may be."""
-        return int(self.voice_clone_max_size_mb * MEBIBYTE)
-
-    @property
-    def max_message_bytes(self) -> int:
-        """How large a gRPC request may be."""
-        return message_bytes(self.max_sample_bytes)

@@ -14,9 +14,11 @@ from environment.rate import CountStorage, Rate
 from environment.reading import EnvironmentInvalid, read
 from environment.remarks import Remark, remarks
 from environment.secret import ApiKey, Key, Secret, SecretUrl, Token, text_of
-from environment.size import MEBIBYTE, message_bytes
+from environment.shared import SharedSettings
+from environment.size import LARGEST_SAMPLE_MEBIBYTES, MEBIBYTE
 
 __all__ = [
+    "LARGEST_SAMPLE_MEBIBYTES",
     "MEBIBYTE",
     "Address",
     "ApiKey",
@@ -34,6 +36,7 @@ __all__ = [
     "Remark",
     "Secret",
     "SecretUrl",
+    "SharedSettings",
     "Sources",
     "Target",
     "Token",
@@ -44,7 +47,6 @@ __all__ = [
     "drop_output",
     "ip_address",
     "is_loopback",
-    "message_bytes",
     "parsing",
     "pem_faults",
     "read",

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, get_args
 
-from msgspec import Meta, Struct
+from msgspec import Meta, field
 
 from callerid import e164, region_fault
 from environment import (
@@ -15,10 +15,10 @@ from environment import (
     Port,
     Proxies,
     Rate,
+    SharedSettings,
     Sources,
     Target,
     Token,
-    message_bytes,
     pem_faults,
 )
 
@@ -39,7 +39,7 @@ MAX_INITIATION_BYTES = 262_144
 Leaf = Literal["tts.voice_id", "agent.first_message"]
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(SharedSettings, frozen=True, kw_only=True):
     """Checked when built: a ValueError names every setting at fault."""
 
     elevenlabs_webhook_secret: tuple[Key, ...]
@@ -74,20 +74,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     conversation_init_budget_ms: Annotated[int, Meta(ge=200, le=3_600_000)] = 2_500
     """From the headers of an initiation webhook until its answer has left."""
 
-    default_region: str | None = None
-    """The country, by its two letters, of numbers that are written without one."""
-
     own_numbers: tuple[str, ...] = ()
     """The numbers that our agents call from. If the caller is one of these the call is outbound, and the
     called number is the person's."""
 
-    dynamic_variables: dict[str, str | int | float | bool] = {}
+    dynamic_variables: dict[str, str | int | float | bool] = field(default_factory=dict)
     """Names and values. A text may hold placeholders."""
 
     override_leaves: tuple[Leaf, ...] = get_args(Leaf)
-    voice_clone_max_size_mb: Annotated[float, Meta(gt=0, le=256)] = 10.0
-    body_timeout_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
-    """A body that has not arrived in full by then is refused."""
 
     body_least_bytes_per_second: Annotated[float, Meta(gt=0, le=1_048_576)] = 8_192.0
     """A body that comes more slowly, after the first five seconds, is refused."""
@@ -126,22 +120,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     precall_keep_alive_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 75
     """A connection that is idle for so long is closed. Whoever sends should close it before, or may send a
     delivery at that very moment."""
-
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    log_format: Literal["text", "json"] = "text"
-    shutdown_grace_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
-    drain_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
-    """How long deliveries are still taken after SIGTERM, while the health says that we are not ready."""
-
-    @property
-    def max_sample_bytes(self) -> int:
-        """The largest sample that is taken."""
-        return int(self.voice_clone_max_size_mb * MEBIBYTE)
-
-    @property
-    def max_message_bytes(self) -> int:
-        """How large a request to the cloner may be."""
-        return message_bytes(self.max_sample_bytes)
 
     @property
     def max_body_bytes(self) -> int:

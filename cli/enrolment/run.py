@@ -21,12 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cli import UNREACHED
 from cli.enrolment.listing import FileInvalid, Row, read_callers
 from cli.enrolment.report import Entry, Report
-from environment import complain, report_done
+from environment import LARGEST_SAMPLE_MEBIBYTES, MEBIBYTE, complain, report_done
 
 __all__ = ["enrol"]
 
 SECONDS = 90.0
-LARGEST_BYTES = 256 * 1_048_576
+LARGEST_BYTES = LARGEST_SAMPLE_MEBIBYTES * MEBIBYTE
 
 # Failures that every further line would meet as well.
 STOPPING = frozenset(
