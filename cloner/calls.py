@@ -112,11 +112,14 @@ class Calls:
                 traceparent=traceparent(),
             ),
             others_since=self._agents.others_since(),
+            consent=call.caller.consent,
             reference=call.caller.reference,
             once_more=once_more,
         )
         if noted is None:
             raise ConversationMismatch
+        if noted.consented:
+            log.info("consent given")
         return Begun(call=call, identity=identity, noted=noted)
 
     async def prepare(self, begun: Begun, sample: bytes, *, deadline: float) -> Prepared:
@@ -131,7 +134,6 @@ class Calls:
         counted = self._deliveries.counted(begun.key)
         try:
             with counted:
-                await self._voices.note_consent(begun.noted.voice, begun.wanted)
                 return await self._prepare_once(begun, sample, deadline=deadline)
         finally:
             # While another delivery of the caller is under way, nobody else may have the call.

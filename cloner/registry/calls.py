@@ -6,7 +6,7 @@ wait for each other.
 
 import msgspec
 
-from cloner.registry import agents, voices
+from cloner.registry import agents, consents, voices
 from cloner.registry.consents import CallerForgotten
 from cloner.registry.rows import NOBODY, CallRow, NewCall, Noted, VoiceRow
 from cloner.registry.statement import AT_ONCE, Statement, columns, of_some, parameters
@@ -112,13 +112,15 @@ def begin(
     new: NewCall,
     *,
     others_since: float | None = None,
+    consent: str = "",
     reference: str = "",
     once_more: bool = False,
 ) -> Noted | None:
     """Notes that a call is in progress, with its voice where it or its caller has one.
 
     Other callers' calls at the agent count if they began since `others_since`. A `reference` is stored with
-    the voice.
+    the voice. A `consent` is stored unless the voice has it: before anything is done under it, so that a
+    withdrawal which comes after it counts.
 
     A call that was noted before keeps its time, its caller and its voice. If it is another caller's, nothing
     is noted, and None is returned. A delivery that notes its call `once_more` raises CallerForgotten if what
@@ -142,6 +144,10 @@ def begin(
         call = msgspec.structs.replace(call, **theirs)
     if voice is None:
         voice = voices.find_by_caller(tx, new.caller)
+    consented = bool(consent) and not (voice and voice.state == "ready" and voice.consent == consent)
+    if consented:
+        # Before the voice is locked, as whoever withdraws a consent locks the person first.
+        consented = consents.note(tx, new.person, consent, number=new.number, now=new.begun_at)
     voice = _used(tx, call, voice, now=new.begun_at)
     if voice is not None and reference and voice.client_reference != reference:
         voices.set_reference(tx, voice.marker, reference)
@@ -151,6 +157,7 @@ def begin(
         voice=voice,
         agent=agents.state(tx, call.agent_id),
         again=again,
+        consented=consented,
         shared=again
         and others_since is not None
         and agents.shared(tx, call.agent_id, caller=call.caller, since=others_since),

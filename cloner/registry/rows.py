@@ -115,6 +115,9 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
     """Whether a delivery had asked about this call before, for the same caller, and got a voice."""
 
+    consented: bool = False
+    """Whether the delivery brought a consent that was not known before."""
+
     shared: bool = False
     """Whether another caller's call is in progress at the agent, where that counts."""
 

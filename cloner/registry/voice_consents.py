@@ -6,7 +6,7 @@ from cloner.registry.rows import VoiceRow
 from cloner.registry.statement import Statement
 from cloner.registry.transaction import Transaction
 
-__all__ = ["give", "note", "take_in", "withdraw", "withdraw_all"]
+__all__ = ["give", "take_in", "withdraw", "withdraw_all"]
 
 CONSENTED = Statement(f"""
     UPDATE voices SET consent = :consent, consent_at = :now
@@ -22,18 +22,6 @@ WITHDRAWN_TOO = Statement(f"""
     UPDATE voices SET reason = :reason
     WHERE person = :person AND (state = 'failed' OR (state = 'gone' AND reason = '{LOST}'))
 """)
-
-
-def note(
-    tx: Transaction, person: str, consent: str, *, number: str | None, call_id: str | None, now: float
-) -> bool:
-    """Stores a consent that came with a request, unless it is known. Returns whether it was not.
-
-    Raises CallerForgotten if its call is gone by now.
-    """
-    if call_id is not None and tx.one(voices.CALL, call_id=call_id) is None:
-        raise consents.CallerForgotten
-    return consents.note(tx, person, consent, number=number, now=now)
 
 
 def take_in(tx: Transaction, marker: str, consent: str, *, now: float) -> None:

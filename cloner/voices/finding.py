@@ -162,7 +162,7 @@ class Voices:
             # Read after the row: whoever stored the intent of that row stored its request as well.
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered
-            await self.note_consent(row, wanted)
+            await self._note_consent(row, wanted)
             voice, reused = await self.follow(row, wanted, deadline=deadline), True
             if voice is None:
                 recording = await self._samples.inspect(sample, deadline=deadline)
@@ -198,7 +198,7 @@ class Voices:
             if request is not None and (answered := await self._answered(request, deadline)) is not None:
                 return answered[0]
             if recording is None:
-                await self.note_consent(None, wanted)
+                await self._note_consent(None, wanted)
                 recording = await self._samples.inspect(sample, deadline=deadline)
                 # The same request may have come again during the inspection.
                 continue
@@ -251,25 +251,6 @@ class Voices:
         await self._require(wanted, row)
         return voice_of(row)
 
-    async def note_consent(self, row: VoiceRow | None, wanted: Wanted) -> None:
-        """Stores the consent that a request brought, unless `row`, the caller's voice, has it already.
-
-        It is stored before anything is done under it, so that a withdrawal which comes after it counts.
-        Raises CallerForgotten.
-        """
-        told = wanted.caller.consent
-        if told and (row is None or row.state != "ready" or row.consent != told):
-            noted = await self._store.write(
-                voice_consents.note,
-                wanted.identity.person,
-                told,
-                number=wanted.identity.number,
-                call_id=wanted.call_id,
-                now=self._now(),
-            )
-            if noted:
-                log.info("consent given")
-
     async def note_told(self, voice: Voice, wanted: Wanted) -> Voice:
         """Stores with the voice the consent, if it has none, and the reference. Returns it with both."""
         told, changed = wanted.caller, False
@@ -298,6 +279,19 @@ class Voices:
                 await self._found(row, deadline)
                 await self._check_remembered(row.marker)
         return None
+
+    async def _note_consent(self, row: VoiceRow | None, wanted: Wanted) -> None:
+        """Stores the consent that a request brought, unless `row`, the caller's voice, has it already.
+
+        It is stored before anything is done under it, so that a withdrawal which comes after it counts.
+        """
+        told, identity = wanted.caller.consent, wanted.identity
+        if (row is not None and row.state == "ready" and row.consent == told) or not told:
+            return
+        if await self._store.write(
+            consents.note, identity.person, told, number=identity.number, now=self._now()
+        ):
+            log.info("consent given")
 
     async def _made(self, clone: Clone, deadline: float) -> Voice | None:
         """Waits for a clone of this process; None if it was superseded."""

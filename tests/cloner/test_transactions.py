@@ -37,6 +37,7 @@ def waited_for(spans: Any, of: Any) -> list[str]:
     return [span.name for span in sorted(stored, key=lambda span: span.start_time)]
 
 
+@pytest.mark.parametrize("consent", ["", "form 17"], ids=["without consent", "with consent"])
 @pytest.mark.parametrize(
     ("mode", "made", "found"),
     [
@@ -45,16 +46,24 @@ def waited_for(spans: Any, of: Any) -> list[str]:
     ],
 )
 async def test_transactions_of_a_call(
-    cloning: Any, emulator: Emulator, spans: Any, speech: bytes, mode: str, made: str, found: str
+    cloning: Any,
+    emulator: Emulator,
+    spans: Any,
+    speech: bytes,
+    mode: str,
+    made: str,
+    found: str,
+    consent: str,
 ) -> None:
     """A new caller waits for three transactions, a known one for two, and ElevenLabs' own webhook for one."""
     emulator.agents.put("agent_other", {})
     number = call(speech).caller.phone_number
-    another = call(speech)
+    first_call, another = call(speech), call(speech)
+    first_call.consent = another.consent = consent
     another.agent_id, another.conversation_id = "agent_other", "conv_2"
     opening = pb.OpenCallRequest(agent_id="agent_demo", conversation_id="conv_3", phone_number=number)
     async with cloning(agent_update=mode) as cloner:
-        new = await cloner.PrepareCall(call(speech), timeout=20)
+        new = await cloner.PrepareCall(first_call, timeout=20)
         known = await cloner.PrepareCall(another, timeout=20)
         assert (False, True) == (new.voice_reused, known.voice_reused)
         assert [mode == "auto"] * 2 == [new.agent_updated, known.agent_updated]
