@@ -78,7 +78,8 @@ def play(world: World, story: Story) -> None:
         match kind:
             case "deliver":
                 where = at(world, one, three)
-                begin(world, process, delivery(world, process, caller, *where, slow=two >= 9))
+                told = f"told {two % 4}" if one % 4 == 3 else ""
+                begin(world, process, delivery(world, process, caller, *where, told, slow=two >= 9))
             case "open":
                 at_once(opening(world, *at(world, one, three), NUMBERS[caller], require_consent=one >= 9))
             case "end":

@@ -39,17 +39,34 @@ from tests.property.interleaving.world import (
 
 
 def delivery(
-    world: World, process: int, caller: str, agent: str, conversation: str, *, slow: bool = False
+    world: World,
+    process: int,
+    caller: str,
+    agent: str,
+    conversation: str,
+    consent: str = "",
+    *,
+    slow: bool = False,
 ) -> Steps:
-    """One delivery: finds or makes the caller's voice, and gives it to the agent if it may."""
+    """One delivery: finds or makes the caller's voice, and gives it to the agent if it may.
+
+    No request but deliveries brings its `consent`.
+    """
     tx, call, deadline = world.tx, f"{agent}/{conversation}", world.now + PATIENCE
     new = NewCall(
         id=call, agent_id=agent, conversation_id=conversation, caller=caller, stated=caller,
-        number=NUMBERS[caller], begun_at=world.now,
+        person=caller, number=NUMBERS[caller], begun_at=world.now,
     )  # fmt: skip
-    noted = calls.begin(tx, new, others_since=world.now - PRESUMED)
+    noted = calls.begin(tx, new, others_since=world.now - PRESUMED, consent=consent)
     stated = world.stated.setdefault(call, caller)
     assert (noted is None) == (stated != caller), "a conversation of two callers"
+    if noted is not None and consent:
+        assert noted.consented == ((caller, consent) not in world.told), (
+            "a consent that counts twice, or never"
+        )
+        if noted.consented:
+            world.told.add((caller, consent))
+            world.withdrawn.discard(caller)
     if noted is None or noted.call.ended_at is not None:
         return
     assert noted.voice is None or noted.voice.person == caller, "a call with the voice of another"
@@ -60,7 +77,7 @@ def delivery(
     reading = yield from read(world, noted)
     wanted = AgentVoice(None, f"Hallo {caller}")
     update = planned(world, reading, wanted, caller=caller)
-    new = new_voice(world, process, caller)
+    new = new_voice(world, process, caller, consent=consent)
     voice, intended = yield from found_and_intended(
         world, process, new, noted, reading, update, deadline, slow=slow
     )
@@ -315,7 +332,8 @@ def found_or_made(
                 return None, None
             assert row is not None
             if row.marker == new.marker:
-                assert caller not in world.withdrawn or new.consent, "a voice without consent was begun"
+                renewed = call is None and new.consent
+                assert caller not in world.withdrawn or renewed, "a voice without consent was begun"
                 world.withdrawn.discard(caller)
                 world.kept[row.marker] = new.kept_until
             if call is not None and call in world.open and world.stated.get(call) == caller:

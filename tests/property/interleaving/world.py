@@ -82,6 +82,7 @@ class World:
         self.kept: dict[str, float] = {}  # marker -> until when its voice is kept
         self.revoked: set[str] = set()  # markers whose voices nobody may have any more
         self.withdrawn: set[str] = set()  # callers whose consent is withdrawn
+        self.told: set[tuple[str, str]] = set()  # callers, and the consents that deliveries brought
         self.forgotten: dict[str, float] = {}  # caller -> when
         self.answers: dict[str, tuple[str, str, float]] = {}  # request -> its content, its voice, when
         self.latest_call = ("agent_0", "conv_0")
@@ -182,3 +183,4 @@ class World:
         self.open = {call: at for call, at in self.open.items() if at[1] not in gone}
         self.stated = {call: caller for call, caller in self.stated.items() if caller not in gone}
         self.withdrawn -= gone
+        self.told = {(caller, consent) for caller, consent in self.told if caller not in gone}
