@@ -9,6 +9,7 @@ import structlog
 from opentelemetry.trace import Link, get_current_span
 
 from cloner.agents.agent_settings import AgentSettings
+from cloner.agents.decision import Wish
 from cloner.agents.giving import Agents
 from cloner.agents.missed import Missed
 from cloner.agents.reading import BegunReading, Reading, result_of
@@ -232,7 +233,8 @@ class Calls:
         if not noted.again or noted.voice is None or noted.voice.state != "ready":
             return None
         voice = await self._voices.follow(noted.voice, begun.wanted, deadline=deadline, attached=True)
-        decided = None if voice is None else self._agents.decided(noted, self._agent_voice(begun, voice))
+        wish = self._wish(begun, voice, deadline=deadline)
+        decided = None if voice is None else self._agents.decided(noted, wish.voice)
         if voice is None or decided is None or await self._was_given_up(begun, voice, deadline=deadline):
             return None
         return self._answer(begun, voice, reused=True, missed=decided.missed)
@@ -250,9 +252,7 @@ class Calls:
         """The voice of a new caller; what its agent is to be given is stored together with the voice."""
         recording = await self._samples.inspect(sample, deadline=deadline)
         agent = await result_of(reading)
-        update = self._agents.plan(
-            agent, self._agent_voice(begun, None), caller=begun.identity.caller, deadline=deadline
-        )
+        update = self._agents.plan(agent, self._wish(begun, None, deadline=deadline))
         with_agent = msgspec.structs.replace(
             begun.wanted,
             agent_voice_id=agent and agent.now.voice_id,
@@ -267,13 +267,8 @@ class Calls:
         add_log_context(voice_id=found.voice.voice_id)
         given = await self._agents.give(
             agent,
-            self._agent_voice(begun, found.voice),
-            call_id=begun.call_id,
-            caller=begun.identity.caller,
-            stated=begun.identity.stated,
-            marker=found.voice.marker,
+            self._wish(begun, found.voice, deadline=deadline),
             recorded=not found.reused,
-            deadline=deadline,
             intended=found.agent_intended,
         )
         if given is None:
@@ -348,8 +343,16 @@ class Calls:
     def _greeting(self, begun: Begun) -> str:
         return callers.greeting(self._first_message, begun.call.caller.name)
 
-    def _agent_voice(self, begun: Begun, voice: Voice | None) -> AgentVoice:
-        return AgentVoice(None if voice is None else voice.voice_id, self._greeting(begun))
+    def _wish(self, begun: Begun, voice: Voice | None, *, deadline: float) -> Wish:
+        """What the agent of the call is to be given; without a voice as long as there is none."""
+        return Wish(
+            call_id=begun.call_id,
+            caller=begun.identity.caller,
+            stated=begun.identity.stated,
+            voice=AgentVoice(None if voice is None else voice.voice_id, self._greeting(begun)),
+            marker="" if voice is None else voice.marker,
+            deadline=deadline,
+        )
 
     def _answer(
         self,

@@ -1,4 +1,4 @@
-"""What a call's wish for its agent came to, for the call itself and for its repeated deliveries."""
+"""What a call wishes for its agent, and what came of it, for the call and for its repeated deliveries."""
 
 import msgspec
 
@@ -6,7 +6,21 @@ from cloner.agents.missed import Missed
 from cloner.agents.reading import Reading
 from cloner.provider.elevenlabs import AgentVoice
 
-__all__ = ["Decision", "Given"]
+__all__ = ["Decision", "Given", "Wish"]
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What the agent of a call is to be given, for which caller, and until when, on the event loop's clock.
+
+    `stated` is the caller that a delivery has stated. A voice that is not made yet has no marker and no id.
+    """
+
+    call_id: str
+    caller: str
+    stated: str | None
+    voice: AgentVoice
+    marker: str
+    deadline: float
 
 
 class Given(msgspec.Struct, frozen=True):

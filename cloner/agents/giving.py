@@ -6,8 +6,7 @@ voice and greeting are stored before it is changed, and put back by `cloner.voic
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -15,7 +14,7 @@ import structlog
 from cachetools import LRUCache
 
 from cloner.agents.agent_settings import AgentSettings
-from cloner.agents.decision import Decision, Given
+from cloner.agents.decision import Decision, Given, Wish
 from cloner.agents.missed import Missed
 from cloner.agents.notices import Notices
 from cloner.agents.reading import Reading, intended_row
@@ -142,32 +141,23 @@ class Agents:
                 return await self.read(msgspec.structs.replace(noted, agent=state), deadline=deadline)
         return Reading(agent.voice, noted, ours=ours)
 
-    def plan(
-        self,
-        reading: Reading | None,
-        wanted: AgentVoice,
-        *,
-        caller: str,
-        marker: str = "",
-        deadline: float,
-    ) -> AgentUpdate | Missed:
+    def plan(self, reading: Reading | None, wish: Wish) -> AgentUpdate | Missed:
         """The update to store before the agent is changed, or the reason why it must not be changed.
 
-        An agent must not be changed if its own voice and greeting are not known. A voice that is not made yet
-        has no marker and no id.
+        An agent must not be changed if its own voice and greeting are not known.
         """
-        left = deadline - asyncio.get_running_loop().time()
+        left = wish.deadline - asyncio.get_running_loop().time()
         if self._mode == "never":
             return Missed.NEVER
         if reading is None or left < UPDATE_SECONDS:
             return Missed.NOT_READ if reading is None else Missed.NO_TIME_LEFT
-        row = intended_row(reading, wanted, marker=marker)
+        row = intended_row(reading, wish.voice, marker=wish.marker)
         if (obstacle := self._obstacle(row, reading)) is not None:
             return obstacle
         return AgentUpdate(
             row=row,
             changes=reading.noted.agent.changes,
-            caller=caller,
+            caller=wish.caller,
             others_since=self.others_since(),
             holder=secrets.token_hex(8),
         )
@@ -175,14 +165,9 @@ class Agents:
     async def give(
         self,
         reading: Reading | None,
-        wanted: AgentVoice,
+        wish: Wish,
         *,
-        call_id: str,
-        caller: str,
-        stated: str | None,
-        marker: str,
         recorded: bool,
-        deadline: float,
         intended: AgentIntended | None = None,
     ) -> Given | None:
         """Gives the agent voice and greeting. If it was changed since it was read, tries once more.
@@ -194,77 +179,64 @@ class Agents:
         reason is told, because the answer's override carries the voice. AgentRejected and AgentNotFound
         are raised, because no override helps there.
         """
-        intend = partial(
-            self._intend, wanted=wanted, caller=caller, stated=stated, marker=marker, deadline=deadline
-        )
-        stored = intended or await intend(reading)
+        stored = intended or await self._intend(reading, wish)
         if reading is not None and not isinstance(stored, Missed) and stored.obstacle is Obstacle.CHANGES:
-            reading, stored = await self._intend_anew(reading.noted, intend, caller=caller, deadline=deadline)
+            reading, stored = await self._intend_anew(reading.noted, wish)
             recorded = False
         if isinstance(stored, Missed):
-            gone = not recorded and await was_given_up(
-                self._store, marker, call_id=call_id, stated=stated, deadline=deadline
-            )
+            gone = not recorded and await self._was_given_up(wish)
             return None if gone else Given(reading, stored)
         if stored.obstacle is Obstacle.VOICE:
             return None
         began = asyncio.get_running_loop().time()
-        missed = await self._give(reading, wanted, stored, deadline=deadline)
-        if asyncio.get_running_loop().time() - began > LONG_SECONDS and await was_given_up(
-            self._store, marker, call_id=call_id, stated=stated, deadline=deadline
-        ):
+        missed = await self._give(reading, wish, stored)
+        took = asyncio.get_running_loop().time() - began
+        if took > LONG_SECONDS and await self._was_given_up(wish):
             return None
         return Given(reading, missed)
 
-    async def _intend(
-        self,
-        reading: Reading | None,
-        wanted: AgentVoice,
-        *,
-        caller: str,
-        stated: str | None,
-        marker: str,
-        deadline: float,
-    ) -> AgentIntended | Missed:
-        planned = self.plan(reading, wanted, caller=caller, marker=marker, deadline=deadline)
+    async def _was_given_up(self, wish: Wish) -> bool:
+        return await was_given_up(
+            self._store, wish.marker, call_id=wish.call_id, stated=wish.stated, deadline=wish.deadline
+        )
+
+    async def _intend(self, reading: Reading | None, wish: Wish) -> AgentIntended | Missed:
+        planned = self.plan(reading, wish)
         if isinstance(planned, Missed):
             return planned
         at, now = planned.row.agent_id, self._now()
-        obstacle = await self._store.write_at(at, agents.intend, planned, stated=stated, now=now)
+        obstacle = await self._store.write_at(at, agents.intend, planned, stated=wish.stated, now=now)
         return AgentIntended(planned, obstacle)
 
-    async def _intend_anew(
-        self,
-        noted: Noted,
-        intend: Callable[[Reading], Awaitable[AgentIntended | Missed]],
-        *,
-        caller: str,
-        deadline: float,
-    ) -> tuple[Reading | None, AgentIntended | Missed]:
+    async def _intend_anew(self, noted: Noted, wish: Wish) -> tuple[Reading | None, AgentIntended | Missed]:
         """Reads the agent once more, and stores what it is to be given.
 
         No failure of the registry, and no wait for it, is a reason to withhold the voice.
         """
         try:
-            again = await self._read_once_free(noted, caller=caller, deadline=deadline)
+            again = await self._read_once_free(noted, wish)
             if isinstance(again, Missed):
                 return None, again
-            async with asyncio.timeout_at(deadline - UPDATE_SECONDS):
-                return again, await intend(again)
+            async with asyncio.timeout_at(wish.deadline - UPDATE_SECONDS):
+                return again, await self._intend(again, wish)
         except (RegistryUnavailable, TimeoutError):
             return None, Missed.CHANGED
 
-    async def _read_once_free(self, noted: Noted, *, caller: str, deadline: float) -> Reading | Missed:
+    async def _read_once_free(self, noted: Noted, wish: Wish) -> Reading | Missed:
         """How the agent of a call speaks once nobody else is changing it, or why it is not to be changed."""
         loop, since = asyncio.get_running_loop(), self.others_since()
         agent_id, call_id = noted.call.agent_id, noted.call.id
-        latest = deadline - UPDATE_SECONDS
+        latest = wish.deadline - UPDATE_SECONDS
         with part("another_change"):
             try:
                 async with asyncio.timeout_at(min(loop.time() + self._asking_seconds, latest)):
                     while True:
                         state = await self._store.read(
-                            agents.state_for, agent_id, call_id=call_id, caller=caller, others_since=since
+                            agents.state_for,
+                            agent_id,
+                            call_id=call_id,
+                            caller=wish.caller,
+                            others_since=since,
                         )
                         if state is None or not state.being_changed:
                             break
@@ -278,15 +250,14 @@ class Agents:
         anew = msgspec.structs.replace(noted, agent=state)
         try:
             async with asyncio.timeout_at(min(loop.time() + self._asking_seconds, latest)):
-                return await self.read(anew, deadline=deadline) or Missed.NOT_READ
+                return await self.read(anew, deadline=wish.deadline) or Missed.NOT_READ
         except TimeoutError:
             return Missed.NOT_READ
 
-    async def _give(
-        self, reading: Reading | None, wanted: AgentVoice, intended: AgentIntended, *, deadline: float
-    ) -> str | None:
+    async def _give(self, reading: Reading | None, wish: Wish, intended: AgentIntended) -> str | None:
         """Makes the stored change. None if the agent has it now, else a Missed or ElevenLabs' reason."""
         update, decided_until = intended.update, self._now() + DECIDED_SECONDS
+        wanted, deadline = wish.voice, wish.deadline
         agent_id, call_id = update.row.agent_id, update.row.call_id
         if intended.obstacle is not None:
             if intended.obstacle is Obstacle.CHANGES:
