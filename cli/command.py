@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _sentence(failure: PrecallError, access: Access) -> str:
     if failure.reason == "CLONER_UNAVAILABLE" and not failure.told:
-        return f"The cloner cannot be reached at {access.cloner_target}: {UNREACHED}"
+        cause = f" ({failure.cause})" if failure.cause else ""
+        return f"The cloner cannot be reached at {access.cloner_target}{cause}: {UNREACHED}"
     return str(failure)
 
 

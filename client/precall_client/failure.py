@@ -15,6 +15,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from precall.v1.cloning_pb2 import FallbackInfo
 
+from precall_client.cause import cause_of
+
 __all__ = ["PrecallError", "SampleInvalid", "Temporary", "Violation", "error_of"]
 
 M = TypeVar("M", bound=Message)
@@ -60,6 +62,7 @@ class Answer:
     """What an answer says of a failure."""
 
     message: str = ""
+    cause: str = ""
     by_server: bool = False
     """Whether it says why; if not, that is derived from the status."""
 
@@ -93,6 +96,9 @@ class PrecallError(Exception):
 
         self.told = answer.by_server
         """Whether the server gave the reason; if not, it was derived from the status."""
+
+        self.cause = answer.cause
+        """What is in the way of the connection, in a few words; empty if that is not known."""
 
         self.metadata = answer.metadata
         """What else the server sent with the reason, such as a limit and what was found."""
@@ -154,7 +160,9 @@ def _read(failure: grpc.aio.AioRpcError) -> tuple[str, Answer]:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in (failure.details() or ""):
         reason = "SAMPLE_TOO_LARGE"
     # Texts of gRPC or of a stranger can hold anything, and are not repeated.
-    return reason, Answer(code=code, message=SENTENCES.get(reason, f"The call failed with {code.name}."))
+    message = SENTENCES.get(reason, f"The call failed with {code.name}.")
+    cause = cause_of(failure.details()) if reason == "CLONER_UNAVAILABLE" else ""
+    return reason, Answer(code=code, message=message, cause=cause)
 
 
 def _details(code: grpc.StatusCode, value: bytes) -> tuple[str, Answer] | None:

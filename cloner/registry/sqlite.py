@@ -163,8 +163,7 @@ class SqliteStore(Store):
             self._missing = missing
             if missing:
                 log.error(
-                    "registry file deleted or replaced; no work is taken until the cloner is started anew",
-                    file=str(self._path),
+                    "registry file deleted or replaced; no work is taken without it", file=str(self._path)
                 )
             else:
                 log.info("registry file back in its place", file=str(self._path))

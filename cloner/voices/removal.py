@@ -285,8 +285,10 @@ class Removal:
         voice_id = row.before_voice_id if ours else None
         first_message = row.before_first_message if row.gave_message(current.first_message) else None
         if voice_id is None and first_message is None:
-            log.info("agent restored", agent_id=row.agent_id, reason="changed_by_others")
-            return "changed_by_others"
+            untouched = current == AgentVoice(row.before_voice_id, row.before_first_message)
+            reason = "nothing_to_put_back" if untouched else "changed_by_others"
+            log.info("agent restored", agent_id=row.agent_id, reason=reason)
+            return reason
         before = AgentVoice(voice_id, first_message)
         try:
             after, _ = await self._provider.update_agent(row.agent_id, before, deadline=deadline)

@@ -265,7 +265,11 @@ def _refusal_of_call(failure: PrecallError, codes: Mapping[grpc.StatusCode, str]
         reason, message = failure.reason, ""
     else:
         reason, message = codes.get(code, "INTERNAL"), ""
-        log.warning("call failed without a reason", code=code.name)
+        log.warning(
+            "call failed without a reason",
+            code=code.name,
+            **({"cause": failure.cause} if failure.cause else {}),
+        )
     retry = None if failure.retry_after is None else max(1, math.ceil(failure.retry_after))
     if reason == "RATE_LIMITED":
         retry = retry or RETRY_AFTER_SECONDS

@@ -149,10 +149,9 @@ async def test_cloner_that_is_not_there(cloner, command: Command) -> None:
     says = "is CLONER_TARGET right, is TLS spoken on both sides, and what does python -m cloner.health say?"
     root = trustme.CA().cert_pem.bytes().decode()
 
-    assert (1, "", f"precall: The cloner cannot be reached at 127.0.0.1:1: {says}\n") == await command(
-        1, "voices"
-    )
-    assert (1, "", f"precall: The cloner cannot be reached at 127.0.0.1:{cloner.port}: {says}\n") == (
+    told = "precall: The cloner cannot be reached at 127.0.0.1"
+    assert (1, "", f"{told}:1 (connection refused): {says}\n") == await command(1, "voices")
+    assert (1, "", f"{told}:{cloner.port} (no TLS spoken there): {says}\n") == (
         await command(cloner.port, "voices", CLONER_TLS_CA=root)
     )
 

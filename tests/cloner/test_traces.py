@@ -13,6 +13,7 @@ from emulator import Emulator, Fault
 from telemetry.logs import add_keys
 from tests.cloner.clock import Clock
 from tests.kit.failures import failure
+from tests.kit.provider import spoken
 from tests.kit.requests import CLONING, call, request
 
 CREATE = "/v1/voices/add"
@@ -143,14 +144,18 @@ async def test_sample_that_is_sent(cloning: Any, spans: Any, speech: bytes, meth
     assert len(speech) == span.attributes["precall.sample.size"]
 
 
+@pytest.mark.parametrize("why", ["changed_by_others", "nothing_to_put_back"])
 async def test_agent_that_others_have_changed(
-    cloning: Any, emulator: Emulator, spans: Any, speech: bytes
+    cloning: Any, emulator: Emulator, spans: Any, speech: bytes, why: str
 ) -> None:
     """The trace of work in the background says how it ended, and why nothing was to be done."""
+    given = "voice_of_others", "Theirs."
+    if why == "nothing_to_put_back":
+        given = spoken(emulator)
     async with cloning() as cloner:
         prepared = await cloner.PrepareCall(call(speech), timeout=20)
         theirs = emulator.agents["agent_demo"]["conversation_config"]
-        theirs["tts"]["voice_id"], theirs["agent"]["first_message"] = "voice_of_others", "Theirs."
+        theirs["tts"]["voice_id"], theirs["agent"]["first_message"] = given
         await cloner.CompleteCall(
             pb.CompleteCallRequest(call_id=prepared.call_id, agent_id="agent_demo"), timeout=10
         )
@@ -161,7 +166,7 @@ async def test_agent_that_others_have_changed(
         (span.attributes["precall.outcome"], span.attributes.get("precall.reason"))
         for span in (restored, reconciled)
     ]
-    assert [("success", "changed_by_others"), ("success", None)] == facts
+    assert [("success", why), ("success", None)] == facts
 
 
 @pytest.mark.parametrize(

@@ -300,10 +300,13 @@ async def test_bug_in_the_cloner(gateway: Start, deliver: Deliver, document: Doc
 
 
 async def test_no_cloner(gateway: Start, deliver: Deliver, document: Document) -> None:
-    """Says at once that there is no cloner."""
-    async with asyncio.timeout(5):
-        answer = await deliver(await gateway(cloner_target="127.0.0.1:1"), document())
+    """Says at once that there is no cloner; the log says why it is not reached."""
+    with capture_logs() as logged:
+        async with asyncio.timeout(5):
+            answer = await deliver(await gateway(cloner_target="127.0.0.1:1"), document())
 
+    (line,) = [line for line in logged if line["event"] == "call failed without a reason"]
+    assert ("UNAVAILABLE", "connection refused") == (line["code"], line["cause"])
     assert (503, "CLONER_UNAVAILABLE") == (answer.status_code, answer.json()["reason"])
 
 
