@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 PRECALL = KUBERNETES / "precall"
 EXAMPLE = KUBERNETES / "overlays" / "example"
+PROMETHEUS = KUBERNETES / "components" / "prometheus"
 # The oldest that knows all that is used here as stable, and the newest whose schemas are installed.
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
 SETTINGS = {"gateway": OfGateway, "cloner": OfCloner, "migrations": BackupSettings}
@@ -147,7 +148,7 @@ def test_every_file_is_used() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_schemas(version: str) -> None:
     """Each object is what its schema says, and has no field that its schema does not know."""
-    every = resources(EXAMPLE)
+    every = [*resources(EXAMPLE), *resources(PROMETHEUS)]
 
     assert len(every) > 10
     for one in every:
@@ -204,6 +205,26 @@ def test_ports() -> None:
     assert [] == policies["precall-migrations"]["spec"].get("ingress", [])
     assert "None" == of_kind("Service")["precall-cloner"]["spec"]["clusterIP"]
     assert "dns:///precall-cloner:50051" == maps(PRECALL)["precall-gateway"]["CLONER_TARGET"]
+
+
+def test_metrics() -> None:
+    """With its component each process serves metrics as in docker-compose.yml, and a policy lets them be fetched."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    (port,) = {
+        int(target["port"])
+        for job in parsed((ROOT / "deploy/observability/prometheus.yml").read_text())[0]["scrape_configs"]
+        for target in job.get("dns_sd_configs", ())
+    }
+    policies = {one["metadata"]["name"]: one["spec"] for one in resources(PROMETHEUS)}
+    for name in PORTS:
+        (patch,) = loaded(PROMETHEUS / f"{name}.yaml")
+        settings, policy = maps(PROMETHEUS)[f"precall-{name}"], policies[f"precall-{name}-metrics"]
+        (entered,) = policy["ingress"]
+
+        host = compose[name]["environment"]["OTEL_EXPORTER_PROMETHEUS_HOST"]
+        assert {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_HOST": host} == settings
+        assert [{"name": "metrics", "containerPort": port}] == container(patch["spec"]["template"])["ports"]
+        assert ([name], [port]) == (chosen(policy["podSelector"]), [one["port"] for one in entered["ports"]])
 
 
 def test_variables_exist() -> None:
@@ -296,9 +317,9 @@ async def test_build(left_out: Callable[[str], None]) -> None:
     built = parsed(out)
 
     assert (0, b"") == (process.returncode, err)
-    assert {(one["kind"], one["metadata"]["name"]) for one in resources(EXAMPLE)} == {
-        (one["kind"], one["metadata"]["name"]) for one in built if one["kind"] != "ConfigMap"
-    }
+    assert {
+        (one["kind"], one["metadata"]["name"]) for one in (*resources(EXAMPLE), *resources(PROMETHEUS))
+    } == {(one["kind"], one["metadata"]["name"]) for one in built if one["kind"] != "ConfigMap"}
     parts = {one["metadata"].get("labels", {}).get("app.kubernetes.io/component") for one in built[1:]}
     assert ("Namespace", {"gateway", "cloner", "migrations"}) == (built[0]["kind"], parts)
     assert {"precall"} == {one["metadata"].get("namespace", "precall") for one in built}
