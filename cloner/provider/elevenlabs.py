@@ -18,11 +18,12 @@ import structlog
 
 from callerid import identifier
 from cloner.measures import UNMEASURED, Measures
-from cloner.provider import answers, failures
+from cloner.provider import answers, endpoints, failures
 from cloner.provider.answers import Agent, AgentVoice, ListedVoice, NewVoice, Subscription, VoicePage
+from cloner.provider.endpoints import Endpoint
 from cloner.provider.exchange import Api
 from cloner.provider.failures import Busy, ProtocolBroken, ProviderFailure, TimedOut, Unavailable
-from cloner.provider.refusal_log import ACT_NOW, OPERATIONS, log_refusal
+from cloner.provider.refusal_log import ACT_NOW, log_refusal
 from cloner.provider.retry import retrying
 from cloner.provider.turns import Queue, Turns
 from telemetry.parts import part
@@ -64,7 +65,9 @@ class ElevenLabs:
         self._attempts = attempts
         self._turns = Turns(concurrency, queue, measures)
         self._measures = measures
-        measures.expect_requests(OPERATIONS.values(), [failure.reason for failure in ACT_NOW])
+        measures.expect_requests(
+            [each.operation for each in endpoints.ENDPOINTS], [failure.reason for failure in ACT_NOW]
+        )
 
     @property
     def full(self) -> bool:
@@ -106,9 +109,7 @@ class ElevenLabs:
             sample=sample,
         )
         request = self._api.request(
-            "POST",
-            "/v1/voices/add",
-            template="/v1/voices/add",
+            endpoints.CREATE_VOICE,
             resent=resent,
             content=body,
             headers={
@@ -117,14 +118,14 @@ class ElevenLabs:
             },
         )
         return await self._send(
-            request, deadline, answers.read_new_voice,
-            most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING, changes=True,
+            endpoints.CREATE_VOICE, request, deadline, answers.read_new_voice,
+            most=SHORT_BYTES, refused=failures.SampleRejected, gone=NOTHING,
         )  # fmt: skip
 
     async def get_voice(self, voice_id: str, *, deadline: float) -> ListedVoice:
         """Reads one voice; VoiceNotFound if ElevenLabs says that there is none."""
         return await self._tried(
-            "GET", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
+            endpoints.GET_VOICE, deadline, {"voice_id": voice_id},
             read=partial(answers.read_voice, voice_id=voice_id), most=ONE_BYTES, gone=NO_VOICE,
         )  # fmt: skip
 
@@ -139,7 +140,7 @@ class ElevenLabs:
         if page_token:
             params["next_page_token"] = page_token
         return await self._tried(
-            "GET", "/v2/voices", deadline, {},
+            endpoints.LIST_VOICES, deadline, {},
             read=partial(answers.read_page, most=page_size), most=PAGE_BYTES, params=params,
         )  # fmt: skip
 
@@ -147,7 +148,7 @@ class ElevenLabs:
         """Deletes a voice. A voice that does not exist, as ElevenLabs says itself, counts as deleted."""
         try:
             await self._tried(
-                "DELETE", "/v1/voices/{voice_id}", deadline, {"voice_id": voice_id},
+                endpoints.DELETE_VOICE, deadline, {"voice_id": voice_id},
                 read=answers.read_deleted, most=SHORT_BYTES, gone=NO_VOICE,
             )  # fmt: skip
         except failures.VoiceNotFound:
@@ -159,7 +160,7 @@ class ElevenLabs:
         AgentNotFound if ElevenLabs says that there is none.
         """
         return await self._tried(
-            "GET", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
+            endpoints.GET_AGENT, deadline, {"agent_id": agent_id},
             read=partial(answers.read_agent, agent_id=agent_id), most=AGENT_BYTES, gone=NO_AGENT,
         )  # fmt: skip
 
@@ -178,7 +179,7 @@ class ElevenLabs:
             config["agent"] = {"first_message": wanted.first_message}
         unanswered: list[bool] = []
         after = await self._tried(
-            "PATCH", "/v1/convai/agents/{agent_id}", deadline, {"agent_id": agent_id},
+            endpoints.UPDATE_AGENT, deadline, {"agent_id": agent_id},
             read=partial(answers.read_agent, agent_id=agent_id), most=AGENT_BYTES,
             failed=lambda failure: unanswered.append(failure.unanswered),
             refused=failures.AgentRejected,
@@ -195,13 +196,12 @@ class ElevenLabs:
     async def subscription(self, *, deadline: float) -> Subscription:
         """How much of the account is used."""
         return await self._tried(
-            "GET", "/v1/user/subscription", deadline, {}, read=answers.read_subscription, most=ONE_BYTES
+            endpoints.GET_SUBSCRIPTION, deadline, {}, read=answers.read_subscription, most=ONE_BYTES
         )
 
     async def _tried(
         self,
-        method: str,
-        template: str,
+        endpoint: Endpoint,
         deadline: float,
         ids: dict[str, str],
         *,
@@ -212,15 +212,15 @@ class ElevenLabs:
         failed: Callable[[ProviderFailure], None] = lambda _: None,
         **content: Any,
     ) -> T:
-        path = _path(template, ids)
+        path = _path(endpoint.template, ids)
 
         async def attempt(resent: int) -> T:
-            request = self._api.request(method, path, template=template, resent=resent, **content)
+            request = self._api.request(endpoint, path=path, resent=resent, **content)
             one = min(deadline, asyncio.get_running_loop().time() + READ_SECONDS)
-            async with self._turns.one(one, kind=f"{method} {template}"):
+            async with self._turns.one(one, kind=endpoint.operation):
                 try:
                     return await self._send(
-                        request, one, read, most=most, refused=refused, gone=gone, changes=method != "GET"
+                        endpoint, request, one, read, most=most, refused=refused, gone=gone
                     )
                 except ProviderFailure as failure:
                     failed(failure)
@@ -231,11 +231,12 @@ class ElevenLabs:
             (Busy, Unavailable, TimedOut),
             attempts=self._attempts,
             deadline=deadline,
-            retried=partial(self._measures.provider_retried, OPERATIONS[method, template]),
+            retried=partial(self._measures.provider_retried, endpoint.operation),
         )
 
     async def _send(
         self,
+        endpoint: Endpoint,
         request: httpx.Request,
         deadline: float,
         read: Callable[[bytes], T],
@@ -243,10 +244,9 @@ class ElevenLabs:
         most: int,
         refused: type[ProviderFailure],
         gone: Mapping[str, type[ProviderFailure]],
-        changes: bool,
     ) -> T:
         """What is read in a successful answer. The failure of an unreadable one may say `maybe_done`."""
-        operation = OPERATIONS[request.method, request.extensions["url_template"]]
+        changes = endpoint.method != "GET"
         try:
             with part("provider"):
                 answer = await self._api.exchange(
@@ -256,10 +256,10 @@ class ElevenLabs:
                     ),
                 )  # fmt: skip
         except ProviderFailure as failure:
-            log_refusal(operation, failure)
-            self._measures.provider_asked(operation, "error", failure.reason)
+            log_refusal(endpoint.operation, failure)
+            self._measures.provider_asked(endpoint.operation, "error", failure.reason)
             raise
-        self._measures.provider_asked(operation, "success", "")
+        self._measures.provider_asked(endpoint.operation, "success", "")
         return answer
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import httpx
 
+from cloner.provider.endpoints import Endpoint
 from cloner.provider.failures import (
     FAIR_SECONDS,
     DeadlineTooShort,
@@ -55,20 +56,19 @@ class Api:
 
     def request(
         self,
-        method: str,
-        path: str,
+        endpoint: Endpoint,
         *,
-        template: str,
+        path: str | None = None,
         resent: int = 0,
         headers: Mapping[str, str] | None = None,
         **content: Any,
     ) -> httpx.Request:
-        """A request for a path, which is of this template, with content as httpx takes it."""
+        """A request with content as httpx takes it. A template with ids needs the path that it becomes."""
         return httpx.Request(
-            method,
-            self._base_url + path,
+            endpoint.method,
+            self._base_url + (path or endpoint.template),
             headers={**self._headers, **(headers or {})},
-            extensions={"url_template": template, "resend_count": resent},
+            extensions={"url_template": endpoint.template, "resend_count": resent},
             **content,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloner.provider.refusal_log import OPERATIONS
+from cloner.provider.endpoints import ENDPOINTS
 from tests.deploy.observability import FOLDER, ROOT, panels, read
 
 LeftOut = Callable[[str], None]
@@ -116,7 +116,7 @@ def test_words_exist() -> None:
     }
 
     assert {"call_ended", "call_unknown", "ignored"} == told
-    assert {"clone", "read_account"} <= operations <= set(OPERATIONS.values())
+    assert {"clone", "read_account"} <= operations <= {endpoint.operation for endpoint in ENDPOINTS}
 
 
 def test_calls_that_end() -> None:
